@@ -1,0 +1,205 @@
+//! Commands as clients send them: one JSON text frame in, one [`Command`] or one [`Refusal`] out.
+
+use serde_json::Value;
+
+use crate::change::{BugId, When};
+
+/// A command that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Send the changes of these bugs from now on, and first those since `since` (inclusive).
+    Subscribe {
+        /// Which bugs, each once, in the order given.
+        bugs: Vec<BugId>,
+        /// From when on to catch up.
+        since: Option<When>,
+    },
+    /// Stop sending the changes of these bugs.
+    Unsubscribe {
+        /// Which bugs, each once, in the order given.
+        bugs: Vec<BugId>,
+    },
+    /// List the session's bugs.
+    Subscriptions,
+    /// Say which version runs.
+    Version,
+}
+
+impl Command {
+    /// The word that replies repeat.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Command::Subscribe { .. } => "subscribe",
+            Command::Unsubscribe { .. } => "unsubscribe",
+            Command::Subscriptions => "subscriptions",
+            Command::Version => "version",
+        }
+    }
+}
+
+/// Why a frame was refused; becomes an error reply on a connection that stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The command as the client wrote it (cut to 64 characters), where there was one.
+    pub command: Option<String>,
+    /// What was wrong.
+    pub error: &'static str,
+}
+
+/// The original server's error texts, which clients may compare, and those of faults that it answered with silence.
+pub mod errors {
+    /// An unknown command.
+    pub const INVALID_COMMAND: &str = "invalid command";
+    /// No `bugs` in subscribe or unsubscribe.
+    pub const MISSING_BUGS: &str = "missing mandatory arg: 'bugs'";
+    /// An element of `bugs` that is no bug number.
+    pub const INVALID_BUG: &str = "invalid bug id; must be integer";
+    /// Not JSON.
+    pub const NOT_JSON: &str = "invalid message; must be JSON";
+    /// JSON, but no object.
+    pub const NOT_AN_OBJECT: &str = "invalid message; must be a JSON object";
+    /// No `command`.
+    pub const MISSING_COMMAND: &str = "missing mandatory arg: 'command'";
+    /// A `since` that is no date.
+    pub const INVALID_SINCE: &str = "invalid since; must be a UTC date from 1970 to 2199 such as 2014-04-03T21:13:45";
+    /// More subscriptions than a session may have.
+    pub const TOO_MANY: &str = "too many subscriptions";
+}
+
+/// Reads one text frame.
+///
+/// Members that are not known are ignored; `since` may be absent, null or empty. One bad element of `bugs` refuses the
+/// whole command.
+///
+/// # Errors
+/// Says what to answer.
+pub fn parse(text: &str) -> Result<Command, Refusal> {
+    let refuse = |command: Option<&str>, error| Refusal { command: command.map(shorten), error };
+    let Ok(value) = serde_json::from_str::<Value>(text) else {
+        return Err(refuse(None, errors::NOT_JSON));
+    };
+    let Value::Object(mut members) = value else {
+        return Err(refuse(None, errors::NOT_AN_OBJECT));
+    };
+    let command = match members.get("command") {
+        None | Some(Value::Null) => return Err(refuse(None, errors::MISSING_COMMAND)),
+        Some(Value::String(command)) => command.clone(),
+        Some(other) => return Err(refuse(Some(&other.to_string()), errors::INVALID_COMMAND)),
+    };
+    let parsed = match command.as_str() {
+        "subscribe" => take_bugs(members.remove("bugs"))
+            .and_then(|bugs| Ok(Command::Subscribe { bugs, since: take_since(members.remove("since"))? })),
+        "unsubscribe" => take_bugs(members.remove("bugs")).map(|bugs| Command::Unsubscribe { bugs }),
+        "subscriptions" => Ok(Command::Subscriptions),
+        "version" => Ok(Command::Version),
+        _ => Err(errors::INVALID_COMMAND),
+    };
+    parsed.map_err(|error| refuse(Some(&command), error))
+}
+
+/// What a reply repeats of an unknown command: enough to recognise it, never enough to be worth sending a long one.
+fn shorten(command: &str) -> String {
+    command.chars().take(64).collect()
+}
+
+fn take_bugs(value: Option<Value>) -> Result<Vec<BugId>, &'static str> {
+    let mut bugs = match value {
+        None => return Err(errors::MISSING_BUGS),
+        Some(Value::Array(list)) => list.iter().map(bug).collect::<Result<Vec<_>, _>>()?,
+        Some(single) => vec![bug(&single)?],
+    };
+    let mut seen = std::collections::HashSet::with_capacity(bugs.len());
+    bugs.retain(|bug| seen.insert(*bug));
+    Ok(bugs)
+}
+
+fn bug(value: &Value) -> Result<BugId, &'static str> {
+    let id = match value {
+        Value::Number(number) => number.as_u64().and_then(BugId::new),
+        Value::String(text) => BugId::parse(text),
+        _ => None,
+    };
+    id.ok_or(errors::INVALID_BUG)
+}
+
+fn take_since(value: Option<Value>) -> Result<Option<When>, &'static str> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        Some(Value::String(text)) => When::parse_utc(&text).map(Some).map_err(|_| errors::INVALID_SINCE),
+        Some(_) => Err(errors::INVALID_SINCE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::errors::*;
+    use super::*;
+
+    fn bugs(numbers: &[u64]) -> Vec<BugId> {
+        numbers.iter().map(|n| BugId::new(*n).unwrap()).collect()
+    }
+
+    #[test]
+    fn commands_that_are_understood() {
+        let subscribe = |numbers: &[u64]| Command::Subscribe { bugs: bugs(numbers), since: None };
+        for (text, want) in [
+            (r#"{"command":"subscribe","bugs":[1234,5678]}"#, subscribe(&[1234, 5678])),
+            (r#"{"command":"subscribe","bugs":1234}"#, subscribe(&[1234])),
+            (r#"{"command":"subscribe","bugs":" 1234 "}"#, subscribe(&[1234])),
+            (r#"{"command":"subscribe","bugs":["1",2,2,"2"]}"#, subscribe(&[1, 2])),
+            (r#"{"command":"subscribe","bugs":[]}"#, subscribe(&[])),
+            (r#"{"command":"subscribe","bugs":1,"since":""}"#, subscribe(&[1])),
+            (r#"{"command":"subscribe","bugs":1,"since":null,"x":{"y":[]}}"#, subscribe(&[1])),
+            (r#"{"command":"unsubscribe","bugs":"7"}"#, Command::Unsubscribe { bugs: bugs(&[7]) }),
+            (r#" {"command":"subscriptions"} "#, Command::Subscriptions),
+            (r#"{"command":"version","bugs":"ignored"}"#, Command::Version),
+        ] {
+            assert_eq!(parse(text), Ok(want), "{text}");
+        }
+        let since = When::parse_utc("2014-04-03T21:13:45").unwrap();
+        let text = r#"{"command":"subscribe","bugs":1,"since":"2014-04-03 21:13:45Z"}"#;
+        assert_eq!(parse(text), Ok(Command::Subscribe { bugs: bugs(&[1]), since: Some(since) }));
+    }
+
+    #[test]
+    fn refusals() {
+        let long = format!(r#"{{"command":"{}"}}"#, "é".repeat(1000));
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for (text, command, error) in [
+            ("", None, NOT_JSON),
+            ("hello", None, NOT_JSON),
+            (r#"{"command":"subscribe""#, None, NOT_JSON),
+            (&deep, None, NOT_JSON),
+            ("[]", None, NOT_AN_OBJECT),
+            ("null", None, NOT_AN_OBJECT),
+            ("7", None, NOT_AN_OBJECT),
+            ("{}", None, MISSING_COMMAND),
+            (r#"{"command":null}"#, None, MISSING_COMMAND),
+            (r#"{"command":7}"#, Some("7"), INVALID_COMMAND),
+            (r#"{"command":"nonsense"}"#, Some("nonsense"), INVALID_COMMAND),
+            (r#"{"command":"Subscribe","bugs":1}"#, Some("Subscribe"), INVALID_COMMAND),
+            (&long, Some(&"é".repeat(64)), INVALID_COMMAND),
+            (r#"{"command":"subscribe"}"#, Some("subscribe"), MISSING_BUGS),
+            (r#"{"command":"unsubscribe"}"#, Some("unsubscribe"), MISSING_BUGS),
+            (r#"{"command":"subscribe","bugs":null}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":-1}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":0}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":9223372036854775808}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":99999999999999999999}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":1.5}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":true}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":""}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":{"a":1}}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":[[1]]}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":[1,"x"]}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"unsubscribe","bugs":["x"]}"#, Some("unsubscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":1,"since":"soon"}"#, Some("subscribe"), INVALID_SINCE),
+            (r#"{"command":"subscribe","bugs":1,"since":7}"#, Some("subscribe"), INVALID_SINCE),
+            (r#"{"command":"subscribe","bugs":1,"since":"9999-01-01"}"#, Some("subscribe"), INVALID_SINCE),
+        ] {
+            let want = Refusal { command: command.map(str::to_owned), error };
+            assert_eq!(parse(text), Err(want), "{}", &text[..text.len().min(80)]);
+        }
+    }
+}

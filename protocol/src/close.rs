@@ -1,0 +1,70 @@
+//! WebSocket close codes the gateway sends (RFC 6455 §7.4.1), and what each asks of a client.
+
+/// A reason for ending a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client closed; echoed back. Final.
+    Normal,
+    /// The gateway is shutting down for good, or nobody said otherwise: reconnect, with back-off.
+    GoingAway,
+    /// The peer broke the WebSocket protocol. Reconnecting with the same bytes will not help.
+    Protocol,
+    /// A binary frame: this protocol is JSON text.
+    Unsupported,
+    /// A text frame that is not UTF-8.
+    InvalidText,
+    /// The message is larger than the limit in bytes.
+    TooBig,
+    /// The gateway restarts: reconnect, after a random delay.
+    Restart,
+    /// The gateway is full: reconnect later, perhaps to another pod.
+    Overloaded,
+}
+
+impl Close {
+    /// Every reason, for tables and tests.
+    pub const ALL: [Close; 8] = [
+        Close::Normal,
+        Close::GoingAway,
+        Close::Protocol,
+        Close::Unsupported,
+        Close::InvalidText,
+        Close::TooBig,
+        Close::Restart,
+        Close::Overloaded,
+    ];
+
+    /// The number on the wire.
+    pub const fn code(self) -> u16 {
+        match self {
+            Close::Normal => 1000,
+            Close::GoingAway => 1001,
+            Close::Protocol => 1002,
+            Close::Unsupported => 1003,
+            Close::InvalidText => 1007,
+            Close::TooBig => 1009,
+            Close::Restart => 1012,
+            Close::Overloaded => 1013,
+        }
+    }
+
+    /// The reason text on the wire: what to do next, at most 123 bytes (RFC 6455 §5.5).
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Close::Normal => "",
+            Close::GoingAway => "gateway is shutting down; reconnect",
+            Close::Protocol => "WebSocket protocol error",
+            Close::Unsupported => "send JSON text frames, not binary ones",
+            Close::InvalidText => "text is not UTF-8",
+            Close::TooBig => "message too big; split the command",
+            Close::Restart => "gateway restarts; reconnect",
+            Close::Overloaded => "gateway is full; reconnect later",
+        }
+    }
+
+    /// Whether a client should connect again, with back-off. The others mean that the client itself is at fault (or
+    /// asked to close), and would only be closed again.
+    pub const fn reconnect(self) -> bool {
+        matches!(self, Close::GoingAway | Close::Restart | Close::Overloaded)
+    }
+}
