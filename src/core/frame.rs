@@ -1,0 +1,111 @@
+//! WebSocket frames as a server writes them (RFC 6455 §5.2): unfragmented, unmasked, complete in one buffer.
+//!
+//! Reading, masking and the rules of the protocol are tokio-tungstenite's; writing is done here because one encoded
+//! update is shared by all its receivers.
+
+use bugfeed_protocol::change::Change;
+use bugfeed_protocol::close::Close;
+use bugfeed_protocol::server;
+
+const TEXT: u8 = 0x1;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
+
+fn push(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.push(0x80 | opcode);
+    match payload.len() {
+        short @ 0..=125 => out.push(u8::try_from(short).expect("at most 125")),
+        len => match u16::try_from(len) {
+            Ok(len) => {
+                out.push(126);
+                out.extend_from_slice(&len.to_be_bytes());
+            }
+            Err(_) => {
+                out.push(127);
+                out.extend_from_slice(&(len as u64).to_be_bytes());
+            }
+        },
+    }
+    out.extend_from_slice(payload);
+}
+
+/// Appends a text frame.
+pub fn push_text(out: &mut Vec<u8>, text: &[u8]) {
+    push(out, TEXT, text);
+}
+
+/// Appends a classic update.
+pub fn push_update(out: &mut Vec<u8>, change: Change) {
+    let start = out.len();
+    out.extend_from_slice(&[0x80 | TEXT, 0]);
+    server::write_update(out, change);
+    let len = out.len() - start - 2;
+    // The longest update, a 19-digit bug and microseconds, takes 91 bytes.
+    out[start + 1] = u8::try_from(len).ok().filter(|&len| len <= 125).expect("an update is at most 125 bytes");
+}
+
+/// An empty ping.
+pub const PING_FRAME: [u8; 2] = [0x80 | PING, 0];
+
+/// The answer to a ping.
+pub fn pong(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 2);
+    push(&mut out, PONG, &payload[..payload.len().min(125)]);
+    out
+}
+
+/// A close frame.
+pub fn close(close: Close) -> Vec<u8> {
+    let mut payload = close.code().to_be_bytes().to_vec();
+    payload.extend_from_slice(close.reason().as_bytes());
+    let mut out = Vec::with_capacity(payload.len() + 2);
+    push(&mut out, CLOSE, &payload);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::{BugId, When};
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+
+    use super::*;
+
+    /// What tungstenite would have written.
+    fn theirs(frame: &Frame) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame.clone().format(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn the_same_bytes_as_a_library_writes() {
+        for len in [0, 1, 125, 126, 127, 65_535, 65_536, 100_000] {
+            let text = vec![b'x'; len];
+            let mut ours = Vec::new();
+            push_text(&mut ours, &text);
+            assert_eq!(ours, theirs(&Frame::message(text, OpCode::Data(Data::Text), true)), "{len}");
+        }
+        assert_eq!(PING_FRAME.to_vec(), theirs(&Frame::ping(Vec::new())));
+        assert_eq!(pong(b"are you there"), theirs(&Frame::pong(b"are you there".to_vec())));
+        for reason in Close::ALL {
+            assert!(reason.reason().len() <= 123);
+            let frame = CloseFrame { code: CloseCode::from(reason.code()), reason: reason.reason().into() };
+            assert_eq!(close(reason), theirs(&Frame::close(Some(frame))), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_update_fits_a_short_frame() {
+        let change = Change { bug: BugId::new(BugId::MAX).unwrap(), when: When::MAX };
+        let mut out = Vec::new();
+        push_update(&mut out, change);
+        let mut whole = Vec::new();
+        server::write_update(&mut whole, change);
+        let mut want = Vec::new();
+        push_text(&mut want, &whole);
+        assert_eq!(out, want);
+    }
+}

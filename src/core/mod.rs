@@ -1,0 +1,10 @@
+//! The pure core: replay, order, subscriptions and one shard's sessions.
+//!
+//! Knows no socket, clock, broker or database: inputs are method calls, `now` is an argument, and what is to be
+//! written goes through the [`shard::Peer`] that the caller brings.
+
+pub mod frame;
+pub mod replay;
+pub mod sequence;
+pub mod shard;
+pub mod subscriptions;

@@ -1,0 +1,489 @@
+//! The replay cache of one feed: a ring of recent changes, and the newest change of every bug.
+//!
+//! Goes in: changes in the order they were ingested, from the one [`Recorder`]. Comes out: which changes of given bugs
+//! lie after a position. Never blocks the recorder: entries are written once into fixed blocks and then published by
+//! an atomic length; readers take no lock but the block list's, which the recorder takes once per block.
+//!
+//! A *position* ([`Pos`]) is the place of a change in this cache, dense from 1. It means nothing outside the process.
+//!
+//! Each entry knows how far back the previous change of the same bug lies, so answering "these bugs since there" costs
+//! the bugs asked for plus the changes found, whatever other bugs did.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use bugfeed_protocol::{BugId, Change, When};
+use dashmap::DashMap;
+
+/// A change's place in the cache, dense from 1; 0 is before the first.
+pub type Pos = u64;
+
+const BLOCK: usize = 1024;
+
+/// How much a replay cache keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplayLimits {
+    /// Changes in the ring.
+    pub max: u64,
+    /// Age of a change in the ring, since it was recorded, in seconds.
+    pub age_s: u32,
+    /// Bugs in the newest-change table. Beyond it the bugs that changed longest ago are forgotten, an eighth at a time.
+    pub bugs: usize,
+}
+
+impl Default for ReplayLimits {
+    fn default() -> Self {
+        ReplayLimits { max: 1_000_000, age_s: 24 * 3600, bugs: 2_000_000 }
+    }
+}
+
+/// One change found by a catch-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it lies.
+    pub pos: Pos,
+    /// What it says.
+    pub change: Change,
+}
+
+/// The newest change of one bug.
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    pos: Pos,
+    when: When,
+    arrived_s: u32,
+}
+
+impl Newest {
+    fn of(self, bug: BugId) -> Found {
+        Found { pos: self.pos, change: Change { bug, when: self.when } }
+    }
+}
+
+/// What a catch-up asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Of which bugs.
+    pub bugs: &'a [BugId],
+    /// Of what the ring holds: after this position.
+    pub after: Pos,
+    /// Of what has left the ring: after this position, which a question of time leaves at 0.
+    pub after_old: Pos,
+    /// Up to and including this one.
+    pub upto: Pos,
+    /// Where the question was one of time, which [`Replay::before`] turned into `after`: the time, for what has left
+    /// the ring.
+    pub since: Option<When>,
+    /// How many changes may be found one by one.
+    pub limit: usize,
+}
+
+impl Wanted<'_> {
+    /// Whether a change that has left the ring is asked for.
+    fn reaches_back(&self, newest: Newest) -> bool {
+        let in_time = |since| newest.when >= since || recorded_from(newest.arrived_s, since);
+        newest.pos > self.after_old && self.since.is_none_or(in_time)
+    }
+}
+
+fn recorded_from(arrived_s: u32, since: When) -> bool {
+    i64::from(arrived_s) * 1_000_000 >= since.as_micros()
+}
+
+/// 1024 entries, written once each, in order.
+#[derive(Debug)]
+struct Block {
+    bug: Box<[AtomicU64]>,
+    when: Box<[AtomicI64]>,
+    /// How many positions back the same bug's previous change lies; 0 is "none, or too far".
+    back: Box<[AtomicU32]>,
+    /// When the change was recorded, in seconds since 1970, rounded up; never falls from one entry to the next.
+    arrived_s: Box<[AtomicU32]>,
+    /// The largest `when` in the block.
+    max_when: AtomicI64,
+}
+
+impl Block {
+    fn new() -> Block {
+        Block {
+            bug: (0..BLOCK).map(|_| AtomicU64::new(0)).collect(),
+            when: (0..BLOCK).map(|_| AtomicI64::new(0)).collect(),
+            back: (0..BLOCK).map(|_| AtomicU32::new(0)).collect(),
+            arrived_s: (0..BLOCK).map(|_| AtomicU32::new(0)).collect(),
+            max_when: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    fn change(&self, at: usize) -> Change {
+        let bug = BugId::new(self.bug[at].load(Ordering::Relaxed));
+        let when = When::from_micros(self.when[at].load(Ordering::Relaxed));
+        Change {
+            bug: bug.expect("only valid changes are recorded, and read after they are published"),
+            when: when.expect("only valid changes are recorded, and read after they are published"),
+        }
+    }
+
+    /// Whether entry `at` has a date from `since` on, or was recorded from `since` on.
+    fn reaches(&self, at: usize, since: When) -> bool {
+        self.when[at].load(Ordering::Relaxed) >= since.as_micros()
+            || recorded_from(self.arrived_s[at].load(Ordering::Relaxed), since)
+    }
+}
+
+/// The shared, readable side of a replay cache.
+#[derive(Debug)]
+pub struct Replay {
+    blocks: RwLock<Blocks>,
+    newest: DashMap<BugId, Newest, foldhash::fast::FixedState>,
+    /// The last position that may be read; stored after the entry is written.
+    head: AtomicU64,
+    /// The first position that is still in the ring.
+    start: AtomicU64,
+    /// Changes up to here may be missing from the newest-change table.
+    floor: AtomicU64,
+    limits: ReplayLimits,
+}
+
+#[derive(Debug)]
+struct Blocks {
+    /// The number of the first block kept: position p lies in block (p - 1) / BLOCK.
+    first: u64,
+    list: VecDeque<Arc<Block>>,
+}
+
+/// The one writer of a replay cache.
+#[derive(Debug)]
+pub struct Recorder {
+    replay: Arc<Replay>,
+    block: Arc<Block>,
+    next: Pos,
+    last_arrived_s: u32,
+}
+
+/// An empty cache: the writer, and what readers share.
+pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
+    let block = Arc::new(Block::new());
+    let replay = Arc::new(Replay {
+        blocks: RwLock::new(Blocks { first: 0, list: VecDeque::from([Arc::clone(&block)]) }),
+        newest: DashMap::with_hasher(foldhash::fast::FixedState::default()),
+        head: AtomicU64::new(0),
+        start: AtomicU64::new(1),
+        floor: AtomicU64::new(0),
+        limits,
+    });
+    (Recorder { replay: Arc::clone(&replay), block, next: 1, last_arrived_s: 0 }, replay)
+}
+
+fn slot(pos: Pos) -> usize {
+    usize::try_from((pos - 1) % BLOCK as u64).expect("less than BLOCK")
+}
+
+impl Recorder {
+    /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
+    /// gateway) first had it.
+    pub fn record(&mut self, change: Change, recorded: When) -> Pos {
+        let pos = self.next;
+        if pos > 1 && slot(pos) == 0 {
+            self.block = Arc::new(Block::new());
+            self.replay.blocks_mut().list.push_back(Arc::clone(&self.block));
+        }
+        let seconds = (recorded.as_micros() + 999_999) / 1_000_000;
+        let arrived_s = u32::try_from(seconds).unwrap_or(u32::MAX).max(self.last_arrived_s);
+        let newest = Newest { pos, when: change.when, arrived_s };
+        let before = self.replay.newest.get(&change.bug).map(|newest| newest.pos);
+        let back = before.and_then(|before| u32::try_from(pos - before).ok()).unwrap_or(0);
+
+        let at = slot(pos);
+        self.block.bug[at].store(change.bug.get(), Ordering::Relaxed);
+        self.block.when[at].store(change.when.as_micros(), Ordering::Relaxed);
+        self.block.back[at].store(back, Ordering::Relaxed);
+        self.block.arrived_s[at].store(arrived_s, Ordering::Relaxed);
+        self.block.max_when.fetch_max(change.when.as_micros(), Ordering::Relaxed);
+        // The head first: whoever finds the position in the table must be able to read the entry.
+        self.replay.head.store(pos, Ordering::Release);
+        self.replay.newest.insert(change.bug, newest);
+
+        self.next = pos + 1;
+        self.last_arrived_s = arrived_s;
+        if pos - self.replay.start() >= self.replay.limits.max {
+            self.trim_to(pos + 1 - self.replay.limits.max);
+        }
+        if self.replay.newest.len() > self.replay.limits.bugs && pos.is_multiple_of(64) {
+            self.forget_oldest_bugs();
+        }
+        pos
+    }
+
+    /// Lets go of what has become too old.
+    pub fn tick(&mut self, now: When) {
+        let now_s = now.as_micros() / 1_000_000;
+        let oldest = u32::try_from(now_s - i64::from(self.replay.limits.age_s)).unwrap_or(0);
+        let mut start = self.replay.start();
+        while start < self.next {
+            let block = self.replay.block(start).expect("the ring's start is in a block");
+            if block.arrived_s[slot(start)].load(Ordering::Relaxed) >= oldest {
+                break;
+            }
+            start += 1;
+        }
+        self.trim_to(start);
+    }
+
+    fn trim_to(&mut self, start: Pos) {
+        self.replay.start.store(start, Ordering::Release);
+        let first = (start - 1) / BLOCK as u64;
+        if first > self.replay.blocks.read().expect("no reader panics holding it").first {
+            let mut blocks = self.replay.blocks_mut();
+            while blocks.first < first && blocks.list.len() > 1 {
+                blocks.list.pop_front();
+                blocks.first += 1;
+            }
+        }
+    }
+
+    fn forget_oldest_bugs(&mut self) {
+        let mut all: Vec<Pos> = self.replay.newest.iter().map(|newest| newest.pos).collect();
+        let keep = self.replay.limits.bugs - self.replay.limits.bugs / 8;
+        let Some(last_dropped) = all.len().checked_sub(keep + 1) else { return };
+        let (_, &mut threshold, _) = all.select_nth_unstable(last_dropped);
+        self.replay.floor.fetch_max(threshold, Ordering::AcqRel);
+        self.replay.newest.retain(|_, newest| newest.pos > threshold);
+    }
+}
+
+impl Replay {
+    /// The newest position; everything up to it can be read.
+    pub fn head(&self) -> Pos {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// The first position still in the ring (head + 1 where the ring is empty).
+    pub fn start(&self) -> Pos {
+        self.start.load(Ordering::Acquire)
+    }
+
+    /// Positions up to here may have been forgotten altogether, because there were more bugs than the table holds.
+    pub fn floor(&self) -> Pos {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// How many bugs the newest-change table holds.
+    pub fn bugs(&self) -> usize {
+        self.newest.len()
+    }
+
+    fn blocks_mut(&self) -> std::sync::RwLockWriteGuard<'_, Blocks> {
+        self.blocks.write().expect("nobody panics holding it")
+    }
+
+    fn block(&self, pos: Pos) -> Option<Arc<Block>> {
+        let blocks = self.blocks.read().expect("nobody panics holding it");
+        let index = ((pos - 1) / BLOCK as u64).checked_sub(blocks.first)?;
+        blocks.list.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    /// The position before the first change in the ring that has a date from `since` on, or was recorded from `since`
+    /// on: everything after it is what a client that knows all up to `since` may lack.
+    ///
+    /// All later ones count, whatever their date: a transaction that commits late brings an older date after a newer
+    /// one, and a client that stored the newer date must still get it.
+    pub fn before(&self, since: When) -> Pos {
+        let (start, head) = (self.start(), self.head());
+        let mut pos = start;
+        while pos <= head {
+            let Some(block) = self.block(pos) else { break };
+            let last = (pos - 1) / BLOCK as u64 * BLOCK as u64 + BLOCK as u64;
+            let end = last.min(head);
+            let newest_in_block = block.max_when.load(Ordering::Relaxed) >= since.as_micros();
+            if newest_in_block || block.reaches(slot(end), since) {
+                if let Some(found) = (pos..=end).find(|&p| block.reaches(slot(p), since)) {
+                    return found - 1;
+                }
+            }
+            pos = end + 1;
+        }
+        head
+    }
+
+    /// What `wanted` asks for, oldest first, appended to `found`: every change that the ring holds, and of a bug whose
+    /// changes have left the ring the newest one. Where that is more than `wanted.limit`, only the newest of each bug;
+    /// returns whether it was.
+    pub fn every(&self, wanted: &Wanted<'_>, found: &mut Vec<Found>) -> bool {
+        let from = found.len();
+        let start = self.start();
+        let fits = wanted.bugs.iter().all(|&bug| {
+            if let Some(newest) = self.newest.get(&bug).map(|newest| *newest) {
+                if newest.pos >= start {
+                    self.chain(newest.pos, wanted, start, found);
+                } else if wanted.reaches_back(newest) {
+                    found.push(newest.of(bug));
+                }
+            }
+            found.len() - from <= wanted.limit
+        });
+        if !fits {
+            found.truncate(from);
+            for &bug in wanted.bugs {
+                if let Some(newest) = self.newest.get(&bug).map(|newest| *newest)
+                    && newest.pos <= wanted.upto
+                    && (newest.pos > wanted.after || newest.pos < start && wanted.reaches_back(newest))
+                {
+                    found.push(newest.of(bug));
+                }
+            }
+        }
+        found[from..].sort_unstable_by_key(|found| found.pos);
+        !fits
+    }
+
+    /// Follows one bug's changes back from `pos`, until there are more than the limit.
+    fn chain(&self, mut pos: Pos, wanted: &Wanted<'_>, start: Pos, found: &mut Vec<Found>) {
+        let most = found.len() + wanted.limit;
+        while pos > wanted.after && pos >= start && found.len() <= most {
+            let Some(block) = self.block(pos) else { break };
+            if pos <= wanted.upto {
+                found.push(Found { pos, change: block.change(slot(pos)) });
+            }
+            match block.back[slot(pos)].load(Ordering::Relaxed) {
+                0 => break,
+                back => pos -= u64::from(back),
+            }
+        }
+    }
+
+    /// The newest change of each of `bugs` that lies after `after` and up to `upto`, oldest first.
+    ///
+    /// A bug whose newest change lies beyond `upto` is left out: that change is on its way to whoever asks.
+    pub fn newest(&self, bugs: &[BugId], after: Pos, upto: Pos, found: &mut Vec<Found>) {
+        let from = found.len();
+        for &bug in bugs {
+            if let Some(newest) = self.newest.get(&bug).filter(|newest| newest.pos > after && newest.pos <= upto) {
+                found.push(newest.of(bug));
+            }
+        }
+        found[from..].sort_unstable_by_key(|found| found.pos);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bug(number: u64) -> BugId {
+        BugId::new(number).unwrap()
+    }
+
+    fn at(seconds: i64) -> When {
+        When::from_micros(seconds * 1_000_000).unwrap()
+    }
+
+    /// Records (bug, when, recorded) triples.
+    fn filled(limits: ReplayLimits, changes: &[(u64, i64, i64)]) -> (Recorder, Arc<Replay>) {
+        let (mut recorder, replay) = replay(limits);
+        for &(number, when, recorded) in changes {
+            recorder.record(Change { bug: bug(number), when: at(when) }, at(recorded));
+        }
+        (recorder, replay)
+    }
+
+    fn since(replay: &Replay, bugs: &[u64], since: i64) -> Vec<(u64, i64)> {
+        let bugs: Vec<BugId> = bugs.iter().map(|&number| bug(number)).collect();
+        let wanted = Wanted {
+            bugs: &bugs,
+            after: replay.before(at(since)),
+            after_old: 0,
+            upto: replay.head(),
+            since: Some(at(since)),
+            limit: 100,
+        };
+        let mut found = Vec::new();
+        replay.every(&wanted, &mut found);
+        assert!(found.is_sorted_by_key(|found| found.pos));
+        found.iter().map(|found| (found.change.bug.get(), found.change.when.as_micros() / 1_000_000)).collect()
+    }
+
+    #[test]
+    fn since_is_inclusive_and_only_for_the_bugs_asked_for() {
+        let (_recorder, replay) = filled(
+            ReplayLimits::default(),
+            &[(1, 100, 100), (2, 101, 101), (1, 102, 102), (3, 103, 103), (1, 103, 104)],
+        );
+        for (bugs, from, want) in [
+            (&[1][..], 0, &[(1, 100), (1, 102), (1, 103)][..]),
+            (&[1], 100, &[(1, 100), (1, 102), (1, 103)]),
+            (&[1], 101, &[(1, 102), (1, 103)]),
+            (&[1], 103, &[(1, 103)]),
+            (&[1], 104, &[(1, 103)]), // recorded at 104
+            (&[1], 105, &[]),
+            (&[3, 2], 0, &[(2, 101), (3, 103)]),
+            (&[9], 0, &[]),
+            (&[], 0, &[]),
+        ] {
+            assert_eq!(since(&replay, bugs, from), want, "{bugs:?} since {from}");
+        }
+    }
+
+    #[test]
+    fn a_late_commit_is_not_missed_whatever_the_clocks_say() {
+        // Bug 2's older date comes after bug 1's newer one; the recording clock is an hour behind the tracker's.
+        let (_recorder, replay) = filled(ReplayLimits::default(), &[(1, 5000, 1400), (2, 4999, 1401)]);
+        assert_eq!(since(&replay, &[1, 2], 5000), [(1, 5000), (2, 4999)]);
+        assert_eq!(since(&replay, &[1, 2], 5001), []);
+        // A client that goes by its own clock: nothing is dated as late as it asks, but this was recorded later.
+        let (_recorder, replay) = filled(ReplayLimits::default(), &[(1, 100, 100), (2, 90, 130)]);
+        assert_eq!(since(&replay, &[1, 2], 120), [(2, 90)]);
+    }
+
+    #[test]
+    fn beyond_the_ring_the_newest_of_each_bug_is_left() {
+        let limits = ReplayLimits { max: 3, ..ReplayLimits::default() };
+        let changes: Vec<_> = (1..=6).flat_map(|i| [(1, i * 10, i * 10), (2, i * 10 + 1, i * 10 + 1)]).collect();
+        let (mut recorder, replay) = filled(limits, &[&[(7, 5, 5), (7, 6, 6)], &changes[..]].concat());
+        assert_eq!(since(&replay, &[1, 2, 7], 0), [(7, 6), (2, 51), (1, 60), (2, 61)]);
+        assert_eq!(since(&replay, &[7], 6), [(7, 6)]);
+        assert_eq!(since(&replay, &[7], 7), []);
+        recorder.tick(at(61 + 24 * 3600));
+        assert_eq!(since(&replay, &[1, 2], 0), [(1, 60), (2, 61)], "not yet older than the limit");
+        recorder.tick(at(62 + 24 * 3600));
+        assert_eq!(replay.start(), replay.head() + 1);
+        assert_eq!(since(&replay, &[1, 2], 0), [(1, 60), (2, 61)], "the newest of each remains");
+    }
+
+    #[test]
+    fn the_ring_is_exact_across_blocks() {
+        let limits = ReplayLimits { max: 2500, ..ReplayLimits::default() };
+        let (mut recorder, replay) = replay(limits);
+        for i in 0..10_000 {
+            recorder.record(Change { bug: bug(i % 5 + 1), when: at(i.cast_signed()) }, at(i.cast_signed()));
+        }
+        let mut found = Vec::new();
+        let bugs = [bug(3)];
+        let wanted = Wanted { bugs: &bugs, after: 0, after_old: 0, upto: 9_000, since: None, limit: 1000 };
+        assert!(!replay.every(&wanted, &mut found));
+        assert_eq!(found.len(), 300);
+        assert_eq!(found.first().map(|f| f.pos), Some(7503));
+        assert_eq!(found.last().map(|f| f.pos), Some(8998));
+        assert!(replay.blocks.read().unwrap().list.len() <= 4);
+
+        found.clear();
+        assert!(replay.every(&Wanted { upto: 10_000, limit: 299, ..wanted }, &mut found), "conflated");
+        assert_eq!(found.iter().map(|f| f.pos).collect::<Vec<_>>(), [9998]);
+        found.clear();
+        replay.newest(&[bug(1), bug(2)], 9_995, 9_996, &mut found);
+        assert_eq!(found.iter().map(|f| f.pos).collect::<Vec<_>>(), [9996]);
+    }
+
+    #[test]
+    fn more_bugs_than_allowed_forget_the_oldest_and_raise_the_floor() {
+        let limits = ReplayLimits { bugs: 800, ..ReplayLimits::default() };
+        let (mut recorder, replay) = replay(limits);
+        for i in 1..=1024 {
+            recorder.record(Change { bug: bug(i), when: at(100) }, at(100));
+            assert!(replay.bugs() <= 800 + 64);
+        }
+        let kept = (1..=1024).filter(|&i| replay.newest.contains_key(&bug(i))).collect::<Vec<_>>();
+        assert_eq!(kept.first().copied(), Some(replay.floor() + 1), "nothing above the floor is missing");
+        assert_eq!(kept.last().copied(), Some(1024));
+    }
+}
