@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  MAX_BUGS, Seen, Subscriptions, ago, backoffMs, closeReason, feedOf, later, normalTime, parseBugs, parseSince,
-  reconnectMs, took,
+  CatchUps, MAX_BUGS, Seen, Subscriptions, Touch, ago, backoffMs, clockAhead, closeReason, emptyTexts, feedOf, largest,
+  normalTime, parseBugs, parseMessage, parseSince, reconnectMs, shownTime,
+  timeBefore, took,
 } from "../../src/http/page/lib.js";
 
 const table = (name, cases, check) => {
@@ -68,15 +69,16 @@ test("an empty since means none, a wrong one is explained", () => {
   assert.match(parseSince("soon").error, /“soon” is not a time/);
 });
 
-table("the later time", [
-  [[null, null], null],
+table("the largest when so far", [
   [[null, "2014-04-03T21:13:45"], "2014-04-03T21:13:45"],
   [["2014-04-03T21:13:45", "2014-04-03T21:13:44"], "2014-04-03T21:13:45"],
   [["2014-04-03T21:13:45", "2014-04-03T21:13:45.5"], "2014-04-03T21:13:45.5"],
-  [["2014-04-03T21:13:45.25", "2014-04-03T21:13:45.5"], "2014-04-03T21:13:45.5"],
+  [["2014-04-03T21:13:45.25", "2014-04-03T21:13:45.50"], "2014-04-03T21:13:45.5"],
+  [["2014-04-03T21:13:45.5", "2014-04-03T21:13:46Z"], "2014-04-03T21:13:46"],
   [["2014-04-03T21:13:45", "nonsense"], "2014-04-03T21:13:45"],
-  [["2014-04-03T21:13:45", "9999-99-99T99:99:99"], "2014-04-03T21:13:45"],
-], ([a, b], expected) => assert.equal(later(a, b), expected));
+  [[null, "9999-99-99T99:99:99"], null],
+  [["2014-04-03T21:13:45", "2099-01-01T00:00:00"], "2014-04-03T21:13:45"],
+], ([soFar, when], expected) => assert.equal(largest(soFar, when, "2014-04-03T22:00:00"), expected));
 
 table("ago", [
   [0, "just now"], [1_400, "just now"], [-900, "just now"], [3_000, "3 s ago"], [59_400, "59 s ago"],
@@ -85,6 +87,74 @@ table("ago", [
 
 table("took", [[0.2, "1 ms"], [42.4, "42 ms"], [1_234, "1.23 s"], [12_340, "12.3 s"]],
   (ms, expected) => assert.equal(took(ms), expected));
+
+test("a time before now is in the protocol's form", () =>
+  assert.equal(timeBefore(Date.parse("2014-04-03T21:13:45.678Z"), 86_400), "2014-04-02T21:13:45"));
+
+table("shown time", [
+  ["2014-04-03T21:13:45", "2014-04-03 21:13:45 UTC"],
+  ["2014-04-03T21:13:45.123456", "2014-04-03 21:13:45.123 UTC"],
+  ["soon", "soon"],
+], (when, expected) => assert.equal(shownTime(when), expected));
+
+test("the server's clock counts only when it is clearly another one", () => {
+  const now = Date.parse("2014-04-03T21:13:45Z");
+  assert.equal(clockAhead("Thu, 03 Apr 2014 21:13:44 GMT", now), 0);
+  assert.equal(clockAhead("Thu, 03 Apr 2014 21:23:45 GMT", now), 600_500);
+  assert.equal(clockAhead("Thu, 03 Apr 2014 21:03:45 GMT", now), -599_500);
+  for (const nothing of [null, "", "yesterday"]) assert.equal(clockAhead(nothing, now), 0);
+});
+
+table("a frame that is not understood is ignored", [
+  ["not json", null], ["", null], ["null", null], ["7", null], ['"text"', null],
+  ['{"command":"update"}', null],
+  ['{"command":"update","bug":"1","when":"2014-04-03T21:13:45"}', null],
+  ['{"command":"update","bug":1.5,"when":"2014-04-03T21:13:45"}', null],
+  ['{"command":"update","bug":1,"when":null}', null],
+  [`{"command":"update","bug":1,"when":"${"9".repeat(65)}"}`, null],
+  ['{"command":"update","bug":1,"when":"2014-04-03T21:13:45"}', { command: "update", bug: 1, when: "2014-04-03T21:13:45" }],
+  ['{"command":"nonsense"}', { command: "nonsense" }],
+  ["[]", []],
+], (data, expected) => assert.deepEqual(parseMessage(data), expected));
+
+test("data that is not even text is ignored", () => assert.equal(parseMessage(new Blob(["{}"])), null));
+
+test("the empty list tells what to do next", () => {
+  assert.equal(emptyTexts([], true).command, "bugfeed watch 1234");
+  assert.match(emptyTexts([], false).title, /Nothing watched/);
+  assert.equal(emptyTexts([7], false).title, "Waiting for bug 7 to change");
+  assert.ok(!emptyTexts([7], false).text.includes("Change bug"));
+  assert.ok(emptyTexts([7], true).text.includes("Change bug"));
+  assert.equal(emptyTexts([1, 2, 3, 4, 5, 6], false).title, "Waiting for one of 6 bugs to change");
+  assert.equal(emptyTexts([1, 2, 3, 4, 5, 6], false).command, "bugfeed watch 1 2 3 4 5");
+});
+
+test("a change made here is timed whether its update comes before or after the answer", () => {
+  const touch = new Touch(1, 1_000);
+  touch.arrived(1, "2014-04-03T21:13:45.0", 1_042);
+  assert.equal(touch.took({ late: false }), null, "not before the answer");
+  touch.answered("2014-04-03T21:13:45");
+  assert.equal(touch.took({ late: false }), 42);
+});
+
+test("somebody else's change of the same bug is not mistaken for it, unless nothing else comes", () => {
+  const touch = new Touch(1, 1_000);
+  touch.answered("2014-04-03T21:13:45");
+  touch.arrived(2, "2014-04-03T21:13:45", 1_010);
+  touch.arrived(1, "2014-04-03T21:13:44", 1_020);
+  assert.equal(touch.took({ late: false }), null);
+  assert.equal(touch.took({ late: true }), 20);
+  touch.arrived(1, "2014-04-03T21:13:45", 1_030);
+  assert.equal(touch.took({ late: false }), 30);
+});
+
+test("an answer without a time takes the first arrival", () => {
+  const touch = new Touch(1, 1_000);
+  touch.answered(undefined);
+  assert.equal(touch.took({ late: true }), null);
+  touch.arrived(1, "2014-04-03T21:13:44", 1_020);
+  assert.equal(touch.took({ late: false }), 20);
+});
 
 table("feed", [["/", "default"], ["/default/", "default"], ["/mozilla/", "mozilla"], ["/a%20b/", "a b"], ["/%zz/", "%zz"]],
   (path, expected) => assert.equal(feedOf(path), expected));
@@ -248,4 +318,27 @@ test("replies that answer nothing, or list nonsense, do no harm", () => {
   subs.subscribe([2]);
   subs.reply(ok("subscribe", "nonsense"));
   assert.deepEqual([...subs.active], [1]);
+});
+
+test("between confirmation and fence an update is catch-up, and not shown twice", () => {
+  const catchUps = new CatchUps(new Seen());
+  const time = "2014-04-03T21:13:45";
+  assert.equal(catchUps.kindOf(1, time), "live");
+  const op = { command: "subscribe", bugs: [1], since: time, resume: true };
+  catchUps.answered(op, "ok");
+  assert.deepEqual([1, 1, 2].map((bug) => catchUps.kindOf(bug, time)), ["repeated", "catchup", "live"]);
+  catchUps.answered({ command: "subscriptions", fence: op }, "ok");
+  assert.equal(catchUps.kindOf(1, time), "live", "an equal change that arrives live is another change");
+});
+
+test("no catch-up begins without since, on a refusal, or outlives its connection", () => {
+  const catchUps = new CatchUps(new Seen());
+  catchUps.answered({ command: "subscribe", bugs: [1], since: null }, "ok");
+  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
+  const op = { command: "subscribe", bugs: [1], since: "2014-04-03", resume: false };
+  catchUps.answered(op, "error");
+  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
+  catchUps.answered(op, "ok");
+  catchUps.closed();
+  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
 });

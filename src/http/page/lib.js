@@ -62,12 +62,15 @@ export function parseSince(text) {
   return { since, error: null };
 }
 
-/** The later of two times; anything that is not a time loses, so that a server's nonsense never becomes a `since`. */
-export function later(a, b) {
-  const left = a === null ? null : normalTime(a);
-  const right = b === null ? null : normalTime(b);
+/**
+ * The larger of the largest `when` so far and a new one. What is no time, or lies beyond `limit`, does not count: a
+ * single change dated 2099 as `since` would hide from a resume all that comes before 2099.
+ */
+export function largest(soFar, when, limit) {
+  const time = normalTime(when);
   // In this form, with the zeros at the end of the fraction gone, text order is time order.
-  return left === null || (right !== null && right > left) ? right : left;
+  if (time === null || time > limit) return soFar;
+  return soFar === null || time > soFar ? time : soFar;
 }
 
 /** `now - then` in words, as short as a list of changes needs it. */
@@ -80,9 +83,26 @@ export function ago(ms) {
   return ahead ? `in ${span}` : `${span} ago`;
 }
 
+/** A time as the list shows it: to the millisecond at most, and what is no time as it came. */
+export function shownTime(when) {
+  const utc = normalTime(when);
+  return utc === null ? when : `${utc.slice(0, 23).replace("T", " ")} UTC`;
+}
+
+/** The protocol's form of `seconds` before `now`. */
+export function timeBefore(now, seconds) {
+  return new Date(now - 1000 * seconds).toISOString().slice(0, 19);
+}
+
 /** How long something took, from a person's view. */
 export function took(ms) {
   return ms < 1_000 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
+}
+
+/** How far the server's clock is ahead, by its Date header (whole seconds); 0 while that is too little to matter. */
+export function clockAhead(date, now) {
+  const ahead = Date.parse(date ?? "") + 500 - now;
+  return Math.abs(ahead) > 3_000 ? ahead : 0;
 }
 
 /** `/` and `/default/` are the feed "default", `/NAME/` is NAME. */
@@ -116,6 +136,65 @@ export function closeReason(code, reason) {
   if (REFUSED.has(code)) return `refused by the server (${code}${said})`;
   if (GOING_AWAY.has(code)) return `the server is restarting${said}`;
   return reason ? clip(reason, 120) : "";
+}
+
+/** One frame from the server: an update, another message with a `command`, or null for what is not understood. */
+export function parseMessage(data) {
+  let message;
+  try {
+    message = JSON.parse(data);
+  } catch {
+    return null;
+  }
+  if (typeof message !== "object" || message === null) return null;
+  if (message.command !== "update") return message;
+  const { bug, when } = message;
+  return Number.isSafeInteger(bug) && typeof when === "string" && when.length <= 64 ? message : null;
+}
+
+/** What the empty list says: somebody new has to learn what to do next. */
+export function emptyTexts(wanted, hasDemo) {
+  const [first] = wanted;
+  const command = `bugfeed watch ${wanted.slice(0, 5).join(" ") || 1234}`;
+  if (first === undefined) {
+    const text = "Enter a bug number and press Subscribe. Each change of that bug then appears here the moment the tracker makes it.";
+    return { title: "Nothing watched yet", text, command };
+  }
+  const [which, it] = wanted.length > 1 ? [`one of ${wanted.length} bugs`, "one"] : [`bug ${first}`, "it"];
+  const text = `Edit ${it} in the tracker${hasDemo ? ", or press “Change bug” here" : ""}. The change appears here by itself.`;
+  return { title: `Waiting for ${which} to change`, text, command };
+}
+
+/**
+ * One change made with the demo button, on its way back here. The update may overtake the answer to the request, and
+ * others may change the same bug meanwhile: the `when` of the answer tells which arrival is ours.
+ */
+export class Touch {
+  #arrivals = [];
+  #answered = false;
+  #when = null;
+
+  constructor(bug, startedAt) {
+    Object.assign(this, { bug, startedAt });
+  }
+
+  answered(when) {
+    this.#answered = true;
+    this.#when = typeof when === "string" ? normalTime(when) : null;
+  }
+
+  arrived(bug, when, at) {
+    // Ours is among the first, or somebody floods the bug; either way a few are enough.
+    if (bug === this.bug && this.#arrivals.length < 1_000) this.#arrivals.push({ when: normalTime(when), at });
+  }
+
+  /** Milliseconds from the click to the arrival, or null. `late`: any arrival will do now, rather than none. */
+  took({ late }) {
+    if (!this.#answered) return null;
+    const ours = this.#arrivals.find(({ when }) => this.#when === null || when === this.#when);
+    const arrival = ours ?? (late ? this.#arrivals[0] : undefined);
+    return arrival ? arrival.at - this.startedAt : null;
+  }
 }
 
 /**
@@ -164,6 +243,39 @@ export class Seen {
 
   static key(bug, when) {
     return `${bug} ${normalTime(when) ?? when}`;
+  }
+}
+
+/**
+ * The catch-ups under way, each from the confirmation of its subscribe to the answer of its fence. Between the two, an
+ * update of one of its bugs is taken as part of it.
+ */
+export class CatchUps {
+  #seen;
+  #running = [];
+
+  constructor(seen) {
+    this.#seen = seen;
+  }
+
+  /** Takes each op that `Subscriptions.reply` returns. */
+  answered(op, result) {
+    if (op.command === "subscribe" && op.since && result === "ok") {
+      this.#running.push({ op, bugs: new Set(op.bugs), repeated: this.#seen.filter({ resume: op.resume }) });
+    }
+    if (op.fence) this.#running = this.#running.filter((running) => running.op !== op.fence);
+  }
+
+  closed() {
+    this.#running = [];
+  }
+
+  /** What an update is: "live", "catchup", or "repeated" when it was shown before. */
+  kindOf(bug, when) {
+    const running = this.#running.find(({ bugs }) => bugs.has(bug));
+    if (running?.repeated(bug, when)) return "repeated";
+    this.#seen.note(bug, when);
+    return running ? "catchup" : "live";
   }
 }
 

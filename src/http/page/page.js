@@ -12,7 +12,8 @@
 // The subscriptions are kept in the URL's fragment (/#1234,5678): a reload keeps them, and they can be bookmarked.
 
 import {
-  Seen, Subscriptions, ago, closeReason, feedOf, later, normalTime, parseBugs, parseSince, reconnectMs, took,
+  CatchUps, Seen, Subscriptions, Touch, ago, clockAhead, closeReason, emptyTexts, feedOf, largest, normalTime, parseBugs,
+  parseMessage, parseSince, reconnectMs, shownTime, timeBefore, took,
 } from "/page-lib.js";
 
 const MAX_ROWS = 500;
@@ -24,22 +25,22 @@ const CONNECT_TIMEOUT_MS = 15_000;
 const PROBE_AFTER_MS = 30_000;
 const PROBE_TIMEOUT_MS = 10_000;
 /** A first resume goes back this much further than the clocks say, because clocks differ; a repetition is harmless. */
-const CLOCK_MARGIN_MS = 60_000;
+const CLOCK_MARGIN_S = 60;
 const TOUCH_TIMEOUT_MS = 10_000;
 
+const feed = feedOf(location.pathname);
+const title = feed === "default" ? "bugfeed" : `${feed} · bugfeed`;
 const $ = (id) => document.getElementById(id);
 const subs = new Subscriptions();
 const seen = new Seen();
+const catchUps = new CatchUps(seen);
 
-/** How far the server's clock is ahead of ours; 0 while it is not far enough to matter. */
+/** "3 s ago" is about the tracker's and the server's clock; a browser with a wrong one should not say otherwise. */
 let clockAheadMs = 0;
 const serverNow = () => Date.now() + clockAheadMs;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+function element(tag, className, textContent = "") {
+  return Object.assign(document.createElement(tag), { className, textContent });
 }
 
 /** Writing the same text again would disturb selections and screen readers. */
@@ -49,23 +50,11 @@ function setText(node, text) {
 
 // ---- The connection -------------------------------------------------------------------------------------------------
 
-const link = {
-  socket: null,
-  state: "connecting",
-  why: "",
-  failures: 0,
-  openedAt: 0,
-  heardAt: 0,
-  heard: false,
-  probedAt: null,
-  retryAt: 0,
-  retryTimer: 0,
-  startedAt: 0,
-};
+/** `failures`: in a row before this one; `heard`: whether it said anything; `probedAt`: an unanswered probe. */
+const link = { socket: null, state: "connecting", why: "", failures: 0, heard: false, probedAt: null };
 
 function address() {
-  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  return `${scheme}//${location.host}${location.pathname}`;
+  return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${location.pathname}`;
 }
 
 function connect() {
@@ -84,7 +73,7 @@ function opened() {
   Object.assign(link, { state: "open", why: "", openedAt: Date.now(), heardAt: Date.now() });
   send([JSON.stringify({ command: "version" })]);
   send(subs.opened(resumeSince()));
-  if (demo.known === false) probeDemo();
+  if (demo.state === "unasked") probeDemo();
   showState();
   showSubscriptions();
 }
@@ -96,7 +85,7 @@ function lost(code, reason) {
   Object.assign(link, { socket: null, state: "waiting", why: closeReason(code, reason), retryAt: Date.now() + waitMs });
   link.retryTimer = setTimeout(connect, waitMs);
   subs.closed();
-  catchUps.length = 0;
+  catchUps.closed();
   showState();
   showSubscriptions();
 }
@@ -139,20 +128,11 @@ let lastWhen = null;
 let firstSubscribed = null;
 const resumeSince = () => lastWhen ?? firstSubscribed;
 
-/** The catch-ups under way: those whose subscribe was confirmed and whose fence was not answered yet. */
-const catchUps = [];
-
 function received(data) {
   Object.assign(link, { heard: true, heardAt: Date.now(), probedAt: null });
-  let message;
-  try {
-    message = JSON.parse(data);
-  } catch {
-    return;
-  }
-  if (typeof message !== "object" || message === null) return;
-  if (message.command === "update") update(message);
-  else reply(message);
+  const message = parseMessage(data);
+  if (message?.command === "update") update(message);
+  else if (message !== null) reply(message);
 }
 
 function reply(message) {
@@ -163,35 +143,25 @@ function reply(message) {
   if (message.result === "error") showError(typeof message.error === "string" ? message.error.slice(0, 300) : "error");
   if (op === null) return;
   if (op.command === "subscribe" && message.result === "ok") {
-    firstSubscribed ??= new Date(serverNow() - CLOCK_MARGIN_MS).toISOString().slice(0, 19);
-    if (op.since) catchUps.push({ op, bugs: new Set(op.bugs), repeated: seen.filter({ resume: op.resume }) });
+    firstSubscribed ??= timeBefore(serverNow(), CLOCK_MARGIN_S);
   }
-  if (op.fence) {
-    const index = catchUps.findIndex((catchUp) => catchUp.op === op.fence);
-    if (index >= 0) catchUps.splice(index, 1);
-  }
+  catchUps.answered(op, message.result);
   showSubscriptions();
-  demo.answered(message);
 }
 
 function update({ bug, when }) {
-  if (!Number.isSafeInteger(bug) || typeof when !== "string" || when.length > 64) return;
-  lastWhen = later(lastWhen, when);
-  const catchUp = catchUps.find(({ bugs }) => bugs.has(bug));
-  if (catchUp?.repeated(bug, when)) return;
-  seen.note(bug, when);
-  addRow({ bug, when, kind: catchUp ? "catchup" : "live" });
-  demo.arrived(bug, when);
+  lastWhen = largest(lastWhen, when, timeBefore(serverNow(), -CLOCK_MARGIN_S));
+  const kind = catchUps.kindOf(bug, when);
+  if (kind === "repeated") return;
+  addRow({ bug, when, kind });
+  demo.touch?.arrived(bug, when, performance.now());
+  demo.settle(false);
 }
 
 // ---- The screen: connection and subscriptions -----------------------------------------------------------------------
 
 function showState() {
-  const texts = {
-    connecting: link.failures === 0 ? "Connecting…" : "Reconnecting…",
-    open: "Connected",
-    waiting: link.why ? `Disconnected, ${link.why}` : "Disconnected",
-  };
+  const texts = { connecting: "Connecting…", open: "Connected", waiting: `Disconnected${link.why && ": "}${link.why}` };
   $("state").dataset.state = link.state;
   setText($("state-text"), texts[link.state]);
   $("reconnect").hidden = link.state !== "waiting";
@@ -200,7 +170,7 @@ function showState() {
 
 function showCountdown(now) {
   const seconds = Math.max(1, Math.ceil((link.retryAt - now) / 1000));
-  setText($("countdown"), link.state === "waiting" ? `reconnecting in ${seconds} s` : "");
+  setText($("countdown"), link.state === "waiting" ? `, reconnecting in ${seconds} s` : "");
 }
 
 function showError(text, field) {
@@ -223,7 +193,11 @@ function showSubscriptions() {
   $("unsubscribe-all").hidden = count < 2;
   $("no-subscriptions").hidden = count > 0;
   const fragment = count > 0 ? `#${[...subs.wanted].join(",")}` : "";
-  if (fragment !== location.hash) history.replaceState(null, "", location.pathname + location.search + fragment);
+  try {
+    if (fragment !== location.hash) history.replaceState(null, "", location.pathname + location.search + fragment);
+  } catch {
+    // Some browsers limit how often; the fragment is a convenience and catches up with the next change.
+  }
   showEmpty();
   demo.show();
 }
@@ -234,7 +208,7 @@ function newChip(bug) {
   const remove = element("button", "", "×");
   remove.type = "button";
   remove.setAttribute("aria-label", `Stop watching bug ${bug}`);
-  remove.addEventListener("click", () => unsubscribe([bug]));
+  remove.addEventListener("click", () => request(subs.unsubscribe([bug])));
   chip.append(element("span", "", String(bug)), remove);
   return chip;
 }
@@ -248,13 +222,9 @@ function removeChip(chip) {
   chip.remove();
 }
 
-function subscribe(bugs, since = null) {
-  send(subs.subscribe(bugs, since));
-  showSubscriptions();
-}
-
-function unsubscribe(bugs) {
-  send(subs.unsubscribe(bugs));
+/** Sends what `subs` returned, if there is a connection, and shows what it now holds. */
+function request(frames) {
+  send(frames);
   showSubscriptions();
 }
 
@@ -265,8 +235,9 @@ function submitSubscribe(event) {
   const since = parseSince($("since").value);
   if (since.error) return showError(since.error, "since");
   showError("");
-  $("bugs").value = "";
-  return subscribe(bugs.bugs, since.since);
+  // A `since` left behind would silently apply to the next subscribe.
+  for (const id of ["bugs", "since"]) $(id).value = "";
+  return request(subs.subscribe(bugs.bugs, since.since));
 }
 
 // ---- The screen: changes --------------------------------------------------------------------------------------------
@@ -304,7 +275,7 @@ function newRow({ bug, when, kind }) {
   const row = element("li", "update arrived");
   Object.assign(row.dataset, { bug, when, kind });
   const utc = normalTime(when);
-  const time = element("time", "when", utc ? `${utc.slice(0, 23).replace("T", " ")} UTC` : when);
+  const time = element("time", "when", shownTime(when));
   if (utc) {
     time.dateTime = `${utc}Z`;
     time.title = `${new Date(`${utc}Z`).toLocaleString()} here`;
@@ -333,14 +304,9 @@ function showCounts() {
 }
 
 function showEmpty() {
-  const [first] = subs.wanted;
   $("empty").hidden = $("updates").childElementCount > 0;
-  const many = subs.wanted.size > 1 ? `one of ${subs.wanted.size} bugs` : `bug ${first}`;
-  setText($("empty-title"), first === undefined ? "Nothing watched yet" : `Waiting for ${many} to change`);
-  setText($("empty-text"), first === undefined
-    ? "Enter a bug number and press Subscribe. Each change of that bug then appears here the moment the tracker makes it."
-    : `Edit ${subs.wanted.size > 1 ? "one" : "it"} in the tracker${demo.known ? ", or press “Change bug” here" : ""}. The change appears here by itself.`);
-  setText($("empty-command"), `bugfeed watch ${[...subs.wanted].slice(0, 5).join(" ") || DEMO_BUG}`);
+  const texts = emptyTexts([...subs.wanted], demo.state === "there");
+  for (const part of ["title", "text", "command"]) setText($(`empty-${part}`), texts[part]);
 }
 
 function clear() {
@@ -362,11 +328,11 @@ function announce() {
 // ---- The demo tracker of the all-in-one -----------------------------------------------------------------------------
 
 const demo = {
-  /** true: there is one; false: could not be asked yet; null: there is none. */
-  known: false,
-  /** The change under way: { bug, startedAt, when, arrivals, answered }. */
+  /** unasked, there or none. */
+  state: "unasked",
+  /** The change under way, one at a time. */
   touch: null,
-  /** Called with each reply, by whoever waits for the subscription of the bug. */
+  /** Called whenever the subscriptions changed, for who waits for one. */
   waiter: null,
   edited: false,
 
@@ -376,10 +342,11 @@ const demo = {
   },
 
   show() {
+    this.waiter?.();
     const [first = DEMO_BUG] = subs.wanted;
     if (!this.edited && $("demo-bug").value !== String(first)) $("demo-bug").value = first;
-    $("demo").hidden = this.known !== true;
-    $("welcome").hidden = this.known !== true || subs.wanted.size > 0;
+    $("demo").hidden = this.state !== "there";
+    $("welcome").hidden = this.state !== "there" || subs.wanted.size > 0;
     const bug = this.bug();
     setText($("demo-touch"), bug === null ? "Change bug" : `Change bug ${bug}`);
     $("demo-touch").setAttribute("aria-disabled", String(this.touch !== null));
@@ -391,10 +358,6 @@ const demo = {
     $("demo-latency").dataset.kind = kind;
   },
 
-  answered(message) {
-    this.waiter?.(message);
-  },
-
   /** Resolves once the server has confirmed the subscription; until then a change would be missed. */
   subscribed(bug) {
     if (subs.active.has(bug)) return Promise.resolve();
@@ -404,20 +367,19 @@ const demo = {
         if (subs.active.has(bug)) resolve();
         else if (!subs.wanted.has(bug)) reject(new Error(`Bug ${bug} could not be subscribed.`));
       };
-      if (!subs.wanted.has(bug)) subscribe([bug]);
+      if (!subs.wanted.has(bug)) request(subs.subscribe([bug]));
     });
   },
 
   async change(bug) {
     if (this.touch !== null) return;
-    const touch = { bug, startedAt: performance.now(), when: null, arrivals: [], answered: false };
+    const touch = new Touch(bug, performance.now());
     this.touch = touch;
     this.say(`Changing bug ${bug}…`);
     this.show();
     try {
       await this.subscribed(bug);
-      touch.when = await postTouch(bug);
-      touch.answered = true;
+      touch.answered(await postTouch(bug));
       this.settle(false);
       setTimeout(() => this.touch === touch && this.settle(true), TOUCH_TIMEOUT_MS);
     } catch (error) {
@@ -426,20 +388,10 @@ const demo = {
     this.waiter = null;
   },
 
-  arrived(bug, when) {
-    if (this.touch?.bug !== bug) return;
-    // Only so many are worth keeping: the one made here is among the first, or somebody floods the bug.
-    if (this.touch.arrivals.length < 1_000) this.touch.arrivals.push({ when: normalTime(when), at: performance.now() });
-    this.settle(false);
-  },
-
-  /** The update may overtake the answer to the POST, so this is tried after each; others may change the same bug. */
   settle(late) {
     const { touch } = this;
-    if (!touch.answered) return;
-    const arrival = touch.arrivals.find(({ when }) => touch.when === null || when === touch.when)
-      ?? (late ? touch.arrivals[0] : undefined);
-    if (arrival) this.finish(`Bug ${touch.bug}: arrived after ${took(arrival.at - touch.startedAt)}`, "ok");
+    const ms = touch?.took({ late }) ?? null;
+    if (ms !== null) this.finish(`Bug ${touch.bug}: arrived after ${took(ms)}`, "ok");
     else if (late) this.finish(`Bug ${touch.bug} was changed, but no update arrived within ${TOUCH_TIMEOUT_MS / 1000} s.`, "error");
   },
 
@@ -451,26 +403,18 @@ const demo = {
 };
 
 async function probeDemo() {
+  demo.state = "none";
   // The demo tracker belongs to the default feed: on another one the change would never arrive.
-  if (feedOf(location.pathname) !== "default") {
-    demo.known = null;
-    return;
-  }
+  if (feed !== "default") return;
   try {
     const response = await fetch("/demo", { cache: "no-store" });
-    readClock(response);
-    demo.known = response.ok && (await response.json())?.touch === true ? true : null;
+    clockAheadMs = clockAhead(response.headers.get("date"), Date.now());
+    if (response.ok && (await response.json())?.touch === true) demo.state = "there";
   } catch {
-    // Not reachable just now; the next connection asks again. What is reachable and not JSON is no demo.
-    if (link.state === "open") demo.known = null;
+    // Unreachable or cut off: the next connection asks again.
+    demo.state = "unasked";
   }
   showSubscriptions();
-}
-
-/** "3 s ago" is about the tracker's and the server's clock; a browser with a wrong one should not say otherwise. */
-function readClock(response) {
-  const aheadMs = Date.parse(response.headers.get("date") ?? "") + 500 - Date.now();
-  if (Math.abs(aheadMs) > 3_000) clockAheadMs = aheadMs;
 }
 
 async function postTouch(bug) {
@@ -483,7 +427,7 @@ async function postTouch(bug) {
     throw new Error("The demo tracker does not answer.");
   });
   const answer = await response.json().catch(() => null);
-  if (response.ok && answer?.result === "ok") return typeof answer.when === "string" ? normalTime(answer.when) : null;
+  if (response.ok && answer?.result === "ok") return answer.when;
   throw new Error(typeof answer?.error === "string" ? answer.error.slice(0, 300) : `The demo tracker answered ${response.status}.`);
 }
 
@@ -512,16 +456,15 @@ function tick() {
 }
 
 function subscribeFromFragment() {
-  const { bugs } = parseBugs(decodeURIComponent(location.hash.slice(1)));
-  if (bugs.length > 0) subscribe(bugs.filter((bug) => !subs.wanted.has(bug)));
+  const bugs = parseBugs(location.hash.slice(1)).bugs.filter((bug) => !subs.wanted.has(bug));
+  if (bugs.length > 0) request(subs.subscribe(bugs));
 }
 
-const title = feedOf(location.pathname) === "default" ? "bugfeed" : `${feedOf(location.pathname)} · bugfeed`;
 document.title = title;
-$("feed-name").textContent = feedOf(location.pathname);
+$("feed-name").textContent = feed;
 $("address").textContent = address();
 $("watch").addEventListener("submit", submitSubscribe);
-$("unsubscribe-all").addEventListener("click", () => unsubscribe([...subs.wanted]));
+$("unsubscribe-all").addEventListener("click", () => request(subs.unsubscribe([...subs.wanted])));
 $("demo-form").addEventListener("submit", submitTouch);
 $("demo-bug").addEventListener("input", () => {
   demo.edited = true;
@@ -529,11 +472,14 @@ $("demo-bug").addEventListener("input", () => {
 });
 $("try").addEventListener("click", tryIt);
 $("clear").addEventListener("click", clear);
-$("reconnect").addEventListener("click", wake);
+$("reconnect").addEventListener("click", () => {
+  wake();
+  // The button is gone now, and the focus should not go with it.
+  $("changes").focus({ preventScroll: true });
+});
 for (const button of document.querySelectorAll("[data-back]")) {
   button.addEventListener("click", () => {
-    const from = new Date(serverNow() - 1000 * Number(button.dataset.back));
-    $("since").value = from.toISOString().slice(0, 19).replace("T", " ");
+    $("since").value = timeBefore(serverNow(), Number(button.dataset.back)).replace("T", " ");
   });
 }
 addEventListener("hashchange", subscribeFromFragment);
@@ -549,5 +495,4 @@ document.addEventListener("visibilitychange", () => {
 subscribeFromFragment();
 showSubscriptions();
 connect();
-probeDemo();
 setInterval(tick, 1_000);
