@@ -1,0 +1,34 @@
+//! Real, throwaway servers and processes for bugfeed's tests.
+//!
+//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL and Chromium, and the binaries under test. Out: each
+//! of them running on free loopback ports in a temporary folder, and gone when its value is dropped, even when
+//! the test panics or is killed. It never touches a system instance, and never retries what a test asked for.
+//!
+//! Most tests want a server that is there already, since starting one takes seconds: see [`shared`]. A test
+//! that kills or restarts its server starts its own: [`RabbitMq`], [`MariaDb`], [`Postgres`].
+
+mod chrome;
+mod find;
+mod mariadb;
+mod ports;
+mod postgres;
+mod proc;
+mod rabbitmq;
+mod run;
+pub mod shared;
+pub mod signal;
+mod skip;
+mod sql;
+mod wait;
+
+pub use chrome::{ChromeDriver, chromedriver};
+pub use find::{bin, tool};
+pub use mariadb::MariaDb;
+pub use ports::free_port;
+pub use postgres::Postgres;
+pub use proc::{LinePattern, Proc};
+pub use rabbitmq::RabbitMq;
+pub use run::Run;
+pub use skip::skipped;
+pub use sql::{SqlKind, SqlServer, unique};
+pub use wait::{Outcome, eventually};

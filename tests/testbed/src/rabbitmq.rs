@@ -1,0 +1,232 @@
+//! A RabbitMQ node of its own. In: Debian's rabbitmq-server. Out: an AMQP URL, and the node's life in the test's hand.
+//! It never touches the machine's own node: name, ports, cookie, data and even the port mapper are private.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::find::{tool, versioned};
+use crate::{Proc, Run, eventually, free_port, skip};
+
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A private RabbitMQ node; killed and removed when dropped.
+#[derive(Debug)]
+pub struct RabbitMq {
+    // Dropped in this order: the node, its port mapper, its files.
+    server: Option<Proc>,
+    _epmd: Proc,
+    dir: TempDir,
+    port: u16,
+    dist_port: u16,
+    epmd_port: u16,
+}
+
+impl RabbitMq {
+    /// Whether the Debian package is there.
+    #[must_use]
+    pub fn installed() -> bool {
+        scripts().is_ok()
+    }
+
+    /// Starts a node, or skips the test when the package is missing.
+    ///
+    /// # Panics
+    /// When the node does not start, or nothing may be skipped.
+    pub async fn start_or_skip() -> Option<Self> {
+        if !skip::need(Self::installed(), "rabbitmq-server") {
+            return None;
+        }
+        Some(skip::must(Self::start().await))
+    }
+
+    /// Starts a new, empty node.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start; the message has its output.
+    pub async fn start() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bugfeed-rabbitmq-").tempdir()?;
+        let (port, dist_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
+        let config = "log.console = true\nlog.console.level = info\nlog.file = false\n\
+             vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 10MB\n";
+        std::fs::write(dir.path().join("rabbitmq.conf"), config)?;
+        std::fs::write(dir.path().join("advanced.config"), "[].\n")?;
+        std::fs::write(dir.path().join("enabled_plugins"), "[].\n")?;
+        std::fs::write(dir.path().join("env.conf"), "")?;
+        // A node insists on a port mapper and would leave one running, so it finds one that belongs to the test.
+        let epmd = Run::new("epmd")
+            .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
+            .dir(dir.path())
+            .spawn()?;
+        eventually(Duration::from_secs(20), "epmd", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", epmd_port)).await
+        })
+        .await?;
+        let mut node = Self { server: None, _epmd: epmd, dir, port, dist_port, epmd_port };
+        node.start_again().await?;
+        Ok(node)
+    }
+
+    /// Starts it again after [`RabbitMq::kill9`] or [`RabbitMq::stop`], with the same data and the same ports.
+    ///
+    /// # Errors
+    /// When it is running, or does not start; the message has its output.
+    pub async fn start_again(&mut self) -> Result<()> {
+        if self.server.is_some() {
+            bail!("the node is running: stop it first");
+        }
+        let server =
+            Run::new(scripts()?.join("rabbitmq-server")).env_clear().envs(self.env()).dir(self.dir.path()).spawn()?;
+        let server = self.server.insert(server);
+        let port = self.port;
+        let answers = async || {
+            if let Some(status) = server.exited()? {
+                return Ok(Some(status));
+            }
+            tokio::task::spawn_blocking(move || greets(port)).await??;
+            Ok::<_, anyhow::Error>(None)
+        };
+        let outcome = eventually(START_LIMIT, "RabbitMQ", answers).await;
+        match outcome {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => bail!("RabbitMQ ended with {status}\n{}", self.end_of_output()),
+            Err(error) => Err(error.context(self.end_of_output())),
+        }
+    }
+
+    fn end_of_output(&mut self) -> String {
+        self.server.take().map(|server| server.output()).unwrap_or_default()
+    }
+
+    fn env(&self) -> Vec<(&'static str, OsString)> {
+        let path = |name: &str| self.dir.path().join(name).into_os_string();
+        vec![
+            ("PATH", OsString::from("/usr/sbin:/usr/bin:/sbin:/bin")),
+            ("LANG", OsString::from("C.UTF-8")),
+            ("HOME", path("")),
+            ("ERL_EPMD_PORT", self.epmd_port.to_string().into()),
+            ("ERL_EPMD_ADDRESS", OsString::from("127.0.0.1")),
+            ("ERL_CRASH_DUMP_BYTES", OsString::from("0")),
+            // For the node, and for the helper by which it wants to start a port mapper of its own.
+            ("ERL_AFLAGS", OsString::from("-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}")),
+            // Makes the script become the Erlang machine instead of watching over it: one process, with our pid.
+            ("RUNNING_UNDER_SYSTEMD", OsString::from("true")),
+            ("RABBITMQ_NODENAME", self.node().into()),
+            ("RABBITMQ_NODE_IP_ADDRESS", OsString::from("127.0.0.1")),
+            ("RABBITMQ_NODE_PORT", self.port.to_string().into()),
+            ("RABBITMQ_DIST_PORT", self.dist_port.to_string().into()),
+            ("RABBITMQ_MNESIA_BASE", path("mnesia")),
+            ("RABBITMQ_LOG_BASE", path("log")),
+            ("RABBITMQ_LOGS", OsString::from("-")),
+            ("RABBITMQ_PID_FILE", path("pid")),
+            ("RABBITMQ_CONF_ENV_FILE", path("env.conf")),
+            ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
+            ("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced.config")),
+            ("RABBITMQ_ENABLED_PLUGINS_FILE", path("enabled_plugins")),
+            ("RABBITMQ_GENERATED_CONFIG_DIR", path("generated")),
+            // Small tables, two schedulers, and no busy waiting: tests share a small machine.
+            (
+                "RABBITMQ_SERVER_ERL_ARGS",
+                OsString::from(
+                    "+P 65536 +t 1048576 +stbt u +zdbbl 8192 +sbwt none +sbwtdcpu none +sbwtdio none +S 2:2",
+                ),
+            ),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", OsString::from("-noinput")),
+        ]
+    }
+
+    fn node(&self) -> String {
+        format!("bugfeed{}@localhost", self.port)
+    }
+
+    /// Where AMQP clients connect.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// The port in the URL.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder with the node's data.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The process id of the node, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Proc::pid)
+    }
+
+    /// The process itself while it runs: to freeze it, or to read its log.
+    pub fn process(&mut self) -> Option<&mut Proc> {
+        self.server.as_mut()
+    }
+
+    /// Runs rabbitmqctl against this node and returns its output.
+    ///
+    /// # Errors
+    /// When the command fails, or takes more than a minute.
+    pub async fn ctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(scripts()?.join("rabbitmqctl"));
+        command.args(["--quiet", "--node", &self.node()]).args(args);
+        command.env_clear().envs(self.env()).current_dir(self.dir.path()).kill_on_drop(true);
+        command.stdin(std::process::Stdio::null());
+        let limit = Duration::from_secs(60);
+        let output =
+            timeout(limit, command.output()).await.with_context(|| format!("rabbitmqctl {args:?} hangs"))??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            bail!("rabbitmqctl {args:?} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(text)
+    }
+
+    /// Kills the node at once (SIGKILL).
+    pub async fn kill9(&mut self) {
+        drop(self.server.take());
+    }
+
+    /// Stops the node as an administrator would.
+    ///
+    /// # Errors
+    /// When it does not end; it is killed then.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        server.sigterm();
+        server.wait(START_LIMIT).await.map(drop)
+    }
+}
+
+/// The folder of RabbitMQ's own scripts. The ones in the PATH are wrappers that switch to a system user.
+fn scripts() -> Result<PathBuf> {
+    tool("epmd").context("install the Debian package rabbitmq-server")?;
+    let found = versioned(Path::new("/usr/lib/rabbitmq/lib"), "rabbitmq_server-", "sbin").pop();
+    found.context("RabbitMQ is not installed: install the Debian package rabbitmq-server")
+}
+
+/// Whether an AMQP server greets on the port: it answers the protocol header with a method frame (type 1).
+fn greets(port: u16) -> Result<()> {
+    let limit = Duration::from_secs(5);
+    let mut socket = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), limit)?;
+    socket.set_read_timeout(Some(limit))?;
+    socket.write_all(b"AMQP\x00\x00\x09\x01")?;
+    let mut kind = [0];
+    socket.read_exact(&mut kind)?;
+    if kind != [1] {
+        bail!("port {port} does not speak AMQP 0-9-1");
+    }
+    Ok(())
+}

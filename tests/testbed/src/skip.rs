@@ -1,0 +1,29 @@
+//! The rule for tests whose server is missing. In: what is missing and what to do. Out: one line and a skipped test,
+//! or, where nothing may be skipped, a panic. It never skips silently.
+
+/// Says that a test is skipped, and why. Where `BUGFEED_TEST_REQUIRE` is 1, as under `tests/run`, fails instead.
+///
+/// # Panics
+/// When nothing may be skipped.
+#[expect(clippy::panic, reason = "the one way to fail a test")]
+#[expect(clippy::print_stderr, reason = "this is what a person reads when a test does nothing")]
+pub fn skipped(why: &str) {
+    if std::env::var_os("BUGFEED_TEST_REQUIRE").is_some_and(|value| value == "1") {
+        panic!("BUGFEED_TEST_REQUIRE=1, but {why}");
+    }
+    eprintln!("skipped: {why}");
+}
+
+/// Skips unless a package is there.
+pub(crate) fn need(installed: bool, package: &str) -> bool {
+    if !installed {
+        skipped(&format!("{package} is not installed; run tests/run, or install the Debian package {package}"));
+    }
+    installed
+}
+
+/// The value of a started server, where a failed start fails the test.
+#[expect(clippy::panic, reason = "the one way to fail a test")]
+pub(crate) fn must<T>(started: anyhow::Result<T>) -> T {
+    started.unwrap_or_else(|error| panic!("{error:?}"))
+}

@@ -1,0 +1,222 @@
+//! The testbed itself: each server starts, answers, survives being killed with its data kept, and leaves nothing.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bugfeed_testbed::{Proc, bin, eventually, free_port, signal, unique};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// The running processes that have this text in their command line or environment.
+fn with_text(text: &str) -> Vec<u32> {
+    let mentions = |pid: u32, file: &str| {
+        fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != std::process::id() && !signal::is_gone(*pid))
+        .filter(|pid| mentions(*pid, "cmdline") || mentions(*pid, "environ"))
+        .collect()
+}
+
+async fn nothing_left(dir: &Path) {
+    let text = dir.file_name().unwrap().to_str().unwrap();
+    let none = async || {
+        let left = with_text(text);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    };
+    eventually(SOON, "no process of a dropped server", none).await.unwrap();
+    assert!(!dir.exists(), "{} is still there", dir.display());
+}
+
+#[tokio::test]
+async fn a_process_is_watched_and_signalled() {
+    let script = "echo ready $WORD; echo grumble >&2; trap 'echo ending; exit 3' TERM; while :; do sleep 0.01; done";
+    let mut proc = Proc::spawn("sh", &["-c", script], &[("WORD", "steady")]).unwrap();
+    assert_eq!(proc.wait_for_line("ready", SOON).await.unwrap(), "ready steady");
+    proc.wait_for_line(|line: &str| line == "grumble", SOON).await.unwrap();
+    proc.sigstop();
+    let state = || fs::read_to_string(format!("/proc/{}/stat", proc.pid())).unwrap();
+    eventually(SOON, "a frozen process", async || state().contains(") T ")).await.unwrap();
+    proc.sigcont();
+    let mark = proc.lines();
+    proc.sigterm();
+    assert_eq!(proc.wait(SOON).await.unwrap().code(), Some(3));
+    proc.wait_for_line_after(mark, "ending", SOON).await.unwrap();
+    let error = proc.wait_for_line("never", SOON).await.unwrap_err().to_string();
+    assert!(error.contains("exit status: 3") && error.contains("grumble"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_process_takes_its_children_along() {
+    let mut proc = Proc::spawn("sh", &["-c", "setsid sleep 1000 & echo child $!; wait"], &[]).unwrap();
+    let line = proc.wait_for_line("child", SOON).await.unwrap();
+    let child: u32 = line.strip_prefix("child ").unwrap().parse().unwrap();
+    assert!(!signal::is_gone(child));
+    drop(proc);
+    assert!(signal::is_gone(child));
+}
+
+#[tokio::test]
+async fn waiting_gives_up_with_the_reason() {
+    let limit = Duration::from_millis(30);
+    let error = eventually(limit, "the moon", async || Err::<(), _>("it is day")).await.unwrap_err().to_string();
+    assert!(error.contains("the moon") && error.contains("it is day"), "{error}");
+    let hung = eventually(limit, "an answer", async || std::future::pending::<bool>().await).await;
+    assert!(hung.unwrap_err().to_string().contains("hung"));
+    let mut proc = Proc::spawn("sleep", &["1000"], &[]).unwrap();
+    let error = proc.wait_for_line("anything", limit).await.unwrap_err().to_string();
+    assert!(error.contains("waited 30ms"), "{error}");
+    assert!(proc.wait(limit).await.is_err());
+}
+
+#[test]
+fn mistakes_are_told_plainly() {
+    let error = format!("{:?}", Proc::spawn("no-such-program", &[], &[]).unwrap_err());
+    assert!(error.contains("no-such-program is not installed"), "{error}");
+    let error = format!("{:?}", bin("no-such-binary").unwrap_err());
+    assert!(error.contains("cargo build"), "{error}");
+}
+
+#[test]
+fn ports_are_never_given_twice() {
+    let mut ports: Vec<u16> = (0..50).map(|_| free_port().unwrap()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 50);
+}
+
+/// With real servers.
+mod real {
+    use super::*;
+    use bugfeed_testbed::{ChromeDriver, MariaDb, Postgres, RabbitMq, shared};
+
+    /// Each starts its own servers.
+    mod chaos {
+        use super::*;
+
+        #[tokio::test]
+        async fn rabbitmq() {
+            let Some(mut node) = RabbitMq::start_or_skip().await else { return };
+            let dir = node.dir().to_owned();
+            assert!(node.url().starts_with("amqp://guest:guest@127.0.0.1:"));
+            node.ctl(&["add_vhost", "kept"]).await.unwrap();
+            let first = node.pid().unwrap();
+            node.kill9().await;
+            assert!(signal::is_gone(first) && node.pid().is_none());
+            node.start_again().await.unwrap();
+            assert!(node.start_again().await.is_err(), "started twice");
+            assert!(node.ctl(&["list_vhosts"]).await.unwrap().contains("kept"));
+            assert!(node.ctl(&["no_such_command"]).await.is_err());
+            node.stop().await.unwrap();
+            node.start_again().await.unwrap();
+            assert!(node.ctl(&["list_vhosts"]).await.unwrap().contains("kept"));
+            drop(node);
+            nothing_left(&dir).await;
+        }
+
+        #[tokio::test]
+        async fn mariadb() {
+            let Some(mut server) = MariaDb::start_or_skip().await else { return };
+            let dir = server.dir().to_owned();
+            let name = server.create_database().await.unwrap();
+            server
+                .sql(&name, "CREATE TABLE t (a INT, b TEXT); INSERT INTO t VALUES (1, 'x'), (2, NULL)")
+                .await
+                .unwrap();
+            let first = server.pid().unwrap();
+            server.kill9().await;
+            assert!(signal::is_gone(first) && server.sql(&name, "SELECT 1").await.is_err());
+            server.start_again().await.unwrap();
+            assert_eq!(server.sql(&name, "SELECT * FROM t ORDER BY a").await.unwrap(), "1\tx\n2\tNULL");
+            assert!(server.sql(&name, "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
+            server.stop().await.unwrap();
+            server.start_again().await.unwrap();
+            assert_eq!(server.sql(&name, "SELECT count(*) FROM t").await.unwrap(), "2");
+            drop(server);
+            nothing_left(&dir).await;
+        }
+
+        #[tokio::test]
+        async fn postgres() {
+            let Some(mut server) = Postgres::start_or_skip().await else { return };
+            let dir = server.dir().to_owned();
+            let name = server.create_database().await.unwrap();
+            server
+                .sql(&name, "CREATE TABLE t (a INT, b TEXT); INSERT INTO t VALUES (1, 'x'), (2, NULL)")
+                .await
+                .unwrap();
+            let first = server.pid().unwrap();
+            server.kill9().await;
+            assert!(signal::is_gone(first) && server.sql(&name, "SELECT 1").await.is_err());
+            server.start_again().await.unwrap();
+            assert_eq!(server.sql(&name, "SELECT * FROM t ORDER BY a").await.unwrap(), "1|x\n2|");
+            assert!(server.sql(&name, "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
+            server.stop().await.unwrap();
+            server.start_again().await.unwrap();
+            assert_eq!(server.sql(&name, "SELECT count(*) FROM t").await.unwrap(), "2");
+            drop(server);
+            nothing_left(&dir).await;
+        }
+
+        #[tokio::test]
+        async fn chromedriver() {
+            let Some(driver) = ChromeDriver::start_or_skip().await else { return };
+            let dir = driver.dir().to_owned();
+            assert!(driver.url().starts_with("http://127.0.0.1:"));
+            drop(driver);
+            nothing_left(&dir).await;
+        }
+
+        /// A test that is killed leaves nothing running.
+        #[tokio::test]
+        async fn killed_owner() {
+            if !MariaDb::installed() || !Postgres::installed() || !RabbitMq::installed() {
+                bugfeed_testbed::skipped("a server is not installed; run tests/run");
+                return;
+            }
+            let dir = tempfile::Builder::new().prefix("bugfeed-owner-").tempdir().unwrap();
+            std::os::unix::fs::chown(dir.path(), None, None).unwrap();
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            fs::set_permissions(dir.path(), open).unwrap();
+            let text = dir.path().file_name().unwrap().to_str().unwrap();
+            let mut owner = std::process::Command::new(bin("testbed").unwrap())
+                .arg("up")
+                .env("TMPDIR", dir.path())
+                .env_remove(shared::AMQP)
+                .env_remove(shared::MYSQL)
+                .env_remove(shared::POSTGRES)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(owner.stdout.take().unwrap()));
+            assert_eq!(lines.take(3).filter(|line| line.as_ref().unwrap().starts_with("export")).count(), 3);
+            assert!(with_text(text).len() >= 4, "the owner, RabbitMQ, MariaDB, PostgreSQL");
+            owner.kill().unwrap();
+            owner.wait().unwrap();
+            eventually(SOON, "no process of a killed test", async || with_text(text).is_empty()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn shared_databases() {
+        let (Some(mariadb), Some(postgres)) = (shared::mariadb().await, shared::postgres().await) else { return };
+        for server in [mariadb, postgres] {
+            let name = server.create_database().await.unwrap();
+            assert!(server.url(&name).ends_with(&name));
+            assert_eq!(server.sql(&name, "SELECT 1").await.unwrap(), "1");
+            server.drop_database(&name).await.unwrap();
+            assert!(server.sql(&name, "SELECT 1").await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn shared_broker() {
+        let Some(broker) = shared::rabbitmq().await else { return };
+        assert!(broker.url.starts_with("amqp://"), "{}", unique("x"));
+    }
+}
