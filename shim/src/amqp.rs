@@ -1,0 +1,168 @@
+//! What the publisher and the gateway's bus share: the broker's address, connecting, declaring a feed's exchange, and
+//! telling faults that time heals from those that a person must.
+//!
+//! Goes in: a URL. Comes out: a connection, or an error that says what to do. Never retries by itself, so that whoever
+//! calls sees the moment of loss.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::options::ExchangeDeclareOptions;
+use lapin::protocol::AMQPError;
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+
+/// How long a connection attempt may take, the AMQP handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Seconds between heartbeats where the URL does not say: a dead broker is noticed after two.
+const HEARTBEAT_S: u16 = 10;
+
+/// A broker's address; shown without its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BrokerUrl(AMQPUri);
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        let vhost = if vhost == "/" { "%2f" } else { vhost };
+        write!(f, "{scheme}://{}@{}:{}/{vhost}", authority.userinfo.username, authority.host, authority.port)
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BrokerUrl({self})")
+    }
+}
+
+/// Reads `amqp://user:password@host:port/vhost` (`amqps://` for TLS). Without a virtual host, or with an empty one, it
+/// is the default one, `/`.
+///
+/// # Errors
+/// Says what a URL looks like; never repeats the text, which may hold a password.
+pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
+    let mut uri: AMQPUri = text.trim().parse().map_err(|_| {
+        "not a broker's address; write amqp://user:password@host:5672/%2f, or amqps:// for TLS".to_owned()
+    })?;
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    Ok(BrokerUrl(uri))
+}
+
+/// What went wrong with a broker.
+#[derive(Debug, thiserror::Error)]
+pub enum AmqpError {
+    /// No answer in time.
+    #[error("broker {0} does not answer; is it running there?")]
+    Timeout(BrokerUrl),
+    /// The broker, or the way to it, failed.
+    #[error("broker {url}: {source}")]
+    Broker {
+        /// Which broker.
+        url: BrokerUrl,
+        /// What happened.
+        source: lapin::Error,
+    },
+    /// User, password or virtual host are not accepted.
+    #[error("broker {url} refuses the login: {reason}; check user, password and virtual host in the URL")]
+    Login {
+        /// Which broker.
+        url: BrokerUrl,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The exchange is there already, with other properties.
+    #[error(
+        "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable topic \
+         exchange: delete it, or choose another name"
+    )]
+    Exchange {
+        /// Which exchange.
+        exchange: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The user may not do what is needed.
+    #[error("not permitted: {0}; give the user configure, write and read permission")]
+    Permission(String),
+}
+
+impl AmqpError {
+    /// Whether only a person can mend it, so that a start-up should fail instead of waiting.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, AmqpError::Login { .. } | AmqpError::Exchange { .. } | AmqpError::Permission(_))
+    }
+
+    /// Wraps an error of an established connection.
+    pub fn broker(url: &BrokerUrl, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((403, reason)) => AmqpError::Permission(reason),
+            _ => AmqpError::Broker { url: url.clone(), source },
+        }
+    }
+}
+
+/// The AMQP reply code and text behind an error.
+fn protocol_error(error: &lapin::Error) -> Option<(u16, String)> {
+    let error: &AMQPError = match error.kind() {
+        ErrorKind::ProtocolError(error) => error,
+        _ => return None,
+    };
+    Some((error.get_id(), error.get_message().to_string()))
+}
+
+/// Connects. `name` is what the broker's list of connections shows.
+///
+/// # Errors
+/// [`AmqpError::Login`] needs a person; the others may pass.
+pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpError> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connecting = Connection::connect_uri(url.0.clone(), properties);
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Err(_) => Err(AmqpError::Timeout(url.clone())),
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => match protocol_error(&error) {
+            // ACCESS_REFUSED: user or password. NOT_ALLOWED: the virtual host.
+            Some((403 | 530, reason)) => Err(AmqpError::Login { url: url.clone(), reason }),
+            _ => Err(AmqpError::Broker { url: url.clone(), source: error }),
+        },
+    }
+}
+
+/// Makes sure that a feed's durable topic exchange exists.
+///
+/// # Errors
+/// [`AmqpError::Exchange`] and [`AmqpError::Permission`] need a person.
+pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declared =
+        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
+    declared.map_err(|error| match protocol_error(&error) {
+        Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
+        _ => AmqpError::broker(url, error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (text, want) in [
+            ("amqp://127.0.0.1", "amqp://guest@127.0.0.1:5672/%2f"),
+            ("amqp://127.0.0.1/", "amqp://guest@127.0.0.1:5672/%2f"),
+            ("amqp://127.0.0.1:1234/%2f", "amqp://guest@127.0.0.1:1234/%2f"),
+            (" amqps://me:secret@rabbit/bugs ", "amqps://me@rabbit:5671/bugs"),
+        ] {
+            assert_eq!(parse_url(text).unwrap().to_string(), want);
+        }
+        for text in ["", "rabbit", "http://me:secret@rabbit/", "amqp://me:secret@rabbit:port/"] {
+            let error = parse_url(text).unwrap_err();
+            assert!(error.contains("amqp://user:password@") && !error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The command line: one struct for each subcommand, checked before anything is opened.
+//!
+//! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
+//! groups of their own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bugfeed_protocol::{BugId, When};
+use bugfeed_shim::source::Name;
+use bugfeed_shim::sql::DbUrl;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::core::replay::ReplayLimits;
+use crate::core::shard::SessionLimits;
+use crate::http::listen::ListenLimits;
+use crate::http::routes::{DEFAULT_FEED, RESERVED};
+use crate::hub::HubOptions;
+
+/// Tells browsers and bots which bugs have just changed.
+///
+/// Without a subcommand, everything runs in this one process: a change table in SQLite, the shim that numbers its rows,
+/// and the gateway that pushes them to WebSocket clients.
+#[derive(Debug, Parser)]
+#[command(name = "bugfeed", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Try it:
+  bugfeed                         start everything; the live page is at http://127.0.0.1:8844/
+  bugfeed watch 1234              in a second terminal: print changes of bug 1234
+  bugfeed touch 1234              in a third: change bug 1234
+
+With a tracker's database and RabbitMQ:
+  bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
+  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
+pub struct Cli {
+    /// What to do; without it, `serve`.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process (the default)
+    ///
+    /// Keeps a SQLite change table and the ledger in --data-dir. A tracker, a trigger or `bugfeed touch` writes rows
+    /// into the table; clients connected to --listen hear of them.
+    #[command(after_help = "\
+Examples:
+  bugfeed serve
+  bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
+  sqlite3 data/bugfeed.db \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
+    Serve(Box<ServeArgs>),
+    /// Run a gateway: changes come from RabbitMQ and go to WebSocket clients
+    ///
+    /// Keeps no state on disk; run as many as you like behind a load balancer. Each has queues of its own.
+    #[command(after_help = "\
+Examples:
+  bugfeed gateway --amqp amqp://user:secret@rabbit/%2f
+  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 0.0.0.0:8844
+  BUGFEED_AMQP=amqps://user:secret@rabbit/ bugfeed gateway
+
+Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (feed \"kde\").")]
+    Gateway(Box<GatewayArgs>),
+    /// Write changes into a change table, as a tracker would
+    #[command(after_help = "\
+Examples:
+  bugfeed touch 1234
+  bugfeed touch 1234 5678 --when 2014-04-03T21:13:45
+  bugfeed touch 1234 --source mysql://bugs:secret@127.0.0.1/bugs --table push_notify --timezone Europe/Berlin")]
+    Touch(Box<TouchArgs>),
+    /// Subscribe from a terminal and print changes as they come
+    ///
+    /// Reconnects by itself and then catches up. Ends with Ctrl-C, or after --count changes.
+    #[command(after_help = "\
+Examples:
+  bugfeed watch 1234 5678
+  bugfeed watch 1234 --since 2014-04-03T21:13:45
+  bugfeed watch 1234 --json | while read -r line; do echo \"$line\"; done
+  bugfeed watch 1234 --url wss://bugfeed.example.org/kde/
+
+With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}")]
+    Watch(Box<WatchArgs>),
+}
+
+/// Options of every part that serves clients.
+#[derive(Clone, Debug, Args)]
+pub struct ListenArgs {
+    /// Where clients connect (WebSocket, and the live page)
+    #[arg(long, env = "BUGFEED_LISTEN", default_value = "127.0.0.1:8844", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where /livez, /readyz and /metrics are served; keep it private
+    #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT")]
+    pub admin_listen: SocketAddr,
+    /// Clients at a time; further ones are told to try later (503)
+    #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
+    pub max_connections: u32,
+    /// Bugs one client may watch
+    #[arg(long, env = "BUGFEED_MAX_SUBSCRIPTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
+    pub max_subscriptions: u32,
+    /// The largest message a client may send, in bytes
+    #[arg(long, env = "BUGFEED_MAX_MESSAGE_BYTES", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216), hide_short_help = true)]
+    pub max_message_bytes: u32,
+    /// Changes one catch-up sends one by one; a longer one is cut to the newest change of each bug
+    #[arg(long, env = "BUGFEED_MAX_CATCH_UP", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), hide_short_help = true)]
+    pub max_catch_up: u32,
+    /// How long a client may take to send its request's head, in ms
+    #[arg(long, env = "BUGFEED_HANDSHAKE_TIMEOUT_MS", default_value_t = 10_000, value_parser = millis(), hide_short_help = true)]
+    pub handshake_timeout_ms: u64,
+    /// How often a client is sent a ping, in ms
+    #[arg(long, env = "BUGFEED_PING_INTERVAL_MS", default_value_t = 30_000, value_parser = millis(), hide_short_help = true)]
+    pub ping_interval_ms: u64,
+    /// A client from which nothing came for this long, not even a pong, is dead, in ms
+    #[arg(long, env = "BUGFEED_IDLE_TIMEOUT_MS", default_value_t = 75_000, value_parser = millis(), hide_short_help = true)]
+    pub idle_timeout_ms: u64,
+    /// A client whose socket takes nothing at all for this long is dead (slow ones are not), in ms
+    #[arg(long, env = "BUGFEED_WRITE_TIMEOUT_MS", default_value_t = 30_000, value_parser = millis(), hide_short_help = true)]
+    pub write_timeout_ms: u64,
+    /// How long shutting down may take, in ms
+    #[arg(long, env = "BUGFEED_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_parser = millis(), hide_short_help = true)]
+    pub shutdown_timeout_ms: u64,
+    /// The kernel's send buffer of a client, in bytes; bounds what a stalled client holds
+    #[arg(long, env = "BUGFEED_SEND_BUFFER_BYTES", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(4096..=16_777_216), hide_short_help = true)]
+    pub send_buffer_bytes: u32,
+    /// Changes kept for clients that come back
+    #[arg(long, env = "BUGFEED_REPLAY_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub replay_max: u64,
+    /// How long changes are kept for clients that come back, such as 24h, 90m or 3600s
+    #[arg(long, env = "BUGFEED_REPLAY_AGE", default_value = "24h", value_parser = age)]
+    pub replay_age: Duration,
+    /// Bugs whose newest change is kept however old it is
+    #[arg(long, env = "BUGFEED_REPLAY_BUGS", default_value_t = 2_000_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000), hide_short_help = true)]
+    pub replay_bugs: u32,
+    /// Tasks that write to clients, for each feed [default: one for each processor]
+    #[arg(long, env = "BUGFEED_SHARDS", value_parser = clap::value_parser!(u32).range(1..=1024), hide_short_help = true)]
+    pub shards: Option<u32>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct LogArgs {
+    /// How log lines look; RUST_LOG sets what is logged (default: info)
+    #[arg(long, env = "BUGFEED_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, hide_short_help = true)]
+    pub log_format: LogFormat,
+}
+
+/// Forms of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// Options of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Ports and limits.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Where the change table (bugfeed.db) and the ledger (ledger.db) are kept
+    #[arg(long, env = "BUGFEED_DATA_DIR", default_value = "./data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// The change table's name; made if it is not there
+    #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
+    pub table: Name,
+    /// The zone of the times in the change table, as an IANA name
+    #[arg(long, env = "BUGFEED_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
+    pub timezone: jiff::tz::TimeZone,
+    /// How often the change table is looked at when it is idle, in ms
+    #[arg(long, env = "BUGFEED_POLL_INTERVAL_MS", default_value_t = 50, value_parser = millis())]
+    pub poll_interval_ms: u64,
+    /// Whether the live page has a button that changes a bug [default: only if --listen is a loopback address]
+    #[arg(long, env = "BUGFEED_DEMO", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub demo: Option<bool>,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options of `gateway`.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayArgs {
+    /// Ports and limits.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS
+    #[arg(long, env = "BUGFEED_AMQP", default_value = "amqp://guest:guest@127.0.0.1:5672/%2f", hide_env_values = true, value_name = "URL", value_parser = bugfeed_shim::amqp::parse_url)]
+    pub amqp: bugfeed_shim::amqp::BrokerUrl,
+    /// A feed and the exchange it comes from; repeat for more. The feed "default" is served at /, any other at /NAME/
+    #[arg(long = "feed", env = "BUGFEED_FEED", default_value = "default=bugfeed.default", value_name = "NAME=EXCHANGE", value_delimiter = ',', value_parser = feed)]
+    pub feeds: Vec<FeedArg>,
+    /// Use durable queues named NAME.FEED instead of queues that go with the connection: nothing is lost while this
+    /// gateway or the broker is away, but each gateway needs a NAME of its own, and its queues must be deleted by hand
+    #[arg(long, env = "BUGFEED_QUEUE_NAME", value_name = "NAME")]
+    pub queue_name: Option<String>,
+    /// Messages a queue holds before the oldest are dropped
+    #[arg(long, env = "BUGFEED_QUEUE_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000), hide_short_help = true)]
+    pub queue_max: u32,
+    /// Messages on their way from the broker at a time
+    #[arg(long, env = "BUGFEED_PREFETCH", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=65535), hide_short_help = true)]
+    pub prefetch: u16,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options of `touch`.
+#[derive(Clone, Debug, Args)]
+pub struct TouchArgs {
+    /// The bugs that change
+    #[arg(required = true, value_name = "BUG")]
+    pub bugs: Vec<BugId>,
+    /// The database of the change table: sqlite://, mysql:// or postgres://
+    #[arg(long, env = "BUGFEED_SOURCE", default_value = "sqlite://data/bugfeed.db", hide_env_values = true, value_name = "URL")]
+    pub source: DbUrl,
+    /// The change table's name
+    #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
+    pub table: Name,
+    /// When the bugs changed, in UTC [default: now]
+    #[arg(long, env = "BUGFEED_WHEN", value_name = "WHEN")]
+    pub when: Option<When>,
+    /// The zone of the times in the change table, as an IANA name
+    #[arg(long, env = "BUGFEED_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
+    pub timezone: jiff::tz::TimeZone,
+}
+
+/// Options of `watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// The bugs to watch
+    #[arg(required = true, value_name = "BUG")]
+    pub bugs: Vec<BugId>,
+    /// The gateway: ws://HOST:PORT/ or wss://HOST/, with the feed's name as path if it is not the default
+    #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = crate::watch::parse_url)]
+    pub url: crate::watch::GatewayUrl,
+    /// First print the changes since this time (inclusive, UTC), as far as the gateway has them
+    #[arg(long, env = "BUGFEED_SINCE", value_name = "WHEN")]
+    pub since: Option<When>,
+    /// Print one JSON object a line
+    #[arg(long, env = "BUGFEED_JSON")]
+    pub json: bool,
+    /// End after this many changes
+    #[arg(long, env = "BUGFEED_COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+}
+
+/// One `--feed NAME=EXCHANGE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedArg {
+    /// The name in the path.
+    pub name: String,
+    /// Where its changes are published.
+    pub exchange: String,
+}
+
+fn millis() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=86_400_000)
+}
+
+fn zone(text: &str) -> Result<jiff::tz::TimeZone, String> {
+    jiff::tz::TimeZone::get(text)
+        .map_err(|_| "not a time zone known here; use an IANA name such as UTC or America/Los_Angeles".to_owned())
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let hint = || "use a number with s, m, h or d, such as 24h (1s to 3650d)".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| hint())?;
+    let unit = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(hint()),
+    };
+    let seconds = number.checked_mul(unit).filter(|seconds| (1..=3650 * 86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(hint)
+}
+
+fn feed(text: &str) -> Result<FeedArg, String> {
+    let (name, exchange) = text.split_once('=').ok_or("write NAME=EXCHANGE, such as default=bugfeed.default")?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err("the feed's name is 1 to 64 of a-z, 0-9, '-' and '_' (it becomes a path: /NAME/)".to_owned());
+    }
+    if RESERVED.contains(&name) {
+        return Err(format!("'{name}' is a path of the gateway itself; choose another name for the feed"));
+    }
+    if exchange.is_empty() || exchange.len() > 127 || exchange.starts_with("amq.") {
+        return Err("the exchange's name is 1 to 127 bytes and does not start with 'amq.'".to_owned());
+    }
+    Ok(FeedArg { name: name.to_owned(), exchange: exchange.to_owned() })
+}
+
+/// The feeds by name, each once.
+///
+/// # Errors
+/// Names the feed that was given twice.
+pub fn feeds(args: &[FeedArg]) -> Result<BTreeMap<String, String>, String> {
+    let mut feeds = BTreeMap::new();
+    for FeedArg { name, exchange } in args {
+        if feeds.insert(name.clone(), exchange.clone()).is_some() {
+            return Err(format!("--feed names '{name}' twice; give each feed a name of its own"));
+        }
+    }
+    Ok(feeds)
+}
+
+impl ListenArgs {
+    /// How feeds are set up.
+    pub fn hub(&self) -> HubOptions {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        HubOptions {
+            shards: self.shards.map_or_else(processors, |shards| shards as usize),
+            replay: ReplayLimits {
+                max: self.replay_max,
+                age_s: u32::try_from(self.replay_age.as_secs()).unwrap_or(u32::MAX),
+                bugs: self.replay_bugs as usize,
+            },
+            session: SessionLimits {
+                subscriptions: self.max_subscriptions as usize,
+                catch_up: self.max_catch_up as usize,
+                ping_interval_ms: self.ping_interval_ms,
+                idle_timeout_ms: self.idle_timeout_ms,
+                write_timeout_ms: self.write_timeout_ms,
+            },
+            max_message_bytes: self.max_message_bytes as usize,
+        }
+    }
+
+    /// Bounds on the client listener's connections.
+    pub fn limits(&self) -> ListenLimits {
+        ListenLimits {
+            connections: self.max_connections as usize,
+            handshake_timeout: Duration::from_millis(self.handshake_timeout_ms),
+            send_buffer_bytes: self.send_buffer_bytes as usize,
+            unacknowledged_timeout: Duration::from_millis(self.write_timeout_ms),
+        }
+    }
+
+    /// What the parsers of single options cannot see.
+    ///
+    /// # Errors
+    /// Names both options.
+    pub fn check(&self) -> Result<(), String> {
+        if self.idle_timeout_ms <= self.ping_interval_ms {
+            return Err(format!(
+                "--idle-timeout-ms {} must be larger than --ping-interval-ms {}, or living clients would be cut",
+                self.idle_timeout_ms, self.ping_interval_ms
+            ));
+        }
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            return Err(format!("--listen and --admin-listen are both {}; give each its own port", self.listen));
+        }
+        Ok(())
+    }
+}
+
+/// The name of the feed that the all-in-one serves.
+pub const SERVE_FEED: &str = DEFAULT_FEED;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_every_option_has_a_variable() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let all = std::iter::once(&command).chain(command.get_subcommands());
+        for command in all.filter(|command| command.get_name() != "help") {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let long = arg.get_long().unwrap();
+                if !matches!(long, "help" | "version") {
+                    let want = format!("BUGFEED_{}", long.replace('-', "_").to_uppercase());
+                    assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(want));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_values_name_the_option_the_value_and_what_is_allowed() {
+        for (args, wants) in [
+            (&["--listen", "8844"][..], &["--listen", "8844", "socket address"][..]),
+            (&["--max-connections", "0"], &["--max-connections", "0", "1..=1000000"]),
+            (&["--replay-age", "1y"], &["--replay-age", "1y", "24h"]),
+            (&["--timezone", "Mars/Olympus"], &["--timezone", "Mars/Olympus", "America/Los_Angeles"]),
+            (&["--table", "a;b"], &["--table", "a;b"]),
+            (&["gateway", "--feed", "x"], &["--feed", "x", "NAME=EXCHANGE"]),
+            (&["gateway", "--feed", "Big=x"], &["--feed", "a-z"]),
+            (&["gateway", "--feed", "demo=x"], &["--feed", "another name"]),
+            (&["gateway", "--amqp", "http://x"], &["--amqp", "amqp://"]),
+            (&["touch", "0"], &["0", "whole number"]),
+            (&["touch"], &["BUG"]),
+            (&["touch", "1", "--when", "soon"], &["--when", "soon", "2014-04-03T21:13:45"]),
+            (&["touch", "1", "--source", "oracle://x"], &["--source", "mysql://"]),
+            (&["watch", "1", "--url", "http://x"], &["--url", "ws://"]),
+        ] {
+            let error = Cli::try_parse_from([&["bugfeed"], args].concat()).expect_err("refused").to_string();
+            for want in wants {
+                assert!(error.contains(want), "{args:?}: no '{want}' in: {error}");
+            }
+        }
+        let cli = Cli::try_parse_from(["bugfeed", "--ping-interval-ms", "100000"]).unwrap();
+        assert!(cli.serve.listen.check().unwrap_err().contains("--idle-timeout-ms"));
+        let twice = [feed("a=x").unwrap(), feed("a=y").unwrap()];
+        assert!(feeds(&twice).unwrap_err().contains("'a' twice"));
+    }
+}

@@ -1,0 +1,190 @@
+//! Everything worth telling an operator: one function for each notable event, which both logs and counts.
+//!
+//! Goes in: what happened. Comes out: log lines (tracing) and the metrics page. No bug numbers or client addresses ever
+//! become metric labels, and what a peer can cause at will is counted but logged at debug level only.
+
+use std::fmt::Display;
+
+use bugfeed_protocol::bus::BadMessage;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tracing::{debug, error, info, warn};
+
+use crate::core::shard::Tally;
+
+/// One label: which feed.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FeedLabel {
+    feed: String,
+}
+
+/// One label: why or which.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+type PerFeed = Family<FeedLabel, Counter>;
+type PerKind = Family<KindLabel, Counter>;
+
+/// The counters of one process.
+#[derive(Debug, Default)]
+pub struct Events {
+    registry: Registry,
+    changes: PerFeed,
+    repeated: PerFeed,
+    late: PerFeed,
+    missing: PerFeed,
+    poison: PerFeed,
+    bus_up: Family<FeedLabel, Gauge>,
+    bus_lost: PerFeed,
+    connections: Gauge,
+    accepted: Counter,
+    refused_connections: PerKind,
+    ended: PerKind,
+    updates: PerKind,
+    lagged: Counter,
+    conflated: Counter,
+    refused_commands: Counter,
+}
+
+fn feed(name: &str) -> FeedLabel {
+    FeedLabel { feed: name.to_owned() }
+}
+
+impl Events {
+    /// All counters at zero, under names that start with `bugfeed_`.
+    pub fn new() -> Events {
+        let mut events = Events::default();
+        let mut registry = Registry::with_prefix("bugfeed");
+        let r = &mut registry;
+        r.register("changes", "Changes taken from the bus, each once", events.changes.clone());
+        r.register("changes_repeated", "Changes that came again and were dropped", events.repeated.clone());
+        r.register("changes_late", "Changes that came after later ones", events.late.clone());
+        r.register("changes_missing", "Numbers skipped when they should have come", events.missing.clone());
+        r.register("messages_poison", "Messages on the bus that no change could be read from", events.poison.clone());
+        r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
+        r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
+        r.register("connections", "Clients connected now", events.connections.clone());
+        r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
+        r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
+        r.register("sessions_ended", "Sessions ended by the gateway, by reason", events.ended.clone());
+        r.register("updates_sent", "Updates written to clients, live or by a catch-up", events.updates.clone());
+        r.register("sessions_lagged", "Times a client's socket took no more", events.lagged.clone());
+        r.register("catch_ups_conflated", "Catch-ups over the limit, cut to the newest change of each bug", events.conflated.clone());
+        r.register("commands_refused", "Commands answered with an error", events.refused_commands.clone());
+        events.registry = registry;
+        events
+    }
+
+    /// The metrics page, in the OpenMetrics text format.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail; a page cut short would be noticed by its reader.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+
+    /// A change was recorded in the replay cache.
+    pub fn change(&self, name: &str) {
+        self.changes.get_or_create(&feed(name)).inc();
+    }
+
+    /// A change that was known came again.
+    pub fn repeated(&self, name: &str) {
+        self.repeated.get_or_create(&feed(name)).inc();
+    }
+
+    /// A change came after later ones.
+    pub fn late(&self, name: &str) {
+        self.late.get_or_create(&feed(name)).inc();
+    }
+
+    /// Numbers were skipped.
+    pub fn missing(&self, name: &str, missing: u64, cursor: &impl Display) {
+        self.missing.get_or_create(&feed(name)).inc_by(missing);
+        warn!(feed = name, missing, before = %cursor, "changes are missing; clients that watch them will not hear of them until they come");
+    }
+
+    /// The ledger was made anew, or two producers publish to one exchange.
+    pub fn new_epoch(&self, name: &str, cursor: &impl Display) {
+        info!(feed = name, %cursor, "a new epoch begins: the ledger was made anew, or another producer publishes here");
+    }
+
+    /// A message was not understood. The text of the first of a minute is logged.
+    pub fn poison(&self, name: &str, body: &[u8], reason: &BadMessage, quiet: bool) {
+        self.poison.get_or_create(&feed(name)).inc();
+        let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        if quiet {
+            debug!(feed = name, %reason, start, "message not understood; dropped");
+        } else {
+            warn!(feed = name, %reason, start, "message not understood; dropped (more within a minute are only counted)");
+        }
+    }
+
+    /// The bus delivers.
+    pub fn bus_up(&self, name: &str, place: &str) {
+        self.bus_up.get_or_create(&feed(name)).set(1);
+        info!(feed = name, place, "connected to the bus");
+    }
+
+    /// The connection to the bus is gone; `first` of a row of failures is logged.
+    pub fn bus_down(&self, name: &str, reason: &impl Display, first: bool) {
+        if self.bus_up.get_or_create(&feed(name)).set(0) == 1 {
+            self.bus_lost.get_or_create(&feed(name)).inc();
+        }
+        if first {
+            warn!(feed = name, %reason, "no connection to the bus; clients stay connected, retrying until it is back");
+        } else {
+            debug!(feed = name, %reason, "still no connection to the bus");
+        }
+    }
+
+    /// A client is being served; call [`Events::disconnected`] when it is gone.
+    pub fn connected(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+    }
+
+    /// A client is gone.
+    pub fn disconnected(&self) {
+        self.connections.dec();
+    }
+
+    /// A client was turned away.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.refused_connections.get_or_create(&KindLabel { kind }).inc();
+        debug!(kind, "client turned away");
+    }
+
+    /// A peer broke a rule of the protocol and is closed.
+    pub fn peer_fault(&self, kind: &'static str, detail: &impl Display) {
+        self.ended.get_or_create(&KindLabel { kind }).inc();
+        debug!(kind, %detail, "closing a client that broke the protocol");
+    }
+
+    /// Accepting a connection failed.
+    pub fn accept_failed(&self, error: &std::io::Error) {
+        self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
+        error!(%error, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
+    }
+
+    /// Adds what a shard did.
+    pub fn tally(&self, tally: &Tally) {
+        let count = |family: &PerKind, kind, by| {
+            if by > 0 {
+                family.get_or_create(&KindLabel { kind }).inc_by(by);
+            }
+        };
+        count(&self.updates, "live", tally.live);
+        count(&self.updates, "catch_up", tally.caught_up);
+        count(&self.ended, "silent", tally.silent);
+        count(&self.ended, "stalled", tally.stalled);
+        self.lagged.inc_by(tally.lagged);
+        self.conflated.inc_by(tally.conflated);
+        self.refused_commands.inc_by(tally.refused);
+    }
+}

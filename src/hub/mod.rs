@@ -1,0 +1,188 @@
+//! One feed of a gateway: the replay cache, the one ingest that fills it, and the shards that own its sessions.
+//!
+//! Goes in: messages from the bus (through [`Ingest`]) and connections (through [`Feed::attach`]). The order that makes
+//! attach and publish race-free: a change is first recorded in the replay cache, then put into every shard's queue;
+//! commands of clients go through the same queue.
+
+mod conn;
+mod ingest;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use conn::{Conn, Handover};
+pub use ingest::Ingest;
+
+use crate::core::replay::{Replay, ReplayLimits, replay};
+use crate::core::shard::{Input, SessionLimits, Shard};
+use crate::events::Events;
+
+type ShardInput = Input<Arc<Conn>>;
+
+/// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
+/// commands too.
+const SHARD_QUEUE: usize = 4096;
+
+/// Milliseconds since the process began to serve; never falls.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts at 0.
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// The time since then.
+    pub fn now_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How feeds are set up.
+#[derive(Clone, Debug)]
+pub struct HubOptions {
+    /// Shards of each feed; each is one task that owns a part of the sessions.
+    pub shards: usize,
+    /// What the replay cache keeps.
+    pub replay: ReplayLimits,
+    /// Bounds on one session.
+    pub session: SessionLimits,
+    /// The largest message a client may send, in bytes.
+    pub max_message_bytes: usize,
+}
+
+/// What one feed needs to serve connections.
+#[derive(Debug)]
+pub struct Feed {
+    /// The name in the path, `default` for `/`.
+    pub name: String,
+    shards: Vec<mpsc::Sender<ShardInput>>,
+    next: AtomicUsize,
+    options: HubOptions,
+    clock: Clock,
+    events: Arc<Events>,
+}
+
+/// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
+#[derive(Debug)]
+pub struct FeedParts {
+    /// Takes connections.
+    pub feed: Arc<Feed>,
+    /// Takes changes.
+    pub ingest: Ingest,
+    /// The shards, yet to be spawned.
+    pub shards: Vec<ShardTask>,
+}
+
+/// Sets up a feed; nothing runs yet.
+pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>) -> FeedParts {
+    let (recorder, cache) = replay(options.replay);
+    let (senders, shards) = (0..options.shards.max(1))
+        .map(|_| {
+            let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
+            let task = ShardTask {
+                shard: Shard::new(Arc::clone(&cache), options.session, crate::VERSION.into()),
+                inputs,
+                tick: tick_of(&options.session),
+                clock,
+                events: Arc::clone(events),
+            };
+            (sender, task)
+        })
+        .collect::<(Vec<_>, Vec<_>)>();
+    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events));
+    let feed = Feed {
+        name: name.to_owned(),
+        shards: senders,
+        next: AtomicUsize::new(0),
+        options: options.clone(),
+        clock,
+        events: Arc::clone(events),
+    };
+    FeedParts { feed: Arc::new(feed), ingest, shards }
+}
+
+/// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 1 s.
+fn tick_of(limits: &SessionLimits) -> Duration {
+    let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
+    Duration::from_millis((shortest / 4).clamp(10, 1000))
+}
+
+impl Feed {
+    /// Serves one connection until it ends. `tracker` is told of it.
+    pub fn attach(self: &Arc<Self>, handover: Handover, tracker: &TaskTracker) {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        let serve = conn::serve(
+            handover,
+            self.shards[shard].clone(),
+            self.options.max_message_bytes,
+            self.clock,
+            Arc::clone(&self.events),
+        );
+        tracker.spawn(serve);
+    }
+
+    /// Closes every session with "gateway restarts".
+    pub async fn shutdown(&self) {
+        for shard in &self.shards {
+            // A shard that is gone has no sessions.
+            let _ = shard.send(Input::Shutdown).await;
+        }
+    }
+
+    /// The replay cache's bounds and those of a session, for the page that tells them.
+    pub fn options(&self) -> &HubOptions {
+        &self.options
+    }
+}
+
+/// One shard and its queue.
+#[derive(Debug)]
+pub struct ShardTask {
+    shard: Shard<Arc<Conn>>,
+    inputs: mpsc::Receiver<ShardInput>,
+    tick: Duration,
+    clock: Clock,
+    events: Arc<Events>,
+}
+
+impl ShardTask {
+    /// Processes inputs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut batch = Vec::with_capacity(64);
+        loop {
+            tokio::select! {
+                received = self.inputs.recv_many(&mut batch, 64) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.work_off(&mut batch).await;
+                }
+                _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
+                () = stop.cancelled() => return,
+            }
+            self.events.tally(&self.shard.take_tally());
+        }
+    }
+
+    async fn work_off(&mut self, batch: &mut Vec<ShardInput>) {
+        for input in batch.drain(..) {
+            self.shard.handle(input);
+            // Updates with many receivers take long: let the others of this thread have their turn in between.
+            let tally = self.shard.take_tally();
+            let long = tally.live + tally.caught_up >= 256;
+            self.events.tally(&tally);
+            if long {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
