@@ -218,7 +218,13 @@ pub struct TouchArgs {
     #[arg(required = true, value_name = "BUG")]
     pub bugs: Vec<BugId>,
     /// The database of the change table: sqlite://, mysql:// or postgres://
-    #[arg(long, env = "BUGFEED_SOURCE", default_value = "sqlite://data/bugfeed.db", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "BUGFEED_SOURCE",
+        default_value = "sqlite://data/bugfeed.db",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub source: DbUrl,
     /// The change table's name
     #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]

@@ -74,7 +74,11 @@ impl Events {
         r.register("sessions_ended", "Sessions ended by the gateway, by reason", events.ended.clone());
         r.register("updates_sent", "Updates written to clients, live or by a catch-up", events.updates.clone());
         r.register("sessions_lagged", "Times a client's socket took no more", events.lagged.clone());
-        r.register("catch_ups_conflated", "Catch-ups over the limit, cut to the newest change of each bug", events.conflated.clone());
+        r.register(
+            "catch_ups_conflated",
+            "Catch-ups over the limit, cut to the newest change of each bug",
+            events.conflated.clone(),
+        );
         r.register("commands_refused", "Commands answered with an error", events.refused_commands.clone());
         events.registry = registry;
         events

@@ -5,14 +5,25 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use bugfeed_shim::events::Telemetry;
+
 /// The parts' words, shared. Cloning shares.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Health {
+    down: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The relay of the all-in-one, which keeps its own books.
+    relay: Option<Arc<Telemetry>>,
+}
 
 impl Health {
     /// A process whose parts have not said anything is ready.
     pub fn new() -> Health {
         Health::default()
+    }
+
+    /// Like [`Health::new`], and the relay has a word too.
+    pub fn with_relay(relay: Arc<Telemetry>) -> Health {
+        Health { relay: Some(relay), ..Health::default() }
     }
 
     /// The part cannot do its work; `reason` is for people.
@@ -27,11 +38,13 @@ impl Health {
 
     /// One line for each part that does not work; none means ready.
     pub fn complaints(&self) -> Vec<String> {
-        self.parts().iter().map(|(part, reason)| format!("{part}: {reason}")).collect()
+        let parts: Vec<_> = self.parts().iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        let relay = self.relay.as_ref().and_then(|relay| relay.ready().err());
+        parts.into_iter().chain(relay).collect()
     }
 
     fn parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().expect("nobody panics holding it")
+        self.down.lock().expect("nobody panics holding it")
     }
 }
 

@@ -1,1 +1,152 @@
-fn main() {}
+//! The `bugfeed` command: parse, bind, run, exit code.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bugfeed::app::{self, Ports};
+use bugfeed::cli::{Cli, Command, GatewayArgs, LogArgs, LogFormat, ServeArgs, TouchArgs, WatchArgs};
+use bugfeed::watch;
+use bugfeed_shim::source::{self, TableSpec};
+use clap::{CommandFactory as _, Parser as _};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // The one crypto provider of everything that speaks TLS here. It can only be installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cli = Cli::parse();
+    let ended = match cli.command {
+        None => serve(cli.serve).await,
+        Some(Command::Serve(args)) => serve(*args).await,
+        Some(Command::Gateway(args)) => gateway(*args).await,
+        Some(Command::Touch(args)) => touch(*args).await,
+        Some(Command::Watch(args)) => watch(*args).await,
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is all there is to complain to.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    check(args.listen.check());
+    start_logging(args.log);
+    raise_file_limit(args.listen.max_connections);
+    let ports = Ports::bind(&args.listen)?;
+    let (clients, admin) = ports.addresses()?;
+    let dir = args.data_dir.display().to_string();
+    let dir = dir.trim_end_matches('/');
+    let source = if dir == "./data" { String::new() } else { format!(" --source sqlite://{dir}/bugfeed.db") };
+    let url = if clients.port() == 8844 { String::new() } else { format!(" --url ws://{clients}/") };
+    let banner = format!(
+        "bugfeed {version}, all in one\n\
+         \x20 live page  http://{clients}/\n\
+         \x20 clients    ws://{clients}/\n\
+         \x20 admin      http://{admin}/readyz, /metrics\n\
+         \x20 table      {table} in {dir}/bugfeed.db\n\
+         \x20 ledger     {dir}/ledger.db\n\
+         Try, in two other terminals:\n\
+         \x20 bugfeed watch 1234{url}\n\
+         \x20 bugfeed touch 1234{source}\n",
+        version = bugfeed::VERSION,
+        table = args.table,
+    );
+    std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
+    app::serve(&args, ports, &stop_on_signal()?).await
+}
+
+async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
+    check(args.listen.check());
+    check(bugfeed::cli::feeds(&args.feeds).map(drop));
+    start_logging(args.log);
+    raise_file_limit(args.listen.max_connections);
+    let ports = Ports::bind(&args.listen)?;
+    let (clients, admin) = ports.addresses()?;
+    tracing::info!(%clients, %admin, version = bugfeed::VERSION, "gateway listens");
+    app::gateway(&args, ports, &stop_on_signal()?).await
+}
+
+async fn touch(args: TouchArgs) -> anyhow::Result<()> {
+    let spec = TableSpec { table: args.table, ..TableSpec::default() };
+    let when = args.when.unwrap_or_else(app::this_second);
+    source::touch(&args.source, &spec, &args.bugs, when, &args.timezone)
+        .await
+        .context("no change was written; is bugfeed running here, or --source right?")?;
+    let mut out = std::io::stdout().lock();
+    for bug in &args.bugs {
+        writeln!(out, "{when}  bug {bug} touched")?;
+    }
+    Ok(())
+}
+
+async fn watch(args: WatchArgs) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let (mut out, mut status) = (std::io::stdout(), std::io::stderr());
+    tokio::select! {
+        ended = watch::run(&args, &mut out, &mut status) => match ended {
+            // Whoever read our output has had enough.
+            Err(watch::WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        },
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+/// Ends the process as clap does for a wrong value.
+fn check(checked: Result<(), String>) {
+    if let Err(message) = checked {
+        Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
+    }
+}
+
+fn start_logging(args: LogArgs) {
+    let quiet = bugfeed_shim::events::QUIET_LIBRARIES;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("info,{quiet}")));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
+    match args.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// Every client is an open file: raises the soft limit to the hard one, and says so where even that is too low.
+fn raise_file_limit(max_connections: u32) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        // Where it fails, the old limit stays.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+    let needed = u64::from(max_connections) + 100;
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
+        tracing::warn!(files, needed, "the limit on open files (ulimit -n) is too low for --max-connections");
+    }
+}
+
+/// Cancelled by SIGTERM, SIGINT or SIGHUP; a second signal of the kind kills.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("cannot wait for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stop.is_cancelled() {
+                    tracing::warn!("second signal: leaving at once");
+                    #[expect(clippy::exit, reason = "asked for twice")]
+                    std::process::exit(130);
+                }
+                stop.cancel();
+            }
+        });
+    }
+    Ok(stop)
+}

@@ -26,7 +26,9 @@ impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, vhost, .. } = &self.0;
         let vhost = if vhost == "/" { "%2f" } else { vhost };
-        write!(f, "{scheme}://{}@{}:{}/{vhost}", authority.userinfo.username, authority.host, authority.port)
+        let host = &authority.host;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        write!(f, "{scheme}://{}@{host}:{}/{vhost}", authority.userinfo.username, authority.port)
     }
 }
 
@@ -45,6 +47,12 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
     let mut uri: AMQPUri = text.trim().parse().map_err(|_| {
         "not a broker's address; write amqp://user:password@host:5672/%2f, or amqps:// for TLS".to_owned()
     })?;
+    let bracketed = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    if let Some((address, _)) = bracketed {
+        // The parser takes an IPv6 address for no host at all, and would go to localhost.
+        address.parse::<std::net::Ipv6Addr>().map_err(|_| "the address in [brackets] is no IPv6 address".to_owned())?;
+        address.clone_into(&mut uri.authority.host);
+    }
     if uri.vhost.is_empty() {
         "/".clone_into(&mut uri.vhost);
     }
@@ -66,6 +74,9 @@ pub enum AmqpError {
         /// What happened.
         source: lapin::Error,
     },
+    /// The broker ended the consumer.
+    #[error("broker {0} ended the consumer; was the queue deleted?")]
+    Cancelled(BrokerUrl),
     /// User, password or virtual host are not accepted.
     #[error("broker {url} refuses the login: {reason}; check user, password and virtual host in the URL")]
     Login {
@@ -156,6 +167,7 @@ mod tests {
             ("amqp://127.0.0.1", "amqp://guest@127.0.0.1:5672/%2f"),
             ("amqp://127.0.0.1/", "amqp://guest@127.0.0.1:5672/%2f"),
             ("amqp://127.0.0.1:1234/%2f", "amqp://guest@127.0.0.1:1234/%2f"),
+            ("amqp://[::1]:1234", "amqp://guest@[::1]:1234/%2f"),
             (" amqps://me:secret@rabbit/bugs ", "amqps://me@rabbit:5671/bugs"),
         ] {
             assert_eq!(parse_url(text).unwrap().to_string(), want);

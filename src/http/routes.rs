@@ -67,7 +67,7 @@ async fn named(
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
-        return Redirect::permanent(&format!("/{name}/")).into_response();
+        return Redirect::temporary(&format!("/{name}/")).into_response();
     }
     feed(&site, &name, permit, request)
 }
@@ -114,11 +114,8 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, permit: &Permit, mut request: Request)
 }
 
 fn no_such_feed(site: &Site) -> Response {
-    let feeds: Vec<String> = site
-        .feeds
-        .keys()
-        .map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") })
-        .collect();
+    let feeds: Vec<String> =
+        site.feeds.keys().map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") }).collect();
     (StatusCode::NOT_FOUND, format!("There is no feed here. Feeds: {}\n", feeds.join(", "))).into_response()
 }
 
@@ -127,7 +124,8 @@ async fn unknown_path(State(site): State<Site>) -> Response {
 }
 
 async fn wrong_method(method: Method) -> Response {
-    let text = format!("{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser\n");
+    let text =
+        format!("{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser\n");
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 

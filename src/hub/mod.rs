@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 pub use conn::{Conn, Handover};
 pub use ingest::Ingest;
 
-use crate::core::replay::{Replay, ReplayLimits, replay};
+use crate::core::replay::{ReplayLimits, replay};
 use crate::core::shard::{Input, SessionLimits, Shard};
 use crate::events::Events;
 

@@ -1,0 +1,181 @@
+//! The bus over AMQP: this gateway's own queue on a feed's exchange.
+//!
+//! Goes in: the broker's deliveries. Comes out: the same changes in the feed, acknowledged once they are in its replay
+//! cache. Connection loss is met with reconnecting for ever; clients stay connected meanwhile.
+
+use bugfeed_protocol::When;
+use bugfeed_protocol::backoff::Backoff;
+use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl};
+use futures::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, Consumer};
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+use crate::hub::Ingest;
+
+/// Deliveries that one acknowledgement covers at most.
+const ACK_EVERY: usize = 200;
+
+/// Where a feed comes from.
+#[derive(Clone, Debug)]
+pub struct AmqpOptions {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// The feed's exchange.
+    pub exchange: String,
+    /// A durable queue's name; without it the broker names one that goes with the connection.
+    pub queue: Option<String>,
+    /// Messages the queue holds before the oldest are dropped.
+    pub queue_max: u32,
+    /// Messages on their way at a time. Without a bound the queue would never fill, and its limit never work.
+    pub prefetch: u16,
+}
+
+/// A tick a second, none made up for.
+pub(super) fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
+}
+
+struct Link {
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+}
+
+/// Feeds the queue to the ingest until `stop`.
+///
+/// # Errors
+/// Only for what a person must mend, and only before the first connection succeeded.
+pub async fn run(
+    options: AmqpOptions,
+    mut ingest: Ingest,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), AmqpError> {
+    let part = format!("feed {}", ingest.feed);
+    let mut backoff = Backoff::SERVER;
+    let mut connected_before = false;
+    health.down(&part, "not yet connected to the broker");
+    loop {
+        let attempt = tokio::select! {
+            attempt = connect(&options) => attempt,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let lost = match attempt {
+            Ok(link) => {
+                ingest.events.bus_up(&ingest.feed, &format!("{} exchange {}", options.url, options.exchange));
+                health.up(&part);
+                backoff.reset();
+                connected_before = true;
+                match consume(link, &options, &mut ingest, &stop).await {
+                    None => return Ok(()),
+                    Some(lost) => lost,
+                }
+            }
+            Err(error) if error.needs_a_person() && !connected_before => return Err(error),
+            Err(error) => error,
+        };
+        ingest.events.bus_down(&ingest.feed, &lost, backoff.failures() == 0);
+        health.down(&part, lost.to_string());
+        let delay = backoff.next(rand::random());
+        let waited = tokio::time::sleep(delay);
+        tokio::pin!(waited);
+        let mut ticks = ticks();
+        loop {
+            tokio::select! {
+                () = &mut waited => break,
+                _ = ticks.tick() => ingest.tick(),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
+    let url = &options.url;
+    let failed = |error| AmqpError::broker(url, error);
+    let connection = amqp::connect(url, "bugfeed gateway").await?;
+    let channel = connection.create_channel().await.map_err(failed)?;
+    amqp::declare_exchange(url, &channel, &options.exchange).await?;
+    channel.basic_qos(options.prefetch, BasicQosOptions::default()).await.map_err(failed)?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(options.queue_max)));
+    // Dropping the oldest hurts this gateway only; refusing the newest would fail the publisher, for all.
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+    let own = options.queue.is_none();
+    let declare = QueueDeclareOptions { exclusive: own, auto_delete: own, durable: !own, ..Default::default() };
+    let name = options.queue.clone().unwrap_or_default();
+    let queue = channel.queue_declare(name.into(), declare, arguments).await.map_err(failed)?;
+    let queue = queue.name().clone();
+    let everything = "#".into();
+    channel
+        .queue_bind(
+            queue.clone(),
+            options.exchange.as_str().into(),
+            everything,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(failed)?;
+    let consumer = channel
+        .basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default())
+        .await
+        .map_err(failed)?;
+    Ok(Link { connection, channel, consumer })
+}
+
+/// Takes deliveries until the connection is lost (why) or `stop` (none).
+async fn consume(
+    mut link: Link,
+    options: &AmqpOptions,
+    ingest: &mut Ingest,
+    stop: &CancellationToken,
+) -> Option<AmqpError> {
+    let failed = |error| Some(AmqpError::broker(&options.url, error));
+    let mut ticks = ticks();
+    loop {
+        let delivery = tokio::select! {
+            delivery = link.consumer.next() => delivery,
+            _ = ticks.tick() => {
+                ingest.tick();
+                continue;
+            }
+            () = stop.cancelled() => {
+                // The broker also notices by itself.
+                let _ = link.connection.close(200, "gateway stops".into()).await;
+                return None;
+            }
+        };
+        let mut delivery = match delivery {
+            Some(Ok(delivery)) => delivery,
+            Some(Err(error)) => return failed(error),
+            None => return Some(AmqpError::Cancelled(options.url.clone())),
+        };
+        // What has arrived already is taken in as well, so that one acknowledgement covers many.
+        let mut taken = 1;
+        take(&delivery, ingest).await;
+        while taken < ACK_EVERY
+            && let Some(Some(Ok(next))) = link.consumer.next().now_or_never()
+        {
+            delivery = next;
+            taken += 1;
+            take(&delivery, ingest).await;
+        }
+        let acked = link.channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await;
+        if let Err(error) = acked {
+            return failed(error);
+        }
+    }
+}
+
+async fn take(delivery: &Delivery, ingest: &mut Ingest) {
+    let seconds = delivery.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+    let recorded = seconds.and_then(|seconds| When::from_micros(seconds.checked_mul(1_000_000)?));
+    ingest.body(&delivery.data, recorded).await;
+}

@@ -1,0 +1,4 @@
+//! Where a feed's changes come from: AMQP, or the shim in the same process.
+
+pub mod amqp;
+pub mod local;
