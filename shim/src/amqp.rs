@@ -149,8 +149,7 @@ pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpErro
 /// [`AmqpError::Exchange`] and [`AmqpError::Permission`] need a person.
 pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let declared =
-        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
+    let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
     declared.map_err(|error| match protocol_error(&error) {
         Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
         _ => AmqpError::broker(url, error),

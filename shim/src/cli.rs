@@ -1,0 +1,295 @@
+//! The command line: what may be asked for, checked before anything is opened.
+//!
+//! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bugfeed_protocol::bus::Format;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::tz::TimeZone;
+
+use crate::amqp::{BrokerUrl, parse_url};
+use crate::ledger::Prefix;
+use crate::source::{Name, TableSpec};
+use crate::sql::DbUrl;
+
+const EXAMPLES: &str = "\
+Examples:
+  Create the change table in the tracker's database:
+    bugfeed-shim init --source mysql://root:secret@localhost/bugs
+  Publish its changes (the ledger is created in the current folder):
+    bugfeed-shim --source mysql://bugfeed:secret@localhost/bugs --amqp amqp://guest:guest@localhost/%2f
+  A tracker that writes local time, and a ledger that a standby can share:
+    bugfeed-shim --source postgres://bugfeed@db/tracker --timezone America/Los_Angeles \\
+                 --ledger mysql://bugfeed:secret@db2/bugfeed
+  Publish what is there, then exit:
+    bugfeed-shim run --once --source sqlite://tracker.db
+  How far is it?
+    bugfeed-shim status --ledger sqlite://bugfeed-ledger.db
+
+Passwords are better given by environment variables (BUGFEED_SHIM_SOURCE, BUGFEED_SHIM_LEDGER, BUGFEED_SHIM_AMQP):
+other users of the machine can see arguments.";
+
+/// Watches a bug tracker's change table, numbers every change once, and publishes it to AMQP (RabbitMQ).
+#[derive(Debug, Parser)]
+#[command(name = "bugfeed-shim", version, after_help = EXAMPLES)]
+#[command(
+    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim run --help"
+)]
+pub struct Cli {
+    /// What to do; `run` when nothing is said.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first. `run` may be left out.
+    ///
+    /// # Errors
+    /// What clap says, which includes the help that was asked for.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut args: Vec<OsString> = args.into_iter().collect();
+        // An option in the place of a command is one of `run`, and so is nothing at all.
+        let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
+        let own = ["-h", "--help", "-V", "--version"];
+        if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
+            args.insert(args.len().min(1), "run".into());
+        }
+        Cli::try_parse_from(args)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Publish the changes of a table (the default)
+    #[command(after_help = EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Create the change table, or check the one that exists
+    #[command(
+        after_help = "Example:\n  bugfeed-shim init --source mysql://root:secret@localhost/bugs --table push_notify"
+    )]
+    Init(TableArgs),
+    /// Show how far a ledger is: numbers given and published, rows set aside, who works on it
+    #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://bugfeed-ledger.db")]
+    Status(LedgerArgs),
+}
+
+/// Which change table.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// Database of the change table: mysql://, mariadb://, postgres://, postgresql:// or sqlite://
+    #[arg(long, value_name = "URL", env = "BUGFEED_SHIM_SOURCE", hide_env_values = true)]
+    pub source: DbUrl,
+    /// The change table, perhaps with its schema
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_TABLE", default_value = "push_notify")]
+    pub table: Name,
+    /// Its auto-increment primary key
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_ID_COLUMN", default_value = "id")]
+    pub id_column: Name,
+    /// Its column with the bug's number
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_BUG_COLUMN", default_value = "bug_id")]
+    pub bug_column: Name,
+    /// Its column with the time of the change
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_WHEN_COLUMN", default_value = "delta_ts")]
+    pub when_column: Name,
+}
+
+impl TableArgs {
+    /// The table's names.
+    pub fn spec(&self) -> TableSpec {
+        TableSpec {
+            table: self.table.clone(),
+            id: self.id_column.clone(),
+            bug: self.bug_column.clone(),
+            when: self.when_column.clone(),
+        }
+    }
+}
+
+/// Which ledger.
+#[derive(Clone, Debug, Args)]
+pub struct LedgerArgs {
+    /// Database of the ledger, one per feed. With mysql:// or postgres:// a standby shim can share it
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "BUGFEED_SHIM_LEDGER",
+        hide_env_values = true,
+        default_value = "sqlite://bugfeed-ledger.db"
+    )]
+    pub ledger: DbUrl,
+    /// Beginning of the ledger's table names, so that several feeds can share a database
+    #[arg(long, value_name = "PREFIX", env = "BUGFEED_SHIM_LEDGER_PREFIX", default_value = "bugfeed_")]
+    pub ledger_prefix: Prefix,
+}
+
+/// The options of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Which table.
+    #[command(flatten)]
+    pub table: TableArgs,
+    /// Time zone the tracker writes its dates in, as an IANA name such as Europe/Berlin
+    #[arg(long, value_name = "ZONE", env = "BUGFEED_SHIM_TIMEZONE", default_value = "UTC", value_parser = zone)]
+    pub timezone: TimeZone,
+    /// Which ledger.
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
+    /// The broker. %2f is the default virtual host '/'; amqps:// for TLS
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "BUGFEED_SHIM_AMQP",
+        hide_env_values = true,
+        default_value = "amqp://127.0.0.1:5672/%2f",
+        value_parser = parse_url
+    )]
+    pub amqp: BrokerUrl,
+    /// The topic exchange; created when missing
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_parser = exchange)]
+    pub exchange: String,
+    /// How messages are written
+    #[arg(long, value_enum, env = "BUGFEED_SHIM_FORMAT", default_value = "native")]
+    pub format: FormatArg,
+    /// Longest pause between two looks at an idle table, in milliseconds (1 to 60000)
+    #[arg(long, value_name = "MS", env = "BUGFEED_SHIM_POLL_INTERVAL_MS", default_value = "250", value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub poll_interval_ms: u64,
+    /// Most changes recorded or published in one go (1 to 10000)
+    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub batch: u16,
+    /// Published changes older than this are removed from the ledger: a number and s, m, h or d
+    #[arg(long, value_name = "AGE", env = "BUGFEED_SHIM_HISTORY_AGE", default_value = "7d", value_parser = age)]
+    pub history_age: Duration,
+    /// Most published changes kept in the ledger
+    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_HISTORY_MAX", default_value = "1000000")]
+    pub history_max: u64,
+    /// Publish everything that is there, then exit
+    #[arg(long, env = "BUGFEED_SHIM_ONCE")]
+    pub once: bool,
+    /// With --once: give up after so many seconds, with exit code 1
+    #[arg(long, value_name = "SECONDS", env = "BUGFEED_SHIM_ONCE_TIMEOUT", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub once_timeout: u64,
+    /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8846 (off by default)
+    #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+    /// How log lines are written (to stderr). RUST_LOG chooses which
+    #[arg(long, value_enum, env = "BUGFEED_SHIM_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// {"bug":…,"when":…,"seq":…,"epoch":…}
+    Native,
+    /// The envelope of Mozilla Pulse: {"payload":{"id":…,"delta_ts":…},"_meta":{…}}
+    Pulse,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Format {
+        match format {
+            FormatArg::Native => Format::Native,
+            FormatArg::Pulse => Format::Pulse,
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+fn zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|_| "not a time zone; use an IANA name such as UTC or America/Los_Angeles".to_owned())
+}
+
+fn exchange(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 200 || text.starts_with("amq.") || text.chars().any(char::is_control) {
+        return Err("an exchange name has 1 to 200 bytes and does not begin with amq.".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads `90s`, `30m`, `24h` or `7d`.
+///
+/// # Errors
+/// Says what is allowed.
+pub fn age(text: &str) -> Result<Duration, String> {
+    let bad = || "use a whole number and a unit, as in 90s, 30m, 24h or 7d".to_owned();
+    let unit = text.chars().next_back().ok_or_else(bad)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let number = &text[..text.len() - 1];
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    // A thousand years and more would overflow later arithmetic.
+    total.filter(|total| *total <= 366_000 * 86_400).map(Duration::from_secs).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, String> {
+        Cli::read(std::iter::once("bugfeed-shim").chain(args.iter().copied()).map(OsString::from))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_the_default_command() {
+        let direct = parse(&["--source", "sqlite://x.db", "--once"]).unwrap();
+        assert!(matches!(direct.command, Command::Run(run) if run.once));
+        let named = parse(&["run", "--source", "sqlite://x.db", "--history-age", "90m"]).unwrap();
+        let Command::Run(run) = named.command else { panic!("{named:?}") };
+        assert_eq!(run.history_age, Duration::from_secs(5400));
+        assert_eq!(
+            (run.exchange.as_str(), run.batch, run.table.spec()),
+            ("bugfeed.default", 1000, TableSpec::default())
+        );
+    }
+
+    #[test]
+    fn wrong_values_name_the_option_the_value_and_what_is_allowed() {
+        for (args, option, value, allowed) in [
+            (&["--source", "oracle://u:secret@x/y"][..], "--source", "oracle://", "mysql://"),
+            (&["--source", "sqlite://x", "--table", "a b"], "--table", "a b", "letters"),
+            (&["--source", "sqlite://x", "--timezone", "Mars/Olympus"], "--timezone", "Mars/Olympus", "IANA"),
+            (&["--source", "sqlite://x", "--ledger", "x.db"], "--ledger", "x.db", "sqlite://"),
+            (&["--source", "sqlite://x", "--ledger-prefix", "1;"], "--ledger-prefix", "1;", "letter"),
+            (&["--source", "sqlite://x", "--amqp", "http://h"], "--amqp", "http://h", "amqp://"),
+            (&["--source", "sqlite://x", "--exchange", "amq.x"], "--exchange", "amq.x", "amq."),
+            (&["--source", "sqlite://x", "--format", "xml"], "--format", "xml", "native"),
+            (&["--source", "sqlite://x", "--poll-interval-ms", "0"], "--poll-interval-ms", "0", "60000"),
+            (&["--source", "sqlite://x", "--batch", "0"], "--batch", "0", "10000"),
+            (&["--source", "sqlite://x", "--history-age", "7 weeks"], "--history-age", "7 weeks", "7d"),
+            (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "address"),
+        ] {
+            let error = parse(args).expect_err(option);
+            for part in [option, value, allowed] {
+                assert!(error.contains(part), "{part:?} missing: {error}");
+            }
+        }
+        assert!(parse(&[]).is_err_and(|e| e.contains("--source")));
+    }
+}

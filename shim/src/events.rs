@@ -1,0 +1,246 @@
+//! Every notable event: one function each, which both logs and counts.
+//!
+//! Goes in: what happened. Comes out: log lines (an outage is said once when it begins, about once a minute while it
+//! lasts, and once when it ends), counters, and whether the shim is ready. Never logs a password or a line per row.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::ledger::Recorded;
+
+/// Log filter directives for libraries whose own lines would repeat what this module says, once per attempt.
+pub const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
+
+/// How often an outage that lasts is mentioned again.
+const REMINDER: Duration = Duration::from_secs(60);
+/// How many set-aside rows are logged one by one in a minute.
+const SET_ASIDE_LINES: u32 = 10;
+
+/// What the shim depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The right to write to the ledger.
+    Lease,
+    /// The change table's database.
+    Source,
+    /// The ledger's database.
+    Ledger,
+    /// The broker, or whatever takes the changes.
+    Bus,
+}
+
+const PARTS: [Part; 4] = [Part::Lease, Part::Source, Part::Ledger, Part::Bus];
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Lease => "lease",
+            Part::Source => "change table",
+            Part::Ledger => "ledger",
+            Part::Bus => "bus",
+        }
+    }
+
+    fn meanwhile(self) -> &'static str {
+        match self {
+            Part::Lease => "another shim works; this one waits for its turn",
+            Part::Source => "trying again; changes wait in the table",
+            Part::Ledger => "trying again; changes wait in the table",
+            Part::Bus => "trying again; changes are kept in the ledger",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<Instant>,
+    said: Option<Instant>,
+    reason: String,
+}
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Changes that got a number.
+    pub recorded: AtomicU64,
+    /// Rows that were set aside.
+    pub set_aside: AtomicU64,
+    /// Rows whose deletion is known.
+    pub deleted: AtomicU64,
+    /// Changes that are safely with the bus.
+    pub published: AtomicU64,
+    /// Published changes removed from the ledger.
+    pub pruned: AtomicU64,
+    /// Outages of the change table's database.
+    pub source_outages: AtomicU64,
+    /// Outages of the ledger's database.
+    pub ledger_outages: AtomicU64,
+    /// Outages of the bus.
+    pub bus_outages: AtomicU64,
+    /// Times this process began to work.
+    pub terms: AtomicU64,
+}
+
+/// The shim's logs, counters and readiness. Shared by everything in one shim.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    /// Counters since the start.
+    pub counters: Counters,
+    outages: Mutex<[Outage; 4]>,
+    set_aside_lines: Mutex<Option<(Instant, u32)>>,
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+impl Telemetry {
+    /// Not ready yet, and nothing to be said about it.
+    pub fn starting(&self) {
+        let now = Some(Instant::now());
+        let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outages[Part::Lease as usize] = Outage { since: now, said: None, reason: "starting".to_owned() };
+    }
+
+    /// A part does not work. May be called for every failed attempt.
+    pub fn down(&self, part: Part, reason: &dyn std::fmt::Display) {
+        let now = Instant::now();
+        let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let outage = &mut outages[part as usize];
+        let began = outage.said.is_none();
+        outage.reason = reason.to_string();
+        outage.since.get_or_insert(now);
+        if outage.said.is_some_and(|said| now.duration_since(said) < REMINDER) {
+            return;
+        }
+        outage.said = Some(now);
+        let (name, meanwhile) = (part.name(), part.meanwhile());
+        drop(outages);
+        if !began {
+            tracing::warn!(part = name, "still not working: {reason}; {meanwhile}");
+            return;
+        }
+        match part {
+            Part::Lease => tracing::info!("{reason}; {meanwhile}"),
+            Part::Source => add(&self.counters.source_outages, 1),
+            Part::Ledger => add(&self.counters.ledger_outages, 1),
+            Part::Bus => add(&self.counters.bus_outages, 1),
+        }
+        if part != Part::Lease {
+            tracing::warn!(part = name, "{reason}; {meanwhile}");
+        }
+    }
+
+    /// A part works. May be called for every success. Returns whether it did not before.
+    pub fn up(&self, part: Part) -> bool {
+        let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let outage = std::mem::take(&mut outages[part as usize]);
+        drop(outages);
+        let Some(since) = outage.since else { return false };
+        if part != Part::Lease {
+            tracing::info!(part = part.name(), after_s = since.elapsed().as_secs(), "works again");
+        }
+        true
+    }
+
+    /// Whether every part works; otherwise what does not, in one line.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn ready(&self) -> Result<(), String> {
+        let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reasons: Vec<String> = PARTS
+            .iter()
+            .filter(|part| outages[**part as usize].since.is_some())
+            .map(|part| format!("{}: {}", part.name(), outages[*part as usize].reason))
+            .collect();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
+    }
+
+    /// Rows were recorded.
+    pub(crate) fn recorded(&self, recorded: &Recorded) {
+        add(&self.counters.recorded, recorded.numbered);
+        add(&self.counters.set_aside, recorded.set_aside.len());
+        for (row, reason) in &recorded.set_aside {
+            if !self.may_log_set_aside() {
+                break;
+            }
+            tracing::warn!(row, "row set aside: {reason}");
+        }
+        if recorded.numbered > 0 {
+            tracing::debug!(count = recorded.numbered, head = recorded.head, "recorded");
+        }
+    }
+
+    fn may_log_set_aside(&self) -> bool {
+        let now = Instant::now();
+        let mut lines = self.set_aside_lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (since, count) = match *lines {
+            Some((since, count)) if now.duration_since(since) < REMINDER => (since, count + 1),
+            _ => (now, 1),
+        };
+        *lines = Some((since, count));
+        if count == SET_ASIDE_LINES + 1 {
+            tracing::warn!("more rows set aside; `bugfeed-shim status` lists them");
+        }
+        count <= SET_ASIDE_LINES
+    }
+
+    /// Rows are known to be deleted.
+    pub(crate) fn deleted(&self, count: usize) {
+        add(&self.counters.deleted, count);
+    }
+
+    /// The tracker holds rows that are recorded; they are deleted later.
+    pub(crate) fn rows_held(&self, count: usize) {
+        tracing::debug!(count, "the tracker holds recorded rows; they are deleted later");
+    }
+
+    /// Changes are safely with the bus.
+    pub(crate) fn published(&self, count: usize) {
+        add(&self.counters.published, count);
+    }
+
+    /// The bus takes changes again, and so many wait for it.
+    pub(crate) fn catching_up(&self, waiting: u64) {
+        tracing::info!(waiting, "publishing what was kept");
+    }
+
+    /// Old published changes were removed.
+    pub(crate) fn pruned(&self, count: u64) {
+        self.counters.pruned.fetch_add(count, Ordering::Relaxed);
+        tracing::debug!(count, "removed old published changes from the ledger");
+    }
+
+    /// This process works from now on.
+    pub(crate) fn lease_taken(&self, ledger: &str, epoch: &str, head: u64, unpublished: u64) {
+        add(&self.counters.terms, 1);
+        tracing::info!(ledger, epoch, head, unpublished, "working on this ledger");
+    }
+
+    /// Another shim has taken over.
+    pub(crate) fn lease_lost(&self) {
+        tracing::warn!("another shim has taken over this ledger");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_what_does_not_work() {
+        let telemetry = Telemetry::default();
+        assert_eq!(telemetry.ready(), Ok(()));
+        telemetry.down(Part::Bus, &"connection refused");
+        telemetry.down(Part::Bus, &"no queue");
+        telemetry.down(Part::Source, &"gone");
+        assert_eq!(telemetry.ready(), Err("change table: gone; bus: no queue".to_owned()));
+        assert_eq!(telemetry.counters.bus_outages.load(Ordering::Relaxed), 1, "one outage, however many attempts");
+        assert!(telemetry.up(Part::Bus));
+        assert!(!telemetry.up(Part::Bus));
+        assert!(telemetry.up(Part::Source));
+        assert_eq!(telemetry.ready(), Ok(()));
+    }
+}

@@ -1,0 +1,150 @@
+//! The ledger's tables, and creating them.
+//!
+//! Goes in: a database and a name prefix. Comes out: tables of the current version, with one meta row. Safe when several
+//! shims do it at the same time, and when one dies in the middle of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::LedgerError;
+use crate::sql::{Db, Dialect, Fault, SqlError, Value};
+
+/// The version of the tables below.
+pub(super) const VERSION: i64 = 1;
+
+/// What the names of a ledger's tables begin with, so that several feeds can share a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// The text is no prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no table name prefix; use a letter and then up to 39 letters, digits and '_', as in bugfeed_")]
+pub struct BadPrefix(String);
+
+impl Default for Prefix {
+    fn default() -> Prefix {
+        Prefix("bugfeed_".to_owned())
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Prefix, BadPrefix> {
+        let letters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if letters && text.len() <= 40 && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic()) {
+            Ok(Prefix(text.to_owned()))
+        } else {
+            Err(BadPrefix(text.chars().take(60).collect()))
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The quoted names of the tables.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    /// One row: the epoch, the last number given, the last number published, and who works.
+    pub(super) meta: String,
+    /// Every numbered change, until it is published and old.
+    pub(super) changes: String,
+    /// Source rows that are recorded and not yet known to be deleted.
+    pub(super) marks: String,
+    /// The latest bad rows.
+    pub(super) set_aside: String,
+}
+
+impl Tables {
+    pub(super) fn new(dialect: Dialect, prefix: &Prefix) -> Tables {
+        let name = |table: &str| dialect.quote(&format!("{prefix}{table}"));
+        Tables { meta: name("meta"), changes: name("changes"), marks: name("marks"), set_aside: name("set_aside") }
+    }
+}
+
+/// Checks the version; creates what is missing when `create` is set.
+pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: u64) -> Result<(), LedgerError> {
+    match version(db, tables).await {
+        Ok(Some(VERSION)) => return Ok(()),
+        Ok(Some(found)) => return Err(LedgerError::Version { place: db.place().to_owned(), found, known: VERSION }),
+        Ok(None) if create => {}
+        Err(e) if e.fault == Fault::Missing && create => {}
+        Ok(None) => return Err(LedgerError::Empty { place: db.place().to_owned() }),
+        Err(e) if e.fault == Fault::Missing && !e.to_string().contains("unable to open") => {
+            return Err(LedgerError::Empty { place: db.place().to_owned() });
+        }
+        Err(e) => return Err(e.into()),
+    }
+    for statement in statements(db.dialect(), tables) {
+        if let Err(first) = db.execute(&statement, &[]).await {
+            // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
+            if first.fault != Fault::Duplicate {
+                return Err(first.into());
+            }
+            db.execute(&statement, &[]).await?;
+        }
+    }
+    let epoch = bugfeed_protocol::Epoch::from_random(epoch_bits);
+    let ignore = match db.dialect() {
+        Dialect::MySql => ("INSERT IGNORE", ""),
+        Dialect::Postgres => ("INSERT", " ON CONFLICT DO NOTHING"),
+        Dialect::Sqlite => ("INSERT OR IGNORE", ""),
+    };
+    let sql = format!(
+        "{} INTO {} (one, version, epoch, last_seq, published_seq, set_aside_count, term, beat) VALUES (1, {VERSION}, \
+         ?, 0, 0, 0, 0, 0){}",
+        ignore.0, tables.meta, ignore.1
+    );
+    db.execute(&sql, &[Value::Text(epoch.as_str().to_owned())]).await?;
+    Ok(())
+}
+
+async fn version(db: &Db, tables: &Tables) -> Result<Option<i64>, SqlError> {
+    let rows = db.fetch(&format!("SELECT version FROM {} WHERE one = 1", tables.meta), &[]).await?;
+    Ok(rows.first().and_then(|row| row.first()).and_then(Value::int))
+}
+
+fn statements(dialect: Dialect, tables: &Tables) -> [String; 4] {
+    let Tables { meta, changes, marks, set_aside } = tables;
+    let (key, end) = match dialect {
+        // Exact comparison: two texts that differ in case or accents are two keys.
+        Dialect::MySql => ("BIGINT", " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
+        Dialect::Postgres => ("BIGINT", ""),
+        Dialect::Sqlite => ("INTEGER", ""),
+    };
+    [
+        format!(
+            "CREATE TABLE IF NOT EXISTS {changes} (seq {key} NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us BIGINT \
+             NOT NULL, recorded_us BIGINT NOT NULL){end}"
+        ),
+        format!("CREATE TABLE IF NOT EXISTS {marks} (row_key VARCHAR(255) NOT NULL PRIMARY KEY){end}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {set_aside} (n {key} NOT NULL PRIMARY KEY, row_key VARCHAR(255) NOT NULL, bug \
+             VARCHAR(255), reason VARCHAR(500) NOT NULL, at_us BIGINT NOT NULL){end}"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {meta} (one {key} NOT NULL PRIMARY KEY, version BIGINT NOT NULL, epoch \
+             VARCHAR(64) NOT NULL, last_seq BIGINT NOT NULL, published_seq BIGINT NOT NULL, set_aside_count BIGINT NOT \
+             NULL, term BIGINT NOT NULL, beat BIGINT NOT NULL, holder VARCHAR(255)){end}"
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        for good in ["bugfeed_", "b", "Feed2_"] {
+            assert_eq!(good.parse::<Prefix>().map(|p| p.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", "_x", "1x", "a.b", "a b", "a;b", &"x".repeat(41)] {
+            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The change table: what is in it, and deleting what was recorded.
+//!
+//! Goes in: a database URL and the table's names. Comes out: rows, good and bad ones, with nothing decided about them.
+//! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
+//! of order), never locks a row while reading, never waits for a row the tracker holds.
+
+mod setup;
+mod table;
+
+use std::time::{Duration, Instant};
+
+use bugfeed_protocol::change::BadWhen;
+use bugfeed_protocol::{BugId, Change, When};
+use jiff::tz::TimeZone;
+
+use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
+pub use setup::{Setup, SetupError, init, next_steps, touch, touch_many};
+use table::TableSql;
+pub use table::{BadName, Name, TableSpec};
+
+/// What a row of the change table is known by: its id, and its date as the database writes it. A row that the tracker
+/// updates in place has another key afterwards, and is another change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The primary key.
+    pub id: i64,
+    /// The date's text; `None` for NULL.
+    pub when: Option<String>,
+}
+
+impl RowKey {
+    /// One text for both: the id, and a date that cannot be confused with NULL.
+    pub(crate) fn text(&self) -> String {
+        match &self.when {
+            Some(when) => format!("{}/t{when}", self.id),
+            None => format!("{}/n", self.id),
+        }
+    }
+
+    /// Reads [`RowKey::text`] back.
+    pub(crate) fn from_text(text: &str) -> Option<RowKey> {
+        let (id, when) = text.split_once('/')?;
+        let when = if when == "n" { None } else { Some(when.strip_prefix('t')?.to_owned()) };
+        Some(RowKey { id: id.parse().ok()?, when })
+    }
+}
+
+/// One row as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What it is known by.
+    pub key: RowKey,
+    /// The bug's number as text; `None` for NULL.
+    pub bug: Option<String>,
+    /// What it says.
+    pub change: Result<Change, BadRow>,
+}
+
+/// Why a row says nothing that can be published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRow {
+    /// No number from 1 to 2^63 − 1.
+    #[error("bug number {0} is not a whole number from 1 to 9223372036854775807")]
+    Bug(String),
+    /// No date, or an absurd one.
+    #[error("date {0}")]
+    When(#[from] BadWhen),
+    /// NULL where the date should be.
+    #[error("the date is NULL")]
+    NoWhen,
+}
+
+/// An open change table.
+#[derive(Clone, Debug)]
+pub struct Source {
+    db: Db,
+    sql: TableSql,
+    zone: TimeZone,
+}
+
+/// Why the change table could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The database said no.
+    #[error("change table {table}: {source}")]
+    Sql {
+        /// Which table.
+        table: Name,
+        /// What the database said.
+        source: SqlError,
+    },
+}
+
+/// What became of a delete.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// Keys that are known not to be in the table any more.
+    pub gone: Vec<RowKey>,
+    /// Keys whose rows somebody holds a lock on; to be tried again.
+    pub held: Vec<RowKey>,
+}
+
+impl Source {
+    /// Opens the table and reads one row, to find missing tables, columns and privileges now.
+    ///
+    /// # Errors
+    /// Whatever the database says; [`SqlError::may_heal`] tells whether waiting can help.
+    pub async fn open(url: &DbUrl, spec: &TableSpec, zone: TimeZone) -> Result<Source, SourceError> {
+        let db = Db::new(url, Use::Source);
+        let mut source = Source { sql: TableSql::new(db.dialect(), spec), db, zone };
+        let failed = |source| SourceError::Sql { table: spec.table.clone(), source };
+        source.read(1).await.map_err(failed)?;
+        if source.db.dialect() == Dialect::MySql && source.is_timestamp(spec).await && source.zone != TimeZone::UTC {
+            // A TIMESTAMP is an instant; this session reads it in UTC, so no local time is involved.
+            tracing::info!(table = %spec.table, column = %spec.when, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
+            source.zone = TimeZone::UTC;
+        }
+        Ok(source)
+    }
+
+    async fn is_timestamp(&self, spec: &TableSpec) -> bool {
+        let (schema, table) = spec.table.parts();
+        let found = self
+            .db
+            .fetch(
+                "SELECT CAST(data_type AS CHAR) FROM information_schema.columns WHERE table_schema = COALESCE(?, \
+                 DATABASE()) AND table_name = ? AND column_name = ?",
+                &[
+                    schema.map(str::to_owned).into(),
+                    Value::Text(table.to_owned()),
+                    Value::Text(spec.when.as_str().to_owned()),
+                ],
+            )
+            .await;
+        // Not being allowed to look is no error: the column is then taken for what the reference schema says.
+        let Ok(mut rows) = found else { return false };
+        let first = rows.pop().and_then(|mut row| row.pop()).and_then(Value::into_text);
+        first.is_some_and(|kind| kind.eq_ignore_ascii_case("timestamp"))
+    }
+
+    /// The database's address without a password.
+    pub fn place(&self) -> &str {
+        self.db.place()
+    }
+
+    /// Reads up to `limit` rows, lowest ids first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn read(&self, limit: usize) -> Result<Vec<Row>, SqlError> {
+        let rows = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await?;
+        Ok(rows.into_iter().filter_map(|columns| self.row(columns)).collect())
+    }
+
+    fn row(&self, columns: Vec<Value>) -> Option<Row> {
+        let mut columns = columns.into_iter();
+        // A primary key is never NULL.
+        let id = columns.next()?.int()?;
+        let bug = columns.next()?.into_text();
+        let when = columns.next()?.into_text();
+        let change = parse(bug.as_deref(), when.as_deref(), &self.zone);
+        Some(Row { key: RowKey { id, when }, bug, change })
+    }
+
+    /// Deletes rows that are still what they were when read. Rows that the tracker holds are reported, not waited for.
+    ///
+    /// # Errors
+    /// When the database cannot be written; rows may or may not be deleted then, and deleting again is harmless.
+    pub async fn delete(&self, keys: &[RowKey]) -> Result<Deleted, SqlError> {
+        const CHUNK: usize = 1000;
+        let started = Instant::now();
+        let mut deleted = Deleted::default();
+        let mut todo: Vec<&[RowKey]> = keys.chunks(CHUNK).rev().collect();
+        while let Some(chunk) = todo.pop() {
+            // A held row is found by halving. With a server that cannot fail at once that takes a while; the feed goes
+            // on after this long, and the rest is deleted later.
+            if started.elapsed() > Duration::from_secs(1) {
+                deleted.held.extend_from_slice(chunk);
+                continue;
+            }
+            let ids: Vec<i64> = chunk.iter().map(|key| key.id).collect();
+            let args: Vec<Value> = chunk.iter().map(|key| Value::Text(key.text())).collect();
+            match self.db.execute(&self.sql.delete(&ids), &args).await {
+                // The count does not matter: a row that was not matched is gone, or is another row now.
+                Ok(_) => deleted.gone.extend_from_slice(chunk),
+                Err(e) if e.fault == Fault::Locked => {
+                    // SQLite locks the whole file: no use in halving.
+                    if chunk.len() == 1 || self.db.dialect() == Dialect::Sqlite {
+                        deleted.held.extend_from_slice(chunk);
+                    } else {
+                        let (left, right) = chunk.split_at(chunk.len() / 2);
+                        todo.extend([right, left]);
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Closes the connections.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+fn parse(bug: Option<&str>, when: Option<&str>, zone: &TimeZone) -> Result<Change, BadRow> {
+    let bug_id = bug.and_then(BugId::parse).ok_or_else(|| BadRow::Bug(bug.unwrap_or("NULL").to_owned()))?;
+    let when = When::parse_in(when.ok_or(BadRow::NoWhen)?, zone)?;
+    Ok(Change { bug: bug_id, when })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_cannot_be_published_say_why() {
+        let when = Some("2014-04-03 21:13:45");
+        for (bug, when, want) in [
+            (Some("7"), when, "7 2014-04-03T21:13:45"),
+            (Some("7"), Some("2014-04-03 21:13:45.25+02"), "7 2014-04-03T19:13:45.25"),
+            (None, when, "bug number NULL is not"),
+            (Some("0"), when, "bug number 0 is not"),
+            (Some("-5"), when, "bug number -5 is not"),
+            (Some("18446744073709551615"), when, "bug number 18446744073709551615"),
+            (Some("7.5"), when, "bug number 7.5"),
+            (Some("seven"), when, "bug number seven"),
+            (Some("7"), None, "the date is NULL"),
+            (Some("7"), Some("0000-00-00 00:00:00"), "date '0000-00-00 00:00:00'"),
+            (Some("7"), Some("infinity"), "date 'infinity'"),
+            (Some("7"), Some("9999-12-31 23:59:59"), "date '9999-12-31"),
+        ] {
+            let got = match parse(bug, when, &TimeZone::UTC) {
+                Ok(change) => format!("{} {}", change.bug, change.when),
+                Err(bad) => bad.to_string(),
+            };
+            assert!(got.starts_with(want), "{bug:?} {when:?}: {got}");
+        }
+    }
+
+    #[test]
+    fn a_key_text_tells_null_from_text() {
+        let key = |when: Option<&str>| RowKey { id: 3, when: when.map(str::to_owned) }.text();
+        assert_eq!([key(None), key(Some("")), key(Some("n"))], ["3/n", "3/t", "3/tn"]);
+        for when in [None, Some(""), Some("n"), Some("2014-04-03 21:13:45/x")] {
+            let key = RowKey { id: -3, when: when.map(str::to_owned) };
+            assert_eq!(RowKey::from_text(&key.text()), Some(key));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The change table's names, and the SQL that reads and deletes its rows in each dialect.
+//!
+//! Goes in: checked names. Comes out: SQL text. Never connects.
+//!
+//! A row is known by its id and the text of its date ("key text"): a row that the tracker updates in place is then
+//! another row. The database computes the key text, both when reading and when deleting, so that the two agree
+//! whatever the column's type holds: `0000-00-00`, `infinity`, NULL, or rubbish in an SQLite text column.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::sql::Dialect;
+
+/// How much of a date's text is kept; every real one is shorter.
+const KEY_TEXT_MAX: usize = 200;
+
+/// A table or column name: letters, digits, `_`, `$`; a table may have its schema before a dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(String);
+
+/// The text is no name this program accepts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not a table or column name; use letters, digits, '_' and '$', at most 64, as in push_notify or schema.push_notify"
+)]
+pub struct BadName(String);
+
+impl FromStr for Name {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Name, BadName> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
+        let part_fits = |part: &str| !part.is_empty() && part.len() <= 64 && part.chars().all(allowed);
+        if text.split('.').count() <= 2 && text.split('.').all(part_fits) {
+            Ok(Name(text.to_owned()))
+        } else {
+            Err(BadName(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl Name {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Schema, if given, and the name within it.
+    pub(crate) fn parts(&self) -> (Option<&str>, &str) {
+        match self.0.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, &self.0),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which table, and what its columns are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The table, perhaps with its schema.
+    pub table: Name,
+    /// The auto-increment primary key.
+    pub id: Name,
+    /// The bug's number.
+    pub bug: Name,
+    /// When it changed, in the tracker's local time.
+    pub when: Name,
+}
+
+impl Default for TableSpec {
+    /// The schema of Bugzilla's push extension: `push_notify(id, bug_id, delta_ts)`.
+    fn default() -> TableSpec {
+        let name = |text: &str| Name(text.to_owned());
+        TableSpec { table: name("push_notify"), id: name("id"), bug: name("bug_id"), when: name("delta_ts") }
+    }
+}
+
+impl TableSpec {
+    /// The default columns in another table.
+    ///
+    /// # Errors
+    /// When the text is no table name.
+    pub fn named(table: &str) -> Result<TableSpec, BadName> {
+        Ok(TableSpec { table: table.parse()?, ..TableSpec::default() })
+    }
+}
+
+/// The statements for one table in one dialect.
+#[derive(Clone, Debug)]
+pub(crate) struct TableSql {
+    pub(crate) select: String,
+    table: String,
+    id: String,
+    key: String,
+}
+
+impl TableSql {
+    pub(crate) fn new(dialect: Dialect, spec: &TableSpec) -> TableSql {
+        let [table, id, bug, when] = [&spec.table, &spec.id, &spec.bug, &spec.when].map(|n| dialect.quote(n.as_str()));
+        let (id_int, bug_text) = match dialect {
+            Dialect::MySql => (format!("CAST({id} AS SIGNED)"), format!("LEFT(CAST({bug} AS CHAR), 40)")),
+            Dialect::Postgres => (format!("{id}::bigint"), format!("left({bug}::text, 40)")),
+            Dialect::Sqlite => (id.clone(), format!("substr(CAST({bug} AS TEXT), 1, 40)")),
+        };
+        let when_text = match dialect {
+            Dialect::MySql => format!("LEFT(REPLACE(CAST({when} AS CHAR), CHAR(0), '?'), {KEY_TEXT_MAX})"),
+            Dialect::Postgres => format!("left({when}::text, {KEY_TEXT_MAX})"),
+            // SQLite columns hold anything; what is not plain text gets an unambiguous one.
+            Dialect::Sqlite => format!(
+                "CASE WHEN {when} IS NULL THEN NULL \
+                 WHEN typeof({when}) = 'blob' OR instr({when}, char(0)) > 0 OR {when} GLOB '*[^ -~]*' \
+                 THEN 'x' || hex(substr({when}, 1, 90)) \
+                 ELSE substr(CAST({when} AS TEXT), 1, {KEY_TEXT_MAX}) END"
+            ),
+        };
+        let key = match dialect {
+            Dialect::MySql => format!("CONCAT({id}, '/', COALESCE(CONCAT('t', {when_text}), 'n'))"),
+            Dialect::Postgres => format!("({id}::bigint::text || '/' || COALESCE('t' || {when_text}, 'n'))"),
+            Dialect::Sqlite => format!("({id} || '/' || COALESCE('t' || ({when_text}), 'n'))"),
+        };
+        // An SQLite id that is no integer cannot be deleted by number; such a row would come back for ever.
+        let only = if dialect == Dialect::Sqlite { format!(" WHERE typeof({id}) = 'integer'") } else { String::new() };
+        let select = format!("SELECT {id_int}, {bug_text}, {when_text} FROM {table}{only} ORDER BY {id} LIMIT ");
+        TableSql { select, table, id, key }
+    }
+
+    /// Deletes `keys` rows: their ids in the text, so that the primary key is used, their key texts as parameters.
+    pub(crate) fn delete(&self, ids: &[i64]) -> String {
+        let TableSql { table, id, key, .. } = self;
+        let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+        let marks = vec!["?"; ids.len()].join(",");
+        format!("DELETE FROM {table} WHERE {id} IN ({list}) AND {key} IN ({marks})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["push_notify", "bugs.push_notify", "a$1", "ID"] {
+            assert_eq!(good.parse::<Name>().map(|n| n.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", ".", "a.", "a.b.c", "a b", "a;b", "a`b", "a\"b", "tablé", &"x".repeat(65)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_are_quoted_part_by_part() {
+        let spec = TableSpec::named("bugs.push_notify").unwrap();
+        assert!(TableSql::new(Dialect::MySql, &spec).select.contains("FROM `bugs`.`push_notify`"));
+        assert!(
+            TableSql::new(Dialect::Postgres, &spec)
+                .delete(&[1, 2])
+                .starts_with("DELETE FROM \"bugs\".\"push_notify\" WHERE \"id\" IN (1,2) AND")
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Database addresses: which database, and how it is named in logs.
+//!
+//! Goes in: the text of `--source` or `--ledger`. Comes out: a checked address whose `Display` never shows a password.
+//! Never connects.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use sqlx::mysql::MySqlConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+
+/// A checked database URL. `Debug` and `Display` leave the password out.
+#[derive(Clone)]
+pub struct DbUrl {
+    pub(crate) options: DbOptions,
+    shown: String,
+}
+
+#[derive(Clone)]
+pub(crate) enum DbOptions {
+    MySql(Box<MySqlConnectOptions>),
+    Postgres(Box<PgConnectOptions>),
+    Sqlite(Box<SqliteConnectOptions>),
+}
+
+/// What a database URL may look like, for error messages and help.
+pub const ALLOWED: &str = "mysql://user:password@host:3306/database, mariadb://…, \
+                           postgres://user:password@host:5432/database, postgresql://… or sqlite://path/to/file.db";
+
+/// The text is no database URL this program knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    /// Another scheme, or none.
+    #[error("'{0}' is no database this program knows; use {ALLOWED}")]
+    Scheme(String),
+    /// The rest of the URL is malformed.
+    #[error("'{url}': {reason}; use {ALLOWED}")]
+    Malformed {
+        /// The URL without its password.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A server without a database name.
+    #[error("'{0}' names no database; add it after the host, as in {ALLOWED}")]
+    NoDatabase(String),
+    /// `sqlite::memory:`, which would be empty in every connection and forgotten at exit.
+    #[error("'{0}' is kept in memory only and would be lost; name a file, as in sqlite://bugfeed.db")]
+    InMemory(String),
+}
+
+impl FromStr for DbUrl {
+    type Err = BadUrl;
+
+    fn from_str(text: &str) -> Result<DbUrl, BadUrl> {
+        let text = text.trim();
+        let shown = redact(text);
+        let malformed = |e: sqlx::Error| {
+            let reason = match e {
+                sqlx::Error::Configuration(inner) => inner.to_string(),
+                other => other.to_string(),
+            };
+            BadUrl::Malformed { url: shown.clone(), reason }
+        };
+        let scheme = text.split(':').next().unwrap_or_default();
+        let options = match scheme {
+            "mysql" | "mariadb" => {
+                let rest = &text[scheme.len()..];
+                let options: MySqlConnectOptions = format!("mysql{rest}").parse().map_err(malformed)?;
+                if options.get_database().is_none_or(str::is_empty) {
+                    return Err(BadUrl::NoDatabase(shown));
+                }
+                DbOptions::MySql(Box::new(options))
+            }
+            "postgres" | "postgresql" => {
+                let options: PgConnectOptions = text.parse().map_err(malformed)?;
+                if options.get_database().is_none_or(str::is_empty) {
+                    return Err(BadUrl::NoDatabase(shown));
+                }
+                DbOptions::Postgres(Box::new(options))
+            }
+            "sqlite" => {
+                if text.contains(":memory:") || text.contains("mode=memory") {
+                    return Err(BadUrl::InMemory(shown));
+                }
+                let options: SqliteConnectOptions = text.parse().map_err(malformed)?;
+                if options.get_filename().as_os_str().is_empty() {
+                    return Err(BadUrl::Malformed { url: shown, reason: "no file is named".to_owned() });
+                }
+                DbOptions::Sqlite(Box::new(options))
+            }
+            _ => return Err(BadUrl::Scheme(shown)),
+        };
+        Ok(DbUrl { options, shown })
+    }
+}
+
+impl DbUrl {
+    /// The URL of an SQLite file.
+    pub fn sqlite_file(path: impl AsRef<std::path::Path>) -> DbUrl {
+        let path = path.as_ref();
+        DbUrl {
+            options: DbOptions::Sqlite(Box::new(SqliteConnectOptions::new().filename(path))),
+            shown: format!("sqlite://{}", path.display()),
+        }
+    }
+
+    /// The file of an SQLite URL.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        match &self.options {
+            DbOptions::Sqlite(options) => Some(options.get_filename().to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DbUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for DbUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DbUrl({})", self.shown)
+    }
+}
+
+/// A URL as it may be shown: no password, no parameters (they can hold one too).
+pub fn redact(url: &str) -> String {
+    let base = url.split('?').next().unwrap_or_default();
+    let Some((scheme, rest)) = base.split_once("://") else { return base.to_owned() };
+    // The last '@', because a password that should have been percent-encoded may hold another one.
+    let Some((credentials, place)) = rest.rsplit_once('@') else { return base.to_owned() };
+    match credentials.split_once(':') {
+        Some((user, _)) => format!("{scheme}://{user}@{place}"),
+        None => format!("{scheme}://{credentials}@{place}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_never_shown() {
+        for (url, want) in [
+            ("mysql://u:secret@h/db", "mysql://u@h/db"),
+            ("mysql://u:se@cr/et@h:1/db?socket=/x", "mysql://u@h:1/db"),
+            ("postgres://h/db?password=secret", "postgres://h/db"),
+            ("postgres://u@h/db", "postgres://u@h/db"),
+            ("sqlite://a/b.db", "sqlite://a/b.db"),
+            ("amqp://guest:secret@h:5672/%2f", "amqp://guest@h:5672/%2f"),
+        ] {
+            assert_eq!(redact(url), want);
+            if let Ok(parsed) = url.parse::<DbUrl>() {
+                assert!(!format!("{parsed} {parsed:?}").contains("secret"), "{parsed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_database_is_refused_and_told_what_is() {
+        for (url, want) in [
+            ("", "no database this program knows"),
+            ("push_notify.db", "no database this program knows"),
+            ("oracle://u:secret@h/db", "mysql://user:password@host:3306/database"),
+            ("mysql://h", "names no database"),
+            ("mysql://h:port/db", "port"),
+            ("postgres://h", "names no database"),
+            ("sqlite://", "no file is named"),
+            ("sqlite::memory:", "in memory"),
+            ("sqlite://x?mode=sideways", "mode"),
+        ] {
+            let error = url.parse::<DbUrl>().expect_err(url).to_string();
+            assert!(error.contains(want), "{url}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
