@@ -1,0 +1,127 @@
+//! The classic protocol over a real socket, from the change table on.
+
+use bugfeed_testbed::eventually;
+use serde_json::json;
+
+use crate::support::{Client, SOON, Serve, get};
+
+const T: &str = "2014-04-03T21:13:45";
+
+#[tokio::test]
+async fn a_change_goes_from_the_table_to_those_who_watch_the_bug() {
+    let serve = Serve::start(&[]).await;
+    let (mut one, mut two) = (serve.client().await, Client::connect(&format!("{}default/", serve.url())).await);
+    one.subscribe(&[1234, 5678]).await;
+    two.subscribe(&[5678]).await;
+    serve.touch(1234, T).await;
+    serve.touch(9999, T).await;
+    serve.touch(5678, "2014-04-03T21:13:46.25").await;
+    assert_eq!(one.text().await, format!(r#"{{"command":"update","bug":1234,"when":"{T}"}}"#));
+    assert_eq!(one.update().await, (5678, "2014-04-03T21:13:46.25".to_owned()));
+    assert_eq!(two.update().await, (5678, "2014-04-03T21:13:46.25".to_owned()));
+}
+
+#[tokio::test]
+async fn two_edits_within_one_second_are_two_updates() {
+    let serve = Serve::start(&[]).await;
+    let mut client = serve.client().await;
+    client.subscribe(&[1]).await;
+    serve.touch(1, T).await;
+    serve.touch(1, T).await;
+    assert_eq!((client.update().await, client.update().await), ((1, T.to_owned()), (1, T.to_owned())));
+}
+
+#[tokio::test]
+async fn since_catches_up_also_over_a_restart() {
+    let serve = Serve::start(&[]).await;
+    let mut watcher = serve.client().await;
+    watcher.subscribe(&[1, 2]).await;
+    for (bug, second) in [(1, 1), (2, 2), (1, 3), (3, 4)] {
+        serve.touch(bug, &format!("2033-04-03T00:00:0{second}")).await;
+    }
+    for _ in 0..3 {
+        watcher.update().await;
+    }
+    let dir = serve.stop().await;
+    assert_eq!(watcher.close_code().await, 1012, "told to come back");
+
+    let serve = Serve::start_in(dir, &[]).await;
+    let mut client = serve.client().await;
+    for (since, want) in [
+        ("2033-04-03T00:00:03", &[(1, "2033-04-03T00:00:03")][..]),
+        ("2033-04-03 00:00:02Z", &[(2, "2033-04-03T00:00:02"), (1, "2033-04-03T00:00:03")]),
+        ("2033-04-02T17:00:02-07:00", &[(2, "2033-04-03T00:00:02"), (1, "2033-04-03T00:00:03")]),
+        ("2033-04-03", &[(1, "2033-04-03T00:00:01"), (2, "2033-04-03T00:00:02"), (1, "2033-04-03T00:00:03")]),
+        ("2033-04-03T00:00:05", &[]),
+    ] {
+        let subscribe = json!({ "command": "subscribe", "bugs": ["1", 2], "since": since });
+        let reply = client.ask(subscribe.to_string()).await;
+        assert_eq!(reply, r#"{"command":"subscribe","result":"ok","bugs":[1,2]}"#);
+        for (bug, when) in want {
+            assert_eq!(client.update().await, (*bug, (*when).to_owned()), "since {since}");
+        }
+        // Nothing else was sent: the next message is the answer to the next command.
+        let reply = client.ask(r#"{"command":"subscriptions"}"#).await;
+        assert_eq!(reply, r#"{"command":"subscriptions","result":"ok","bugs":[1,2]}"#, "since {since}");
+    }
+    serve.touch(2, "2033-04-03T00:00:09").await;
+    assert_eq!(client.update().await, (2, "2033-04-03T00:00:09".to_owned()));
+}
+
+#[tokio::test]
+async fn live_probes_and_metrics() {
+    let serve = Serve::start(&[]).await;
+    let ready = || async {
+        let (status, body) = get(serve.admin, "/readyz").await;
+        if status == 200 { Ok(()) } else { Err(body) }
+    };
+    eventually(SOON, "ready", async || ready().await).await.unwrap();
+    assert_eq!(get(serve.admin, "/livez").await.0, 200);
+    let mut client = serve.client().await;
+    client.subscribe(&[1]).await;
+    serve.touch(1, T).await;
+    client.update().await;
+    let (_, metrics) = get(serve.admin, "/metrics").await;
+    for line in
+        ["bugfeed_changes_total{feed=\"default\"} 1", "bugfeed_connections 1", "updates_sent_total{kind=\"live\"} 1"]
+    {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_and_its_button() {
+    let serve = Serve::start(&[]).await;
+    for (path, want) in [
+        ("/", "<!doctype html>"),
+        ("/default/", "<!doctype html>"),
+        ("/page.css", "color-scheme"),
+        ("/page.js", "page-lib.js"),
+        ("/page-lib.js", "export"),
+    ] {
+        let (status, body) = get(serve.clients, path).await;
+        assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");
+    }
+    assert_eq!(get(serve.clients, "/default").await.0, 307);
+    assert_eq!(get(serve.clients, "/demo").await, (200, r#"{"touch":true}"#.to_owned()));
+
+    let mut client = serve.client().await;
+    client.subscribe(&[7]).await;
+    let press = |kind: &str, body: &str, extra: &str| {
+        let head = format!("POST /demo/touch HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", serve.clients);
+        format!("{head}Content-Type: {kind}\r\nContent-Length: {}\r\n{extra}\r\n{body}", body.len())
+    };
+    for (request, want) in [
+        (press("application/json", r#"{"bugs":[7]}"#, ""), 200),
+        (press("text/plain", r#"{"bugs":[7]}"#, ""), 415),
+        (press("application/json", r#"{"bugs":[7]}"#, "Origin: http://elsewhere.example\r\n"), 403),
+        (press("application/json", r#"{"bugs":[0]}"#, ""), 422),
+        (press("application/json", r#"{"bugs":[]}"#, ""), 422),
+        (press("application/json", "{", ""), 400),
+    ] {
+        assert_eq!(crate::support::request(serve.clients, &request).await.0, want, "{request}");
+    }
+    assert_eq!(client.update().await.0, 7);
+    let quiet = Serve::start(&["--demo", "false"]).await;
+    assert_eq!(get(quiet.clients, "/demo").await.0, 404);
+}

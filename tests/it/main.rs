@@ -1,0 +1,12 @@
+//! Tests of the whole: the all-in-one in this process or as a binary, then with real servers (`real`) and a real
+//! browser (`browser`).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
+
+mod bad_input;
+mod browser;
+mod classic;
+mod commands;
+mod hygiene;
+mod real;
+mod support;
