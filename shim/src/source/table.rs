@@ -115,7 +115,7 @@ impl TableSql {
             Dialect::Sqlite => format!(
                 "CASE WHEN {when} IS NULL THEN NULL \
                  WHEN typeof({when}) = 'blob' OR instr({when}, char(0)) > 0 OR {when} GLOB '*[^ -~]*' \
-                 THEN 'x' || hex(substr({when}, 1, 90)) \
+                 THEN 'x' || hex(substr(CAST({when} AS BLOB), 1, 90)) \
                  ELSE substr(CAST({when} AS TEXT), 1, {KEY_TEXT_MAX}) END"
             ),
         };

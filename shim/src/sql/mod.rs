@@ -65,7 +65,8 @@ pub(crate) enum Dialect {
 impl Dialect {
     /// Quotes an already validated name; `schema.table` is quoted part by part.
     pub(crate) fn quote(self, name: &str) -> String {
-        let mark = if self == Dialect::MySql { '`' } else { '"' };
+        // SQLite takes an unknown name in double quotes for a text, and would read every row as bad.
+        let mark = if self == Dialect::Postgres { '"' } else { '`' };
         name.split('.').map(|part| format!("{mark}{part}{mark}")).collect::<Vec<_>>().join(".")
     }
 }

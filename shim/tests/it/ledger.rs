@@ -1,0 +1,216 @@
+//! The ledger's guarantees, on each database.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bugfeed_protocol::When;
+use bugfeed_shim::ledger::{Keep, Ledger, LedgerError, Lease, Prefix};
+use bugfeed_shim::source::{Row, Source};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Collector, Place, on_each_database, relay_once, when};
+
+const T1: &str = "2014-04-03 21:13:45";
+
+on_each_database!(
+    a_crash_after_each_step_is_harmless,
+    epoch_and_numbers_survive,
+    an_old_term_cannot_write,
+    only_published_and_old_changes_are_pruned,
+    ledgers_with_different_prefixes_do_not_meet,
+    a_ledger_of_another_version_is_refused,
+    marks_are_exact,
+);
+
+async fn open(place: &Place) -> Ledger {
+    Ledger::open(&place.db(), &Prefix::default()).await.unwrap()
+}
+
+async fn lease(ledger: &Ledger) -> Lease {
+    ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap()
+}
+
+/// Rows from a table of their own, in an SQLite file.
+async fn rows(count: u64) -> (Place, Source, Vec<Row>) {
+    let tracker = Place::sqlite();
+    let source = tracker.table().await;
+    let rows: Vec<(u64, &str)> = (1..=count).map(|bug| (bug, T1)).collect();
+    tracker.session().await.insert(&rows).await;
+    let rows = source.read(1000).await.unwrap();
+    (tracker, source, rows)
+}
+
+async fn a_crash_after_each_step_is_harmless(place: Place) {
+    let tracker = Place::sqlite();
+    let source = tracker.table().await;
+    let mut seen: BTreeMap<u64, (u64, String)> = BTreeMap::new();
+    let mut note = |told: Vec<(u64, u64, String)>| {
+        for (seq, bug, when) in told {
+            let before = seen.insert(seq, (bug, when.clone()));
+            assert!(before.as_ref().is_none_or(|before| *before == (bug, when)), "{seq} means two changes");
+        }
+        seen.keys().copied().collect::<Vec<_>>()
+    };
+    for step in 0..=5 {
+        tracker.session().await.insert(&[(10 * step + 1, T1), (10 * step + 2, T1)]).await;
+        let ledger = open(&place).await;
+        let lease = lease(&ledger).await;
+        let mut intake = lease.intake();
+        let before = ledger.meta().await.unwrap();
+        let mut steps = 0;
+        // Each of these may be the last thing that happens.
+        'crash: {
+            if steps == step {
+                break 'crash;
+            }
+            let rows = source.read(100).await.unwrap();
+            intake.record(&rows, when(T1)).await.unwrap();
+            steps += 1;
+            if steps == step {
+                break 'crash;
+            }
+            let keys: Vec<_> = rows.into_iter().map(|row| row.key).collect();
+            let deleted = source.delete(&keys).await.unwrap();
+            steps += 1;
+            if steps == step {
+                break 'crash;
+            }
+            intake.forget(&deleted.gone).await.unwrap();
+            steps += 1;
+            if steps == step {
+                break 'crash;
+            }
+            let mut collector = Collector::default();
+            let batch = ledger.history(before.published, 100).await.unwrap();
+            bugfeed_shim::publish::Publish::publish(&mut collector, &batch).await.unwrap();
+            note(collector.told());
+            steps += 1;
+            if steps == step {
+                break 'crash;
+            }
+            lease.published(batch.last().unwrap().cursor.seq).await.unwrap();
+        }
+        // Nothing but the lease is put in order; waiting for it is another test's.
+        lease.release().await.unwrap();
+        drop((intake, ledger));
+        let ledger = open(&place).await;
+        let mut collector = Collector::default();
+        relay_once(&source, &ledger, &mut collector).await;
+        let seqs = note(collector.told());
+        assert_eq!(seqs, (1..=2 * (step + 1)).collect::<Vec<_>>(), "after step {step}");
+        assert_eq!(tracker.session().await.count("push_notify").await, 0);
+        let mut session = place.session().await;
+        assert_eq!(session.count("bugfeed_marks").await, 0, "marks are kept only until the deletion is known");
+        ledger.close().await;
+    }
+    let bugs: Vec<u64> = seen.values().map(|(bug, _)| *bug).collect();
+    assert_eq!(bugs, (0..=5).flat_map(|step| [10 * step + 1, 10 * step + 2]).collect::<Vec<_>>());
+}
+
+async fn epoch_and_numbers_survive(place: Place) {
+    let ledger = open(&place).await;
+    let epoch = ledger.epoch().clone();
+    assert_eq!(ledger.head().await.unwrap(), 0);
+    let (_tracker, source, _) = rows(3).await;
+    let mut collector = Collector::default();
+    relay_once(&source, &ledger, &mut collector).await;
+    ledger.close().await;
+    let ledger = open(&place).await;
+    assert_eq!((ledger.epoch(), ledger.head().await.unwrap()), (&epoch, 3));
+    assert_eq!(ledger.history(0, 100).await.unwrap(), collector.all());
+    assert_eq!(ledger.history(2, 100).await.unwrap(), collector.all()[2..]);
+    assert_eq!(ledger.history(0, 1).await.unwrap(), collector.all()[..1]);
+    assert!(collector.all().iter().all(|numbered| numbered.cursor.epoch == epoch));
+}
+
+async fn an_old_term_cannot_write(place: Place) {
+    let ledger = open(&place).await;
+    let (_tracker, _source, rows) = rows(4).await;
+    let old = lease(&ledger).await;
+    let mut old_intake = old.intake();
+    old_intake.record(&rows[..1], when(T1)).await.unwrap();
+    // The old one is declared dead while it only sleeps.
+    place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
+    let refused = |result: Result<(), LedgerError>| assert!(matches!(result, Err(LedgerError::Fenced)), "{result:?}");
+    refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
+    refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
+    refused(old.published(1).await);
+    refused(old.beat().await);
+    old_intake.forget(&[rows[0].key.clone()]).await.unwrap();
+    assert_eq!(place.session().await.count("bugfeed_marks").await, 1, "not even a mark is forgotten");
+    old.release().await.unwrap();
+    let new = lease(&ledger).await;
+    let recorded = new.intake().record(&rows, when(T1)).await.unwrap();
+    assert_eq!((recorded.numbered, recorded.known, recorded.head), (3, 1, 4));
+}
+
+async fn only_published_and_old_changes_are_pruned(place: Place) {
+    let ledger = open(&place).await;
+    let (_tracker, _source, rows) = rows(30).await;
+    let lease = lease(&ledger).await;
+    let mut intake = lease.intake();
+    let at = |seconds: i64| When::from_micros(seconds * 1_000_000).unwrap();
+    for (second, row) in (0..).zip(&rows) {
+        intake.record(std::slice::from_ref(row), at(second)).await.unwrap();
+    }
+    lease.published(20).await.unwrap();
+    let oldest = async || ledger.oldest().await.unwrap();
+    let keep = |age_s, max| Keep { age: Duration::from_secs(age_s), max };
+    assert_eq!(lease.prune(keep(1000, 1000), at(30)).await.unwrap(), 0);
+    // Recorded at 0..=29: ten seconds' age at 13 leaves 3 and later, which is seq 4.
+    assert_eq!(lease.prune(keep(10, 1000), at(13)).await.unwrap(), 3);
+    assert_eq!(oldest().await, Some(4));
+    assert_eq!(lease.prune(keep(1000, 10), at(13)).await.unwrap(), 7);
+    assert_eq!(oldest().await, Some(11), "the latest ten published ones");
+    assert_eq!(lease.prune(keep(1, 0), at(1_000_000)).await.unwrap(), 10);
+    assert_eq!(oldest().await, Some(21), "an unpublished change is never removed");
+    assert_eq!(ledger.history(0, 100).await.unwrap().len(), 10);
+    lease.published(30).await.unwrap();
+    assert_eq!(lease.prune(keep(1, 0), at(1_000_000)).await.unwrap(), 10);
+    assert_eq!((oldest().await, ledger.head().await.unwrap()), (None, 30));
+}
+
+async fn ledgers_with_different_prefixes_do_not_meet(place: Place) {
+    let (_tracker, _source, rows) = rows(3).await;
+    let one = open(&place).await;
+    let two = Ledger::open(&place.db(), &"other_".parse().unwrap()).await.unwrap();
+    let (lease_one, lease_two) = (lease(&one).await, lease(&two).await);
+    assert_ne!(one.epoch(), two.epoch());
+    lease_one.intake().record(&rows, when(T1)).await.unwrap();
+    lease_two.intake().record(&rows[..1], when(T1)).await.unwrap();
+    assert_eq!((one.head().await.unwrap(), two.head().await.unwrap()), (3, 1));
+}
+
+async fn a_ledger_of_another_version_is_refused(place: Place) {
+    let error = Ledger::open_existing(&place.db(), &Prefix::default()).await.unwrap_err();
+    let empty = matches!(error, LedgerError::Empty { .. } | LedgerError::Sql(_));
+    assert!(empty && !error.may_heal(), "{error}");
+    open(&place).await.close().await;
+    place.session().await.exec("UPDATE bugfeed_meta SET version = 99").await;
+    let error = Ledger::open(&place.db(), &Prefix::default()).await.unwrap_err();
+    assert!(error.to_string().contains("version 99"), "{error}");
+}
+
+/// Case, blanks and NULL make different keys.
+async fn marks_are_exact(place: Place) {
+    let tracker = Place::sqlite();
+    let mut session = tracker.session().await;
+    session.exec("CREATE TABLE push_notify (id INTEGER, bug_id INTEGER, delta_ts TEXT)").await;
+    for when in ["'x'", "'X'", "NULL", "'n'", "''"] {
+        session.exec(&format!("INSERT INTO push_notify VALUES (1, 1, {when})")).await;
+    }
+    let source = tracker.open(jiff::tz::TimeZone::UTC).await;
+    let ledger = open(&place).await;
+    let lease = lease(&ledger).await;
+    let mut intake = lease.intake();
+    let rows = source.read(10).await.unwrap();
+    assert_eq!(intake.record(&rows, when(T1)).await.unwrap().set_aside.len(), 5);
+    let mut marks = lease.intake().marks().await.unwrap();
+    let mut keys: Vec<_> = rows.iter().map(|row| row.key.clone()).collect();
+    marks.sort();
+    keys.sort();
+    assert_eq!(marks, keys);
+    intake.forget(&[rows[0].key.clone()]).await.unwrap();
+    assert!(!lease.intake().marks().await.unwrap().contains(&rows[0].key));
+    assert_eq!(lease.intake().marks().await.unwrap().len(), 4);
+}
