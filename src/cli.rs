@@ -125,7 +125,7 @@ pub struct ListenArgs {
     #[arg(long, env = "BUGFEED_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_parser = millis(), hide_short_help = true)]
     pub shutdown_timeout_ms: u64,
     /// The kernel's send buffer of a client, in bytes; bounds what a stalled client holds
-    #[arg(long, env = "BUGFEED_SEND_BUFFER_BYTES", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(4096..=16_777_216), hide_short_help = true)]
+    #[arg(long, env = "BUGFEED_SEND_BUFFER_BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(4096..=16_777_216), hide_short_help = true)]
     pub send_buffer_bytes: u32,
     /// Changes kept for clients that come back
     #[arg(long, env = "BUGFEED_REPLAY_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]

@@ -96,6 +96,17 @@ pub enum AmqpError {
         /// The broker's words.
         reason: String,
     },
+    /// The queue is there already, with other properties.
+    #[error(
+        "queue '{queue}' exists with other properties: {reason}; delete it once what it holds may go, or choose another \
+         name"
+    )]
+    Queue {
+        /// Which queue.
+        queue: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// The user may not do what is needed.
     #[error("not permitted: {0}; give the user configure, write and read permission")]
     Permission(String),
@@ -104,7 +115,16 @@ pub enum AmqpError {
 impl AmqpError {
     /// Whether only a person can mend it, so that a start-up should fail instead of waiting.
     pub fn needs_a_person(&self) -> bool {
-        matches!(self, AmqpError::Login { .. } | AmqpError::Exchange { .. } | AmqpError::Permission(_))
+        use AmqpError::{Exchange, Login, Permission, Queue};
+        matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
+    }
+
+    /// Wraps what a queue's declaration failed with.
+    pub fn queue(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((406, reason)) => AmqpError::Queue { queue: queue.to_owned(), reason },
+            _ => AmqpError::broker(url, source),
+        }
     }
 
     /// Wraps an error of an established connection.

@@ -110,7 +110,8 @@ async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
     let own = options.queue.is_none();
     let declare = QueueDeclareOptions { exclusive: own, auto_delete: own, durable: !own, ..Default::default() };
     let name = options.queue.clone().unwrap_or_default();
-    let queue = channel.queue_declare(name.into(), declare, arguments).await.map_err(failed)?;
+    let declared = channel.queue_declare(name.as_str().into(), declare, arguments).await;
+    let queue = declared.map_err(|error| AmqpError::queue(url, &name, error))?;
     let queue = queue.name().clone();
     let everything = "#".into();
     channel

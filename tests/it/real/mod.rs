@@ -1,1 +1,6 @@
-//! Real servers.
+//! Against a real RabbitMQ, MariaDB and PostgreSQL.
+
+mod chaos;
+mod end_to_end;
+mod gateway;
+mod split;

@@ -1,0 +1,164 @@
+//! The gateway on a shared RabbitMQ, with messages published by hand.
+
+use bugfeed_testbed::{Proc, bin, eventually, shared, unique};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+
+use super::split::Gateway;
+use crate::support::{Client, SOON};
+
+const T: &str = "2014-04-03T21:13:45";
+
+/// A producer of its own exchanges.
+struct Producer {
+    _connection: Connection,
+    channel: Channel,
+}
+
+impl Producer {
+    async fn connect(url: &str) -> Producer {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Producer { _connection: connection, channel }
+    }
+
+    async fn publish(&self, exchange: &str, bodies: &[&str]) {
+        for body in bodies {
+            let options = BasicPublishOptions::default();
+            let sent = self.channel.basic_publish(
+                exchange.into(),
+                "1".into(),
+                options,
+                body.as_bytes(),
+                BasicProperties::default(),
+            );
+            sent.await.unwrap().await.unwrap();
+        }
+    }
+
+    async fn delete(&self, exchange: &str) {
+        self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_form_of_message_reaches_the_clients_of_its_feed() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let (one, two) = (unique("one"), unique("two"));
+    let (feed_one, feed_two) = (format!("default={one}"), format!("two={two}"));
+    let gateway = Gateway::start(&rabbit.url, &["--feed", &feed_one, "--feed", &feed_two]).await;
+    let producer = Producer::connect(&rabbit.url).await;
+    let mut default = gateway.client().await;
+    let mut named = Client::connect(&format!("{}two/", gateway.url())).await;
+    for client in [&mut default, &mut named] {
+        client.subscribe(&[1, 2, 3, 4, 5]).await;
+    }
+    let message = |bug: u64, seq: u64| format!(r#"{{"bug":{bug},"when":"{T}","seq":{seq},"epoch":"e1"}}"#);
+    let bodies = [
+        message(1, 10),
+        message(1, 10), // published again
+        format!(r#"{{"payload":{{"id":2,"delta_ts":"2014-04-03 21:13:45"}},"_meta":{{"count":1}}}}"#),
+        "this is poison".to_owned(),
+        "{\"bug\":0,\"when\":\"never\"}".to_owned(),
+        message(777, 11), // nobody watches it
+        message(3, 13),   // 12 is missing
+        message(4, 12),   // and comes late
+        message(5, 14),
+    ];
+    producer.publish(&one, &bodies.each_ref().map(String::as_str)).await;
+    producer.publish(&two, &[&message(5, 1)]).await;
+    for bug in [1, 2, 3, 4, 5] {
+        assert_eq!(default.update().await, (bug, T.to_owned()));
+    }
+    assert_eq!(named.update().await, (5, T.to_owned()), "and nothing of the other feed");
+    let metrics = gateway.metrics().await;
+    for line in [
+        format!("bugfeed_messages_poison_total{{feed=\"default\"}} 2"),
+        format!("bugfeed_changes_total{{feed=\"default\"}} 6"),
+        format!("bugfeed_changes_repeated_total{{feed=\"default\"}} 1"),
+        format!("bugfeed_changes_missing_total{{feed=\"default\"}} 1"),
+        format!("bugfeed_changes_late_total{{feed=\"default\"}} 1"),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
+    // Poison is acknowledged like the rest: nothing is left in flight, and the log has one line of it, not two.
+    assert_eq!(gateway.proc.output().matches("message not understood").count(), 1, "{}", gateway.proc.output());
+    producer.delete(&one).await;
+    producer.delete(&two).await;
+}
+
+#[tokio::test]
+async fn a_durable_queue_keeps_what_came_while_the_gateway_was_away() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let (exchange, queue) = (unique("exchange"), unique("queue"));
+    let feed = format!("default={exchange}");
+    let options = ["--feed", &feed, "--queue-name", &queue];
+    let mut gateway = Gateway::start(&rabbit.url, &options).await;
+    gateway.proc.sigterm();
+    assert!(gateway.proc.wait(SOON).await.unwrap().success(), "{}", gateway.proc.output());
+    let producer = Producer::connect(&rabbit.url).await;
+    producer.publish(&exchange, &[&format!(r#"{{"bug":1,"when":"{T}","seq":1,"epoch":"e1"}}"#)]).await;
+    let gateway = Gateway::start(&rabbit.url, &options).await;
+    let mut client = gateway.client().await;
+    eventually(SOON, "the change is there", async || {
+        client.send(r#"{"command":"subscribe","bugs":1,"since":"2014-01-01"}"#).await;
+        client.send(r#"{"command":"subscriptions"}"#).await;
+        client.text().await;
+        client.text().await.contains("update")
+    })
+    .await
+    .unwrap();
+    drop(gateway);
+    producer.channel.queue_delete(format!("{queue}.default").into(), Default::default()).await.unwrap();
+    producer.delete(&exchange).await;
+}
+
+#[tokio::test]
+async fn faults_that_a_person_must_mend_end_the_start_with_a_clear_error() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let producer = Producer::connect(&rabbit.url).await;
+    let exchange = unique("fanout");
+    let declared = producer.channel.exchange_declare(
+        exchange.as_str().into(),
+        ExchangeKind::Fanout,
+        ExchangeDeclareOptions::default(),
+        FieldTable::default(),
+    );
+    declared.await.unwrap();
+    let queue = unique("other");
+    let name = format!("{queue}.default");
+    producer
+        .channel
+        .queue_declare(name.as_str().into(), QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default())
+        .await
+        .unwrap();
+    let (head, tail) = rabbit.url.rsplit_once('@').unwrap();
+    let scheme = head.split_once("://").unwrap().0;
+    let host = tail.split_once('/').unwrap().0;
+    let credentials = format!("{scheme}://guest:wrong-secret@{tail}");
+    let vhost = format!("{head}@{host}/no-such-vhost");
+    let feed = format!("default={exchange}");
+    let topic = unique("topic");
+    let topic_feed = format!("default={topic}");
+    for (options, wants) in [
+        (&["--amqp", &credentials][..], &["refuses the login", "check user, password"][..]),
+        (&["--amqp", &vhost], &["refuses the login", "virtual host"]),
+        (&["--amqp", &rabbit.url, "--feed", &feed], &[exchange.as_str(), "another type", "topic"]),
+        (&["--amqp", &rabbit.url, "--feed", &topic_feed, "--queue-name", &queue], &[name.as_str(), "other properties"]),
+    ] {
+        let ports = ["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let args = [&ports[..], options].concat();
+        let mut proc = Proc::spawn(bin("bugfeed").unwrap(), &args, &[]).unwrap();
+        let status = proc.wait(SOON).await.unwrap();
+        let output = proc.output();
+        assert_eq!(status.code(), Some(1), "{output}");
+        for want in wants {
+            assert!(output.contains(want), "no '{want}' in: {output}");
+        }
+        assert!(!output.contains("wrong-secret"), "{output}");
+    }
+    producer.delete(&exchange).await;
+    producer.delete(&topic).await;
+    producer.channel.queue_delete(name.into(), Default::default()).await.unwrap();
+}
