@@ -1,0 +1,61 @@
+//! The page without a mouse: everything is reached with Tab in the order it is read, and done with Enter.
+
+use super::page::Page;
+use super::servers::Server;
+use super::webdriver::{ENTER, SHIFT, TAB};
+
+/// What the focus is on, in the words of a screen reader where it has no id.
+const FOCUS: &str = "((it) => it.id || it.getAttribute('aria-label') || it.textContent.trim())(document.activeElement)";
+
+#[tokio::test]
+async fn everything_can_be_done_with_tab_and_enter() {
+    let Some(page) = Page::start_or_skip().await else { return };
+    let server = Server::start(&[]).await;
+    let keys = &page.driver;
+    let step = async |keys_held: &[char], wanted: &str| {
+        keys.press(keys_held).await;
+        assert_eq!(page.js(FOCUS).await, wanted);
+    };
+    let scenario = async || {
+        page.open(&server.url("/")).await;
+        page.says("#welcome", "one click").await;
+        step(&[TAB], "Skip to the changes").await;
+        step(&[TAB], "try").await;
+        step(&[TAB], "bugs").await;
+        for key in "7 8".chars() {
+            keys.press(&[key]).await;
+        }
+        step(&[ENTER], "bugs").await;
+        page.watches(&[7, 8]).await;
+        for wanted in ["subscribe", "since", "last hour", "last day", "unsubscribe-all"] {
+            step(&[TAB], wanted).await;
+        }
+        for wanted in ["Stop watching bug 7", "Stop watching bug 8", "demo-bug", "demo-touch"] {
+            step(&[TAB], wanted).await;
+        }
+        step(&[ENTER], "demo-touch").await;
+        assert_eq!(page.lists_as_many_as(1).await[0].bug, 7);
+        step(&[TAB], "clear").await;
+        // What vanishes hands the focus on instead of dropping it at the top of the page.
+        step(&[ENTER], "changes").await;
+        page.lists(&[]).await;
+        for wanted in ["demo-touch", "demo-bug", "Stop watching bug 8"] {
+            step(&[SHIFT, TAB], wanted).await;
+        }
+        step(&[ENTER], "Stop watching bug 7").await;
+        page.watches(&[7]).await;
+        step(&[ENTER], "bugs").await;
+        page.watches(&[]).await;
+        step(&[SHIFT, TAB], "try").await;
+        step(&[ENTER], "demo-touch").await;
+        page.says("#demo-latency[data-kind=ok]", "Bug 1234: arrived after ").await;
+        page.watches(&[1234]).await;
+        for _ in 0..2 {
+            keys.press(&[SHIFT, TAB]).await;
+        }
+        step(&[SHIFT, TAB], "last day").await;
+        step(&[ENTER], "last day").await;
+        assert_ne!(page.js("document.querySelector('#since').value").await, "");
+    };
+    page.play("keyboard", &[], scenario).await;
+}

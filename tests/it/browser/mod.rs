@@ -1,0 +1,11 @@
+//! The live page in a real Chromium, against the real binaries. In: Debian's chromium and chromium-driver, a browser and
+//! servers of its own for each test. Out: what a person would see, asserted; and where a test fails, a screenshot. It
+//! never looks into the page's script, only at the ids and attributes that page.js promises.
+
+mod all_in_one;
+mod keyboard;
+mod page;
+mod restart;
+mod servers;
+mod split;
+mod webdriver;

@@ -1,0 +1,124 @@
+//! The binaries as an operator starts them. In: the arguments. Out: a running process that answers on ports of its own
+//! and can be killed and started again there. It never shares a folder with another test.
+
+use std::path::{Path, PathBuf};
+
+use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::support::{SOON, get};
+
+/// `bugfeed`, as all-in-one or gateway.
+pub struct Server {
+    // Dropped in this order.
+    proc: Proc,
+    dir: TempDir,
+    args: Vec<String>,
+    clients: u16,
+    admin: u16,
+}
+
+impl Server {
+    /// Starts `bugfeed` with arguments; without any, it is the all-in-one.
+    pub async fn start(args: &[&str]) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let proc = spawn(dir.path(), &args, clients, admin);
+        let server = Server { proc, dir, args, clients, admin };
+        is_ready(admin).await;
+        server
+    }
+
+    /// Starts it again after it has ended, on the same ports and in the same folder.
+    pub async fn start_again(&mut self) {
+        assert!(self.proc.exited().unwrap().is_some(), "still running");
+        self.proc = spawn(self.dir.path(), &self.args, self.clients, self.admin);
+        is_ready(self.admin).await;
+    }
+
+    pub fn kill9(&mut self) {
+        self.proc.kill9();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) {
+        self.proc.sigterm();
+        assert!(self.proc.wait(SOON).await.unwrap().success(), "{}", self.proc.output());
+    }
+
+    /// The address of a path of the live page.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.clients)
+    }
+
+    /// What `/readyz` answers.
+    pub async fn readiness(&self) -> u16 {
+        get(([127, 0, 0, 1], self.admin).into(), "/readyz").await.0
+    }
+
+    /// `bugfeed touch` in the all-in-one's folder.
+    pub async fn touch(&self, args: &[&str]) {
+        touch(self.dir.path(), args).await;
+    }
+}
+
+fn spawn(dir: &Path, args: &[String], clients: u16, admin: u16) -> Proc {
+    Run::new(bin("bugfeed").unwrap())
+        .dir(dir)
+        .args(args)
+        .env("BUGFEED_LISTEN", format!("127.0.0.1:{clients}"))
+        .env("BUGFEED_ADMIN_LISTEN", format!("127.0.0.1:{admin}"))
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until `/readyz` on a port answers that all is well.
+async fn is_ready(admin: u16) {
+    let look = async || {
+        TcpStream::connect(("127.0.0.1", admin)).await.map_err(|error| error.to_string())?;
+        let (status, body) = get(([127, 0, 0, 1], admin).into(), "/readyz").await;
+        if status == 200 { Ok(()) } else { Err(body) }
+    };
+    eventually(SOON, "readiness", look).await.unwrap();
+}
+
+async fn touch(dir: &Path, args: &[&str]) {
+    let mut touch = Run::new(bin("bugfeed").unwrap()).dir(dir).arg("touch").args(args).spawn().unwrap();
+    assert!(touch.wait(SOON).await.unwrap().success(), "{}", touch.output());
+}
+
+/// `bugfeed-shim` between a change table of its own, in SQLite, and an exchange.
+pub struct Shim {
+    // Dropped in this order.
+    _proc: Proc,
+    dir: TempDir,
+    table: String,
+}
+
+impl Shim {
+    /// Makes the table and publishes its changes.
+    pub async fn start(amqp: &str, exchange: &str) -> Shim {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| format!("sqlite://{}", dir.path().join(name).display());
+        let (table, ledger) = (file("tracker.db"), file("ledger.db"));
+        let shim: PathBuf = bin("bugfeed-shim").unwrap();
+        let mut init = Proc::spawn(&shim, &["init", "--source", &table], &[]).unwrap();
+        assert!(init.wait(SOON).await.unwrap().success(), "{}", init.output());
+        let admin = free_port().unwrap();
+        let proc = Run::new(shim)
+            .args(["run", "--source", &table, "--ledger", &ledger, "--exchange", exchange])
+            .args(["--poll-interval-ms", "50", "--admin-listen", &format!("127.0.0.1:{admin}")])
+            .env("BUGFEED_SHIM_AMQP", amqp)
+            .spawn()
+            .unwrap();
+        is_ready(admin).await;
+        Shim { _proc: proc, dir, table }
+    }
+
+    /// `bugfeed touch` on its table.
+    pub async fn touch(&self, args: &[&str]) {
+        touch(self.dir.path(), &[args, &["--source", &self.table]].concat()).await;
+    }
+}
