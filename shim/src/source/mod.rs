@@ -101,7 +101,7 @@ pub struct Deleted {
 }
 
 impl Source {
-    /// Opens the table and reads one row, to find missing tables, columns and privileges now.
+    /// Opens the table, reads one row and deletes none, to find missing tables, columns and privileges now.
     ///
     /// # Errors
     /// Whatever the database says; [`SqlError::may_heal`] tells whether waiting can help.
@@ -110,6 +110,12 @@ impl Source {
         let mut source = Source { sql: TableSql::new(db.dialect(), spec), db, zone };
         let failed = |source| SourceError::Sql { table: spec.table.clone(), source };
         source.read(1).await.map_err(failed)?;
+        match source.db.execute(&source.sql.delete_none(), &[]).await {
+            Ok(_) => {}
+            // Somebody writes just now; that much is allowed, then.
+            Err(e) if e.fault == Fault::Locked => {}
+            Err(e) => return Err(failed(e)),
+        }
         if source.db.dialect() == Dialect::MySql && source.is_timestamp(spec).await && source.zone != TimeZone::UTC {
             // A TIMESTAMP is an instant; this session reads it in UTC, so no local time is involved.
             tracing::info!(table = %spec.table, column = %spec.when, "column is a TIMESTAMP: read in UTC, --timezone is not needed");

@@ -130,7 +130,12 @@ impl TableSql {
         TableSql { select, table, id, key }
     }
 
-    /// Deletes `keys` rows: their ids in the text, so that the primary key is used, their key texts as parameters.
+    /// Asks whether deleting is allowed.
+    pub(crate) fn delete_none(&self) -> String {
+        format!("DELETE FROM {} WHERE 1 = 0", self.table)
+    }
+
+    /// Deletes rows: their ids in the text, so that the primary key is used, their key texts as parameters.
     pub(crate) fn delete(&self, ids: &[i64]) -> String {
         let TableSql { table, id, key, .. } = self;
         let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");

@@ -1,1 +1,217 @@
-//! placeholder
+//! The real binary on SQLite files, with a broker that is not there: options, faults at the start and while running, who
+//! works.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bugfeed_testbed::{Proc, Run, eventually, free_port};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::Place;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const T1: &str = "2014-04-03 21:13:45";
+/// Nobody listens there.
+const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
+
+/// The binary under test, with no settings from outside.
+pub(crate) fn shim(args: &[&str]) -> Run {
+    let names = ["SOURCE", "TABLE", "LEDGER", "AMQP", "EXCHANGE", "ONCE", "TIMEZONE", "FORMAT", "BATCH"];
+    let run = Run::new(binary()).args(args).env_remove("RUST_LOG");
+    names.iter().fold(run, |run, name| run.env_remove(format!("BUGFEED_SHIM_{name}")))
+}
+
+pub(crate) fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_bugfeed-shim"))
+}
+
+pub(crate) fn ledger_url(dir: &Path) -> String {
+    format!("sqlite://{}", dir.join("ledger.db").display())
+}
+
+async fn start(place: &Place, more: &[&str]) -> Proc {
+    let ledger = ledger_url(place.dir.path());
+    let mut args = vec!["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER];
+    args.extend(more);
+    shim(&args).spawn().unwrap()
+}
+
+/// What it prints and its exit code, when it ends by itself.
+async fn ends(run: Run) -> (i32, String) {
+    let mut proc = run.spawn().unwrap();
+    let code = proc.wait(LIMIT).await.unwrap().code().unwrap();
+    // The pipes may deliver the last line a moment later.
+    let _ = proc.wait_for_line("error: ", Duration::from_secs(1)).await;
+    (code, proc.output())
+}
+
+/// A number of `bugfeed-shim status`.
+pub(crate) async fn status(ledger: &str, name: &str) -> Option<u64> {
+    let (_, output) = ends(shim(&["status", "--ledger", ledger])).await;
+    let line = output.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[tokio::test]
+async fn wrong_values_end_with_2_before_anything_is_opened() {
+    for (args, part) in [
+        (&["--source", "sqlite://x", "--timezone", "Mars"][..], "--timezone"),
+        (&["--source", "nonsense"], "mysql://"),
+        (&[], "--source"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (code, output) = ends(shim(args).dir(dir.path())).await;
+        assert!(code == 2 && output.contains(part), "{args:?}: {code}\n{output}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    let (code, output) = ends(shim(&["--help"])).await;
+    assert!(code == 0 && output.contains("Examples:") && output.contains("bugfeed-shim init"), "{output}");
+}
+
+#[tokio::test]
+async fn faults_at_the_start_end_with_1_and_one_clear_line() {
+    let place = Place::sqlite();
+    place.table().await;
+    let dir = place.dir.path();
+    let garbage = dir.join("garbage.db");
+    std::fs::write(&garbage, "this is no database, it only looks like a file ".repeat(100)).unwrap();
+    let garbage = format!("sqlite://{}", garbage.display());
+    let good = ledger_url(dir);
+    // With nothing to publish, a broker that is away is no failure of --once.
+    let once = ["run", "--once", "--source", &place.url, "--ledger", &good, "--amqp", NO_BROKER];
+    assert_eq!(ends(shim(&once)).await.0, 0);
+    let read_only = format!("{good}?mode=ro");
+    let nowhere = format!("sqlite://{}/no/such/folder/ledger.db", dir.display());
+    let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let busy = busy.local_addr().unwrap().to_string();
+    for (name, value, parts) in [
+        ("--ledger", garbage.as_str(), &["garbage.db", "not a database", "restore"][..]),
+        ("--ledger", &read_only, &["ledger.db", "readonly", "permission"]),
+        ("--ledger", &nowhere, &["no/such/folder", "unable to open"]),
+        ("--source", &garbage, &["garbage.db", "not a database"]),
+        ("--source", "sqlite://nowhere.db", &["nowhere.db", "bugfeed-shim init"]),
+        ("--table", "other", &["other", "no such table", "bugfeed-shim init"]),
+        ("--bug-column", "bug", &["no such column"]),
+        ("--admin-listen", &busy, &[&busy, "another port"]),
+    ] {
+        let mut args = vec!["--amqp", NO_BROKER, name, value];
+        for (other, default) in [("--source", place.url.as_str()), ("--ledger", &good)] {
+            if name != other {
+                args.extend([other, default]);
+            }
+        }
+        let (code, output) = ends(shim(&args).dir(dir)).await;
+        let errors: Vec<&str> = output.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(code == 1 && errors.len() == 1, "{name} {value}: {code}\n{output}");
+        for part in parts {
+            assert!(errors[0].contains(part), "{part:?} missing: {}", errors[0]);
+        }
+        assert!(!output.contains("sekrit") && !output.contains("panicked"), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
+    let place = Place::sqlite();
+    place.table().await;
+    let port = free_port().unwrap();
+    let admin = format!("127.0.0.1:{port}");
+    let mut proc = start(&place, &["--admin-listen", &admin]).await;
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let rows: Vec<(u64, &str)> = (1..=50).map(|bug| (bug, T1)).collect();
+    let mut tracker = place.session().await;
+    tracker.insert(&rows).await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    let ready = get(&admin, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("bus: broker"), "{ready}");
+    assert!(get(&admin, "/livez").await.starts_with("HTTP/1.1 200"));
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let output = proc.output();
+    assert_eq!(output.matches("Connection refused").count(), 1, "{output}");
+    assert!(!output.contains("sekrit"), "{output}");
+    let ledger = ledger_url(place.dir.path());
+    assert_eq!(status(&ledger, "unpublished").await, Some(50));
+    assert_eq!(status(&ledger, "published").await, Some(0));
+    // The next one begins with the same, and --once says that it could not.
+    let args =
+        ["run", "--once", "--once-timeout", "1", "--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER];
+    let (code, output) = ends(shim(&args)).await;
+    assert!(code == 1 && output.contains("not everything could be published within 1 s"), "{code}\n{output}");
+}
+
+async fn get(address: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_second_shim_waits_and_takes_over_at_once_when_the_first_is_killed() {
+    let place = Place::sqlite();
+    place.table().await;
+    let mut first = start(&place, &[]).await;
+    first.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let mut second = start(&place, &[]).await;
+    second.wait_for_line(format!("held by pid {}", first.pid()).as_str(), LIMIT).await.unwrap();
+    // A holder that is only frozen keeps it: the system's lock goes with the process, not with its attention.
+    first.sigstop();
+    first.kill9();
+    let killed = Instant::now();
+    second.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
+    assert_eq!(second.output().matches("held by").count(), 1, "said once: {}", second.output());
+}
+
+/// The files' size is limited, so that writes fail as on a full disk; the limit is lifted while it runs.
+#[tokio::test]
+async fn a_full_disk_under_the_ledger_loses_nothing() {
+    let place = Place::sqlite();
+    place.table().await;
+    let ledger = ledger_url(place.dir.path());
+    // A write beyond the limit also sends a signal that would end the process; an ignored one stays ignored.
+    let script = "trap '' XFSZ; ulimit -S -f 400; exec \"$@\"";
+    let binary = binary();
+    let run = Run::new("sh").args(["-c", script, "sh"]).arg(&binary);
+    let mut proc = run.args(["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER]).spawn().unwrap();
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let mut tracker = place.session().await;
+    let mut total = 0;
+    while !proc.output().contains("make room on the disk") {
+        assert!(total < 10_000, "the limit is never reached: {}", proc.output());
+        tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (1, '{T1}'), (2, '{T1}')")).await;
+        total += 2;
+        eventually(LIMIT, "a drained table or a full disk", async || {
+            tracker.count("push_notify").await == 0 || proc.output().contains("make room on the disk")
+        })
+        .await
+        .unwrap();
+    }
+    let left = tracker.count("push_notify").await;
+    assert!(left > 0 && proc.exited().unwrap().is_none(), "rows stay in the table: {}", proc.output());
+    let pid = proc.pid().to_string();
+    let lift = std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
+    assert!(lift.success());
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    proc.wait_for_line("works again", LIMIT).await.unwrap();
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    assert_eq!(status(&ledger, "head").await, Some(total), "every row once: {}", proc.output());
+    assert_eq!(proc.output().matches("make room on the disk").count(), 1, "said once: {}", proc.output());
+}
+
+#[tokio::test]
+async fn init_says_what_it_did_and_what_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", dir.path().join("new.db").display());
+    for want in ["created", "exists already"] {
+        let (code, output) = ends(shim(&["init", "--source", &url, "--table", "changes"])).await;
+        assert!(code == 0 && output.contains(want) && output.contains("INSERT INTO changes"), "{code}\n{output}");
+    }
+    let (code, output) = ends(shim(&["status", "--ledger", &url])).await;
+    assert!(code == 1 && output.contains("there is no ledger here yet"), "{code}\n{output}");
+}

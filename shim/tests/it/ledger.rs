@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bugfeed_protocol::When;
-use bugfeed_shim::ledger::{Keep, Ledger, LedgerError, Lease, Prefix};
+use bugfeed_shim::ledger::{Keep, Lease, Ledger, LedgerError, Prefix};
 use bugfeed_shim::source::{Row, Source};
 use tokio_util::sync::CancellationToken;
 

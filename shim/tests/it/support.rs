@@ -20,8 +20,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) kind: Kind,
-    /// The server and the database's name on it.
-    pub(crate) server: Option<(SqlServer, String)>,
     pub(crate) dir: TempDir,
 }
 
@@ -36,7 +34,7 @@ impl Place {
     pub(crate) fn sqlite() -> Place {
         let dir = TempDir::new().unwrap();
         let url = format!("sqlite://{}", dir.path().join("tracker.db").display());
-        Place { url, kind: Kind::Sqlite, server: None, dir }
+        Place { url, kind: Kind::Sqlite, dir }
     }
 
     pub(crate) async fn mariadb() -> Option<Place> {
@@ -49,7 +47,7 @@ impl Place {
 
     pub(crate) async fn on(kind: Kind, server: SqlServer) -> Place {
         let name = server.create_database().await.unwrap();
-        Place { url: server.url(&name), kind, server: Some((server, name)), dir: TempDir::new().unwrap() }
+        Place { url: server.url(&name), kind, dir: TempDir::new().unwrap() }
     }
 
     pub(crate) fn db(&self) -> DbUrl {

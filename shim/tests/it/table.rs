@@ -114,7 +114,8 @@ async fn bad_rows_are_set_aside_while_the_others_flow(place: Place) {
     };
     tracker.exec(&format!("CREATE TABLE push_notify (id {id}, bug_id BIGINT, delta_ts {when_type})")).await;
     let at = format!("'{T1}'");
-    let mut bad = vec![("NULL", at.as_str(), "bug number NULL"), ("-5", &at, "bug number -5"), ("0", &at, "bug number 0")];
+    let mut bad =
+        vec![("NULL", at.as_str(), "bug number NULL"), ("-5", &at, "bug number -5"), ("0", &at, "bug number 0")];
     bad.extend([("7", "NULL", "the date is NULL"), ("7", "'9999-12-31 00:00:00'", "9999-12-31")]);
     match place.kind {
         Kind::MySql => {

@@ -1,0 +1,188 @@
+//! Servers and shims that die: every committed row arrives, with one number, in order.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bugfeed_testbed::{MariaDb, Proc, RabbitMq, eventually, unique};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::queue::{Queue, check_stream};
+use crate::binary::{ledger_url, shim};
+use crate::support::{Kind, Place, Session};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const T1: &str = "2014-04-03 21:13:45";
+
+fn start(place: &Place, amqp: &str, exchange: &str) -> Proc {
+    let ledger = ledger_url(place.dir.path());
+    shim(&["--source", &place.url, "--ledger", &ledger, "--amqp", amqp, "--exchange", exchange]).spawn().unwrap()
+}
+
+/// Inserts one row per bug, 1 to `count`, in small transactions, some of which end later than others that began later.
+async fn write(url: String, bugs: std::ops::Range<u64>) {
+    let (mut one, mut two) = (Session::connect(&url).await, Session::connect(&url).await);
+    let bugs: Vec<u64> = bugs.collect();
+    for group in bugs.chunks(7) {
+        let (late, soon) = group.split_at(group.len() / 2);
+        let rows = |bugs: &[u64]| bugs.iter().map(|bug| (*bug, T1)).collect::<Vec<_>>();
+        one.exec("START TRANSACTION").await;
+        one.insert(&rows(late)).await;
+        two.insert(&rows(soon)).await;
+        one.exec("COMMIT").await;
+    }
+}
+
+#[tokio::test]
+async fn the_broker_is_killed_mid_stream() {
+    let Some(mut broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(place) = Place::mariadb().await else { return };
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let mut proc = start(&place, &broker.url(), &exchange);
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let count = 4000;
+    let writer = tokio::spawn(write(place.url.clone(), 1..count + 1));
+    for round in 1..=2 {
+        let ledger = ledger_url(place.dir.path());
+        eventually(LIMIT, "progress", async || crate::binary::status(&ledger, "published").await > Some(300 * round))
+            .await
+            .unwrap();
+        let mark = proc.lines();
+        broker.kill9().await;
+        proc.wait_for_line_after(mark, "changes are kept in the ledger", LIMIT).await.unwrap();
+        broker.start_again().await.unwrap();
+        proc.wait_for_line_after(mark, "works again", LIMIT).await.unwrap();
+    }
+    writer.await.unwrap();
+    let queue = Queue::connect(&broker.url(), &exchange).await;
+    let all = queue.collect(count, LIMIT).await;
+    let bugs: BTreeSet<u64> = check_stream(&all, count).into_iter().collect();
+    assert_eq!(bugs, (1..=count).collect());
+    let output = proc.output();
+    let said = output.matches("changes are kept in the ledger").count();
+    assert!((2..=4).contains(&said), "an outage is said once, not per row or attempt: {output}");
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn the_shim_is_killed_at_random_moments() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(place) = Place::mariadb().await else { return };
+    killed_at_random_moments(&broker, place, 10).await;
+}
+
+#[tokio::test]
+async fn the_shim_is_killed_at_random_moments_with_postgres() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(place) = Place::postgres().await else { return };
+    killed_at_random_moments(&broker, place, 10).await;
+}
+
+async fn killed_at_random_moments(broker: &RabbitMq, place: Place, kills: u32) {
+    let seed: u64 =
+        std::env::var("BUGFEED_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(rand::random());
+    println!("BUGFEED_TEST_SEED={seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let count = 3000;
+    let writer = tokio::spawn(write(place.url.clone(), 1..count + 1));
+    for _ in 0..kills {
+        let mut proc = start(&place, &broker.url(), &exchange);
+        proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+        // Not a wait for something: the moment of death is the input of this test.
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..300_000))).await;
+        proc.kill9();
+    }
+    let mut proc = start(&place, &broker.url(), &exchange);
+    writer.await.unwrap();
+    let all = queue.collect(count, LIMIT).await;
+    let bugs = check_stream(&all, count);
+    assert_eq!(bugs.len(), count as usize, "as many numbers as rows: none numbered twice");
+    assert_eq!(bugs.into_iter().collect::<BTreeSet<_>>(), (1..=count).collect());
+    let mut tracker = place.session().await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+}
+
+/// Both the change table and the ledger go away, and come back.
+#[tokio::test]
+async fn the_database_is_gone_and_back() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(mut server) = MariaDb::start_or_skip().await else { return };
+    let place = Place::on(Kind::MySql, server.client().clone()).await;
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let mut on_file = start(&place, &broker.url(), &exchange);
+    on_file.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    write(place.url.clone(), 1..101).await;
+    let mut all = queue.collect(100, LIMIT).await;
+    let mark = on_file.lines();
+    server.kill9().await;
+    on_file.wait_for_line_after(mark, "changes wait in the table", LIMIT).await.unwrap();
+    server.start_again().await.unwrap();
+    write(place.url.clone(), 101..201).await;
+    all.extend(queue.collect(100, LIMIT).await);
+    assert_eq!(check_stream(&all, 200).len(), 200);
+    let output = on_file.output();
+    assert_eq!(output.matches("changes wait in the table").count(), 1, "said once: {output}");
+    assert!(!output.contains("panicked"), "{output}");
+}
+
+#[tokio::test]
+async fn a_ledger_on_a_server_is_gone_and_back() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(mut server) = MariaDb::start_or_skip().await else { return };
+    let place = Place::on(Kind::MySql, server.client().clone()).await;
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let args = ["--source", &place.url, "--ledger", &place.url, "--amqp", &broker.url(), "--exchange", &exchange];
+    let mut proc = shim(&args).spawn().unwrap();
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    write(place.url.clone(), 1..501).await;
+    server.kill9().await;
+    proc.wait_for_line("trying again", LIMIT).await.unwrap();
+    server.start_again().await.unwrap();
+    write(place.url.clone(), 501..1001).await;
+    let all = queue.collect(1000, LIMIT).await;
+    assert_eq!(check_stream(&all, 1000).into_iter().collect::<BTreeSet<_>>(), (1..=1000).collect());
+}
+
+/// A broker without memory blocks publishers: the shim says so, waits, and goes on.
+#[tokio::test]
+async fn the_broker_blocks_publishers() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let mut proc = start(&place, &broker.url(), &exchange);
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await.unwrap();
+    // The alarm reaches a connection with the first message after it.
+    let mut tracker = place.session().await;
+    let mut count = 0;
+    eventually(LIMIT, "a blocked publisher", async || {
+        tracker.insert(&[(1, T1)]).await;
+        count += 1;
+        proc.output().contains("blocks publishers")
+    })
+    .await
+    .unwrap();
+    broker.ctl(&["set_vm_memory_high_watermark", "0.8"]).await.unwrap();
+    let all = queue.collect(count, LIMIT).await;
+    check_stream(&all, count);
+    proc.wait_for_line("works again", LIMIT).await.unwrap();
+}

@@ -1,0 +1,89 @@
+//! A durable queue on a real broker, read to the end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bugfeed_protocol::bus::{BusMessage, decode};
+use bugfeed_testbed::eventually;
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+
+/// A connection and the queue's name; the queue outlives it.
+pub(crate) struct Queue {
+    _connection: Connection,
+    pub(crate) channel: Channel,
+    pub(crate) name: String,
+}
+
+impl Queue {
+    pub(crate) async fn connect(url: &str, name: &str) -> Queue {
+        let properties = ConnectionProperties::default();
+        let connecting = async || Connection::connect(url, properties.clone()).await;
+        let connection = eventually(Duration::from_secs(30), "a connection", connecting).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Queue { _connection: connection, channel, name: name.to_owned() }
+    }
+
+    /// Declares the queue and the exchange.
+    pub(crate) async fn declare(url: &str, exchange: &str) -> Queue {
+        let queue = Queue::connect(url, exchange).await;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let none = FieldTable::default;
+        queue.channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, none()).await.unwrap();
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        queue.channel.queue_declare(exchange.into(), durable, none()).await.unwrap();
+        queue
+    }
+
+    pub(crate) async fn bind(&self, key: &str) {
+        let (queue, exchange, key) = (self.name.as_str().into(), self.name.as_str().into(), key.into());
+        self.channel
+            .queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())
+            .await
+            .unwrap();
+    }
+
+    /// The next message, if there is one.
+    pub(crate) async fn get(&self) -> Option<BasicGetMessage> {
+        self.channel.basic_get(self.name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap()
+    }
+
+    /// All messages until `count` different changes are there, and those that follow at once.
+    pub(crate) async fn collect(&self, count: u64, limit: Duration) -> Vec<BusMessage> {
+        let mut all: Vec<BusMessage> = Vec::new();
+        let mut seqs = std::collections::BTreeSet::new();
+        let what = format!("{count} changes in the queue");
+        eventually(limit, what, async || {
+            while let Some(message) = self.get().await {
+                let message = decode(&message.data).unwrap();
+                seqs.insert(message.cursor.as_ref().unwrap().seq);
+                all.push(message);
+            }
+            if seqs.len() as u64 >= count { Ok(()) } else { Err(format!("{} so far", seqs.len())) }
+        })
+        .await
+        .unwrap();
+        all
+    }
+}
+
+/// Every number from 1 to `count` at least once, none with two meanings, and in order once repeats are dropped.
+/// Returns the bugs in the order of their numbers.
+pub(crate) fn check_stream(all: &[BusMessage], count: u64) -> Vec<u64> {
+    let mut meaning = BTreeMap::new();
+    let mut newest = 0;
+    for message in all {
+        let seq = message.cursor.as_ref().unwrap().seq;
+        assert_eq!(message.cursor.as_ref().unwrap().epoch, all[0].cursor.as_ref().unwrap().epoch);
+        let before = meaning.insert(seq, message.change);
+        assert!(before.is_none_or(|before| before == message.change), "{seq} means two changes");
+        if before.is_none() {
+            assert_eq!(seq, newest + 1, "out of order");
+            newest = seq;
+        }
+    }
+    assert_eq!(newest, count);
+    meaning.values().map(|change| change.bug.get()).collect()
+}
