@@ -104,7 +104,7 @@ async fn killed_at_random_moments(broker: &RabbitMq, place: Place, kills: u32) {
     writer.await.unwrap();
     let all = queue.collect(count, LIMIT).await;
     let bugs = check_stream(&all, count);
-    assert_eq!(bugs.len(), count as usize, "as many numbers as rows: none numbered twice");
+    assert_eq!(bugs.len() as u64, count, "as many numbers as rows: none numbered twice");
     assert_eq!(bugs.into_iter().collect::<BTreeSet<_>>(), (1..=count).collect());
     let mut tracker = place.session().await;
     eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
