@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bugfeed_testbed::signal::{self, Signal};
-use bugfeed_testbed::{MariaDb, Postgres, RabbitMq, shared};
+use bugfeed_testbed::{MariaDb, Postgres, RabbitMq, shared, tool};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal as listen};
 
@@ -137,15 +137,16 @@ async fn run(command: &[&str]) -> Result<u8> {
         servers = Servers::start() => servers?,
         code = interrupts.next() => return Ok(code),
     };
-    let (program, args) = command.split_first().context("no command")?;
-    let mut child = Command::new(program)
-        .args(args)
+    // Should this process be killed, the command is asked to end too. This is the main thread, which lasts.
+    let mut child = Command::new(tool("setpriv")?)
+        .args(["--pdeathsig", "TERM", "--"])
+        .args(command)
         .envs(servers.variables())
         // Files of tests that could not clean up go away with this folder.
         .env("TMPDIR", temp.path())
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
+        .with_context(|| format!("cannot run {}", command.join(" ")))?;
     tokio::select! {
         status = child.wait() => Ok(exit_code(status?)),
         code = interrupts.next() => {

@@ -2,7 +2,6 @@
 //! server's life in the test's hand. It never reads a configuration file of the machine.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -53,17 +52,17 @@ impl MariaDb {
         let users = "CREATE USER IF NOT EXISTS bugfeed@'%' IDENTIFIED BY 'bugfeed';\n\
              GRANT ALL ON *.* TO bugfeed@'%' WITH GRANT OPTION;\n";
         std::fs::write(dir.path().join("init.sql"), users)?;
-        let mut install = tokio::process::Command::new(tool("mariadb-install-db")?);
-        install.arg("--no-defaults").arg(format!("--datadir={}", dir.path().join("data").display()));
-        install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
-        install.args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"]);
+        let mut install = Run::new("mariadb-install-db")
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
+            .arg(format!("--datadir={}", dir.path().join("data").display()))
+            .dir(dir.path());
         if is_root() {
-            install.arg("--user=root");
+            install = install.arg("--user=root");
         }
-        let output = install.stdin(Stdio::null()).kill_on_drop(true).output().await?;
-        if !output.status.success() {
-            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            bail!("mariadb-install-db failed: {out}{err}");
+        let mut install = install.spawn()?;
+        if !install.wait(START_LIMIT).await?.success() {
+            bail!("mariadb-install-db failed\n{}", install.output());
         }
         let client = SqlServer::new(SqlKind::MySql, port, "bugfeed", "bugfeed");
         let mut server = Self { server: None, dir, client, port };

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use bugfeed_testbed::{Proc, bin, eventually, free_port, signal, unique};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -35,7 +37,7 @@ async fn nothing_left(dir: &Path) {
 
 #[tokio::test]
 async fn a_process_is_watched_and_signalled() {
-    let script = "echo ready $WORD; echo grumble >&2; trap 'echo ending; exit 3' TERM; while :; do sleep 0.01; done";
+    let script = "trap 'echo ending; exit 3' TERM; echo ready $WORD; echo grumble >&2; while :; do sleep 0.01; done";
     let mut proc = Proc::spawn("sh", &["-c", script], &[("WORD", "steady")]).unwrap();
     assert_eq!(proc.wait_for_line("ready", SOON).await.unwrap(), "ready steady");
     proc.wait_for_line(|line: &str| line == "grumble", SOON).await.unwrap();
@@ -105,6 +107,9 @@ mod real {
             let dir = node.dir().to_owned();
             assert!(node.url().starts_with("amqp://guest:guest@127.0.0.1:"));
             node.ctl(&["add_vhost", "kept"]).await.unwrap();
+            let stream = r#"{new, _} = rabbit_amqqueue:declare(rabbit_misc:r(<<"/">>, queue, <<"history">>), true, false,
+                [{<<"x-queue-type">>, longstr, <<"stream">>}], none, <<"guest">>)."#;
+            node.ctl(&["eval", stream]).await.unwrap();
             let first = node.pid().unwrap();
             node.kill9().await;
             assert!(signal::is_gone(first) && node.pid().is_none());
@@ -112,6 +117,12 @@ mod real {
             assert!(node.start_again().await.is_err(), "started twice");
             assert!(node.ctl(&["list_vhosts"]).await.unwrap().contains("kept"));
             assert!(node.ctl(&["no_such_command"]).await.is_err());
+            let stream_runs = async || {
+                let queues = node.ctl(&["list_queues", "name", "type", "state"]).await?;
+                anyhow::ensure!(queues.contains("history\tstream\trunning"), "{queues}");
+                Ok(())
+            };
+            eventually(SOON, "the stream", stream_runs).await.unwrap();
             node.stop().await.unwrap();
             node.start_again().await.unwrap();
             assert!(node.ctl(&["list_vhosts"]).await.unwrap().contains("kept"));
@@ -167,7 +178,16 @@ mod real {
         async fn chromedriver() {
             let Some(driver) = ChromeDriver::start_or_skip().await else { return };
             let dir = driver.dir().to_owned();
-            assert!(driver.url().starts_with("http://127.0.0.1:"));
+            let place = driver.url().strip_prefix("http://").unwrap();
+            let body =
+                r#"{"capabilities":{"alwaysMatch":{"goog:chromeOptions":{"args":["--headless","--no-sandbox"]}}}}"#;
+            let head = format!("POST /session HTTP/1.1\r\nHost: {place}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let mut socket = tokio::net::TcpStream::connect(place).await.unwrap();
+            socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            socket.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 200");
+            assert!(with_text(dir.to_str().unwrap()).len() > 2, "the driver and a browser's processes");
             drop(driver);
             nothing_left(&dir).await;
         }
