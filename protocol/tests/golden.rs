@@ -1,6 +1,8 @@
 //! The exact bytes of every message on the wire: each file below `golden/` is produced or understood here, and shown in
 //! PROTOCOL.md.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -40,9 +42,8 @@ fn what_the_gateway_sends() {
         server::write_update(&mut out, Change { when, ..change() });
         out
     };
-    let refused = |command: Option<&str>, error| {
-        Reply::Refused(&Refusal { command: command.map(str::to_owned), error }).encode()
-    };
+    let refused =
+        |command: Option<&str>, error| Reply::Refused(&Refusal { command: command.map(str::to_owned), error }).encode();
     let reply = |command, bugs: &[BugId]| Reply::Bugs { command, bugs }.encode();
     let made: BTreeMap<String, String> = [
         ("subscribe", reply("subscribe", &[bug(1234), bug(5678)])),

@@ -296,10 +296,10 @@ impl Replay {
             let last = (pos - 1) / BLOCK as u64 * BLOCK as u64 + BLOCK as u64;
             let end = last.min(head);
             let newest_in_block = block.max_when.load(Ordering::Relaxed) >= since.as_micros();
-            if newest_in_block || block.reaches(slot(end), since) {
-                if let Some(found) = (pos..=end).find(|&p| block.reaches(slot(p), since)) {
-                    return found - 1;
-                }
+            if (newest_in_block || block.reaches(slot(end), since))
+                && let Some(found) = (pos..=end).find(|&p| block.reaches(slot(p), since))
+            {
+                return found - 1;
             }
             pos = end + 1;
         }

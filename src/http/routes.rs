@@ -55,27 +55,27 @@ pub fn router(site: Site) -> Router {
         .with_state(site)
 }
 
-async fn root(State(site): State<Site>, permit: Extension<Permit>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, permit, request)
+async fn root(State(site): State<Site>, Extension(permit): Extension<Permit>, request: Request) -> Response {
+    feed(&site, DEFAULT_FEED, &permit, request)
 }
 
 async fn named(
     State(site): State<Site>,
     Path(name): Path<String>,
-    permit: Extension<Permit>,
+    Extension(permit): Extension<Permit>,
     request: Request,
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
         return Redirect::temporary(&format!("/{name}/")).into_response();
     }
-    feed(&site, &name, permit, request)
+    feed(&site, &name, &permit, request)
 }
 
-fn feed(site: &Site, name: &str, permit: Extension<Permit>, request: Request) -> Response {
+fn feed(site: &Site, name: &str, permit: &Permit, request: Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
-        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, &permit, request),
+        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, permit, request),
         Some(_) => page::html(),
     }
 }

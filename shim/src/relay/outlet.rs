@@ -68,7 +68,11 @@ pub(super) async fn run<P: Publish>(term: &Term<'_>, publisher: &mut P) -> Resul
             }
         }
     }
-    state.save().await
+    // Not saved is harmless: the same changes are published again, with the same numbers.
+    if let Err(e) = state.save().await {
+        telemetry.down(Part::Ledger, &e);
+    }
+    Ok(())
 }
 
 impl<P: Publish> State<'_, P> {

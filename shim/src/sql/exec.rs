@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Row, Type, ValueRef as _};
 
-use super::{ANSWER_TIMEOUT, Conn, Inner, SqlError, Value};
+use super::{ANSWER_TIMEOUT, Conn, Fault, Inner, SqlError, Value};
 
 /// Runs the same code for whichever driver this connection has.
 macro_rules! each {
@@ -37,7 +37,7 @@ impl Conn {
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
         let sql = self.placeholders(sql);
         let answer = async {
-            Ok(each!(&mut self.inner, conn => {
+            Ok(each!(open(&mut self.inner), conn => {
                 bound!(sql.into_owned(), args).execute(&mut **conn).await?.rows_affected()
             }))
         };
@@ -48,7 +48,7 @@ impl Conn {
     pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
         let sql = self.placeholders(sql);
         let answer = async {
-            each!(&mut self.inner, conn => {
+            each!(open(&mut self.inner), conn => {
                 let rows = bound!(sql.into_owned(), args).fetch_all(&mut **conn).await?;
                 rows.iter().map(values).collect()
             })
@@ -59,7 +59,7 @@ impl Conn {
     /// Runs statements without parameters as plain text.
     pub(crate) async fn raw(&mut self, sql: &str) -> Result<(), SqlError> {
         let answer = async {
-            each!(&mut self.inner, conn => {
+            each!(open(&mut self.inner), conn => {
                 sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut **conn).await?;
             });
             Ok(())
@@ -67,22 +67,17 @@ impl Conn {
         within(&self.place, answer).await
     }
 
-    /// Drops the connection instead of returning it to the pool.
-    pub(crate) fn discard(self) {
-        each!(self.inner, conn => drop(conn.detach()));
-    }
-
-    /// Returns the connection to the pool, unless what was done with it timed out.
-    pub(crate) fn give_back<T>(self, done: Result<T, SqlError>) -> Result<T, SqlError> {
-        if done.as_ref().is_err_and(|e| e.fault == super::Fault::Away) {
-            self.discard();
+    /// Returns the connection to the pool, unless what was done with it leaves its state in doubt.
+    pub(crate) fn give_back<T>(mut self, done: Result<T, SqlError>) -> Result<T, SqlError> {
+        if done.as_ref().err().is_none_or(|e| e.fault != Fault::Away) {
+            drop(self.inner.take());
         }
         done
     }
 
     /// `?` for PostgreSQL is `$1`, `$2`, … . No statement here has a `?` in a text.
     fn placeholders<'a>(&self, sql: &'a str) -> Cow<'a, str> {
-        if !matches!(self.inner, Inner::Postgres(_)) || !sql.contains('?') {
+        if !matches!(self.inner, Some(Inner::Postgres(_))) || !sql.contains('?') {
             return Cow::Borrowed(sql);
         }
         let mut out = String::with_capacity(sql.len() + 64);
@@ -95,6 +90,18 @@ impl Conn {
         }
         Cow::Owned(out)
     }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            each!(inner, conn => drop(conn.detach()));
+        }
+    }
+}
+
+fn open(inner: &mut Option<Inner>) -> &mut Inner {
+    inner.as_mut().expect("only give_back and drop take it, and both end the connection's use")
 }
 
 async fn within<T>(place: &str, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, SqlError> {

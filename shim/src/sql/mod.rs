@@ -102,9 +102,10 @@ pub(crate) struct Db {
     place: String,
 }
 
-/// A connection taken from the pool.
+/// A connection taken from the pool. Dropped in the middle of something (a cancelled task, a timeout), it is closed;
+/// only [`Conn::give_back`] returns it.
 pub(crate) struct Conn {
-    inner: Inner,
+    inner: Option<Inner>,
     place: String,
 }
 
@@ -169,7 +170,7 @@ impl Db {
         };
         // The pool's own timeout does not bound a server that accepts and then says nothing.
         match tokio::time::timeout(2 * CONNECT_TIMEOUT, acquired).await {
-            Ok(Ok(inner)) => Ok(Conn { inner, place: self.place.clone() }),
+            Ok(Ok(inner)) => Ok(Conn { inner: Some(inner), place: self.place.clone() }),
             Ok(Err(e)) => Err(SqlError::new(&self.place, &e)),
             Err(_) => Err(SqlError::timeout(&self.place)),
         }
@@ -198,12 +199,8 @@ impl Db {
             // Takes the write lock at once: a later upgrade could fail without waiting.
             Dialect::Sqlite => "BEGIN IMMEDIATE",
         };
-        let begun = conn.raw(begin).await;
-        if let Err(e) = begun {
-            conn.discard();
-            return Err(e);
-        }
-        Ok(Tx { conn: Some(conn) })
+        conn.raw(begin).await?;
+        Ok(Tx { conn })
     }
 
     /// Closes every connection.
@@ -222,33 +219,18 @@ impl Db {
 
 /// A transaction. Dropping it without [`Tx::commit`] closes its connection, which rolls it back.
 pub(crate) struct Tx {
-    conn: Option<Conn>,
+    conn: Conn,
 }
 
 impl Tx {
-    fn conn(&mut self) -> &mut Conn {
-        self.conn.as_mut().expect("the connection is taken only by commit and drop")
-    }
-
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
-        self.conn().execute(sql, args).await
+        self.conn.execute(sql, args).await
     }
 
     /// Commits. On an error it is unknown whether the commit happened.
     pub(crate) async fn commit(mut self) -> Result<(), SqlError> {
-        let done = self.conn().raw("COMMIT").await;
-        if done.is_ok() {
-            self.conn.take();
-        }
-        done
-    }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            conn.discard();
-        }
+        self.conn.raw("COMMIT").await?;
+        self.conn.give_back(Ok(()))
     }
 }
 

@@ -158,8 +158,6 @@ async fn a_second_shim_waits_and_takes_over_at_once_when_the_first_is_killed() {
     first.wait_for_line("working on this ledger", LIMIT).await.unwrap();
     let mut second = start(&place, &[]).await;
     second.wait_for_line(format!("held by pid {}", first.pid()).as_str(), LIMIT).await.unwrap();
-    // A holder that is only frozen keeps it: the system's lock goes with the process, not with its attention.
-    first.sigstop();
     first.kill9();
     let killed = Instant::now();
     second.wait_for_line("working on this ledger", LIMIT).await.unwrap();

@@ -13,9 +13,8 @@ const ROOMY: [&str; 2] = ["--send-buffer-bytes", "4194304"];
 
 /// Inserts `count` changes of bugs 1 to 3, a second apart, beginning with number `from`; all in one transaction.
 async fn insert(server: &SqlServer, database: &str, from: u32, count: u32) {
-    let rows: Vec<String> = (from..from + count)
-        .map(|i| format!("({}, FROM_UNIXTIME(1400000000 + {i}))", i % 3 + 1))
-        .collect();
+    let rows: Vec<String> =
+        (from..from + count).map(|i| format!("({}, FROM_UNIXTIME(1400000000 + {i}))", i % 3 + 1)).collect();
     let sql = format!("SET time_zone='+00:00'; INSERT INTO push_notify (bug_id, delta_ts) VALUES {}", rows.join(","));
     server.sql(database, &sql).await.unwrap();
 }

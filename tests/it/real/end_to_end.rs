@@ -16,7 +16,15 @@ async fn one_change_end_to_end(server: &SqlServer, insert: &str) {
     let dir = tempfile::tempdir().unwrap();
     let ledger = format!("sqlite://{}/ledger.db", dir.path().display());
     let _shim = shim(&[
-        "--source", &source, "--ledger", &ledger, "--amqp", &rabbit.url, "--exchange", &exchange, "--timezone",
+        "--source",
+        &source,
+        "--ledger",
+        &ledger,
+        "--amqp",
+        &rabbit.url,
+        "--exchange",
+        &exchange,
+        "--timezone",
         "America/Los_Angeles",
     ])
     .await;

@@ -58,7 +58,7 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
     let bodies = [
         message(1, 10),
         message(1, 10), // published again
-        format!(r#"{{"payload":{{"id":2,"delta_ts":"2014-04-03 21:13:45"}},"_meta":{{"count":1}}}}"#),
+        r#"{"payload":{"id":2,"delta_ts":"2014-04-03 21:13:45"},"_meta":{"count":1}}"#.to_owned(),
         "this is poison".to_owned(),
         "{\"bug\":0,\"when\":\"never\"}".to_owned(),
         message(777, 11), // nobody watches it
@@ -74,13 +74,13 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
     assert_eq!(named.update().await, (5, T.to_owned()), "and nothing of the other feed");
     let metrics = gateway.metrics().await;
     for line in [
-        format!("bugfeed_messages_poison_total{{feed=\"default\"}} 2"),
-        format!("bugfeed_changes_total{{feed=\"default\"}} 6"),
-        format!("bugfeed_changes_repeated_total{{feed=\"default\"}} 1"),
-        format!("bugfeed_changes_missing_total{{feed=\"default\"}} 1"),
-        format!("bugfeed_changes_late_total{{feed=\"default\"}} 1"),
+        "bugfeed_messages_poison_total{feed=\"default\"} 2",
+        "bugfeed_changes_total{feed=\"default\"} 6",
+        "bugfeed_changes_repeated_total{feed=\"default\"} 1",
+        "bugfeed_changes_missing_total{feed=\"default\"} 1",
+        "bugfeed_changes_late_total{feed=\"default\"} 1",
     ] {
-        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     // Poison is acknowledged like the rest: nothing is left in flight, and the log has one line of it, not two.
     assert_eq!(gateway.proc.output().matches("message not understood").count(), 1, "{}", gateway.proc.output());
@@ -130,7 +130,11 @@ async fn faults_that_a_person_must_mend_end_the_start_with_a_clear_error() {
     let name = format!("{queue}.default");
     producer
         .channel
-        .queue_declare(name.as_str().into(), QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default())
+        .queue_declare(
+            name.as_str().into(),
+            QueueDeclareOptions { durable: true, ..Default::default() },
+            FieldTable::default(),
+        )
         .await
         .unwrap();
     let (head, tail) = rabbit.url.rsplit_once('@').unwrap();
