@@ -6,5 +6,6 @@
 pub mod frame;
 pub mod replay;
 pub mod sequence;
+mod session;
 pub mod shard;
 pub mod subscriptions;

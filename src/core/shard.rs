@@ -8,35 +8,20 @@
 //! newest change of each of its bugs since the position at which it fell behind. Subscribing with `since` takes the
 //! same road: reply and catch-up are written as far as the socket takes them, and the rest is found again later.
 
-use std::io;
 use std::sync::Arc;
 
+use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::{Command, Refusal, errors};
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::server::Reply;
-use bugfeed_protocol::{BugId, When};
 use bytes::Bytes;
 use slab::Slab;
 
 use super::frame;
 use super::replay::{Found, Pos, Replay, Wanted};
+pub use super::session::Peer;
+use super::session::{Backlog, Rest, Session, State, write};
 use super::subscriptions::{Slot, Subscriptions};
-
-/// What a shard needs of a connection.
-pub trait Peer {
-    /// Writes what the socket takes now; [`io::ErrorKind::WouldBlock`] if that is nothing.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
-    /// The connection now has this slot.
-    fn attached(&self, slot: Slot);
-    /// Asks for an [`Input::Writable`] once the socket takes more.
-    fn want_writable(&self);
-    /// The work handed in last is done; the connection may read on.
-    fn ready(&self);
-    /// The connection shall end, and hand in its [`Input::Detach`].
-    fn end(&self);
-    /// When something was last read from the peer, in the clock that [`Shard::tick`] is given.
-    fn heard_ms(&self) -> u64;
-}
 
 /// What arrives in a shard's queue.
 #[derive(Debug)]
@@ -127,55 +112,6 @@ pub struct Tally {
 const PIECE: usize = 4096;
 /// This many changes of a catch-up are kept for a session whose socket takes no more; the rest is looked up again.
 const KEEP: usize = 1024;
-
-#[derive(Debug)]
-struct Session<P> {
-    peer: P,
-    /// Ascending.
-    bugs: Vec<BugId>,
-    state: State,
-    next_ping_ms: u64,
-    /// When the socket last took something that had to wait.
-    progress_ms: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    Open,
-    Lagging(Box<Backlog>),
-    Ended,
-}
-
-/// What a session has yet to be sent, in this order.
-#[derive(Debug, Default)]
-struct Backlog {
-    /// Frames begun or about to be written, from `written` on.
-    out: Vec<u8>,
-    written: usize,
-    /// Changes found by a catch-up, from `next` on.
-    found: Vec<Found>,
-    next: usize,
-    /// Where the catch-up that was asked for goes on after `found`.
-    rest: Option<Rest>,
-    /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
-    newest_from: Option<Pos>,
-    /// Everything up to here has been sent, or is in the fields above.
-    behind: Pos,
-    /// The connection waits for [`Peer::ready`].
-    busy: bool,
-    /// Work that came while the session was lagging.
-    deferred: Option<Work>,
-    /// End once all is written.
-    last: bool,
-}
-
-#[derive(Debug)]
-struct Rest {
-    bugs: Vec<BugId>,
-    upto: Pos,
-    after: Pos,
-    since: When,
-}
 
 /// The sessions of one shard.
 #[derive(Debug)]
@@ -494,54 +430,6 @@ impl<P: Peer> Shard<P> {
                 }
             }
         }
-    }
-}
-
-impl<P: Peer> Session<P> {
-    /// Waits until the socket takes more, with as little in memory as will do.
-    fn lag(&mut self, mut backlog: Box<Backlog>) {
-        backlog.out.drain(..backlog.written);
-        backlog.out.shrink_to_fit();
-        backlog.written = 0;
-        if let Some(from) = backlog.newest_from.take()
-            && backlog.next < backlog.found.len()
-        {
-            let sent = backlog.next.checked_sub(1).map_or(from, |last| backlog.found[last].pos);
-            backlog.behind = sent;
-            backlog.found.clear();
-        } else {
-            backlog.found.drain(..backlog.next);
-        }
-        backlog.found.shrink_to_fit();
-        backlog.next = 0;
-        self.state = State::Lagging(backlog);
-        self.peer.want_writable();
-    }
-
-    fn end(&mut self) {
-        self.state = State::Ended;
-        self.peer.end();
-    }
-
-    fn ping(&mut self, processed: Pos, tally: &mut Tally) {
-        match write(&self.peer, &frame::PING_FRAME) {
-            Ok(0 | 2) => {} // A socket that takes nothing will be found out by its next update.
-            Ok(written) => {
-                let out = frame::PING_FRAME[written..].to_vec();
-                tally.lagged += 1;
-                self.lag(Box::new(Backlog { out, behind: processed, ..Backlog::default() }));
-            }
-            Err(_) => self.end(),
-        }
-    }
-}
-
-/// [`Peer::try_write`] with "takes nothing now" as 0.
-fn write<P: Peer>(peer: &P, bytes: &[u8]) -> io::Result<usize> {
-    match peer.try_write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-        other => other,
     }
 }
 

@@ -1,9 +1,10 @@
 //! A shard against sockets that take only so much, checked frame by frame.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
-use bugfeed_protocol::{Change, client};
+use bugfeed_protocol::{Change, When, client};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
