@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{LedgerArgs, LogFormat, RunArgs, TableArgs};
@@ -62,6 +63,7 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
     let Some(source) = open_source(args, &telemetry, stop).await? else { return Ok(()) };
     let amqp = AmqpOptions { url: args.amqp.clone(), exchange: args.exchange.clone(), format: args.format.into() };
     let mut publisher = AmqpPublisher::open(amqp, telemetry.clone()).await?;
+    let wake = Arc::new(Notify::new());
     let options = RelayOptions {
         poll_interval: Duration::from_millis(args.poll_interval_ms),
         batch: args.batch.into(),
@@ -69,10 +71,19 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
         once: args.once,
         once_timeout: Duration::from_secs(args.once_timeout),
         telemetry,
-        ..RelayOptions::default()
+        wake: wake.clone(),
     };
     tracing::info!(source = source.place(), table = %args.table.table, broker = %args.amqp, exchange = args.exchange, "started");
-    relay::run(&source, &ledger, &mut publisher, &options, stop.clone()).await?;
+    let listening = async {
+        if let Some(channel) = &args.listen {
+            source::wake_on_notify(&args.table.source, channel, wake, stop.clone()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = relay::run(&source, &ledger, &mut publisher, &options, stop.clone()) => outcome?,
+        () = listening => {}
+    }
     ledger.close().await;
     source.close().await;
     tracing::info!("stopped");

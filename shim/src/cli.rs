@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed_protocol::bus::Format;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
 use crate::amqp::{BrokerUrl, parse_url};
@@ -57,7 +57,11 @@ impl Cli {
         if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
             args.insert(args.len().min(1), "run".into());
         }
-        Cli::try_parse_from(args)
+        let cli = Cli::try_parse_from(args)?;
+        if let Command::Run(run) = &cli.command {
+            run.check()?;
+        }
+        Ok(cli)
     }
 }
 
@@ -157,6 +161,9 @@ pub struct RunArgs {
     /// Longest pause between two looks at an idle table, in milliseconds (1 to 60000)
     #[arg(long, value_name = "MS", env = "BUGFEED_SHIM_POLL_INTERVAL_MS", default_value = "250", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub poll_interval_ms: u64,
+    /// PostgreSQL only: look at the table at once when something is NOTIFYed on this channel (the poll goes on)
+    #[arg(long, value_name = "CHANNEL", env = "BUGFEED_SHIM_LISTEN")]
+    pub listen: Option<Name>,
     /// Most changes recorded or published in one go (1 to 10000)
     #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub batch: u16,
@@ -178,6 +185,20 @@ pub struct RunArgs {
     /// How log lines are written (to stderr). RUST_LOG chooses which
     #[arg(long, value_enum, env = "BUGFEED_SHIM_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+impl RunArgs {
+    /// What no single option can check.
+    fn check(&self) -> Result<(), clap::Error> {
+        if let Some(channel) = self.listen.as_ref().filter(|_| !self.table.source.is_postgres()) {
+            let message = format!(
+                "invalid value '{channel}' for '--listen <CHANNEL>': only PostgreSQL notifies; use it with a --source \
+                 that begins with postgres://"
+            );
+            return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
+        }
+        Ok(())
+    }
 }
 
 /// How messages are written.
@@ -252,7 +273,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 
@@ -283,6 +303,7 @@ mod tests {
             (&["--source", "sqlite://x", "--poll-interval-ms", "0"], "--poll-interval-ms", "0", "60000"),
             (&["--source", "sqlite://x", "--batch", "0"], "--batch", "0", "10000"),
             (&["--source", "sqlite://x", "--history-age", "7 weeks"], "--history-age", "7 weeks", "7d"),
+            (&["--source", "sqlite://x", "--listen", "chan"], "--listen", "chan", "postgres://"),
             (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "address"),
         ] {
             let error = parse(args).expect_err(option);

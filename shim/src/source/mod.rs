@@ -4,6 +4,7 @@
 //! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
+mod listen;
 mod setup;
 mod table;
 
@@ -14,6 +15,7 @@ use bugfeed_protocol::{BugId, Change, When};
 use jiff::tz::TimeZone;
 
 use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
+pub use listen::wake_on_notify;
 pub use setup::{Setup, SetupError, init, next_steps, touch, touch_many};
 use table::TableSql;
 pub use table::{BadName, Name, TableSpec};

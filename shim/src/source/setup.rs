@@ -105,7 +105,8 @@ pub fn next_steps(url: &DbUrl, spec: &TableSpec) -> String {
         Dialect::Postgres => format!(
             "Let the shim read and delete, and nothing else:\n  GRANT SELECT, DELETE ON {table} TO bugfeed;\nLet the \
              tracker write a row with each change, in the same transaction:\n  INSERT INTO {table} ({bug}, {when}) \
-             VALUES (1234, LOCALTIMESTAMP(0));"
+             VALUES (1234, LOCALTIMESTAMP(0));\nWith --listen bugfeed, a NOTIFY bugfeed; in the same transaction \
+             wakes the shim at once (it polls anyway)."
         ),
         Dialect::Sqlite => format!(
             "Let the tracker write a row with each change, in the same transaction:\n  INSERT INTO {table} ({bug}, \

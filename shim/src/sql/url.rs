@@ -107,6 +107,11 @@ impl DbUrl {
         }
     }
 
+    /// Whether it is a PostgreSQL server's.
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.options, DbOptions::Postgres(_))
+    }
+
     /// The file of an SQLite URL.
     pub fn sqlite_path(&self) -> Option<PathBuf> {
         match &self.options {

@@ -3,5 +3,6 @@
 mod amqp;
 mod chaos;
 mod lease;
+mod listen;
 mod privileges;
 mod queue;
