@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bugfeed_protocol::{BugId, When};
+use bugfeed_shim::cli::{LogFormat, age, exchange as exchange_name, zone};
 use bugfeed_shim::source::Name;
 use bugfeed_shim::sql::DbUrl;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::core::replay::ReplayLimits;
 use crate::core::shard::SessionLimits;
@@ -149,15 +150,6 @@ pub struct LogArgs {
     pub log_format: LogFormat,
 }
 
-/// Forms of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line, for log collectors.
-    Json,
-}
-
 /// Options of `serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
@@ -270,26 +262,6 @@ fn millis() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=86_400_000)
 }
 
-fn zone(text: &str) -> Result<jiff::tz::TimeZone, String> {
-    jiff::tz::TimeZone::get(text)
-        .map_err(|_| "not a time zone known here; use an IANA name such as UTC or America/Los_Angeles".to_owned())
-}
-
-fn age(text: &str) -> Result<Duration, String> {
-    let hint = || "use a number with s, m, h or d, such as 24h (1s to 3650d)".to_owned();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| hint())?;
-    let unit = match &text[digits.len()..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(hint()),
-    };
-    let seconds = number.checked_mul(unit).filter(|seconds| (1..=3650 * 86_400).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or_else(hint)
-}
-
 fn feed(text: &str) -> Result<FeedArg, String> {
     let (name, exchange) = text.split_once('=').ok_or("write NAME=EXCHANGE, such as default=bugfeed.default")?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
@@ -299,10 +271,7 @@ fn feed(text: &str) -> Result<FeedArg, String> {
     if RESERVED.contains(&name) {
         return Err(format!("'{name}' is a path of the gateway itself; choose another name for the feed"));
     }
-    if exchange.is_empty() || exchange.len() > 127 || exchange.starts_with("amq.") {
-        return Err("the exchange's name is 1 to 127 bytes and does not start with 'amq.'".to_owned());
-    }
-    Ok(FeedArg { name: name.to_owned(), exchange: exchange.to_owned() })
+    Ok(FeedArg { name: name.to_owned(), exchange: exchange_name(exchange)? })
 }
 
 /// The feeds by name, each once.

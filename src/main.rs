@@ -1,12 +1,13 @@
 //! The `bugfeed` command: parse, bind, run, exit code.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
-use bugfeed::cli::{Cli, Command, GatewayArgs, LogArgs, LogFormat, ServeArgs, TouchArgs, WatchArgs};
+use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch;
+use bugfeed_shim::app::init_logging;
 use bugfeed_shim::source::{self, TableSpec};
 use clap::{CommandFactory as _, Parser as _};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ async fn main() -> ExitCode {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     check(args.listen.check());
-    start_logging(args.log);
+    init_logging(args.log.log_format);
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
@@ -63,7 +64,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     check(args.listen.check());
     check(bugfeed::cli::feeds(&args.feeds).map(drop));
-    start_logging(args.log);
+    init_logging(args.log.log_format);
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
@@ -101,18 +102,6 @@ async fn watch(args: WatchArgs) -> anyhow::Result<()> {
 fn check(checked: Result<(), String>) {
     if let Err(message) = checked {
         Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
-    }
-}
-
-fn start_logging(args: LogArgs) {
-    let quiet = bugfeed_shim::events::QUIET_LIBRARIES;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("info,{quiet}")));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let lines = lines.with_ansi(std::io::stderr().is_terminal());
-    match args.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
     }
 }
 

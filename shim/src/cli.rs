@@ -228,11 +228,19 @@ pub enum LogFormat {
     Json,
 }
 
-fn zone(text: &str) -> Result<TimeZone, String> {
+/// Reads an IANA zone name.
+///
+/// # Errors
+/// Says what is allowed.
+pub fn zone(text: &str) -> Result<TimeZone, String> {
     TimeZone::get(text).map_err(|_| "not a time zone; use an IANA name such as UTC or America/Los_Angeles".to_owned())
 }
 
-fn exchange(text: &str) -> Result<String, String> {
+/// Reads the name of an exchange that bugfeed may make.
+///
+/// # Errors
+/// Says what is allowed.
+pub fn exchange(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 200 || text.starts_with("amq.") || text.chars().any(char::is_control) {
         return Err("an exchange name has 1 to 200 bytes and does not begin with amq.".to_owned());
     }
