@@ -131,7 +131,7 @@ async fn the_database_is_gone_and_back() {
     on_file.wait_for_line_after(mark, "changes wait in the table", LIMIT).await.unwrap();
     server.start_again().await.unwrap();
     write(place.url.clone(), 101..201).await;
-    all.extend(queue.collect(100, LIMIT).await);
+    queue.collect_into(&mut all, 200, LIMIT).await;
     assert_eq!(check_stream(&all, 200).len(), 200);
     let output = on_file.output();
     assert_eq!(output.matches("changes wait in the table").count(), 1, "said once: {output}");

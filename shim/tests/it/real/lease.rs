@@ -35,18 +35,18 @@ async fn a_standby_takes_over(place: Place) {
     second.wait_for_line("working on this ledger", LIMIT).await.unwrap();
     assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     assert!(killed.elapsed() > Duration::from_secs(3), "a holder that is only slow keeps it: {:?}", killed.elapsed());
-    all.extend(queue.collect(1, LIMIT).await);
+    queue.collect_into(&mut all, 3, LIMIT).await;
 
     // A frozen one is taken for dead; when it wakes up it writes nothing and waits.
     second.sigstop();
     let mut third = start();
     third.wait_for_line("working on this ledger", LIMIT).await.unwrap();
     tracker.session().await.insert(&[(4, T1)]).await;
-    all.extend(queue.collect(1, LIMIT).await);
+    queue.collect_into(&mut all, 4, LIMIT).await;
     second.sigcont();
     second.wait_for_line("another shim has taken over", LIMIT).await.unwrap();
     tracker.session().await.insert(&[(5, T1), (6, T1)]).await;
-    all.extend(queue.collect(2, LIMIT).await);
+    queue.collect_into(&mut all, 6, LIMIT).await;
 
     // A clean stop lets the next one in at once.
     third.sigterm();
@@ -57,7 +57,7 @@ async fn a_standby_takes_over(place: Place) {
     second.wait_for_line_after(mark, "working on this ledger", LIMIT).await.unwrap();
     assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
     tracker.session().await.insert(&[(7, T1)]).await;
-    all.extend(queue.collect(1, LIMIT).await);
+    queue.collect_into(&mut all, 7, LIMIT).await;
     assert_eq!(check_stream(&all, 7), [1, 2, 3, 4, 5, 6, 7]);
 }
 

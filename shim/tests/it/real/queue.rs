@@ -52,20 +52,26 @@ impl Queue {
 
     /// All messages until `count` different changes are there, and those that follow at once.
     pub(crate) async fn collect(&self, count: u64, limit: Duration) -> Vec<BusMessage> {
-        let mut all: Vec<BusMessage> = Vec::new();
-        let mut seqs = std::collections::BTreeSet::new();
+        let mut all = Vec::new();
+        self.collect_into(&mut all, count, limit).await;
+        all
+    }
+
+    /// The same, with what came before: a change that comes again after a crash is not taken for the next one.
+    pub(crate) async fn collect_into(&self, all: &mut Vec<BusMessage>, count: u64, limit: Duration) {
+        let seq = |message: &BusMessage| message.cursor.as_ref().unwrap().seq;
+        let mut seqs: std::collections::BTreeSet<u64> = all.iter().map(seq).collect();
         let what = format!("{count} changes in the queue");
         eventually(limit, what, async || {
             while let Some(message) = self.get().await {
                 let message = decode(&message.data).unwrap();
-                seqs.insert(message.cursor.as_ref().unwrap().seq);
+                seqs.insert(seq(&message));
                 all.push(message);
             }
             if seqs.len() as u64 >= count { Ok(()) } else { Err(format!("{} so far", seqs.len())) }
         })
         .await
         .unwrap();
-        all
     }
 }
 
