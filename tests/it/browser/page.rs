@@ -104,11 +104,16 @@ impl Page {
 
     /// Waits until the text of what a selector finds has a part.
     pub async fn says(&self, css: &str, part: &str) {
-        self.waits(format!("'{part}' in {css}"), async || {
+        self.says_within(SOON, css, part).await;
+    }
+
+    /// The same, where later would be wrong.
+    pub async fn says_within(&self, limit: Duration, css: &str, part: &str) {
+        let look = async || {
             let text = self.text(css).await;
             if text.contains(part) { Ok(()) } else { Err(text) }
-        })
-        .await;
+        };
+        eventually(limit, format!("'{part}' in {css}"), look).await.unwrap();
     }
 
     /// Waits until the connection is in one of these states.
