@@ -23,6 +23,9 @@ use crate::ledger::{Keep, Lease, Ledger, LedgerError};
 use crate::publish::Publish;
 use crate::source::Source;
 
+/// How long a stop waits for the batch in hand.
+const LAST_ROUND: Duration = Duration::from_secs(5);
+
 /// How the relay works.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
@@ -170,11 +173,17 @@ async fn term<P: Publish>(
     stop: &CancellationToken,
 ) -> Result<(), LedgerError> {
     let term = Term { lease, options, stop, recorded: Notify::new(), drained: AtomicBool::new(false) };
+    // A stop lets the batch in hand finish, but does not wait for a database that hangs.
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ROUND).await;
+    };
     let loops =
         async { tokio::try_join!(Box::pin(intake::run(&term, source)), Box::pin(outlet::run(&term, publisher))) };
     tokio::select! {
         ended = loops => ended.map(drop),
         lost = beat(lease, &options.telemetry) => Err(lost),
+        () = too_late => Ok(()),
     }
 }
 

@@ -18,8 +18,6 @@ use crate::publish::{Publish, PublishError, PublishFault};
 const CHECK: Duration = Duration::from_secs(2);
 /// How often published history is looked at for pruning.
 const PRUNE: Duration = Duration::from_secs(10);
-/// How long a stop waits for the batch in hand.
-const LAST_BATCH: Duration = Duration::from_secs(5);
 
 struct State<'a, P> {
     term: &'a Term<'a>,
@@ -101,14 +99,7 @@ impl<P: Publish> State<'_, P> {
     async fn publish(&mut self, batch: &[Numbered]) -> Result<(), LedgerError> {
         let term = self.term;
         let telemetry = &term.options.telemetry;
-        let too_late = async {
-            term.stop.cancelled().await;
-            tokio::time::sleep(LAST_BATCH).await;
-        };
-        let outcome = tokio::select! {
-            outcome = self.publisher.publish(batch) => outcome,
-            () = too_late => return Ok(()),
-        };
+        let outcome = self.publisher.publish(batch).await;
         let (count, trouble) = match outcome {
             Ok(count) if count < batch.len() => {
                 let reason = "the bus did not take every change".to_owned();

@@ -186,3 +186,28 @@ async fn the_broker_blocks_publishers() {
     check_stream(&all, count);
     proc.wait_for_line("works again", LIMIT).await.unwrap();
 }
+
+/// A database that accepts and then says nothing: every wait is bounded, and it heals.
+#[tokio::test]
+async fn the_database_freezes() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let Some(mut server) = MariaDb::start_or_skip().await else { return };
+    let place = Place::on(Kind::MySql, server.client().clone()).await;
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    let mut proc = start(&place, &broker.url(), &exchange);
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    server.process().unwrap().sigstop();
+    proc.wait_for_line("changes wait in the table", LIMIT).await.unwrap();
+    server.process().unwrap().sigcont();
+    write(place.url.clone(), 1..101).await;
+    let all = queue.collect(100, LIMIT).await;
+    assert_eq!(check_stream(&all, 100).len(), 100);
+    // Frozen again: a stop does not wait for it.
+    server.process().unwrap().sigstop();
+    proc.sigterm();
+    assert!(proc.wait(Duration::from_secs(15)).await.unwrap().success());
+    server.process().unwrap().sigcont();
+}
