@@ -138,11 +138,11 @@ pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
     let when = When::parse_utc(&inner.when.ok_or(BadMessage::Shape("no date"))?)?;
     let cursor = match (seq, epoch) {
         (None, None) => None,
-        (Some(seq), Some(epoch)) if seq >= 1 => {
+        (Some(seq), Some(epoch)) if (1..=BugId::MAX).contains(&seq) => {
             let epoch = Epoch::parse(&epoch).ok_or(BadMessage::Shape("the epoch is not 1 to 64 letters or digits"))?;
             Some(Cursor { epoch, seq })
         }
-        (Some(0), Some(_)) => return Err(BadMessage::Shape("seq is 0; numbers start at 1")),
+        (Some(_), Some(_)) => return Err(BadMessage::Shape("seq is not from 1 to 2^63 - 1; numbers start at 1")),
         _ => return Err(BadMessage::Shape("seq and epoch go together")),
     };
     Ok(BusMessage { change: Change { bug, when }, cursor })

@@ -3,16 +3,24 @@
 use serde_json::Value;
 
 use crate::change::{BugId, When};
+use crate::cursor::Cursor;
 
 /// A command that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// Speak the modern protocol from now on.
+    Hello {
+        /// How often the client wants a heartbeat, in seconds; cut to [`HEARTBEAT_S`].
+        heartbeat_s: u64,
+    },
     /// Send the changes of these bugs from now on, and first those since `since` (inclusive).
     Subscribe {
         /// Which bugs, each once, in the order given.
         bugs: Vec<BugId>,
         /// From when on to catch up.
         since: Option<When>,
+        /// After what to catch up; of the modern protocol, to the classic one an unknown member.
+        resume: Option<Resume>,
     },
     /// Stop sending the changes of these bugs.
     Unsubscribe {
@@ -25,10 +33,24 @@ pub enum Command {
     Version,
 }
 
+/// How often a heartbeat may be asked for, in seconds, and what is sent to clients that do not say: 30.
+pub const HEARTBEAT_S: std::ops::RangeInclusive<u64> = 1..=300;
+const DEFAULT_HEARTBEAT_S: u64 = 30;
+
+/// The cursor a client resumes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// A cursor, of whatever epoch.
+    From(Cursor),
+    /// A text that is no cursor. Answered with `gap`, which heals a client whose memory is damaged; an error would not.
+    Unreadable,
+}
+
 impl Command {
     /// The word that replies repeat.
     pub const fn name(&self) -> &'static str {
         match self {
+            Command::Hello { .. } => "hello",
             Command::Subscribe { .. } => "subscribe",
             Command::Unsubscribe { .. } => "unsubscribe",
             Command::Subscriptions => "subscriptions",
@@ -62,6 +84,10 @@ pub mod errors {
     pub const MISSING_COMMAND: &str = "missing mandatory arg: 'command'";
     /// A `since` that is no date.
     pub const INVALID_SINCE: &str = "invalid since; must be a UTC date from 1970 to 2199 such as 2014-04-03T21:13:45";
+    /// A `cursor` that is no text.
+    pub const INVALID_CURSOR: &str = "invalid cursor; must be a text as the gateway sent it";
+    /// A `heartbeat` that is no number.
+    pub const INVALID_HEARTBEAT: &str = "invalid heartbeat; must be a number of seconds from 1 to 300";
     /// More subscriptions than a session may have.
     pub const TOO_MANY: &str = "too many subscriptions";
 }
@@ -87,8 +113,11 @@ pub fn parse(text: &str) -> Result<Command, Refusal> {
         Some(other) => return Err(refuse(Some(&other.to_string()), errors::INVALID_COMMAND)),
     };
     let parsed = match command.as_str() {
-        "subscribe" => take_bugs(members.remove("bugs"))
-            .and_then(|bugs| Ok(Command::Subscribe { bugs, since: take_since(members.remove("since"))? })),
+        "hello" => take_heartbeat(members.remove("heartbeat")).map(|heartbeat_s| Command::Hello { heartbeat_s }),
+        "subscribe" => take_bugs(members.remove("bugs")).and_then(|bugs| {
+            let since = take_since(members.remove("since"))?;
+            Ok(Command::Subscribe { bugs, since, resume: take_resume(members.remove("cursor"))? })
+        }),
         "unsubscribe" => take_bugs(members.remove("bugs")).map(|bugs| Command::Unsubscribe { bugs }),
         "subscriptions" => Ok(Command::Subscriptions),
         "version" => Ok(Command::Version),
@@ -122,6 +151,25 @@ fn bug(value: &Value) -> Result<BugId, &'static str> {
     id.ok_or(errors::INVALID_BUG)
 }
 
+fn take_heartbeat(value: Option<Value>) -> Result<u64, &'static str> {
+    match value {
+        None | Some(Value::Null) => Ok(DEFAULT_HEARTBEAT_S),
+        Some(value) => {
+            let seconds = value.as_u64().ok_or(errors::INVALID_HEARTBEAT)?;
+            Ok(seconds.clamp(*HEARTBEAT_S.start(), *HEARTBEAT_S.end()))
+        }
+    }
+}
+
+fn take_resume(value: Option<Value>) -> Result<Option<Resume>, &'static str> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => Ok(Some(Cursor::parse(&text).map_or(Resume::Unreadable, Resume::From))),
+        Some(_) => Err(errors::INVALID_CURSOR),
+    }
+}
+
 fn take_since(value: Option<Value>) -> Result<Option<When>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
@@ -142,7 +190,7 @@ mod tests {
 
     #[test]
     fn commands_that_are_understood() {
-        let subscribe = |numbers: &[u64]| Command::Subscribe { bugs: bugs(numbers), since: None };
+        let subscribe = |numbers: &[u64]| Command::Subscribe { bugs: bugs(numbers), since: None, resume: None };
         for (text, want) in [
             (r#"{"command":"subscribe","bugs":[1234,5678]}"#, subscribe(&[1234, 5678])),
             (r#"{"command":"subscribe","bugs":1234}"#, subscribe(&[1234])),
@@ -159,7 +207,28 @@ mod tests {
         }
         let since = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let text = r#"{"command":"subscribe","bugs":1,"since":"2014-04-03 21:13:45Z"}"#;
-        assert_eq!(parse(text), Ok(Command::Subscribe { bugs: bugs(&[1]), since: Some(since) }));
+        assert_eq!(parse(text), Ok(Command::Subscribe { bugs: bugs(&[1]), since: Some(since), resume: None }));
+    }
+
+    #[test]
+    fn modern_commands() {
+        let resume = |text| match parse(text) {
+            Ok(Command::Subscribe { resume, .. }) => resume,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":null}"#), None);
+        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":""}"#), None);
+        let from = Resume::From(Cursor::parse("E.42").unwrap());
+        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":"E.42"}"#), Some(from));
+        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":"damaged"}"#), Some(Resume::Unreadable));
+        for (text, want) in [
+            (r#"{"command":"hello"}"#, 30),
+            (r#"{"command":"hello","heartbeat":10}"#, 10),
+            (r#"{"command":"hello","heartbeat":0}"#, 1),
+            (r#"{"command":"hello","heartbeat":100000}"#, 300),
+        ] {
+            assert_eq!(parse(text), Ok(Command::Hello { heartbeat_s: want }), "{text}");
+        }
     }
 
     #[test]
@@ -194,6 +263,8 @@ mod tests {
             (r#"{"command":"subscribe","bugs":[[1]]}"#, Some("subscribe"), INVALID_BUG),
             (r#"{"command":"subscribe","bugs":[1,"x"]}"#, Some("subscribe"), INVALID_BUG),
             (r#"{"command":"unsubscribe","bugs":["x"]}"#, Some("unsubscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":1,"cursor":42}"#, Some("subscribe"), INVALID_CURSOR),
+            (r#"{"command":"hello","heartbeat":"often"}"#, Some("hello"), INVALID_HEARTBEAT),
             (r#"{"command":"subscribe","bugs":1,"since":"soon"}"#, Some("subscribe"), INVALID_SINCE),
             (r#"{"command":"subscribe","bugs":1,"since":7}"#, Some("subscribe"), INVALID_SINCE),
             (r#"{"command":"subscribe","bugs":1,"since":"9999-01-01"}"#, Some("subscribe"), INVALID_SINCE),

@@ -6,6 +6,28 @@ use serde::Serialize;
 
 use crate::change::{BugId, Change};
 use crate::client::Refusal;
+use crate::cursor::Cursor;
+
+/// The gateway's honest word on a resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every change of these bugs since the cursor follows.
+    Complete,
+    /// The newest change of each of these bugs that changed since the cursor follows.
+    Latest,
+    /// Unknown: treat all of these bugs as changed.
+    Gap,
+}
+
+/// Bounds that a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Bugs a session may watch.
+    pub subscriptions: usize,
+    /// Bytes a message of the client may have.
+    pub message_bytes: usize,
+}
 
 /// A reply to a command.
 #[derive(Clone, Debug)]
@@ -17,13 +39,37 @@ pub enum Reply<'a> {
         /// All current subscriptions, ascending.
         bugs: &'a [BugId],
     },
+    /// To hello.
+    Hello {
+        /// The gateway's version.
+        version: &'a str,
+        /// The feed's name.
+        feed: &'a str,
+        /// How often a heartbeat comes, in seconds.
+        heartbeat_s: u64,
+        /// The head, where there is one.
+        cursor: Option<&'a Cursor>,
+        /// What the session may do.
+        limits: Limits,
+    },
+    /// To subscribe and unsubscribe, in the modern protocol.
+    Count {
+        /// The command answered.
+        command: &'a str,
+        /// How many bugs the session now has.
+        count: usize,
+        /// The verdict on a resume.
+        replay: Option<Verdict>,
+        /// From where on updates follow.
+        cursor: Option<&'a Cursor>,
+    },
     /// To version.
     Version(&'a str),
     /// To whatever was refused.
     Refused(&'a Refusal),
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Fields<'a> {
     command: Option<&'a str>,
     result: &'a str,
@@ -33,14 +79,39 @@ struct Fields<'a> {
     version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<Verdict>,
+    /// Shown as null where the gateway has no cursor to give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<Option<&'a Cursor>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
 }
 
 impl Reply<'_> {
     /// The JSON text.
     pub fn encode(&self) -> Vec<u8> {
-        let empty = Fields { command: None, result: "ok", bugs: None, version: None, error: None };
+        let empty = Fields { result: "ok", ..Fields::default() };
         let fields = match *self {
             Reply::Bugs { command, bugs } => Fields { command: Some(command), bugs: Some(bugs), ..empty },
+            Reply::Hello { version, feed, heartbeat_s, cursor, limits } => Fields {
+                command: Some("hello"),
+                version: Some(version),
+                feed: Some(feed),
+                heartbeat: Some(heartbeat_s),
+                cursor: Some(cursor),
+                limits: Some(limits),
+                ..empty
+            },
+            Reply::Count { command, count, replay, cursor } => {
+                Fields { command: Some(command), count: Some(count), replay, cursor: Some(cursor), ..empty }
+            }
             Reply::Version(version) => Fields { command: Some("version"), version: Some(version), ..empty },
             Reply::Refused(refusal) => {
                 Fields { command: refusal.command.as_deref(), result: "error", error: Some(refusal.error), ..empty }
@@ -54,4 +125,49 @@ impl Reply<'_> {
 pub fn write_update(out: &mut Vec<u8>, change: Change) {
     write!(out, r#"{{"command":"update","bug":{},"when":"{}"}}"#, change.bug, change.when)
         .expect("writing to a Vec cannot fail");
+}
+
+/// Appends the modern update message: the classic one with a cursor.
+pub fn write_update_with_cursor(out: &mut Vec<u8>, change: Change, cursor: &Cursor) {
+    write_update(out, change);
+    out.pop();
+    write!(out, r#","cursor":"{cursor}"}}"#).expect("writing to a Vec cannot fail");
+}
+
+/// A message of the modern protocol that is no reply.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice<'a> {
+    /// The connection lives, and everything up to the cursor has been sent.
+    Heartbeat(Option<&'a Cursor>),
+    /// The gateway lost continuity: treat all bugs as changed; what follows comes after the cursor.
+    Gap(Option<&'a Cursor>),
+    /// The gateway goes away; a close frame follows.
+    GoAway {
+        /// How long to wait before reconnecting, in milliseconds.
+        retry_after_ms: u64,
+        /// Everything up to here has been sent.
+        cursor: Option<&'a Cursor>,
+    },
+}
+
+#[derive(Serialize)]
+struct NoticeFields<'a> {
+    command: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    cursor: Option<&'a Cursor>,
+}
+
+impl Notice<'_> {
+    /// The JSON text.
+    pub fn encode(&self) -> Vec<u8> {
+        let fields = match *self {
+            Notice::Heartbeat(cursor) => NoticeFields { command: "heartbeat", retry_after_ms: None, cursor },
+            Notice::Gap(cursor) => NoticeFields { command: "gap", retry_after_ms: None, cursor },
+            Notice::GoAway { retry_after_ms, cursor } => {
+                NoticeFields { command: "goaway", retry_after_ms: Some(retry_after_ms), cursor }
+            }
+        };
+        serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
+    }
 }

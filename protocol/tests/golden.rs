@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bugfeed_protocol::bus::{self, BusMessage, Format};
-use bugfeed_protocol::client::{self, Command, Refusal, errors};
-use bugfeed_protocol::server::{self, Reply};
+use bugfeed_protocol::client::{self, Command, Refusal, Resume, errors};
+use bugfeed_protocol::server::{self, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 
 fn bug(number: u64) -> BugId {
@@ -23,8 +23,8 @@ fn change() -> Change {
     Change { bug: bug(1234), when: when("2014-04-03T21:13:45") }
 }
 
-fn cursor() -> Cursor {
-    Cursor { epoch: Epoch::parse("9f86d081884c7d65").unwrap(), seq: 88 }
+fn cursor(seq: u64) -> Cursor {
+    Cursor { epoch: Epoch::parse("9f86d081884c7d65").unwrap(), seq }
 }
 
 /// Every golden file below a folder, by its name without `.json`.
@@ -45,7 +45,31 @@ fn what_the_gateway_sends() {
     let refused =
         |command: Option<&str>, error| Reply::Refused(&Refusal { command: command.map(str::to_owned), error }).encode();
     let reply = |command, bugs: &[BugId]| Reply::Bugs { command, bugs }.encode();
+    let count = |command, count, replay, seq| {
+        Reply::Count { command, count, replay, cursor: Some(&cursor(seq)) }.encode()
+    };
+    let mut update_modern = Vec::new();
+    server::write_update_with_cursor(&mut update_modern, change(), &cursor(57));
+    let hello = Reply::Hello {
+        version: "0.1.0",
+        feed: "default",
+        heartbeat_s: 30,
+        cursor: Some(&cursor(88)),
+        limits: Limits { subscriptions: 10_000, message_bytes: 262_144 },
+    };
     let made: BTreeMap<String, String> = [
+        ("hello", hello.encode()),
+        ("subscribe-modern", count("subscribe", 2, None, 88)),
+        ("subscribe-complete", count("subscribe", 2, Some(Verdict::Complete), 42)),
+        ("subscribe-latest", count("subscribe", 2, Some(Verdict::Latest), 42)),
+        ("subscribe-gap", count("subscribe", 2, Some(Verdict::Gap), 88)),
+        ("unsubscribe-modern", count("unsubscribe", 1, None, 88)),
+        ("update-modern", update_modern),
+        ("heartbeat", Notice::Heartbeat(Some(&cursor(91))).encode()),
+        ("gap", Notice::Gap(Some(&cursor(120))).encode()),
+        ("goaway", Notice::GoAway { retry_after_ms: 2300, cursor: Some(&cursor(130)) }.encode()),
+        ("error-invalid-cursor", refused(Some("subscribe"), errors::INVALID_CURSOR)),
+        ("error-invalid-heartbeat", refused(Some("hello"), errors::INVALID_HEARTBEAT)),
         ("subscribe", reply("subscribe", &[bug(1234), bug(5678)])),
         ("unsubscribe", reply("unsubscribe", &[bug(5678)])),
         ("subscriptions", reply("subscriptions", &[bug(5678)])),
@@ -73,8 +97,13 @@ fn what_clients_send() {
     let understood: BTreeMap<String, Command> =
         files("client").into_iter().map(|(name, text)| (name, client::parse(&text).unwrap())).collect();
     let want = [
-        ("subscribe", Command::Subscribe { bugs: bugs(), since: None }),
-        ("subscribe-since", Command::Subscribe { bugs: bugs(), since: Some(change().when) }),
+        ("hello", Command::Hello { heartbeat_s: 30 }),
+        ("subscribe", Command::Subscribe { bugs: bugs(), since: None, resume: None }),
+        ("subscribe-since", Command::Subscribe { bugs: bugs(), since: Some(change().when), resume: None }),
+        (
+            "subscribe-resume",
+            Command::Subscribe { bugs: bugs(), since: None, resume: Some(Resume::From(cursor(42))) },
+        ),
         ("unsubscribe", Command::Unsubscribe { bugs: vec![bug(1234)] }),
         ("subscriptions", Command::Subscriptions),
         ("version", Command::Version),
@@ -86,13 +115,13 @@ fn what_clients_send() {
 fn what_travels_on_the_bus() {
     let files = files("bus");
     let recorded = when("2014-04-03T21:13:46.5");
-    let numbered = Numbered { change: change(), cursor: cursor(), recorded };
+    let numbered = Numbered { change: change(), cursor: cursor(88), recorded };
     for (name, format, exchange) in
         [("native", Format::Native, "bugfeed.default"), ("pulse", Format::Pulse, "exchange/bugzilla/simple")]
     {
         let made = bus::encode(&numbered, format, exchange);
         assert_eq!(String::from_utf8(made.clone()).unwrap(), files[name], "{name}");
-        assert_eq!(bus::decode(&made).unwrap(), BusMessage { change: change(), cursor: Some(cursor()) }, "{name}");
+        assert_eq!(bus::decode(&made).unwrap(), BusMessage { change: change(), cursor: Some(cursor(88)) }, "{name}");
     }
     let foreign = bus::decode(files["foreign"].as_bytes()).unwrap();
     assert_eq!(foreign, BusMessage { change: change(), cursor: None });

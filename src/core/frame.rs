@@ -3,9 +3,8 @@
 //! Reading, masking and the rules of the protocol are tokio-tungstenite's; writing is done here because one encoded
 //! update is shared by all its receivers.
 
-use bugfeed_protocol::change::Change;
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::server;
+use bugfeed_protocol::{Change, Cursor, server};
 
 const TEXT: u8 = 0x1;
 const CLOSE: u8 = 0x8;
@@ -43,6 +42,13 @@ pub fn push_update(out: &mut Vec<u8>, change: Change) {
     let len = out.len() - start - 2;
     // The longest update, a 19-digit bug and microseconds, takes 91 bytes.
     out[start + 1] = u8::try_from(len).ok().filter(|&len| len <= 125).expect("an update is at most 125 bytes");
+}
+
+/// Appends a modern update.
+pub fn push_update_with_cursor(out: &mut Vec<u8>, change: Change, cursor: &Cursor) {
+    let mut text = Vec::with_capacity(160);
+    server::write_update_with_cursor(&mut text, change, cursor);
+    push_text(out, &text);
 }
 
 /// An empty ping.

@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use bugfeed_protocol::{BugId, Change, When};
+use bugfeed_protocol::{BugId, Change, Cursor, When};
 use dashmap::DashMap;
+
+use super::numbering::{Continuity, Located, Numbering};
 
 /// A change's place in the cache, dense from 1; 0 is before the first.
 pub type Pos = u64;
@@ -142,6 +144,7 @@ pub struct Replay {
     start: AtomicU64,
     /// Changes up to here may be missing from the newest-change table.
     floor: AtomicU64,
+    numbering: RwLock<Numbering>,
     limits: ReplayLimits,
 }
 
@@ -158,7 +161,22 @@ pub struct Recorder {
     replay: Arc<Replay>,
     block: Arc<Block>,
     next: Pos,
+    /// The number that would just continue, so that recording it needs no lock.
+    next_cursor: Option<Cursor>,
     last_arrived_s: u32,
+}
+
+/// Where a client that resumes stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has everything up to this position, and all after it is in the ring.
+    InRing(Pos),
+    /// It has everything up to this position; of what came after, the newest change of each bug is known.
+    BeforeRing(Pos),
+    /// It has seen numbers that have not come here yet.
+    Ahead,
+    /// What it missed cannot be told.
+    Unknown,
 }
 
 /// An empty cache: the writer, and what readers share.
@@ -170,9 +188,10 @@ pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
         head: AtomicU64::new(0),
         start: AtomicU64::new(1),
         floor: AtomicU64::new(0),
+        numbering: RwLock::default(),
         limits,
     });
-    (Recorder { replay: Arc::clone(&replay), block, next: 1, last_arrived_s: 0 }, replay)
+    (Recorder { replay: Arc::clone(&replay), block, next: 1, next_cursor: None, last_arrived_s: 0 }, replay)
 }
 
 fn slot(pos: Pos) -> usize {
@@ -181,9 +200,23 @@ fn slot(pos: Pos) -> usize {
 
 impl Recorder {
     /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
-    /// gateway) first had it.
-    pub fn record(&mut self, change: Change, recorded: When) -> Pos {
+    /// gateway) first had it;
+    /// `cursor` is its number, and `continuity` how that continues those before.
+    pub fn record(&mut self, change: Change, recorded: When, cursor: &Cursor, continuity: Continuity) -> Pos {
         let pos = self.next;
+        if continuity != Continuity::Next || self.next_cursor.as_ref() != Some(cursor) {
+            self.replay.numbering.write().expect("nobody panics holding it").record(pos, cursor, continuity);
+        }
+        if continuity == Continuity::Late {
+            // Whatever comes next begins a run.
+            self.next_cursor = None;
+        } else {
+            let next = self.next_cursor.get_or_insert_with(|| cursor.clone());
+            if next.epoch != cursor.epoch {
+                next.epoch = cursor.epoch.clone();
+            }
+            next.seq = cursor.seq.saturating_add(1);
+        }
         if pos > 1 && slot(pos) == 0 {
             self.block = Arc::new(Block::new());
             self.replay.blocks_mut().list.push_back(Arc::clone(&self.block));
@@ -271,6 +304,34 @@ impl Replay {
     /// How many bugs the newest-change table holds.
     pub fn bugs(&self) -> usize {
         self.newest.len()
+    }
+
+    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded.
+    pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").cursor_at(pos)
+    }
+
+    /// The number of the change at `pos`; none of one that came late.
+    pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").number_of(pos)
+    }
+
+    /// The cursor just before the change at `pos`, in that change's own numbering.
+    pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").cursor_before(pos)
+    }
+
+    /// Where a client with this cursor stands.
+    pub fn standing(&self, cursor: &Cursor) -> Standing {
+        // The head first: what is recorded in between only makes a cursor look further behind.
+        let head = self.head();
+        match self.numbering.read().expect("nobody panics holding it").locate(cursor, head) {
+            Located::Unknown => Standing::Unknown,
+            Located::Ahead => Standing::Ahead,
+            Located::At(pos) if pos + 1 >= self.start() => Standing::InRing(pos),
+            Located::At(pos) if pos >= self.floor() => Standing::BeforeRing(pos),
+            Located::At(_) => Standing::Unknown,
+        }
     }
 
     fn blocks_mut(&self) -> std::sync::RwLockWriteGuard<'_, Blocks> {
@@ -378,11 +439,17 @@ mod tests {
         When::from_micros(seconds * 1_000_000).unwrap()
     }
 
+    /// Records a change under the next number.
+    fn number(recorder: &mut Recorder, change: Change, recorded: When) {
+        let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: recorder.next };
+        recorder.record(change, recorded, &cursor, Continuity::Next);
+    }
+
     /// Records (bug, when, recorded) triples.
     fn filled(limits: ReplayLimits, changes: &[(u64, i64, i64)]) -> (Recorder, Arc<Replay>) {
         let (mut recorder, replay) = replay(limits);
-        for &(number, when, recorded) in changes {
-            recorder.record(Change { bug: bug(number), when: at(when) }, at(recorded));
+        for &(number_of, when, recorded) in changes {
+            number(&mut recorder, Change { bug: bug(number_of), when: at(when) }, at(recorded));
         }
         (recorder, replay)
     }
@@ -455,7 +522,7 @@ mod tests {
         let limits = ReplayLimits { max: 2500, ..ReplayLimits::default() };
         let (mut recorder, replay) = replay(limits);
         for i in 0..10_000 {
-            recorder.record(Change { bug: bug(i % 5 + 1), when: at(i.cast_signed()) }, at(i.cast_signed()));
+            number(&mut recorder, Change { bug: bug(i % 5 + 1), when: at(i.cast_signed()) }, at(i.cast_signed()));
         }
         let mut found = Vec::new();
         let bugs = [bug(3)];
@@ -475,11 +542,38 @@ mod tests {
     }
 
     #[test]
+    fn where_a_resuming_client_stands() {
+        let limits = ReplayLimits { max: 3, bugs: 800, ..ReplayLimits::default() };
+        let (mut recorder, replay) = replay(limits);
+        let cursor = |text: &str| Cursor::parse(text).unwrap();
+        assert_eq!(replay.standing(&cursor("E.0")), Standing::Unknown, "nothing is known yet");
+        for i in 1..=10 {
+            number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
+        }
+        for (text, want) in [
+            ("E.10", Standing::InRing(10)),
+            ("E.7", Standing::InRing(7)),
+            ("E.6", Standing::BeforeRing(6)),
+            ("E.0", Standing::BeforeRing(0)),
+            ("E.11", Standing::Ahead),
+            ("F.10", Standing::Unknown),
+        ] {
+            assert_eq!(replay.standing(&cursor(text)), want, "{text}");
+        }
+        for i in 11..=1024 {
+            number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
+        }
+        let floor = replay.floor();
+        assert_eq!(replay.standing(&Cursor { seq: floor, ..cursor("E.0") }), Standing::BeforeRing(floor));
+        assert_eq!(replay.standing(&Cursor { seq: floor - 1, ..cursor("E.0") }), Standing::Unknown, "forgotten");
+    }
+
+    #[test]
     fn more_bugs_than_allowed_forget_the_oldest_and_raise_the_floor() {
         let limits = ReplayLimits { bugs: 800, ..ReplayLimits::default() };
         let (mut recorder, replay) = replay(limits);
         for i in 1..=1024 {
-            recorder.record(Change { bug: bug(i), when: at(100) }, at(100));
+            number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
             assert!(replay.bugs() <= 800 + 64);
         }
         let kept = (1..=1024).filter(|&i| replay.newest.contains_key(&bug(i))).collect::<Vec<_>>();

@@ -5,7 +5,8 @@
 
 use std::io;
 
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::server::Notice;
+use bugfeed_protocol::{BugId, Cursor, When};
 
 use super::frame;
 use super::replay::{Found, Pos};
@@ -34,9 +35,34 @@ pub(super) struct Session<P> {
     /// Ascending.
     pub(super) bugs: Vec<BugId>,
     pub(super) state: State,
+    /// What a client that said hello has.
+    pub(super) modern: Option<Box<Modern>>,
     pub(super) next_ping_ms: u64,
     /// When the socket last took something that had to wait.
     pub(super) progress_ms: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Modern {
+    pub(super) heartbeat_ms: u64,
+    pub(super) next_heartbeat_ms: u64,
+    /// The client has seen everything up to here on another gateway: it is not sent again.
+    pub(super) seen: Option<Seen>,
+}
+
+/// A cursor beyond what this shard has processed.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) cursor: Cursor,
+    /// When to stop believing that what lies before it will come.
+    pub(super) until_ms: u64,
+}
+
+impl Modern {
+    /// Whether the client has this one already.
+    pub(super) fn has(&self, cursor: &Cursor) -> bool {
+        self.seen.as_ref().is_some_and(|seen| cursor.seq <= seen.cursor.seq && cursor.epoch == seen.cursor.epoch)
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +87,8 @@ pub(super) struct Backlog {
     pub(super) newest_from: Option<Pos>,
     /// Everything up to here has been sent, or is in the fields above.
     pub(super) behind: Pos,
+    /// Continuity was lost: before anything else the client must be told.
+    pub(super) gap: bool,
     /// The connection waits for [`Peer::ready`].
     pub(super) busy: bool,
     /// Work that came while the session was lagging.
@@ -74,7 +102,9 @@ pub(super) struct Rest {
     pub(super) bugs: Vec<BugId>,
     pub(super) upto: Pos,
     pub(super) after: Pos,
-    pub(super) since: When,
+    pub(super) since: Option<When>,
+    /// Changes that may be found one by one; 0 asks for the newest of each bug.
+    pub(super) limit: usize,
 }
 
 impl<P: Peer> Session<P> {
@@ -103,12 +133,65 @@ impl<P: Peer> Session<P> {
         self.peer.end();
     }
 
-    pub(super) fn ping(&mut self, processed: Pos, tally: &mut Tally) {
-        match write(&self.peer, &frame::PING_FRAME) {
-            Ok(0 | 2) => {} // A socket that takes nothing will be found out by its next update.
+    /// Sends a modern session its heartbeat when it is due, and tells it of a gap when what it has seen elsewhere does
+    /// not come here. `heartbeat` is the frame for all whose cursor is the head, made when first needed.
+    pub(super) fn keep_alive(
+        &mut self,
+        processed: Pos,
+        head: Option<&Cursor>,
+        heartbeat: &mut Vec<u8>,
+        now_ms: u64,
+        tally: &mut Tally,
+    ) {
+        let Some(modern) = &mut self.modern else { return };
+        if let Some(seen) = &modern.seen {
+            if head.is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq) {
+                modern.seen = None;
+            } else if now_ms >= seen.until_ms {
+                modern.seen = None;
+                tally.gaps += 1;
+                let mut frame = Vec::new();
+                frame::push_text(&mut frame, &Notice::Gap(head).encode());
+                return self.tell_gap(&frame, processed, now_ms);
+            }
+        }
+        if now_ms < modern.next_heartbeat_ms {
+            return;
+        }
+        modern.next_heartbeat_ms = now_ms + modern.heartbeat_ms;
+        if let Some(seen) = &modern.seen {
+            let mut frame = Vec::new();
+            frame::push_text(&mut frame, &Notice::Heartbeat(Some(&seen.cursor)).encode());
+            return self.write_or_lag(&frame, processed, now_ms, tally);
+        }
+        if heartbeat.is_empty() {
+            frame::push_text(heartbeat, &Notice::Heartbeat(head).encode());
+        }
+        self.write_or_lag(heartbeat, processed, now_ms, tally);
+    }
+
+    /// Writes a gap notice to an open session; where there is no room, it is the first thing written later.
+    pub(super) fn tell_gap(&mut self, frame: &[u8], processed: Pos, now_ms: u64) {
+        match write(&self.peer, frame) {
+            Ok(written) if written == frame.len() => {}
             Ok(written) => {
-                let out = frame::PING_FRAME[written..].to_vec();
+                let out = if written > 0 { frame[written..].to_vec() } else { Vec::new() };
+                self.progress_ms = now_ms;
+                self.lag(Box::new(Backlog { out, gap: written == 0, behind: processed, ..Backlog::default() }));
+            }
+            Err(_) => self.end(),
+        }
+    }
+
+    /// Writes a frame to an open session. One that finds no room at all is left out; one that was begun is finished
+    /// before anything else, which makes the session lag behind `processed`.
+    pub(super) fn write_or_lag(&mut self, frame: &[u8], processed: Pos, now_ms: u64, tally: &mut Tally) {
+        match write(&self.peer, frame) {
+            Ok(written) if written == 0 || written == frame.len() => {}
+            Ok(written) => {
                 tally.lagged += 1;
+                self.progress_ms = now_ms;
+                let out = frame[written..].to_vec();
                 self.lag(Box::new(Backlog { out, behind: processed, ..Backlog::default() }));
             }
             Err(_) => self.end(),

@@ -10,17 +10,17 @@
 
 use std::sync::Arc;
 
-use bugfeed_protocol::BugId;
-use bugfeed_protocol::client::{Command, Refusal, errors};
+use bugfeed_protocol::client::{Command, Refusal, Resume, errors};
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::server::Reply;
+use bugfeed_protocol::server::{Limits, Notice, Reply, Verdict};
+use bugfeed_protocol::{BugId, Cursor};
 use bytes::Bytes;
 use slab::Slab;
 
 use super::frame;
-use super::replay::{Found, Pos, Replay, Wanted};
+use super::replay::{Found, Pos, Replay, Standing, Wanted};
 pub use super::session::Peer;
-use super::session::{Backlog, Rest, Session, State, write};
+use super::session::{Backlog, Modern, Rest, Seen, Session, State, write};
 use super::subscriptions::{Slot, Subscriptions};
 
 /// What arrives in a shard's queue.
@@ -36,8 +36,13 @@ pub enum Input<P> {
     Detach(Slot),
     /// A change, already in the replay cache.
     Update(Update),
-    /// Close every session.
-    Shutdown,
+    /// Continuity was lost; what comes next follows this cursor.
+    Gap(Option<Cursor>),
+    /// Close every session, spread over this many milliseconds.
+    Drain {
+        /// From now.
+        window_ms: u64,
+    },
 }
 
 /// What a connection asks for.
@@ -58,8 +63,12 @@ pub struct Update {
     pub pos: Pos,
     /// Which bug.
     pub bug: BugId,
+    /// Its number; none of one that came late, which a client may lack whatever its cursor.
+    pub number: Option<Cursor>,
     /// The frame of the classic protocol, encoded once for all.
     pub classic: Bytes,
+    /// The frame of the modern protocol.
+    pub modern: Bytes,
 }
 
 /// Bounds on one session.
@@ -75,6 +84,8 @@ pub struct SessionLimits {
     pub idle_timeout_ms: u64,
     /// How long a socket may take nothing at all, in milliseconds.
     pub write_timeout_ms: u64,
+    /// The largest message a client may send, in bytes; told to clients, kept by whoever reads.
+    pub message_bytes: usize,
 }
 
 impl Default for SessionLimits {
@@ -85,6 +96,7 @@ impl Default for SessionLimits {
             ping_interval_ms: 30_000,
             idle_timeout_ms: 75_000,
             write_timeout_ms: 30_000,
+            message_bytes: 262_144,
         }
     }
 }
@@ -106,12 +118,49 @@ pub struct Tally {
     pub silent: u64,
     /// Sessions ended because their socket took nothing.
     pub stalled: u64,
+    /// Resumes answered with `complete`.
+    pub complete: u64,
+    /// Resumes answered with `latest`.
+    pub latest: u64,
+    /// Resumes answered with `gap`, and `gap` notices.
+    pub gaps: u64,
 }
 
 /// A catch-up is written in pieces of about this size.
 const PIECE: usize = 4096;
 /// This many changes of a catch-up are kept for a session whose socket takes no more; the rest is looked up again.
 const KEEP: usize = 1024;
+/// How long a client's word that it has seen more than this gateway is believed, in milliseconds. A gateway is behind
+/// another by the time a message takes; a ledger that was set back never catches up.
+const AHEAD_MS: u64 = 5_000;
+
+/// What clients are told of the gateway.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The gateway's version.
+    pub version: Arc<str>,
+    /// The feed's name.
+    pub feed: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    begin_ms: u64,
+    window_ms: u64,
+}
+
+impl Drain {
+    /// When a session is closed: evenly spread, whatever the slots.
+    fn due_ms(self, slot: usize) -> u64 {
+        self.begin_ms + spread(slot, self.window_ms)
+    }
+}
+
+/// A share of `window` that is another one for each slot, in golden-ratio steps: even for any run of slots.
+fn spread(slot: usize, window: u64) -> u64 {
+    let step = u32::try_from(slot & 0xFFFF_FFFF).unwrap_or(0).wrapping_mul(0x9E37_79B9);
+    u64::from(step) * window / (1 << 32)
+}
 
 /// The sessions of one shard.
 #[derive(Debug)]
@@ -122,22 +171,24 @@ pub struct Shard<P> {
     /// The position of the last update processed.
     processed: Pos,
     limits: SessionLimits,
-    version: Arc<str>,
+    about: About,
+    drain: Option<Drain>,
     now_ms: u64,
     tally: Tally,
     scratch: Vec<Found>,
 }
 
 impl<P: Peer> Shard<P> {
-    /// A shard without sessions. `version` is what the version command answers.
-    pub fn new(replay: Arc<Replay>, limits: SessionLimits, version: Arc<str>) -> Shard<P> {
+    /// A shard without sessions.
+    pub fn new(replay: Arc<Replay>, limits: SessionLimits, about: About) -> Shard<P> {
         Shard {
             sessions: Slab::new(),
             index: Subscriptions::default(),
             processed: replay.head(),
             replay,
             limits,
-            version,
+            about,
+            drain: None,
             now_ms: 0,
             tally: Tally::default(),
             scratch: Vec::new(),
@@ -162,7 +213,11 @@ impl<P: Peer> Shard<P> {
             Input::Writable(slot) => self.writable(slot),
             Input::Attach(peer) => self.attach(peer),
             Input::Detach(slot) => self.detach(slot),
-            Input::Shutdown => self.shutdown(),
+            Input::Gap(cursor) => self.gap(cursor.as_ref()),
+            Input::Drain { window_ms } => {
+                self.drain = Some(Drain { begin_ms: self.now_ms, window_ms });
+                self.drain_due();
+            }
         }
     }
 
@@ -171,11 +226,12 @@ impl<P: Peer> Shard<P> {
         let slot = Slot::try_from(entry.key()).expect("sessions are bounded far below 2^32");
         peer.attached(slot);
         // Spread over the interval, so that pings never come in bursts.
-        let offset = u64::from(slot.wrapping_mul(0x9E37_79B9)) * self.limits.ping_interval_ms / (1 << 32);
+        let offset = spread(entry.key(), self.limits.ping_interval_ms);
         entry.insert(Session {
             peer,
             bugs: Vec::new(),
             state: State::Open,
+            modern: None,
             next_ping_ms: self.now_ms + self.limits.ping_interval_ms / 2 + offset / 2,
             progress_ms: self.now_ms,
         });
@@ -189,17 +245,44 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    fn shutdown(&mut self) {
-        let slots: Vec<usize> = self.sessions.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            let session = &mut self.sessions[slot];
-            if matches!(session.state, State::Open) {
-                let frame = frame::close(Close::Restart);
-                // Whatever the socket does not take now, it will not be given.
-                let _ = session.peer.try_write(&frame);
+    /// Closes the sessions whose turn has come.
+    fn drain_due(&mut self) {
+        let Some(drain) = self.drain else { return };
+        let cursor = self.replay.cursor_at(self.processed);
+        for (slot, session) in &mut self.sessions {
+            if self.now_ms < drain.due_ms(slot) || matches!(session.state, State::Ended) {
+                continue;
             }
-            session.state = State::Ended;
-            session.peer.end();
+            if matches!(session.state, State::Open) {
+                let mut out = Vec::new();
+                if let Some(modern) = &session.modern {
+                    // Another delay than the one it was closed after.
+                    let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
+                    let cursor = modern.seen.as_ref().map(|seen| &seen.cursor).or(cursor.as_ref());
+                    frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
+                }
+                out.extend_from_slice(&frame::close(Close::Restart));
+                // Whatever the socket does not take now, it will not be given.
+                let _ = session.peer.try_write(&out);
+            }
+            session.end();
+        }
+    }
+
+    /// Tells every modern session that continuity was lost.
+    fn gap(&mut self, cursor: Option<&Cursor>) {
+        let mut frame = Vec::new();
+        frame::push_text(&mut frame, &Notice::Gap(cursor).encode());
+        let (processed, now_ms) = (self.processed, self.now_ms);
+        for (_, session) in &mut self.sessions {
+            let Some(modern) = &mut session.modern else { continue };
+            modern.seen = None;
+            self.tally.gaps += 1;
+            match &mut session.state {
+                State::Open => session.tell_gap(&frame, processed, now_ms),
+                State::Lagging(backlog) => backlog.gap = true,
+                State::Ended => {}
+            }
         }
     }
 
@@ -210,12 +293,17 @@ impl<P: Peer> Shard<P> {
             if !matches!(session.state, State::Open) {
                 continue;
             }
-            match write(&session.peer, &update.classic) {
-                Ok(written) if written == update.classic.len() => self.tally.live += 1,
+            let frame = match &session.modern {
+                None => &update.classic,
+                Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => continue,
+                Some(_) => &update.modern,
+            };
+            match write(&session.peer, frame) {
+                Ok(written) if written == frame.len() => self.tally.live += 1,
                 Ok(written) => {
                     // A frame that was begun is finished first; one that was not is found again.
                     self.tally.live += u64::from(written > 0);
-                    let out = if written > 0 { update.classic[written..].to_vec() } else { Vec::new() };
+                    let out = if written > 0 { frame[written..].to_vec() } else { Vec::new() };
                     let behind = if written > 0 { update.pos } else { update.pos - 1 };
                     self.tally.lagged += 1;
                     session.progress_ms = self.now_ms;
@@ -235,6 +323,7 @@ impl<P: Peer> Shard<P> {
                 backlog.deferred = Some(work);
             }
             State::Open => {
+                session.progress_ms = self.now_ms;
                 let mut backlog = Box::new(Backlog { behind: self.processed, ..Backlog::default() });
                 self.begin(slot, work, &mut backlog);
                 if !self.pump(slot, backlog) {
@@ -279,14 +368,19 @@ impl<P: Peer> Shard<P> {
 
     fn command(&mut self, slot: Slot, command: Command, backlog: &mut Backlog) -> Result<(), Refusal> {
         let name = command.name();
-        let session = &mut self.sessions[slot as usize];
+        let mut replay = None;
         match command {
             Command::Version => {
-                frame::push_text(&mut backlog.out, &Reply::Version(&self.version).encode());
+                frame::push_text(&mut backlog.out, &Reply::Version(&self.about.version).encode());
+                return Ok(());
+            }
+            Command::Hello { heartbeat_s } => {
+                self.hello(slot, heartbeat_s, backlog);
                 return Ok(());
             }
             Command::Subscriptions => {}
             Command::Unsubscribe { bugs } => {
+                let session = &mut self.sessions[slot as usize];
                 for bug in bugs {
                     if let Ok(at) = session.bugs.binary_search(&bug) {
                         session.bugs.remove(at);
@@ -295,45 +389,134 @@ impl<P: Peer> Shard<P> {
                 }
                 session.bugs.shrink_to_fit();
             }
-            Command::Subscribe { bugs, since } => {
-                let watched = session.bugs.len();
-                let new: Vec<BugId> =
-                    bugs.iter().copied().filter(|bug| session.bugs.binary_search(bug).is_err()).collect();
-                if watched + new.len() > self.limits.subscriptions {
-                    return Err(Refusal { command: Some(name.to_owned()), error: errors::TOO_MANY });
-                }
-                for &bug in &new {
-                    self.index.add(bug, slot);
-                }
-                session.bugs.reserve_exact(new.len());
-                session.bugs.extend(new);
-                session.bugs.sort_unstable();
-                if let Some(since) = since {
-                    let after = self.replay.before(since);
-                    backlog.rest = Some(Rest { bugs, upto: self.processed, after, since });
+            Command::Subscribe { bugs, since, resume } => {
+                self.subscribe(slot, &bugs, name)?;
+                let modern = self.sessions[slot as usize].modern.is_some();
+                match resume.filter(|_| modern) {
+                    Some(resume) => replay = Some(self.resume(slot, bugs, resume, backlog)),
+                    None => {
+                        if let Some(since) = since {
+                            let after = self.replay.before(since);
+                            let limit = self.limits.catch_up;
+                            let rest = Rest { bugs, upto: self.processed, after, since: Some(since), limit };
+                            self.look_up(rest, 0, backlog);
+                        }
+                    }
                 }
             }
         }
-        frame::push_text(&mut backlog.out, &Reply::Bugs { command: name, bugs: &session.bugs }.encode());
-        if backlog.rest.is_some() {
-            self.look_up(backlog, 0);
-        }
+        self.reply(slot, name, replay, backlog);
         Ok(())
     }
 
-    /// Fills `found` with the next part of the catch-up that was asked for, after `last` was sent.
-    fn look_up(&mut self, backlog: &mut Backlog, last: Pos) {
-        let Some(rest) = backlog.rest.take() else { return };
+    fn hello(&mut self, slot: Slot, heartbeat_s: u64, backlog: &mut Backlog) {
+        let session = &mut self.sessions[slot as usize];
+        let heartbeat_ms = heartbeat_s * 1000;
+        let next_heartbeat_ms = self.now_ms + heartbeat_ms;
+        let seen = session.modern.take().and_then(|modern| modern.seen);
+        session.modern = Some(Box::new(Modern { heartbeat_ms, next_heartbeat_ms, seen }));
+        let limits = Limits { subscriptions: self.limits.subscriptions, message_bytes: self.limits.message_bytes };
+        let (version, feed) = (&*self.about.version, &*self.about.feed);
+        let cursor = self.cursor(slot);
+        let reply = Reply::Hello { version, feed, heartbeat_s, cursor: cursor.as_ref(), limits };
+        frame::push_text(&mut backlog.out, &reply.encode());
+    }
+
+    /// What a session that has been sent everything may store.
+    fn cursor(&self, slot: Slot) -> Option<Cursor> {
+        let seen = self.sessions[slot as usize].modern.as_ref().and_then(|modern| modern.seen.as_ref());
+        seen.map(|seen| seen.cursor.clone()).or_else(|| self.replay.cursor_at(self.processed))
+    }
+
+    fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<(), Refusal> {
+        let session = &mut self.sessions[slot as usize];
+        let new: Vec<BugId> = bugs.iter().copied().filter(|bug| session.bugs.binary_search(bug).is_err()).collect();
+        if session.bugs.len() + new.len() > self.limits.subscriptions {
+            return Err(Refusal { command: Some(name.to_owned()), error: errors::TOO_MANY });
+        }
+        for &bug in &new {
+            self.index.add(bug, slot);
+        }
+        session.bugs.reserve_exact(new.len());
+        session.bugs.extend(new);
+        session.bugs.sort_unstable();
+        Ok(())
+    }
+
+    /// Looks up what a client missed since its cursor; the verdict, and the cursor for the reply.
+    fn resume(
+        &mut self,
+        slot: Slot,
+        bugs: Vec<BugId>,
+        resume: Resume,
+        backlog: &mut Backlog,
+    ) -> (Verdict, Option<Cursor>) {
+        let Resume::From(cursor) = resume else {
+            self.tally.gaps += 1;
+            return (Verdict::Gap, self.cursor(slot));
+        };
+        let (after, limit) = match self.replay.standing(&cursor) {
+            Standing::InRing(pos) => (pos, self.limits.catch_up),
+            Standing::BeforeRing(pos) => (pos, 0),
+            Standing::Ahead => (Pos::MAX, 0),
+            Standing::Unknown => {
+                self.tally.gaps += 1;
+                return (Verdict::Gap, self.cursor(slot));
+            }
+        };
+        if after > self.processed {
+            // Recorded but not processed here, or not even recorded: what is still to come up to there is known.
+            let seen = Seen { cursor: cursor.clone(), until_ms: self.now_ms + AHEAD_MS };
+            if let Some(modern) = &mut self.sessions[slot as usize].modern
+                && !modern.has(&cursor)
+            {
+                modern.seen = Some(seen);
+            }
+            self.tally.complete += 1;
+            return (Verdict::Complete, Some(cursor));
+        }
+        let rest = Rest { bugs, upto: self.processed, after, since: None, limit };
+        if self.look_up(rest, after, backlog) || limit == 0 {
+            self.tally.latest += 1;
+            return (Verdict::Latest, Some(cursor));
+        }
+        self.tally.complete += 1;
+        (Verdict::Complete, Some(cursor))
+    }
+
+    /// Puts the reply before what was looked up.
+    fn reply(&self, slot: Slot, command: &str, replay: Option<(Verdict, Option<Cursor>)>, backlog: &mut Backlog) {
+        let session = &self.sessions[slot as usize];
+        let text = if session.modern.is_none() || command == "subscriptions" {
+            Reply::Bugs { command, bugs: &session.bugs }.encode()
+        } else {
+            let (verdict, cursor) = match replay {
+                Some((verdict, cursor)) => (Some(verdict), cursor),
+                // A catch-up by date begins with what is found first.
+                None => match backlog.found.first() {
+                    Some(first) => (None, self.replay.cursor_at(first.pos - 1)),
+                    None => (None, self.cursor(slot)),
+                },
+            };
+            let count = session.bugs.len();
+            Reply::Count { command, count, replay: verdict, cursor: cursor.as_ref() }.encode()
+        };
+        frame::push_text(&mut backlog.out, &text);
+    }
+
+    /// Fills `found` with the next part of a catch-up, after `last` was sent. Whether it was too long and is conflated.
+    fn look_up(&mut self, rest: Rest, last: Pos, backlog: &mut Backlog) -> bool {
         self.scratch.clear();
         let wanted = Wanted {
             bugs: &rest.bugs,
             after: rest.after.max(last),
             after_old: last,
             upto: rest.upto,
-            since: Some(rest.since),
-            limit: self.limits.catch_up,
+            since: rest.since,
+            limit: rest.limit,
         };
-        self.tally.conflated += u64::from(self.replay.every(&wanted, &mut self.scratch));
+        let conflated = self.replay.every(&wanted, &mut self.scratch);
+        self.tally.conflated += u64::from(conflated && rest.limit > 0);
         backlog.next = 0;
         backlog.found.clear();
         if self.scratch.len() > KEEP {
@@ -344,12 +527,13 @@ impl<P: Peer> Shard<P> {
         if self.scratch.capacity() > 16 * KEEP {
             self.scratch = Vec::new();
         }
+        conflated
     }
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
     fn pump(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> bool {
         loop {
-            self.fill(&mut backlog);
+            self.fill(slot, &mut backlog);
             let session = &mut self.sessions[slot as usize];
             if !backlog.out.is_empty() {
                 let Ok(written) = write(&session.peer, &backlog.out[backlog.written..]) else {
@@ -369,7 +553,19 @@ impl<P: Peer> Shard<P> {
             } else if backlog.last {
                 session.end();
                 return true;
+            } else if backlog.gap {
+                // The client will ask for everything anyway.
+                (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
+                (backlog.rest, backlog.next) = (None, 0);
+                backlog.found.clear();
+                let cursor = self.replay.cursor_at(self.processed);
+                frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
             } else if backlog.behind < self.processed {
+                if backlog.behind < self.replay.floor() && session.modern.is_some() {
+                    self.tally.gaps += 1;
+                    backlog.gap = true;
+                    continue;
+                }
                 backlog.found.clear();
                 self.replay.newest(&session.bugs, backlog.behind, self.processed, &mut backlog.found);
                 backlog.next = 0;
@@ -390,25 +586,34 @@ impl<P: Peer> Shard<P> {
     }
 
     /// Encodes the next changes of a catch-up, up to about a [`PIECE`].
-    fn fill(&mut self, backlog: &mut Backlog) {
-        while backlog.out.len() - backlog.written < PIECE {
-            if backlog.next == backlog.found.len() {
+    fn fill(&mut self, slot: Slot, backlog: &mut Backlog) {
+        while backlog.out.len() - backlog.written < PIECE && !backlog.gap {
+            let Some(&found) = backlog.found.get(backlog.next) else {
                 let Some(last) = backlog.found.last().map(|found| found.pos) else { return };
-                if backlog.rest.is_none() {
-                    return;
-                }
-                self.look_up(backlog, last);
+                let Some(rest) = backlog.rest.take() else { return };
+                self.look_up(rest, last, backlog);
                 continue;
-            }
-            frame::push_update(&mut backlog.out, backlog.found[backlog.next].change);
+            };
             backlog.next += 1;
+            match &self.sessions[slot as usize].modern {
+                None => frame::push_update(&mut backlog.out, found.change),
+                Some(modern) => {
+                    if self.replay.number_of(found.pos).is_some_and(|number| modern.has(&number)) {
+                        continue;
+                    }
+                    let Some(cursor) = self.replay.cursor_at(found.pos) else { continue };
+                    frame::push_update_with_cursor(&mut backlog.out, found.change, &cursor);
+                }
+            }
             self.tally.caught_up += 1;
         }
     }
 
-    /// Sends pings, and ends sessions whose peer is dead. `now_ms` never falls.
+    /// Sends pings and heartbeats, and ends sessions whose peer is dead. `now_ms` never falls.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        let head = self.replay.cursor_at(self.processed);
+        let mut heartbeat = Vec::new();
         for (_, session) in &mut self.sessions {
             match session.state {
                 State::Ended => {}
@@ -423,16 +628,26 @@ impl<P: Peer> Shard<P> {
                     if now_ms.saturating_sub(heard_ms) >= self.limits.idle_timeout_ms {
                         self.tally.silent += 1;
                         session.end();
-                    } else if now_ms >= session.next_ping_ms {
-                        session.next_ping_ms = now_ms + self.limits.ping_interval_ms;
-                        session.ping(self.processed, &mut self.tally);
+                    } else {
+                        session.keep_alive(self.processed, head.as_ref(), &mut heartbeat, now_ms, &mut self.tally);
+                        if now_ms >= session.next_ping_ms {
+                            session.next_ping_ms = now_ms + self.limits.ping_interval_ms;
+                            if matches!(session.state, State::Open) {
+                                session.write_or_lag(&frame::PING_FRAME, self.processed, now_ms, &mut self.tally);
+                            }
+                        }
                     }
                 }
             }
         }
+        self.drain_due();
     }
 }
 
 #[cfg(test)]
 #[path = "shard_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "shard_modern_tests.rs"]
+mod modern_tests;

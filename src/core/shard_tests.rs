@@ -9,19 +9,20 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
+use crate::core::numbering::Continuity;
 use crate::core::replay::{Recorder, ReplayLimits, replay};
 
 /// A socket whose peer reads when told to.
 #[derive(Debug, Default)]
-struct Wire {
-    room: Cell<usize>,
-    received: RefCell<Vec<u8>>,
-    slot: Cell<Slot>,
-    wants: Cell<bool>,
-    ready: Cell<u32>,
-    ended: Cell<bool>,
-    broken: Cell<bool>,
-    heard_ms: Cell<u64>,
+pub(super) struct Wire {
+    pub(super) room: Cell<usize>,
+    pub(super) received: RefCell<Vec<u8>>,
+    pub(super) slot: Cell<Slot>,
+    pub(super) wants: Cell<bool>,
+    pub(super) ready: Cell<u32>,
+    pub(super) ended: Cell<bool>,
+    pub(super) broken: Cell<bool>,
+    pub(super) heard_ms: Cell<u64>,
 }
 
 impl Peer for Rc<Wire> {
@@ -56,7 +57,7 @@ impl Peer for Rc<Wire> {
 
 impl Wire {
     /// The text frames received since the last call; all frames must be whole.
-    fn take(&self) -> Vec<String> {
+    pub(super) fn take(&self) -> Vec<String> {
         let bytes = self.received.take();
         let (mut rest, mut texts) = (&bytes[..], Vec::new());
         while let [first, second, tail @ ..] = rest {
@@ -79,53 +80,67 @@ impl Wire {
     }
 }
 
-struct Bed {
-    recorder: Recorder,
-    shard: Shard<Rc<Wire>>,
+pub(super) struct Bed {
+    pub(super) recorder: Recorder,
+    pub(super) shard: Shard<Rc<Wire>>,
+    pub(super) seq: u64,
 }
 
 const VERSION: &str = "9.9.9";
 
-fn bug(number: u64) -> BugId {
+pub(super) fn bug(number: u64) -> BugId {
     BugId::new(number).unwrap()
 }
 
 /// The change whose date tells its number.
-fn change(number: u64, second: i64) -> Change {
+pub(super) fn change(number: u64, second: i64) -> Change {
     Change { bug: bug(number), when: When::from_micros(second * 1_000_000).unwrap() }
 }
 
 impl Bed {
-    fn new(limits: SessionLimits, ring: ReplayLimits) -> Bed {
+    pub(super) fn new(limits: SessionLimits, ring: ReplayLimits) -> Bed {
         let (recorder, replay) = replay(ring);
-        Bed { recorder, shard: Shard::new(replay, limits, VERSION.into()) }
+        Bed {
+            recorder,
+            shard: Shard::new(replay, limits, About { version: VERSION.into(), feed: "default".into() }),
+            seq: 0,
+        }
     }
 
-    fn connect(&mut self, room: usize) -> Rc<Wire> {
+    pub(super) fn connect(&mut self, room: usize) -> Rc<Wire> {
         let wire = Rc::new(Wire::default());
         wire.room.set(room);
         self.shard.handle(Input::Attach(Rc::clone(&wire)));
         wire
     }
 
-    fn record(&mut self, change: Change) -> Update {
-        let pos = self.recorder.record(change, change.when);
-        let mut classic = Vec::new();
-        frame::push_update(&mut classic, change);
-        Update { pos, bug: change.bug, classic: classic.into() }
+    pub(super) fn record(&mut self, change: Change) -> Update {
+        self.seq += 1;
+        let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: self.seq };
+        self.record_as(change, &cursor, Continuity::Next)
     }
 
-    fn publish(&mut self, change: Change) {
+    pub(super) fn record_as(&mut self, change: Change, cursor: &Cursor, continuity: Continuity) -> Update {
+        let pos = self.recorder.record(change, change.when, cursor, continuity);
+        let (mut classic, mut modern) = (Vec::new(), Vec::new());
+        frame::push_update(&mut classic, change);
+        let shown = self.shard.replay.cursor_at(pos).unwrap();
+        frame::push_update_with_cursor(&mut modern, change, &shown);
+        let number = self.shard.replay.number_of(pos);
+        Update { pos, bug: change.bug, number, classic: classic.into(), modern: modern.into() }
+    }
+
+    pub(super) fn publish(&mut self, change: Change) {
         let update = self.record(change);
         self.shard.handle(Input::Update(update));
     }
 
-    fn send(&mut self, wire: &Rc<Wire>, text: &str) {
+    pub(super) fn send(&mut self, wire: &Rc<Wire>, text: &str) {
         self.shard.handle(Input::Work(wire.slot.get(), Work::Command(client::parse(text))));
     }
 
     /// The peer reads this many bytes.
-    fn read(&mut self, wire: &Rc<Wire>, bytes: usize) {
+    pub(super) fn read(&mut self, wire: &Rc<Wire>, bytes: usize) {
         wire.room.set(wire.room.get().saturating_add(bytes));
         if wire.wants.replace(false) {
             self.shard.handle(Input::Writable(wire.slot.get()));
@@ -133,7 +148,7 @@ impl Bed {
     }
 }
 
-fn bed() -> Bed {
+pub(super) fn bed() -> Bed {
     Bed::new(SessionLimits::default(), ReplayLimits::default())
 }
 
@@ -323,7 +338,7 @@ fn close_comes_after_what_was_begun_and_shutdown_closes_all() {
         [r#"{"command":"update","bug":1,"when":"1970-01-01T00:00:01"}"#, "pong", "close 1009"]
     );
     assert!(wire.ended.get() && !other.ended.get());
-    bed.shard.handle(Input::Shutdown);
+    bed.shard.handle(Input::Drain { window_ms: 0 });
     assert_eq!(other.take(), ["close 1012"]);
     assert!(other.ended.get());
 }

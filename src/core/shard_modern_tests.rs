@@ -1,0 +1,237 @@
+//! The modern protocol: cursors that are always safe to store, and an honest word on every resume.
+
+use std::rc::Rc;
+
+use bugfeed_protocol::Epoch;
+
+use super::tests::{Bed, Wire, bed, change};
+use super::*;
+use crate::core::numbering::Continuity;
+use crate::core::replay::ReplayLimits;
+
+fn cursor(text: &str) -> Cursor {
+    Cursor::parse(text).unwrap()
+}
+
+/// Connects, says hello, and returns the wire with the reply taken.
+fn hello(bed: &mut Bed) -> (Rc<Wire>, String) {
+    let wire = bed.connect(usize::MAX / 2);
+    bed.send(&wire, r#"{"command":"hello","heartbeat":10}"#);
+    let reply = wire.take().remove(0);
+    (wire, reply)
+}
+
+fn update(bug: u64, second: u64, seq: u64) -> String {
+    format!(
+        r#"{{"command":"update","bug":{bug},"when":"1970-01-01T00:{:02}:{:02}","cursor":"E.{seq}"}}"#,
+        second / 60,
+        second % 60
+    )
+}
+
+/// Numbers 1 to `count`: bugs 1, 2, 3 in turn, a second apart.
+fn fill(bed: &mut Bed, count: i64) {
+    for second in 1..=count {
+        bed.publish(change(u64::try_from((second - 1) % 3).unwrap() + 1, second));
+    }
+}
+
+#[test]
+fn hello_subscribe_update_and_heartbeat() {
+    let mut bed = bed();
+    let (wire, reply) = hello(&mut bed);
+    assert_eq!(
+        reply,
+        r#"{"command":"hello","result":"ok","version":"9.9.9","feed":"default","heartbeat":10,"cursor":null,"limits":{"subscriptions":10000,"message_bytes":262144}}"#
+    );
+    fill(&mut bed, 3);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2]}"#);
+    assert_eq!(wire.take(), [r#"{"command":"subscribe","result":"ok","count":2,"cursor":"E.3"}"#]);
+    bed.publish(change(3, 4));
+    bed.publish(change(2, 5));
+    assert_eq!(wire.take(), [update(2, 5, 5)]);
+    for second in 0..=20 {
+        bed.publish(change(3, 6));
+        wire.heard_ms.set(second * 1000);
+        bed.shard.tick(second * 1000);
+    }
+    let beats = [r#"{"command":"heartbeat","cursor":"E.16"}"#, r#"{"command":"heartbeat","cursor":"E.26"}"#];
+    let mut texts = wire.take();
+    texts.retain(|text| text != "ping");
+    assert_eq!(texts, beats, "of bugs it does not watch too: it has been sent everything up to there");
+    bed.send(&wire, r#"{"command":"unsubscribe","bugs":[1]}"#);
+    bed.send(&wire, r#"{"command":"subscriptions"}"#);
+    assert_eq!(
+        wire.take(),
+        [
+            r#"{"command":"unsubscribe","result":"ok","count":1,"cursor":"E.26"}"#,
+            r#"{"command":"subscriptions","result":"ok","bugs":[2]}"#,
+        ]
+    );
+}
+
+#[test]
+fn verdicts() {
+    let limits = ReplayLimits { max: 4, ..ReplayLimits::default() };
+    let mut bed = Bed::new(SessionLimits::default(), limits);
+    fill(&mut bed, 9); // the ring holds 6 to 9
+    let reply = |verdict: &str, cursor: &str| {
+        format!(r#"{{"command":"subscribe","result":"ok","count":2,"replay":"{verdict}","cursor":"{cursor}"}}"#)
+    };
+    for (from, want) in [
+        ("E.9", vec![reply("complete", "E.9")]),
+        ("E.7", vec![reply("complete", "E.7"), update(2, 8, 8)]),
+        ("E.5", vec![reply("complete", "E.5"), update(1, 7, 7), update(2, 8, 8)]),
+        ("E.4", vec![reply("latest", "E.4"), update(1, 7, 7), update(2, 8, 8)]),
+        ("E.0", vec![reply("latest", "E.0"), update(1, 7, 7), update(2, 8, 8)]),
+        ("F.5", vec![reply("gap", "E.9")]),
+        ("damaged", vec![reply("gap", "E.9")]),
+    ] {
+        let (wire, _) = hello(&mut bed);
+        bed.send(&wire, &format!(r#"{{"command":"subscribe","bugs":[1,2],"cursor":"{from}"}}"#));
+        assert_eq!(wire.take(), want, "from {from}");
+        bed.shard.handle(Input::Detach(wire.slot.get()));
+    }
+    let Tally { complete, latest, gaps, .. } = bed.shard.take_tally();
+    assert_eq!((complete, latest, gaps), (3, 2, 2));
+    // To a client that never said hello `cursor` is an unknown member.
+    let classic = bed.connect(usize::MAX / 2);
+    bed.send(&classic, r#"{"command":"subscribe","bugs":[1,2],"cursor":"E.5"}"#);
+    assert_eq!(classic.take(), [r#"{"command":"subscribe","result":"ok","bugs":[1,2]}"#]);
+}
+
+#[test]
+fn a_catch_up_over_the_limit_is_latest_not_complete() {
+    let limits = SessionLimits { catch_up: 2, ..SessionLimits::default() };
+    let mut bed = Bed::new(limits, ReplayLimits::default());
+    fill(&mut bed, 9);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2],"cursor":"E.4"}"#);
+    assert!(wire.take()[0].contains(r#""replay":"latest""#));
+}
+
+#[test]
+fn a_client_that_is_ahead_of_this_gateway_gets_nothing_twice_and_misses_nothing() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3],"cursor":"E.5"}"#);
+    assert_eq!(wire.take(), [r#"{"command":"subscribe","result":"ok","count":3,"replay":"complete","cursor":"E.5"}"#]);
+    for second in 4..=6 {
+        bed.publish(change(1, second));
+    }
+    assert_eq!(wire.take(), [update(1, 6, 6)]);
+    bed.shard.tick(1000);
+    // Recorded, but not yet processed by this shard: the same.
+    let queued = bed.record(change(2, 7));
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3],"cursor":"E.7"}"#);
+    bed.shard.handle(Input::Update(queued));
+    bed.publish(change(2, 8));
+    assert_eq!(wire.take()[1..], [update(2, 8, 8)]);
+    // A change that came late has no number that the client could have seen.
+    let late = bed.record_as(change(3, 9), &cursor("E.2"), Continuity::Late);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
+    bed.shard.handle(Input::Update(late));
+    assert_eq!(wire.take()[1..], [update(3, 9, 8)]);
+    // What never comes is a gap.
+    bed.shard.tick(2000);
+    assert!(wire.take().is_empty());
+    wire.heard_ms.set(10_000);
+    bed.shard.tick(10_000);
+    assert_eq!(wire.take(), [r#"{"command":"gap","cursor":"E.8"}"#]);
+}
+
+#[test]
+fn lost_continuity_is_told_to_modern_sessions_also_to_lagging_ones() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (open, _) = hello(&mut bed);
+    let (lagging, _) = hello(&mut bed);
+    let classic = bed.connect(usize::MAX / 2);
+    for wire in [&open, &lagging, &classic] {
+        bed.send(wire, r#"{"command":"subscribe","bugs":[1,2,3]}"#);
+        wire.take();
+    }
+    lagging.room.set(0);
+    bed.publish(change(1, 4));
+    let update = bed.record_as(change(2, 9), &cursor("E.9"), Continuity::Broken);
+    bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
+    bed.shard.handle(Input::Update(update));
+    assert_eq!(
+        open.take()[1..],
+        [r#"{"command":"gap","cursor":"E.8"}"#.to_owned(), super::modern_tests::update(2, 9, 9)]
+    );
+    bed.read(&lagging, usize::MAX / 4);
+    assert_eq!(lagging.take(), [r#"{"command":"gap","cursor":"E.9"}"#]);
+    assert_eq!(classic.take().len(), 2, "which it has no word for");
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.4"}"#);
+    assert!(wire.take()[0].contains(r#""replay":"gap""#), "from before the hole");
+}
+
+#[test]
+fn a_cursor_of_another_epoch_is_a_gap_and_the_new_one_is_told() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1]}"#);
+    wire.take();
+    let epoch = Epoch::parse("F").unwrap();
+    let update = bed.record_as(change(1, 1), &Cursor { epoch, seq: 1 }, Continuity::Broken);
+    bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
+    bed.shard.handle(Input::Update(update));
+    assert_eq!(
+        wire.take(),
+        [
+            r#"{"command":"gap","cursor":"F.0"}"#,
+            r#"{"command":"update","bug":1,"when":"1970-01-01T00:00:01","cursor":"F.1"}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_lagging_session_whose_bugs_were_forgotten_is_told_gap() {
+    let limits = ReplayLimits { bugs: 100, ..ReplayLimits::default() };
+    let mut bed = Bed::new(SessionLimits::default(), limits);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3]}"#);
+    wire.take();
+    wire.room.set(0);
+    for number in 1..=1000 {
+        bed.publish(change(number, 1));
+    }
+    bed.read(&wire, usize::MAX / 4);
+    assert_eq!(wire.take(), [r#"{"command":"gap","cursor":"E.1000"}"#]);
+}
+
+#[test]
+fn drain_spreads_goaway_over_the_window() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let wires: Vec<_> = (0..100).map(|_| hello(&mut bed).0).collect();
+    let lagging = hello(&mut bed).0;
+    lagging.room.set(0);
+    bed.send(&lagging, r#"{"command":"version"}"#);
+    bed.shard.handle(Input::Drain { window_ms: 1000 });
+    let mut closed = 0;
+    for now_ms in (100..=1000).step_by(100) {
+        bed.shard.tick(now_ms);
+        let now_closed = wires.iter().filter(|wire| wire.ended.get()).count();
+        assert!((5..=15).contains(&(now_closed - closed)), "{} in one tenth", now_closed - closed);
+        closed = now_closed;
+    }
+    assert_eq!(closed, 100);
+    assert!(lagging.ended.get());
+    let mut delays: Vec<u64> = wires
+        .iter()
+        .map(|wire| {
+            let texts = wire.take();
+            assert!(texts[0].ends_with(r#","cursor":"E.3"}"#) && texts[1] == "close 1012", "{texts:?}");
+            let delay = texts[0].strip_prefix(r#"{"command":"goaway","retry_after_ms":"#).unwrap();
+            delay.split(',').next().unwrap().parse().unwrap()
+        })
+        .collect();
+    delays.sort_unstable();
+    delays.dedup();
+    assert!(delays.len() > 90 && delays.last() < Some(&1000), "each another: {delays:?}");
+}
