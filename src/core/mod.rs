@@ -4,6 +4,7 @@
 //! written goes through the [`shard::Peer`] that the caller brings.
 
 pub mod frame;
+pub mod input;
 pub mod numbering;
 pub mod replay;
 pub mod sequence;

@@ -9,8 +9,8 @@ use bugfeed_protocol::server::Notice;
 use bugfeed_protocol::{BugId, Cursor, When};
 
 use super::frame;
+use super::input::{Tally, Work};
 use super::replay::{Found, Pos};
-use super::shard::{Tally, Work};
 use super::subscriptions::Slot;
 
 /// What a shard needs of a connection.
