@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Numbered, When};
+use bugfeed_shim::amqp::HistoryBounds;
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::relay::{self, RelayOptions};
@@ -145,9 +146,10 @@ impl Gateway {
 
     async fn shut_down(mut self, feeds: &BTreeMap<String, Arc<Feed>>) {
         let bound = Duration::from_millis(self.args.shutdown_timeout_ms);
+        let window = Duration::from_millis(self.args.drain_window_ms);
         let polite = async {
             for feed in feeds.values() {
-                feed.shutdown().await;
+                feed.drain(window).await;
             }
             self.clients.close();
             self.clients.wait().await;
@@ -182,6 +184,7 @@ pub async fn gateway(args: &GatewayArgs, ports: Ports, stop: &CancellationToken)
             queue: args.queue_name.as_ref().map(|queue| format!("{queue}.{name}")),
             queue_max: args.queue_max,
             prefetch: args.prefetch,
+            history: args.history.then(|| HistoryBounds { age_s: args.stream_age.as_secs(), bytes: args.stream_bytes }),
         };
         let (health, stop) = (gateway.health.clone(), gateway.inner_stop.clone());
         let bus = async move { Ok(amqp::run(options, ingest, health, stop).await?) };
@@ -251,7 +254,7 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<
         let Some(last) = page.last() else { return Ok(()) };
         after = last.cursor.seq;
         for Numbered { change, cursor, recorded } in page {
-            ingest.message(BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
+            local::take(ingest, BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
         }
     }
 }

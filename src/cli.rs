@@ -14,8 +14,8 @@ use bugfeed_shim::source::Name;
 use bugfeed_shim::sql::DbUrl;
 use clap::{Args, Parser, Subcommand};
 
+use crate::core::input::SessionLimits;
 use crate::core::replay::ReplayLimits;
-use crate::core::shard::SessionLimits;
 use crate::http::listen::ListenLimits;
 use crate::http::routes::{DEFAULT_FEED, RESERVED};
 use crate::hub::HubOptions;
@@ -125,6 +125,9 @@ pub struct ListenArgs {
     /// How long shutting down may take, in ms
     #[arg(long, env = "BUGFEED_SHUTDOWN_TIMEOUT_MS", default_value_t = 10_000, value_parser = millis(), hide_short_help = true)]
     pub shutdown_timeout_ms: u64,
+    /// Over how long clients are closed when the gateway stops, each at another moment, in ms
+    #[arg(long, env = "BUGFEED_DRAIN_WINDOW_MS", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
+    pub drain_window_ms: u64,
     /// The kernel's send buffer of a client, in bytes; bounds what a stalled client holds
     #[arg(long, env = "BUGFEED_SEND_BUFFER_BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(4096..=16_777_216), hide_short_help = true)]
     pub send_buffer_bytes: u32,
@@ -192,6 +195,15 @@ pub struct GatewayArgs {
     /// gateway or the broker is away, but each gateway needs a NAME of its own, and its queues must be deleted by hand
     #[arg(long, env = "BUGFEED_QUEUE_NAME", value_name = "NAME")]
     pub queue_name: Option<String>,
+    /// Whether the broker keeps the feed's history (a RabbitMQ stream), from which a gateway learns what it missed
+    #[arg(long, env = "BUGFEED_HISTORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    pub history: bool,
+    /// How long the broker keeps it, where this gateway makes it
+    #[arg(long, env = "BUGFEED_STREAM_AGE", default_value = "7d", value_name = "AGE", value_parser = age, hide_short_help = true)]
+    pub stream_age: Duration,
+    /// How large it may become, in bytes, where this gateway makes it
+    #[arg(long, env = "BUGFEED_STREAM_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..), hide_short_help = true)]
+    pub stream_bytes: u64,
     /// Messages a queue holds before the oldest are dropped
     #[arg(long, env = "BUGFEED_QUEUE_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000), hide_short_help = true)]
     pub queue_max: u32,
@@ -305,8 +317,8 @@ impl ListenArgs {
                 ping_interval_ms: self.ping_interval_ms,
                 idle_timeout_ms: self.idle_timeout_ms,
                 write_timeout_ms: self.write_timeout_ms,
+                message_bytes: self.max_message_bytes as usize,
             },
-            max_message_bytes: self.max_message_bytes as usize,
         }
     }
 
@@ -329,6 +341,12 @@ impl ListenArgs {
             return Err(format!(
                 "--idle-timeout-ms {} must be larger than --ping-interval-ms {}, or living clients would be cut",
                 self.idle_timeout_ms, self.ping_interval_ms
+            ));
+        }
+        if self.drain_window_ms >= self.shutdown_timeout_ms {
+            return Err(format!(
+                "--drain-window-ms {} must be smaller than --shutdown-timeout-ms {}, or clients would be cut",
+                self.drain_window_ms, self.shutdown_timeout_ms
             ));
         }
         if self.listen == self.admin_listen && self.listen.port() != 0 {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
-use crate::core::shard::Tally;
+use crate::core::input::Tally;
 
 /// One label: which feed.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -38,6 +38,10 @@ pub struct Events {
     repeated: PerFeed,
     late: PerFeed,
     missing: PerFeed,
+    gaps: PerFeed,
+    history_reads: PerFeed,
+    history_failed: PerFeed,
+    resumes: PerKind,
     poison: PerFeed,
     bus_up: Family<FeedLabel, Gauge>,
     bus_lost: PerFeed,
@@ -65,6 +69,10 @@ impl Events {
         r.register("changes_repeated", "Changes that came again and were dropped", events.repeated.clone());
         r.register("changes_late", "Changes that came after later ones", events.late.clone());
         r.register("changes_missing", "Numbers skipped when they should have come", events.missing.clone());
+        r.register("gaps", "Times continuity was lost and clients were told so", events.gaps.clone());
+        r.register("history_reads", "Times history was read to its end", events.history_reads.clone());
+        r.register("history_failed", "Times history could not be read", events.history_failed.clone());
+        r.register("resumes", "Resumes by verdict; gap counts notices too", events.resumes.clone());
         r.register("messages_poison", "Messages on the bus that no change could be read from", events.poison.clone());
         r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
         r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
@@ -107,15 +115,28 @@ impl Events {
         self.late.get_or_create(&feed(name)).inc();
     }
 
-    /// Numbers were skipped.
-    pub fn missing(&self, name: &str, missing: u64, cursor: &impl Display) {
-        self.missing.get_or_create(&feed(name)).inc_by(missing);
-        warn!(feed = name, missing, before = %cursor, "changes are missing; clients that watch them will not hear of them until they come");
+    /// Numbers are missing; history is asked for them.
+    pub fn hole(&self, name: &str, missing: Option<u64>, before: &impl Display) {
+        self.missing.get_or_create(&feed(name)).inc_by(missing.unwrap_or(1));
+        debug!(feed = name, missing, %before, "changes are missing; asking history");
     }
 
-    /// The ledger was made anew, or two producers publish to one exchange.
-    pub fn new_epoch(&self, name: &str, cursor: &impl Display) {
-        info!(feed = name, %cursor, "a new epoch begins: the ledger was made anew, or another producer publishes here");
+    /// History was read.
+    pub fn history_read(&self, name: &str, read: u64) {
+        self.history_reads.get_or_create(&feed(name)).inc();
+        info!(feed = name, read, "history read");
+    }
+
+    /// History cannot be had.
+    pub fn no_history(&self, name: &str, reason: &impl Display) {
+        self.history_failed.get_or_create(&feed(name)).inc();
+        warn!(feed = name, %reason, "no history; what came while this gateway was away is unknown here, and clients are told 'gap'");
+    }
+
+    /// Continuity was lost: a hole that could not be filled, or a new epoch.
+    pub fn gap(&self, name: &str, cursor: &impl Display) {
+        self.gaps.get_or_create(&feed(name)).inc();
+        warn!(feed = name, after = %cursor, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'");
     }
 
     /// A message was not understood. The text of the first of a minute is logged.
@@ -187,6 +208,9 @@ impl Events {
         count(&self.updates, "catch_up", tally.caught_up);
         count(&self.ended, "silent", tally.silent);
         count(&self.ended, "stalled", tally.stalled);
+        count(&self.resumes, "complete", tally.complete);
+        count(&self.resumes, "latest", tally.latest);
+        count(&self.resumes, "gap", tally.gaps);
         self.lagged.inc_by(tally.lagged);
         self.conflated.inc_by(tally.conflated);
         self.refused_commands.inc_by(tally.refused);

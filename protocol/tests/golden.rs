@@ -45,9 +45,8 @@ fn what_the_gateway_sends() {
     let refused =
         |command: Option<&str>, error| Reply::Refused(&Refusal { command: command.map(str::to_owned), error }).encode();
     let reply = |command, bugs: &[BugId]| Reply::Bugs { command, bugs }.encode();
-    let count = |command, count, replay, seq| {
-        Reply::Count { command, count, replay, cursor: Some(&cursor(seq)) }.encode()
-    };
+    let count =
+        |command, count, replay, seq| Reply::Count { command, count, replay, cursor: Some(&cursor(seq)) }.encode();
     let mut update_modern = Vec::new();
     server::write_update_with_cursor(&mut update_modern, change(), &cursor(57));
     let hello = Reply::Hello {
@@ -100,10 +99,7 @@ fn what_clients_send() {
         ("hello", Command::Hello { heartbeat_s: 30 }),
         ("subscribe", Command::Subscribe { bugs: bugs(), since: None, resume: None }),
         ("subscribe-since", Command::Subscribe { bugs: bugs(), since: Some(change().when), resume: None }),
-        (
-            "subscribe-resume",
-            Command::Subscribe { bugs: bugs(), since: None, resume: Some(Resume::From(cursor(42))) },
-        ),
+        ("subscribe-resume", Command::Subscribe { bugs: bugs(), since: None, resume: Some(Resume::From(cursor(42))) }),
         ("unsubscribe", Command::Unsubscribe { bugs: vec![bug(1234)] }),
         ("subscriptions", Command::Subscriptions),
         ("version", Command::Version),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use bugfeed_protocol::bus::Format;
 use bugfeed_protocol::{BugId, When};
-use bugfeed_shim::amqp::parse_url;
+use bugfeed_shim::amqp::{HistoryBounds, parse_url};
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
@@ -76,6 +76,7 @@ async fn main() -> Result<()> {
         url: parse_url(&amqp_url).map_err(anyhow::Error::msg)?,
         exchange: "bugfeed.rate".to_owned(),
         format: Format::Native,
+        history: Some(HistoryBounds::default()),
     };
     let mut publisher = AmqpPublisher::open(amqp, telemetry.clone()).await?;
     bind_queue(&amqp_url, "bugfeed.rate").await?;

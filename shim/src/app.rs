@@ -61,7 +61,12 @@ pub async fn run(args: &RunArgs, stop: CancellationToken) -> anyhow::Result<()> 
 async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &CancellationToken) -> anyhow::Result<()> {
     let Some(ledger) = open_ledger(&args.ledger, &telemetry, stop).await? else { return Ok(()) };
     let Some(source) = open_source(args, &telemetry, stop).await? else { return Ok(()) };
-    let amqp = AmqpOptions { url: args.amqp.clone(), exchange: args.exchange.clone(), format: args.format.into() };
+    let amqp = AmqpOptions {
+        url: args.amqp.clone(),
+        exchange: args.exchange.clone(),
+        format: args.format.into(),
+        history: args.history.bounds(),
+    };
     let mut publisher = AmqpPublisher::open(amqp, telemetry.clone()).await?;
     let wake = Arc::new(Notify::new());
     let options = RelayOptions {

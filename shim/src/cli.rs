@@ -10,7 +10,7 @@ use bugfeed_protocol::bus::Format;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
-use crate::amqp::{BrokerUrl, parse_url};
+use crate::amqp::{BrokerUrl, HistoryBounds, parse_url};
 use crate::ledger::Prefix;
 use crate::source::{Name, TableSpec};
 use crate::sql::DbUrl;
@@ -155,6 +155,9 @@ pub struct RunArgs {
     /// The topic exchange; created when missing
     #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_parser = exchange)]
     pub exchange: String,
+    /// History kept by the broker.
+    #[command(flatten)]
+    pub history: HistoryArgs,
     /// How messages are written
     #[arg(long, value_enum, env = "BUGFEED_SHIM_FORMAT", default_value = "native")]
     pub format: FormatArg,
@@ -198,6 +201,27 @@ impl RunArgs {
             return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
         }
         Ok(())
+    }
+}
+
+/// Whether the broker keeps a feed's history.
+#[derive(Clone, Debug, Args)]
+pub struct HistoryArgs {
+    /// Whether the broker keeps the feed's changes (a RabbitMQ stream), for gateways to learn what they missed
+    #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_HISTORY", default_value = "true", action = clap::ArgAction::Set)]
+    pub history: bool,
+    /// How long the broker keeps them, where this shim makes the stream
+    #[arg(long, value_name = "AGE", env = "BUGFEED_SHIM_STREAM_AGE", default_value = "7d", value_parser = age)]
+    pub stream_age: Duration,
+    /// How large the stream may become, in bytes, where this shim makes it
+    #[arg(long, value_name = "BYTES", env = "BUGFEED_SHIM_STREAM_BYTES", default_value = "1073741824", value_parser = clap::value_parser!(u64).range(1_000_000..))]
+    pub stream_bytes: u64,
+}
+
+impl HistoryArgs {
+    /// The stream's bounds, if there is to be one.
+    pub fn bounds(&self) -> Option<HistoryBounds> {
+        self.history.then(|| HistoryBounds { age_s: self.stream_age.as_secs(), bytes: self.stream_bytes })
     }
 }
 

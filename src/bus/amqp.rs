@@ -3,9 +3,8 @@
 //! Goes in: the broker's deliveries. Comes out: the same changes in the feed, acknowledged once they are in its replay
 //! cache. Connection loss is met with reconnecting for ever; clients stay connected meanwhile.
 
-use bugfeed_protocol::When;
 use bugfeed_protocol::backoff::Backoff;
-use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl};
+use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
@@ -13,9 +12,12 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 use tokio_util::sync::CancellationToken;
 
+use super::history::{History, HistoryError, recorded};
 use crate::health::Health;
-use crate::hub::Ingest;
+use crate::hub::{Hole, Ingest};
 
+/// How often reading history is tried when a connection begins; with the pauses between, about half a minute.
+const STREAM_ATTEMPTS: u32 = 10;
 /// Deliveries that one acknowledgement covers at most.
 const ACK_EVERY: usize = 200;
 
@@ -30,6 +32,8 @@ pub struct AmqpOptions {
     pub queue: Option<String>,
     /// Messages the queue holds before the oldest are dropped.
     pub queue_max: u32,
+    /// Whether the broker keeps history, and the bounds it is made with.
+    pub history: Option<HistoryBounds>,
     /// Messages on their way at a time. Without a bound the queue would never fill, and its limit never work.
     pub prefetch: u16,
 }
@@ -60,6 +64,7 @@ pub async fn run(
     let part = format!("feed {}", ingest.feed);
     let mut backoff = Backoff::SERVER;
     let mut connected_before = false;
+    let mut history = options.history.clone().map(|bounds| History::new(&options.exchange, bounds));
     health.down(&part, "not yet connected to the broker");
     loop {
         let attempt = tokio::select! {
@@ -69,10 +74,8 @@ pub async fn run(
         let lost = match attempt {
             Ok(link) => {
                 ingest.events.bus_up(&ingest.feed, &format!("{} exchange {}", options.url, options.exchange));
-                health.up(&part);
-                backoff.reset();
                 connected_before = true;
-                match consume(link, &options, &mut ingest, &stop).await {
+                match consume(link, &options, history.as_mut(), &mut ingest, &health, &mut backoff, &stop).await {
                     None => return Ok(()),
                     Some(lost) => lost,
                 }
@@ -135,10 +138,26 @@ async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
 async fn consume(
     mut link: Link,
     options: &AmqpOptions,
+    mut history: Option<&mut History>,
     ingest: &mut Ingest,
+    health: &Health,
+    backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Option<AmqpError> {
     let failed = |error| Some(AmqpError::broker(&options.url, error));
+    // The queue is bound already: what is published from now on waits there.
+    if let Some(history) = history.as_deref_mut() {
+        health.down(&format!("feed {}", ingest.feed), "reading history");
+        let caught_up = tokio::select! {
+            caught_up = catch_up(history, options, &link, ingest) => caught_up,
+            () = stop.cancelled() => return None,
+        };
+        if let Err(lost) = caught_up {
+            return Some(lost);
+        }
+    }
+    health.up(&format!("feed {}", ingest.feed));
+    backoff.reset();
     let mut ticks = ticks();
     loop {
         let delivery = tokio::select! {
@@ -160,13 +179,17 @@ async fn consume(
         };
         // What has arrived already is taken in as well, so that one acknowledgement covers many.
         let mut taken = 1;
-        take(&delivery, ingest).await;
+        if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
+            return Some(lost);
+        }
         while taken < ACK_EVERY
             && let Some(Some(Ok(next))) = link.consumer.next().now_or_never()
         {
             delivery = next;
             taken += 1;
-            take(&delivery, ingest).await;
+            if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
+                return Some(lost);
+            }
         }
         let acked = link.channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await;
         if let Err(error) = acked {
@@ -175,8 +198,74 @@ async fn consume(
     }
 }
 
-async fn take(delivery: &Delivery, ingest: &mut Ingest) {
-    let seconds = delivery.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
-    let recorded = seconds.and_then(|seconds| When::from_micros(seconds.checked_mul(1_000_000)?));
-    ingest.body(&delivery.data, recorded).await;
+/// Reads history from where the ingest stands. A connection that is lost is an error; a broker that has no history to
+/// give is not: the gateway then works without.
+async fn catch_up(
+    history: &mut History,
+    options: &AmqpOptions,
+    link: &Link,
+    ingest: &mut Ingest,
+) -> Result<(), AmqpError> {
+    // Right after a broker's restart a stream can be away for a moment.
+    let mut backoff = Backoff::SERVER;
+    let mut last = None;
+    while backoff.failures() < STREAM_ATTEMPTS {
+        let read = async {
+            history.declare(&options.url, &link.connection).await?;
+            history.read(&options.url, &link.connection, ingest).await
+        };
+        match read.await {
+            Ok(read) => {
+                ingest.events.history_read(&ingest.feed, read);
+                return Ok(());
+            }
+            Err(error) if !link.connection.status().connected() => return Err(lost(&options.url, error)),
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(backoff.next(rand::random())).await;
+    }
+    if let Some(error) = last {
+        ingest.events.no_history(&ingest.feed, &error);
+    }
+    Ok(())
+}
+
+fn lost(url: &BrokerUrl, error: HistoryError) -> AmqpError {
+    match error {
+        HistoryError::Amqp(error) => error,
+        HistoryError::Silent(_) => AmqpError::Timeout(url.clone()),
+    }
+}
+
+async fn take(
+    delivery: &Delivery,
+    options: &AmqpOptions,
+    connection: &Connection,
+    history: Option<&mut History>,
+    ingest: &mut Ingest,
+) -> Result<(), AmqpError> {
+    let Some(message) = ingest.read(&delivery.data) else { return Ok(()) };
+    let Some(hole) = ingest.take(message, recorded(delivery)).await else { return Ok(()) };
+    fill(hole, options, connection, history, ingest).await
+}
+
+/// Fills a hole from history before the message that showed it goes on; where that is impossible, clients are told.
+async fn fill(
+    hole: Hole,
+    options: &AmqpOptions,
+    connection: &Connection,
+    history: Option<&mut History>,
+    ingest: &mut Ingest,
+) -> Result<(), AmqpError> {
+    let Hole { message, recorded, missing, before } = hole;
+    ingest.events.hole(&ingest.feed, missing, &before);
+    if let Some(history) = history {
+        match history.read(&options.url, connection, ingest).await {
+            Ok(read) => ingest.events.history_read(&ingest.feed, read),
+            Err(error) if !connection.status().connected() => return Err(lost(&options.url, error)),
+            Err(error) => ingest.events.no_history(&ingest.feed, &error),
+        }
+    }
+    ingest.take_anyway(&message, recorded).await;
+    Ok(())
 }

@@ -3,8 +3,8 @@
 //! Goes in: batches from the relay. Comes out: the same changes in the feed. A batch counts as published once every
 //! change of it is in the replay cache, as an acknowledgement to the broker would mean.
 
-use bugfeed_protocol::Numbered;
 use bugfeed_protocol::bus::BusMessage;
+use bugfeed_protocol::{Numbered, When};
 use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ impl LocalBus {
                     let Some((batch, done)) = batch else { return };
                     let count = batch.len();
                     for Numbered { change, cursor, recorded } in batch {
-                        ingest.message(BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
+                        take(&mut ingest, BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
                     }
                     // A relay that stopped waiting publishes again, with the same numbers.
                     let _ = done.send(count);
@@ -59,5 +59,13 @@ impl LocalBus {
                 () = stop.cancelled() => return,
             }
         }
+    }
+}
+
+/// Takes in a change that came straight from the ledger, which has no holes. Should one show all the same, because the
+/// ledger was pruned or exchanged, it is a gap.
+pub(crate) async fn take(ingest: &mut Ingest, message: BusMessage, recorded: Option<When>) {
+    if let Some(hole) = ingest.take(message, recorded).await {
+        ingest.take_anyway(&hole.message, hole.recorded).await;
     }
 }

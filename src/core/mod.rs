@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod input;
+pub mod intake;
 pub mod numbering;
 pub mod replay;
 pub mod sequence;

@@ -62,6 +62,15 @@ impl Sequence {
         if fresh && !first_ever { Admit::NewEpoch } else { admit }
     }
 
+    /// Judges a number without remembering it.
+    pub fn judge(&self, cursor: &Cursor) -> Admit {
+        match self.epochs.iter().find(|(epoch, _)| *epoch == cursor.epoch) {
+            Some((_, runs)) => runs.judge(cursor.seq),
+            None if self.epochs.is_empty() => Admit::Next,
+            None => Admit::NewEpoch,
+        }
+    }
+
     /// The newest number of the epoch that was used last.
     pub fn head(&self) -> Option<Cursor> {
         let (epoch, runs) = self.epochs.last()?;
@@ -70,6 +79,18 @@ impl Sequence {
 }
 
 impl Runs {
+    fn judge(&self, seq: u64) -> Admit {
+        let Some(&(_, head)) = self.0.last() else { return Admit::Next };
+        if seq > head {
+            return match seq - head - 1 {
+                0 => Admit::Next,
+                missing => Admit::Ahead { missing },
+            };
+        }
+        let at = self.0.partition_point(|&(_, end)| end < seq);
+        if self.0[at].0 <= seq { Admit::Known } else { Admit::Late }
+    }
+
     fn admit(&mut self, seq: u64) -> Admit {
         let runs = &mut self.0;
         let Some(&(_, head)) = runs.last() else {
@@ -154,7 +175,10 @@ mod tests {
             let (mut runs, mut seen) = (Runs::default(), std::collections::BTreeSet::new());
             for _ in 0..300 {
                 let seq = random.random_range(1..120);
-                let known = runs.admit(seq) == Admit::Known;
+                let judged = runs.judge(seq);
+                let admitted = runs.admit(seq);
+                assert_eq!(judged, admitted, "seed {seed}, number {seq}");
+                let known = admitted == Admit::Known;
                 assert_eq!(known, !seen.insert(seq), "seed {seed}, number {seq}");
                 assert!(runs.0.windows(2).all(|w| w[0].1 + 1 < w[1].0), "seed {seed}: {runs:?}");
             }

@@ -26,7 +26,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{Clock, ShardInput};
 use crate::core::frame;
-use crate::core::shard::{Input, Peer, Work};
+use crate::core::input::{Input, Work};
+use crate::core::shard::Peer;
 use crate::core::subscriptions::Slot;
 use crate::events::Events;
 

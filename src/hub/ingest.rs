@@ -1,7 +1,7 @@
-//! The one way into a feed: judges a message's number, records the change, hands it to the shards.
+//! The one way into a feed: hands what the core's intake has recorded to every shard.
 //!
 //! Goes in: messages as the bus delivers them. Comes out: an entry in the replay cache, then an update in the queue of
-//! every shard. When [`Ingest::message`] returns, the change is in the replay cache and may be acknowledged.
+//! every shard. When a message was taken, the change is in the replay cache and may be acknowledged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,10 +11,9 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use tokio::sync::mpsc;
 
 use super::ShardInput;
-use crate::core::frame;
+use crate::core::input::Input;
+use crate::core::intake::{Intake, New, Taken};
 use crate::core::replay::Recorder;
-use crate::core::sequence::{Admit, Sequence};
-use crate::core::shard::{Input, Update};
 use crate::events::Events;
 
 /// The writing side of a feed, owned by the task that listens to its bus.
@@ -22,14 +21,24 @@ use crate::events::Events;
 pub struct Ingest {
     /// The feed's name, for logs and metrics.
     pub feed: String,
-    recorder: Recorder,
-    sequence: Sequence,
-    /// Numbers the changes of producers that give none.
-    own: Cursor,
+    intake: Intake,
     shards: Vec<mpsc::Sender<ShardInput>>,
     /// For the bus that feeds it to log with.
     pub events: Arc<Events>,
     last_poison: Option<Instant>,
+}
+
+/// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
+#[derive(Debug)]
+pub struct Hole {
+    /// The message.
+    pub message: BusMessage,
+    /// When its producer had it.
+    pub recorded: Option<When>,
+    /// How many are missing, where that can be told.
+    pub missing: Option<u64>,
+    /// The message's number.
+    pub before: Cursor,
 }
 
 impl Ingest {
@@ -39,51 +48,74 @@ impl Ingest {
         shards: Vec<mpsc::Sender<ShardInput>>,
         events: Arc<Events>,
     ) -> Ingest {
-        let own = Cursor { epoch: Epoch::from_random(rand::random()), seq: 0 };
-        Ingest { feed, recorder, sequence: Sequence::default(), own, shards, events, last_poison: None }
+        let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
+        Ingest { feed, intake, shards, events, last_poison: None }
     }
 
-    /// Reads a message of the bus and takes it in; one that cannot be read is logged and counted.
-    pub async fn body(&mut self, body: &[u8], recorded: Option<When>) {
+    /// Reads the body of a message; one that cannot be read is logged and counted.
+    pub fn read(&mut self, body: &[u8]) -> Option<BusMessage> {
         match bus::decode(body) {
-            Ok(message) => self.message(message, recorded).await,
+            Ok(message) => Some(message),
             Err(reason) => {
                 let quiet = self.last_poison.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
                 if !quiet {
                     self.last_poison = Some(Instant::now());
                 }
                 self.events.poison(&self.feed, body, &reason, quiet);
+                None
             }
         }
     }
 
-    /// Takes a change in, unless it is known. `recorded` is the producer's word on when it had it.
-    pub async fn message(&mut self, message: BusMessage, recorded: Option<When>) {
-        let cursor = message.cursor.unwrap_or_else(|| {
-            self.own.seq += 1;
-            self.own.clone()
-        });
-        match self.sequence.admit(&cursor) {
-            Admit::Next => {}
-            Admit::NewEpoch => self.events.new_epoch(&self.feed, &cursor),
-            Admit::Ahead { missing } => self.events.missing(&self.feed, missing, &cursor),
-            Admit::Late => self.events.late(&self.feed),
-            Admit::Known => return self.events.repeated(&self.feed),
+    /// Takes a change in, unless it is known or shows a hole. `recorded` is the producer's word on when it had it.
+    pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Option<Hole> {
+        match self.intake.offer(&message, recorded, now()) {
+            Taken::New(new) => self.deliver(new).await,
+            Taken::Known => self.events.repeated(&self.feed),
+            Taken::Hole { missing, before } => return Some(Hole { message, recorded, missing, before }),
         }
-        let recorded = recorded.unwrap_or_else(|| When::from_system_time(SystemTime::now()));
-        let pos = self.recorder.record(message.change, recorded);
-        let mut classic = Vec::with_capacity(96);
-        frame::push_update(&mut classic, message.change);
-        let update = Update { pos, bug: message.change.bug, classic: classic.into() };
+        None
+    }
+
+    /// Takes a change in, unless it is known. What is missing before it is given up, and clients are told.
+    pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
+        match self.intake.anyway(message, recorded, now()) {
+            Taken::New(new) => self.deliver(new).await,
+            Taken::Known | Taken::Hole { .. } => self.events.repeated(&self.feed),
+        }
+    }
+
+    async fn deliver(&mut self, new: New) {
+        let New { update, gap, late } = new;
         self.events.change(&self.feed);
+        if late {
+            self.events.late(&self.feed);
+        }
+        if let Some(cursor) = gap {
+            self.events.gap(&self.feed, &cursor);
+            self.to_shards(|| Input::Gap(Some(cursor.clone()))).await;
+        }
+        self.to_shards(|| Input::Update(update.clone())).await;
+    }
+
+    async fn to_shards(&self, input: impl Fn() -> ShardInput) {
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
-            let _ = shard.send(Input::Update(update.clone())).await;
+            let _ = shard.send(input()).await;
         }
+    }
+
+    /// The newest number taken in.
+    pub fn head(&self) -> Option<Cursor> {
+        self.intake.head()
     }
 
     /// Lets go of what has become too old; call it about once a second.
     pub fn tick(&mut self) {
-        self.recorder.tick(When::from_system_time(SystemTime::now()));
+        self.intake.tick(now());
     }
+}
+
+fn now() -> When {
+    When::from_system_time(SystemTime::now())
 }

@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use conn::{Conn, Handover};
-pub use ingest::Ingest;
+pub use ingest::{Hole, Ingest};
 
+use crate::core::input::{About, Input, SessionLimits};
 use crate::core::replay::{ReplayLimits, replay};
-use crate::core::shard::{Input, SessionLimits, Shard};
+use crate::core::shard::Shard;
 use crate::events::Events;
 
 type ShardInput = Input<Arc<Conn>>;
@@ -53,8 +54,6 @@ pub struct HubOptions {
     pub replay: ReplayLimits,
     /// Bounds on one session.
     pub session: SessionLimits,
-    /// The largest message a client may send, in bytes.
-    pub max_message_bytes: usize,
 }
 
 /// What one feed needs to serve connections.
@@ -83,11 +82,12 @@ pub struct FeedParts {
 /// Sets up a feed; nothing runs yet.
 pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>) -> FeedParts {
     let (recorder, cache) = replay(options.replay);
+    let about = About { version: crate::VERSION.into(), feed: name.into() };
     let (senders, shards) = (0..options.shards.max(1))
         .map(|_| {
             let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
             let task = ShardTask {
-                shard: Shard::new(Arc::clone(&cache), options.session, crate::VERSION.into()),
+                shard: Shard::new(Arc::clone(&cache), options.session, about.clone()),
                 inputs,
                 tick: tick_of(&options.session),
                 clock,
@@ -108,10 +108,13 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
 
-/// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 1 s.
+/// How often a shard looks for what is due while it closes its sessions.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 250 ms.
 fn tick_of(limits: &SessionLimits) -> Duration {
     let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
-    Duration::from_millis((shortest / 4).clamp(10, 1000))
+    Duration::from_millis((shortest / 4).clamp(10, 250))
 }
 
 impl Feed {
@@ -121,18 +124,19 @@ impl Feed {
         let serve = conn::serve(
             handover,
             self.shards[shard].clone(),
-            self.options.max_message_bytes,
+            self.options.session.message_bytes,
             self.clock,
             Arc::clone(&self.events),
         );
         tracker.spawn(serve);
     }
 
-    /// Closes every session with "gateway restarts".
-    pub async fn shutdown(&self) {
+    /// Closes every session with "gateway restarts", spread over this time.
+    pub async fn drain(&self, window: Duration) {
+        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         for shard in &self.shards {
             // A shard that is gone has no sessions.
-            let _ = shard.send(Input::Shutdown).await;
+            let _ = shard.send(Input::Drain { window_ms }).await;
         }
     }
 
@@ -164,7 +168,9 @@ impl ShardTask {
                     if received == 0 {
                         return;
                     }
-                    self.work_off(&mut batch).await;
+                    if self.work_off(&mut batch).await {
+                        ticks = tokio::time::interval(DRAIN_TICK);
+                    }
                 }
                 _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
                 () = stop.cancelled() => return,
@@ -173,8 +179,11 @@ impl ShardTask {
         }
     }
 
-    async fn work_off(&mut self, batch: &mut Vec<ShardInput>) {
+    /// Whether the shard was told to drain.
+    async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
+        let mut drains = false;
         for input in batch.drain(..) {
+            drains |= matches!(input, Input::Drain { .. });
             self.shard.handle(input);
             // Updates with many receivers take long: let the others of this thread have their turn in between.
             let tally = self.shard.take_tally();
@@ -184,5 +193,6 @@ impl ShardTask {
                 tokio::task::yield_now().await;
             }
         }
+        drains
     }
 }

@@ -16,6 +16,7 @@ async fn start(dir: &std::path::Path) -> (Proc, u16) {
         .dir(dir)
         .env("BUGFEED_LISTEN", format!("127.0.0.1:{clients}"))
         .env("BUGFEED_ADMIN_LISTEN", format!("127.0.0.1:{admin}"))
+        .env("BUGFEED_DRAIN_WINDOW_MS", "50")
         .spawn()
         .unwrap();
     proc.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();

@@ -139,7 +139,7 @@ async fn a_full_gateway_says_so() {
 
 #[tokio::test]
 async fn shutting_down_closes_with_1012_and_does_not_wait_for_the_stubborn() {
-    let serve = Serve::start(&["--shutdown-timeout-ms", "1000"]).await;
+    let serve = Serve::start(&["--shutdown-timeout-ms", "1000", "--drain-window-ms", "100"]).await;
     let mut polite = serve.client().await;
     polite.subscribe(&[1]).await;
     let _stubborn = serve.client().await;

@@ -17,7 +17,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::{Publish, PublishError, PublishFault};
-use crate::amqp::{self, AmqpError, BrokerUrl};
+use crate::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use crate::events::{Part, Telemetry};
 
 /// The longest wait for a channel and the exchange on a new connection.
@@ -36,6 +36,8 @@ pub struct AmqpOptions {
     pub exchange: String,
     /// How messages are written.
     pub format: Format,
+    /// Whether the broker keeps history, so that nothing is unroutable, and the bounds it is made with.
+    pub history: Option<HistoryBounds>,
 }
 
 /// Publishes to an AMQP exchange.
@@ -254,6 +256,21 @@ async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
     };
     let set_up = tokio::time::timeout(SETUP_TIMEOUT, setting_up).await;
     let channel = set_up.map_err(|_| AmqpError::Timeout(url.clone()))??;
+    if let Some(bounds) = &options.history {
+        let declaring = amqp::declare_history(url, &connection, &options.exchange, bounds);
+        let reason = match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(one_line(error)),
+            Err(_) => Some("the broker does not answer".to_owned()),
+        };
+        if let Some(reason) = reason {
+            // A broker without streams still carries changes to whoever is there.
+            tracing::warn!(
+                exchange = options.exchange,
+                "no history: {reason}; going on without (--history false says so)"
+            );
+        }
+    }
     Ok(Link { connection, channel })
 }
 

@@ -47,7 +47,7 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
     let (one, two) = (unique("one"), unique("two"));
     let (feed_one, feed_two) = (format!("default={one}"), format!("two={two}"));
-    let gateway = Gateway::start(&rabbit.url, &["--feed", &feed_one, "--feed", &feed_two]).await;
+    let gateway = Gateway::start(&rabbit.url, &["--history", "false", "--feed", &feed_one, "--feed", &feed_two]).await;
     let producer = Producer::connect(&rabbit.url).await;
     let mut default = gateway.client().await;
     let mut named = Client::connect(&format!("{}two/", gateway.url())).await;

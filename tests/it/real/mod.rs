@@ -3,4 +3,5 @@
 mod chaos;
 mod end_to_end;
 mod gateway;
+mod history;
 mod split;

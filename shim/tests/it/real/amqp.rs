@@ -21,7 +21,7 @@ const T1: &str = "2014-04-03 21:13:45";
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(url: &str, exchange: &str) -> AmqpOptions {
-    AmqpOptions { url: parse_url(url).unwrap(), exchange: exchange.to_owned(), format: Format::Native }
+    AmqpOptions { url: parse_url(url).unwrap(), exchange: exchange.to_owned(), format: Format::Native, history: None }
 }
 
 async fn publisher(url: &str, exchange: &str) -> AmqpPublisher {

@@ -1,0 +1,217 @@
+//! Exact resume over the broker's history: cursors are the same on every gateway, and nothing is lost with queues that
+//! go with their connection.
+
+use bugfeed_shim::ledger::{Ledger, Prefix};
+use bugfeed_testbed::{Proc, RabbitMq, bin, eventually, shared, unique};
+use serde_json::{Value, json};
+
+use super::split::{Gateway, init, shim};
+use crate::support::{Client, SOON};
+
+/// Says hello, resumes, and returns the verdict and the cursor of the reply.
+async fn resume(client: &mut Client, bugs: &[u64], cursor: Option<&str>) -> (Value, String) {
+    client.ask(r#"{"command":"hello","heartbeat":300}"#).await;
+    let reply = client.ask(json!({ "command": "subscribe", "bugs": bugs, "cursor": cursor }).to_string()).await;
+    let reply: Value = serde_json::from_str(&reply).unwrap();
+    assert_eq!(reply["result"], "ok", "{reply}");
+    (reply["replay"].clone(), reply["cursor"].as_str().unwrap_or("").to_owned())
+}
+
+/// The next update as (bug, cursor).
+async fn update(client: &mut Client) -> (u64, String) {
+    let message = client.json().await;
+    assert_eq!(message["command"], "update", "{message}");
+    (message["bug"].as_u64().unwrap(), message["cursor"].as_str().unwrap().to_owned())
+}
+
+fn seq(cursor: &str) -> u64 {
+    cursor.split_once('.').unwrap().1.parse().unwrap()
+}
+
+/// A tracker on SQLite with its shim, publishing to an exchange of its own.
+struct Tracker {
+    dir: tempfile::TempDir,
+    exchange: String,
+    amqp: String,
+    shim: Option<Proc>,
+}
+
+impl Tracker {
+    async fn start(amqp: &str) -> Tracker {
+        let tracker = Tracker {
+            dir: tempfile::tempdir().unwrap(),
+            exchange: unique("history"),
+            amqp: amqp.to_owned(),
+            shim: None,
+        };
+        init(&tracker.source()).await;
+        tracker
+    }
+
+    fn source(&self) -> String {
+        format!("sqlite://{}/tracker.db", self.dir.path().display())
+    }
+
+    async fn run(&mut self) {
+        let ledger = format!("sqlite://{}/ledger.db", self.dir.path().display());
+        let source = self.source();
+        let options = ["--source", &source, "--ledger", &ledger, "--amqp", &self.amqp, "--exchange", &self.exchange];
+        self.shim = Some(shim(&options).await);
+    }
+
+    async fn touch(&self, bugs: &[u64]) {
+        let source = self.source();
+        let bugs: Vec<String> = bugs.iter().map(u64::to_string).collect();
+        let mut args = vec!["touch", "--source", &source];
+        args.extend(bugs.iter().map(String::as_str));
+        let mut touched = Proc::spawn(bin("bugfeed").unwrap(), &args, &[]).unwrap();
+        assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+    }
+
+    /// Waits until the broker has this many.
+    async fn published(&self, count: u64) {
+        let url = format!("sqlite://{}/ledger.db", self.dir.path().display()).parse().unwrap();
+        let ledger = Ledger::open_existing(&url, &Prefix::default()).await.unwrap();
+        eventually(SOON, "all is published", async || ledger.meta().await.unwrap().published == count).await.unwrap();
+    }
+
+    fn feed(&self) -> String {
+        format!("default={}", self.exchange)
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_holds_on_every_gateway_also_on_one_that_starts_later() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let mut tracker = Tracker::start(&rabbit.url).await;
+    // No gateway yet: history keeps the changes.
+    tracker.run().await;
+    tracker.touch(&[1, 2, 3]).await;
+    let one = Gateway::start(&rabbit.url, &["--feed", &tracker.feed()]).await;
+    let mut client = one.client().await;
+    client.ask(r#"{"command":"hello"}"#).await;
+    client.send(r#"{"command":"subscribe","bugs":[1,2],"since":"2020-01-01"}"#).await;
+    let reply = client.json().await;
+    assert_eq!(reply["count"], 2, "{reply}");
+    let mut cursors = vec![reply["cursor"].as_str().unwrap_or("").to_owned()];
+    // What was published before the gateway started may still be on its way to it.
+    while cursors.len() < 3 {
+        cursors.push(update(&mut client).await.1);
+    }
+    assert_eq!(cursors[1..].iter().map(|cursor| seq(cursor)).collect::<Vec<_>>(), [1, 2]);
+
+    drop(client);
+    tracker.touch(&[2, 3, 1]).await;
+    let two = Gateway::start(&rabbit.url, &["--feed", &tracker.feed()]).await;
+    for gateway in [&one, &two] {
+        let mut client = gateway.client().await;
+        assert_eq!(resume(&mut client, &[1, 2], Some(&cursors[2])).await, (json!("complete"), cursors[2].clone()));
+        let got = [update(&mut client).await, update(&mut client).await];
+        assert_eq!(got.map(|(bug, cursor)| (bug, seq(&cursor))), [(2, 4), (1, 6)]);
+    }
+    let mut client = two.client().await;
+    let (verdict, head) = resume(&mut client, &[1], Some("0123456789abcdef.1")).await;
+    assert_eq!((verdict, seq(&head)), (json!("gap"), 6), "another ledger's cursor");
+}
+
+#[tokio::test]
+async fn what_overflowed_a_queue_is_filled_from_history_in_order() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let mut tracker = Tracker::start(&rabbit.url).await;
+    let options =
+        ["--feed", &tracker.feed(), "--queue-max", "10", "--prefetch", "10", "--send-buffer-bytes", "4194304"];
+    let mut gateway = Gateway::start(&rabbit.url, &options).await;
+    tracker.run().await;
+    let mut client = gateway.client().await;
+    resume(&mut client, &[1], None).await;
+    tracker.touch(&[1]).await;
+    assert_eq!(seq(&update(&mut client).await.1), 1);
+    gateway.proc.sigstop();
+    tracker.touch(&[1; 500]).await;
+    tracker.published(501).await;
+    gateway.proc.sigcont();
+    tracker.touch(&[1]).await;
+    for want in 2..=502 {
+        assert_eq!(seq(&update(&mut client).await.1), want);
+    }
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains("bugfeed_history_reads_total{feed=\"default\"} 2\n"), "{metrics}");
+    assert!(!metrics.contains("bugfeed_gaps_total"), "{metrics}");
+}
+
+#[tokio::test]
+async fn without_history_what_is_missing_is_told() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let mut tracker = Tracker::start(&rabbit.url).await;
+    let options = ["--history", "false", "--feed", &tracker.feed(), "--queue-max", "10", "--prefetch", "10"];
+    let mut gateway = Gateway::start(&rabbit.url, &options).await;
+    tracker.run().await;
+    let mut client = gateway.client().await;
+    resume(&mut client, &[1], None).await;
+    tracker.touch(&[1]).await;
+    let (_, before) = update(&mut client).await;
+    gateway.proc.sigstop();
+    tracker.touch(&[1; 500]).await;
+    tracker.published(501).await;
+    gateway.proc.sigcont();
+    let mut gap = None;
+    let mut last = seq(&before);
+    while last < 501 {
+        let message = client.json().await;
+        let cursor = message["cursor"].as_str().unwrap().to_owned();
+        match message["command"].as_str() {
+            Some("gap") => gap = Some(seq(&cursor)),
+            Some("update") => assert_eq!(seq(&cursor), gap.take().unwrap_or(last) + 1),
+            _ => panic!("{message}"),
+        }
+        last = seq(&cursor);
+    }
+    let mut late = gateway.client().await;
+    assert_eq!(resume(&mut late, &[1], Some(&before)).await.0, json!("gap"));
+    assert!(gateway.metrics().await.contains("bugfeed_gaps_total{feed=\"default\"} 1\n"));
+}
+
+mod chaos {
+    use super::*;
+
+    /// Two gateways with queues that go with their connections; the broker is killed and comes back; a client at each
+    /// gets every change, once, in order, without a gap.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_broker_that_is_killed_loses_nothing_for_any_gateway() {
+        let Some(mut rabbit) = RabbitMq::start_or_skip().await else { return };
+        let mut tracker = Tracker::start(&rabbit.url()).await;
+        tracker.run().await;
+        let roomy = ["--send-buffer-bytes", "4194304"];
+        let feed = tracker.feed();
+        let options = [&["--feed", feed.as_str()][..], &roomy].concat();
+        let gateways = [Gateway::start(&rabbit.url(), &options).await, Gateway::start(&rabbit.url(), &options).await];
+        let mut clients = Vec::new();
+        for gateway in &gateways {
+            let mut client = gateway.client().await;
+            resume(&mut client, &[1], None).await;
+            clients.push(client);
+        }
+        let mut next = 1;
+        for _ in 0..2 {
+            tracker.touch(&[1; 200]).await;
+            for client in &mut clients {
+                assert_eq!(seq(&update(client).await.1), next);
+            }
+            rabbit.kill9().await;
+            tracker.touch(&[1; 100]).await;
+            rabbit.start_again().await.unwrap();
+            for client in &mut clients {
+                for want in next + 1..next + 300 {
+                    assert_eq!(seq(&update(client).await.1), want);
+                }
+            }
+            next += 300;
+            for gateway in &gateways {
+                gateway.wait_ready().await;
+            }
+        }
+        for gateway in &gateways {
+            assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"));
+        }
+    }
+}
