@@ -85,7 +85,8 @@ Examples:
   bugfeed watch 1234 --json | while read -r line; do echo \"$line\"; done
   bugfeed watch 1234 --url wss://bugfeed.example.org/kde/
 
-With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}")]
+With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}
+or, when changes may have been missed, {\"gap\":true,\"bugs\":[1234]}: look at all of them.")]
     Watch(Box<WatchArgs>),
 }
 

@@ -1,13 +1,13 @@
-//! `bugfeed watch`: a client for terminals and scripts, over the classic protocol.
+//! `bugfeed watch`: a client for terminals and scripts, over the modern protocol.
 //!
-//! Goes in: bug numbers and a gateway's address. Comes out: one line for each change, flushed at once. Reconnects by
-//! itself and catches up from the newest date it has seen; [`Seen`] keeps what comes twice from being printed twice.
+//! Goes in: bug numbers and a gateway's address. Comes out: one line for each change, flushed at once, and one where
+//! changes may have been missed. Reconnects by itself and resumes with the last cursor it received.
 
-use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{BugId, Change, When};
 use futures::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -17,14 +17,12 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::cli::WatchArgs;
 
-/// A connection on which nothing came for this long, though we ping, is dead.
-const DEAD_AFTER: Duration = Duration::from_secs(75);
-/// How often we ping.
-const PING_EVERY: Duration = Duration::from_secs(30);
+/// How often the gateway is asked for a heartbeat, in seconds.
+const HEARTBEAT_S: u64 = 20;
+/// A connection on which nothing came for this long is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(50);
 /// How long connecting may take, TLS and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Changes remembered to recognise what comes again after a reconnect.
-const REMEMBERED: usize = 10_000;
 
 /// A checked `ws://` or `wss://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +56,14 @@ pub enum WatchError {
     /// The gateway refused the subscription.
     #[error("the gateway refuses the subscription: {0}")]
     Refused(String),
+    /// The gateway closed the connection for a reason that trying again would not mend.
+    #[error("the gateway closed the connection ({code}): {text}")]
+    Closed {
+        /// The close code.
+        code: u16,
+        /// What it said.
+        text: String,
+    },
     /// Standard output failed.
     #[error("cannot write: {0}")]
     Output(#[from] std::io::Error),
@@ -81,59 +87,9 @@ struct Incoming {
     error: Option<String>,
     bug: Option<BugId>,
     when: Option<When>,
-}
-
-/// The changes printed lately, with how often each came: two edits within one second are two changes with one date.
-#[derive(Debug, Default)]
-pub struct Seen {
-    counts: HashMap<Change2, u32>,
-    order: VecDeque<Change2>,
-    /// What a catch-up may repeat, while one is going on.
-    repeats: Option<HashMap<Change2, u32>>,
-    newest: Option<When>,
-}
-
-type Change2 = (BugId, When);
-
-impl Seen {
-    /// A catch-up begins: what was printed before may come again.
-    pub fn catch_up_begins(&mut self) {
-        self.repeats = Some(self.counts.clone());
-    }
-
-    /// The catch-up is over.
-    pub fn catch_up_ends(&mut self) {
-        self.repeats = None;
-    }
-
-    /// Whether a change is to be printed; remembers it.
-    pub fn is_new(&mut self, change: Change) -> bool {
-        let key = (change.bug, change.when);
-        if let Some(left) = self.repeats.as_mut().and_then(|repeats| repeats.get_mut(&key)).filter(|left| **left > 0) {
-            *left -= 1;
-            return false;
-        }
-        self.newest = self.newest.max(Some(change.when));
-        *self.counts.entry(key).or_default() += 1;
-        self.order.push_back(key);
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-            && let Some(count) = self.counts.get_mut(&oldest)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&oldest);
-            }
-        }
-        true
-    }
-
-    /// From when on to catch up: the newest date seen, unless it lies in the future, where a wrong one would hide all
-    /// that comes before it.
-    pub fn since(&self, now: When, otherwise: When) -> When {
-        let tolerance = 60_000_000;
-        self.newest.filter(|newest| newest.as_micros() <= now.as_micros() + tolerance).unwrap_or(otherwise)
-    }
+    cursor: Option<String>,
+    replay: Option<String>,
+    retry_after_ms: Option<u64>,
 }
 
 /// Prints changes to `out` and what happens to the connection to `status` until enough are printed or `out` fails.
@@ -143,9 +99,9 @@ impl Seen {
 /// Only what trying again would not mend.
 pub async fn run(args: &WatchArgs, out: &mut impl Write, status: &mut impl Write) -> Result<(), WatchError> {
     let mut backoff = Backoff::CLIENT;
-    let mut watch = Watch { args, out, seen: Seen::default(), left: args.count, since: args.since };
+    let mut watch = Watch { args, out, status, cursor: None, since: args.since, left: args.count, retry_after: None };
     loop {
-        let (reason, worked) = match watch.connection(status).await {
+        let (reason, worked) = match watch.connection().await {
             Ended::Enough => return Ok(()),
             Ended::Final(error) => return Err(error),
             Ended::Lost { reason, worked } => (reason, worked),
@@ -153,25 +109,33 @@ pub async fn run(args: &WatchArgs, out: &mut impl Write, status: &mut impl Write
         if worked {
             backoff.reset();
         }
-        let delay = backoff.next(rand::random());
-        writeln!(status, "bugfeed watch: {reason}; trying again in {:.1} s", delay.as_secs_f64())?;
+        // A gateway that goes away says when to come back, another time to each client.
+        let delay = watch.retry_after.take().unwrap_or_else(|| backoff.next(rand::random()));
+        watch.say(&format!("{reason}; trying again in {:.1} s", delay.as_secs_f64()))?;
         tokio::time::sleep(delay).await;
     }
 }
 
-struct Watch<'a, W> {
+struct Watch<'a, W, S> {
     args: &'a WatchArgs,
     out: &'a mut W,
-    seen: Seen,
-    left: Option<u64>,
-    /// What to catch up from as long as no change was seen.
+    status: &'a mut S,
+    /// The last one received: everything up to there has been printed.
+    cursor: Option<String>,
+    /// What to catch up from as long as there is no cursor.
     since: Option<When>,
+    left: Option<u64>,
+    retry_after: Option<Duration>,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-impl<W: Write> Watch<'_, W> {
-    async fn connection(&mut self, status: &mut impl Write) -> Ended {
+impl<W: Write, S: Write> Watch<'_, W, S> {
+    fn say(&mut self, text: &str) -> std::io::Result<()> {
+        writeln!(self.status, "bugfeed watch: {text}")
+    }
+
+    async fn connection(&mut self) -> Ended {
         let url = &self.args.url.0;
         let lost = |reason: String| Ended::Lost { reason, worked: false };
         let connecting = tokio_tungstenite::connect_async(url.as_str());
@@ -188,47 +152,35 @@ impl<W: Write> Watch<'_, W> {
         if let Err(error) = self.subscribe(&mut socket).await {
             return lost(format!("connection lost: {error}"));
         }
-        if let Err(error) = writeln!(status, "bugfeed watch: connected to {url}") {
+        if let Err(error) = self.say(&format!("connected to {url}")) {
             return Ended::Final(error.into());
         }
         self.talk(&mut socket).await
     }
 
     async fn subscribe(&mut self, socket: &mut Socket) -> Result<(), WsError> {
-        let now = When::from_system_time(SystemTime::now());
-        let minute_ago = When::from_micros(now.as_micros() - 60_000_000).unwrap_or(When::MIN);
-        let since = self.since.map(|otherwise| self.seen.since(now, otherwise));
-        // Should the connection be lost before any change came, the next one catches up from here.
-        self.since.get_or_insert(minute_ago);
         let mut subscribe = serde_json::json!({ "command": "subscribe", "bugs": self.args.bugs });
-        if let Some(since) = since {
-            subscribe["since"] = since.to_string().into();
+        match (&self.cursor, self.since) {
+            (Some(cursor), _) => subscribe["cursor"] = cursor.as_str().into(),
+            (None, Some(since)) => subscribe["since"] = since.to_string().into(),
+            (None, None) => {
+                // Should the connection be lost before there is a cursor, the next one catches up from here.
+                let now = When::from_system_time(SystemTime::now());
+                self.since = When::from_micros(now.as_micros() - 60_000_000);
+            }
         }
-        self.seen.catch_up_begins();
+        let hello = serde_json::json!({ "command": "hello", "heartbeat": HEARTBEAT_S });
+        socket.feed(Message::text(hello.to_string())).await?;
         socket.feed(Message::text(subscribe.to_string())).await?;
-        // Answered after the catch-up, and so the sign of its end.
-        socket.feed(Message::text(r#"{"command":"subscriptions"}"#)).await?;
         socket.flush().await
     }
 
     async fn talk(&mut self, socket: &mut Socket) -> Ended {
         let mut worked = false;
-        let mut pings = tokio::time::interval_at(tokio::time::Instant::now() + PING_EVERY, PING_EVERY);
-        let mut heard = tokio::time::Instant::now();
         loop {
-            let message = tokio::select! {
-                message = socket.next() => message,
-                _ = pings.tick() => {
-                    let ping = socket.send(Message::Ping(Vec::new().into()));
-                    if heard.elapsed() > DEAD_AFTER || tokio::time::timeout(PING_EVERY, ping).await.is_err() {
-                        return Ended::Lost { reason: "the connection is dead".to_owned(), worked };
-                    }
-                    continue;
-                }
-            };
-            heard = tokio::time::Instant::now();
-            let reason = match message {
-                Some(Ok(Message::Text(text))) => {
+            let reason = match tokio::time::timeout(DEAD_AFTER, socket.next()).await {
+                Err(_) => "the connection is dead".to_owned(),
+                Ok(Some(Ok(Message::Text(text)))) => {
                     worked = true;
                     match self.text(&text) {
                         Ok(false) => continue,
@@ -236,10 +188,16 @@ impl<W: Write> Watch<'_, W> {
                         Err(error) => return Ended::Final(error),
                     }
                 }
-                Some(Ok(Message::Close(Some(frame)))) => format!("closed ({}): {}", frame.code, frame.reason),
-                Some(Ok(Message::Close(None))) | None => "connection closed".to_owned(),
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => format!("connection lost: {error}"),
+                Ok(Some(Ok(Message::Close(Some(frame))))) => {
+                    let (code, text) = (u16::from(frame.code), frame.reason.to_string());
+                    if Close::ALL.iter().any(|close| close.code() == code && !close.reconnect()) {
+                        return Ended::Final(WatchError::Closed { code, text });
+                    }
+                    format!("closed ({code}): {text}")
+                }
+                Ok(Some(Ok(Message::Close(None))) | None) => "connection closed".to_owned(),
+                Ok(Some(Ok(_))) => continue,
+                Ok(Some(Err(error))) => format!("connection lost: {error}"),
             };
             return Ended::Lost { reason, worked };
         }
@@ -252,22 +210,24 @@ impl<W: Write> Watch<'_, W> {
         if let Some(error) = incoming.error.filter(|_| incoming.result.as_deref() == Some("error")) {
             return Err(WatchError::Refused(error));
         }
-        match (incoming.command.as_deref(), incoming.bug, incoming.when) {
+        let command = incoming.command.as_deref();
+        let mut enough = false;
+        match (command, incoming.bug, incoming.when) {
             (Some("update"), Some(bug), Some(when)) => {
-                let change = Change { bug, when };
-                if !self.seen.is_new(change) {
-                    return Ok(false);
-                }
-                self.print(change)?;
+                self.print(Change { bug, when })?;
                 self.left = self.left.map(|left| left - 1);
-                Ok(self.left == Some(0))
+                enough = self.left == Some(0);
             }
-            (Some("subscriptions"), ..) => {
-                self.seen.catch_up_ends();
-                Ok(false)
-            }
-            _ => Ok(false),
+            (Some("gap"), ..) => self.gap()?,
+            (Some("subscribe"), ..) if incoming.replay.as_deref() == Some("gap") => self.gap()?,
+            (Some("goaway"), ..) => self.retry_after = incoming.retry_after_ms.map(Duration::from_millis),
+            _ => {}
         }
+        // The head that hello tells is not yet what was subscribed to.
+        if command != Some("hello") && incoming.cursor.is_some() {
+            self.cursor = incoming.cursor;
+        }
+        Ok(enough)
     }
 
     fn print(&mut self, change: Change) -> std::io::Result<()> {
@@ -279,41 +239,14 @@ impl<W: Write> Watch<'_, W> {
         }
         self.out.flush()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(bug: u64, second: i64) -> Change {
-        Change { bug: BugId::new(bug).unwrap(), when: When::from_micros(second * 1_000_000).unwrap() }
-    }
-
-    #[test]
-    fn a_catch_up_prints_only_what_was_missed() {
-        let mut seen = Seen::default();
-        seen.catch_up_begins();
-        seen.catch_up_ends();
-        // Two edits in one second are both printed.
-        assert!(seen.is_new(change(1, 100)) && seen.is_new(change(1, 100)) && seen.is_new(change(2, 101)));
-        seen.catch_up_begins();
-        // The third edit of that second was missed.
-        let again = [change(1, 100), change(1, 100), change(2, 101), change(1, 100), change(3, 102)];
-        assert_eq!(again.map(|change| seen.is_new(change)), [false, false, false, true, true]);
-        seen.catch_up_ends();
-        assert!(seen.is_new(change(3, 102)), "live, so another edit");
-    }
-
-    #[test]
-    fn memory_is_bounded_and_a_future_date_is_no_since() {
-        let mut seen = Seen::default();
-        for second in 0..20_000 {
-            seen.is_new(change(1, second));
+    /// What happened in between is not known: whoever acts on changes must look at all of these bugs.
+    fn gap(&mut self) -> std::io::Result<()> {
+        if self.args.json {
+            writeln!(self.out, "{}", serde_json::json!({ "gap": true, "bugs": self.args.bugs }))?;
+        } else {
+            writeln!(self.out, "gap: changes may have been missed; look at all of these bugs")?;
         }
-        assert_eq!((seen.counts.len(), seen.order.len()), (REMEMBERED, REMEMBERED));
-        let (now, start) = (change(1, 20_000).when, change(1, 5).when);
-        assert_eq!(seen.since(now, start), change(1, 19_999).when);
-        seen.is_new(change(1, 1_000_000));
-        assert_eq!(seen.since(now, start), start);
+        self.out.flush()
     }
 }
