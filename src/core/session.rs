@@ -159,6 +159,12 @@ impl<P: Peer> Session<P> {
             return;
         }
         modern.next_heartbeat_ms = now_ms + modern.heartbeat_ms;
+        if self.bugs.is_empty() {
+            // It may be about to resume from a cursor that it must not yet exchange for this one.
+            let mut frame = Vec::new();
+            frame::push_text(&mut frame, &Notice::Heartbeat(None).encode());
+            return self.write_or_lag(&frame, processed, now_ms, tally);
+        }
         if let Some(seen) = &modern.seen {
             let mut frame = Vec::new();
             frame::push_text(&mut frame, &Notice::Heartbeat(Some(&seen.cursor)).encode());

@@ -129,6 +129,7 @@ impl<P: Peer> Shard<P> {
                     // Another delay than the one it was closed after.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
                     let cursor = modern.seen.as_ref().map(|seen| &seen.cursor).or(cursor.as_ref());
+                    let cursor = cursor.filter(|_| !session.bugs.is_empty());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
                 out.extend_from_slice(&frame::close(Close::Restart));
@@ -147,6 +148,9 @@ impl<P: Peer> Shard<P> {
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };
             modern.seen = None;
+            if session.bugs.is_empty() {
+                continue;
+            }
             self.tally.gaps += 1;
             match &mut session.state {
                 State::Open => session.tell_gap(&frame, processed, now_ms),

@@ -40,6 +40,7 @@ fn fill(bed: &mut Bed, count: i64) {
 fn hello_subscribe_update_and_heartbeat() {
     let mut bed = bed();
     let (wire, reply) = hello(&mut bed);
+    let (idle, _) = hello(&mut bed);
     assert_eq!(
         reply,
         r#"{"command":"hello","result":"ok","version":"9.9.9","feed":"default","heartbeat":10,"cursor":null,"limits":{"subscriptions":10000,"message_bytes":262144}}"#
@@ -53,12 +54,16 @@ fn hello_subscribe_update_and_heartbeat() {
     for second in 0..=20 {
         bed.publish(change(3, 6));
         wire.heard_ms.set(second * 1000);
+        idle.heard_ms.set(second * 1000);
         bed.shard.tick(second * 1000);
     }
     let beats = [r#"{"command":"heartbeat","cursor":"E.16"}"#, r#"{"command":"heartbeat","cursor":"E.26"}"#];
     let mut texts = wire.take();
     texts.retain(|text| text != "ping");
     assert_eq!(texts, beats, "of bugs it does not watch too: it has been sent everything up to there");
+    let texts = idle.take();
+    let beats = texts.iter().filter(|text| *text == r#"{"command":"heartbeat","cursor":null}"#).count();
+    assert_eq!(beats, 2, "one that may be about to resume is told no cursor: {texts:?}");
     bed.send(&wire, r#"{"command":"unsubscribe","bugs":[1]}"#);
     bed.send(&wire, r#"{"command":"subscriptions"}"#);
     assert_eq!(
@@ -209,6 +214,10 @@ fn drain_spreads_goaway_over_the_window() {
     let mut bed = bed();
     fill(&mut bed, 3);
     let wires: Vec<_> = (0..100).map(|_| hello(&mut bed).0).collect();
+    for wire in &wires {
+        bed.send(wire, r#"{"command":"subscribe","bugs":[1]}"#);
+        wire.take();
+    }
     let lagging = hello(&mut bed).0;
     lagging.room.set(0);
     bed.send(&lagging, r#"{"command":"version"}"#);
