@@ -109,7 +109,7 @@ pub struct ListenArgs {
     #[arg(long, env = "BUGFEED_MAX_MESSAGE_BYTES", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216), hide_short_help = true)]
     pub max_message_bytes: u32,
     /// Changes one catch-up sends one by one; a longer one is cut to the newest change of each bug
-    #[arg(long, env = "BUGFEED_MAX_CATCH_UP", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), hide_short_help = true)]
+    #[arg(long, env = "BUGFEED_MAX_CATCH_UP", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_catch_up: u32,
     /// How long a client may take to send its request's head, in ms
     #[arg(long, env = "BUGFEED_HANDSHAKE_TIMEOUT_MS", default_value_t = 10_000, value_parser = millis(), hide_short_help = true)]

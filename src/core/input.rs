@@ -79,7 +79,7 @@ impl Default for SessionLimits {
     fn default() -> Self {
         SessionLimits {
             subscriptions: 10_000,
-            catch_up: 100_000,
+            catch_up: 20_000,
             ping_interval_ms: 30_000,
             idle_timeout_ms: 75_000,
             write_timeout_ms: 30_000,

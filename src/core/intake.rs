@@ -80,7 +80,9 @@ impl Intake {
             Admit::Known => return Taken::Known,
         };
         let change = message.change;
-        let pos = self.recorder.record(change, recorded.unwrap_or(now), &cursor, continuity);
+        // A producer whose clock is wrong must not make everything look new for good.
+        let latest = When::from_micros(now.as_micros() + 60_000_000).unwrap_or(now);
+        let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, continuity);
         let replay = self.recorder.replay();
         let shown = if continuity == Continuity::Late { replay.cursor_at(pos) } else { Some(cursor.clone()) };
         let (mut classic, mut modern) = (Vec::with_capacity(96), Vec::with_capacity(160));

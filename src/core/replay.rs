@@ -82,10 +82,11 @@ pub struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether a change that has left the ring is asked for.
-    fn reaches_back(&self, newest: Newest) -> bool {
+    /// Whether a bug's newest change is asked for where it has left the ring.
+    fn wants_old(&self, newest: Newest) -> bool {
         let in_time = |since| newest.when >= since || recorded_from(newest.arrived_s, since);
-        newest.pos > self.after_old && self.since.is_none_or(in_time)
+        let asked = newest.pos > self.after || newest.pos > self.after_old && self.since.is_none_or(in_time);
+        asked && newest.pos <= self.upto
     }
 }
 
@@ -287,6 +288,10 @@ impl Recorder {
         let (_, &mut threshold, _) = all.select_nth_unstable(last_dropped);
         self.replay.floor.fetch_max(threshold, Ordering::AcqRel);
         self.replay.newest.retain(|_, newest| newest.pos > threshold);
+        // What the ring holds is found through the table.
+        if self.replay.start() <= threshold {
+            self.trim_to(threshold + 1);
+        }
     }
 }
 
@@ -358,7 +363,11 @@ impl Replay {
         let (start, head) = (self.start(), self.head());
         let mut pos = start;
         while pos <= head {
-            let Some(block) = self.block(pos) else { break };
+            let Some(block) = self.block(pos) else {
+                // Trimmed since; what is older than the ring's new beginning is no longer asked of it.
+                pos = self.start().max(pos + 1);
+                continue;
+            };
             let last = (pos - 1) / BLOCK as u64 * BLOCK as u64 + BLOCK as u64;
             let end = last.min(head);
             let newest_in_block = block.max_when.load(Ordering::Relaxed) >= since.as_micros();
@@ -380,9 +389,9 @@ impl Replay {
         let start = self.start();
         let fits = wanted.bugs.iter().all(|&bug| {
             if let Some(newest) = self.newest.get(&bug).map(|newest| *newest) {
-                if newest.pos >= start {
-                    self.chain(newest.pos, wanted, start, found);
-                } else if wanted.reaches_back(newest) {
+                // The ring may be trimmed meanwhile, or have been since `after` was determined.
+                let in_ring = newest.pos >= start && self.chain(newest.pos, wanted, start, found);
+                if !in_ring && wanted.wants_old(newest) {
                     found.push(newest.of(bug));
                 }
             }
@@ -392,8 +401,7 @@ impl Replay {
             found.truncate(from);
             for &bug in wanted.bugs {
                 if let Some(newest) = self.newest.get(&bug).map(|newest| *newest)
-                    && newest.pos <= wanted.upto
-                    && (newest.pos > wanted.after || newest.pos < start && wanted.reaches_back(newest))
+                    && (wanted.wants_old(newest) && (newest.pos > wanted.after || newest.pos < start))
                 {
                     found.push(newest.of(bug));
                 }
@@ -403,11 +411,13 @@ impl Replay {
         !fits
     }
 
-    /// Follows one bug's changes back from `pos`, until there are more than the limit.
-    fn chain(&self, mut pos: Pos, wanted: &Wanted<'_>, start: Pos, found: &mut Vec<Found>) {
+    /// Follows one bug's changes back from `pos`, until there are more than the limit; false if `pos` itself has left
+    /// the ring.
+    fn chain(&self, newest: Pos, wanted: &Wanted<'_>, start: Pos, found: &mut Vec<Found>) -> bool {
         let most = found.len() + wanted.limit;
+        let mut pos = newest;
         while pos > wanted.after && pos >= start && found.len() <= most {
-            let Some(block) = self.block(pos) else { break };
+            let Some(block) = self.block(pos) else { return pos != newest };
             if pos <= wanted.upto {
                 found.push(Found { pos, change: block.change(slot(pos)) });
             }
@@ -416,6 +426,7 @@ impl Replay {
                 back => pos -= u64::from(back),
             }
         }
+        true
     }
 
     /// The newest change of each of `bugs` that lies after `after` and up to `upto`, oldest first.

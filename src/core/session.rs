@@ -81,8 +81,12 @@ pub(super) struct Backlog {
     /// Changes found by a catch-up, from `next` on.
     pub(super) found: Vec<Found>,
     pub(super) next: usize,
-    /// Where the catch-up that was asked for goes on after `found`.
-    pub(super) rest: Option<Rest>,
+    /// The position of the last change of a catch-up that was put into `out`.
+    pub(super) sent: Pos,
+    /// `found` was cut; after it, the catch-up that was asked for goes on with what is found after `sent`.
+    pub(super) cut: bool,
+    /// The catch-up that was asked for.
+    pub(super) asked: Option<Asked>,
     /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
     pub(super) newest_from: Option<Pos>,
     /// Everything up to here has been sent, or is in the fields above.
@@ -94,11 +98,14 @@ pub(super) struct Backlog {
     /// Work that came while the session was lagging.
     pub(super) deferred: Option<Work>,
     /// End once all is written.
-    pub(super) last: bool,
+    pub(super) end: bool,
 }
 
+/// This many changes of a catch-up are kept for a session whose socket takes no more; the rest is looked up again.
+pub(super) const KEEP: usize = 2048;
+
 #[derive(Debug)]
-pub(super) struct Rest {
+pub(super) struct Asked {
     pub(super) bugs: Vec<BugId>,
     pub(super) upto: Pos,
     pub(super) after: Pos,
@@ -113,17 +120,20 @@ impl<P: Peer> Session<P> {
         backlog.out.drain(..backlog.written);
         backlog.out.shrink_to_fit();
         backlog.written = 0;
-        if let Some(from) = backlog.newest_from.take()
-            && backlog.next < backlog.found.len()
-        {
-            let sent = backlog.next.checked_sub(1).map_or(from, |last| backlog.found[last].pos);
-            backlog.behind = sent;
-            backlog.found.clear();
-        } else {
-            backlog.found.drain(..backlog.next);
+        backlog.found.drain(..backlog.next);
+        backlog.next = 0;
+        match backlog.newest_from.take() {
+            Some(from) if !backlog.found.is_empty() => {
+                backlog.behind = from.max(backlog.sent);
+                backlog.found.clear();
+            }
+            _ if backlog.found.len() > KEEP => {
+                backlog.found.truncate(KEEP);
+                backlog.cut = true;
+            }
+            _ => {}
         }
         backlog.found.shrink_to_fit();
-        backlog.next = 0;
         self.state = State::Lagging(backlog);
         self.peer.want_writable();
     }

@@ -19,15 +19,15 @@ use slab::Slab;
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
-use super::replay::{Found, Pos, Replay, Standing, Wanted};
+use super::replay::{Pos, Replay, Standing, Wanted};
 pub use super::session::Peer;
-use super::session::{Backlog, Modern, Rest, Seen, Session, State, write};
+use super::session::{Asked, Backlog, Modern, Seen, Session, State, write};
 use super::subscriptions::{Slot, Subscriptions};
 
 /// A catch-up is written in pieces of about this size.
 const PIECE: usize = 4096;
-/// This many changes of a catch-up are kept for a session whose socket takes no more; the rest is looked up again.
-const KEEP: usize = 1024;
+/// Pieces that one session is written before it is another's turn.
+const PIECES: usize = 16;
 /// How long a client's word that it has seen more than this gateway is believed, in milliseconds. A gateway is behind
 /// another by the time a message takes; a ledger that was set back never catches up.
 const AHEAD_MS: u64 = 5_000;
@@ -45,7 +45,6 @@ pub struct Shard<P> {
     drain: Option<Drain>,
     now_ms: u64,
     tally: Tally,
-    scratch: Vec<Found>,
 }
 
 impl<P: Peer> Shard<P> {
@@ -61,13 +60,7 @@ impl<P: Peer> Shard<P> {
             drain: None,
             now_ms: 0,
             tally: Tally::default(),
-            scratch: Vec::new(),
         }
-    }
-
-    /// How many sessions there are.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
     }
 
     /// What happened since this was last called.
@@ -227,7 +220,7 @@ impl<P: Peer> Shard<P> {
             }
             Work::Close(close) => {
                 backlog.out.extend_from_slice(&frame::close(close));
-                backlog.last = true;
+                backlog.end = true;
                 return;
             }
             Work::Command(Err(refusal)) => refusal,
@@ -254,14 +247,7 @@ impl<P: Peer> Shard<P> {
             }
             Command::Subscriptions => {}
             Command::Unsubscribe { bugs } => {
-                let session = &mut self.sessions[slot as usize];
-                for bug in bugs {
-                    if let Ok(at) = session.bugs.binary_search(&bug) {
-                        session.bugs.remove(at);
-                        self.index.remove(bug, slot);
-                    }
-                }
-                session.bugs.shrink_to_fit();
+                self.unsubscribe(slot, bugs);
             }
             Command::Subscribe { bugs, since, resume } => {
                 self.subscribe(slot, &bugs, name)?;
@@ -272,8 +258,8 @@ impl<P: Peer> Shard<P> {
                         if let Some(since) = since {
                             let after = self.replay.before(since);
                             let limit = self.limits.catch_up;
-                            let rest = Rest { bugs, upto: self.processed, after, since: Some(since), limit };
-                            self.look_up(rest, 0, backlog);
+                            let asked = Asked { bugs, upto: self.processed, after, since: Some(since), limit };
+                            self.look_up(asked, 0, backlog);
                         }
                     }
                 }
@@ -317,6 +303,19 @@ impl<P: Peer> Shard<P> {
         Ok(())
     }
 
+    fn unsubscribe(&mut self, slot: Slot, mut bugs: Vec<BugId>) {
+        bugs.sort_unstable();
+        let session = &mut self.sessions[slot as usize];
+        session.bugs.retain(|bug| {
+            let leaves = bugs.binary_search(bug).is_ok();
+            if leaves {
+                self.index.remove(*bug, slot);
+            }
+            !leaves
+        });
+        session.bugs.shrink_to_fit();
+    }
+
     /// Looks up what a client missed since its cursor; the verdict, and the cursor for the reply.
     fn resume(
         &mut self,
@@ -349,8 +348,8 @@ impl<P: Peer> Shard<P> {
             self.tally.complete += 1;
             return (Verdict::Complete, Some(cursor));
         }
-        let rest = Rest { bugs, upto: self.processed, after, since: None, limit };
-        if self.look_up(rest, after, backlog) || limit == 0 {
+        let asked = Asked { bugs, upto: self.processed, after, since: None, limit };
+        if self.look_up(asked, after, backlog) || limit == 0 {
             self.tally.latest += 1;
             return (Verdict::Latest, Some(cursor));
         }
@@ -378,35 +377,26 @@ impl<P: Peer> Shard<P> {
         frame::push_text(&mut backlog.out, &text);
     }
 
-    /// Fills `found` with the next part of a catch-up, after `last` was sent. Whether it was too long and is conflated.
-    fn look_up(&mut self, rest: Rest, last: Pos, backlog: &mut Backlog) -> bool {
-        self.scratch.clear();
+    /// Fills `found` with what is left of a catch-up after `sent`. Whether it was too long and is conflated.
+    fn look_up(&mut self, asked: Asked, sent: Pos, backlog: &mut Backlog) -> bool {
         let wanted = Wanted {
-            bugs: &rest.bugs,
-            after: rest.after.max(last),
-            after_old: last,
-            upto: rest.upto,
-            since: rest.since,
-            limit: rest.limit,
+            bugs: &asked.bugs,
+            after: asked.after.max(sent),
+            after_old: sent,
+            upto: asked.upto,
+            since: asked.since,
+            limit: asked.limit,
         };
-        let conflated = self.replay.every(&wanted, &mut self.scratch);
-        self.tally.conflated += u64::from(conflated && rest.limit > 0);
-        backlog.next = 0;
         backlog.found.clear();
-        if self.scratch.len() > KEEP {
-            backlog.rest = Some(rest);
-            self.scratch.truncate(KEEP);
-        }
-        backlog.found.extend_from_slice(&self.scratch);
-        if self.scratch.capacity() > 16 * KEEP {
-            self.scratch = Vec::new();
-        }
+        let conflated = self.replay.every(&wanted, &mut backlog.found);
+        self.tally.conflated += u64::from(conflated && asked.limit > 0);
+        (backlog.next, backlog.cut, backlog.asked) = (0, false, Some(asked));
         conflated
     }
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
     fn pump(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> bool {
-        loop {
+        for _ in 0..PIECES {
             self.fill(slot, &mut backlog);
             let session = &mut self.sessions[slot as usize];
             if !backlog.out.is_empty() {
@@ -424,13 +414,13 @@ impl<P: Peer> Shard<P> {
                 }
                 backlog.out.clear();
                 backlog.written = 0;
-            } else if backlog.last {
+            } else if backlog.end {
                 session.end();
                 return true;
             } else if backlog.gap {
                 // The client will ask for everything anyway.
                 (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
-                (backlog.rest, backlog.next) = (None, 0);
+                (backlog.asked, backlog.cut, backlog.next) = (None, false, 0);
                 backlog.found.clear();
                 let cursor = self.replay.cursor_at(self.processed);
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
@@ -457,18 +447,26 @@ impl<P: Peer> Shard<P> {
                 self.begin(slot, work, &mut backlog);
             }
         }
+        // The socket would take more, but others of the shard come first.
+        self.sessions[slot as usize].lag(backlog);
+        true
     }
 
     /// Encodes the next changes of a catch-up, up to about a [`PIECE`].
     fn fill(&mut self, slot: Slot, backlog: &mut Backlog) {
         while backlog.out.len() - backlog.written < PIECE && !backlog.gap {
             let Some(&found) = backlog.found.get(backlog.next) else {
-                let Some(last) = backlog.found.last().map(|found| found.pos) else { return };
-                let Some(rest) = backlog.rest.take() else { return };
-                self.look_up(rest, last, backlog);
+                let asked = backlog.asked.take();
+                backlog.found.clear();
+                backlog.next = 0;
+                match asked.filter(|_| backlog.cut) {
+                    Some(asked) => self.look_up(asked, backlog.sent, backlog),
+                    None => return,
+                };
                 continue;
             };
             backlog.next += 1;
+            backlog.sent = found.pos;
             match &self.sessions[slot as usize].modern {
                 None => frame::push_update(&mut backlog.out, found.change),
                 Some(modern) => {
