@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -73,11 +72,11 @@ struct Gateway {
     health: Health,
     /// Listeners and connections.
     clients: TaskTracker,
-    /// Shards and the admin listener.
+    /// The local bus and the admin listener.
     inner: TaskTracker,
     /// Ends what `inner` tracks, and the buses.
     inner_stop: CancellationToken,
-    /// Buses and the relay: their end is the process's end.
+    /// Shards, buses and the relay: their end is the process's end.
     essential: JoinSet<anyhow::Result<()>>,
 }
 
@@ -99,7 +98,11 @@ impl Gateway {
     fn add_feed(&mut self, name: &str, clock: Clock) -> Ingest {
         let parts = hub::feed(name, &self.args.hub(), clock, &self.events);
         for shard in parts.shards {
-            self.inner.spawn(shard.run(self.inner_stop.clone()));
+            let running = shard.run(self.inner_stop.clone());
+            self.essential.spawn(async move {
+                running.await;
+                Ok(())
+            });
         }
         self.feeds.insert(name.to_owned(), parts.feed);
         parts.ingest
@@ -136,7 +139,7 @@ impl Gateway {
         ));
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
-            Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed")?,
+            Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed").flatten(),
         };
         self.health.down("gateway", "shutting down");
         listening.cancel();
@@ -201,8 +204,8 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
     let spec = TableSpec { table: args.table.clone(), ..TableSpec::default() };
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("cannot make the data directory {} (--data-dir)", args.data_dir.display()))?;
-    let table_url = file_url(&args.data_dir, "bugfeed.db")?;
-    let ledger_url = file_url(&args.data_dir, "ledger.db")?;
+    let table_url = DbUrl::sqlite_file(args.data_dir.join("bugfeed.db"));
+    let ledger_url = DbUrl::sqlite_file(args.data_dir.join("ledger.db"));
     source::init(&table_url, &spec).await?;
     let source = Source::open(&table_url, &spec, args.timezone.clone()).await?;
     let ledger = Ledger::open(&ledger_url, &Prefix::default()).await?;
@@ -257,13 +260,6 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<
             local::take(ingest, BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
         }
     }
-}
-
-/// A SQLite file's URL.
-fn file_url(directory: &Path, file: &str) -> anyhow::Result<DbUrl> {
-    let path = directory.join(file);
-    let text = path.to_str().context("the data directory's path is not UTF-8 (--data-dir)")?;
-    Ok(format!("sqlite://{text}").parse()?)
 }
 
 /// Now, to the second, as trackers store it.

@@ -4,12 +4,13 @@
 //! groups of their own.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bugfeed_protocol::{BugId, When};
-use bugfeed_shim::cli::{LogFormat, age, exchange as exchange_name, zone};
+use bugfeed_shim::cli::{LogFormat, age, exchange as exchange_name, with_default_command, zone};
 use bugfeed_shim::source::Name;
 use bugfeed_shim::sql::DbUrl;
 use clap::{Args, Parser, Subcommand};
@@ -25,7 +26,10 @@ use crate::hub::HubOptions;
 /// Without a subcommand, everything runs in this one process: a change table in SQLite, the shim that numbers its rows,
 /// and the gateway that pushes them to WebSocket clients.
 #[derive(Debug, Parser)]
-#[command(name = "bugfeed", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "bugfeed", version, max_term_width = 100)]
+#[command(
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed serve --help"
+)]
 #[command(after_help = "\
 Try it:
   bugfeed                         start everything; the live page is at http://127.0.0.1:8844/
@@ -36,12 +40,19 @@ With a tracker's database and RabbitMQ:
   bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
   bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
 pub struct Cli {
-    /// What to do; without it, `serve`.
+    /// What to do; `serve` when nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// The options of `serve`.
-    #[command(flatten)]
-    pub serve: ServeArgs,
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first. `serve` may be left out.
+    ///
+    /// # Errors
+    /// What clap says, which includes the help that was asked for.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_default_command(args, "serve"))
+    }
 }
 
 /// The subcommands.
@@ -173,7 +184,7 @@ pub struct ServeArgs {
     #[arg(long, env = "BUGFEED_POLL_INTERVAL_MS", default_value_t = 50, value_parser = millis())]
     pub poll_interval_ms: u64,
     /// Whether the live page has a button that changes a bug [default: only if --listen is a loopback address]
-    #[arg(long, env = "BUGFEED_DEMO", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, env = "BUGFEED_DEMO", value_name = "true|false", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "true")]
     pub demo: Option<bool>,
     /// Log lines.
     #[command(flatten)]
@@ -197,7 +208,7 @@ pub struct GatewayArgs {
     #[arg(long, env = "BUGFEED_QUEUE_NAME", value_name = "NAME")]
     pub queue_name: Option<String>,
     /// Whether the broker keeps the feed's history (a RabbitMQ stream), from which a gateway learns what it missed
-    #[arg(long, env = "BUGFEED_HISTORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false")]
+    #[arg(long, env = "BUGFEED_HISTORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
     /// How long the broker keeps it, where this gateway makes it
     #[arg(long, env = "BUGFEED_STREAM_AGE", default_value = "7d", value_name = "AGE", value_parser = age, hide_short_help = true)]
@@ -255,7 +266,7 @@ pub struct WatchArgs {
     #[arg(long, env = "BUGFEED_SINCE", value_name = "WHEN")]
     pub since: Option<When>,
     /// Print one JSON object a line
-    #[arg(long, env = "BUGFEED_JSON")]
+    #[arg(long, env = "BUGFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// End after this many changes
     #[arg(long, env = "BUGFEED_COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -383,6 +394,10 @@ mod tests {
         }
     }
 
+    fn read(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(std::iter::once("bugfeed").chain(args.iter().copied()).map(OsString::from))
+    }
+
     #[test]
     fn wrong_values_name_the_option_the_value_and_what_is_allowed() {
         for (args, wants) in [
@@ -401,13 +416,13 @@ mod tests {
             (&["touch", "1", "--source", "oracle://x"], &["--source", "mysql://"]),
             (&["watch", "1", "--url", "http://x"], &["--url", "ws://"]),
         ] {
-            let error = Cli::try_parse_from([&["bugfeed"], args].concat()).expect_err("refused").to_string();
+            let error = read(args).expect_err("refused").to_string();
             for want in wants {
                 assert!(error.contains(want), "{args:?}: no '{want}' in: {error}");
             }
         }
-        let cli = Cli::try_parse_from(["bugfeed", "--ping-interval-ms", "100000"]).unwrap();
-        assert!(cli.serve.listen.check().unwrap_err().contains("--idle-timeout-ms"));
+        let Command::Serve(serve) = read(&["--ping-interval-ms", "100000"]).unwrap().command else { panic!() };
+        assert!(serve.listen.check().unwrap_err().contains("--idle-timeout-ms"));
         let twice = [feed("a=x").unwrap(), feed("a=y").unwrap()];
         assert!(feeds(&twice).unwrap_err().contains("'a' twice"));
     }

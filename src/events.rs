@@ -191,9 +191,12 @@ impl Events {
         debug!(kind, %detail, "closing a client that broke the protocol");
     }
 
-    /// Accepting a connection failed.
-    pub fn accept_failed(&self, error: &std::io::Error) {
+    /// Accepting a connection failed. Peers can cause it, so it is said once a minute.
+    pub fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
         self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
+        if quiet {
+            return debug!(%error, "cannot accept a connection");
+        }
         error!(%error, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
     }
 

@@ -8,30 +8,43 @@ use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch;
 use bugfeed_shim::app::init_logging;
+use bugfeed_shim::cli::usage_error;
 use bugfeed_shim::source::{self, TableSpec};
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     // The one crypto provider of everything that speaks TLS here. It can only be installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = Cli::parse();
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage_error(&error));
     let ended = match cli.command {
-        None => serve(cli.serve).await,
-        Some(Command::Serve(args)) => serve(*args).await,
-        Some(Command::Gateway(args)) => gateway(*args).await,
-        Some(Command::Touch(args)) => touch(*args).await,
-        Some(Command::Watch(args)) => watch(*args).await,
+        Command::Serve(args) => serve(*args).await,
+        Command::Gateway(args) => gateway(*args).await,
+        Command::Touch(args) => touch(*args).await,
+        Command::Watch(args) => watch(*args).await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error is all there is to complain to.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, leaving out those that the text before already tells.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
@@ -119,7 +132,7 @@ fn raise_file_limit(max_connections: u32) {
     }
 }
 
-/// Cancelled by SIGTERM, SIGINT or SIGHUP; a second signal of the kind kills.
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();

@@ -139,6 +139,8 @@ fn take_bugs(value: Option<Value>) -> Result<Vec<BugId>, &'static str> {
     };
     let mut seen = std::collections::HashSet::with_capacity(bugs.len());
     bugs.retain(|bug| seen.insert(*bug));
+    // The list may wait in memory for a slow client.
+    bugs.shrink_to_fit();
     Ok(bugs)
 }
 
@@ -208,6 +210,13 @@ mod tests {
         let since = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let text = r#"{"command":"subscribe","bugs":1,"since":"2014-04-03 21:13:45Z"}"#;
         assert_eq!(parse(text), Ok(Command::Subscribe { bugs: bugs(&[1]), since: Some(since), resume: None }));
+    }
+
+    #[test]
+    fn a_list_of_repeats_keeps_no_memory() {
+        let text = format!(r#"{{"command":"subscribe","bugs":[{}1]}}"#, "1,".repeat(100_000));
+        let Ok(Command::Subscribe { bugs, .. }) = parse(&text) else { panic!("refused") };
+        assert!(bugs.len() == 1 && bugs.capacity() < 10, "{}", bugs.capacity());
     }
 
     #[test]

@@ -5,8 +5,6 @@
 pub enum Close {
     /// The client closed; echoed back. Final.
     Normal,
-    /// The gateway is shutting down for good, or nobody said otherwise: reconnect, with back-off.
-    GoingAway,
     /// The peer broke the WebSocket protocol. Reconnecting with the same bytes will not help.
     Protocol,
     /// A binary frame: this protocol is JSON text.
@@ -17,34 +15,22 @@ pub enum Close {
     TooBig,
     /// The gateway restarts: reconnect, after a random delay.
     Restart,
-    /// The gateway is full: reconnect later, perhaps to another pod.
-    Overloaded,
 }
 
 impl Close {
     /// Every reason, for tables and tests.
-    pub const ALL: [Close; 8] = [
-        Close::Normal,
-        Close::GoingAway,
-        Close::Protocol,
-        Close::Unsupported,
-        Close::InvalidText,
-        Close::TooBig,
-        Close::Restart,
-        Close::Overloaded,
-    ];
+    pub const ALL: [Close; 6] =
+        [Close::Normal, Close::Protocol, Close::Unsupported, Close::InvalidText, Close::TooBig, Close::Restart];
 
     /// The number on the wire.
     pub const fn code(self) -> u16 {
         match self {
             Close::Normal => 1000,
-            Close::GoingAway => 1001,
             Close::Protocol => 1002,
             Close::Unsupported => 1003,
             Close::InvalidText => 1007,
             Close::TooBig => 1009,
             Close::Restart => 1012,
-            Close::Overloaded => 1013,
         }
     }
 
@@ -52,19 +38,17 @@ impl Close {
     pub const fn reason(self) -> &'static str {
         match self {
             Close::Normal => "",
-            Close::GoingAway => "gateway is shutting down; reconnect",
             Close::Protocol => "WebSocket protocol error",
             Close::Unsupported => "send JSON text frames, not binary ones",
             Close::InvalidText => "text is not UTF-8",
             Close::TooBig => "message too big; split the command",
             Close::Restart => "gateway restarts; reconnect",
-            Close::Overloaded => "gateway is full; reconnect later",
         }
     }
 
     /// Whether a client should connect again, with back-off. The others mean that the client itself is at fault (or
-    /// asked to close), and would only be closed again.
+    /// asked to close), and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
     pub const fn reconnect(self) -> bool {
-        matches!(self, Close::GoingAway | Close::Restart | Close::Overloaded)
+        matches!(self, Close::Restart)
     }
 }

@@ -3,10 +3,12 @@
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed_protocol::bus::Format;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
@@ -14,6 +16,7 @@ use crate::amqp::{BrokerUrl, HistoryBounds, parse_url};
 use crate::ledger::Prefix;
 use crate::source::{Name, TableSpec};
 use crate::sql::DbUrl;
+use crate::sql::url::redact;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,19 +53,38 @@ impl Cli {
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut args: Vec<OsString> = args.into_iter().collect();
-        // An option in the place of a command is one of `run`, and so is nothing at all.
-        let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
-        let own = ["-h", "--help", "-V", "--version"];
-        if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
-            args.insert(args.len().min(1), "run".into());
-        }
-        let cli = Cli::try_parse_from(args)?;
+        let cli = Cli::try_parse_from(with_default_command(args, "run"))?;
         if let Command::Run(run) = &cli.command {
             run.check()?;
         }
         Ok(cli)
     }
+}
+
+/// Arguments with a command put in where it was left out: an option in its place is one of the default command, and so
+/// is nothing at all.
+pub fn with_default_command(args: impl IntoIterator<Item = OsString>, command: &str) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
+    let own = ["-h", "--help", "-V", "--version"];
+    if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
+        args.insert(args.len().min(1), command.into());
+    }
+    args
+}
+
+/// Ends the process with what clap says, but never with the password of a URL that it would repeat.
+pub fn usage_error(error: &clap::Error) -> ! {
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && value.contains("://")
+    {
+        let text = error.render().to_string().replace(value.as_str(), &redact(value));
+        // Standard error is all there is to complain to.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        #[expect(clippy::exit, reason = "what clap itself would do")]
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// What to do.
@@ -177,7 +199,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_HISTORY_MAX", default_value = "1000000")]
     pub history_max: u64,
     /// Publish everything that is there, then exit
-    #[arg(long, env = "BUGFEED_SHIM_ONCE")]
+    #[arg(long, env = "BUGFEED_SHIM_ONCE", value_parser = clap::builder::BoolishValueParser::new())]
     pub once: bool,
     /// With --once: give up after so many seconds, with exit code 1
     #[arg(long, value_name = "SECONDS", env = "BUGFEED_SHIM_ONCE_TIMEOUT", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -208,7 +230,7 @@ impl RunArgs {
 #[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
     /// Whether the broker keeps the feed's changes (a RabbitMQ stream), for gateways to learn what they missed
-    #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_HISTORY", default_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_HISTORY", default_value = "true", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
     /// How long the broker keeps them, where this shim makes the stream
     #[arg(long, value_name = "AGE", env = "BUGFEED_SHIM_STREAM_AGE", default_value = "7d", value_parser = age)]

@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use bugfeed_shim::{app, cli::Cli};
+use bugfeed_shim::app;
+use bugfeed_shim::cli::{Cli, usage_error};
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|e| e.exit());
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|e| usage_error(&e));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return failed(&e),

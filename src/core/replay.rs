@@ -360,7 +360,12 @@ impl Replay {
     /// All later ones count, whatever their date: a transaction that commits late brings an older date after a newer
     /// one, and a client that stored the newer date must still get it.
     pub fn before(&self, since: When) -> Pos {
-        let (start, head) = (self.start(), self.head());
+        self.before_from(self.start(), since)
+    }
+
+    /// [`Replay::before`], from a beginning of the ring that may have been trimmed away since it was read.
+    fn before_from(&self, start: Pos, since: When) -> Pos {
+        let head = self.head();
         let mut pos = start;
         while pos <= head {
             let Some(block) = self.block(pos) else {

@@ -149,3 +149,40 @@ fn more_bugs_than_allowed_forget_the_oldest_and_raise_the_floor() {
     assert_eq!(kept.first().copied(), Some(replay.floor() + 1), "nothing above the floor is missing");
     assert_eq!(kept.last().copied(), Some(1024));
 }
+
+#[test]
+fn a_ring_that_is_trimmed_under_a_reader_hides_nothing() {
+    let limits = ReplayLimits { max: 1500, ..ReplayLimits::default() };
+    let (mut recorder, replay) = replay(limits);
+    number(&mut recorder, Change { bug: bug(1), when: at(5000) }, at(5000));
+    for i in 0..4000 {
+        number(&mut recorder, Change { bug: bug(2), when: at(i) }, at(i));
+    }
+    // A reader that looked at the ring's start before most of it went.
+    assert_eq!(replay.before_from(1, at(6000)), replay.head(), "nothing is dated or recorded that late");
+    assert_eq!(replay.before_from(1, at(4000)), replay.start() - 1, "recorded later: all that is left");
+    let bugs = [bug(1), bug(2)];
+    let wanted = Wanted { bugs: &bugs, after: 0, after_old: 0, upto: replay.head(), since: None, limit: 10_000 };
+    let mut found = Vec::new();
+    assert!(!replay.chain(1, &wanted, 1, &mut found), "its block is gone");
+    replay.every(&wanted, &mut found);
+    assert_eq!(found.first().map(|found| found.pos), Some(1), "the newest of a bug remains");
+    // A late commit that left the ring after its position was determined is wanted by position, whatever its date.
+    let late = Wanted { since: Some(at(100_000)), ..wanted };
+    found.clear();
+    replay.every(&late, &mut found);
+    assert_eq!(found.first().map(|found| found.pos), Some(1));
+}
+
+#[test]
+fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
+    let limits = ReplayLimits { bugs: 800, ..ReplayLimits::default() };
+    let (mut recorder, replay) = replay(limits);
+    for i in 1..=1024 {
+        number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
+    }
+    assert!(replay.floor() > 0 && replay.start() == replay.floor() + 1);
+    let cursor = |seq| Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq };
+    assert_eq!(replay.standing(&cursor(replay.floor() - 1)), Standing::Unknown);
+    assert_eq!(replay.standing(&cursor(replay.floor())), Standing::InRing(replay.floor()));
+}

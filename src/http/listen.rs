@@ -5,12 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let mut failing = false;
+    let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -80,10 +80,11 @@ pub async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if !failing {
-                    events.accept_failed(&error);
+                let quiet = said.is_some_and(|said| said.elapsed() < Duration::from_secs(60));
+                events.accept_failed(&error, quiet);
+                if !quiet {
+                    said = Some(Instant::now());
                 }
-                failing = true;
                 // Out of files or memory: accepting at once again would only spin.
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(100)) => continue,
@@ -91,7 +92,6 @@ pub async fn serve(
                 }
             }
         };
-        failing = false;
         prepare(&stream, &limits);
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => {
@@ -112,10 +112,23 @@ fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let _ = socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout));
 }
 
+/// Says that there is no room. Reads on until the peer closes, or the answer might be lost to a reset.
 async fn turn_away(mut stream: TcpStream) {
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\n\
-        Connection: close\r\nContent-Length: 37\r\n\r\nThis gateway is full; try again later\n";
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.write_all(answer)).await;
+    let text = "This gateway is full; try again later\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
+    let turning = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut scratch = [0; 512];
+        while stream.read(&mut scratch).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // However it ends, the peer was told.
+    let _ = tokio::time::timeout(Duration::from_secs(1), turning).await;
 }
 
 /// Counts a connection as long as it lives; taken out by the request that upgrades.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -25,6 +26,9 @@ pub const DEFAULT_FEED: &str = "default";
 
 /// Names that paths of the gateway's own use, now or soon, and feeds may not have.
 pub const RESERVED: [&str; 6] = ["api", "changes", "demo", "hooks", "metrics", "sse"];
+
+/// How long writing the answer to a handshake may take.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the routes need.
 #[derive(Clone, Debug)]
@@ -94,16 +98,20 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, permit: &Permit, mut request: Request)
         headers.clone_from(request.headers());
     }
     let answer = head.body(()).ok().and_then(|head| create_response_with_body(&head, Body::empty).ok());
-    let permit = permit.0.lock().expect("nobody panics holding it").take();
+    // A body would have to be read before the connection could be taken over, and might never come.
+    let answer = answer.filter(|_| request.body().is_end_stream());
+    // A handshake that fails may be tried again on the same connection: it keeps its permit.
+    let permit = answer.as_ref().and_then(|_| permit.0.lock().expect("nobody panics holding it").take());
     let (Some(answer), Some(permit)) = (answer, permit) else {
         site.events.turned_away("bad_handshake");
         let text = "Not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
-            Sec-WebSocket-Key and Sec-WebSocket-Version: 13\n";
+            Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body\n";
         return (StatusCode::BAD_REQUEST, [(header::SEC_WEBSOCKET_VERSION, "13")], text).into_response();
     };
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
     site.tracker.spawn(async move {
-        let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
+        let upgrading = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(&mut request));
+        let Ok(Ok(upgraded)) = upgrading.await else { return };
         // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
         if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
             let handover = Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit };

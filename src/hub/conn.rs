@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bugfeed_protocol::client;
+use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::Close;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{Clock, ShardInput};
 use crate::core::frame;
-use crate::core::input::{Input, Work};
+use crate::core::input::{Input, SessionLimits, Work};
 use crate::core::shard::Peer;
 use crate::core::subscriptions::Slot;
 use crate::events::Events;
@@ -154,7 +154,7 @@ enum Heard {
 pub(super) async fn serve(
     handover: Handover,
     shard: mpsc::Sender<ShardInput>,
-    max_message_bytes: usize,
+    limits: SessionLimits,
     clock: Clock,
     events: Arc<Events>,
 ) {
@@ -169,13 +169,13 @@ pub(super) async fn serve(
     });
     let config = WebSocketConfig::default()
         .read_buffer_size(1024)
-        .max_message_size(Some(max_message_bytes))
-        .max_frame_size(Some(max_message_bytes));
+        .max_message_size(Some(limits.message_bytes))
+        .max_frame_size(Some(limits.message_bytes));
     let side = ReadSide(Arc::clone(&conn));
     let socket = WebSocketStream::from_partially_read(side, handover.rest.to_vec(), Role::Server, Some(config)).await;
     // A shard that is gone means that the process shuts down.
     if shard.send(Input::Attach(Arc::clone(&conn))).await.is_ok() {
-        talk(&conn, socket, &shard, &events).await;
+        talk(&conn, socket, &shard, limits.subscriptions, &events).await;
         linger(&conn).await;
         let _ = shard.send(Input::Detach(conn.slot())).await;
     }
@@ -187,6 +187,7 @@ async fn talk(
     conn: &Arc<Conn>,
     mut socket: WebSocketStream<ReadSide>,
     shard: &mpsc::Sender<ShardInput>,
+    max_bugs: usize,
     events: &Events,
 ) {
     // Busy until the shard has attached the connection, and again with each piece of work.
@@ -207,7 +208,7 @@ async fn talk(
                 want_writable = false;
                 Input::Writable(conn.slot())
             }
-            message = socket.next(), if !busy => match heard(message, events) {
+            message = socket.next(), if !busy => match heard(message, max_bugs, events) {
                 Heard::Work(work) => {
                     busy = true;
                     Input::Work(conn.slot(), work)
@@ -222,9 +223,20 @@ async fn talk(
     }
 }
 
-fn heard(message: Option<Result<Message, Error>>, events: &Events) -> Heard {
+/// Reads a command. More bugs than a session may have are refused here: a command may have to wait in memory.
+fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
+    let command = client::parse(text)?;
+    match &command {
+        Command::Subscribe { bugs, .. } | Command::Unsubscribe { bugs } if bugs.len() > max_bugs => {
+            Err(Refusal { command: Some(command.name().to_owned()), error: errors::TOO_MANY })
+        }
+        _ => Ok(command),
+    }
+}
+
+fn heard(message: Option<Result<Message, Error>>, max_bugs: usize, events: &Events) -> Heard {
     let close = match message {
-        Some(Ok(Message::Text(text))) => return Heard::Work(Work::Command(client::parse(&text))),
+        Some(Ok(Message::Text(text))) => return Heard::Work(Work::Command(command(&text, max_bugs))),
         Some(Ok(Message::Ping(payload))) => return Heard::Work(Work::Write(frame::pong(&payload))),
         Some(Ok(Message::Pong(_) | Message::Frame(_))) => return Heard::Nothing,
         Some(Ok(Message::Close(_))) => Close::Normal,

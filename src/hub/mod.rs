@@ -124,7 +124,7 @@ impl Feed {
         let serve = conn::serve(
             handover,
             self.shards[shard].clone(),
-            self.options.session.message_bytes,
+            self.options.session,
             self.clock,
             Arc::clone(&self.events),
         );
@@ -138,11 +138,6 @@ impl Feed {
             // A shard that is gone has no sessions.
             let _ = shard.send(Input::Drain { window_ms }).await;
         }
-    }
-
-    /// The replay cache's bounds and those of a session, for the page that tells them.
-    pub fn options(&self) -> &HubOptions {
-        &self.options
     }
 }
 

@@ -168,6 +168,26 @@ async fn a_ping_is_answered_and_a_close_too() {
     assert!(matches!(futures::StreamExt::next(&mut client.0).await, None | Some(Err(WsError::ConnectionClosed))));
 }
 
+/// RFC 6455 §4.4: a client that learns which version is spoken tries again, on the same connection.
+#[tokio::test]
+async fn a_handshake_may_be_tried_again() {
+    let serve = Serve::start(&[]).await;
+    let head = |version: u8| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: {version}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let mut stream = TcpStream::connect(serve.clients).await.unwrap();
+    for (version, want) in [(8, "400"), (13, "101")] {
+        stream.write_all(head(version).as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = tokio::time::timeout(SOON, stream.read(&mut answer)).await.expect("an answer").unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {want} ")), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_are_no_client() {
     let serve = Serve::start(&[]).await;
@@ -187,6 +207,13 @@ async fn requests_that_are_no_client() {
     );
     let (status, body) = request(host, &old).await;
     assert!(status == 400 && body.contains("Version: 13"), "{status} {body}");
+    // A body that may never come must not hold a place for ever.
+    let body = format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nhello"
+    );
+    let (status, text) = request(host, &body).await;
+    assert!(status == 400 && text.contains("no body"), "{status} {text}");
     let long = format!("GET /{} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", "x".repeat(100_000));
     assert!(matches!(request(host, &long).await.0, 414 | 431), "a head without end");
     assert_eq!(request(host, "\u{16}\u{3}\u{1} this is not HTTP\r\n\r\n").await.0, 400);

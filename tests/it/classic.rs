@@ -81,11 +81,16 @@ async fn live_probes_and_metrics() {
     client.subscribe(&[1]).await;
     serve.touch(1, T).await;
     client.update().await;
-    let (_, metrics) = get(serve.admin, "/metrics").await;
     for line in
         ["bugfeed_changes_total{feed=\"default\"} 1", "bugfeed_connections 1", "updates_sent_total{kind=\"live\"} 1"]
     {
-        assert!(metrics.contains(line), "{line} is not in {metrics}");
+        // What was written is counted a moment later.
+        eventually(SOON, line, async || {
+            let (_, metrics) = get(serve.admin, "/metrics").await;
+            if metrics.contains(line) { Ok(()) } else { Err(metrics) }
+        })
+        .await
+        .unwrap();
     }
 }
 

@@ -106,6 +106,7 @@ async fn start_up_faults_end_with_a_clear_error_and_an_exit_code() {
         (&["--idle-timeout-ms", "10"], 2, &["--idle-timeout-ms 10", "--ping-interval-ms"]),
         (&["watch", "1", "--url", "ftp://x"], 2, &["--url", "ws://"]),
         (&["touch", "1", "--source", "sqlite:///nowhere/at/all.db"], 1, &["error: ", "--source"]),
+        (&["touch", "1", "--source", "mysql://me:topsecret@127.0.0.1/"], 2, &["--source", "mysql://me@127.0.0.1/"]),
         (&["frobnicate"], 2, &["frobnicate"]),
     ] {
         let mut proc = Proc::spawn(bugfeed(), args, &[]).unwrap();
@@ -116,14 +117,15 @@ async fn start_up_faults_end_with_a_clear_error_and_an_exit_code() {
             assert!(output.contains(want), "{args:?}: no '{want}' in: {output}");
         }
         assert!(!output.contains("panicked") && !output.contains("Error {"), "{args:?}: {output}");
+        assert!(!output.contains("topsecret"), "{args:?}: {output}");
     }
 }
 
 #[tokio::test]
 async fn help_teaches_by_example() {
     for (args, wants) in [
-        (&["--help"][..], &["bugfeed watch 1234", "bugfeed touch 1234", "gateway", "BUGFEED_DATA_DIR"][..]),
-        (&["serve", "--help"], &["Examples:", "INSERT INTO push_notify", "--max-connections"]),
+        (&["--help"][..], &["bugfeed watch 1234", "bugfeed touch 1234", "gateway", "bugfeed [serve]"][..]),
+        (&["serve", "--help"], &["Examples:", "INSERT INTO push_notify", "--max-connections", "BUGFEED_DATA_DIR"]),
         (&["gateway", "--help"], &["Examples:", "--feed", "bugfeed.default", "BUGFEED_AMQP"]),
         (&["touch", "--help"], &["Examples:", "--when 2014-04-03T21:13:45", "mysql://"]),
         (&["watch", "--help"], &["Examples:", "--json", "{\"bug\":1234"]),

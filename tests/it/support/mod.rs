@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed::app::{self, Ports};
-use bugfeed::cli::{Cli, ServeArgs};
+use bugfeed::cli::{Cli, Command, ServeArgs};
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::source::{self, TableSpec};
-use clap::Parser as _;
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -38,7 +37,9 @@ impl Serve {
         let data = dir.path().join("data");
         let data = data.to_str().unwrap();
         let fixed = ["bugfeed", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data];
-        let args: ServeArgs = Cli::try_parse_from(fixed.iter().chain(options)).unwrap().serve;
+        let args = fixed.iter().chain(options).map(std::ffi::OsString::from);
+        let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
+        let args: ServeArgs = *args;
         let ports = Ports::bind(&args.listen).unwrap();
         let (clients, admin) = ports.addresses().unwrap();
         let stop = CancellationToken::new();
