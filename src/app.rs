@@ -187,7 +187,9 @@ pub async fn gateway(args: &GatewayArgs, ports: Ports, stop: &CancellationToken)
             queue: args.queue_name.as_ref().map(|queue| format!("{queue}.{name}")),
             queue_max: args.queue_max,
             prefetch: args.prefetch,
-            history: args.history.then(|| HistoryBounds { age_s: args.stream_age.as_secs(), bytes: args.stream_bytes }),
+            history: args
+                .history
+                .then_some(HistoryBounds { age_s: args.stream_age.as_secs(), bytes: args.stream_bytes }),
         };
         let (health, stop) = (gateway.health.clone(), gateway.inner_stop.clone());
         let bus = async move { Ok(amqp::run(options, ingest, health, stop).await?) };

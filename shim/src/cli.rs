@@ -243,7 +243,7 @@ pub struct HistoryArgs {
 impl HistoryArgs {
     /// The stream's bounds, if there is to be one.
     pub fn bounds(&self) -> Option<HistoryBounds> {
-        self.history.then(|| HistoryBounds { age_s: self.stream_age.as_secs(), bytes: self.stream_bytes })
+        self.history.then_some(HistoryBounds { age_s: self.stream_age.as_secs(), bytes: self.stream_bytes })
     }
 }
 

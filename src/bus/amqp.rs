@@ -232,7 +232,7 @@ async fn catch_up(
 
 fn lost(url: &BrokerUrl, error: HistoryError) -> AmqpError {
     match error {
-        HistoryError::Amqp(error) => error,
+        HistoryError::Amqp(error) => *error,
         HistoryError::Silent(_) => AmqpError::Timeout(url.clone()),
     }
 }

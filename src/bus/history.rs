@@ -49,10 +49,16 @@ pub struct History {
 pub enum HistoryError {
     /// The broker said no, or the connection is lost.
     #[error(transparent)]
-    Amqp(#[from] AmqpError),
+    Amqp(Box<AmqpError>),
     /// Nothing came for a while.
     #[error("history '{0}' does not answer; it may be recovering")]
     Silent(String),
+}
+
+impl From<AmqpError> for HistoryError {
+    fn from(error: AmqpError) -> HistoryError {
+        HistoryError::Amqp(Box::new(error))
+    }
 }
 
 impl History {
@@ -110,7 +116,7 @@ impl History {
         connection: &Connection,
         ingest: &mut Ingest,
     ) -> Result<Option<u64>, HistoryError> {
-        let failed = |error| HistoryError::Amqp(AmqpError::broker(url, error));
+        let failed = |error| HistoryError::from(AmqpError::broker(url, error));
         let name = amqp::history_name(&self.exchange);
         let channel = connection.create_channel().await.map_err(failed)?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(failed)?;
