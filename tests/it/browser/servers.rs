@@ -58,9 +58,24 @@ impl Server {
         get(([127, 0, 0, 1], self.admin).into(), "/readyz").await.0
     }
 
-    /// `bugfeed touch` in the all-in-one's folder.
+    /// `bugfeed touch` in the all-in-one's folder. Where it runs, waits until it has the changes: what is subscribed
+    /// after this finds them in the catch-up.
     pub async fn touch(&self, args: &[&str]) {
+        let before = self.changes().await;
         touch(self.dir.path(), args).await;
+        if let Some(before) = before {
+            let bugs = args.iter().take_while(|arg| !arg.starts_with('-')).count();
+            let arrived = async || self.changes().await.is_some_and(|changes| changes >= before + bugs);
+            eventually(SOON, "the changes arrive", arrived).await.unwrap();
+        }
+    }
+
+    /// How many changes it has taken in, if it runs.
+    async fn changes(&self) -> Option<usize> {
+        TcpStream::connect(("127.0.0.1", self.admin)).await.ok()?;
+        let (_, metrics) = get(([127, 0, 0, 1], self.admin).into(), "/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("bugfeed_changes_total{feed=\"default\"} "));
+        Some(line.map_or(0, |count| count.parse().unwrap()))
     }
 }
 
