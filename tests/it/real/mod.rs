@@ -4,4 +4,5 @@ mod chaos;
 mod end_to_end;
 mod gateway;
 mod history;
+mod soak;
 mod split;

@@ -1,0 +1,247 @@
+//! The test itself: set everything up, let it die at random, let it catch up, check, report.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bugfeed_protocol::When;
+use bugfeed_testbed::{RabbitMq, eventually};
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::check::Truth;
+use super::client::{Client, Plan, Seen};
+use super::faults::{self, Counts, Period};
+use super::pods::{Pods, Program, said};
+use super::tracker::{BUGS, Dates, Tracker, Wrote, write};
+use crate::real::split::init;
+use crate::support::SOON;
+
+/// How long everything may take to catch up once nothing dies any more.
+const CATCH_UP: Duration = Duration::from_secs(90);
+const WRITERS: u64 = 4;
+/// Which gateways send little at a time.
+const NARROW: [bool; 3] = [false, false, true];
+/// How many messages the gateways' queues hold.
+const QUEUE_MAX: [&str; 3] = ["1000000", "30", "1000000"];
+
+fn from_env(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// All that runs beside the clients.
+struct World {
+    rabbit: RabbitMq,
+    gateways: Vec<Program>,
+    shims: [Program; 2],
+    pods: Arc<Pods>,
+    tracker: Arc<Tracker>,
+    logs: PathBuf,
+}
+
+impl World {
+    async fn start(seed: u64) -> Option<World> {
+        let (tracker, rabbit) = tokio::join!(Tracker::start(), RabbitMq::start_or_skip());
+        let (tracker, rabbit) = (Arc::new(tracker?), rabbit?);
+        init(&tracker.source_url()).await;
+        let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{seed}"));
+        std::fs::create_dir_all(&logs).unwrap();
+        // A frozen peer is found out within seconds.
+        let amqp = format!("{}?heartbeat=2", rabbit.url());
+        let (source, ledger) = (tracker.source_url(), tracker.ledger_url());
+        let shim = ["run", "--source", &source, "--ledger", &ledger, "--amqp", &amqp, "--poll-interval-ms", "100"];
+        let mut shims = ["shim0", "shim1"].map(|name| Program::new(name, "bugfeed-shim", &shim, &logs));
+        shims[0].start();
+        let pods = Arc::new(Pods::new(&NARROW));
+        let mut gateways: Vec<Program> = pods
+            .0
+            .iter()
+            .enumerate()
+            .map(|(index, pod)| {
+                let (clients, admin) = (pod.clients.to_string(), pod.admin.to_string());
+                let buffer = if NARROW[index] { "4096" } else { "4194304" };
+                let mut args = vec!["gateway", "--amqp", &amqp, "--listen", &clients, "--admin-listen", &admin];
+                args.extend(["--send-buffer-bytes", buffer, "--ping-interval-ms", "1000"]);
+                args.extend(["--queue-max", QUEUE_MAX[index], "--prefetch", "30"]);
+                args.extend(["--idle-timeout-ms", "8000", "--drain-window-ms", "1000"]);
+                Program::new(&format!("gateway{index}"), "bugfeed", &args, &logs)
+            })
+            .collect();
+        gateways.iter_mut().for_each(Program::start);
+        shims[1].start();
+        tracker.prime().await;
+        tracker.drained(SOON).await;
+        Some(World { rabbit, gateways, shims, pods, tracker, logs })
+    }
+}
+
+/// The clients: two thirds modern, one third classic; of each kind some that do not read for a while.
+struct Clients {
+    plans: Vec<(Plan, Arc<Mutex<Seen>>)>,
+    running: JoinSet<()>,
+    calm: CancellationToken,
+}
+
+impl Clients {
+    async fn start(count: usize, seed: u64, pods: &Arc<Pods>, tracker: &Arc<Tracker>) -> Clients {
+        let mut clients = Clients { plans: Vec::new(), running: JoinSet::new(), calm: CancellationToken::new() };
+        let since = When::from_system_time(SystemTime::now() - Duration::from_secs(2));
+        let mut bugs: Vec<u64> = (1..=BUGS).collect();
+        for number in 0..count {
+            let mut random = SmallRng::seed_from_u64(seed + 1000 + number as u64);
+            bugs.shuffle(&mut random);
+            // Some watch all, most only some.
+            let watched = if number % 20 == 5 { bugs.len() } else { random.random_range(1..15) };
+            let stalls = number % 7 == 5;
+            let narrow = stalls || number % 2 == 1;
+            let plan = Plan { number, modern: number % 3 != 2, bugs: bugs[..watched].to_vec(), stalls, narrow };
+            let seen = Arc::new(Mutex::new(Seen::default()));
+            clients.plans.push((plan.clone(), Arc::clone(&seen)));
+            let (pods, tracker, calm) = (Arc::clone(pods), Arc::clone(tracker), clients.calm.clone());
+            let retry_after = Duration::ZERO;
+            let client = Client { plan, seen, random, pods, tracker, calm, cursor: None, since, retry_after };
+            clients.running.spawn(client.run());
+        }
+        eventually(SOON, "all clients are subscribed", async || {
+            clients.plans.iter().all(|(_, seen)| seen.lock().unwrap().subscribed)
+        })
+        .await
+        .unwrap();
+        clients
+    }
+
+    /// Waits until each has the newest change of each of its bugs; what is still lacking when time is up is said later.
+    async fn caught_up(&self, truth: &Truth) {
+        let lacking = async || {
+            let lacks = |(plan, seen): &(Plan, Arc<Mutex<Seen>>)| !truth.lacks(plan, &seen.lock().unwrap()).is_empty();
+            self.plans.iter().filter(|client| lacks(client)).count() == 0
+        };
+        if let Err(error) = eventually(CATCH_UP, "all clients are current", lacking).await {
+            println!("{error}");
+        }
+    }
+
+    fn report(&self, truth: &Truth) -> (String, Vec<String>) {
+        let mut wrong = Vec::new();
+        let mut sum = Seen::default();
+        let (mut updates, mut conflated, mut modern) = (0, 0, 0);
+        for (plan, seen) in &self.plans {
+            let seen = seen.lock().unwrap();
+            wrong.extend(truth.judge(plan, &seen));
+            conflated += truth.conflated(plan, &seen);
+            updates += seen.updates.len();
+            modern += usize::from(plan.modern);
+            sum.connections += seen.connections;
+            sum.complete += seen.complete;
+            sum.latest += seen.latest;
+            sum.behind += seen.behind;
+            sum.gaps += seen.gaps;
+            sum.goaways += seen.goaways;
+            sum.stalls += seen.stalls;
+        }
+        let line = format!(
+            "{} clients ({modern} modern) with {} connections, {} stalls and {} goaways got {updates} updates, \
+             {conflated} conflated; resumes: {} complete, {} latest; gaps: {} told by \
+             gateways that were behind, {} others",
+            self.plans.len(),
+            sum.connections,
+            sum.stalls,
+            sum.goaways,
+            sum.complete,
+            sum.latest,
+            sum.behind,
+            sum.gaps,
+        );
+        if sum.gaps > 0 {
+            wrong.push(format!("{} gaps, though history was there all the time", sum.gaps));
+        }
+        (line, wrong)
+    }
+}
+
+/// Runs every lane of faults to its end.
+async fn die_at_random(world: World, period: Period, seed: u64) -> (World, Counts) {
+    let World { rabbit, gateways, shims, pods, tracker, logs } = world;
+    let random = |lane: u64| SmallRng::seed_from_u64(seed + lane);
+    let lane = |(index, program)| faults::gateway(program, index, Arc::clone(&pods), period, random(3 + index as u64));
+    let lanes = futures::future::join_all(gateways.into_iter().enumerate().map(lane));
+    let broker = faults::broker(rabbit, period, random(1));
+    let shims = faults::shims(shims, period, random(2));
+    let ((mut counts, rabbit), (of_shims, shims), lanes) =
+        tokio::join!(Box::pin(broker), Box::pin(shims), Box::pin(lanes));
+    counts.extend(of_shims);
+    let mut gateways = Vec::new();
+    for (of_gateway, gateway) in lanes {
+        of_gateway.into_iter().for_each(|(kind, count)| *counts.entry(kind).or_default() += count);
+        gateways.push(gateway);
+    }
+    (World { rabbit, gateways, shims, pods, tracker, logs }, counts)
+}
+
+async fn finish(writers: Vec<JoinHandle<Wrote>>) -> Wrote {
+    let mut all = Wrote::default();
+    for writer in writers {
+        let wrote = writer.await.unwrap();
+        all.rows += wrote.rows;
+        all.late += wrote.late;
+        all.rolled_back += wrote.rolled_back;
+        all.bursts += wrote.bursts;
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_dies_at_random() {
+    let seed = from_env("BUGFEED_SOAK_SEED", u64::from(rand::random::<u32>()));
+    let seconds = from_env("BUGFEED_SOAK_SECONDS", 25);
+    let count = usize::try_from(from_env("BUGFEED_SOAK_CLIENTS", 240)).unwrap();
+    println!("seed {seed}; the same schedule again: BUGFEED_SOAK_SEED={seed} BUGFEED_SOAK_SECONDS={seconds}");
+    let Some(world) = World::start(seed).await else { return };
+    let (pods, tracker, logs) = (Arc::clone(&world.pods), Arc::clone(&world.tracker), world.logs.clone());
+    let probed = Arc::clone(&pods);
+    let probe = tokio::spawn(async move { probed.probe().await });
+    let ready = || eventually(CATCH_UP, "every gateway is ready", async || pods.all_ready());
+    ready().await.unwrap();
+    let clients = Clients::start(count, seed, &pods, &tracker).await;
+    let (stop, dates) = (CancellationToken::new(), Arc::new(Dates::default()));
+    let writer = |n| tokio::spawn(write(tracker.source_url(), Arc::clone(&dates), seed + 100 + n, stop.clone()));
+    let writers = (0..WRITERS).map(writer).collect();
+
+    let begin = Instant::now();
+    let period = Period { begin, end: begin + Duration::from_secs(seconds) };
+    let (world, faults) = die_at_random(world, period, seed).await;
+    stop.cancel();
+    let wrote = finish(writers).await;
+    clients.calm.cancel();
+    let calm = Instant::now();
+    ready().await.unwrap();
+    tracker.drained(CATCH_UP).await;
+    let truth = Truth::new(&tracker.written().await, &tracker.numbered().await);
+    let truth = truth.unwrap_or_else(|wrong| panic!("numbering: {}; logs in {}", wrong.join("\n"), logs.display()));
+    clients.caught_up(&truth).await;
+
+    let (line, wrong) = clients.report(&truth);
+    let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    println!(
+        "soak: seed {seed}, {seconds} s: {}; {} changes ({} late commits, {} bursts, {} rolled back), numbered 1 to {}; \
+         {line}; all current {:.1} s after the last fault; losses: {}",
+        faults.join(", "),
+        wrote.rows,
+        wrote.late,
+        wrote.bursts,
+        wrote.rolled_back,
+        truth.changes(),
+        calm.elapsed().as_secs_f32(),
+        wrong.len(),
+    );
+    probe.abort();
+    drop((clients, world));
+    let [reads, holes, failed] = ["history read", "asking history", "no history"].map(|what| said(&logs, what));
+    println!("soak: history was read {reads} times, {holes} of them for a hole; {failed} times it could not be read");
+    assert!(wrong.is_empty(), "{}\nlogs of all processes: {}", wrong.join("\n"), logs.display());
+    std::fs::remove_dir_all(logs).unwrap();
+}

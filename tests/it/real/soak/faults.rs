@@ -1,0 +1,163 @@
+//! What dies: one lane of faults for each gateway, one for the shims, one for the broker, side by side. Each draws its
+//! faults like cards from a deck, so that every kind comes up, and leaves everything running in the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bugfeed_testbed::RabbitMq;
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom as _;
+use tokio::time::Instant;
+
+use super::pause;
+use super::pods::{Pods, Program};
+
+/// How often each kind of fault came.
+pub type Counts = BTreeMap<&'static str, u32>;
+
+/// When it began, and when faults end.
+#[derive(Clone, Copy)]
+pub struct Period {
+    pub begin: Instant,
+    pub end: Instant,
+}
+
+/// The faults of one lane.
+pub struct Lane {
+    period: Period,
+    random: SmallRng,
+    kinds: &'static [&'static str],
+    deck: Vec<&'static str>,
+    counts: Counts,
+}
+
+fn millis(random: &mut SmallRng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(random.random_range(range))
+}
+
+impl Lane {
+    fn new(period: Period, random: SmallRng, kinds: &'static [&'static str]) -> Lane {
+        Lane { period, random, kinds, deck: Vec::new(), counts: Counts::new() }
+    }
+
+    /// The next fault, after a pause; none when it is over.
+    async fn next(&mut self, who: &str) -> Option<&'static str> {
+        pause(millis(&mut self.random, 500..4000)).await;
+        if Instant::now() >= self.period.end {
+            return None;
+        }
+        if self.deck.is_empty() {
+            self.deck.extend(self.kinds);
+            self.deck.shuffle(&mut self.random);
+        }
+        let kind = self.deck.pop()?;
+        *self.counts.entry(kind).or_default() += 1;
+        println!("{:6.1} s  {who}: {kind}", self.period.begin.elapsed().as_secs_f32());
+        Some(kind)
+    }
+}
+
+const KILLED: &str = "gateway killed";
+const DRAINED: &str = "gateway drained";
+const FROZEN: &str = "gateway frozen";
+const PAUSED: &str = "gateway paused";
+
+/// Kills, drains and freezes one gateway, and starts it again on the same port.
+pub async fn gateway(
+    mut gateway: Program,
+    index: usize,
+    pods: Arc<Pods>,
+    period: Period,
+    random: SmallRng,
+) -> (Counts, Program) {
+    let mut lane = Lane::new(period, random, &[KILLED, DRAINED, FROZEN, PAUSED]);
+    while let Some(kind) = lane.next(&gateway.name).await {
+        match kind {
+            FROZEN => {
+                // Longer than its heartbeat to the broker, and than its clients wait.
+                let length = millis(&mut lane.random, 5000..6500);
+                gateway.freeze(length).await;
+                continue;
+            }
+            PAUSED => {
+                // So short that its connections last, long enough for a small queue to overflow.
+                let length = millis(&mut lane.random, 1000..3000);
+                gateway.freeze(length).await;
+                continue;
+            }
+            KILLED => gateway.kill9(),
+            _ => gateway.terminate().await,
+        }
+        let away = millis(&mut lane.random, 0..1500);
+        pods.reborn(index);
+        pause(away).await;
+        gateway.start();
+    }
+    gateway.proc();
+    (lane.counts, gateway)
+}
+
+const SHIM_KILLED: &str = "shim killed";
+const SHIM_STOPPED: &str = "shim stopped";
+const SHIM_FROZEN: &str = "shim frozen";
+
+/// Kills, stops and freezes one of the shims at a time.
+pub async fn shims(mut shims: [Program; 2], period: Period, random: SmallRng) -> (Counts, [Program; 2]) {
+    let mut lane = Lane::new(period, random, &[SHIM_KILLED, SHIM_KILLED, SHIM_FROZEN, SHIM_STOPPED]);
+    loop {
+        let Some(kind) = lane.next("shims").await else { break };
+        // The one that works is more worth it.
+        let works = |shim: &Program| {
+            let last = |text: &str| shim.proc.as_ref().map_or(0, |proc| proc.output().matches(text).count());
+            last("working on this ledger") > last("another shim has taken over")
+        };
+        let worker = shims.iter().position(works).unwrap_or(0);
+        let shim = &mut shims[if lane.random.random_ratio(4, 5) { worker } else { 1 - worker }];
+        match kind {
+            SHIM_FROZEN => {
+                // Longer than the lease.
+                let length = millis(&mut lane.random, 6500..8500);
+                shim.freeze(length).await;
+                continue;
+            }
+            SHIM_KILLED => shim.kill9(),
+            _ => shim.terminate().await,
+        }
+        let away = millis(&mut lane.random, 0..2500);
+        pause(away).await;
+        shim.start();
+    }
+    for shim in &mut shims {
+        shim.proc();
+    }
+    (lane.counts, shims)
+}
+
+const BROKER_KILLED: &str = "broker killed";
+const BROKER_FROZEN: &str = "broker frozen";
+const CONNECTIONS_CLOSED: &str = "connections closed by the broker";
+
+/// Kills and freezes the broker, and makes it close all connections.
+pub async fn broker(mut rabbit: RabbitMq, period: Period, random: SmallRng) -> (Counts, RabbitMq) {
+    let mut lane = Lane::new(period, random, &[BROKER_KILLED, CONNECTIONS_CLOSED, CONNECTIONS_CLOSED, BROKER_FROZEN]);
+    while let Some(kind) = lane.next("broker").await {
+        match kind {
+            BROKER_KILLED => {
+                let away = millis(&mut lane.random, 0..2000);
+                rabbit.kill9().await;
+                pause(away).await;
+                rabbit.start_again().await.unwrap();
+            }
+            BROKER_FROZEN => {
+                let length = millis(&mut lane.random, 4500..6500);
+                rabbit.process().expect("it runs").sigstop();
+                pause(length).await;
+                rabbit.process().expect("it runs").sigcont();
+            }
+            _ => drop(rabbit.ctl(&["close_all_connections", "chaos"]).await.unwrap()),
+        }
+    }
+    (lane.counts, rabbit)
+}
