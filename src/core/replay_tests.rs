@@ -145,7 +145,7 @@ fn more_bugs_than_allowed_forget_the_oldest_and_raise_the_floor() {
         number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
         assert!(replay.bugs() <= 800 + 64);
     }
-    let kept = (1..=1024).filter(|&i| replay.newest.contains_key(&bug(i))).collect::<Vec<_>>();
+    let kept = (1..=1024).filter(|&i| replay.newest_of(bug(i)).is_some()).collect::<Vec<_>>();
     assert_eq!(kept.first().copied(), Some(replay.floor() + 1), "nothing above the floor is missing");
     assert_eq!(kept.last().copied(), Some(1024));
 }
@@ -185,4 +185,12 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
     let cursor = |seq| Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq };
     assert_eq!(replay.standing(&cursor(replay.floor() - 1)), Standing::Unknown);
     assert_eq!(replay.standing(&cursor(replay.floor())), Standing::InRing(replay.floor()));
+}
+
+#[test]
+fn an_entry_of_the_table_takes_28_bytes() {
+    assert_eq!(size_of::<(Half, Packed)>(), 28);
+    for bits in [0, 1, u64::from(u32::MAX), u64::MAX, 0x0123_4567_89AB_CDEF] {
+        assert_eq!(Half::new(bits).get(), bits);
+    }
 }
