@@ -149,7 +149,7 @@ async fn consume(
     if let Some(history) = history.as_deref_mut() {
         health.down(&format!("feed {}", ingest.feed), "reading history");
         let caught_up = tokio::select! {
-            caught_up = catch_up(history, options, &link, ingest) => caught_up,
+            caught_up = catch_up(history, options, &link.connection, ingest) => caught_up,
             () = stop.cancelled() => return None,
         };
         if let Err(lost) = caught_up {
@@ -203,7 +203,7 @@ async fn consume(
 async fn catch_up(
     history: &mut History,
     options: &AmqpOptions,
-    link: &Link,
+    connection: &Connection,
     ingest: &mut Ingest,
 ) -> Result<(), AmqpError> {
     // Right after a broker's restart a stream can be away for a moment.
@@ -211,16 +211,22 @@ async fn catch_up(
     let mut last = None;
     while backoff.failures() < STREAM_ATTEMPTS {
         let read = async {
-            history.declare(&options.url, &link.connection).await?;
-            history.read(&options.url, &link.connection, ingest).await
+            history.declare(&options.url, connection).await?;
+            history.read(&options.url, connection, ingest).await
         };
         match read.await {
             Ok(read) => {
                 ingest.events.history_read(&ingest.feed, read);
                 return Ok(());
             }
-            Err(error) if !link.connection.status().connected() => return Err(lost(&options.url, error)),
-            Err(error) => last = Some(error),
+            Err(error) if !connection.status().connected() => return Err(lost(&options.url, error)),
+            Err(error) => {
+                let permanent = error.needs_a_person();
+                last = Some(error);
+                if permanent {
+                    break;
+                }
+            }
         }
         tokio::time::sleep(backoff.next(rand::random())).await;
     }
@@ -260,11 +266,7 @@ async fn fill(
     let Hole { message, recorded, missing, before } = hole;
     ingest.events.hole(&ingest.feed, missing, &before);
     if let Some(history) = history {
-        match history.read(&options.url, connection, ingest).await {
-            Ok(read) => ingest.events.history_read(&ingest.feed, read),
-            Err(error) if !connection.status().connected() => return Err(lost(&options.url, error)),
-            Err(error) => ingest.events.no_history(&ingest.feed, &error),
-        }
+        catch_up(history, options, connection, ingest).await?;
     }
     ingest.take_anyway(&message, recorded).await;
     Ok(())

@@ -55,6 +55,13 @@ pub enum HistoryError {
     Silent(String),
 }
 
+impl HistoryError {
+    /// Whether trying again is of no use: no streams here, or no permission.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, HistoryError::Amqp(error) if error.needs_a_person())
+    }
+}
+
 impl From<AmqpError> for HistoryError {
     fn from(error: AmqpError) -> HistoryError {
         HistoryError::Amqp(Box::new(error))
