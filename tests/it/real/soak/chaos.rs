@@ -27,7 +27,7 @@ const WRITERS: u64 = 4;
 /// Which gateways send little at a time.
 const NARROW: [bool; 3] = [false, false, true];
 /// How many messages the gateways' queues hold.
-const QUEUE_MAX: [&str; 3] = ["1000000", "30", "1000000"];
+const QUEUE_MAX: [&str; 3] = ["1000000", "10", "10"];
 
 fn from_env(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
@@ -66,7 +66,7 @@ impl World {
                 let buffer = if NARROW[index] { "4096" } else { "4194304" };
                 let mut args = vec!["gateway", "--amqp", &amqp, "--listen", &clients, "--admin-listen", &admin];
                 args.extend(["--send-buffer-bytes", buffer, "--ping-interval-ms", "1000"]);
-                args.extend(["--queue-max", QUEUE_MAX[index], "--prefetch", "30"]);
+                args.extend(["--queue-max", QUEUE_MAX[index], "--prefetch", "10"]);
                 args.extend(["--idle-timeout-ms", "8000", "--drain-window-ms", "1000"]);
                 Program::new(&format!("gateway{index}"), "bugfeed", &args, &logs)
             })

@@ -72,7 +72,7 @@ pub async fn gateway(
     period: Period,
     random: SmallRng,
 ) -> (Counts, Program) {
-    let mut lane = Lane::new(period, random, &[KILLED, DRAINED, FROZEN, PAUSED]);
+    let mut lane = Lane::new(period, random, &[KILLED, PAUSED, DRAINED, PAUSED, FROZEN]);
     while let Some(kind) = lane.next(&gateway.name).await {
         match kind {
             FROZEN => {
