@@ -73,7 +73,10 @@ impl Intake {
             self.own.seq += 1;
             self.own.clone()
         });
-        let continuity = match self.sequence.admit(&cursor) {
+        // Between numbered changes, one without a number moves no cursor: it is told, and that is all.
+        let beside = message.cursor.is_none() && self.sequence.head().is_some_and(|head| head.epoch != self.own.epoch);
+        let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor) };
+        let continuity = match admit {
             Admit::Next => Continuity::Next,
             Admit::NewEpoch | Admit::Ahead { .. } => Continuity::Broken,
             Admit::Late => Continuity::Late,
@@ -107,5 +110,47 @@ impl Intake {
     /// Lets go of what has become too old.
     pub fn tick(&mut self, now: When) {
         self.recorder.tick(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::{BugId, Change};
+
+    use super::*;
+    use crate::core::replay::{ReplayLimits, replay};
+
+    /// What each message becomes: its position and cursor as shown, `!` after a gap, `late`.
+    fn take_all(numbers: &[Option<&str>]) -> Vec<String> {
+        let (recorder, _) = replay(ReplayLimits::default());
+        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let take = |number: &Option<&str>| {
+            let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
+            let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()) };
+            match intake.anyway(&message, None, When::MIN) {
+                Taken::New(New { update, gap, late }) => {
+                    let shown = intake.replay().cursor_at(update.pos).unwrap();
+                    format!("{shown}{}{}", if gap.is_some() { "!" } else { "" }, if late { " late" } else { "" })
+                }
+                other => format!("{other:?}"),
+            }
+        };
+        numbers.iter().map(take).collect()
+    }
+
+    #[test]
+    fn epochs_beside_each_other() {
+        for (numbers, want) in [
+            (&[None, None][..], &["own.1", "own.2"][..]),
+            // A producer without numbers beside the shim moves no cursor, and breaks nothing.
+            (&[Some("E.1"), None, Some("E.2"), None], &["E.1", "E.1 late", "E.2", "E.2 late"]),
+            (&[None, Some("E.1"), None, Some("E.2")], &["own.1", "E.1!", "E.1 late", "E.2"]),
+            // A straggler of a ledger that was replaced: found by the simulation. Its cursor would claim what another
+            // gateway, where it came earlier, has yet to send.
+            (&[Some("E.1"), Some("F.1"), Some("E.2"), Some("F.2")], &["E.1", "F.1!", "E.2!", "F.2!"]),
+            (&[Some("E.2"), Some("F.1"), Some("E.1"), Some("F.2")], &["E.2", "F.1!", "F.1 late", "F.2"]),
+        ] {
+            assert_eq!(take_all(numbers), want, "{numbers:?}");
+        }
     }
 }

@@ -11,7 +11,8 @@ use bugfeed_protocol::{Cursor, Epoch};
 pub enum Admit {
     /// The next one, or the first ever.
     Next,
-    /// The first of an epoch other than the last one's: the ledger was made anew, or there are two producers.
+    /// Another epoch than the last one's, also where it is one from before that goes on: the ledger was made anew, or
+    /// there are two producers. How their numbers lie between each other may differ from gateway to gateway.
     NewEpoch,
     /// Later than the next one; this many between have not come (yet).
     Ahead {
@@ -24,10 +25,17 @@ pub enum Admit {
     Known,
 }
 
+impl Admit {
+    /// Whether the number is newer than all of its epoch.
+    fn goes_on(self) -> bool {
+        matches!(self, Admit::Next | Admit::Ahead { .. })
+    }
+}
+
 /// The runs of consecutive numbers seen, of the epochs seen last.
 #[derive(Debug, Default)]
 pub struct Sequence {
-    /// The most recently used epoch is last.
+    /// The one that went on last is last.
     epochs: Vec<(Epoch, Runs)>,
 }
 
@@ -45,30 +53,30 @@ impl Sequence {
     /// Judges a number and remembers it.
     pub fn admit(&mut self, cursor: &Cursor) -> Admit {
         let first_ever = self.epochs.is_empty();
-        let at = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch);
-        let fresh = at.is_none();
-        match at {
-            Some(at) if at + 1 == self.epochs.len() => {}
-            Some(at) => self.epochs[at..].rotate_left(1),
-            None => {
-                if self.epochs.len() == MAX_EPOCHS {
-                    self.epochs.remove(0);
-                }
-                self.epochs.push((cursor.epoch.clone(), Runs::default()));
+        if let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
+            let admit = self.epochs[at].1.admit(cursor.seq);
+            if at + 1 == self.epochs.len() || !admit.goes_on() {
+                return admit;
             }
+            self.epochs[at..].rotate_left(1);
+            return Admit::NewEpoch;
         }
-        let (_, runs) = self.epochs.last_mut().expect("just pushed or found");
+        if self.epochs.len() == MAX_EPOCHS {
+            self.epochs.remove(0);
+        }
+        let mut runs = Runs::default();
         let admit = runs.admit(cursor.seq);
-        if fresh && !first_ever { Admit::NewEpoch } else { admit }
+        self.epochs.push((cursor.epoch.clone(), runs));
+        if first_ever { admit } else { Admit::NewEpoch }
     }
 
     /// Judges a number without remembering it.
     pub fn judge(&self, cursor: &Cursor) -> Admit {
-        match self.epochs.iter().find(|(epoch, _)| *epoch == cursor.epoch) {
-            Some((_, runs)) => runs.judge(cursor.seq),
-            None if self.epochs.is_empty() => Admit::Next,
-            None => Admit::NewEpoch,
-        }
+        let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) else {
+            return if self.epochs.is_empty() { Admit::Next } else { Admit::NewEpoch };
+        };
+        let admit = self.epochs[at].1.judge(cursor.seq);
+        if at + 1 < self.epochs.len() && admit.goes_on() { Admit::NewEpoch } else { admit }
     }
 
     /// The newest number of the epoch that was used last.
@@ -160,7 +168,7 @@ mod tests {
                 &[("E", 51), ("E", 52), ("E", 50), ("E", 51), ("E", 52), ("E", 53)],
                 &[Next, Next, Late, Known, Known, Next],
             ),
-            (&[("E", 9), ("F", 1), ("E", 9), ("E", 10), ("F", 1)], &[Next, NewEpoch, Known, Next, Known]),
+            (&[("E", 9), ("F", 1), ("E", 9), ("E", 10), ("F", 1)], &[Next, NewEpoch, Known, NewEpoch, Known]),
             (&[("E", u64::MAX), ("E", 1), ("E", u64::MAX)], &[Next, Late, Known]),
         ] {
             assert_eq!(admit_all(cursors), want, "{cursors:?}");

@@ -40,6 +40,8 @@ pub struct Shard<P> {
     replay: Arc<Replay>,
     /// The position of the last update processed.
     processed: Pos,
+    /// Continuity was lost after it: what the next update follows, in that one's numbering.
+    resumes_at: Option<Cursor>,
     limits: SessionLimits,
     about: About,
     drain: Option<Drain>,
@@ -54,6 +56,7 @@ impl<P: Peer> Shard<P> {
             sessions: Slab::new(),
             index: Subscriptions::default(),
             processed: replay.head(),
+            resumes_at: None,
             replay,
             limits,
             about,
@@ -76,7 +79,7 @@ impl<P: Peer> Shard<P> {
             Input::Writable(slot) => self.writable(slot),
             Input::Attach(peer) => self.attach(peer),
             Input::Detach(slot) => self.detach(slot),
-            Input::Gap(cursor) => self.gap(cursor.as_ref()),
+            Input::Gap(cursor) => self.gap(cursor),
             Input::Drain { window_ms } => {
                 self.drain = Some(Drain { begin_ms: self.now_ms, window_ms });
                 self.drain_due();
@@ -111,7 +114,7 @@ impl<P: Peer> Shard<P> {
     /// Closes the sessions whose turn has come.
     fn drain_due(&mut self) {
         let Some(drain) = self.drain else { return };
-        let cursor = self.replay.cursor_at(self.processed);
+        let cursor = self.head();
         for (slot, session) in &mut self.sessions {
             if self.now_ms < drain.due_ms(slot) || matches!(session.state, State::Ended) {
                 continue;
@@ -134,9 +137,10 @@ impl<P: Peer> Shard<P> {
     }
 
     /// Tells every modern session that continuity was lost.
-    fn gap(&mut self, cursor: Option<&Cursor>) {
+    fn gap(&mut self, cursor: Option<Cursor>) {
+        self.resumes_at = cursor;
         let mut frame = Vec::new();
-        frame::push_text(&mut frame, &Notice::Gap(cursor).encode());
+        frame::push_text(&mut frame, &Notice::Gap(self.resumes_at.as_ref()).encode());
         let (processed, now_ms) = (self.processed, self.now_ms);
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };
@@ -153,8 +157,18 @@ impl<P: Peer> Shard<P> {
         }
     }
 
+    /// The cursor of a session that has been sent everything.
+    fn head(&self) -> Option<Cursor> {
+        self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed))
+    }
+
     fn update(&mut self, update: &Update) {
+        if update.pos == 1 && update.number.as_ref().is_some_and(|number| number.seq > 1) {
+            // Whoever came while nothing was known may lack what was published since, and never came here.
+            self.gap(self.replay.cursor_before(1));
+        }
         self.processed = update.pos;
+        self.resumes_at = None;
         for &slot in self.index.watchers(update.bug) {
             let session = &mut self.sessions[slot as usize];
             if !matches!(session.state, State::Open) {
@@ -285,7 +299,7 @@ impl<P: Peer> Shard<P> {
     /// What a session that has been sent everything may store.
     fn cursor(&self, slot: Slot) -> Option<Cursor> {
         let seen = self.sessions[slot as usize].modern.as_ref().and_then(|modern| modern.seen.as_ref());
-        seen.map(|seen| seen.cursor.clone()).or_else(|| self.replay.cursor_at(self.processed))
+        seen.map(|seen| seen.cursor.clone()).or_else(|| self.head())
     }
 
     fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<(), Refusal> {
@@ -422,7 +436,7 @@ impl<P: Peer> Shard<P> {
                 (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
                 (backlog.asked, backlog.cut, backlog.next) = (None, false, 0);
                 backlog.found.clear();
-                let cursor = self.replay.cursor_at(self.processed);
+                let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
             } else if backlog.behind < self.processed {
                 if backlog.behind < self.replay.floor() && session.modern.is_some() {
@@ -484,7 +498,7 @@ impl<P: Peer> Shard<P> {
     /// Sends pings and heartbeats, and ends sessions whose peer is dead. `now_ms` never falls.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
-        let head = self.replay.cursor_at(self.processed);
+        let head = self.head();
         let mut heartbeat = Vec::new();
         for (_, session) in &mut self.sessions {
             match session.state {

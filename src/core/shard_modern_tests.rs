@@ -174,6 +174,50 @@ fn lost_continuity_is_told_to_modern_sessions_also_to_lagging_ones() {
     assert!(wire.take()[0].contains(r#""replay":"gap""#), "from before the hole");
 }
 
+/// Found by the simulation: a heartbeat in between told a cursor from before the break, smaller than the gap's.
+#[test]
+fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (open, _) = hello(&mut bed);
+    bed.send(&open, r#"{"command":"subscribe","bugs":[1]}"#);
+    open.take();
+    let update = bed.record_as(change(2, 9), &cursor("E.9"), Continuity::Broken);
+    bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
+    open.heard_ms.set(10_000);
+    bed.shard.tick(10_000);
+    bed.send(&open, r#"{"command":"subscribe","bugs":[2]}"#);
+    bed.shard.handle(Input::Update(update));
+    assert_eq!(
+        open.take(),
+        [
+            r#"{"command":"gap","cursor":"E.8"}"#.to_owned(),
+            r#"{"command":"heartbeat","cursor":"E.8"}"#.to_owned(),
+            r#"{"command":"subscribe","result":"ok","count":2,"cursor":"E.8"}"#.to_owned(),
+            super::modern_tests::update(2, 9, 9),
+        ]
+    );
+}
+
+/// Found by the simulation: a gateway without history that had no connection while its feed's changes were published.
+#[test]
+fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() {
+    for (first, gaps) in [("E.7", 1), ("E.1", 0)] {
+        let mut bed = bed();
+        let (early, _) = hello(&mut bed);
+        let (idle, _) = hello(&mut bed);
+        bed.send(&early, r#"{"command":"subscribe","bugs":[1]}"#);
+        assert_eq!(early.take(), [r#"{"command":"subscribe","result":"ok","count":1,"cursor":null}"#]);
+        let update = bed.record_as(change(1, 1), &cursor(first), Continuity::Next);
+        bed.shard.handle(Input::Update(update));
+        let texts = early.take();
+        let gap = format!(r#"{{"command":"gap","cursor":"{}"}}"#, bed.shard.replay.cursor_before(1).unwrap());
+        assert_eq!(texts.iter().filter(|text| **text == gap).count(), gaps, "{texts:?}");
+        assert_eq!(texts.len(), gaps + 1);
+        assert!(idle.take().is_empty(), "it watches nothing");
+    }
+}
+
 #[test]
 fn a_cursor_of_another_epoch_is_a_gap_and_the_new_one_is_told() {
     let mut bed = bed();

@@ -1,0 +1,249 @@
+//! What a client may hear: every frame is held against the truth and against what its pod has taken in.
+//!
+//! Goes in: one text. Comes out: the client's new memory, or the promise that was broken.
+
+use bugfeed_protocol::{BugId, Cursor, When};
+use serde_json::Value;
+
+use crate::client::{Client, Pending, Session};
+use crate::shadow::{Fact, Truth};
+
+type Checked<T = ()> = Result<T, String>;
+
+macro_rules! promise {
+    ($holds:expr, $($text:tt)*) => {
+        if !$holds {
+            return Err(format!($($text)*));
+        }
+    };
+}
+
+fn cursor_of(value: &Value) -> Checked<Option<Cursor>> {
+    match value.get("cursor") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Cursor::parse(text).map(Some).ok_or_else(|| "a cursor that is none".to_owned()),
+        Some(_) => Err("a cursor that is no text".to_owned()),
+    }
+}
+
+impl Client {
+    pub fn hear(&mut self, text: &str, truth: &Truth) -> Checked {
+        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let cursor = cursor_of(&value)?;
+        let session = self.session.as_mut().expect("who hears is connected");
+        let command = value["command"].as_str().unwrap_or_default();
+        promise!(value["result"] != "error", "refused");
+        match command {
+            "update" => self.update(&value, cursor, truth),
+            "heartbeat" => self.moved(cursor, truth),
+            "gap" => self.gap(cursor),
+            "goaway" => {
+                session.over = true;
+                self.moved(cursor, truth)
+            }
+            _ => {
+                let pending = session.pending.pop_front().ok_or("an answer to nothing")?;
+                self.answer(command, pending, &value, cursor, truth)
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        command: &str,
+        pending: Pending,
+        value: &Value,
+        cursor: Option<Cursor>,
+        truth: &Truth,
+    ) -> Checked {
+        match (command, pending) {
+            ("hello", Pending::Hello) => {
+                let waits = self.session.as_ref().is_some_and(|session| session.pending.is_empty());
+                if waits && !self.bugs.is_empty() {
+                    // It asks the tracker now, and for what follows the gateway.
+                    self.sync();
+                    self.cursor = cursor;
+                    self.subscribe();
+                }
+                Ok(())
+            }
+            ("subscribe", Pending::All(asked)) => self.subscribed(asked, value["replay"].as_str(), cursor, truth),
+            ("subscribe", Pending::More(bugs)) => {
+                promise!(value.get("replay").is_none(), "a verdict on nothing");
+                self.moved(cursor, truth)?;
+                self.bugs.extend(bugs);
+                Ok(())
+            }
+            ("unsubscribe", Pending::Fewer(_)) => self.moved(cursor, truth),
+            (_, pending) => Err(format!("an answer to something else than {pending:?}")),
+        }
+    }
+
+    fn subscribed(
+        &mut self,
+        asked: Option<Cursor>,
+        verdict: Option<&str>,
+        cursor: Option<Cursor>,
+        truth: &Truth,
+    ) -> Checked {
+        let session = self.session.as_mut().expect("who hears is connected");
+        session.subscribed = true;
+        let Some(asked) = asked else {
+            promise!(verdict.is_none(), "a verdict on nothing");
+            if self.modern || self.since.is_none() {
+                self.sync();
+                self.cursor = cursor.clone();
+            } else {
+                self.give_up(truth);
+            }
+            let session = self.session.as_mut().expect("who hears is connected");
+            session.conflated = self.since.is_some();
+            session.cursor = cursor;
+            return Ok(());
+        };
+        let could_tell = session.wire.answerable.borrow_mut().pop_front().unwrap_or(false);
+        let position = session.shadow.borrow().position(&asked).filter(|&pos| pos >= session.cache.floor());
+        match verdict {
+            Some("complete" | "latest") => {
+                promise!(cursor.as_ref() == Some(&asked), "the answer to a resume repeats the cursor, {asked}");
+                session.conflated = verdict == Some("latest");
+                session.cursor = cursor;
+                session.asked = Some(asked);
+            }
+            Some("gap") => {
+                promise!(!could_tell || position.is_none(), "gap, but {asked} is known: position {position:?}");
+                session.cursor.clone_from(&cursor);
+                self.sync();
+                self.cursor = cursor;
+            }
+            other => return Err(format!("verdict {other:?}")),
+        }
+        Ok(())
+    }
+
+    /// A word that continuity was lost.
+    fn gap(&mut self, cursor: Option<Cursor>) -> Checked {
+        let session = self.session.as_mut().expect("who hears is connected");
+        promise!(self.modern, "a gap told to a classic client");
+        let forgot = session.wire.lagged.get() && session.cache.floor() > 0;
+        let lost = session.shadow.borrow().breaks > session.breaks;
+        promise!(forgot || lost || session.wire.may_gap.get(), "gap without a reason");
+        session.asked = None;
+        session.cursor.clone_from(&cursor);
+        self.sync();
+        self.cursor = cursor;
+        Ok(())
+    }
+
+    fn update(&mut self, value: &Value, cursor: Option<Cursor>, truth: &Truth) -> Checked {
+        let bug = value["bug"].as_u64().and_then(BugId::new).ok_or("an update without a bug")?;
+        let when = value["when"].as_str().and_then(|when| When::parse_utc(when).ok()).ok_or("no date")?;
+        let fact = truth.of(when).filter(|&fact| truth.all[fact].change.bug == bug).ok_or("a change that never was")?;
+        promise!(cursor.is_some() == self.modern, "a cursor belongs to the modern protocol");
+        let leaves = |pending: &Pending| matches!(pending, Pending::Fewer(bugs) if bugs.contains(&bug));
+        let session = self.session.as_mut().expect("who hears is connected");
+        promise!(self.bugs.contains(&bug) || session.pending.iter().any(leaves), "not a bug of this client");
+        promise!(session.subscribed, "an update before the answer");
+        let (place, late) = {
+            let shadow = session.shadow.borrow();
+            let last = session.last.get(&bug).copied().unwrap_or(0);
+            let place = shadow.place(fact, last);
+            promise!(place.is_some(), "bug {bug}: not newer than position {last}, or never taken in");
+            (place.unwrap_or(0), shadow.is_late(place.unwrap_or(0)))
+        };
+        session.last.insert(bug, place);
+        if let Some(asked) = session.asked.as_ref().filter(|_| !late) {
+            let number = truth.number_in(fact, asked);
+            promise!(number.is_none_or(|number| number > asked.seq), "sent again: the client asked from {asked}");
+        }
+        self.received(bug, fact, place, truth)?;
+        if self.modern {
+            self.moved(cursor, truth)
+        } else {
+            self.since = self.since.max(Some(when));
+            Ok(())
+        }
+    }
+
+    /// Ticks off a change, and those that it stands for.
+    fn received(&mut self, bug: BugId, fact: Fact, place: u64, truth: &Truth) -> Checked {
+        self.missing.remove(&fact);
+        let session = self.session.as_ref().expect("who hears is connected");
+        let shadow = session.shadow.borrow();
+        let older = |other: &Fact| {
+            truth.all[*other].change.bug == bug && shadow.place(*other, 0).is_some_and(|earlier| earlier < place)
+        };
+        // What lies before the cursor asked from was conflated in an earlier session.
+        let earlier = |other: &Fact| {
+            let asked = session.asked.as_ref();
+            asked.is_some_and(|asked| truth.number_in(*other, asked).is_some_and(|number| number <= asked.seq))
+        };
+        let all = !session.conflated && !session.wire.lagged.get();
+        if let Some(skipped) = self.missing.iter().find(|other| all && older(other) && !earlier(other)) {
+            return Err(format!("every change was promised, but not {:?}", truth.all[*skipped]));
+        }
+        self.missing.retain(|other| !older(other));
+        Ok(())
+    }
+
+    /// A cursor was received: it grows, and claims nothing that was not sent.
+    fn moved(&mut self, cursor: Option<Cursor>, truth: &Truth) -> Checked {
+        let session = self.session.as_mut().expect("who hears is connected");
+        let Some(cursor) = cursor else { return Ok(()) };
+        promise!(session.subscribed, "a cursor that a client about to resume must not store");
+        if let Some(last) = &session.cursor {
+            // A client that is ahead of this pod, or of a shard that still works off what came before a break, hears of
+            // changes at the shard's own position.
+            let ahead = session.asked.is_some() && session.wire.was_ahead.get();
+            promise!(last.epoch == cursor.epoch || ahead, "another ledger than that of {last}, and no gap");
+            promise!(cursor.seq >= last.seq || ahead, "the cursor was {last}");
+        }
+        claims(&cursor, session, &self.missing, truth)?;
+        session.cursor = Some(cursor.clone());
+        self.cursor = Some(cursor);
+        Ok(())
+    }
+
+    /// A classic client cannot be told of a gap: what its pod can never send it is given up.
+    pub fn give_up(&mut self, truth: &Truth) {
+        let Some(session) = self.session.as_ref().filter(|_| !self.modern) else { return };
+        let shadow = session.shadow.borrow();
+        let Some(head) = &shadow.head else {
+            // The pod knows nothing: what was before will not come.
+            self.missing.retain(|&fact| truth.all[fact].numbers.is_empty());
+            return;
+        };
+        self.missing.retain(|&fact| {
+            let told = &truth.all[fact];
+            if let Some(pos) = shadow.place(fact, 0) {
+                return pos > session.cache.floor();
+            }
+            told.numbers.is_empty() || truth.number_in(fact, head).is_some_and(|number| number > head.seq)
+        });
+    }
+}
+
+/// Nothing up to the cursor is missing, but for what a newer change of the same bug, still to come, stands for.
+fn claims(cursor: &Cursor, session: &Session, missing: &std::collections::BTreeSet<Fact>, truth: &Truth) -> Checked {
+    let conflated = session.conflated || session.wire.lagged.get();
+    for &fact in missing {
+        let bug = truth.all[fact].change.bug;
+        if truth.number_in(fact, cursor).is_none_or(|number| number > cursor.seq) {
+            continue;
+        }
+        let shadow = session.shadow.borrow();
+        let place = shadow.place(fact, 0).unwrap_or(0);
+        // A newer one, of a later number; or of a later ledger, before which there is a gap.
+        let stands_in = |other: &Fact| {
+            truth.all[*other].change.bug == bug
+                && truth.number_in(*other, cursor).is_none_or(|number| number > cursor.seq)
+                && shadow.place(*other, place).is_some()
+        };
+        promise!(
+            conflated && (0..truth.all.len()).any(|other| stands_in(&other)),
+            "the cursor claims {:?}, which was not sent",
+            truth.all[fact]
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! A client: what it keeps when it is disconnected, what it says, and what it does with what it hears.
+//!
+//! Goes in: bytes from its socket. Comes out: commands. Everything it hears is compared with the truth by `check.rs`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bugfeed::core::replay::{Pos, Replay};
+use bugfeed_protocol::{BugId, Cursor, When};
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+
+use crate::pod::Life;
+use crate::shadow::{Fact, Shadow, Truth};
+use crate::swarm::Swarm;
+use crate::wire::{Frame, Wire, take_frame};
+
+/// What a client waits for an answer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pending {
+    Hello,
+    /// To all of its bugs; the cursor it asked from.
+    All(Option<Cursor>),
+    /// To these bugs more.
+    More(Vec<BugId>),
+    Fewer(Vec<BugId>),
+}
+
+/// One connection.
+pub struct Session {
+    pub pod: usize,
+    pub wire: Rc<Wire>,
+    pub shadow: Rc<RefCell<Shadow>>,
+    pub cache: Arc<Replay>,
+    pub bytes: VecDeque<u8>,
+    pub pending: VecDeque<Pending>,
+    /// Its bugs have been answered for.
+    pub subscribed: bool,
+    /// Some changes may be replaced by newer ones of the same bug.
+    pub conflated: bool,
+    /// The cursor that was asked from and granted.
+    pub asked: Option<Cursor>,
+    /// The last cursor received.
+    pub cursor: Option<Cursor>,
+    /// The position of the last change of each bug.
+    pub last: BTreeMap<BugId, Pos>,
+    pub breaks: u32,
+    pub over: bool,
+}
+
+/// What it knows for good.
+#[derive(Default)]
+pub struct Client {
+    pub name: usize,
+    pub modern: bool,
+    /// It starts from the cursor of the reply to hello.
+    pub by_hello: bool,
+    /// It stores dates without the fraction.
+    pub whole_seconds: bool,
+    pub phantom: bool,
+    pub bugs: BTreeSet<BugId>,
+    pub cursor: Option<Cursor>,
+    pub since: Option<When>,
+    /// It has asked the tracker, at least once.
+    pub synced: bool,
+    /// Changes of its bugs that it has not been told of.
+    pub missing: BTreeSet<Fact>,
+    pub session: Option<Session>,
+    pub stalled_until: usize,
+}
+
+type Checked<T = ()> = Result<T, String>;
+
+fn list(bugs: &BTreeSet<BugId>) -> String {
+    bugs.iter().map(BugId::to_string).collect::<Vec<_>>().join(",")
+}
+
+impl Client {
+    pub fn new(name: usize, swarm: &Swarm, random: &mut SmallRng) -> Client {
+        let mut bugs = BTreeSet::new();
+        while bugs.is_empty() {
+            bugs = (1..=swarm.bugs).filter(|_| random.random_bool(0.6)).filter_map(BugId::new).collect();
+        }
+        Client {
+            name,
+            modern: random.random_bool(0.7),
+            by_hello: random.random_bool(0.4),
+            whole_seconds: random.random_bool(0.5),
+            bugs,
+            ..Client::default()
+        }
+    }
+
+    /// Another client with the same memory, to see whether what is stored holds.
+    pub fn phantom(&self, name: usize) -> Client {
+        Client {
+            name,
+            modern: self.modern,
+            by_hello: self.by_hello,
+            whole_seconds: self.whole_seconds,
+            phantom: true,
+            bugs: self.bugs.clone(),
+            cursor: self.cursor.clone(),
+            since: self.since,
+            synced: self.synced,
+            missing: self.missing.clone(),
+            session: None,
+            stalled_until: 0,
+        }
+    }
+
+    /// It asked the tracker for its bugs: all that was committed by now is known.
+    pub fn sync(&mut self) {
+        self.missing.clear();
+        self.synced = true;
+    }
+
+    /// The tracker committed a change of some bug.
+    pub fn committed(&mut self, bug: BugId, fact: Fact) {
+        if self.synced && self.bugs.contains(&bug) {
+            self.missing.insert(fact);
+        }
+    }
+
+    pub fn connect(&mut self, pod: usize, life: &mut Life, room: usize, lane: usize) {
+        let wire = Rc::new(Wire::default());
+        wire.room.set(room);
+        life.connect(&wire, lane);
+        let breaks = life.shadow.borrow().breaks;
+        self.session = Some(Session {
+            pod,
+            shadow: Rc::clone(&life.shadow),
+            cache: Arc::clone(&life.cache),
+            wire,
+            bytes: VecDeque::new(),
+            pending: VecDeque::new(),
+            subscribed: false,
+            conflated: false,
+            asked: None,
+            cursor: None,
+            last: BTreeMap::new(),
+            breaks,
+            over: false,
+        });
+        if self.modern {
+            self.say(r#"{"command":"hello","heartbeat":2}"#.to_owned(), Pending::Hello);
+            if !self.by_hello || self.cursor.is_some() {
+                self.subscribe();
+            }
+        } else {
+            self.subscribe();
+        }
+    }
+
+    /// Subscribes to all of its bugs, from what it has stored.
+    pub fn subscribe(&mut self) {
+        let bugs = list(&self.bugs);
+        let from = match (&self.cursor, self.since) {
+            (Some(cursor), _) if self.modern => format!(r#","cursor":"{cursor}""#),
+            (_, Some(since)) if !self.modern => {
+                let micros = since.as_micros();
+                let cut = if self.whole_seconds { micros - micros % 1_000_000 } else { micros };
+                format!(r#","since":"{}""#, When::from_micros(cut).unwrap())
+            }
+            _ => String::new(),
+        };
+        let asked = self.cursor.clone().filter(|_| self.modern);
+        self.say(format!(r#"{{"command":"subscribe","bugs":[{bugs}]{from}}}"#), Pending::All(asked));
+    }
+
+    fn say(&mut self, text: String, pending: Pending) {
+        let session = self.session.as_mut().expect("who speaks is connected");
+        session.wire.commands.borrow_mut().push_back(text);
+        session.pending.push_back(pending);
+    }
+
+    /// Changes its mind about some bug.
+    pub fn change_bugs(&mut self, bug: BugId, truth: &Truth) {
+        let Some(session) = &self.session else { return };
+        if !session.subscribed || !session.pending.is_empty() {
+            return;
+        }
+        if !self.bugs.contains(&bug) {
+            self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(vec![bug]));
+        } else if self.bugs.len() > 1 {
+            // From now on it does not matter any more.
+            self.bugs.remove(&bug);
+            self.missing.retain(|&fact| truth.all[fact].change.bug != bug);
+            self.say(format!(r#"{{"command":"unsubscribe","bugs":{bug}}}"#), Pending::Fewer(vec![bug]));
+        }
+    }
+
+    /// Goes away; what has not been read is lost.
+    pub fn disconnect(&mut self, reset: bool) {
+        if let Some(session) = self.session.take() {
+            session.wire.gone.set(true);
+            session.wire.broken.set(reset);
+            session.wire.commands.borrow_mut().clear();
+        }
+    }
+
+    /// Reads up to `bytes`, and understands what is whole.
+    pub fn read(&mut self, bytes: usize, truth: &Truth) -> Checked {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        {
+            let mut waiting = session.wire.bytes.borrow_mut();
+            let count = bytes.min(waiting.len());
+            session.bytes.extend(waiting.drain(..count));
+            session.wire.room.set(session.wire.room.get().saturating_add(count));
+        }
+        while let Some(session) = &mut self.session {
+            match take_frame(&mut session.bytes) {
+                None => break,
+                Some(Frame::Ping) => {}
+                Some(Frame::Close) => session.over = true,
+                Some(Frame::Text(text)) => {
+                    let name = self.name;
+                    self.hear(&text, truth).map_err(|broken| format!("client {name}: {broken}; heard {text}"))?;
+                }
+            }
+            if self.session.as_ref().is_some_and(|session| session.over) {
+                self.disconnect(false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the gateway has gone and nothing is left to read.
+    pub fn is_cut(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.wire.cut.get())
+    }
+}

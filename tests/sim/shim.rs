@@ -1,0 +1,237 @@
+//! Tracker and shims: the change table, the ledger, and two processes of which one works, step by step.
+//!
+//! Goes in: one step at a time. Comes out: numbered changes at the broker. Every step is one statement or transaction of
+//! the real relay, in its order, with the real numbering decision; between any two the process may die, sleep, or be
+//! replaced.
+
+use std::collections::{BTreeMap, HashSet};
+use std::rc::Rc;
+
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+
+use crate::broker::{Confirm, Message};
+use crate::plan::plan;
+use crate::source::{Row, RowKey};
+
+/// The change table, with rows that are not committed yet.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub rows: BTreeMap<i64, Change>,
+    next: i64,
+}
+
+impl Table {
+    /// Takes the next id, as a transaction does when it begins.
+    pub fn id(&mut self) -> i64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn read(&self, limit: usize) -> Vec<Row> {
+        let row = |(&id, &change): (&i64, &Change)| Row {
+            key: RowKey { id, when: Some(change.when.to_string()) },
+            bug: Some(change.bug.to_string()),
+            change: Ok(change),
+        };
+        self.rows.iter().take(limit).map(row).collect()
+    }
+
+    fn delete(&mut self, key: &RowKey) {
+        if self.rows.get(&key.id).is_some_and(|change| Some(change.when.to_string()) == key.when) {
+            self.rows.remove(&key.id);
+        }
+    }
+}
+
+/// The ledger's database.
+#[derive(Debug)]
+pub struct Ledger {
+    pub epoch: Epoch,
+    pub marks: HashSet<RowKey>,
+    pub changes: Vec<Numbered>,
+    pub published: u64,
+    term: u64,
+}
+
+impl Ledger {
+    pub fn new(epoch: Epoch) -> Ledger {
+        Ledger { epoch, marks: HashSet::new(), changes: Vec::new(), published: 0, term: 0 }
+    }
+
+    pub fn head(&self) -> u64 {
+        self.changes.len() as u64
+    }
+}
+
+/// Where a shim is in its round.
+#[derive(Clone, Debug)]
+enum Round {
+    Settle,
+    Read,
+    Record(Vec<Row>),
+    Delete(Vec<RowKey>),
+    Forget(Vec<RowKey>),
+}
+
+/// What a holder knows: its term, and what it read of the ledger.
+#[derive(Debug)]
+struct Term {
+    epoch: Epoch,
+    term: u64,
+    cache: Option<(u64, HashSet<RowKey>)>,
+    round: Round,
+    published: u64,
+    batch: Vec<Message>,
+    confirms: Vec<Confirm>,
+}
+
+/// One process.
+#[derive(Debug, Default)]
+pub struct Shim {
+    pub up: bool,
+    pub asleep: bool,
+    term: Option<Term>,
+}
+
+impl Shim {
+    pub fn crash(&mut self) {
+        *self = Shim::default();
+    }
+
+    /// Whether it works, as far as others can see.
+    pub fn lives(&self) -> bool {
+        self.up && !self.asleep && self.term.is_some()
+    }
+
+    /// Whether its term is the ledger's.
+    pub fn holds(&self, ledger: &Ledger) -> bool {
+        self.term.as_ref().is_some_and(|term| term.epoch == ledger.epoch && term.term == ledger.term)
+    }
+
+    /// Takes over.
+    pub fn acquire(&mut self, ledger: &mut Ledger) {
+        ledger.term += 1;
+        self.term = Some(Term {
+            epoch: ledger.epoch.clone(),
+            term: ledger.term,
+            cache: None,
+            round: Round::Settle,
+            published: ledger.published,
+            batch: Vec::new(),
+            confirms: Vec::new(),
+        });
+    }
+
+    /// One step of the intake. `trouble`: the commit's answer is lost, and with it or without it the commit. Returns what
+    /// was numbered.
+    pub fn intake(
+        &mut self,
+        table: &mut Table,
+        ledger: &mut Ledger,
+        batch: usize,
+        now: When,
+        trouble: Option<bool>,
+    ) -> Vec<Numbered> {
+        let fenced = !self.holds(ledger);
+        let Some(term) = self.term.as_mut().filter(|_| self.up && !self.asleep) else { return Vec::new() };
+        if fenced && !matches!(term.round, Round::Read | Round::Delete(_)) {
+            // Whatever it would write says that another has taken over; but what it has in hand may still be sent.
+            term.round = Round::Settle;
+            if term.batch.is_empty() {
+                self.term = None;
+            }
+            return Vec::new();
+        }
+        let mut numbered = Vec::new();
+        term.round = match std::mem::replace(&mut term.round, Round::Settle) {
+            Round::Settle => {
+                let mut marked: Vec<RowKey> = ledger.marks.iter().cloned().collect();
+                marked.sort_unstable();
+                term.cache = Some((ledger.head(), ledger.marks.clone()));
+                Round::Delete(marked)
+            }
+            Round::Read => Round::Record(table.read(batch)),
+            Round::Record(rows) => {
+                let happens = trouble != Some(false);
+                numbered = term.record(ledger, &rows, now, happens);
+                if trouble.is_some() {
+                    term.cache = None;
+                    Round::Settle
+                } else {
+                    Round::Delete(rows.into_iter().map(|row| row.key).collect())
+                }
+            }
+            Round::Delete(keys) => {
+                keys.iter().for_each(|key| table.delete(key));
+                Round::Forget(keys)
+            }
+            Round::Forget(keys) => {
+                if let Some((_, marks)) = &mut term.cache {
+                    for key in &keys {
+                        ledger.marks.remove(key);
+                        marks.remove(key);
+                    }
+                }
+                Round::Read
+            }
+        };
+        numbered
+    }
+
+    /// What the outlet sends next, if anything.
+    pub fn next_message(&mut self, ledger: &Ledger, batch: usize) -> Option<Message> {
+        let holds = self.holds(ledger);
+        let term = self.term.as_mut().filter(|_| self.up && !self.asleep)?;
+        if term.batch.is_empty() && holds {
+            let after = usize::try_from(term.published).unwrap();
+            term.batch = ledger.changes[after..].iter().take(batch).cloned().map(Rc::new).collect();
+        }
+        term.batch.get(term.confirms.len()).cloned()
+    }
+
+    /// What became of it. A whole batch, or a lost connection, moves the watermark over what is safe.
+    pub fn confirmed(&mut self, confirm: Confirm, ledger: &mut Ledger) {
+        let holds = self.holds(ledger);
+        let Some(term) = self.term.as_mut() else { return };
+        term.confirms.push(confirm);
+        if confirm != Confirm::Lost && term.confirms.len() < term.batch.len() {
+            return;
+        }
+        let safe = term.confirms.iter().take_while(|confirm| **confirm == Confirm::Ack).count();
+        if let Some(last) = safe.checked_sub(1) {
+            term.published = term.batch[last].cursor.seq;
+        }
+        term.batch.clear();
+        term.confirms.clear();
+        if holds {
+            ledger.published = term.published;
+        } else {
+            self.term = None;
+        }
+    }
+}
+
+impl Term {
+    /// The transaction that numbers, as `ledger/intake.rs` does it.
+    fn record(&mut self, ledger: &mut Ledger, rows: &[Row], now: When, happens: bool) -> Vec<Numbered> {
+        let (last_seq, marks) = self.cache.get_or_insert_with(|| (ledger.head(), ledger.marks.clone()));
+        let plan = plan(rows, marks, *last_seq);
+        if !happens {
+            return Vec::new();
+        }
+        assert_eq!(ledger.head(), *last_seq, "the fence keeps out whoever has an old head");
+        let epoch = ledger.epoch.clone();
+        let number = |&(seq, change)| Numbered { change, cursor: Cursor { epoch: epoch.clone(), seq }, recorded: now };
+        let numbered: Vec<Numbered> = plan.changes.iter().map(number).collect();
+        ledger.changes.extend(numbered.iter().cloned());
+        for key in plan.marks {
+            ledger.marks.insert(key.clone());
+            marks.insert(key.clone());
+        }
+        *last_seq = ledger.head();
+        for (at, numbered) in ledger.changes.iter().enumerate().skip(ledger.changes.len().saturating_sub(8)) {
+            assert_eq!(numbered.cursor.seq, at as u64 + 1, "contiguous");
+        }
+        numbered
+    }
+}

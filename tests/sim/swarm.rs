@@ -1,0 +1,155 @@
+//! What one seed is made of: sizes, bounds, and which kinds of faults it has ("swarm testing": a run with few kinds, often,
+//! finds what a run with all kinds, rarely, does not).
+//!
+//! Goes in: randomness. Comes out: the plan of one run. Never looks at the world.
+
+use bugfeed::core::input::SessionLimits;
+use bugfeed::core::replay::ReplayLimits;
+use rand::Rng as _;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
+
+/// Something that happens in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    Commit,
+    Shim,
+    Pod,
+    Shard,
+    Read,
+    Conn,
+    Time,
+    Visit,
+    // What follows are faults.
+    ShimCrash,
+    ShimPause,
+    ShimFailsCommit,
+    Refuse,
+    PublishLost,
+    BrokerRestart,
+    StreamAway,
+    Retention,
+    NewEpoch,
+    PodCrash,
+    PodLink,
+    Drain,
+    ClientDrop,
+    ClientStall,
+    Phantom,
+}
+
+const WORK: [Act; 8] = [Act::Commit, Act::Shim, Act::Pod, Act::Shard, Act::Read, Act::Conn, Act::Time, Act::Visit];
+const FAULTS: [Act; 15] = [
+    Act::ShimCrash,
+    Act::ShimPause,
+    Act::ShimFailsCommit,
+    Act::Refuse,
+    Act::PublishLost,
+    Act::BrokerRestart,
+    Act::StreamAway,
+    Act::Retention,
+    Act::NewEpoch,
+    Act::PodCrash,
+    Act::PodLink,
+    Act::Drain,
+    Act::ClientDrop,
+    Act::ClientStall,
+    Act::Phantom,
+];
+
+/// The plan of one run.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    pub pods: usize,
+    pub shards: usize,
+    pub clients: usize,
+    pub bugs: u64,
+    pub changes: usize,
+    pub steps: usize,
+    pub ring: ReplayLimits,
+    pub limits: SessionLimits,
+    pub queue_max: usize,
+    pub prefetch: usize,
+    pub batch: usize,
+    /// Whether the broker has streams at all.
+    pub history: bool,
+    /// Whether pods have durable queues of their own.
+    pub durable: bool,
+    /// The tracker keeps one row for each bug, and updates it in place.
+    pub one_row: bool,
+    /// Transactions that commit late.
+    pub late_commits: bool,
+    /// How many bytes sockets hold.
+    pub room: usize,
+    /// What may happen, and how often.
+    weights: Vec<(Act, u32)>,
+    total: u32,
+}
+
+impl Swarm {
+    pub fn new(random: &mut SmallRng) -> Swarm {
+        let mut weights: Vec<(Act, u32)> = WORK.iter().map(|&act| (act, random.random_range(15..100))).collect();
+        // Without these nothing gets anywhere; connections and shards are many.
+        for (act, weight) in &mut weights {
+            match act {
+                Act::Conn | Act::Shard | Act::Pod | Act::Shim => *weight *= 4,
+                Act::Time => *weight /= 3,
+                _ => {}
+            }
+        }
+        let often = *[1, 2, 4].choose(random).unwrap();
+        let kinds = random.random_range(0.0..0.8);
+        for &fault in &FAULTS {
+            if random.random_bool(kinds) {
+                let rare = matches!(fault, Act::NewEpoch | Act::BrokerRestart);
+                weights.push((fault, if rare { 1 } else { often * random.random_range(1..4) }));
+            }
+        }
+        let long = random.random_bool(0.01);
+        let changes = if long { 1400 } else { random.random_range(10..90) };
+        let bugs = random.random_range(1..8);
+        let max = if random.random_bool(0.5) { random.random_range(2..20) } else { 10_000 };
+        let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
+        let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
+        let catch_up = if random.random_bool(0.2) { random.random_range(1..6) } else { 20_000 };
+        let limits = SessionLimits { catch_up, ..SessionLimits::default() };
+        Swarm {
+            pods: random.random_range(1..4),
+            shards: random.random_range(1..3),
+            clients: random.random_range(1..7),
+            // So many that the table of the newest changes overflows.
+            bugs: if table < 10 { bugs + 8 } else { bugs },
+            changes: if table < 10 { changes + 130 } else { changes },
+            steps: if long { 22_000 } else { random.random_range(800..3000) },
+            ring,
+            limits,
+            queue_max: *[3, 12, 100_000, 100_000, 100_000].choose(random).unwrap(),
+            prefetch: random.random_range(1..6),
+            batch: random.random_range(1..8),
+            history: random.random_bool(0.7),
+            durable: random.random_bool(0.3),
+            one_row: random.random_bool(0.15),
+            late_commits: random.random_bool(0.3),
+            room: *[130, 400, 5000, 1_000_000].choose(random).unwrap(),
+            total: weights.iter().map(|(_, weight)| weight).sum(),
+            weights,
+        }
+    }
+
+    /// What happens next.
+    pub fn next(&self, random: &mut SmallRng) -> Act {
+        let mut at = random.random_range(0..self.total);
+        for &(act, weight) in &self.weights {
+            match at.checked_sub(weight) {
+                Some(rest) => at = rest,
+                None => return act,
+            }
+        }
+        Act::Time
+    }
+
+    /// Whether this kind of fault happens in this run.
+    pub fn has(&self, act: Act) -> bool {
+        self.weights.iter().any(|(other, _)| *other == act)
+    }
+}
