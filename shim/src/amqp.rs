@@ -119,6 +119,13 @@ impl AmqpError {
         matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
     }
 
+    /// Whether the broker would say the same the next time: it refuses, or does not know what is asked for, as opposed
+    /// to not having it just now.
+    pub fn will_be_the_same(&self) -> bool {
+        let unknown = |source| protocol_error(source).is_some_and(|(code, _)| matches!(code, 503 | 540));
+        self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
+    }
+
     /// Wraps what a queue's declaration failed with.
     pub fn queue(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {

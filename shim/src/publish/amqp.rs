@@ -258,17 +258,17 @@ async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
     let channel = set_up.map_err(|_| AmqpError::Timeout(url.clone()))??;
     if let Some(bounds) = &options.history {
         let declaring = amqp::declare_history(url, &connection, &options.exchange, bounds);
-        let reason = match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(one_line(error)),
-            Err(_) => Some("the broker does not answer".to_owned()),
-        };
-        if let Some(reason) = reason {
+        match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
+            Ok(Ok(())) => {}
             // A broker without streams still carries changes to whoever is there.
-            tracing::warn!(
-                exchange = options.exchange,
-                "no history: {reason}; going on without (--history false says so)"
-            );
+            Ok(Err(error)) if error.will_be_the_same() => {
+                let (exchange, reason) = (&options.exchange, one_line(error));
+                tracing::warn!(exchange, "no history: {reason}; going on without (--history false says so)");
+            }
+            // Right after a broker's restart a stream can be away for a moment. What gateways took meanwhile would be
+            // confirmed, and be missing in the history for ever.
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(AmqpError::Timeout(url.clone())),
         }
     }
     Ok(Link { connection, channel })
