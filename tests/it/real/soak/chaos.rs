@@ -125,13 +125,18 @@ impl Clients {
         }
     }
 
-    fn report(&self, truth: &Truth) -> (String, Vec<String>) {
+    /// `lagged`: how often a client lagged where there was room for all.
+    fn report(&self, truth: &Truth, lagged: u64) -> (String, Vec<String>) {
         let mut wrong = Vec::new();
+        let (mut left_out, mut incomplete) = (Vec::new(), 0);
         let mut sum = Seen::default();
         let (mut updates, mut conflated, mut modern) = (0, 0, 0);
         for (plan, seen) in &self.plans {
             let seen = seen.lock().unwrap();
             wrong.extend(truth.judge(plan, &seen));
+            let lacking = truth.left_out(plan, &seen);
+            incomplete += u64::from(!lacking.is_empty());
+            left_out.extend(lacking);
             conflated += truth.conflated(plan, &seen);
             updates += seen.updates.len();
             modern += usize::from(plan.modern);
@@ -145,7 +150,7 @@ impl Clients {
         }
         let line = format!(
             "{} clients ({modern} modern) with {} connections, {} stalls and {} goaways got {updates} updates, \
-             {conflated} conflated; resumes: {} complete, {} latest; gaps: {} told by \
+             {conflated} conflated ({incomplete} of those with room lack some, {lagged} lagged); resumes: {} complete, {} latest; gaps: {} told by \
              gateways that were behind, {} others",
             self.plans.len(),
             sum.connections,
@@ -156,6 +161,10 @@ impl Clients {
             sum.behind,
             sum.gaps,
         );
+        if incomplete > lagged {
+            wrong.push(format!("{incomplete} clients lack changes that nothing may leave out, but {lagged} lagged"));
+            wrong.extend(left_out);
+        }
         if sum.gaps > 0 {
             wrong.push(format!("{} gaps, though history was there all the time", sum.gaps));
         }
@@ -224,7 +233,7 @@ async fn everything_dies_at_random() {
     let truth = truth.unwrap_or_else(|wrong| panic!("numbering: {}; logs in {}", wrong.join("\n"), logs.display()));
     clients.caught_up(&truth).await;
 
-    let (line, wrong) = clients.report(&truth);
+    let (line, wrong) = clients.report(&truth, pods.lagged_with_room());
     let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!(
         "soak: seed {seed}, {seconds} s: {}; {} changes ({} late commits, {} bursts, {} rolled back), numbered 1 to {}; \

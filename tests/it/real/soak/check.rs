@@ -70,20 +70,15 @@ impl Truth {
     pub fn judge(&self, plan: &Plan, seen: &Seen) -> Vec<String> {
         let mut wrong: Vec<String> = seen.wrong.clone();
         wrong.extend(self.lacks(plan, seen));
-        if plan.exact() {
-            let all = plan.bugs.iter().flat_map(|bug| self.of_bug(*bug).iter().map(move |change| (bug, change)));
-            let missing = all.filter(|(_, (_, when))| !seen.has(*when));
-            wrong.extend(missing.map(|(bug, (seq, when))| format!("number {seq} (bug {bug}, {when}) was left out")));
-        }
         self.judge_order(plan, seen, &mut wrong);
-        let count = wrong.len();
-        wrong.truncate(TOLD);
-        if count > TOLD {
-            wrong.push(format!("and {} more", count - TOLD));
-        }
-        let Plan { number, modern, .. } = plan;
-        let kind = if *modern { "modern" } else { "classic" };
-        wrong.into_iter().map(|text| format!("{kind} client {number}: {text}")).collect()
+        told(plan, wrong)
+    }
+
+    /// What was left out for a client for whom nothing may be conflated.
+    pub fn left_out(&self, plan: &Plan, seen: &Seen) -> Vec<String> {
+        let all = plan.bugs.iter().flat_map(|bug| self.of_bug(*bug).iter().map(move |change| (bug, change)));
+        let missing = all.filter(|(_, (_, when))| plan.exact() && !seen.has(*when));
+        told(plan, missing.map(|(bug, (seq, when))| format!("number {seq} (bug {bug}, {when}) was left out")).collect())
     }
 
     /// Of each bug only newer changes.
@@ -111,4 +106,15 @@ impl Truth {
             }
         }
     }
+}
+
+/// The first of what is wrong with one client, with its name.
+fn told(plan: &Plan, mut wrong: Vec<String>) -> Vec<String> {
+    let count = wrong.len();
+    wrong.truncate(TOLD);
+    if count > TOLD {
+        wrong.push(format!("and {} more", count - TOLD));
+    }
+    let kind = if plan.modern { "modern" } else { "classic" };
+    wrong.into_iter().map(|text| format!("{kind} client {}: {text}", plan.number)).collect()
 }

@@ -1,7 +1,9 @@
 //! Processes that die and come back: gateways behind something like a load balancer, and shims.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -102,8 +104,8 @@ pub struct Choice {
     pub address: SocketAddr,
 }
 
-/// The gateways as clients find them.
-pub struct Pods(pub Vec<Pod>);
+/// The gateways as clients find them, and how often clients lagged in each life of each.
+pub struct Pods(pub Vec<Pod>, Mutex<HashMap<(usize, u64), u64>>);
 
 impl Pods {
     pub fn new(narrow: &[bool]) -> Pods {
@@ -112,7 +114,7 @@ impl Pods {
             let (clients, admin) = (port(), port());
             Pod { clients, admin, life: AtomicU64::new(1), ready: AtomicU64::new(0), narrow }
         };
-        Pods(narrow.iter().map(pod).collect())
+        Pods(narrow.iter().map(pod).collect(), Mutex::default())
     }
 
     /// A new life begins, in which it has yet to become ready.
@@ -145,27 +147,48 @@ impl Pods {
         Some(Choice { index, life: pod.ready.load(Ordering::SeqCst), address: pod.clients })
     }
 
-    /// Asks each gateway again and again whether it is ready.
+    /// Asks each gateway again and again whether it is ready, and how often a client lagged.
     pub async fn probe(&self) {
         loop {
-            for (index, pod) in self.0.iter().enumerate().filter(|(index, _)| !self.is_ready(*index)) {
-                let life = pod.life.load(Ordering::SeqCst);
-                let asked = tokio::time::timeout(Duration::from_millis(500), status(pod.admin)).await;
-                // An answer of the life before says nothing.
-                if matches!(asked, Ok(Some(200))) && self.0[index].life.load(Ordering::SeqCst) == life {
-                    pod.ready.store(life, Ordering::SeqCst);
-                }
-            }
+            futures::future::join_all((0..self.0.len()).map(|index| self.look(index))).await;
             pause(Duration::from_millis(50)).await;
         }
     }
+
+    async fn look(&self, index: usize) {
+        let pod = &self.0[index];
+        let life = pod.life.load(Ordering::SeqCst);
+        // An answer of the life before says nothing.
+        let lives = || pod.life.load(Ordering::SeqCst) == life;
+        let patience = Duration::from_millis(500);
+        if !self.is_ready(index) {
+            let asked = tokio::time::timeout(patience, get(pod.admin, "/readyz")).await;
+            if matches!(asked, Ok(Some(answer)) if answer.contains(" 200 ")) && lives() {
+                pod.ready.store(life, Ordering::SeqCst);
+            }
+        }
+        if let Ok(Some(page)) = tokio::time::timeout(patience, get(pod.admin, "/metrics")).await
+            && let Some((_, lagged)) = page.split_once("\nbugfeed_sessions_lagged_total ")
+            && lives()
+        {
+            let lagged = lagged.lines().next().and_then(|number| number.parse().ok()).unwrap();
+            self.1.lock().unwrap().insert((index, life), lagged);
+        }
+    }
+
+    /// How often clients of the gateways with room for all lagged after all: on a machine so busy that they were not
+    /// read from for a while.
+    pub fn lagged_with_room(&self) -> u64 {
+        let counts = self.1.lock().unwrap();
+        counts.iter().filter(|((index, _), _)| !self.0[*index].narrow).map(|(_, count)| count).sum()
+    }
 }
 
-async fn status(admin: SocketAddr) -> Option<u16> {
+async fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).await.ok()?;
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
+    Some(answer)
 }

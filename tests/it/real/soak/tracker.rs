@@ -15,6 +15,7 @@ use bugfeed_testbed::{MariaDb, eventually};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::Connection as _;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::pause;
@@ -31,6 +32,8 @@ pub struct Tracker {
     server: MariaDb,
     database: String,
     ledger: String,
+    /// A gap that all clients are told must not use up the server's connections.
+    refetches: Semaphore,
 }
 
 impl Tracker {
@@ -46,7 +49,7 @@ impl Tracker {
                  INSERT INTO written VALUES (NEW.id, NEW.bug_id, NEW.delta_ts);"
         );
         server.sql(&database, &sql).await.unwrap();
-        Some(Tracker { server, database, ledger })
+        Some(Tracker { server, database, ledger, refetches: Semaphore::new(10) })
     }
 
     pub fn source_url(&self) -> String {
@@ -99,6 +102,7 @@ impl Tracker {
 
     /// What a client does after a gap: asks the tracker for the state of its bugs.
     pub async fn refetch(&self, bugs: &[u64]) -> Vec<When> {
+        let _turn = self.refetches.acquire().await.unwrap();
         let bugs: Vec<String> = bugs.iter().map(u64::to_string).collect();
         let sql = format!("SELECT bug_id, delta_ts FROM written WHERE bug_id IN ({})", bugs.join(","));
         self.server.sql(&self.database, &sql).await.unwrap().lines().map(|line| row(line).1).collect()
