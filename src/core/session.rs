@@ -63,6 +63,12 @@ impl Modern {
     pub(super) fn has(&self, cursor: &Cursor) -> bool {
         self.seen.as_ref().is_some_and(|seen| cursor.seq <= seen.cursor.seq && cursor.epoch == seen.cursor.epoch)
     }
+
+    /// What the client may store, given that of a session that has just been sent everything.
+    pub(super) fn cursor<'a>(&'a self, head: Option<&'a Cursor>) -> Option<&'a Cursor> {
+        let reached = |seen: &Cursor| head.is_some_and(|head| head.epoch == seen.epoch && head.seq >= seen.seq);
+        self.seen.as_ref().map(|seen| &seen.cursor).filter(|seen| !reached(seen)).or(head)
+    }
 }
 
 #[derive(Debug)]

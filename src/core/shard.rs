@@ -124,8 +124,7 @@ impl<P: Peer> Shard<P> {
                 if let Some(modern) = &session.modern {
                     // Another delay than the one it was closed after.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
-                    let cursor = modern.seen.as_ref().map(|seen| &seen.cursor).or(cursor.as_ref());
-                    let cursor = cursor.filter(|_| !session.bugs.is_empty());
+                    let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.bugs.is_empty());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
                 out.extend_from_slice(&frame::close(Close::Restart));
@@ -157,9 +156,11 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// The cursor of a session that has been sent everything.
+    /// The cursor of a session that has been sent everything. None before the first update: whoever came earlier may
+    /// lack what was published before that one, and is told so when it comes.
     fn head(&self) -> Option<Cursor> {
-        self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed))
+        let at = || (self.processed > 0).then(|| self.replay.cursor_at(self.processed)).flatten();
+        self.resumes_at.clone().or_else(at)
     }
 
     fn update(&mut self, update: &Update) {
@@ -298,8 +299,11 @@ impl<P: Peer> Shard<P> {
 
     /// What a session that has been sent everything may store.
     fn cursor(&self, slot: Slot) -> Option<Cursor> {
-        let seen = self.sessions[slot as usize].modern.as_ref().and_then(|modern| modern.seen.as_ref());
-        seen.map(|seen| seen.cursor.clone()).or_else(|| self.head())
+        let head = self.head();
+        match &self.sessions[slot as usize].modern {
+            Some(modern) => modern.cursor(head.as_ref()).cloned(),
+            None => head,
+        }
     }
 
     fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<(), Refusal> {

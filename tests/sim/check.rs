@@ -171,7 +171,14 @@ impl Client {
         let session = self.session.as_ref().expect("who hears is connected");
         let shadow = session.shadow.borrow();
         let older = |other: &Fact| {
-            truth.all[*other].change.bug == bug && shadow.place(*other, 0).is_some_and(|earlier| earlier < place)
+            let told = &truth.all[*other];
+            // What this pod never had, because it began later, it can only have passed over.
+            let lower = |number: &Cursor| truth.number_in(fact, number).is_some_and(|newer| newer > number.seq);
+            let earlier = match shadow.place(*other, 0) {
+                Some(earlier) => earlier < place,
+                None => told.numbers.iter().any(lower),
+            };
+            told.change.bug == bug && earlier
         };
         // What lies before the cursor asked from was conflated in an earlier session.
         let earlier = |other: &Fact| {
@@ -193,10 +200,11 @@ impl Client {
         promise!(session.subscribed, "a cursor that a client about to resume must not store");
         if let Some(last) = &session.cursor {
             // A client that is ahead of this pod, or of a shard that still works off what came before a break, hears of
-            // changes at the shard's own position.
-            let ahead = session.asked.is_some() && session.wire.was_ahead.get();
-            promise!(last.epoch == cursor.epoch || ahead, "another ledger than that of {last}, and no gap");
-            promise!(cursor.seq >= last.seq || ahead, "the cursor was {last}");
+            // changes without a number at the shard's own position.
+            let asked = session.asked.as_ref().filter(|_| session.wire.was_ahead.get());
+            promise!(last.epoch == cursor.epoch || asked.is_some(), "another ledger than that of {last}, and no gap");
+            let before = asked.is_some_and(|asked| asked.epoch != cursor.epoch || cursor.seq < asked.seq);
+            promise!(cursor.epoch != last.epoch || cursor.seq >= last.seq || before, "the cursor was {last}");
         }
         claims(&cursor, session, &self.missing, truth)?;
         session.cursor = Some(cursor.clone());

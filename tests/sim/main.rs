@@ -12,6 +12,8 @@ mod broker;
 mod check;
 mod client;
 mod faults;
+mod model;
+mod model_ledger;
 
 mod pod;
 mod shadow;

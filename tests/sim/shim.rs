@@ -14,7 +14,7 @@ use crate::plan::plan;
 use crate::source::{Row, RowKey};
 
 /// The change table, with rows that are not committed yet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     pub rows: BTreeMap<i64, Change>,
     next: i64,
@@ -44,13 +44,13 @@ impl Table {
 }
 
 /// The ledger's database.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     pub epoch: Epoch,
     pub marks: HashSet<RowKey>,
     pub changes: Vec<Numbered>,
     pub published: u64,
-    term: u64,
+    pub term: u64,
 }
 
 impl Ledger {
@@ -74,7 +74,7 @@ enum Round {
 }
 
 /// What a holder knows: its term, and what it read of the ledger.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Term {
     epoch: Epoch,
     term: u64,
@@ -86,7 +86,7 @@ struct Term {
 }
 
 /// One process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Shim {
     pub up: bool,
     pub asleep: bool,
@@ -106,6 +106,29 @@ impl Shim {
     /// Whether its term is the ledger's.
     pub fn holds(&self, ledger: &Ledger) -> bool {
         self.term.as_ref().is_some_and(|term| term.epoch == ledger.epoch && term.term == ledger.term)
+    }
+
+    /// Whether its next step is the transaction that numbers.
+    pub fn is_recording(&self) -> bool {
+        matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Record(_)))
+    }
+
+    /// Whether the intake would only look and find nothing.
+    pub fn idles(&self, table: &Table, ledger: &Ledger) -> bool {
+        let reads = matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Read));
+        reads && table.rows.is_empty() && self.holds(ledger)
+    }
+
+    /// Everything that its behaviour depends on.
+    pub fn key(&self) -> String {
+        let Some(term) = &self.term else { return format!("{}{}", self.up, self.asleep) };
+        let cache = term.cache.as_ref().map(|(last, marks)| {
+            let mut marks: Vec<_> = marks.iter().collect();
+            marks.sort_unstable();
+            format!("{last}{marks:?}")
+        });
+        let Term { round, published, batch, confirms, .. } = term;
+        format!("{}{}{}{cache:?}{round:?}{published}{}{confirms:?}", self.up, self.asleep, term.term, batch.len())
     }
 
     /// Takes over.

@@ -1,0 +1,269 @@
+//! The ledger's crash points: every reachable state of two shims, a tracker and a broker.
+//!
+//! Goes in: a few rows, and how many faults there may be. Comes out: nothing, or the way to a state in which something
+//! is lost, numbered twice, or published under another number. States that were seen are not explored again, so the
+//! search is exhaustive though the processes loop.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bugfeed_protocol::{BugId, Change, Epoch, When};
+
+use crate::broker::Confirm;
+use crate::shim::{Ledger, Shim, Table};
+
+/// What the tracker does, in order.
+#[derive(Clone, Copy, Debug)]
+enum Write {
+    /// A new row of this bug.
+    Insert(u64),
+    /// The row with this id gets a new date.
+    Update(i64),
+    /// A new row with this id, which another row had before.
+    Reuse(i64, u64),
+}
+
+#[derive(Clone)]
+struct State {
+    table: Table,
+    ledger: Ledger,
+    shims: [Shim; 2],
+    /// What the broker has, by number.
+    broker: BTreeMap<u64, When>,
+    written: usize,
+    /// Versions of rows that were committed, and not overwritten before anybody recorded them.
+    committed: Vec<Change>,
+    faults: usize,
+}
+
+/// One thing that may happen.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Write,
+    Acquire(usize),
+    Intake(usize, Option<bool>),
+    /// The shim's next message: does the broker get it, and what does the shim hear.
+    Publish(usize, bool, Confirm),
+    Crash(usize),
+    Sleep(usize),
+    Wake(usize),
+}
+
+const BATCH: usize = 2;
+
+impl State {
+    fn new(faults: usize) -> State {
+        let mut shims = [Shim::default(), Shim::default()];
+        shims.iter_mut().for_each(|shim| shim.up = true);
+        State {
+            table: Table::default(),
+            ledger: Ledger::new(Epoch::parse("E").unwrap()),
+            shims,
+            broker: BTreeMap::new(),
+            written: 0,
+            committed: Vec::new(),
+            faults,
+        }
+    }
+
+    /// Two states with the same key behave the same.
+    fn key(&self) -> String {
+        let mut marks: Vec<_> = self.ledger.marks.iter().map(|key| key.id).collect();
+        marks.sort_unstable();
+        let seqs: Vec<_> = self.ledger.changes.iter().map(|numbered| numbered.change.when.as_micros()).collect();
+        let rows: Vec<_> = self.table.rows.iter().map(|(id, change)| (id, change.when.as_micros())).collect();
+        let broker: Vec<_> = self.broker.keys().collect();
+        let shims = [self.shims[0].key(), self.shims[1].key()];
+        let Ledger { published, term, .. } = &self.ledger;
+        format!("{rows:?}{marks:?}{seqs:?}{published},{term}{broker:?}{},{}{shims:?}", self.written, self.faults)
+    }
+
+    fn moves(&self, writes: &[Write]) -> Vec<Move> {
+        let mut moves = Vec::new();
+        match writes.get(self.written) {
+            Some(Write::Update(id)) if !self.table.rows.contains_key(id) => {}
+            Some(Write::Reuse(id, _)) if self.table.rows.contains_key(id) => {}
+            Some(_) => moves.push(Move::Write),
+            None => {}
+        }
+        for at in 0..2 {
+            let (shim, other) = (&self.shims[at], &self.shims[1 - at]);
+            if shim.asleep {
+                moves.push(Move::Wake(at));
+                continue;
+            }
+            if !shim.lives() {
+                if !(other.lives() && other.holds(&self.ledger)) {
+                    moves.push(Move::Acquire(at));
+                }
+                continue;
+            }
+            if !shim.idles(&self.table, &self.ledger) {
+                moves.push(Move::Intake(at, None));
+                if self.faults > 0 && shim.is_recording() {
+                    moves.extend([Move::Intake(at, Some(true)), Move::Intake(at, Some(false))]);
+                }
+            }
+            if shim.clone().next_message(&self.ledger, BATCH).is_some() {
+                moves.push(Move::Publish(at, true, Confirm::Ack));
+                if self.faults > 0 {
+                    moves.extend([
+                        Move::Publish(at, true, Confirm::Lost),
+                        Move::Publish(at, false, Confirm::Lost),
+                        Move::Publish(at, false, Confirm::Nack),
+                    ]);
+                }
+            }
+            if self.faults > 0 {
+                moves.extend([Move::Crash(at), Move::Sleep(at)]);
+            }
+        }
+        moves
+    }
+
+    fn make(&mut self, made: Move, writes: &[Write]) -> Result<(), String> {
+        let fault = match made {
+            Move::Intake(_, trouble) => trouble.is_some(),
+            Move::Publish(_, _, confirm) => confirm != Confirm::Ack,
+            Move::Crash(_) | Move::Sleep(_) => true,
+            _ => false,
+        };
+        self.faults -= usize::from(fault);
+        match made {
+            Move::Write => self.write(writes[self.written]),
+            Move::Acquire(at) => self.shims[at].acquire(&mut self.ledger),
+            Move::Crash(at) => {
+                self.shims[at].crash();
+                self.shims[at].up = true;
+            }
+            Move::Sleep(at) => self.shims[at].asleep = true,
+            Move::Wake(at) => self.shims[at].asleep = false,
+            Move::Intake(at, trouble) => {
+                self.shims[at].intake(&mut self.table, &mut self.ledger, BATCH, When::MIN, trouble);
+            }
+            Move::Publish(at, arrives, confirm) => {
+                let message = self.shims[at].next_message(&self.ledger, BATCH).ok_or("nothing to publish")?;
+                let (seq, when) = (message.cursor.seq, message.change.when);
+                if arrives && self.broker.insert(seq, when).is_some_and(|before| before != when) {
+                    return Err(format!("{seq} published for two changes"));
+                }
+                self.shims[at].confirmed(confirm, &mut self.ledger);
+            }
+        }
+        self.check()
+    }
+
+    fn write(&mut self, write: Write) {
+        self.written += 1;
+        let when = When::from_micros(i64::try_from(self.written).unwrap() * 1_000_000).unwrap();
+        let (id, bug) = match write {
+            Write::Insert(bug) => (self.table.id(), BugId::new(bug).unwrap()),
+            Write::Reuse(id, bug) => (id, BugId::new(bug).unwrap()),
+            Write::Update(id) => {
+                let old = self.table.rows[&id];
+                // Overwritten before anybody recorded it: the newer one stands for it.
+                if !self.ledger.changes.iter().any(|numbered| numbered.change == old) {
+                    self.committed.retain(|change| *change != old);
+                }
+                (id, old.bug)
+            }
+        };
+        let change = Change { bug, when };
+        self.table.rows.insert(id, change);
+        self.committed.push(change);
+    }
+
+    /// What holds in every state.
+    fn check(&self) -> Result<(), String> {
+        let mut numbered: Vec<When> = self.ledger.changes.iter().map(|numbered| numbered.change.when).collect();
+        for (seq, at) in (1..).zip(&self.ledger.changes) {
+            if at.cursor.seq != seq {
+                return Err(format!("{} is not {seq}", at.cursor));
+            }
+        }
+        numbered.sort_unstable();
+        if numbered.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("numbered twice".to_owned());
+        }
+        for change in &self.committed {
+            let there = self.table.rows.values().any(|row| row == change);
+            if !there && numbered.binary_search(&change.when).is_err() {
+                return Err(format!("{change:?} is neither in the table nor in the ledger"));
+            }
+        }
+        if let Some(lost) = (1..=self.ledger.published).find(|seq| !self.broker.contains_key(seq)) {
+            return Err(format!("{lost} counts as published, but the broker does not have it"));
+        }
+        for (seq, when) in &self.broker {
+            let at = usize::try_from(*seq).unwrap() - 1;
+            if self.ledger.changes.get(at).map(|numbered| numbered.change.when) != Some(*when) {
+                return Err(format!("{seq} published, but the ledger says otherwise"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds when nothing more happens by itself.
+    fn check_end(&self) -> Result<(), String> {
+        let rest = (self.table.rows.len(), self.ledger.marks.len(), self.ledger.head() - self.ledger.published);
+        if rest == (0, 0, 0) { Ok(()) } else { Err(format!("rows, marks, unpublished at the end: {rest:?}")) }
+    }
+}
+
+/// Visits every reachable state; how many there are.
+fn explore(writes: &[Write], faults: usize) -> usize {
+    let first = State::new(faults);
+    let mut seen = HashSet::from([first.key()]);
+    // The way to each state, from its predecessor.
+    let mut ways: Vec<(usize, Move)> = Vec::new();
+    let mut stack = vec![(first, usize::MAX)];
+    while let Some((state, way)) = stack.pop() {
+        let moves = state.moves(writes);
+        let ends = moves.iter().all(|made| matches!(made, Move::Crash(_) | Move::Sleep(_)));
+        if ends && let Err(broken) = state.check_end() {
+            panic!("{writes:?}: {broken}, after {:?}", path(&ways, way));
+        }
+        for made in moves {
+            let mut next = state.clone();
+            ways.push((way, made));
+            let way = ways.len() - 1;
+            if let Err(broken) = next.make(made, writes) {
+                panic!("{writes:?}: {broken}, after {:?}", path(&ways, way));
+            }
+            if seen.insert(next.key()) {
+                stack.push((next, way));
+            }
+        }
+    }
+    seen.len()
+}
+
+fn path(ways: &[(usize, Move)], mut way: usize) -> Vec<Move> {
+    let mut path = Vec::new();
+    while let Some(&(before, made)) = ways.get(way) {
+        path.push(made);
+        way = before;
+    }
+    path.reverse();
+    path
+}
+
+#[test]
+fn every_crash_point_of_the_ledger() {
+    use Write::{Insert, Reuse, Update};
+    let mut states = 0;
+    for (writes, faults) in [
+        (&[Insert(1)][..], 2),
+        (&[Insert(1), Insert(1)], 2),
+        (&[Insert(1), Insert(1), Insert(2)], 1),
+        // One row for each bug, updated in place, between any two steps.
+        (&[Insert(1), Update(1)], 2),
+        (&[Insert(1), Insert(2), Update(1)], 1),
+        // An id given again, as SQLite does without AUTOINCREMENT.
+        (&[Insert(1), Reuse(1, 2)], 2),
+    ] {
+        let count = explore(writes, faults);
+        println!("{writes:?}, {faults} faults: {count} states");
+        states += count;
+    }
+    assert!(states > 1_000);
+}
