@@ -173,7 +173,12 @@ impl History {
     fn remember(&mut self, message: &BusMessage, delivery: &Delivery) {
         let offset = delivery.properties.headers().as_ref().and_then(|headers| headers.inner().get("x-stream-offset"));
         if let (Some(cursor), Some(AMQPValue::LongLongInt(offset))) = (&message.cursor, offset) {
-            self.known = Some((cursor.clone(), *offset));
+            // A repeat lies further on than where its number is first found.
+            let repeat =
+                self.known.as_ref().is_some_and(|(known, _)| known.epoch == cursor.epoch && cursor.seq <= known.seq);
+            if !repeat {
+                self.known = Some((cursor.clone(), *offset));
+            }
         }
     }
 
