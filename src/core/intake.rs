@@ -94,7 +94,7 @@ impl Intake {
         let number = (continuity != Continuity::Late).then_some(cursor);
         let gap = if continuity == Continuity::Broken { replay.cursor_before(pos) } else { None };
         let update = Update { pos, bug: change.bug, number, classic: classic.into(), modern: modern.into() };
-        Taken::New(New { update, gap, late: continuity == Continuity::Late })
+        Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside })
     }
 
     /// The newest number of the epoch that was used last.
@@ -143,8 +143,8 @@ mod tests {
         for (numbers, want) in [
             (&[None, None][..], &["own.1", "own.2"][..]),
             // A producer without numbers beside the shim moves no cursor, and breaks nothing.
-            (&[Some("E.1"), None, Some("E.2"), None], &["E.1", "E.1 late", "E.2", "E.2 late"]),
-            (&[None, Some("E.1"), None, Some("E.2")], &["own.1", "E.1!", "E.1 late", "E.2"]),
+            (&[Some("E.1"), None, Some("E.2"), None], &["E.1", "E.1", "E.2", "E.2"]),
+            (&[None, Some("E.1"), None, Some("E.2")], &["own.1", "E.1!", "E.1", "E.2"]),
             // A straggler of a ledger that was replaced: found by the simulation. Its cursor would claim what another
             // gateway, where it came earlier, has yet to send.
             (&[Some("E.1"), Some("F.1"), Some("E.2"), Some("F.2")], &["E.1", "F.1!", "E.2!", "F.2!"]),
