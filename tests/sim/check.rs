@@ -107,6 +107,10 @@ impl Client {
             Some("complete" | "latest") => {
                 promise!(cursor.as_ref() == Some(&asked), "the answer to a resume repeats the cursor, {asked}");
                 session.conflated = verdict == Some("latest");
+                if let (true, Some(pos)) = (session.conflated, position) {
+                    let more = session.shadow.borrow().changes_after(pos) > self.catch_up;
+                    promise!(more || pos + 1 < session.cache.start(), "latest, though the ring has all since {asked}");
+                }
                 session.cursor = cursor;
                 session.asked = Some(asked);
             }
@@ -185,8 +189,11 @@ impl Client {
             let asked = session.asked.as_ref();
             asked.is_some_and(|asked| truth.number_in(*other, asked).is_some_and(|number| number <= asked.seq))
         };
+        // Where ledgers alternate, the way back to the newer one is a gap.
+        let counts = |other: &Fact| session.cursor.as_ref().is_none_or(|at| truth.number_in(*other, at).is_some());
         let all = !session.conflated && !session.wire.lagged.get();
-        if let Some(skipped) = self.missing.iter().find(|other| all && older(other) && !earlier(other)) {
+        let skips = |other: &&Fact| all && older(other) && !earlier(other) && counts(other);
+        if let Some(skipped) = self.missing.iter().find(skips) {
             return Err(format!("every change was promised, but not {:?}", truth.all[*skipped]));
         }
         self.missing.retain(|other| !older(other));

@@ -60,6 +60,8 @@ pub struct Client {
     /// It stores dates without the fraction.
     pub whole_seconds: bool,
     pub phantom: bool,
+    /// How many changes a catch-up sends one by one.
+    pub catch_up: usize,
     pub bugs: BTreeSet<BugId>,
     pub cursor: Option<Cursor>,
     pub since: Option<When>,
@@ -88,6 +90,7 @@ impl Client {
             modern: random.random_bool(0.7),
             by_hello: random.random_bool(0.4),
             whole_seconds: random.random_bool(0.5),
+            catch_up: swarm.limits.catch_up,
             bugs,
             ..Client::default()
         }
@@ -101,6 +104,7 @@ impl Client {
             by_hello: self.by_hello,
             whole_seconds: self.whole_seconds,
             phantom: true,
+            catch_up: self.catch_up,
             bugs: self.bugs.clone(),
             cursor: self.cursor.clone(),
             since: self.since,

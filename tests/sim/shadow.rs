@@ -122,4 +122,8 @@ impl Shadow {
         let pos = *self.seen.get(cursor)?;
         (pos >= first && !self.is_late(pos)).then_some(pos)
     }
+
+    pub fn changes_after(&self, pos: Pos) -> usize {
+        self.records.len().saturating_sub(usize::try_from(pos).unwrap_or(usize::MAX))
+    }
 }
