@@ -103,6 +103,14 @@ impl Numbering {
         Some(Cursor { epoch: run.epoch.clone(), seq: run.seq_at(pos) })
     }
 
+    /// The last of these positions whose change came late.
+    pub fn last_late(&self, mut positions: impl DoubleEndedIterator<Item = Pos>) -> Option<Pos> {
+        if self.runs.iter().all(|run| run.steps) {
+            return None;
+        }
+        positions.rfind(|&pos| self.number_of(pos).is_none())
+    }
+
     /// The cursor just before the change at `pos`, in that change's own numbering.
     pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
         let at = self.runs.partition_point(|run| run.first <= pos).checked_sub(1)?;

@@ -366,6 +366,12 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").number_of(pos)
     }
 
+    /// The position of the last of these changes that came late.
+    pub fn last_late(&self, found: &[Found]) -> Option<Pos> {
+        let positions = found.iter().map(|found| found.pos);
+        self.numbering.read().expect("nobody panics holding it").last_late(positions)
+    }
+
     /// The cursor just before the change at `pos`, in that change's own numbering.
     pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
         self.numbering.read().expect("nobody panics holding it").cursor_before(pos)

@@ -93,6 +93,9 @@ pub(super) struct Backlog {
     pub(super) cut: bool,
     /// The catch-up that was asked for.
     pub(super) asked: Option<Asked>,
+    /// Until the second position is sent, the cursor told is that of the first: a change there came late, and stands for
+    /// ones of the same bug that came earlier with later numbers.
+    pub(super) hold: Option<(Pos, Pos)>,
     /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
     pub(super) newest_from: Option<Pos>,
     /// Everything up to here has been sent, or is in the fields above.

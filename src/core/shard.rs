@@ -408,8 +408,16 @@ impl<P: Peer> Shard<P> {
         backlog.found.clear();
         let conflated = self.replay.every(&wanted, &mut backlog.found);
         self.tally.conflated += u64::from(conflated && asked.limit > 0);
+        let first = backlog.found.first().map_or(asked.after, |found| found.pos - 1);
+        self.hold(first.min(asked.after), backlog);
         (backlog.next, backlog.cut, backlog.asked) = (0, false, Some(asked));
         conflated
+    }
+
+    /// Holds the cursor back at `from` as long as a change that came late has yet to be sent.
+    fn hold(&self, from: Pos, backlog: &mut Backlog) {
+        let until = self.replay.last_late(&backlog.found);
+        backlog.hold = until.map(|until| (backlog.hold.map_or(from, |(from, _)| from), until));
     }
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
@@ -438,7 +446,7 @@ impl<P: Peer> Shard<P> {
             } else if backlog.gap {
                 // The client will ask for everything anyway.
                 (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
-                (backlog.asked, backlog.cut, backlog.next) = (None, false, 0);
+                (backlog.asked, backlog.cut, backlog.next, backlog.hold) = (None, false, 0, None);
                 backlog.found.clear();
                 let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
@@ -450,10 +458,12 @@ impl<P: Peer> Shard<P> {
                 }
                 backlog.found.clear();
                 self.replay.newest(&session.bugs, backlog.behind, self.processed, &mut backlog.found);
+                self.hold(backlog.behind, &mut backlog);
                 backlog.next = 0;
                 backlog.newest_from = Some(backlog.behind);
                 backlog.behind = self.processed;
             } else {
+                backlog.hold = None;
                 if std::mem::take(&mut backlog.busy) {
                     session.peer.ready();
                 }
@@ -491,7 +501,11 @@ impl<P: Peer> Shard<P> {
                     if self.replay.number_of(found.pos).is_some_and(|number| modern.has(&number)) {
                         continue;
                     }
-                    let Some(cursor) = self.replay.cursor_at(found.pos) else { continue };
+                    let cursor = match backlog.hold {
+                        Some((from, until)) if found.pos < until => self.replay.cursor_before(from + 1),
+                        _ => self.replay.cursor_at(found.pos),
+                    };
+                    let Some(cursor) = cursor else { continue };
                     frame::push_update_with_cursor(&mut backlog.out, found.change, &cursor);
                 }
             }

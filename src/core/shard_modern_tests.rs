@@ -228,6 +228,32 @@ fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() 
     }
 }
 
+/// Numbers 4 of bug 2 and 5 of bug 1, and then number 2 of bug 2, late: it stands for 4, and comes last.
+#[test]
+fn a_late_change_that_stands_for_a_newer_number_holds_back_the_cursor() {
+    for room in [0, 120, 200] {
+        let mut bed = bed();
+        fill(&mut bed, 1);
+        let (wire, _) = hello(&mut bed);
+        bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,4]}"#);
+        let broken = bed.record_as(change(3, 3), &cursor("E.3"), Continuity::Broken);
+        bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(broken.pos)));
+        bed.shard.handle(Input::Update(broken));
+        wire.take();
+        wire.room.set(0);
+        for (bug, seq) in [(2, 4), (1, 5), (4, 6)] {
+            let update =
+                bed.record_as(change(bug, 10 + i64::from(seq)), &cursor(&format!("E.{seq}")), Continuity::Next);
+            bed.shard.handle(Input::Update(update));
+        }
+        let late = bed.record_as(change(2, 2), &cursor("E.2"), Continuity::Late);
+        bed.shard.handle(Input::Update(late));
+        bed.read(&wire, room);
+        bed.read(&wire, usize::MAX / 4);
+        assert_eq!(wire.take(), [update(1, 15, 3), update(4, 16, 3), update(2, 2, 6)], "room {room}");
+    }
+}
+
 #[test]
 fn a_cursor_of_another_epoch_is_a_gap_and_the_new_one_is_told() {
     let mut bed = bed();
