@@ -19,7 +19,7 @@ use slab::Slab;
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
-use super::replay::{Pos, Replay, Standing, Wanted};
+use super::replay::{Pos, Replay, Standing};
 pub use super::session::Peer;
 use super::session::{Asked, Backlog, Modern, Seen, Session, State, write};
 use super::subscriptions::{Slot, Subscriptions};
@@ -395,124 +395,6 @@ impl<P: Peer> Shard<P> {
         frame::push_text(&mut backlog.out, &text);
     }
 
-    /// Fills `found` with what is left of a catch-up after `sent`. Whether it was too long and is conflated.
-    fn look_up(&mut self, asked: Asked, sent: Pos, backlog: &mut Backlog) -> bool {
-        let wanted = Wanted {
-            bugs: &asked.bugs,
-            after: asked.after.max(sent),
-            after_old: sent,
-            upto: asked.upto,
-            since: asked.since,
-            limit: asked.limit,
-        };
-        backlog.found.clear();
-        let conflated = self.replay.every(&wanted, &mut backlog.found);
-        self.tally.conflated += u64::from(conflated && asked.limit > 0);
-        let first = backlog.found.first().map_or(asked.after, |found| found.pos - 1);
-        self.hold(first.min(asked.after), backlog);
-        (backlog.next, backlog.cut, backlog.asked) = (0, false, Some(asked));
-        conflated
-    }
-
-    /// Holds the cursor back at `from` as long as a change that came late has yet to be sent.
-    fn hold(&self, from: Pos, backlog: &mut Backlog) {
-        let until = self.replay.last_late(&backlog.found);
-        backlog.hold = until.map(|until| (backlog.hold.map_or(from, |(from, _)| from), until));
-    }
-
-    /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
-    fn pump(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> bool {
-        for _ in 0..PIECES {
-            self.fill(slot, &mut backlog);
-            let session = &mut self.sessions[slot as usize];
-            if !backlog.out.is_empty() {
-                let Ok(written) = write(&session.peer, &backlog.out[backlog.written..]) else {
-                    session.end();
-                    return true;
-                };
-                backlog.written += written;
-                if written > 0 {
-                    session.progress_ms = self.now_ms;
-                }
-                if backlog.written < backlog.out.len() {
-                    session.lag(backlog);
-                    return false;
-                }
-                backlog.out.clear();
-                backlog.written = 0;
-            } else if backlog.end {
-                session.end();
-                return true;
-            } else if backlog.gap {
-                // The client will ask for everything anyway.
-                (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
-                (backlog.asked, backlog.cut, backlog.next, backlog.hold) = (None, false, 0, None);
-                backlog.found.clear();
-                let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
-                frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
-            } else if backlog.behind < self.processed {
-                if backlog.behind < self.replay.floor() && session.modern.is_some() {
-                    self.tally.gaps += 1;
-                    backlog.gap = true;
-                    continue;
-                }
-                backlog.found.clear();
-                self.replay.newest(&session.bugs, backlog.behind, self.processed, &mut backlog.found);
-                self.hold(backlog.behind, &mut backlog);
-                backlog.next = 0;
-                backlog.newest_from = Some(backlog.behind);
-                backlog.behind = self.processed;
-            } else {
-                backlog.hold = None;
-                if std::mem::take(&mut backlog.busy) {
-                    session.peer.ready();
-                }
-                let Some(work) = backlog.deferred.take() else {
-                    session.state = State::Open;
-                    return true;
-                };
-                backlog.newest_from = None;
-                self.begin(slot, work, &mut backlog);
-            }
-        }
-        // The socket would take more, but others of the shard come first.
-        self.sessions[slot as usize].lag(backlog);
-        true
-    }
-
-    /// Encodes the next changes of a catch-up, up to about a [`PIECE`].
-    fn fill(&mut self, slot: Slot, backlog: &mut Backlog) {
-        while backlog.out.len() - backlog.written < PIECE && !backlog.gap {
-            let Some(&found) = backlog.found.get(backlog.next) else {
-                let asked = backlog.asked.take();
-                backlog.found.clear();
-                backlog.next = 0;
-                match asked.filter(|_| backlog.cut) {
-                    Some(asked) => self.look_up(asked, backlog.sent, backlog),
-                    None => return,
-                };
-                continue;
-            };
-            backlog.next += 1;
-            backlog.sent = found.pos;
-            match &self.sessions[slot as usize].modern {
-                None => frame::push_update(&mut backlog.out, found.change),
-                Some(modern) => {
-                    if self.replay.number_of(found.pos).is_some_and(|number| modern.has(&number)) {
-                        continue;
-                    }
-                    let cursor = match backlog.hold {
-                        Some((from, until)) if found.pos < until => self.replay.cursor_before(from + 1),
-                        _ => self.replay.cursor_at(found.pos),
-                    };
-                    let Some(cursor) = cursor else { continue };
-                    frame::push_update_with_cursor(&mut backlog.out, found.change, &cursor);
-                }
-            }
-            self.tally.caught_up += 1;
-        }
-    }
-
     /// Sends pings and heartbeats, and ends sessions whose peer is dead. `now_ms` never falls.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
@@ -547,6 +429,9 @@ impl<P: Peer> Shard<P> {
         self.drain_due();
     }
 }
+
+#[path = "shard_catch_up.rs"]
+mod catch_up;
 
 #[cfg(test)]
 #[path = "shard_tests.rs"]
