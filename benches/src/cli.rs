@@ -1,0 +1,182 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::target::Via;
+
+/// Measures a push gateway: what it costs, against what the kernel alone costs in the same run.
+///
+/// Starts a gateway on processor 0 and the clients on processor 1, publishes updates, and counts what arrives: lost,
+/// repeated, out of order, late. The server's processor time is the scheduler's count of all its threads. Beside it runs
+/// the floor: a process that does nothing but write(2), the same frames to as many sockets at the same pace. Figures are
+/// medians of several runs, with the smallest and the largest.
+#[derive(Debug, Parser)]
+#[command(name = "bugfeed-bench", version, max_term_width = 100, args_override_self = true)]
+#[command(after_help = "\
+Examples:
+  bugfeed-bench fanout                      10,000 clients on one bug
+  bugfeed-bench sparse --via hub            the hub alone, no broker
+  bugfeed-bench sparse --runs 3 --json      for programs
+  bugfeed-bench fanout --server OTHER/bugfeed
+
+Needs Debian's rabbitmq-server, or a broker's URL in BUGFEED_TEST_AMQP. benches/README.md explains every figure.")]
+pub struct Cli {
+    /// What to measure
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The scenarios, and the processes that they start.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// All clients watch one bug: processor time for each frame, at a pace and at full speed
+    Fanout {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// Updates a second, at a pace
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rate: u32,
+        /// How long updates come at that pace, in seconds
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Updates at full speed
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        burst: u32,
+    },
+    /// Each client watches 20 bugs of many, each update is for about two: processor time for each update
+    Sparse {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// What each client watches.
+        #[command(flatten)]
+        watching: Watching,
+        /// Updates a second, at a pace
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        rate: u32,
+        /// How long updates come at that pace, in seconds
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Updates at full speed
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=900_000))]
+        burst: u32,
+    },
+    /// Memory of each idle connection, and what it costs to keep them all alive
+    Idle {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// What each client watches.
+        #[command(flatten)]
+        watching: Watching,
+        /// How long they are watched doing nothing, in seconds
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: u32,
+    },
+    /// Updates that nobody watches: processor time for each
+    Unwatched {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// What each client watches.
+        #[command(flatten)]
+        watching: Watching,
+        /// Updates
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=900_000))]
+        burst: u32,
+    },
+    /// Connections that are opened: how many a second, and processor time for each
+    Handshake {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Subscriptions: processor time for a command with many bugs
+    Subscribe {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// What each client watches.
+        #[command(flatten)]
+        watching: Watching,
+    },
+    /// (started by the others) clients
+    #[command(hide = true)]
+    Load {
+        /// The processor to run on
+        #[arg(long)]
+        core: usize,
+    },
+    /// (started by the others) the floor
+    #[command(hide = true)]
+    FloorServer {
+        /// The processor to run on
+        #[arg(long)]
+        core: usize,
+    },
+    /// (started by the others) a gateway without a broker
+    #[command(hide = true)]
+    HubServer {
+        /// Where messages of the bus are taken
+        #[arg(long)]
+        feed_listen: SocketAddr,
+        /// Options of `bugfeed gateway`
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// What all scenarios share.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// The bugfeed to measure [default: the one beside this program]
+    #[arg(long, env = "BUGFEED_BENCH_SERVER", value_name = "PATH")]
+    pub server: Option<PathBuf>,
+    /// How changes get into it
+    #[arg(long, value_enum, default_value_t = Via::Amqp)]
+    pub via: Via,
+    /// A further option of `bugfeed gateway`, such as --server-arg=--shards=1; repeat for more
+    #[arg(long = "server-arg", value_name = "OPTION", allow_hyphen_values = true)]
+    pub server_args: Vec<String>,
+    /// Clients
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=19_000))]
+    pub clients: u32,
+    /// How often each measurement is made
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// The processor of the server, and of the floor
+    #[arg(long, default_value_t = 0)]
+    pub server_core: usize,
+    /// The processor of everything else
+    #[arg(long, default_value_t = 1)]
+    pub load_core: usize,
+    /// A broker that runs already [default: a throwaway one]
+    #[arg(long, env = "BUGFEED_TEST_AMQP", hide_env_values = true, value_name = "URL")]
+    pub amqp: Option<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What each client watches.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Watching {
+    /// Bugs that each client watches
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub subscriptions: u32,
+    /// Bugs there are [default: so many that each has two watchers]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000_000))]
+    pub bugs: Option<u32>,
+}
+
+impl Watching {
+    /// Bugs there are, for so many clients.
+    pub fn bugs(&self, clients: u32) -> u32 {
+        self.bugs.unwrap_or_else(|| (clients * self.subscriptions / 2).max(self.subscriptions))
+    }
+}

@@ -1,0 +1,95 @@
+//! A gateway without a broker, for what the hub alone costs: the library's hub and listener, and a port that takes
+//! messages of the bus.
+//!
+//! Goes in, on that port, one a line: a message as it lies on the bus; `generate PHASE`, to make and take a phase's
+//! messages at full speed without reading or decoding; `settle`, which is answered with `settled` when all before it
+//! was taken in.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use bugfeed::cli::{Cli, Command};
+use bugfeed::events::Events;
+use bugfeed::http::listen;
+use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
+use bugfeed::hub::{self, Clock, Ingest};
+use bugfeed_protocol::bus::BusMessage;
+use bugfeed_protocol::{Cursor, Epoch};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::plan::Phase;
+
+/// Runs until standard input ends. `args` are options of `bugfeed gateway`; those of the broker mean nothing.
+///
+/// # Errors
+/// When an option is wrong or a port cannot be had.
+pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
+    let words = ["bugfeed", "gateway"].map(OsString::from).into_iter().chain(args.iter().cloned());
+    let Command::Gateway(gateway) = Cli::read(words)?.command else { bail!("these are no options of a gateway") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = listen::bind("listen", gateway.listen.listen, gateway.listen.send_buffer_bytes as usize)?;
+        let feed = TcpListener::bind(feed).await.with_context(|| format!("cannot listen on {feed}"))?;
+        let (events, tracker, stop) = (Arc::new(Events::new()), TaskTracker::new(), CancellationToken::new());
+        let parts = hub::feed(DEFAULT_FEED, &gateway.listen.hub(), Clock::start(), &events);
+        for shard in parts.shards {
+            tokio::spawn(shard.run(stop.clone()));
+        }
+        let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
+        let site = Site { feeds, demo: None, events: Arc::clone(&events), tracker: tracker.clone() };
+        let (router, limits) = (routes::router(site), gateway.listen.limits());
+        tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
+        let mut ingest = parts.ingest;
+        loop {
+            let (stream, _) = feed.accept().await?;
+            stream.set_nodelay(true)?;
+            serve(stream, &mut ingest).await?;
+        }
+    })
+}
+
+async fn serve(stream: TcpStream, ingest: &mut Ingest) -> Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::with_capacity(64 * 1024, read);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if lines.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        match line.as_slice() {
+            [b'{', ..] => {
+                if let Some(message) = ingest.read(&line) {
+                    take(ingest, message).await;
+                }
+            }
+            b"settle\n" => write.write_all(b"settled\n").await?,
+            other => {
+                let phase = other.strip_prefix(b"generate ").context("neither a message nor a command")?;
+                generate(ingest, &serde_json::from_slice(phase)?).await?;
+            }
+        }
+    }
+}
+
+async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
+    let epoch = Epoch::parse("bench").context("an epoch")?;
+    let before = ingest.head().map_or(0, |head| head.seq);
+    for (number, index) in phase.indices().enumerate() {
+        let cursor = Cursor { epoch: epoch.clone(), seq: before + 1 + number as u64 };
+        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor) }).await;
+    }
+    Ok(())
+}
+
+async fn take(ingest: &mut Ingest, message: BusMessage) {
+    if let Some(hole) = ingest.take(message, None).await {
+        ingest.take_anyway(&hole.message, hole.recorded).await;
+    }
+}

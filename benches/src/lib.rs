@@ -1,0 +1,17 @@
+//! Benchmarks of bugfeed: a load generator that can drive any server of the classic protocol, the floor it is measured
+//! against, and the scenarios. README.md in this folder explains the figures.
+
+pub mod cli;
+pub mod clock;
+pub mod dialect;
+pub mod floor;
+pub mod hub_server;
+pub mod load;
+pub mod measure;
+pub mod plan;
+pub mod procfs;
+pub mod publish;
+pub mod report;
+pub mod scenario;
+pub mod target;
+pub mod ws;

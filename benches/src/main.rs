@@ -1,0 +1,59 @@
+//! The command `bugfeed-bench`: see `--help`.
+
+#![allow(clippy::print_stdout)]
+
+use anyhow::Result;
+use bugfeed_bench::cli::{Cli, Command};
+use bugfeed_bench::procfs::pin;
+use bugfeed_bench::report::Report;
+use bugfeed_bench::scenario::{Bench, cost, fanout, idle, sparse};
+use bugfeed_bench::{floor, hub_server, load};
+use clap::Parser as _;
+
+fn main() -> Result<()> {
+    let (common, report) = match Cli::parse().command {
+        Command::Load { core } => {
+            pin(std::process::id(), core)?;
+            return load::worker::run();
+        }
+        Command::FloorServer { core } => {
+            pin(std::process::id(), core)?;
+            return floor::run();
+        }
+        Command::HubServer { feed_listen, args } => return hub_server::run(feed_listen, &args),
+        Command::Fanout { common, rate, seconds, burst } => {
+            let report = fanout::run(&mut Bench::new(&common)?, rate, seconds, burst)?;
+            (common, report)
+        }
+        Command::Sparse { common, watching, rate, seconds, burst } => {
+            let report = sparse::run(&mut Bench::new(&common)?, watching, rate, seconds, burst)?;
+            (common, report)
+        }
+        Command::Idle { common, watching, seconds } => {
+            let report = idle::run(&mut Bench::new(&common)?, watching, seconds)?;
+            (common, report)
+        }
+        Command::Unwatched { common, watching, burst } => {
+            let report = sparse::unwatched(&mut Bench::new(&common)?, watching, burst)?;
+            (common, report)
+        }
+        Command::Handshake { common } => {
+            let report = cost::handshake(&mut Bench::new(&common)?)?;
+            (common, report)
+        }
+        Command::Subscribe { common, watching } => {
+            let report = cost::subscribe(&mut Bench::new(&common)?, watching)?;
+            (common, report)
+        }
+    };
+    show(&report, common.json)
+}
+
+fn show(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(())
+}

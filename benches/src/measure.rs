@@ -1,0 +1,99 @@
+//! One measurement: a phase's updates through a server or the floor, and what it cost.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::clock::Stamps;
+use crate::load::Order;
+use crate::load::tally::Tally;
+use crate::load::worker::{Worker, finish_all, order_all};
+use crate::plan::Phase;
+use crate::procfs::Cpu;
+use crate::publish::Pace;
+
+/// Whoever writes frames to clients: a server with its publisher, or the floor.
+pub trait Source {
+    /// The process that is measured.
+    fn pid(&self) -> u32;
+
+    /// Gets ready, before anything is counted.
+    ///
+    /// # Errors
+    /// When it fails.
+    fn prepare(&mut self, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()>;
+
+    /// Lets a phase's updates go; returns when the last is on its way.
+    ///
+    /// # Errors
+    /// When it fails.
+    fn go(&mut self, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()>;
+}
+
+/// What one measurement found.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// How many updates were sent.
+    pub updates: u32,
+    /// Of the process that is measured.
+    pub cpu: Cpu,
+    /// Of the load processes.
+    pub load_cpu: Cpu,
+    /// From the first frame to the last, in seconds.
+    pub seconds: f64,
+    /// What clients saw.
+    pub tally: Tally,
+}
+
+impl Sample {
+    /// Processor time for each frame delivered, in nanoseconds.
+    pub fn ns_per_frame(&self) -> f64 {
+        self.cpu.ns as f64 / self.tally.delivered.max(1) as f64
+    }
+
+    /// Processor time for each update, in microseconds.
+    pub fn us_per_update(&self) -> f64 {
+        self.cpu.ns as f64 / 1000.0 / f64::from(self.updates.max(1))
+    }
+}
+
+/// A frame later than this is counted as late.
+pub const LATE_MS: u64 = 1000;
+/// How long the last frames of a phase may take.
+const FINISH_MS: u64 = 60_000;
+
+/// Measures one phase.
+///
+/// # Errors
+/// When the server, its publisher or a load process fails.
+pub fn measure(
+    source: &mut dyn Source,
+    workers: &mut [Worker],
+    stamps: &Stamps,
+    phase: &Phase,
+    pace: Pace,
+) -> Result<Sample> {
+    let begin = Order::Begin { phase: *phase, stamps: stamps.path().to_owned(), late_ms: LATE_MS };
+    order_all(workers, |_| begin.clone())?;
+    source.prepare(phase, pace, stamps)?;
+    // What getting ready stirred up settles.
+    std::thread::sleep(Duration::from_millis(100));
+    let load_before = load_cpu(workers)?;
+    let before = Cpu::of(source.pid())?;
+    source.go(phase, pace, stamps)?;
+    let tally = finish_all(workers, FINISH_MS)?;
+    let cpu = Cpu::of(source.pid())?.since(before);
+    let load_cpu = load_cpu(workers)?.since(load_before);
+    let seconds = tally.last_ns.saturating_sub(tally.first_ns) as f64 / 1e9;
+    Ok(Sample { updates: phase.count, cpu, load_cpu, seconds, tally })
+}
+
+fn load_cpu(workers: &[Worker]) -> Result<Cpu> {
+    let mut sum = Cpu::default();
+    for worker in workers {
+        let cpu = Cpu::of(worker.pid())?;
+        sum.ns += cpu.ns;
+        sum.waited_ns += cpu.waited_ns;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,87 @@
+//! Through RabbitMQ, with messages as the shim publishes them: numbered without holes, persistent, confirmed.
+
+use anyhow::{Context as _, Result, bail};
+use bugfeed_protocol::bus::{self, Format};
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+use bugfeed_shim::amqp;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use tokio::runtime::{Builder, Runtime};
+
+use super::Publish;
+
+/// A publisher of one feed.
+#[derive(Debug)]
+pub struct AmqpPublisher {
+    runtime: Runtime,
+    _connection: Connection,
+    channel: Channel,
+    exchange: String,
+    next: Cursor,
+    recorded: When,
+    confirms: Vec<PublisherConfirm>,
+}
+
+impl AmqpPublisher {
+    /// Connects, and makes sure that the exchange is there. The feed's numbers begin at 1.
+    ///
+    /// # Errors
+    /// When the broker does not take the connection.
+    pub fn connect(url: &str, exchange: &str) -> Result<AmqpPublisher> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let url = amqp::parse_url(url).map_err(anyhow::Error::msg)?;
+        let (connection, channel) = runtime.block_on(async {
+            let connection = amqp::connect(&url, "bugfeed-bench").await?;
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            amqp::declare_exchange(&url, &channel, exchange).await?;
+            anyhow::Ok((connection, channel))
+        })?;
+        Ok(AmqpPublisher {
+            runtime,
+            _connection: connection,
+            channel,
+            exchange: exchange.to_owned(),
+            next: Cursor { epoch: Epoch::parse("bench").context("an epoch")?, seq: 1 },
+            recorded: When::from_system_time(std::time::SystemTime::now()),
+            confirms: Vec::new(),
+        })
+    }
+}
+
+impl Publish for AmqpPublisher {
+    fn send(&mut self, change: Change) -> Result<()> {
+        let cursor = self.next.clone();
+        self.next.seq += 1;
+        let id = cursor.to_string();
+        let body = bus::encode(&Numbered { change, cursor, recorded: self.recorded }, Format::Native, &self.exchange);
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_message_id(id.into())
+            .with_timestamp(self.recorded.as_micros().unsigned_abs() / 1_000_000)
+            .with_app_id("bugfeed".into());
+        let key = change.bug.to_string();
+        let (exchange, key) = (self.exchange.as_str().into(), key.as_str().into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent = self.channel.basic_publish(exchange, key, options, &body, properties);
+        self.confirms.push(self.runtime.block_on(sent)?);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        let confirms = std::mem::take(&mut self.confirms);
+        self.runtime.block_on(async {
+            for confirm in confirms {
+                if !confirm.await?.is_ack() {
+                    bail!("the broker refused an update");
+                }
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! What is measured, and what all measurements share: a broker, a server, the floor, clients, and the numbers of updates.
+
+pub mod cost;
+pub mod fanout;
+pub mod idle;
+pub mod sparse;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use bugfeed_testbed::RabbitMq;
+use tempfile::TempDir;
+
+use crate::cli::Common;
+use crate::clock::{Stamps, exact_sleeps, scratch};
+use crate::dialect::Dialect;
+use crate::floor::Floor;
+use crate::load::worker::{Worker, order_all};
+use crate::load::{Clients, Order};
+use crate::measure::{Sample, Source, measure};
+use crate::plan::{Index, Phase, Watch};
+use crate::procfs::{pin, raise_file_limit};
+use crate::publish::Pace;
+use crate::target::{Start, Target, Via};
+
+/// Clients that connect or subscribe at a time.
+const WINDOW: u32 = 256;
+
+/// One run of the program.
+pub struct Bench {
+    /// What was asked for.
+    pub common: Common,
+    stamps: Stamps,
+    next: Index,
+    rabbit: Option<RabbitMq>,
+    _scratch: TempDir,
+}
+
+impl Bench {
+    /// Gets ready: this process, and what it starts from now on, has its processor and its open files.
+    ///
+    /// # Errors
+    /// When the machine does not allow it.
+    pub fn new(common: &Common) -> Result<Bench> {
+        raise_file_limit(u64::from(common.clients) + 200)?;
+        pin(std::process::id(), common.load_core)?;
+        exact_sleeps();
+        let scratch = scratch()?;
+        let stamps = Stamps::create(scratch.path())?;
+        Ok(Bench { common: common.clone(), stamps, next: 1, rabbit: None, _scratch: scratch })
+    }
+
+    /// The next updates: `count` of them, of bugs from `from_bug` on.
+    pub fn phase(&mut self, count: u32, from_bug: u32, bugs: u32) -> Phase {
+        let first = self.next;
+        self.next += count;
+        Phase { first, count, from_bug, bugs, last_bug: None }
+    }
+
+    /// The broker's URL; starts one when there is none.
+    fn broker(&mut self) -> Result<String> {
+        if let Some(url) = &self.common.amqp {
+            return Ok(url.clone());
+        }
+        if self.rabbit.is_none() {
+            if !RabbitMq::installed() {
+                bail!("rabbitmq-server is not installed: install it, give a broker with --amqp, or use --via hub");
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let rabbit = runtime.block_on(RabbitMq::start())?;
+            pin(rabbit.pid().context("the broker is gone")?, self.common.load_core)?;
+            self.rabbit = Some(rabbit);
+        }
+        Ok(self.rabbit.as_ref().context("just started")?.url())
+    }
+
+    /// Starts the server that was asked for.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn server(&mut self) -> Result<Target> {
+        let server = match &self.common.server {
+            Some(path) => path.clone(),
+            None => beside()?,
+        };
+        let mut args = self.common.server_args.clone();
+        if self.common.clients > 14_000 {
+            args.push(format!("--max-connections={}", self.common.clients + 100));
+        }
+        let start = Start { server, args, core: self.common.server_core };
+        match self.common.via {
+            Via::Amqp => Target::gateway(&start, &self.broker()?),
+            Via::Hub => Target::hub(&start),
+        }
+    }
+
+    /// Starts a load process and connects its clients.
+    ///
+    /// # Errors
+    /// When not all can connect.
+    pub fn clients(&self, to: SocketAddr, path: &str, dialect: Dialect, watch: Watch) -> Result<(Vec<Worker>, f64)> {
+        let mut workers = vec![Worker::start(self.common.load_core)?];
+        let clients = Clients {
+            server: to,
+            path: path.to_owned(),
+            dialect,
+            source: Ipv4Addr::new(127, 0, 0, 1),
+            first: 0,
+            count: self.common.clients,
+            window: WINDOW,
+            watch,
+        };
+        let seconds = order_all(&mut workers, |_| Order::Connect(clients.clone()))?;
+        Ok((workers, seconds))
+    }
+
+    /// A server with all its clients, subscribed.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn served(&mut self, watch: Watch) -> Result<(Target, Vec<Worker>)> {
+        let target = self.server()?;
+        let (mut workers, _) = self.clients(target.address, &target.path, target.dialect, watch)?;
+        order_all(&mut workers, |_| Order::Subscribe)?;
+        Ok((target, workers))
+    }
+
+    /// The floor with as many clients.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn floor(&self, watch: Watch) -> Result<(Floor, Vec<Worker>)> {
+        let mut floor = Floor::start(self.common.server_core)?;
+        let address = floor.address();
+        let mut workers = Vec::new();
+        floor.accept(self.common.clients, watch, || {
+            workers = self.clients(address, "", Dialect::Raw, watch)?.0;
+            Ok(())
+        })?;
+        Ok((floor, workers))
+    }
+
+    /// Measures one phase.
+    ///
+    /// # Errors
+    /// When something fails.
+    pub fn measure(
+        &self,
+        source: &mut dyn Source,
+        workers: &mut [Worker],
+        phase: &Phase,
+        pace: Pace,
+    ) -> Result<Sample> {
+        measure(source, workers, &self.stamps, phase, pace)
+    }
+}
+
+/// The `bugfeed` that was built together with this program.
+fn beside() -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("bugfeed");
+    if !path.exists() {
+        bail!("no bugfeed at {}: build it (cargo build --release), or name one with --server", path.display());
+    }
+    Ok(path)
+}
