@@ -105,6 +105,48 @@ pub enum Command {
         #[command(flatten)]
         watching: Watching,
     },
+    /// 1 % of the clients read 1 kB a second: what the others notice, and what it costs
+    Slow {
+        /// What all scenarios share.
+        #[command(flatten)]
+        common: Common,
+        /// Updates a second
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
+        /// How long they come, in seconds
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Updates by which the sockets of slow clients are filled beforehand
+        #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        fill: u32,
+    },
+    /// How costs grow: per frame with 1,000 to 15,000 clients, per update with 1 to 2,000 subscriptions each
+    ///
+    /// With --json, what `plot` makes a picture of.
+    Growth {
+        /// What all scenarios share; the number of clients means nothing here.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Makes a picture of what `growth --json` printed
+    Plot {
+        /// The data
+        data: PathBuf,
+        /// The picture, an SVG
+        picture: PathBuf,
+    },
+    /// 100,000 connections to several gateways with one broker: time to connect, memory, an update to all
+    Scale {
+        /// What all scenarios share; --clients is for each gateway.
+        #[command(flatten)]
+        common: Common,
+        /// Gateways, each a process with --clients of its own
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=50))]
+        gateways: u32,
+        /// From one update to the next, in ms
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+        pause_ms: u64,
+    },
     /// (started by the others) clients
     #[command(hide = true)]
     Load {

@@ -9,6 +9,7 @@ pub mod hub_server;
 pub mod load;
 pub mod measure;
 pub mod plan;
+pub mod plot;
 pub mod procfs;
 pub mod publish;
 pub mod report;

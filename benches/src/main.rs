@@ -2,11 +2,12 @@
 
 #![allow(clippy::print_stdout)]
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bugfeed_bench::cli::{Cli, Command};
+use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin;
 use bugfeed_bench::report::Report;
-use bugfeed_bench::scenario::{Bench, cost, fanout, idle, sparse};
+use bugfeed_bench::scenario::{Bench, cost, fanout, growth, idle, scale, slow, sparse};
 use bugfeed_bench::{floor, hub_server, load};
 use clap::Parser as _;
 
@@ -44,6 +45,29 @@ fn main() -> Result<()> {
         Command::Subscribe { common, watching } => {
             let report = cost::subscribe(&mut Bench::new(&common)?, watching)?;
             (common, report)
+        }
+        Command::Slow { common, rate, seconds, fill } => {
+            let report = slow::run(&mut Bench::new(&common)?, rate, seconds, fill)?;
+            (common, report)
+        }
+        Command::Scale { common, gateways, pause_ms } => {
+            let report = scale::run(&mut Bench::new(&common)?, gateways, common.clients, pause_ms)?;
+            (common, report)
+        }
+        Command::Growth { common } => {
+            let growth = growth::run(&mut Bench::new(&common)?)?;
+            if common.json {
+                println!("{}", serde_json::to_string_pretty(&growth)?);
+            } else {
+                print!("{}", growth.text());
+            }
+            return Ok(());
+        }
+        Command::Plot { data, picture } => {
+            let read = std::fs::read(&data).with_context(|| format!("cannot read {}", data.display()))?;
+            let growth: Growth = serde_json::from_slice(&read).context("this is not what `growth --json` prints")?;
+            return std::fs::write(&picture, growth.svg())
+                .with_context(|| format!("cannot write {}", picture.display()));
         }
     };
     show(&report, common.json)

@@ -121,8 +121,8 @@ impl Report {
     }
 }
 
-/// Three or four digits that matter.
-fn short(value: f64) -> String {
+/// A number with the three or four digits that matter.
+pub fn short(value: f64) -> String {
     match value.abs() {
         abs if abs >= 1000.0 || value.fract() == 0.0 => format!("{value:.0}"),
         abs if abs >= 100.0 => format!("{value:.1}"),

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use bugfeed_testbed::{Proc, Run, free_port, unique};
+use bugfeed_testbed::{Proc, Run, free_port};
 
 use crate::clock::Stamps;
 use crate::dialect::Dialect;
@@ -74,12 +74,11 @@ impl Publisher {
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 impl Target {
-    /// Starts a gateway with a feed of its own on this broker.
+    /// Starts a gateway on this broker, and a publisher of its feed.
     ///
     /// # Errors
     /// When it does not become ready.
-    pub fn gateway(start: &Start, amqp: &str) -> Result<Target> {
-        let exchange = unique("bench");
+    pub fn gateway(start: &Start, amqp: &str, exchange: &str) -> Result<Target> {
         let admin = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let feed = format!("default={exchange}");
         let words = ["gateway", "--amqp", amqp, "--feed", &feed, "--admin-listen", &admin.to_string()]
@@ -87,7 +86,7 @@ impl Target {
             .to_vec();
         let (mut proc, address) = run(start, &start.server.clone().into_os_string(), words)?;
         wait(&mut proc, || get(admin, "/readyz").is_ok_and(|page| page.starts_with("HTTP/1.1 200")))?;
-        let publisher = Publisher::Other(Box::new(AmqpPublisher::connect(amqp, &exchange)?));
+        let publisher = Publisher::Other(Box::new(AmqpPublisher::connect(amqp, exchange)?));
         Ok(Target::new(proc, address, publisher, true))
     }
 

@@ -380,9 +380,12 @@ impl Counting {
             if *sent == 0 {
                 *sent = self.stamps.get(index);
             }
-            let latency = now.saturating_sub(*sent);
-            tally.latencies.record(latency);
-            tally.late += u64::from(latency > self.late_ns);
+            // What a hub made itself was sent at no time.
+            if *sent > 0 {
+                let latency = now.saturating_sub(*sent);
+                tally.latencies.record(latency);
+                tally.late += u64::from(latency > self.late_ns);
+            }
             self.waiting -= u64::from(self.newest.get(bug as usize) == Some(&index));
         }
         *last = index.max(*last);

@@ -2,14 +2,17 @@
 
 pub mod cost;
 pub mod fanout;
+pub mod growth;
 pub mod idle;
+pub mod scale;
+pub mod slow;
 pub mod sparse;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use bugfeed_testbed::RabbitMq;
+use bugfeed_testbed::{RabbitMq, unique};
 use tempfile::TempDir;
 
 use crate::cli::Common;
@@ -33,6 +36,7 @@ pub struct Bench {
     pub common: Common,
     stamps: Stamps,
     next: Index,
+    next_source: u16,
     rabbit: Option<RabbitMq>,
     _scratch: TempDir,
 }
@@ -48,7 +52,7 @@ impl Bench {
         exact_sleeps();
         let scratch = scratch()?;
         let stamps = Stamps::create(scratch.path())?;
-        Ok(Bench { common: common.clone(), stamps, next: 1, rabbit: None, _scratch: scratch })
+        Ok(Bench { common: common.clone(), stamps, next: 1, next_source: 1, rabbit: None, _scratch: scratch })
     }
 
     /// The next updates: `count` of them, of bugs from `from_bug` on.
@@ -75,11 +79,7 @@ impl Bench {
         Ok(self.rabbit.as_ref().context("just started")?.url())
     }
 
-    /// Starts the server that was asked for.
-    ///
-    /// # Errors
-    /// When it does not become ready.
-    pub fn server(&mut self) -> Result<Target> {
+    fn start(&self) -> Result<Start> {
         let server = match &self.common.server {
             Some(path) => path.clone(),
             None => beside()?,
@@ -88,29 +88,55 @@ impl Bench {
         if self.common.clients > 14_000 {
             args.push(format!("--max-connections={}", self.common.clients + 100));
         }
-        let start = Start { server, args, core: self.common.server_core };
+        Ok(Start { server, args, core: self.common.server_core })
+    }
+
+    /// Starts the server that was asked for.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn server(&mut self) -> Result<Target> {
+        let start = self.start()?;
         match self.common.via {
-            Via::Amqp => Target::gateway(&start, &self.broker()?),
+            Via::Amqp => Target::gateway(&start, &self.broker()?, &unique("bench")),
             Via::Hub => Target::hub(&start),
         }
     }
 
-    /// Starts a load process and connects its clients.
+    /// Starts a load process for the clients of one server, from a source address of their own: each address has ports
+    /// for some 28,000 connections, and those of connections that ended are not free at once.
     ///
     /// # Errors
-    /// When not all can connect.
-    pub fn clients(&self, to: SocketAddr, path: &str, dialect: Dialect, watch: Watch) -> Result<(Vec<Worker>, f64)> {
-        let mut workers = vec![Worker::start(self.common.load_core)?];
+    /// When it does not start.
+    pub fn load(&mut self, to: SocketAddr, path: &str, dialect: Dialect, watch: Watch) -> Result<(Worker, Clients)> {
+        let [high, low] = self.next_source.to_be_bytes();
+        self.next_source += 1;
         let clients = Clients {
             server: to,
             path: path.to_owned(),
             dialect,
-            source: Ipv4Addr::new(127, 0, 0, 1),
+            source: Ipv4Addr::new(127, 77, high, low),
             first: 0,
             count: self.common.clients,
             window: WINDOW,
             watch,
         };
+        Ok((Worker::start(self.common.load_core)?, clients))
+    }
+
+    /// Connects the clients of one server; how long it took, in seconds.
+    ///
+    /// # Errors
+    /// When not all can connect.
+    pub fn clients(
+        &mut self,
+        to: SocketAddr,
+        path: &str,
+        dialect: Dialect,
+        watch: Watch,
+    ) -> Result<(Vec<Worker>, f64)> {
+        let (worker, clients) = self.load(to, path, dialect, watch)?;
+        let mut workers = vec![worker];
         let seconds = order_all(&mut workers, |_| Order::Connect(clients.clone()))?;
         Ok((workers, seconds))
     }
@@ -130,7 +156,7 @@ impl Bench {
     ///
     /// # Errors
     /// When one of them fails.
-    pub fn floor(&self, watch: Watch) -> Result<(Floor, Vec<Worker>)> {
+    pub fn floor(&mut self, watch: Watch) -> Result<(Floor, Vec<Worker>)> {
         let mut floor = Floor::start(self.common.server_core)?;
         let address = floor.address();
         let mut workers = Vec::new();
