@@ -17,6 +17,7 @@ use crate::core::session::KEEP;
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     pub(super) room: Cell<usize>,
+    pub(super) writes: Cell<u32>,
     pub(super) received: RefCell<Vec<u8>>,
     pub(super) slot: Cell<Slot>,
     pub(super) wants: Cell<bool>,
@@ -28,6 +29,7 @@ pub(super) struct Wire {
 
 impl Peer for Rc<Wire> {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.set(self.writes.get() + 1);
         if self.broken.get() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -123,12 +125,8 @@ impl Bed {
 
     pub(super) fn record_as(&mut self, change: Change, cursor: &Cursor, continuity: Continuity) -> Update {
         let pos = self.recorder.record(change, change.when, cursor, continuity);
-        let (mut classic, mut modern) = (Vec::new(), Vec::new());
-        frame::push_update(&mut classic, change);
-        let shown = self.shard.replay.cursor_at(pos).unwrap();
-        frame::push_update_with_cursor(&mut modern, change, &shown);
-        let number = self.shard.replay.number_of(pos);
-        Update { pos, bug: change.bug, number, classic: classic.into(), modern: modern.into() }
+        let cursor = self.shard.replay.cursor_at(pos).unwrap();
+        Update { pos, change, number: self.shard.replay.number_of(pos), cursor }
     }
 
     pub(super) fn publish(&mut self, change: Change) {

@@ -29,6 +29,9 @@ type ShardInput = Input<Arc<Conn>>;
 /// commands too.
 const SHARD_QUEUE: usize = 4096;
 
+/// Sessions that are written to before it is the turn of others on the same thread.
+const TURN: usize = 256;
+
 /// Milliseconds since the process began to serve; never falls.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
@@ -170,7 +173,21 @@ impl ShardTask {
                 _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
                 () = stop.cancelled() => return,
             }
-            self.events.tally(&self.shard.take_tally());
+            self.count();
+        }
+    }
+
+    /// Adds to the counters what was done since the last time; how many updates were written.
+    fn count(&mut self) -> u64 {
+        let tally = self.shard.take_tally();
+        self.events.tally(&tally);
+        tally.live + tally.caught_up
+    }
+
+    /// Writes what is staged, and lets the others of this thread have their turn in between.
+    async fn flush(&mut self) {
+        while !self.shard.flush(TURN) {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -178,16 +195,18 @@ impl ShardTask {
     async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
         let mut drains = false;
         for input in batch.drain(..) {
+            if matches!(input, Input::Update(_)) {
+                self.shard.take(input);
+                continue;
+            }
             drains |= matches!(input, Input::Drain { .. });
-            self.shard.handle(input);
-            // Updates with many receivers take long: let the others of this thread have their turn in between.
-            let tally = self.shard.take_tally();
-            let long = tally.live + tally.caught_up >= 256;
-            self.events.tally(&tally);
-            if long {
+            self.flush().await;
+            self.shard.take(input);
+            if self.count() >= TURN as u64 {
                 tokio::task::yield_now().await;
             }
         }
+        self.flush().await;
         drains
     }
 }
