@@ -96,13 +96,11 @@ impl Frames {
     /// Where a write of a share's frames stopped after `written` bytes: how many frames were begun, the place of the
     /// first that is not whole, and what is missing of it (nothing, if it was not begun).
     fn cut(&self, share: u64, mut written: usize) -> (u64, usize, &[u8]) {
-        let mut begun = 0;
-        for bit in bits(share) {
+        for (whole, bit) in (0..).zip(bits(share)) {
             let frame = &self.each[bit];
             if written < frame.len() {
-                return if written > 0 { (begun + 1, bit, &frame[written..]) } else { (begun, bit, &[]) };
+                return if written > 0 { (whole + 1, bit, &frame[written..]) } else { (whole, bit, &[]) };
             }
-            begun += 1;
             written -= frame.len();
         }
         unreachable!("a cut write is shorter than its frames")
@@ -177,7 +175,6 @@ mod tests {
     use rand::rngs::SmallRng;
     use rand::{Rng as _, SeedableRng as _};
 
-    use super::*;
     use crate::core::input::{Input, SessionLimits};
     use crate::core::replay::ReplayLimits;
     use crate::core::shard::tests::{Bed, Wire, bug, change};
@@ -200,7 +197,9 @@ mod tests {
         bed.send(&wires[1], r#"{"command":"subscribe","bugs":[2]}"#);
         wires.iter().for_each(|wire| drop(wire.take()));
         let writes = |at: usize| wires[at].writes.replace(0);
-        wires.iter().enumerate().for_each(|(at, _)| drop(writes(at)));
+        for at in 0..3 {
+            writes(at);
+        }
         for (number, second) in [(9, 1), (1, 2), (9, 3), (2, 4), (1, 5)] {
             stage(&mut bed, number, second);
         }

@@ -6,6 +6,7 @@
 
 mod conn;
 mod ingest;
+mod read;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use conn::Common;
 pub use conn::{Conn, Handover};
 pub use ingest::{Hole, Ingest};
 
@@ -66,9 +68,7 @@ pub struct Feed {
     pub name: String,
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
-    options: HubOptions,
-    clock: Clock,
-    events: Arc<Events>,
+    common: Arc<Common>,
 }
 
 /// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
@@ -104,9 +104,12 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         name: name.to_owned(),
         shards: senders,
         next: AtomicUsize::new(0),
-        options: options.clone(),
-        clock,
-        events: Arc::clone(events),
+        common: Arc::new(Common {
+            max_bugs: options.session.subscriptions,
+            message_bytes: options.session.message_bytes,
+            clock,
+            events: Arc::clone(events),
+        }),
     };
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
@@ -124,14 +127,8 @@ impl Feed {
     /// Serves one connection until it ends. `tracker` is told of it.
     pub fn attach(self: &Arc<Self>, handover: Handover, tracker: &TaskTracker) {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let serve = conn::serve(
-            handover,
-            self.shards[shard].clone(),
-            self.options.session,
-            self.clock,
-            Arc::clone(&self.events),
-        );
-        tracker.spawn(serve);
+        let (conn, reader) = conn::take_over(handover, self.shards[shard].clone(), Arc::clone(&self.common));
+        tracker.spawn(conn::serve(conn, reader));
     }
 
     /// Closes every session with "gateway restarts", spread over this time.
