@@ -117,6 +117,12 @@ impl Pods {
         Pods(narrow.iter().map(pod).collect(), Mutex::default())
     }
 
+    /// All of them behind one address, where something else chooses among them.
+    pub fn behind(service: SocketAddr) -> Pods {
+        let (life, ready) = (AtomicU64::new(1), AtomicU64::new(1));
+        Pods(vec![Pod { clients: service, admin: service, life, ready, narrow: false }], Mutex::default())
+    }
+
     /// A new life begins, in which it has yet to become ready.
     pub fn reborn(&self, index: usize) {
         self.0[index].life.fetch_add(1, Ordering::SeqCst);
@@ -184,7 +190,8 @@ impl Pods {
     }
 }
 
-async fn get(admin: SocketAddr, path: &str) -> Option<String> {
+/// GET; the whole answer, none when there is none.
+pub async fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
