@@ -7,14 +7,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bugfeed_testbed::{Proc, Run, bin, free_port};
+use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::pause;
 use crate::support::SOON;
+
+/// How often gateways are asked.
+const PERIOD: Duration = Duration::from_millis(50);
 
 /// A program that is started again and again with the same arguments. Its output is kept in a file for each run.
 pub struct Program {
@@ -136,6 +140,12 @@ impl Pods {
         (0..self.0.len()).all(|index| self.is_ready(index))
     }
 
+    /// Waits until it is ready, or until the end.
+    pub async fn ready(&self, index: usize, end: Instant) {
+        let limit = end.saturating_duration_since(Instant::now());
+        let _or_until_the_end = eventually(limit, "it is ready", async || self.is_ready(index)).await;
+    }
+
     /// Whether a gateway is still the process that was chosen.
     pub fn lives(&self, choice: Choice) -> bool {
         self.0[choice.index].life.load(Ordering::SeqCst) == choice.life
@@ -157,7 +167,7 @@ impl Pods {
     pub async fn probe(&self) {
         loop {
             futures::future::join_all((0..self.0.len()).map(|index| self.look(index))).await;
-            pause(Duration::from_millis(50)).await;
+            pause(PERIOD).await;
         }
     }
 
