@@ -188,7 +188,7 @@ impl<P: Peer> Shard<P> {
             }
             State::Open => {
                 session.progress_ms = self.now_ms;
-                let mut backlog = Box::new(Backlog { behind: self.processed, ..Backlog::default() });
+                let mut backlog = Box::new(Backlog { behind: self.processed, willing: true, ..Backlog::default() });
                 self.begin(slot, work, &mut backlog);
                 if !self.pump(slot, backlog) {
                     self.tally.lagged += 1;

@@ -293,6 +293,27 @@ fn long_catch_up(bed: &mut Bed, seed: u64) {
     bed.shard.handle(Input::Detach(slot));
 }
 
+/// A long catch-up is written in turns with other sessions. A client that reads as fast as it can is not to lose changes
+/// that come in between, as a slow one may.
+#[test]
+fn what_comes_during_a_long_catch_up_is_sent_too() {
+    let mut bed = bed();
+    (0..10_000).for_each(|second| bed.publish(change(1, second)));
+    let wire = bed.connect(usize::MAX / 4);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"since":"1970-01-01"}"#);
+    let mut next = 10_000;
+    while wire.wants.get() {
+        if next < 20_000 {
+            (next..next + 500).for_each(|second| bed.publish(change(1, second)));
+            next += 500;
+        }
+        bed.read(&wire, 0);
+    }
+    let want = (0..next).map(|second| format!(r#"{{"command":"update","bug":1,"when":"{}"}}"#, change(1, second).when));
+    assert!(next > 12_000 && wire.take()[1..].iter().cloned().eq(want));
+    assert_eq!(bed.shard.take_tally().lagged, 0);
+}
+
 #[test]
 fn dead_peers_are_ended_and_live_ones_pinged() {
     let mut bed = bed();
