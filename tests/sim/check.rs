@@ -7,7 +7,7 @@ use bugfeed_protocol::{BugId, Cursor, When};
 use serde_json::Value;
 
 use crate::client::{Client, Pending, Session};
-use crate::shadow::{Fact, Truth};
+use crate::shadow::{Fact, Told, Truth};
 
 type Checked<T = ()> = Result<T, String>;
 
@@ -275,17 +275,19 @@ fn claims(cursor: &Cursor, session: &Session, missing: &std::collections::BTreeS
         let Some(number) = truth.number_in(fact, cursor).filter(|&number| number <= cursor.seq) else { continue };
         // Or was in an earlier session, in which its newer one did not come any more.
         let earlier = |asked: &Cursor| asked.epoch == cursor.epoch && number <= asked.seq;
-        let conflated = conflated || session.asked.as_ref().is_some_and(earlier);
+        let earlier = session.asked.as_ref().is_some_and(earlier);
         let shadow = session.shadow.borrow();
         let place = shadow.place(fact, 0).unwrap_or(0);
-        // A newer one, of a later number; or of a later ledger, before which there is a gap.
+        // A newer one, of a later number; or of a later ledger, before which there is a gap. That of an earlier session
+        // may have yet to come to this pod.
         let stands_in = |other: &Fact| {
-            truth.all[*other].change.bug == bug
+            let Told { change, numbers, .. } = &truth.all[*other];
+            change.bug == bug
                 && truth.number_in(*other, cursor).is_none_or(|number| number > cursor.seq)
-                && shadow.place(*other, place).is_some()
+                && (earlier && !numbers.is_empty() || shadow.place(*other, place).is_some())
         };
         promise!(
-            conflated && (0..truth.all.len()).any(|other| stands_in(&other)),
+            (conflated || earlier) && (0..truth.all.len()).any(|other| stands_in(&other)),
             "the cursor claims {:?}, which was not sent",
             truth.all[fact]
         );
