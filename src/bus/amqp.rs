@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::bus::BusMessage;
 use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
@@ -154,7 +155,7 @@ async fn consume(
     if let Some(history) = history.as_deref_mut() {
         health.down(&format!("feed {}", ingest.feed), "reading history");
         let caught_up = tokio::select! {
-            caught_up = catch_up(history, options, &link.connection, ingest) => caught_up,
+            caught_up = catch_up(history, options, &link.connection, ingest, None) => caught_up,
             () = stop.cancelled() => return None,
         };
         if let Err(lost) = caught_up {
@@ -214,13 +215,14 @@ async fn consume(
     }
 }
 
-/// Reads history from where the ingest stands. A connection that is lost is an error; a broker that has no history to
+/// Reads history from where the ingest stands, also for what comes before the message that is `sought`. A connection that is lost is an error; a broker that has no history to
 /// give is not: the gateway then works without.
 async fn catch_up(
     history: &mut History,
     options: &AmqpOptions,
     connection: &Connection,
     ingest: &mut Ingest,
+    sought: Option<&BusMessage>,
 ) -> Result<(), AmqpError> {
     // Right after a broker's restart a stream can be away for a moment.
     let mut backoff = Backoff::SERVER;
@@ -228,7 +230,7 @@ async fn catch_up(
     while backoff.failures() < STREAM_ATTEMPTS {
         let read = async {
             history.declare(&options.url, connection).await?;
-            history.read(&options.url, connection, ingest).await
+            history.read(&options.url, connection, ingest, sought).await
         };
         match read.await {
             Ok(read) => {
@@ -282,7 +284,7 @@ async fn fill(
     let Hole { message, recorded, missing, before } = hole;
     ingest.events.hole(&ingest.feed, missing, &before);
     if let Some(history) = history {
-        catch_up(history, options, connection, ingest).await?;
+        catch_up(history, options, connection, ingest, Some(&message)).await?;
     }
     ingest.take_anyway(&message, recorded).await;
     Ok(())

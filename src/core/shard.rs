@@ -337,8 +337,10 @@ impl<P: Peer> Shard<P> {
                 return (Verdict::Gap, self.cursor(slot));
             }
         };
-        if after > self.processed {
-            // Recorded but not processed here, or not even recorded: what is still to come up to there is known.
+        let reached = |head: Cursor| head.epoch == cursor.epoch && head.seq >= cursor.seq;
+        if after > self.processed || !self.head().is_none_or(reached) {
+            // Recorded but not processed here (if only the break that it follows), or not even recorded: what is still to
+            // come up to there is known.
             let seen = Seen { cursor: cursor.clone(), until_ms: self.now_ms + AHEAD_MS };
             if let Some(modern) = &mut self.sessions[slot as usize].modern
                 && !modern.has(&cursor)

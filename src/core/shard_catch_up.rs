@@ -28,10 +28,12 @@ impl<P: Peer> Shard<P> {
         conflated
     }
 
-    /// Holds the cursor back at `from` as long as a change that came late has yet to be sent.
+    /// Holds the cursor back at `from`, or where it is held already, as long as a change that came late has yet to be
+    /// sent.
     fn hold(&self, from: Pos, backlog: &mut Backlog) {
         let until = self.replay.last_late(&backlog.found);
-        backlog.hold = until.map(|until| (backlog.hold.map_or(from, |(from, _)| from), until));
+        let held = backlog.hold.filter(|(_, until)| *until > backlog.sent);
+        backlog.hold = until.map(|until| (held.map_or(from, |(from, _)| from), until));
     }
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.

@@ -204,6 +204,29 @@ fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
     );
 }
 
+/// Found by the simulation: who resumed from just after a break that the shard had yet to hear of was told the cursor
+/// from before it.
+#[test]
+fn a_resume_from_after_a_break_that_is_still_queued_keeps_its_cursor() {
+    for (first, from) in [("E.9", "E.8"), ("F.3", "F.2")] {
+        let mut bed = bed();
+        fill(&mut bed, 3);
+        let update = bed.record_as(change(1, 9), &cursor(first), Continuity::Broken);
+        let (wire, _) = hello(&mut bed);
+        bed.send(&wire, r#"{"command":"hello","heartbeat":1}"#);
+        wire.take();
+        bed.send(&wire, &format!(r#"{{"command":"subscribe","bugs":[1],"cursor":"{from}"}}"#));
+        assert!(wire.take()[0].ends_with(&format!(r#""replay":"complete","cursor":"{from}"}}"#)));
+        bed.shard.tick(1000);
+        assert_eq!(wire.take(), [format!(r#"{{"command":"heartbeat","cursor":"{from}"}}"#)]);
+        bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
+        bed.shard.handle(Input::Update(update));
+        let texts = wire.take();
+        assert_eq!(texts[0], format!(r#"{{"command":"gap","cursor":"{from}"}}"#));
+        assert!(texts[1].ends_with(&format!(r#""cursor":"{first}"}}"#)), "{texts:?}");
+    }
+}
+
 /// Found by the simulation: a gateway without history that had no connection while its feed's changes were published.
 #[test]
 fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() {
@@ -252,6 +275,27 @@ fn a_late_change_that_stands_for_a_newer_number_holds_back_the_cursor() {
         bed.read(&wire, usize::MAX / 4);
         assert_eq!(wire.take(), [update(1, 15, 3), update(4, 16, 3), update(2, 2, 6)], "room {room}");
     }
+}
+
+/// Found by the simulation: the cursor fell back to where it was held for a late change that had been sent.
+#[test]
+fn a_second_late_change_holds_the_cursor_where_it_is_by_then() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2]}"#);
+    wire.take();
+    wire.room.set(0);
+    let two = |bed: &mut Bed, seq: u32, late: &str| {
+        bed.publish(change(1, seq.into()));
+        let late = bed.record_as(change(2, 2), &cursor(late), Continuity::Late);
+        bed.shard.handle(Input::Update(late));
+    };
+    two(&mut bed, 4, "E.0");
+    bed.read(&wire, 20); // all is on its way
+    two(&mut bed, 5, "E.0");
+    bed.read(&wire, usize::MAX / 4);
+    assert_eq!(wire.take(), [update(1, 4, 3), update(2, 2, 4), update(1, 5, 4), update(2, 2, 5)]);
 }
 
 #[test]

@@ -80,6 +80,11 @@ impl Ingest {
         None
     }
 
+    /// Whether a message shows no hole any more.
+    pub fn continues(&self, message: &BusMessage) -> bool {
+        self.intake.continues(message)
+    }
+
     /// Takes a change in, unless it is known. What is missing before it is given up, and clients are told.
     pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
         match self.intake.anyway(message, recorded, now()) {

@@ -75,8 +75,9 @@ pub struct Life {
     /// Taken in, not yet acknowledged.
     taken: usize,
     now_ms: u64,
-    /// Where an earlier life with the same queue stood.
+    /// Where earlier lives with the same queue stood.
     pub expects: Option<Cursor>,
+    delivered: bool,
     /// It takes no new connections, and dies then.
     pub drains_until_ms: Option<u64>,
 }
@@ -113,6 +114,7 @@ impl Life {
             taken: 0,
             now_ms: 0,
             expects: None,
+            delivered: false,
             drains_until_ms: None,
         }
     }
@@ -163,20 +165,10 @@ impl Life {
     pub fn shard_step(&mut self, lane: usize) -> bool {
         let lane = lane % self.lanes.len();
         let Some(input) = self.lanes[lane].inputs.pop_front() else { return false };
-        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume: Some(resume), .. }))) = &input
+        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input
             && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
         {
-            let can_tell = match resume {
-                client::Resume::From(cursor) => self.answerable(cursor),
-                client::Resume::Unreadable => false,
-            };
-            conn.wire.answerable.borrow_mut().push_back(can_tell);
-            if let client::Resume::From(cursor) = resume
-                && self.shadow.borrow().position(cursor).is_some_and(|pos| pos > self.lanes[lane].processed)
-            {
-                conn.wire.was_ahead.set(true);
-                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms + AHEAD_MS));
-            }
+            self.asks(conn, resume.as_ref(), since.is_some());
         }
         if let Input::Update(update) = &input {
             self.lanes[lane].processed = update.pos;
@@ -185,8 +177,22 @@ impl Life {
         true
     }
 
-    pub fn answerable(&self, cursor: &Cursor) -> bool {
-        self.shadow.borrow().position(cursor).is_some_and(|pos| pos >= self.cache.floor())
+    /// Notes what the answer to a subscribe must be.
+    fn asks(&self, conn: &Conn, resume: Option<&client::Resume>, since: bool) {
+        let processed = self.lanes[conn.lane].processed;
+        let (mut can_tell, mut sent) = (false, if since { 0 } else { processed });
+        if let Some(client::Resume::From(cursor)) = resume
+            && let Some(pos) = self.shadow.borrow().position(cursor)
+        {
+            can_tell = pos >= self.cache.floor();
+            sent = pos.min(processed);
+            // Also where the break before it waits in the queue.
+            if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
+                conn.wire.was_ahead.set(true);
+                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms + AHEAD_MS));
+            }
+        }
+        conn.wire.asked.borrow_mut().push_back((can_tell, sent));
     }
 
     pub fn idle(&self) -> bool {
@@ -243,7 +249,7 @@ impl Life {
     /// One step of the task that listens to the bus.
     pub fn bus_step(&mut self, around: &mut Around<'_>) -> Checked {
         match std::mem::replace(&mut self.link, Link::Down) {
-            Link::Down if around.broker.up => {
+            Link::Down if around.broker.up && around.random.random_bool(around.swarm.connects) => {
                 let queue = &mut around.broker.queues[around.pod];
                 queue.get_or_insert_default();
                 self.taken = 0;
@@ -302,7 +308,15 @@ impl Life {
         reading.at = reading.at.max(around.broker.first);
         for _ in 0..around.random.random_range(1..8) {
             if reading.at >= reading.end {
-                return self.done_reading(reading.hole, Some(reading.end), around);
+                let filled = |hole: &Message| self.intake.continues(&bus_message(hole).0);
+                if reading.from_first || reading.hole.as_ref().is_none_or(filled) {
+                    return self.done_reading(reading.hole, Some(reading.end), around);
+                }
+                // It may lie before what is first read there: from the beginning.
+                self.known = None;
+                let (at, end) = (around.broker.first, around.broker.end());
+                reading = Reading { at, end, after: None, from_first: true, ..reading };
+                continue;
             }
             let Some(message) = around.broker.at(reading.at).cloned() else {
                 return Err("the stream has no such offset".to_owned());
@@ -353,7 +367,8 @@ impl Life {
 
     /// A delivery of the queue.
     fn take(&mut self, message: Message, around: &mut Around<'_>) -> Checked {
-        if let Some(expects) = self.expects.take()
+        let first = !std::mem::replace(&mut self.delivered, true);
+        if let Some(expects) = self.expects.as_ref().filter(|_| first)
             && around.broker.dropped == 0
             && expects.epoch == message.cursor.epoch
             && message.cursor.seq > expects.seq + 1
@@ -373,6 +388,11 @@ impl Life {
     fn offer(&mut self, message: &Message, around: &Around<'_>) -> Checked<Taken> {
         let (bus, recorded) = bus_message(message);
         let taken = self.intake.offer(&bus, recorded, around.now);
+        if let Taken::New(New { gap: Some(gap), .. }) = &taken
+            && gap.seq > 0
+        {
+            return Err(format!("pod {}: a gap before {}, and history was not asked", around.pod, message.cursor));
+        }
         self.taken_in(message, taken, None, around)
     }
 
