@@ -28,10 +28,6 @@ use super::subscriptions::{Slot, Subscriptions};
 const PIECE: usize = 4096;
 /// Pieces that one session is written before it is another's turn.
 const PIECES: usize = 16;
-/// How long a client's word that it has seen more than this gateway is believed, in milliseconds. A gateway is behind
-/// another by the time a message takes; a ledger that was set back never catches up.
-const AHEAD_MS: u64 = 5_000;
-
 /// The sessions of one shard.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -45,6 +41,8 @@ pub struct Shard<P> {
     limits: SessionLimits,
     about: About,
     drain: Option<Drain>,
+    /// Since when the feed is current.
+    current_ms: Option<u64>,
     now_ms: u64,
     tally: Tally,
 }
@@ -61,6 +59,7 @@ impl<P: Peer> Shard<P> {
             limits,
             about,
             drain: None,
+            current_ms: None,
             now_ms: 0,
             tally: Tally::default(),
         }
@@ -80,6 +79,7 @@ impl<P: Peer> Shard<P> {
             Input::Attach(peer) => self.attach(peer),
             Input::Detach(slot) => self.detach(slot),
             Input::Gap(cursor) => self.gap(cursor),
+            Input::Current(current) => self.current_ms = current.then_some(self.now_ms),
             Input::Drain { window_ms } => {
                 self.drain = Some(Drain { begin_ms: self.now_ms, window_ms });
                 self.drain_due();
@@ -359,7 +359,7 @@ impl<P: Peer> Shard<P> {
         if after > self.processed || !self.head().is_none_or(reached) {
             // Recorded but not processed here (if only the break that it follows), or not even recorded: what is still to
             // come up to there is known.
-            let seen = Seen { cursor: cursor.clone(), until_ms: self.now_ms + AHEAD_MS };
+            let seen = Seen { cursor: cursor.clone(), told_ms: self.now_ms };
             if let Some(modern) = &mut self.sessions[slot as usize].modern
                 && !modern.has(&cursor)
             {
@@ -417,7 +417,8 @@ impl<P: Peer> Shard<P> {
                         self.tally.silent += 1;
                         session.end();
                     } else {
-                        session.keep_alive(self.processed, head.as_ref(), &mut heartbeat, now_ms, &mut self.tally);
+                        let (at, head, current_ms) = (self.processed, head.as_ref(), self.current_ms);
+                        session.keep_alive(at, head, current_ms, &mut heartbeat, now_ms, &mut self.tally);
                         if now_ms >= session.next_ping_ms {
                             session.next_ping_ms = now_ms + self.limits.ping_interval_ms;
                             if matches!(session.state, State::Open) {
