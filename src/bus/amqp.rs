@@ -91,6 +91,7 @@ pub async fn run(
         };
         ingest.events.bus_down(&ingest.feed, &lost, backoff.failures() == 0);
         health.down(&part, lost.to_string());
+        ingest.current(false).await;
         let delay = backoff.next(rand::random());
         let waited = tokio::time::sleep(delay);
         tokio::pin!(waited);
@@ -163,6 +164,7 @@ async fn consume(
         }
     }
     health.up(&format!("feed {}", ingest.feed));
+    ingest.current(true).await;
     backoff.reset();
     let mut ticks = ticks();
     let ack_every = ACK_EVERY.min(options.prefetch / 2).max(1);
@@ -284,8 +286,11 @@ async fn fill(
     let Hole { message, recorded, missing, before } = hole;
     ingest.events.hole(&ingest.feed, missing, &before);
     if let Some(history) = history {
+        // Until it is read, nothing else comes.
+        ingest.current(false).await;
         catch_up(history, options, connection, ingest, Some(&message)).await?;
     }
     ingest.take_anyway(&message, recorded).await;
+    ingest.current(true).await;
     Ok(())
 }

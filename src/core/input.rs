@@ -24,6 +24,8 @@ pub enum Input<P> {
     Update(Update),
     /// Continuity was lost; what comes next follows this cursor.
     Gap(Option<Cursor>),
+    /// Whether the feed is current: its bus is connected, and history was read. Not so at first.
+    Current(bool),
     /// Close every session, spread over this many milliseconds.
     Drain {
         /// From now.

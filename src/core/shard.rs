@@ -29,10 +29,6 @@ use live::Staged;
 const PIECE: usize = 4096;
 /// Pieces that one session is written before it is another's turn.
 const PIECES: usize = 16;
-/// How long a client's word that it has seen more than this gateway is believed, in milliseconds. A gateway is behind
-/// another by the time a message takes; a ledger that was set back never catches up.
-const AHEAD_MS: u64 = 5_000;
-
 /// The sessions of one shard.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -46,6 +42,8 @@ pub struct Shard<P> {
     limits: SessionLimits,
     about: About,
     drain: Option<Drain>,
+    /// Since when the feed is current.
+    current_ms: Option<u64>,
     now_ms: u64,
     tally: Tally,
     /// Updates that are processed but not yet written.
@@ -64,6 +62,7 @@ impl<P: Peer> Shard<P> {
             limits,
             about,
             drain: None,
+            current_ms: None,
             now_ms: 0,
             tally: Tally::default(),
             staged: Staged::default(),
@@ -94,6 +93,7 @@ impl<P: Peer> Shard<P> {
             Input::Attach(peer) => self.attach(peer),
             Input::Detach(slot) => self.detach(slot),
             Input::Gap(cursor) => self.gap(cursor),
+            Input::Current(current) => self.current_ms = current.then_some(self.now_ms),
             Input::Drain { window_ms } => {
                 self.drain = Some(Drain { begin_ms: self.now_ms, window_ms });
                 self.drain_due();
@@ -341,7 +341,7 @@ impl<P: Peer> Shard<P> {
         if after > self.processed || !self.head().is_none_or(reached) {
             // Recorded but not processed here (if only the break that it follows), or not even recorded: what is still to
             // come up to there is known.
-            let seen = Seen { cursor: cursor.clone(), until_ms: self.now_ms + AHEAD_MS };
+            let seen = Seen { cursor: cursor.clone(), told_ms: self.now_ms };
             if let Some(modern) = &mut self.sessions[slot as usize].modern
                 && !modern.has(&cursor)
             {
@@ -400,7 +400,8 @@ impl<P: Peer> Shard<P> {
                         self.tally.silent += 1;
                         session.end();
                     } else {
-                        session.keep_alive(self.processed, head.as_ref(), &mut heartbeat, now_ms, &mut self.tally);
+                        let (at, head, current_ms) = (self.processed, head.as_ref(), self.current_ms);
+                        session.keep_alive(at, head, current_ms, &mut heartbeat, now_ms, &mut self.tally);
                         if now_ms >= session.next_ping_ms {
                             session.next_ping_ms = now_ms + self.limits.ping_interval_ms;
                             if matches!(session.state, State::Open) {

@@ -65,6 +65,9 @@ impl<P: Peer> Shard<P> {
                 (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
                 (backlog.asked, backlog.cut, backlog.next, backlog.hold) = (None, false, 0, None);
                 backlog.found.clear();
+                if let Some(modern) = &mut session.modern {
+                    modern.seen = None;
+                }
                 let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
             } else if backlog.behind < self.processed {

@@ -28,6 +28,7 @@ pub struct Ingest {
     pub events: Arc<Events>,
     changes: Counter,
     last_poison: Option<Instant>,
+    current: bool,
 }
 
 /// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
@@ -52,7 +53,7 @@ impl Ingest {
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
-        Ingest { feed, intake, shards, events, changes, last_poison: None }
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -110,6 +111,15 @@ impl Ingest {
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
+        }
+    }
+
+    /// Tells the shards whether the feed is current: the bus is connected, and what was published before was taken in.
+    /// Only then can it be told that something ought to have come.
+    pub async fn current(&mut self, current: bool) {
+        if self.current != current {
+            self.current = current;
+            self.to_shards(|| Input::Current(current)).await;
         }
     }
 

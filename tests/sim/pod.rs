@@ -25,7 +25,7 @@ use crate::wire::{End, Wire};
 
 /// How often reading history is tried.
 const ATTEMPTS: u32 = 3;
-/// How long the shard believes a client that is ahead.
+/// How long the shard of a feed that is current believes a client that is ahead.
 const AHEAD_MS: u64 = 5000;
 
 /// One shard and its queue.
@@ -36,6 +36,8 @@ pub struct Lane {
     processed: Pos,
     /// Updates are staged, and to be flushed before the next input.
     staged: bool,
+    /// Since when it knows the feed to be current.
+    current_ms: Option<u64>,
 }
 
 /// The gateway's side of a connection.
@@ -76,6 +78,8 @@ pub struct Life {
     known: Option<(Cursor, u64)>,
     /// Taken in, not yet acknowledged.
     taken: usize,
+    /// What the shards were told last.
+    current: bool,
     now_ms: u64,
     /// Where earlier lives with the same queue stood.
     pub expects: Option<Cursor>,
@@ -105,6 +109,7 @@ impl Life {
             inputs: VecDeque::new(),
             processed: 0,
             staged: false,
+            current_ms: None,
         };
         Life {
             lanes: (0..swarm.shards).map(|_| lane()).collect(),
@@ -115,6 +120,7 @@ impl Life {
             link: Link::Down,
             known: None,
             taken: 0,
+            current: false,
             now_ms: 0,
             expects: None,
             delivered: false,
@@ -195,8 +201,10 @@ impl Life {
         {
             self.asks(conn, resume.as_ref(), since.is_some());
         }
-        if let Input::Update(update) = &input {
-            self.lanes[lane].processed = update.pos;
+        match &input {
+            Input::Update(update) => self.lanes[lane].processed = update.pos,
+            Input::Current(current) => self.lanes[lane].current_ms = current.then_some(self.now_ms),
+            _ => {}
         }
         self.lanes[lane].shard.take(input);
     }
@@ -213,7 +221,7 @@ impl Life {
             // Also where the break before it waits in the queue.
             if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
                 conn.wire.was_ahead.set(true);
-                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms + AHEAD_MS));
+                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms));
             }
         }
         conn.wire.asked.borrow_mut().push_back((can_tell, sent));
@@ -235,11 +243,13 @@ impl Life {
         self.now_ms = now_ms;
         for conn in &self.conns {
             let mut ahead = conn.wire.ahead.borrow_mut();
-            if let Some((cursor, until_ms)) = &*ahead {
+            if let Some((cursor, since_ms)) = &*ahead {
+                let current_ms = self.lanes[conn.lane].current_ms;
+                let over = current_ms.is_some_and(|current_ms| now_ms >= current_ms.max(*since_ms) + AHEAD_MS);
                 let pos = self.shadow.borrow().position(cursor);
                 if pos.is_some_and(|pos| pos <= self.lanes[conn.lane].processed) {
                     *ahead = None;
-                } else if now_ms >= *until_ms {
+                } else if over {
                     conn.wire.may_gap.set(true);
                 }
             }
@@ -264,6 +274,16 @@ impl Life {
         }
         self.link = Link::Down;
         self.taken = 0;
+        self.tell_current(false);
+    }
+
+    /// Tells the shards whether the bus is connected and history read.
+    fn tell_current(&mut self, current: bool) {
+        if std::mem::replace(&mut self.current, current) != current {
+            for lane in &mut self.lanes {
+                lane.inputs.push_back(Input::Current(current));
+            }
+        }
     }
 
     pub fn is_live(&self) -> bool {
@@ -280,6 +300,7 @@ impl Life {
                 self.link = Link::CatchUp { hole: None, failures: 0 };
                 if !around.broker.streams {
                     self.link = Link::Live;
+                    self.tell_current(true);
                 }
             }
             Link::Down => {}
@@ -386,6 +407,7 @@ impl Life {
             self.anyway(&message, read, around)?;
             self.taken += 1;
         }
+        self.tell_current(true);
         Ok(())
     }
 
@@ -401,6 +423,7 @@ impl Life {
         }
         if let Taken::Hole { .. } = self.offer(&message, around)? {
             if around.broker.streams {
+                self.tell_current(false);
                 return self.begin_reading(Some(message), 0, around);
             }
             self.anyway(&message, None, around)?;
@@ -451,7 +474,7 @@ impl Life {
                         around.pod, shadow.head
                     ));
                 }
-                if broken && filled.is_some_and(|end| in_stream(around.broker, end, shadow.head.as_ref(), number)) {
+                if broken && filled.is_some_and(|end| around.broker.in_stream(end, shadow.head.as_ref(), number)) {
                     return Err(format!("pod {}: gap before {number}, but history has what is missing", around.pod));
                 }
                 let fact = around.truth.of(message.change.when).ok_or("a change that never was")?;
@@ -487,20 +510,4 @@ fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
     let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
     let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
     (bus, When::from_micros(seconds * 1_000_000))
-}
-
-/// Whether the stream holds, before `end` and in order, everything between two numbers.
-fn in_stream(broker: &Broker, end: u64, head: Option<&Cursor>, number: &Cursor) -> bool {
-    let Some(head) = head.filter(|head| head.epoch == number.epoch) else { return false };
-    let mut next = head.seq + 1;
-    let before = usize::try_from(end.saturating_sub(broker.first)).unwrap();
-    for message in broker.stream.iter().take(before) {
-        if message.cursor.epoch == number.epoch {
-            if message.cursor.seq > next {
-                return false;
-            }
-            next += u64::from(message.cursor.seq == next);
-        }
-    }
-    next >= number.seq
 }

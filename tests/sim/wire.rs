@@ -33,7 +33,7 @@ pub struct Wire {
     pub broken: Cell<bool>,
     /// The session lagged at least once: conflation is allowed.
     pub lagged: Cell<bool>,
-    /// The client is ahead of the pod, believed until then.
+    /// The client is ahead of the pod, and said so then.
     pub ahead: RefCell<Option<(Cursor, u64)>>,
     /// It was, at some time.
     pub was_ahead: Cell<bool>,
