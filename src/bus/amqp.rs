@@ -3,13 +3,17 @@
 //! Goes in: the broker's deliveries. Comes out: the same changes in the feed, acknowledged once they are in its replay
 //! cache. Connection loss is met with reconnecting for ever; clients stay connected meanwhile.
 
+use std::time::Duration;
+
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::bus::BusMessage;
 use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use futures::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, HistoryError, recorded};
@@ -18,8 +22,10 @@ use crate::hub::{Hole, Ingest};
 
 /// How often reading history is tried when a connection begins; with the pauses between, about half a minute.
 const STREAM_ATTEMPTS: u32 = 10;
-/// Deliveries that one acknowledgement covers at most.
-const ACK_EVERY: usize = 200;
+/// Deliveries that one acknowledgement covers at most; fewer where fewer may be on their way.
+const ACK_EVERY: u16 = 200;
+/// How long a delivery waits for others to be acknowledged with. Each acknowledgement is a write, and wakes the broker.
+const ACK_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a feed comes from.
 #[derive(Clone, Debug)]
@@ -40,7 +46,7 @@ pub struct AmqpOptions {
 
 /// A tick a second, none made up for.
 pub(super) fn ticks() -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     ticks
 }
@@ -85,6 +91,7 @@ pub async fn run(
         };
         ingest.events.bus_down(&ingest.feed, &lost, backoff.failures() == 0);
         health.down(&part, lost.to_string());
+        ingest.current(false).await;
         let delay = backoff.next(rand::random());
         let waited = tokio::time::sleep(delay);
         tokio::pin!(waited);
@@ -149,7 +156,7 @@ async fn consume(
     if let Some(history) = history.as_deref_mut() {
         health.down(&format!("feed {}", ingest.feed), "reading history");
         let caught_up = tokio::select! {
-            caught_up = catch_up(history, options, &link.connection, ingest) => caught_up,
+            caught_up = catch_up(history, options, &link.connection, ingest, None) => caught_up,
             () = stop.cancelled() => return None,
         };
         if let Err(lost) = caught_up {
@@ -157,54 +164,67 @@ async fn consume(
         }
     }
     health.up(&format!("feed {}", ingest.feed));
+    ingest.current(true).await;
     backoff.reset();
     let mut ticks = ticks();
+    let ack_every = ACK_EVERY.min(options.prefetch / 2).max(1);
+    // Deliveries taken and not yet acknowledged: how many, and the last one's tag.
+    let (mut taken, mut last) = (0, 0);
+    let ack_due = tokio::time::sleep(ACK_AFTER);
+    tokio::pin!(ack_due);
     loop {
-        let delivery = tokio::select! {
-            delivery = link.consumer.next() => delivery,
+        tokio::select! {
+            delivery = link.consumer.next() => {
+                if taken == 0 {
+                    ack_due.as_mut().reset(Instant::now() + ACK_AFTER);
+                }
+                // This one, and what has arrived already.
+                let mut next = Some(delivery);
+                while let Some(delivery) = next {
+                    let delivery = match delivery {
+                        Some(Ok(delivery)) => delivery,
+                        Some(Err(error)) => return failed(error),
+                        None => return Some(AmqpError::Cancelled(options.url.clone())),
+                    };
+                    if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
+                        return Some(lost);
+                    }
+                    (last, taken) = (delivery.delivery_tag, taken + 1);
+                    next = if taken < ack_every { link.consumer.next().now_or_never() } else { None };
+                }
+                if taken < ack_every {
+                    continue;
+                }
+            }
+            () = &mut ack_due, if taken > 0 => {}
             _ = ticks.tick() => {
                 ingest.tick();
                 continue;
             }
             () = stop.cancelled() => {
-                // The broker also notices by itself.
+                // The broker also notices by itself, and gives what was not acknowledged to whoever comes next.
+                if taken > 0 {
+                    let _ = link.channel.basic_ack(last, BasicAckOptions { multiple: true }).await;
+                }
                 let _ = link.connection.close(200, "gateway stops".into()).await;
                 return None;
             }
-        };
-        let mut delivery = match delivery {
-            Some(Ok(delivery)) => delivery,
-            Some(Err(error)) => return failed(error),
-            None => return Some(AmqpError::Cancelled(options.url.clone())),
-        };
-        // What has arrived already is taken in as well, so that one acknowledgement covers many.
-        let mut taken = 1;
-        if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
-            return Some(lost);
         }
-        while taken < ACK_EVERY
-            && let Some(Some(Ok(next))) = link.consumer.next().now_or_never()
-        {
-            delivery = next;
-            taken += 1;
-            if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
-                return Some(lost);
-            }
-        }
-        let acked = link.channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await;
-        if let Err(error) = acked {
+        if let Err(error) = link.channel.basic_ack(last, BasicAckOptions { multiple: true }).await {
             return failed(error);
         }
+        taken = 0;
     }
 }
 
-/// Reads history from where the ingest stands. A connection that is lost is an error; a broker that has no history to
+/// Reads history from where the ingest stands, also for what comes before the message that is `sought`. A connection that is lost is an error; a broker that has no history to
 /// give is not: the gateway then works without.
 async fn catch_up(
     history: &mut History,
     options: &AmqpOptions,
     connection: &Connection,
     ingest: &mut Ingest,
+    sought: Option<&BusMessage>,
 ) -> Result<(), AmqpError> {
     // Right after a broker's restart a stream can be away for a moment.
     let mut backoff = Backoff::SERVER;
@@ -212,7 +232,7 @@ async fn catch_up(
     while backoff.failures() < STREAM_ATTEMPTS {
         let read = async {
             history.declare(&options.url, connection).await?;
-            history.read(&options.url, connection, ingest).await
+            history.read(&options.url, connection, ingest, sought).await
         };
         match read.await {
             Ok(read) => {
@@ -266,8 +286,11 @@ async fn fill(
     let Hole { message, recorded, missing, before } = hole;
     ingest.events.hole(&ingest.feed, missing, &before);
     if let Some(history) = history {
-        catch_up(history, options, connection, ingest).await?;
+        // Until it is read, nothing else comes.
+        ingest.current(false).await;
+        catch_up(history, options, connection, ingest, Some(&message)).await?;
     }
     ingest.take_anyway(&message, recorded).await;
+    ingest.current(true).await;
     Ok(())
 }

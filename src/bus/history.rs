@@ -9,7 +9,8 @@
 //!
 //! Where to begin: each change is in the stream at least once and in order, so the offset of number n + k is at least
 //! that of n plus k. From the last number read here the next one is looked for there; a stream that was made anew, or
-//! cut off at its beginning, shows by the first number read, and then everything is read.
+//! cut off at its beginning, shows by the first number read, and then everything is read. So it is where a hole is not
+//! filled from there: what the stream refused at first lies further on in it, and what is sought may lie before that.
 
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl History {
     }
 
     /// Offers everything that was published before now, and is not known yet, to the ingest. Holes in the history
-    /// itself are given up: they are gaps.
+    /// itself are given up: they are gaps. `sought` is the message whose hole is to be filled.
     ///
     /// # Errors
     /// When it could not be read to its end; what was read until then has been taken in.
@@ -92,12 +93,14 @@ impl History {
         url: &BrokerUrl,
         connection: &Connection,
         ingest: &mut Ingest,
+        sought: Option<&BusMessage>,
     ) -> Result<u64, HistoryError> {
         let head = ingest.head();
         let begin = head.as_ref().and_then(|head| self.offset_of(head));
         if let (Some(offset), Some(head)) = (begin, head)
             && let Some(read) =
                 self.read_from(AMQPValue::LongLongInt(offset), Some(&head), url, connection, ingest).await?
+            && sought.is_none_or(|message| ingest.continues(message))
         {
             return Ok(read);
         }

@@ -44,6 +44,8 @@ impl LocalBus {
     /// Feeds batches to the ingest until `stop`.
     pub async fn run(mut self, mut ingest: Ingest, stop: CancellationToken) {
         let mut ticks = super::amqp::ticks();
+        // There is no way to be cut off, and the ledger was read before.
+        ingest.current(true).await;
         loop {
             tokio::select! {
                 batch = self.0.recv() => {

@@ -7,7 +7,6 @@
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch, When};
 
-use super::frame;
 use super::input::Update;
 use super::numbering::Continuity;
 use super::replay::{Recorder, Replay};
@@ -57,14 +56,25 @@ impl Intake {
 
     /// Takes a message in, unless it is known or shows a hole. `now` stands in for a producer's word on when it had it.
     pub fn offer(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
-        if let Some(cursor) = &message.cursor {
-            match self.sequence.judge(cursor) {
-                Admit::Ahead { missing } => return Taken::Hole { missing: Some(missing), before: cursor.clone() },
-                Admit::NewEpoch if cursor.seq > 1 => return Taken::Hole { missing: None, before: cursor.clone() },
-                _ => {}
-            }
+        match self.hole(message) {
+            Some((missing, before)) => Taken::Hole { missing, before: before.clone() },
+            None => self.anyway(message, recorded, now),
         }
-        self.anyway(message, recorded, now)
+    }
+
+    /// Whether numbers before a message's have not come: how many, and its own.
+    fn hole<'a>(&self, message: &'a BusMessage) -> Option<(Option<u64>, &'a Cursor)> {
+        let cursor = message.cursor.as_ref()?;
+        match self.sequence.judge(cursor) {
+            Admit::Ahead { missing } => Some((Some(missing), cursor)),
+            Admit::NewEpoch if cursor.seq > 1 => Some((None, cursor)),
+            _ => None,
+        }
+    }
+
+    /// Whether a message would be taken in, or is known: numbers before it have come.
+    pub fn continues(&self, message: &BusMessage) -> bool {
+        self.hole(message).is_none()
     }
 
     /// Takes a message in, unless it is known. A hole before it is given up: what is missing is a gap.
@@ -88,12 +98,10 @@ impl Intake {
         let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, continuity);
         let replay = self.recorder.replay();
         let shown = if continuity == Continuity::Late { replay.cursor_at(pos) } else { Some(cursor.clone()) };
-        let (mut classic, mut modern) = (Vec::with_capacity(96), Vec::with_capacity(160));
-        frame::push_update(&mut classic, change);
-        frame::push_update_with_cursor(&mut modern, change, shown.as_ref().unwrap_or(&cursor));
+        let shown = shown.unwrap_or_else(|| cursor.clone());
         let number = (continuity != Continuity::Late).then_some(cursor);
         let gap = if continuity == Continuity::Broken { replay.cursor_before(pos) } else { None };
-        let update = Update { pos, bug: change.bug, number, classic: classic.into(), modern: modern.into() };
+        let update = Update { pos, change, number, cursor: shown };
         Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside })
     }
 
@@ -136,6 +144,23 @@ mod tests {
             }
         };
         numbers.iter().map(take).collect()
+    }
+
+    #[test]
+    fn a_hole_is_filled_when_its_message_continues() {
+        let (recorder, _) = replay(ReplayLimits::default());
+        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let message = |number: &str| {
+            let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
+            BusMessage { change, cursor: Cursor::parse(number) }
+        };
+        for (number, continues) in [("E.1", true), ("E.4", false), ("E.2", true), ("E.4", false), ("E.3", true)] {
+            let message = message(number);
+            assert_eq!(intake.continues(&message), continues, "{number}");
+            assert_eq!(!matches!(intake.offer(&message, None, When::MIN), Taken::Hole { .. }), continues, "{number}");
+        }
+        assert!(intake.continues(&message("E.4")) && intake.continues(&message("E.2")));
+        assert!(!intake.continues(&message("F.2")) && intake.continues(&message("F.1")));
     }
 
     #[test]

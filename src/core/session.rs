@@ -54,8 +54,19 @@ pub(super) struct Modern {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) cursor: Cursor,
-    /// When to stop believing that what lies before it will come.
-    pub(super) until_ms: u64,
+    /// When the client said so.
+    pub(super) told_ms: u64,
+}
+
+/// How long a client's word that it has seen more than this gateway is believed, in milliseconds, while the feed is
+/// current. A gateway is then behind another by the time a message takes; a ledger that was set back never catches up.
+const AHEAD_MS: u64 = 5_000;
+
+impl Seen {
+    /// Whether what lies before it ought to have come. `current_ms`: since when the feed is current, if it is.
+    fn is_over(&self, current_ms: Option<u64>, now_ms: u64) -> bool {
+        current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + AHEAD_MS)
+    }
 }
 
 impl Modern {
@@ -98,6 +109,9 @@ pub(super) struct Backlog {
     pub(super) hold: Option<(Pos, Pos)>,
     /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
     pub(super) newest_from: Option<Pos>,
+    /// The socket has taken everything so far, and the session lags only because others of the shard come first: nothing
+    /// may be left out for it.
+    pub(super) willing: bool,
     /// Everything up to here has been sent, or is in the fields above.
     pub(super) behind: Pos,
     /// Continuity was lost: before anything else the client must be told.
@@ -158,6 +172,7 @@ impl<P: Peer> Session<P> {
         &mut self,
         processed: Pos,
         head: Option<&Cursor>,
+        current_ms: Option<u64>,
         heartbeat: &mut Vec<u8>,
         now_ms: u64,
         tally: &mut Tally,
@@ -166,7 +181,7 @@ impl<P: Peer> Session<P> {
         if let Some(seen) = &modern.seen {
             if head.is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq) {
                 modern.seen = None;
-            } else if now_ms >= seen.until_ms {
+            } else if seen.is_over(current_ms, now_ms) {
                 modern.seen = None;
                 tally.gaps += 1;
                 let mut frame = Vec::new();

@@ -28,10 +28,12 @@ impl<P: Peer> Shard<P> {
         conflated
     }
 
-    /// Holds the cursor back at `from` as long as a change that came late has yet to be sent.
+    /// Holds the cursor back at `from`, or where it is held already, as long as a change that came late has yet to be
+    /// sent.
     fn hold(&self, from: Pos, backlog: &mut Backlog) {
         let until = self.replay.last_late(&backlog.found);
-        backlog.hold = until.map(|until| (backlog.hold.map_or(from, |(from, _)| from), until));
+        let held = backlog.hold.filter(|(_, until)| *until > backlog.sent);
+        backlog.hold = until.map(|until| (held.map_or(from, |(from, _)| from), until));
     }
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
@@ -49,6 +51,7 @@ impl<P: Peer> Shard<P> {
                     session.progress_ms = self.now_ms;
                 }
                 if backlog.written < backlog.out.len() {
+                    backlog.willing = false;
                     session.lag(backlog);
                     return false;
                 }
@@ -62,12 +65,23 @@ impl<P: Peer> Shard<P> {
                 (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
                 (backlog.asked, backlog.cut, backlog.next, backlog.hold) = (None, false, 0, None);
                 backlog.found.clear();
+                if let Some(modern) = &mut session.modern {
+                    modern.seen = None;
+                }
                 let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
             } else if backlog.behind < self.processed {
                 if backlog.behind < self.replay.floor() && session.modern.is_some() {
                     self.tally.gaps += 1;
                     backlog.gap = true;
+                    continue;
+                }
+                if backlog.willing {
+                    // What came meanwhile, as if it were sent live.
+                    let (bugs, upto, after) = (session.bugs.clone(), self.processed, backlog.behind);
+                    let asked = Asked { bugs, upto, after, since: None, limit: self.limits.catch_up };
+                    (backlog.behind, backlog.newest_from) = (upto, None);
+                    self.look_up(asked, after, &mut backlog);
                     continue;
                 }
                 backlog.found.clear();
@@ -85,7 +99,7 @@ impl<P: Peer> Shard<P> {
                     session.state = State::Open;
                     return true;
                 };
-                backlog.newest_from = None;
+                (backlog.newest_from, backlog.willing) = (None, true);
                 self.begin(slot, work, &mut backlog);
             }
         }

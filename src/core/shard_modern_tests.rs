@@ -143,12 +143,28 @@ fn a_client_that_is_ahead_of_this_gateway_gets_nothing_twice_and_misses_nothing(
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
     bed.shard.handle(Input::Update(late));
     assert_eq!(wire.take()[1..], [update(3, 9, 8)]);
-    // What never comes is a gap.
-    bed.shard.tick(2000);
-    assert!(wire.take().is_empty());
-    wire.heard_ms.set(10_000);
-    bed.shard.tick(10_000);
-    assert_eq!(wire.take(), [r#"{"command":"gap","cursor":"E.8"}"#]);
+    // What never comes is a gap, but only where it could have come: five seconds of a feed that is current.
+    let heard = |bed: &mut Bed, now_ms: u64| {
+        wire.heard_ms.set(now_ms);
+        bed.shard.tick(now_ms);
+        let mut texts = wire.take();
+        texts.retain(|text| text != "ping");
+        texts
+    };
+    let heartbeat = r#"{"command":"heartbeat","cursor":"E.12"}"#;
+    assert_eq!(heard(&mut bed, 600_000), [heartbeat]);
+    bed.shard.handle(Input::Current(true));
+    assert!(heard(&mut bed, 604_900).is_empty());
+    bed.shard.handle(Input::Current(false));
+    assert_eq!(heard(&mut bed, 900_000), [heartbeat]);
+    bed.shard.handle(Input::Current(true));
+    assert!(heard(&mut bed, 904_900).is_empty());
+    assert_eq!(heard(&mut bed, 905_000), [r#"{"command":"gap","cursor":"E.8"}"#]);
+    // Of one that comes while it is, its own time counts.
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
+    wire.take();
+    assert_eq!(heard(&mut bed, 909_900), Vec::<String>::new());
+    assert_eq!(heard(&mut bed, 910_000), [r#"{"command":"gap","cursor":"E.8"}"#]);
 }
 
 #[test]
@@ -204,6 +220,29 @@ fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
     );
 }
 
+/// Found by the simulation: who resumed from just after a break that the shard had yet to hear of was told the cursor
+/// from before it.
+#[test]
+fn a_resume_from_after_a_break_that_is_still_queued_keeps_its_cursor() {
+    for (first, from) in [("E.9", "E.8"), ("F.3", "F.2")] {
+        let mut bed = bed();
+        fill(&mut bed, 3);
+        let update = bed.record_as(change(1, 9), &cursor(first), Continuity::Broken);
+        let (wire, _) = hello(&mut bed);
+        bed.send(&wire, r#"{"command":"hello","heartbeat":1}"#);
+        wire.take();
+        bed.send(&wire, &format!(r#"{{"command":"subscribe","bugs":[1],"cursor":"{from}"}}"#));
+        assert!(wire.take()[0].ends_with(&format!(r#""replay":"complete","cursor":"{from}"}}"#)));
+        bed.shard.tick(1000);
+        assert_eq!(wire.take(), [format!(r#"{{"command":"heartbeat","cursor":"{from}"}}"#)]);
+        bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
+        bed.shard.handle(Input::Update(update));
+        let texts = wire.take();
+        assert_eq!(texts[0], format!(r#"{{"command":"gap","cursor":"{from}"}}"#));
+        assert!(texts[1].ends_with(&format!(r#""cursor":"{first}"}}"#)), "{texts:?}");
+    }
+}
+
 /// Found by the simulation: a gateway without history that had no connection while its feed's changes were published.
 #[test]
 fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() {
@@ -254,6 +293,27 @@ fn a_late_change_that_stands_for_a_newer_number_holds_back_the_cursor() {
     }
 }
 
+/// Found by the simulation: the cursor fell back to where it was held for a late change that had been sent.
+#[test]
+fn a_second_late_change_holds_the_cursor_where_it_is_by_then() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2]}"#);
+    wire.take();
+    wire.room.set(0);
+    let two = |bed: &mut Bed, seq: u32, late: &str| {
+        bed.publish(change(1, seq.into()));
+        let late = bed.record_as(change(2, 2), &cursor(late), Continuity::Late);
+        bed.shard.handle(Input::Update(late));
+    };
+    two(&mut bed, 4, "E.0");
+    bed.read(&wire, 20); // all is on its way
+    two(&mut bed, 5, "E.0");
+    bed.read(&wire, usize::MAX / 4);
+    assert_eq!(wire.take(), [update(1, 4, 3), update(2, 2, 4), update(1, 5, 4), update(2, 2, 5)]);
+}
+
 #[test]
 fn a_cursor_of_another_epoch_is_a_gap_and_the_new_one_is_told() {
     let mut bed = bed();
@@ -279,14 +339,20 @@ fn a_lagging_session_whose_bugs_were_forgotten_is_told_gap() {
     let limits = ReplayLimits { bugs: 100, ..ReplayLimits::default() };
     let mut bed = Bed::new(SessionLimits::default(), limits);
     let (wire, _) = hello(&mut bed);
-    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3]}"#);
+    bed.publish(change(1, 1));
+    // What it has seen elsewhere counts no more either: found by the simulation.
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3],"cursor":"E.5000"}"#);
     wire.take();
     wire.room.set(0);
-    for number in 1..=1000 {
+    let late = bed.record_as(change(1, 1), &cursor("E.0"), Continuity::Late);
+    bed.shard.handle(Input::Update(late));
+    for number in 2..=1000 {
         bed.publish(change(number, 1));
     }
     bed.read(&wire, usize::MAX / 4);
     assert_eq!(wire.take(), [r#"{"command":"gap","cursor":"E.1000"}"#]);
+    bed.publish(change(1, 1));
+    assert_eq!(wire.take(), [update(1, 1, 1001)]);
 }
 
 #[test]

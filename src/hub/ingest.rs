@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bugfeed_protocol::bus::{self, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use super::ShardInput;
@@ -25,7 +26,9 @@ pub struct Ingest {
     shards: Vec<mpsc::Sender<ShardInput>>,
     /// For the bus that feeds it to log with.
     pub events: Arc<Events>,
+    changes: Counter,
     last_poison: Option<Instant>,
+    current: bool,
 }
 
 /// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
@@ -49,7 +52,8 @@ impl Ingest {
         events: Arc<Events>,
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
-        Ingest { feed, intake, shards, events, last_poison: None }
+        let changes = events.changes(&feed);
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -77,6 +81,11 @@ impl Ingest {
         None
     }
 
+    /// Whether a message shows no hole any more.
+    pub fn continues(&self, message: &BusMessage) -> bool {
+        self.intake.continues(message)
+    }
+
     /// Takes a change in, unless it is known. What is missing before it is given up, and clients are told.
     pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
         match self.intake.anyway(message, recorded, now()) {
@@ -87,7 +96,7 @@ impl Ingest {
 
     async fn deliver(&mut self, new: New) {
         let New { update, gap, late } = new;
-        self.events.change(&self.feed);
+        self.changes.inc();
         if late {
             self.events.late(&self.feed);
         }
@@ -102,6 +111,15 @@ impl Ingest {
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
+        }
+    }
+
+    /// Tells the shards whether the feed is current: the bus is connected, and what was published before was taken in.
+    /// Only then can it be told that something ought to have come.
+    pub async fn current(&mut self, current: bool) {
+        if self.current != current {
+            self.current = current;
+            self.to_shards(|| Input::Current(current)).await;
         }
     }
 

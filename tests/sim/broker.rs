@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bugfeed_protocol::Numbered;
+use bugfeed_protocol::{Cursor, Numbered};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
@@ -129,6 +129,22 @@ impl Broker {
 
     pub fn at(&self, offset: u64) -> Option<&Message> {
         self.stream.get(usize::try_from(offset.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Whether the stream holds, before `end` and in order, everything between two numbers.
+    pub fn in_stream(&self, end: u64, head: Option<&Cursor>, number: &Cursor) -> bool {
+        let Some(head) = head.filter(|head| head.epoch == number.epoch) else { return false };
+        let mut next = head.seq + 1;
+        let before = usize::try_from(end.saturating_sub(self.first)).unwrap();
+        for message in self.stream.iter().take(before) {
+            if message.cursor.epoch == number.epoch {
+                if message.cursor.seq > next {
+                    return false;
+                }
+                next += u64::from(message.cursor.seq == next);
+            }
+        }
+        next >= number.seq
     }
 
     /// The stream's beginning is cut off.

@@ -2,11 +2,12 @@
 //!
 //! Goes in: one text. Comes out: the client's new memory, or the promise that was broken.
 
+use bugfeed::core::replay::Pos;
 use bugfeed_protocol::{BugId, Cursor, When};
 use serde_json::Value;
 
 use crate::client::{Client, Pending, Session};
-use crate::shadow::{Fact, Truth};
+use crate::shadow::{Fact, Told, Truth};
 
 type Checked<T = ()> = Result<T, String>;
 
@@ -67,9 +68,13 @@ impl Client {
                 }
                 Ok(())
             }
-            ("subscribe", Pending::All(asked)) => self.subscribed(asked, value["replay"].as_str(), cursor, truth),
+            ("subscribe", Pending::All(asked)) => {
+                let could_tell = self.begins(&self.bugs.iter().copied().collect::<Vec<_>>());
+                self.subscribed(asked, could_tell, value["replay"].as_str(), cursor, truth)
+            }
             ("subscribe", Pending::More(bugs)) => {
                 promise!(value.get("replay").is_none(), "a verdict on nothing");
+                self.begins(&bugs);
                 self.moved(cursor, truth)?;
                 self.bugs.extend(bugs);
                 Ok(())
@@ -79,9 +84,19 @@ impl Client {
         }
     }
 
+    /// From here on nothing of these bugs is sent that the gateway was told to be known, or that came before they were
+    /// asked for. Whether it could tell what was not known.
+    fn begins(&mut self, bugs: &[BugId]) -> bool {
+        let session = self.session.as_mut().expect("who hears is connected");
+        let (could_tell, sent) = session.wire.asked.borrow_mut().pop_front().unwrap_or_default();
+        session.last.extend(bugs.iter().map(|&bug| (bug, sent)));
+        could_tell
+    }
+
     fn subscribed(
         &mut self,
         asked: Option<Cursor>,
+        could_tell: bool,
         verdict: Option<&str>,
         cursor: Option<Cursor>,
         truth: &Truth,
@@ -101,7 +116,6 @@ impl Client {
             session.cursor = cursor;
             return Ok(());
         };
-        let could_tell = session.wire.answerable.borrow_mut().pop_front().unwrap_or(false);
         let position = session.shadow.borrow().position(&asked).filter(|&pos| pos >= session.cache.floor());
         match verdict {
             Some("complete" | "latest") => {
@@ -148,18 +162,11 @@ impl Client {
         let session = self.session.as_mut().expect("who hears is connected");
         promise!(self.bugs.contains(&bug) || session.pending.iter().any(leaves), "not a bug of this client");
         promise!(session.subscribed, "an update before the answer");
-        let (place, late) = {
-            let shadow = session.shadow.borrow();
-            let last = session.last.get(&bug).copied().unwrap_or(0);
-            let place = shadow.place(fact, last);
-            promise!(place.is_some(), "bug {bug}: not newer than position {last}, or never taken in");
-            (place.unwrap_or(0), shadow.is_late(place.unwrap_or(0)))
-        };
+        let last = session.last.get(&bug).copied().unwrap_or(0);
+        let place = session.shadow.borrow().told(fact, last, cursor.as_ref());
+        let place = place.ok_or_else(|| format!("bug {bug}: not after position {last}, or never taken in"))?;
         session.last.insert(bug, place);
-        if let Some(asked) = session.asked.as_ref().filter(|_| !late) {
-            let number = truth.number_in(fact, asked);
-            promise!(number.is_none_or(|number| number > asked.seq), "sent again: the client asked from {asked}");
-        }
+        session.sent(place, cursor.as_ref())?;
         self.received(bug, fact, place, truth)?;
         if self.modern {
             self.moved(cursor, truth)
@@ -177,10 +184,10 @@ impl Client {
         let older = |other: &Fact| {
             let told = &truth.all[*other];
             // What this pod never had, because it began later, it can only have passed over.
-            let lower = |number: &Cursor| truth.number_in(fact, number).is_some_and(|newer| newer > number.seq);
+            let here = shadow.number(place);
             let earlier = match shadow.place(*other, 0) {
                 Some(earlier) => earlier < place,
-                None => told.numbers.iter().any(lower),
+                None => truth.number_in(*other, here).is_some_and(|number| number < here.seq),
             };
             told.change.bug == bug && earlier
         };
@@ -213,7 +220,11 @@ impl Client {
             let before = asked.is_some_and(|asked| asked.epoch != cursor.epoch || cursor.seq < asked.seq);
             promise!(cursor.epoch != last.epoch || cursor.seq >= last.seq || before, "the cursor was {last}");
         }
-        claims(&cursor, session, &self.missing, truth)?;
+        // What a client that is ahead asked from is its own word.
+        let own = |asked: &Cursor| asked.epoch == cursor.epoch && asked.seq >= cursor.seq;
+        if !session.asked.as_ref().is_some_and(own) {
+            claims(&cursor, session, &self.missing, truth)?;
+        }
         session.cursor = Some(cursor.clone());
         self.cursor = Some(cursor);
         Ok(())
@@ -238,24 +249,45 @@ impl Client {
     }
 }
 
+impl Session {
+    /// A change at this position was sent, with this cursor. One that came late the client may have already; it moves no
+    /// cursor, and what is sent before it in the same catch-up may hold the cursor back for it.
+    fn sent(&self, place: Pos, cursor: Option<&Cursor>) -> Checked {
+        let shadow = self.shadow.borrow();
+        let number = shadow.number(place);
+        let Some(cursor) = cursor.filter(|_| !shadow.is_late(place)) else { return Ok(()) };
+        if let Some(asked) = self.asked.as_ref().filter(|asked| asked.epoch == number.epoch) {
+            promise!(number.seq > asked.seq, "sent again: the client asked from {asked}");
+        }
+        promise!(
+            number == cursor || shadow.has_late_after(place),
+            "number {number}, and nothing holds back the cursor"
+        );
+        Ok(())
+    }
+}
+
 /// Nothing up to the cursor is missing, but for what a newer change of the same bug, still to come, stands for.
 fn claims(cursor: &Cursor, session: &Session, missing: &std::collections::BTreeSet<Fact>, truth: &Truth) -> Checked {
     let conflated = session.conflated || session.wire.lagged.get();
     for &fact in missing {
         let bug = truth.all[fact].change.bug;
-        if truth.number_in(fact, cursor).is_none_or(|number| number > cursor.seq) {
-            continue;
-        }
+        let Some(number) = truth.number_in(fact, cursor).filter(|&number| number <= cursor.seq) else { continue };
+        // Or was in an earlier session, in which its newer one did not come any more.
+        let earlier = |asked: &Cursor| asked.epoch == cursor.epoch && number <= asked.seq;
+        let earlier = session.asked.as_ref().is_some_and(earlier);
         let shadow = session.shadow.borrow();
         let place = shadow.place(fact, 0).unwrap_or(0);
-        // A newer one, of a later number; or of a later ledger, before which there is a gap.
+        // A newer one, of a later number; or of a later ledger, before which there is a gap. That of an earlier session
+        // may have yet to come to this pod.
         let stands_in = |other: &Fact| {
-            truth.all[*other].change.bug == bug
+            let Told { change, numbers, .. } = &truth.all[*other];
+            change.bug == bug
                 && truth.number_in(*other, cursor).is_none_or(|number| number > cursor.seq)
-                && shadow.place(*other, place).is_some()
+                && (earlier && !numbers.is_empty() || shadow.place(*other, place).is_some())
         };
         promise!(
-            conflated && (0..truth.all.len()).any(|other| stands_in(&other)),
+            (conflated || earlier) && (0..truth.all.len()).any(|other| stands_in(&other)),
             "the cursor claims {:?}, which was not sent",
             truth.all[fact]
         );

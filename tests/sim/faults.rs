@@ -98,7 +98,9 @@ impl World {
         // Its queue must then give the next life all that this one had not recorded.
         let keeps =
             self.swarm.durable && !self.swarm.history && !self.swarm.has(Act::Refuse) && self.broker.dropped == 0;
-        self.expects[pod] = shadow.head.clone().filter(|_| keeps);
+        // One that was only given what was published again is behind those before it.
+        let before = |head: &Cursor| life.expects.clone().filter(|at| at.epoch == head.epoch && at.seq > head.seq);
+        self.expects[pod] = shadow.head.clone().map(|head| before(&head).unwrap_or(head)).filter(|_| keeps);
     }
 
     /// The ledger is lost, and made anew. What was recorded and not published is lost with it.
@@ -141,7 +143,11 @@ impl World {
         }
         let client = &self.clients[at];
         if client.synced && !client.phantom {
-            let phantom = client.phantom(self.named);
+            let mut phantom = client.phantom(self.named);
+            if let Some(cursor) = phantom.cursor.as_mut().filter(|_| self.random.random_bool(0.2)) {
+                // One that has seen what will never come, of a ledger that was set back.
+                cursor.seq += 1000;
+            }
             self.named += 1;
             self.clients.push(phantom);
             self.connect(self.clients.len() - 1);
@@ -184,7 +190,7 @@ impl World {
             let Some(life) = &mut self.pods[pod] else { continue };
             for lane in 0..life.lanes.len() {
                 for _ in 0..8 {
-                    life.shard_step(lane);
+                    life.shard_step(lane, 3);
                 }
             }
             for pick in 0..12 {

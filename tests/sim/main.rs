@@ -37,8 +37,8 @@ use std::time::Instant;
 
 use world::{Stats, World};
 
-/// How many seeds the normal run takes: about twenty seconds of two cores, unoptimised.
-const SEEDS: u64 = 2500;
+/// How many seeds the normal run takes: ten to twenty seconds of two cores, unoptimised.
+const SEEDS: u64 = 5000;
 
 fn run(seed: u64, trace: bool) -> Result<Stats, String> {
     match catch_unwind(AssertUnwindSafe(|| World::new(seed, trace).run())) {

@@ -25,7 +25,7 @@ use crate::wire::{End, Wire};
 
 /// How often reading history is tried.
 const ATTEMPTS: u32 = 3;
-/// How long the shard believes a client that is ahead.
+/// How long the shard of a feed that is current believes a client that is ahead.
 const AHEAD_MS: u64 = 5000;
 
 /// One shard and its queue.
@@ -34,6 +34,10 @@ pub struct Lane {
     pub inputs: VecDeque<Input<End>>,
     /// The position of the last update processed.
     processed: Pos,
+    /// Updates are staged, and to be flushed before the next input.
+    staged: bool,
+    /// Since when it knows the feed to be current.
+    current_ms: Option<u64>,
 }
 
 /// The gateway's side of a connection.
@@ -74,9 +78,12 @@ pub struct Life {
     known: Option<(Cursor, u64)>,
     /// Taken in, not yet acknowledged.
     taken: usize,
+    /// What the shards were told last.
+    current: bool,
     now_ms: u64,
-    /// Where an earlier life with the same queue stood.
+    /// Where earlier lives with the same queue stood.
     pub expects: Option<Cursor>,
+    delivered: bool,
     /// It takes no new connections, and dies then.
     pub drains_until_ms: Option<u64>,
 }
@@ -101,6 +108,8 @@ impl Life {
             shard: Shard::new(Arc::clone(&cache), swarm.limits, about()),
             inputs: VecDeque::new(),
             processed: 0,
+            staged: false,
+            current_ms: None,
         };
         Life {
             lanes: (0..swarm.shards).map(|_| lane()).collect(),
@@ -111,8 +120,10 @@ impl Life {
             link: Link::Down,
             known: None,
             taken: 0,
+            current: false,
             now_ms: 0,
             expects: None,
+            delivered: false,
             drains_until_ms: None,
         }
     }
@@ -159,38 +170,65 @@ impl Life {
         }
     }
 
-    /// A shard processes its next input; whether there was one.
-    pub fn shard_step(&mut self, lane: usize) -> bool {
+    /// A shard processes its next inputs, of which up to `batch` are updates, and writes to as many sessions.
+    pub fn shard_step(&mut self, lane: usize, batch: usize) {
         let lane = lane % self.lanes.len();
-        let Some(input) = self.lanes[lane].inputs.pop_front() else { return false };
-        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume: Some(resume), .. }))) = &input
-            && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
-        {
-            let can_tell = match resume {
-                client::Resume::From(cursor) => self.answerable(cursor),
-                client::Resume::Unreadable => false,
-            };
-            conn.wire.answerable.borrow_mut().push_back(can_tell);
-            if let client::Resume::From(cursor) = resume
-                && self.shadow.borrow().position(cursor).is_some_and(|pos| pos > self.lanes[lane].processed)
-            {
-                conn.wire.was_ahead.set(true);
-                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms + AHEAD_MS));
+        if self.lanes[lane].staged {
+            self.flush(lane, batch);
+            return;
+        }
+        for _ in 0..batch {
+            match self.lanes[lane].inputs.pop_front() {
+                Some(input @ Input::Update(_)) => self.process(lane, input),
+                Some(input) => {
+                    self.process(lane, input);
+                    break;
+                }
+                None => break,
             }
         }
-        if let Input::Update(update) = &input {
-            self.lanes[lane].processed = update.pos;
-        }
-        self.lanes[lane].shard.handle(input);
-        true
+        self.flush(lane, batch);
     }
 
-    pub fn answerable(&self, cursor: &Cursor) -> bool {
-        self.shadow.borrow().position(cursor).is_some_and(|pos| pos >= self.cache.floor())
+    fn flush(&mut self, lane: usize, at_most: usize) {
+        let lane = &mut self.lanes[lane];
+        lane.staged = !lane.shard.flush(at_most);
+    }
+
+    fn process(&mut self, lane: usize, input: Input<End>) {
+        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input
+            && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
+        {
+            self.asks(conn, resume.as_ref(), since.is_some());
+        }
+        match &input {
+            Input::Update(update) => self.lanes[lane].processed = update.pos,
+            Input::Current(current) => self.lanes[lane].current_ms = current.then_some(self.now_ms),
+            _ => {}
+        }
+        self.lanes[lane].shard.take(input);
+    }
+
+    /// Notes what the answer to a subscribe must be.
+    fn asks(&self, conn: &Conn, resume: Option<&client::Resume>, since: bool) {
+        let processed = self.lanes[conn.lane].processed;
+        let (mut can_tell, mut sent) = (false, if since { 0 } else { processed });
+        if let Some(client::Resume::From(cursor)) = resume
+            && let Some(pos) = self.shadow.borrow().position(cursor)
+        {
+            can_tell = pos >= self.cache.floor();
+            sent = pos.min(processed);
+            // Also where the break before it waits in the queue.
+            if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
+                conn.wire.was_ahead.set(true);
+                *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms));
+            }
+        }
+        conn.wire.asked.borrow_mut().push_back((can_tell, sent));
     }
 
     pub fn idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.inputs.is_empty())
+        self.lanes.iter().all(|lane| lane.inputs.is_empty() && !lane.staged)
             && self.conns.iter().all(|conn| {
                 let wire = &conn.wire;
                 !wire.ready.get()
@@ -205,11 +243,13 @@ impl Life {
         self.now_ms = now_ms;
         for conn in &self.conns {
             let mut ahead = conn.wire.ahead.borrow_mut();
-            if let Some((cursor, until_ms)) = &*ahead {
+            if let Some((cursor, since_ms)) = &*ahead {
+                let current_ms = self.lanes[conn.lane].current_ms;
+                let over = current_ms.is_some_and(|current_ms| now_ms >= current_ms.max(*since_ms) + AHEAD_MS);
                 let pos = self.shadow.borrow().position(cursor);
                 if pos.is_some_and(|pos| pos <= self.lanes[conn.lane].processed) {
                     *ahead = None;
-                } else if now_ms >= *until_ms {
+                } else if over {
                     conn.wire.may_gap.set(true);
                 }
             }
@@ -234,6 +274,16 @@ impl Life {
         }
         self.link = Link::Down;
         self.taken = 0;
+        self.tell_current(false);
+    }
+
+    /// Tells the shards whether the bus is connected and history read.
+    fn tell_current(&mut self, current: bool) {
+        if std::mem::replace(&mut self.current, current) != current {
+            for lane in &mut self.lanes {
+                lane.inputs.push_back(Input::Current(current));
+            }
+        }
     }
 
     pub fn is_live(&self) -> bool {
@@ -243,13 +293,14 @@ impl Life {
     /// One step of the task that listens to the bus.
     pub fn bus_step(&mut self, around: &mut Around<'_>) -> Checked {
         match std::mem::replace(&mut self.link, Link::Down) {
-            Link::Down if around.broker.up => {
+            Link::Down if around.broker.up && around.random.random_bool(around.swarm.connects) => {
                 let queue = &mut around.broker.queues[around.pod];
                 queue.get_or_insert_default();
                 self.taken = 0;
                 self.link = Link::CatchUp { hole: None, failures: 0 };
                 if !around.broker.streams {
                     self.link = Link::Live;
+                    self.tell_current(true);
                 }
             }
             Link::Down => {}
@@ -302,7 +353,15 @@ impl Life {
         reading.at = reading.at.max(around.broker.first);
         for _ in 0..around.random.random_range(1..8) {
             if reading.at >= reading.end {
-                return self.done_reading(reading.hole, Some(reading.end), around);
+                let filled = |hole: &Message| self.intake.continues(&bus_message(hole).0);
+                if reading.from_first || reading.hole.as_ref().is_none_or(filled) {
+                    return self.done_reading(reading.hole, Some(reading.end), around);
+                }
+                // It may lie before what is first read there: from the beginning.
+                self.known = None;
+                let (at, end) = (around.broker.first, around.broker.end());
+                reading = Reading { at, end, after: None, from_first: true, ..reading };
+                continue;
             }
             let Some(message) = around.broker.at(reading.at).cloned() else {
                 return Err("the stream has no such offset".to_owned());
@@ -348,12 +407,14 @@ impl Life {
             self.anyway(&message, read, around)?;
             self.taken += 1;
         }
+        self.tell_current(true);
         Ok(())
     }
 
     /// A delivery of the queue.
     fn take(&mut self, message: Message, around: &mut Around<'_>) -> Checked {
-        if let Some(expects) = self.expects.take()
+        let first = !std::mem::replace(&mut self.delivered, true);
+        if let Some(expects) = self.expects.as_ref().filter(|_| first)
             && around.broker.dropped == 0
             && expects.epoch == message.cursor.epoch
             && message.cursor.seq > expects.seq + 1
@@ -362,6 +423,7 @@ impl Life {
         }
         if let Taken::Hole { .. } = self.offer(&message, around)? {
             if around.broker.streams {
+                self.tell_current(false);
                 return self.begin_reading(Some(message), 0, around);
             }
             self.anyway(&message, None, around)?;
@@ -373,6 +435,11 @@ impl Life {
     fn offer(&mut self, message: &Message, around: &Around<'_>) -> Checked<Taken> {
         let (bus, recorded) = bus_message(message);
         let taken = self.intake.offer(&bus, recorded, around.now);
+        if let Taken::New(New { gap: Some(gap), .. }) = &taken
+            && gap.seq > 0
+        {
+            return Err(format!("pod {}: a gap before {}, and history was not asked", around.pod, message.cursor));
+        }
         self.taken_in(message, taken, None, around)
     }
 
@@ -407,7 +474,7 @@ impl Life {
                         around.pod, shadow.head
                     ));
                 }
-                if broken && filled.is_some_and(|end| in_stream(around.broker, end, shadow.head.as_ref(), number)) {
+                if broken && filled.is_some_and(|end| around.broker.in_stream(end, shadow.head.as_ref(), number)) {
                     return Err(format!("pod {}: gap before {number}, but history has what is missing", around.pod));
                 }
                 let fact = around.truth.of(message.change.when).ok_or("a change that never was")?;
@@ -443,20 +510,4 @@ fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
     let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
     let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
     (bus, When::from_micros(seconds * 1_000_000))
-}
-
-/// Whether the stream holds, before `end` and in order, everything between two numbers.
-fn in_stream(broker: &Broker, end: u64, head: Option<&Cursor>, number: &Cursor) -> bool {
-    let Some(head) = head.filter(|head| head.epoch == number.epoch) else { return false };
-    let mut next = head.seq + 1;
-    let before = usize::try_from(end.saturating_sub(broker.first)).unwrap();
-    for message in broker.stream.iter().take(before) {
-        if message.cursor.epoch == number.epoch {
-            if message.cursor.seq > next {
-                return false;
-            }
-            next += u64::from(message.cursor.seq == next);
-        }
-    }
-    next >= number.seq
 }

@@ -104,6 +104,21 @@ impl Shadow {
         self.places.get(&fact)?.iter().copied().find(|&pos| pos > after)
     }
 
+    pub fn number(&self, pos: Pos) -> &Cursor {
+        &self.records[usize::try_from(pos).unwrap() - 1].number
+    }
+
+    /// Where a change lies, after `after`, that was told with this cursor. One of several ledgers lies in several places.
+    pub fn told(&self, fact: Fact, after: Pos, cursor: Option<&Cursor>) -> Option<Pos> {
+        let places = || self.places.get(&fact).into_iter().flatten().copied().filter(|&pos| pos > after);
+        let own = places().find(|&pos| Some(self.number(pos)) == cursor);
+        own.or_else(|| places().next())
+    }
+
+    pub fn has_late_after(&self, pos: Pos) -> bool {
+        self.records.iter().skip(usize::try_from(pos).unwrap()).any(|record| record.late)
+    }
+
     pub fn is_late(&self, pos: Pos) -> bool {
         self.records[usize::try_from(pos).unwrap() - 1].late
     }
@@ -121,6 +136,11 @@ impl Shadow {
         }
         let pos = *self.seen.get(cursor)?;
         (pos >= first && !self.is_late(pos)).then_some(pos)
+    }
+
+    /// Whether continuity was lost right after this position.
+    pub fn begins_after(&self, pos: Pos) -> bool {
+        pos + 1 == self.unbroken
     }
 
     pub fn changes_after(&self, pos: Pos) -> usize {

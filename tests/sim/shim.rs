@@ -80,6 +80,8 @@ struct Term {
     term: u64,
     cache: Option<(u64, HashSet<RowKey>)>,
     round: Round,
+    /// Recorded rows that the tracker holds.
+    held: Vec<RowKey>,
     published: u64,
     batch: Vec<Message>,
     confirms: Vec<Confirm>,
@@ -113,10 +115,15 @@ impl Shim {
         matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Record(_)))
     }
 
+    /// Whether its next step deletes rows.
+    pub fn is_deleting(&self) -> bool {
+        matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Delete(keys)) if !keys.is_empty())
+    }
+
     /// Whether the intake would only look and find nothing.
     pub fn idles(&self, table: &Table, ledger: &Ledger) -> bool {
-        let reads = matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Read));
-        reads && table.rows.is_empty() && self.holds(ledger)
+        let reads = |term: &Term| matches!(term.round, Round::Read) && term.held.is_empty();
+        self.term.as_ref().is_some_and(reads) && table.rows.is_empty() && self.holds(ledger)
     }
 
     /// Everything that its behaviour depends on.
@@ -127,8 +134,14 @@ impl Shim {
             marks.sort_unstable();
             format!("{last}{marks:?}")
         });
-        let Term { round, published, batch, confirms, .. } = term;
-        format!("{}{}{}{cache:?}{round:?}{published}{}{confirms:?}", self.up, self.asleep, term.term, batch.len())
+        let Term { round, held, published, batch, confirms, .. } = term;
+        format!(
+            "{}{}{}{cache:?}{round:?}{held:?}{published}{}{confirms:?}",
+            self.up,
+            self.asleep,
+            term.term,
+            batch.len()
+        )
     }
 
     /// Takes over.
@@ -139,14 +152,15 @@ impl Shim {
             term: ledger.term,
             cache: None,
             round: Round::Settle,
+            held: Vec::new(),
             published: ledger.published,
             batch: Vec::new(),
             confirms: Vec::new(),
         });
     }
 
-    /// One step of the intake. `trouble`: the commit's answer is lost, and with it or without it the commit. Returns what
-    /// was numbered.
+    /// One step of the intake. `trouble`: the commit's answer is lost, and (false) the commit with it; or the tracker
+    /// holds a row that is to be deleted. Returns what was numbered.
     pub fn intake(
         &mut self,
         table: &mut Table,
@@ -171,6 +185,7 @@ impl Shim {
                 let mut marked: Vec<RowKey> = ledger.marks.iter().cloned().collect();
                 marked.sort_unstable();
                 term.cache = Some((ledger.head(), ledger.marks.clone()));
+                term.held.clear();
                 Round::Delete(marked)
             }
             Round::Read => Round::Record(table.read(batch)),
@@ -181,10 +196,17 @@ impl Shim {
                     term.cache = None;
                     Round::Settle
                 } else {
-                    Round::Delete(rows.into_iter().map(|row| row.key).collect())
+                    // Those that were held are tried again, also when they are gone.
+                    let mut keys: Vec<RowKey> = rows.into_iter().map(|row| row.key).collect();
+                    keys.extend(term.held.drain(..).filter(|held| !keys.contains(held)).collect::<Vec<_>>());
+                    Round::Delete(keys)
                 }
             }
-            Round::Delete(keys) => {
+            Round::Delete(mut keys) => {
+                if trouble.is_some() && !keys.is_empty() {
+                    // The tracker holds this row: it stays, and stays marked.
+                    term.held.push(keys.remove(0));
+                }
                 keys.iter().for_each(|key| table.delete(key));
                 Round::Forget(keys)
             }

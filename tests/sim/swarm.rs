@@ -77,8 +77,12 @@ pub struct Swarm {
     pub durable: bool,
     /// The tracker keeps one row for each bug, and updates it in place.
     pub one_row: bool,
-    /// Transactions that commit late.
-    pub late_commits: bool,
+    /// How many transactions are open at a time; they commit in any order, with the dates of their beginnings.
+    pub late_commits: usize,
+    /// How often a message is refused, where that happens at all.
+    pub refusals: f64,
+    /// How likely an attempt to connect to the broker succeeds.
+    pub connects: f64,
     /// How many bytes sockets hold.
     pub room: usize,
     /// What may happen, and how often.
@@ -108,7 +112,7 @@ impl Swarm {
         let long = random.random_bool(0.01);
         let changes = if long { 1400 } else { random.random_range(10..90) };
         let bugs = random.random_range(1..8);
-        let max = if random.random_bool(0.5) { random.random_range(2..20) } else { 10_000 };
+        let max = if random.random_bool(0.5) { random.random_range(2..12) } else { 10_000 };
         let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
         let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
         let catch_up = if random.random_bool(0.2) { random.random_range(1..6) } else { 20_000 };
@@ -129,7 +133,9 @@ impl Swarm {
             history: random.random_bool(0.7),
             durable: random.random_bool(0.3),
             one_row: random.random_bool(0.15),
-            late_commits: random.random_bool(0.3),
+            late_commits: if random.random_bool(0.4) { random.random_range(1..12) } else { 0 },
+            refusals: *[0.03, 0.3].choose(random).unwrap(),
+            connects: *[1.0, 1.0, 0.03].choose(random).unwrap(),
             room: *[130, 400, 5000, 1_000_000].choose(random).unwrap(),
             total: weights.iter().map(|(_, weight)| weight).sum(),
             weights,

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
+use bugfeed::core::replay::Pos;
 use bugfeed::core::shard::Peer;
 use bugfeed::core::subscriptions::Slot;
 use bugfeed_protocol::Cursor;
@@ -32,14 +33,15 @@ pub struct Wire {
     pub broken: Cell<bool>,
     /// The session lagged at least once: conflation is allowed.
     pub lagged: Cell<bool>,
-    /// The client is ahead of the pod, believed until then.
+    /// The client is ahead of the pod, and said so then.
     pub ahead: RefCell<Option<(Cursor, u64)>>,
     /// It was, at some time.
     pub was_ahead: Cell<bool>,
     /// What the client has seen elsewhere did not come in time.
     pub may_gap: Cell<bool>,
-    /// Of each resume that was handed to the shard: whether the gateway could tell then what came after the cursor.
-    pub answerable: RefCell<VecDeque<bool>>,
+    /// Of each subscribe that was handed to the shard: whether the gateway could tell then what came after its cursor,
+    /// and the position up to which nothing is sent again.
+    pub asked: RefCell<VecDeque<(bool, Pos)>>,
 }
 
 /// The shard's end.

@@ -163,8 +163,9 @@ impl World {
             Act::Pod => return self.bus_step(),
             Act::Shard => {
                 let (pod, lane) = (self.random.random_range(0..self.pods.len()), self.random.random_range(0..1000));
+                let batch = [1, 1, 2, 5][self.random.random_range(0..4)];
                 if let Some(life) = &mut self.pods[pod] {
-                    life.shard_step(lane);
+                    life.shard_step(lane, batch);
                 }
             }
             Act::Conn => {
@@ -191,8 +192,7 @@ impl World {
         let bug = BugId::new(self.random.random_range(1..=self.swarm.bugs)).unwrap();
         let begun = (self.table.id(), bug, self.now().as_micros() / 1_000_000);
         self.open.push(begun);
-        let waits = if self.swarm.late_commits { 3 } else { 0 };
-        if self.open.len() > waits {
+        if self.open.len() > self.swarm.late_commits {
             let at = self.random.random_range(0..self.open.len());
             let open = self.open.swap_remove(at);
             self.commit(open);
@@ -258,7 +258,7 @@ impl World {
             return;
         }
         let Some(message) = self.shims[at].next_message(&self.ledger, self.swarm.batch) else { return };
-        let refused = self.swarm.has(Act::Refuse) && self.random.random_bool(0.05);
+        let refused = self.swarm.has(Act::Refuse) && self.random.random_bool(self.swarm.refusals);
         let lost = self.swarm.has(Act::PublishLost) && self.random.random_bool(0.03);
         let confirm = self.broker.publish(&message, refused, lost, &mut self.random);
         self.stats.faults += u64::from(confirm != Confirm::Ack);
