@@ -178,6 +178,12 @@ impl<P: Peer> Shard<P> {
             let frame = match &session.modern {
                 None => &update.classic,
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => continue,
+                Some(modern) if modern.is_beside(update.number.as_ref()) => {
+                    // Its frame says where this gateway is; a catch-up knows where the client is.
+                    session.progress_ms = self.now_ms;
+                    session.lag(Box::new(Backlog { behind: update.pos - 1, ..Backlog::default() }));
+                    continue;
+                }
                 Some(_) => &update.modern,
             };
             match write(&session.peer, frame) {
