@@ -50,9 +50,17 @@ pub struct Events {
     refused_connections: PerKind,
     ended: PerKind,
     updates: PerKind,
+    hot: Hot,
     lagged: Counter,
     conflated: Counter,
     refused_commands: Counter,
+}
+
+/// Counters of a family that are counted too often to look them up each time.
+#[derive(Debug, Default)]
+struct Hot {
+    live: Counter,
+    caught_up: Counter,
 }
 
 fn feed(name: &str) -> FeedLabel {
@@ -89,6 +97,8 @@ impl Events {
         );
         r.register("commands_refused", "Commands answered with an error", events.refused_commands.clone());
         events.registry = registry;
+        let updates = |kind| events.updates.get_or_create(&KindLabel { kind }).clone();
+        events.hot = Hot { live: updates("live"), caught_up: updates("catch_up") };
         events
     }
 
@@ -100,9 +110,9 @@ impl Events {
         page
     }
 
-    /// A change was recorded in the replay cache.
-    pub fn change(&self, name: &str) {
-        self.changes.get_or_create(&feed(name)).inc();
+    /// Counts the changes that a feed records in its replay cache.
+    pub fn changes(&self, name: &str) -> Counter {
+        self.changes.get_or_create(&feed(name)).clone()
     }
 
     /// A change that was known came again.
@@ -207,15 +217,21 @@ impl Events {
                 family.get_or_create(&KindLabel { kind }).inc_by(by);
             }
         };
-        count(&self.updates, "live", tally.live);
-        count(&self.updates, "catch_up", tally.caught_up);
         count(&self.ended, "silent", tally.silent);
         count(&self.ended, "stalled", tally.stalled);
         count(&self.resumes, "complete", tally.complete);
         count(&self.resumes, "latest", tally.latest);
         count(&self.resumes, "gap", tally.gaps);
-        self.lagged.inc_by(tally.lagged);
-        self.conflated.inc_by(tally.conflated);
-        self.refused_commands.inc_by(tally.refused);
+        for (counter, by) in [
+            (&self.hot.live, tally.live),
+            (&self.hot.caught_up, tally.caught_up),
+            (&self.lagged, tally.lagged),
+            (&self.conflated, tally.conflated),
+            (&self.refused_commands, tally.refused),
+        ] {
+            if by > 0 {
+                counter.inc_by(by);
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The message a change travels in on the bus (AMQP): the native form, and the older envelope.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -94,38 +96,44 @@ pub fn encode(numbered: &Numbered, format: Format, exchange: &str) -> Vec<u8> {
 }
 
 #[derive(Deserialize)]
-struct Incoming {
+struct Incoming<'a> {
     #[serde(alias = "id")]
     bug: Option<Value>,
-    #[serde(alias = "delta_ts")]
-    when: Option<String>,
+    #[serde(alias = "delta_ts", borrow)]
+    when: Option<Text<'a>>,
     seq: Option<u64>,
-    epoch: Option<String>,
-    payload: Option<Box<Incoming>>,
+    #[serde(borrow)]
+    epoch: Option<Text<'a>>,
+    payload: Option<Box<Incoming<'a>>>,
     #[serde(rename = "_meta")]
-    meta: Option<Meta>,
+    meta: Option<Meta<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Meta {
+struct Meta<'a> {
     seq: Option<u64>,
-    epoch: Option<String>,
+    #[serde(borrow)]
+    epoch: Option<Text<'a>>,
 }
+
+/// A text that is copied only where it has escapes; an `Option<Cow>` always would be.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads a message of either form.
 ///
 /// # Errors
 /// Says what is wrong with a message that is neither; nothing in it is trusted before it is checked.
 pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
-    let incoming: Incoming = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
+    let incoming: Incoming<'_> = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
     let (inner, seq, epoch) = match incoming.payload {
         Some(payload) => match incoming.meta {
             Some(meta) => (*payload, meta.seq, meta.epoch),
             None => (*payload, None, None),
         },
         None => {
-            let (seq, epoch) = (incoming.seq, incoming.epoch.clone());
-            (incoming, seq, epoch)
+            let Incoming { bug, when, seq, epoch, .. } = incoming;
+            (Incoming { bug, when, seq: None, epoch: None, payload: None, meta: None }, seq, epoch)
         }
     };
     let bug = match inner.bug {
@@ -135,11 +143,12 @@ pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
         None => return Err(BadMessage::Shape("no bug number")),
     };
     let bug = bug.ok_or(BadMessage::Shape("the bug number is not a whole number from 1 to 2^63 - 1"))?;
-    let when = When::parse_utc(&inner.when.ok_or(BadMessage::Shape("no date"))?)?;
+    let when = When::parse_utc(&inner.when.ok_or(BadMessage::Shape("no date"))?.0)?;
     let cursor = match (seq, epoch) {
         (None, None) => None,
         (Some(seq), Some(epoch)) if (1..=BugId::MAX).contains(&seq) => {
-            let epoch = Epoch::parse(&epoch).ok_or(BadMessage::Shape("the epoch is not 1 to 64 letters or digits"))?;
+            let epoch =
+                Epoch::parse(&epoch.0).ok_or(BadMessage::Shape("the epoch is not 1 to 64 letters or digits"))?;
             Some(Cursor { epoch, seq })
         }
         (Some(_), Some(_)) => return Err(BadMessage::Shape("seq is not from 1 to 2^63 - 1; numbers start at 1")),

@@ -6,6 +6,7 @@ use jiff::{Timestamp, civil, tz};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cursor::Cursor;
+use crate::plain;
 
 /// A bug's number: 1 to 2^63 − 1, the range of the positive `BIGINT` every database has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -97,6 +98,9 @@ impl When {
     /// Reads an instant that is in UTC unless it says otherwise: with `Z` or an offset, with a fraction (cut off at
     /// microseconds), with a blank for the `T`, or as a date alone (its first instant).
     pub fn parse_utc(text: &str) -> Result<When, BadWhen> {
+        if let Some(when) = plain::read(text.as_bytes()).and_then(When::from_micros) {
+            return Ok(when);
+        }
         When::parse_in(text, &tz::TimeZone::UTC)
     }
 
@@ -126,8 +130,8 @@ pub struct BadWhen(String);
 
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instant = Timestamp::from_microsecond(self.0).map_err(|_| fmt::Error)?;
-        tz::TimeZone::UTC.to_datetime(instant).fmt(f)
+        let mut room = [0; plain::LONGEST];
+        f.write_str(plain::write(self.0, &mut room))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod change;
 pub mod client;
 pub mod close;
 pub mod cursor;
+mod plain;
 pub mod server;
 
 pub use change::{BugId, Change, Numbered, When};

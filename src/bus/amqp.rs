@@ -3,6 +3,8 @@
 //! Goes in: the broker's deliveries. Comes out: the same changes in the feed, acknowledged once they are in its replay
 //! cache. Connection loss is met with reconnecting for ever; clients stay connected meanwhile.
 
+use std::time::Duration;
+
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
@@ -11,6 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, HistoryError, recorded};
@@ -19,8 +22,10 @@ use crate::hub::{Hole, Ingest};
 
 /// How often reading history is tried when a connection begins; with the pauses between, about half a minute.
 const STREAM_ATTEMPTS: u32 = 10;
-/// Deliveries that one acknowledgement covers at most.
-const ACK_EVERY: usize = 200;
+/// Deliveries that one acknowledgement covers at most; fewer where fewer may be on their way.
+const ACK_EVERY: u16 = 200;
+/// How long a delivery waits for others to be acknowledged with. Each acknowledgement is a write, and wakes the broker.
+const ACK_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a feed comes from.
 #[derive(Clone, Debug)]
@@ -41,7 +46,7 @@ pub struct AmqpOptions {
 
 /// A tick a second, none made up for.
 pub(super) fn ticks() -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     ticks
 }
@@ -162,42 +167,53 @@ async fn consume(
     ingest.current(true).await;
     backoff.reset();
     let mut ticks = ticks();
+    let ack_every = ACK_EVERY.min(options.prefetch / 2).max(1);
+    // Deliveries taken and not yet acknowledged: how many, and the last one's tag.
+    let (mut taken, mut last) = (0, 0);
+    let ack_due = tokio::time::sleep(ACK_AFTER);
+    tokio::pin!(ack_due);
     loop {
-        let delivery = tokio::select! {
-            delivery = link.consumer.next() => delivery,
+        tokio::select! {
+            delivery = link.consumer.next() => {
+                if taken == 0 {
+                    ack_due.as_mut().reset(Instant::now() + ACK_AFTER);
+                }
+                // This one, and what has arrived already.
+                let mut next = Some(delivery);
+                while let Some(delivery) = next {
+                    let delivery = match delivery {
+                        Some(Ok(delivery)) => delivery,
+                        Some(Err(error)) => return failed(error),
+                        None => return Some(AmqpError::Cancelled(options.url.clone())),
+                    };
+                    if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
+                        return Some(lost);
+                    }
+                    (last, taken) = (delivery.delivery_tag, taken + 1);
+                    next = if taken < ack_every { link.consumer.next().now_or_never() } else { None };
+                }
+                if taken < ack_every {
+                    continue;
+                }
+            }
+            () = &mut ack_due, if taken > 0 => {}
             _ = ticks.tick() => {
                 ingest.tick();
                 continue;
             }
             () = stop.cancelled() => {
-                // The broker also notices by itself.
+                // The broker also notices by itself, and gives what was not acknowledged to whoever comes next.
+                if taken > 0 {
+                    let _ = link.channel.basic_ack(last, BasicAckOptions { multiple: true }).await;
+                }
                 let _ = link.connection.close(200, "gateway stops".into()).await;
                 return None;
             }
-        };
-        let mut delivery = match delivery {
-            Some(Ok(delivery)) => delivery,
-            Some(Err(error)) => return failed(error),
-            None => return Some(AmqpError::Cancelled(options.url.clone())),
-        };
-        // What has arrived already is taken in as well, so that one acknowledgement covers many.
-        let mut taken = 1;
-        if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
-            return Some(lost);
         }
-        while taken < ACK_EVERY
-            && let Some(Some(Ok(next))) = link.consumer.next().now_or_never()
-        {
-            delivery = next;
-            taken += 1;
-            if let Err(lost) = take(&delivery, options, &link.connection, history.as_deref_mut(), ingest).await {
-                return Some(lost);
-            }
-        }
-        let acked = link.channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await;
-        if let Err(error) = acked {
+        if let Err(error) = link.channel.basic_ack(last, BasicAckOptions { multiple: true }).await {
             return failed(error);
         }
+        taken = 0;
     }
 }
 

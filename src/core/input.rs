@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::client::{Command, Refusal};
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::{BugId, Cursor};
-use bytes::Bytes;
+use bugfeed_protocol::{Change, Cursor};
 
 use super::replay::Pos;
 use super::subscriptions::Slot;
@@ -50,14 +49,12 @@ pub enum Work {
 pub struct Update {
     /// Where it lies in the replay cache.
     pub pos: Pos,
-    /// Which bug.
-    pub bug: BugId,
+    /// What it says.
+    pub change: Change,
     /// Its number; none of one that came late, which a client may lack whatever its cursor.
     pub number: Option<Cursor>,
-    /// The frame of the classic protocol, encoded once for all.
-    pub classic: Bytes,
-    /// The frame of the modern protocol.
-    pub modern: Bytes,
+    /// The cursor of a client that has been sent it.
+    pub cursor: Cursor,
 }
 
 /// Bounds on one session.

@@ -7,7 +7,6 @@
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch, When};
 
-use super::frame;
 use super::input::Update;
 use super::numbering::Continuity;
 use super::replay::{Recorder, Replay};
@@ -99,12 +98,10 @@ impl Intake {
         let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, continuity);
         let replay = self.recorder.replay();
         let shown = if continuity == Continuity::Late { replay.cursor_at(pos) } else { Some(cursor.clone()) };
-        let (mut classic, mut modern) = (Vec::with_capacity(96), Vec::with_capacity(160));
-        frame::push_update(&mut classic, change);
-        frame::push_update_with_cursor(&mut modern, change, shown.as_ref().unwrap_or(&cursor));
+        let shown = shown.unwrap_or_else(|| cursor.clone());
         let number = (continuity != Continuity::Late).then_some(cursor);
         let gap = if continuity == Continuity::Broken { replay.cursor_before(pos) } else { None };
-        let update = Update { pos, bug: change.bug, number, classic: classic.into(), modern: modern.into() };
+        let update = Update { pos, change, number, cursor: shown };
         Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside })
     }
 

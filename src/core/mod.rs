@@ -4,6 +4,7 @@
 //! written goes through the [`shard::Peer`] that the caller brings.
 
 pub mod frame;
+mod half;
 pub mod input;
 pub mod intake;
 pub mod numbering;

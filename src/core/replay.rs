@@ -16,6 +16,7 @@ use std::sync::{Arc, RwLock};
 use bugfeed_protocol::{BugId, Change, Cursor, When};
 use dashmap::DashMap;
 
+use super::half::Half;
 use super::numbering::{Continuity, Located, Numbering};
 
 /// A change's place in the cache, dense from 1; 0 is before the first.
@@ -57,22 +58,7 @@ struct Newest {
     arrived_s: u32,
 }
 
-/// 64 bits that need no more than 32-bit alignment: an entry of the newest-change table takes 28 bytes instead of 32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Half([u32; 2]);
-
-impl Half {
-    fn new(bits: u64) -> Half {
-        let (high, low) = (bits >> 32, bits & u64::from(u32::MAX));
-        Half([high, low].map(|half| u32::try_from(half).expect("32 bits")))
-    }
-
-    fn get(self) -> u64 {
-        u64::from(self.0[0]) << 32 | u64::from(self.0[1])
-    }
-}
-
-/// [`Newest`] as the table holds it.
+/// [`Newest`] as the table holds it: an entry takes 28 bytes instead of 32.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     pos: Half,
@@ -272,7 +258,7 @@ impl Recorder {
         self.block.max_when.fetch_max(change.when.as_micros(), Ordering::Relaxed);
         // The head first: whoever finds the position in the table must be able to read the entry.
         self.replay.head.store(pos, Ordering::Release);
-        self.replay.newest.insert(Half::new(change.bug.get()), Packed::new(newest));
+        self.replay.newest.insert(Half::from(change.bug), Packed::new(newest));
 
         self.next = pos + 1;
         self.last_arrived_s = arrived_s;
@@ -348,7 +334,7 @@ impl Replay {
     }
 
     fn newest_of(&self, bug: BugId) -> Option<Newest> {
-        self.newest.get(&Half::new(bug.get())).map(|packed| packed.get())
+        self.newest.get(&Half::from(bug)).map(|packed| packed.get())
     }
 
     /// How many bugs the newest-change table holds.

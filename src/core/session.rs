@@ -115,6 +115,9 @@ pub(super) struct Backlog {
     pub(super) hold: Option<(Pos, Pos)>,
     /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
     pub(super) newest_from: Option<Pos>,
+    /// The socket has taken everything so far, and the session lags only because others of the shard come first: nothing
+    /// may be left out for it.
+    pub(super) willing: bool,
     /// Everything up to here has been sent, or is in the fields above.
     pub(super) behind: Pos,
     /// Continuity was lost: before anything else the client must be told.

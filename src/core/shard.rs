@@ -21,8 +21,9 @@ pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
 use super::replay::{Pos, Replay, Standing};
 pub use super::session::Peer;
-use super::session::{Asked, Backlog, Modern, Seen, Session, State, write};
+use super::session::{Asked, Backlog, Modern, Seen, Session, State};
 use super::subscriptions::{Slot, Subscriptions};
+use live::Staged;
 
 /// A catch-up is written in pieces of about this size.
 const PIECE: usize = 4096;
@@ -45,6 +46,8 @@ pub struct Shard<P> {
     current_ms: Option<u64>,
     now_ms: u64,
     tally: Tally,
+    /// Updates that are processed but not yet written.
+    staged: Staged,
 }
 
 impl<P: Peer> Shard<P> {
@@ -62,6 +65,7 @@ impl<P: Peer> Shard<P> {
             current_ms: None,
             now_ms: 0,
             tally: Tally::default(),
+            staged: Staged::default(),
         }
     }
 
@@ -70,10 +74,20 @@ impl<P: Peer> Shard<P> {
         std::mem::take(&mut self.tally)
     }
 
-    /// Processes one input.
+    /// Processes one input, and writes what it gives rise to.
     pub fn handle(&mut self, input: Input<P>) {
+        self.take(input);
+        self.flush(usize::MAX);
+    }
+
+    /// Processes one input. Updates are written when [`Shard::flush`] is called, or before anything else is processed:
+    /// hand in what there is, then flush.
+    pub fn take(&mut self, input: Input<P>) {
+        if !matches!(input, Input::Update(_)) {
+            self.flush(usize::MAX);
+        }
         match input {
-            Input::Update(update) => self.update(&update),
+            Input::Update(update) => self.stage(update),
             Input::Work(slot, work) => self.work(slot, work),
             Input::Writable(slot) => self.writable(slot),
             Input::Attach(peer) => self.attach(peer),
@@ -137,6 +151,7 @@ impl<P: Peer> Shard<P> {
 
     /// Tells every modern session that continuity was lost.
     fn gap(&mut self, cursor: Option<Cursor>) {
+        debug_assert!(self.staged.is_empty(), "what came before is written before");
         self.resumes_at = cursor;
         let mut frame = Vec::new();
         frame::push_text(&mut frame, &Notice::Gap(self.resumes_at.as_ref()).encode());
@@ -163,45 +178,6 @@ impl<P: Peer> Shard<P> {
         self.resumes_at.clone().or_else(at)
     }
 
-    fn update(&mut self, update: &Update) {
-        if update.pos == 1 && update.number.as_ref().is_some_and(|number| number.seq > 1) {
-            // Whoever came while nothing was known may lack what was published since, and never came here.
-            self.gap(self.replay.cursor_before(1));
-        }
-        self.processed = update.pos;
-        self.resumes_at = None;
-        for &slot in self.index.watchers(update.bug) {
-            let session = &mut self.sessions[slot as usize];
-            if !matches!(session.state, State::Open) {
-                continue;
-            }
-            let frame = match &session.modern {
-                None => &update.classic,
-                Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => continue,
-                Some(modern) if modern.is_beside(update.number.as_ref()) => {
-                    // Its frame says where this gateway is; a catch-up knows where the client is.
-                    session.progress_ms = self.now_ms;
-                    session.lag(Box::new(Backlog { behind: update.pos - 1, ..Backlog::default() }));
-                    continue;
-                }
-                Some(_) => &update.modern,
-            };
-            match write(&session.peer, frame) {
-                Ok(written) if written == frame.len() => self.tally.live += 1,
-                Ok(written) => {
-                    // A frame that was begun is finished first; one that was not is found again.
-                    self.tally.live += u64::from(written > 0);
-                    let out = if written > 0 { frame[written..].to_vec() } else { Vec::new() };
-                    let behind = if written > 0 { update.pos } else { update.pos - 1 };
-                    self.tally.lagged += 1;
-                    session.progress_ms = self.now_ms;
-                    session.lag(Box::new(Backlog { out, behind, ..Backlog::default() }));
-                }
-                Err(_) => session.end(),
-            }
-        }
-    }
-
     fn work(&mut self, slot: Slot, work: Work) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         match &mut session.state {
@@ -212,7 +188,7 @@ impl<P: Peer> Shard<P> {
             }
             State::Open => {
                 session.progress_ms = self.now_ms;
-                let mut backlog = Box::new(Backlog { behind: self.processed, ..Backlog::default() });
+                let mut backlog = Box::new(Backlog { behind: self.processed, willing: true, ..Backlog::default() });
                 self.begin(slot, work, &mut backlog);
                 if !self.pump(slot, backlog) {
                     self.tally.lagged += 1;
@@ -405,6 +381,7 @@ impl<P: Peer> Shard<P> {
 
     /// Sends pings and heartbeats, and ends sessions whose peer is dead. `now_ms` never falls.
     pub fn tick(&mut self, now_ms: u64) {
+        self.flush(usize::MAX);
         self.now_ms = now_ms;
         let head = self.head();
         let mut heartbeat = Vec::new();
@@ -441,6 +418,9 @@ impl<P: Peer> Shard<P> {
 
 #[path = "shard_catch_up.rs"]
 mod catch_up;
+
+#[path = "shard_live.rs"]
+mod live;
 
 #[cfg(test)]
 #[path = "shard_tests.rs"]

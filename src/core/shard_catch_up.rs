@@ -51,6 +51,7 @@ impl<P: Peer> Shard<P> {
                     session.progress_ms = self.now_ms;
                 }
                 if backlog.written < backlog.out.len() {
+                    backlog.willing = false;
                     session.lag(backlog);
                     return false;
                 }
@@ -75,6 +76,14 @@ impl<P: Peer> Shard<P> {
                     backlog.gap = true;
                     continue;
                 }
+                if backlog.willing {
+                    // What came meanwhile, as if it were sent live.
+                    let (bugs, upto, after) = (session.bugs.clone(), self.processed, backlog.behind);
+                    let asked = Asked { bugs, upto, after, since: None, limit: self.limits.catch_up };
+                    (backlog.behind, backlog.newest_from) = (upto, None);
+                    self.look_up(asked, after, &mut backlog);
+                    continue;
+                }
                 backlog.found.clear();
                 self.replay.newest(&session.bugs, backlog.behind, self.processed, &mut backlog.found);
                 self.hold(backlog.behind, &mut backlog);
@@ -90,7 +99,7 @@ impl<P: Peer> Shard<P> {
                     session.state = State::Open;
                     return true;
                 };
-                backlog.newest_from = None;
+                (backlog.newest_from, backlog.willing) = (None, true);
                 self.begin(slot, work, &mut backlog);
             }
         }

@@ -4,9 +4,13 @@
 //! bugs have one or two watchers (kept inline), some have thousands (removal from those must not scan the list).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bugfeed_protocol::BugId;
+use slab::Slab;
 use smallvec::SmallVec;
+
+use super::half::Half;
 
 /// A session's place in its shard.
 pub type Slot = u32;
@@ -14,14 +18,38 @@ pub type Slot = u32;
 /// From this many watchers on, a bug's list is accompanied by a map of places. A scan of fewer costs less than the map.
 const MANY: usize = 512;
 
-/// The index of one shard.
+/// The index of one shard. Most bugs that are watched at all have one watcher, who is kept in the map itself: 12 bytes.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    bugs: HashMap<BugId, Watchers, foldhash::fast::FixedState>,
+    bugs: HashMap<Half, Watchers, foldhash::fast::FixedState>,
+    lists: Slab<List>,
+}
+
+/// The slot of the only watcher, or, with the highest bit set, the place of a list.
+#[derive(Clone, Copy, Debug)]
+struct Watchers(u32);
+
+const IS_LIST: u32 = 1 << 31;
+
+impl Watchers {
+    fn one(slot: Slot) -> Watchers {
+        debug_assert!(slot & IS_LIST == 0, "sessions are bounded far below 2^31");
+        Watchers(slot)
+    }
+
+    fn list(place: usize) -> Watchers {
+        Watchers(u32::try_from(place).expect("lists are fewer than sessions times their bound") | IS_LIST)
+    }
+
+    /// The place of the list, unless there is only one watcher.
+    fn place(self) -> Option<usize> {
+        (self.0 & IS_LIST != 0).then_some((self.0 & !IS_LIST) as usize)
+    }
 }
 
 #[derive(Debug)]
-enum Watchers {
+enum List {
+    /// Two or more.
     Few(SmallVec<[Slot; 4]>),
     Many(Box<Many>),
 }
@@ -29,61 +57,114 @@ enum Watchers {
 #[derive(Debug, Default)]
 struct Many {
     list: Vec<Slot>,
-    place: HashMap<Slot, usize, foldhash::fast::FixedState>,
+    place: HashMap<Slot, u32, foldhash::fast::FixedState>,
 }
 
-impl Subscriptions {
-    /// Adds a watcher that is not yet one.
-    pub fn add(&mut self, bug: BugId, slot: Slot) {
-        let watchers = self.bugs.entry(bug).or_insert_with(|| Watchers::Few(SmallVec::new()));
-        match watchers {
-            Watchers::Few(few) => {
+impl List {
+    fn slots(&self) -> &[Slot] {
+        match self {
+            List::Few(few) => few,
+            List::Many(many) => &many.list,
+        }
+    }
+
+    fn add(&mut self, slot: Slot) {
+        match self {
+            List::Few(few) => {
                 debug_assert!(!few.contains(&slot), "the session knows what it watches");
                 few.push(slot);
                 if few.len() >= MANY {
-                    let place = few.iter().enumerate().map(|(place, &slot)| (slot, place)).collect();
-                    *watchers = Watchers::Many(Box::new(Many { list: few.to_vec(), place }));
+                    let place = (0..).zip(&**few).map(|(place, &slot)| (slot, place)).collect();
+                    *self = List::Many(Box::new(Many { list: few.to_vec(), place }));
                 }
             }
-            Watchers::Many(many) => {
-                many.place.insert(slot, many.list.len());
+            List::Many(many) => {
+                many.place.insert(slot, u32::try_from(many.list.len()).expect("no more watchers than slots"));
                 many.list.push(slot);
             }
         }
     }
 
-    /// Removes a watcher; nothing happens where it is none.
-    pub fn remove(&mut self, bug: BugId, slot: Slot) {
-        let Some(watchers) = self.bugs.get_mut(&bug) else { return };
-        match watchers {
-            Watchers::Few(few) => {
+    fn remove(&mut self, slot: Slot) {
+        match self {
+            List::Few(few) => {
                 if let Some(place) = few.iter().position(|&watcher| watcher == slot) {
                     few.swap_remove(place);
                 }
+                if few.spilled() && few.len() <= few.inline_size() {
+                    few.shrink_to_fit();
+                }
             }
-            Watchers::Many(many) => {
+            List::Many(many) => {
                 if let Some(place) = many.place.remove(&slot) {
-                    many.list.swap_remove(place);
-                    if let Some(&moved) = many.list.get(place) {
+                    many.list.swap_remove(place as usize);
+                    if let Some(&moved) = many.list.get(place as usize) {
                         many.place.insert(moved, place);
                     }
                     if many.list.len() < MANY / 2 {
-                        *watchers = Watchers::Few(SmallVec::from_slice(&many.list));
+                        *self = List::Few(SmallVec::from_slice(&many.list));
                     }
                 }
             }
         }
-        if self.watchers(bug).is_empty() {
-            self.bugs.remove(&bug);
+    }
+}
+
+impl Subscriptions {
+    /// Adds a watcher that is not yet one.
+    pub fn add(&mut self, bug: BugId, slot: Slot) {
+        match self.bugs.entry(Half::from(bug)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Watchers::one(slot));
+            }
+            Entry::Occupied(mut occupied) => match occupied.get().place() {
+                Some(place) => self.lists[place].add(slot),
+                None => {
+                    let two = SmallVec::from_slice(&[occupied.get().0, slot]);
+                    occupied.insert(Watchers::list(self.lists.insert(List::Few(two))));
+                }
+            },
+        }
+    }
+
+    /// Removes a watcher; nothing happens where it is none.
+    pub fn remove(&mut self, bug: BugId, slot: Slot) {
+        let Entry::Occupied(mut occupied) = self.bugs.entry(Half::from(bug)) else { return };
+        match occupied.get().place() {
+            Some(place) => {
+                let list = &mut self.lists[place];
+                list.remove(slot);
+                if let &[last] = list.slots() {
+                    self.lists.remove(place);
+                    occupied.insert(Watchers::one(last));
+                }
+            }
+            None if occupied.get().0 == slot => {
+                occupied.remove();
+            }
+            None => {}
+        }
+        self.shrink();
+    }
+
+    /// Gives memory back once most of it is unused.
+    fn shrink(&mut self) {
+        if self.bugs.capacity() > 1024 && self.bugs.len() < self.bugs.capacity() / 8 {
+            self.bugs.shrink_to(self.bugs.len() * 2);
+        }
+        if self.lists.is_empty() && self.lists.capacity() > 1024 {
+            self.lists.shrink_to_fit();
         }
     }
 
     /// The slots that watch a bug.
     pub fn watchers(&self, bug: BugId) -> &[Slot] {
-        match self.bugs.get(&bug) {
+        match self.bugs.get(&Half::from(bug)) {
             None => &[],
-            Some(Watchers::Few(few)) => few,
-            Some(Watchers::Many(many)) => &many.list,
+            Some(watchers) => match watchers.place() {
+                Some(place) => self.lists[place].slots(),
+                None => std::slice::from_ref(&watchers.0),
+            },
         }
     }
 
@@ -130,6 +211,7 @@ mod tests {
                 }
             }
             assert_eq!(index.bugs(), 0, "bugs that nobody watches cost nothing");
+            assert!(index.lists.is_empty());
         }
     }
 }

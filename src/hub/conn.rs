@@ -2,12 +2,13 @@
 //!
 //! Goes in: an upgraded TCP stream. Comes out: [`Input`]s for the connection's shard, one piece of work at a time: the
 //! next is read when the shard is done with the last, so a client that sends faster than it reads only waits.
-//! tokio-tungstenite reads (frames, masks, fragments, UTF-8, limits); what it would write is thrown away, since the
-//! shard answers pings and closes itself.
+//!
+//! Most connections are idle most of the time, so this is where memory is saved: all that an idle one keeps is its
+//! [`Conn`] and a task of a few words; a [`Reader`] lives only while something is being read.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -16,17 +17,16 @@ use std::time::Duration;
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::Close;
 use bytes::Bytes;
-use futures::StreamExt as _;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures::task::AtomicWaker;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::read::Reader;
 use super::{Clock, ShardInput};
 use crate::core::frame;
-use crate::core::input::{Input, SessionLimits, Work};
+use crate::core::input::{Input, Work};
 use crate::core::shard::Peer;
 use crate::core::subscriptions::Slot;
 use crate::events::Events;
@@ -46,15 +46,29 @@ pub struct Handover {
     pub permit: OwnedSemaphorePermit,
 }
 
+/// What all connections of a feed share.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Bugs a session may watch.
+    pub(super) max_bugs: usize,
+    /// The largest message a client may send, in bytes.
+    pub(super) message_bytes: usize,
+    pub(super) clock: Clock,
+    pub(super) events: Arc<Events>,
+}
+
 /// What a shard and a connection's task share.
 #[derive(Debug)]
 pub struct Conn {
     stream: TcpStream,
+    shard: mpsc::Sender<ShardInput>,
+    common: Arc<Common>,
     slot: AtomicU32,
     flags: AtomicU8,
-    notify: Notify,
+    /// Of the connection's task.
+    waker: AtomicWaker,
     heard_ms: AtomicU64,
-    clock: Clock,
+    _permit: OwnedSemaphorePermit,
 }
 
 const WANT_WRITABLE: u8 = 1;
@@ -64,20 +78,30 @@ const END: u8 = 4;
 impl Conn {
     fn signal(&self, flag: u8) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
-        self.notify.notify_one();
-    }
-
-    async fn signalled(&self) -> u8 {
-        loop {
-            match self.flags.swap(0, Ordering::AcqRel) {
-                0 => self.notify.notified().await,
-                flags => return flags,
-            }
-        }
+        self.waker.wake();
     }
 
     fn slot(&self) -> Slot {
         self.slot.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Something was read from the peer.
+    pub(super) fn heard(&self) {
+        self.heard_ms.store(self.common.clock.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Waits where the shard's queue is full. Whether the shard still takes inputs.
+    async fn send(&self, input: ShardInput) -> bool {
+        match self.shard.try_send(input) {
+            Ok(()) => true,
+            // Boxed: an idle task shall not hold room for it.
+            Err(TrySendError::Full(input)) => Box::pin(self.shard.send(input)).await.is_ok(),
+            Err(TrySendError::Closed(_)) => false,
+        }
     }
 }
 
@@ -108,41 +132,6 @@ impl Peer for Arc<Conn> {
     }
 }
 
-/// The reading side for tungstenite.
-struct ReadSide(Arc<Conn>);
-
-impl AsyncRead for ReadSide {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let conn = &self.0;
-        loop {
-            ready!(conn.stream.poll_read_ready(cx))?;
-            match conn.stream.try_read(buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    conn.heard_ms.store(conn.clock.now_ms(), Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for ReadSide {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 /// What a peer did.
 enum Heard {
     Work(Work),
@@ -150,77 +139,95 @@ enum Heard {
     Gone,
 }
 
-/// Serves one connection until it ends.
-pub(super) async fn serve(
+/// Sets up what a shard and a connection's task share, and what was read already.
+pub(super) fn take_over(
     handover: Handover,
     shard: mpsc::Sender<ShardInput>,
-    limits: SessionLimits,
-    clock: Clock,
-    events: Arc<Events>,
-) {
-    events.connected();
+    common: Arc<Common>,
+) -> (Arc<Conn>, Option<Box<Reader>>) {
+    let Handover { stream, rest, permit } = handover;
+    let heard_ms = AtomicU64::new(common.clock.now_ms());
     let conn = Arc::new(Conn {
-        stream: handover.stream,
+        stream,
+        shard,
+        common,
         slot: AtomicU32::new(0),
         flags: AtomicU8::new(0),
-        notify: Notify::new(),
-        heard_ms: AtomicU64::new(clock.now_ms()),
-        clock,
+        waker: AtomicWaker::new(),
+        heard_ms,
+        _permit: permit,
     });
-    let config = WebSocketConfig::default()
-        .read_buffer_size(1024)
-        .max_message_size(Some(limits.message_bytes))
-        .max_frame_size(Some(limits.message_bytes));
-    let side = ReadSide(Arc::clone(&conn));
-    let socket = WebSocketStream::from_partially_read(side, handover.rest.to_vec(), Role::Server, Some(config)).await;
-    // A shard that is gone means that the process shuts down.
-    if shard.send(Input::Attach(Arc::clone(&conn))).await.is_ok() {
-        talk(&conn, socket, &shard, limits.subscriptions, &events).await;
-        linger(&conn).await;
-        let _ = shard.send(Input::Detach(conn.slot())).await;
-    }
-    events.disconnected();
-    drop(handover.permit);
+    // `rest` holds on to the whole buffer that the handshake was read into: it must not outlive this function.
+    let reader = (!rest.is_empty()).then(|| Box::new(Reader::new(&rest, conn.common.message_bytes)));
+    (conn, reader)
 }
 
-async fn talk(
-    conn: &Arc<Conn>,
-    mut socket: WebSocketStream<ReadSide>,
-    shard: &mpsc::Sender<ShardInput>,
-    max_bugs: usize,
-    events: &Events,
-) {
+/// Serves one connection until it ends.
+pub(super) async fn serve(conn: Arc<Conn>, reader: Option<Box<Reader>>) {
+    conn.common.events.connected();
+    // A shard that is gone means that the process shuts down.
+    if conn.send(Input::Attach(Arc::clone(&conn))).await {
+        talk(&conn, reader).await;
+        Box::pin(linger(&conn)).await;
+        conn.send(Input::Detach(conn.slot())).await;
+    }
+    conn.common.events.disconnected();
+}
+
+async fn talk(conn: &Arc<Conn>, mut reader: Option<Box<Reader>>) {
     // Busy until the shard has attached the connection, and again with each piece of work.
     let mut busy = true;
     let mut want_writable = false;
     loop {
-        let input = tokio::select! {
-            flags = conn.signalled() => {
-                if flags & END != 0 {
-                    return;
-                }
-                busy &= flags & READY == 0;
-                want_writable |= flags & WANT_WRITABLE != 0;
-                continue;
-            }
-            // An error shows at the next write.
-            _ = conn.stream.writable(), if want_writable => {
-                want_writable = false;
-                Input::Writable(conn.slot())
-            }
-            message = socket.next(), if !busy => match heard(message, max_bugs, events) {
-                Heard::Work(work) => {
-                    busy = true;
-                    Input::Work(conn.slot(), work)
-                }
-                Heard::Nothing => continue,
-                Heard::Gone => return,
-            },
-        };
-        if shard.send(input).await.is_err() {
+        let input = poll_fn(|cx| next(conn, &mut reader, &mut busy, &mut want_writable, cx)).await;
+        let Some(input) = input else { return };
+        if !conn.send(input).await {
             return;
         }
     }
+}
+
+/// What the connection has for its shard next; none where it is over.
+fn next(
+    conn: &Arc<Conn>,
+    reader: &mut Option<Box<Reader>>,
+    busy: &mut bool,
+    want_writable: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<ShardInput>> {
+    conn.waker.register(cx.waker());
+    let flags = conn.flags.swap(0, Ordering::AcqRel);
+    if flags & END != 0 {
+        return Poll::Ready(None);
+    }
+    *busy &= flags & READY == 0;
+    *want_writable |= flags & WANT_WRITABLE != 0;
+    // An error shows at the next write.
+    if *want_writable && conn.stream.poll_write_ready(cx).is_ready() {
+        *want_writable = false;
+        return Poll::Ready(Some(Input::Writable(conn.slot())));
+    }
+    while !*busy {
+        if reader.is_none() && conn.stream.poll_read_ready(cx).is_pending() {
+            break;
+        }
+        let reading = reader.get_or_insert_with(|| Box::new(Reader::new(&[], conn.common.message_bytes)));
+        match reading.poll(conn, cx) {
+            Poll::Ready(message) => match heard(message, &conn.common) {
+                Heard::Work(work) => {
+                    *busy = true;
+                    return Poll::Ready(Some(Input::Work(conn.slot(), work)));
+                }
+                // A flood of such messages must not keep others of this thread from their turn.
+                Heard::Nothing => ready!(tokio::task::coop::poll_proceed(cx)).made_progress(),
+                Heard::Gone => return Poll::Ready(None),
+            },
+            // Once more around, to wait for the socket.
+            Poll::Pending if reading.is_idle() => *reader = None,
+            Poll::Pending => break,
+        }
+    }
+    Poll::Pending
 }
 
 /// Reads a command. More bugs than a session may have are refused here: a command may have to wait in memory.
@@ -234,24 +241,24 @@ fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
     }
 }
 
-fn heard(message: Option<Result<Message, Error>>, max_bugs: usize, events: &Events) -> Heard {
+fn heard(message: Result<Message, Error>, common: &Common) -> Heard {
+    let events = &common.events;
     let close = match message {
-        Some(Ok(Message::Text(text))) => return Heard::Work(Work::Command(command(&text, max_bugs))),
-        Some(Ok(Message::Ping(payload))) => return Heard::Work(Work::Write(frame::pong(&payload))),
-        Some(Ok(Message::Pong(_) | Message::Frame(_))) => return Heard::Nothing,
-        Some(Ok(Message::Close(_))) => Close::Normal,
-        Some(Ok(Message::Binary(_))) => {
+        Ok(Message::Text(text)) => return Heard::Work(Work::Command(command(&text, common.max_bugs))),
+        Ok(Message::Ping(payload)) => return Heard::Work(Work::Write(frame::pong(&payload))),
+        Ok(Message::Pong(_) | Message::Frame(_)) => return Heard::Nothing,
+        Ok(Message::Close(_)) => Close::Normal,
+        Ok(Message::Binary(_)) => {
             events.peer_fault("binary", &"a binary message");
             Close::Unsupported
         }
-        Some(Err(error)) => match fault(&error) {
+        Err(error) => match fault(&error) {
             Some((kind, close)) => {
                 events.peer_fault(kind, &error);
                 close
             }
             None => return Heard::Gone,
         },
-        None => return Heard::Gone,
     };
     Heard::Work(Work::Close(close))
 }
@@ -284,5 +291,5 @@ async fn linger(conn: &Conn) {
         }
     };
     // Whether it ended by itself or by the clock makes no difference.
-    let _ = tokio::time::timeout(LINGER, Box::pin(drain)).await;
+    let _ = tokio::time::timeout(LINGER, drain).await;
 }

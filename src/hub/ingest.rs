@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bugfeed_protocol::bus::{self, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use super::ShardInput;
@@ -25,6 +26,7 @@ pub struct Ingest {
     shards: Vec<mpsc::Sender<ShardInput>>,
     /// For the bus that feeds it to log with.
     pub events: Arc<Events>,
+    changes: Counter,
     last_poison: Option<Instant>,
     current: bool,
 }
@@ -50,7 +52,8 @@ impl Ingest {
         events: Arc<Events>,
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
-        Ingest { feed, intake, shards, events, last_poison: None, current: false }
+        let changes = events.changes(&feed);
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -93,7 +96,7 @@ impl Ingest {
 
     async fn deliver(&mut self, new: New) {
         let New { update, gap, late } = new;
-        self.events.change(&self.feed);
+        self.changes.inc();
         if late {
             self.events.late(&self.feed);
         }

@@ -6,6 +6,7 @@
 
 mod conn;
 mod ingest;
+mod read;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use conn::Common;
 pub use conn::{Conn, Handover};
 pub use ingest::{Hole, Ingest};
 
@@ -28,6 +30,9 @@ type ShardInput = Input<Arc<Conn>>;
 /// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
 /// commands too.
 const SHARD_QUEUE: usize = 4096;
+
+/// Sessions that are written to before it is the turn of others on the same thread.
+const TURN: usize = 256;
 
 /// Milliseconds since the process began to serve; never falls.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +68,7 @@ pub struct Feed {
     pub name: String,
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
-    options: HubOptions,
-    clock: Clock,
-    events: Arc<Events>,
+    common: Arc<Common>,
 }
 
 /// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
@@ -101,9 +104,12 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         name: name.to_owned(),
         shards: senders,
         next: AtomicUsize::new(0),
-        options: options.clone(),
-        clock,
-        events: Arc::clone(events),
+        common: Arc::new(Common {
+            max_bugs: options.session.subscriptions,
+            message_bytes: options.session.message_bytes,
+            clock,
+            events: Arc::clone(events),
+        }),
     };
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
@@ -121,14 +127,8 @@ impl Feed {
     /// Serves one connection until it ends. `tracker` is told of it.
     pub fn attach(self: &Arc<Self>, handover: Handover, tracker: &TaskTracker) {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let serve = conn::serve(
-            handover,
-            self.shards[shard].clone(),
-            self.options.session,
-            self.clock,
-            Arc::clone(&self.events),
-        );
-        tracker.spawn(serve);
+        let (conn, reader) = conn::take_over(handover, self.shards[shard].clone(), Arc::clone(&self.common));
+        tracker.spawn(conn::serve(conn, reader));
     }
 
     /// Closes every session with "gateway restarts", spread over this time.
@@ -170,7 +170,21 @@ impl ShardTask {
                 _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
                 () = stop.cancelled() => return,
             }
-            self.events.tally(&self.shard.take_tally());
+            self.count();
+        }
+    }
+
+    /// Adds to the counters what was done since the last time; how many updates were written.
+    fn count(&mut self) -> u64 {
+        let tally = self.shard.take_tally();
+        self.events.tally(&tally);
+        tally.live + tally.caught_up
+    }
+
+    /// Writes what is staged, and lets the others of this thread have their turn in between.
+    async fn flush(&mut self) {
+        while !self.shard.flush(TURN) {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -178,16 +192,18 @@ impl ShardTask {
     async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
         let mut drains = false;
         for input in batch.drain(..) {
+            if matches!(input, Input::Update(_)) {
+                self.shard.take(input);
+                continue;
+            }
             drains |= matches!(input, Input::Drain { .. });
-            self.shard.handle(input);
-            // Updates with many receivers take long: let the others of this thread have their turn in between.
-            let tally = self.shard.take_tally();
-            let long = tally.live + tally.caught_up >= 256;
-            self.events.tally(&tally);
-            if long {
+            self.flush().await;
+            self.shard.take(input);
+            if self.count() >= TURN as u64 {
                 tokio::task::yield_now().await;
             }
         }
+        self.flush().await;
         drains
     }
 }

@@ -190,7 +190,7 @@ impl World {
             let Some(life) = &mut self.pods[pod] else { continue };
             for lane in 0..life.lanes.len() {
                 for _ in 0..8 {
-                    life.shard_step(lane);
+                    life.shard_step(lane, 3);
                 }
             }
             for pick in 0..12 {

@@ -34,6 +34,8 @@ pub struct Lane {
     pub inputs: VecDeque<Input<End>>,
     /// The position of the last update processed.
     processed: Pos,
+    /// Updates are staged, and to be flushed before the next input.
+    staged: bool,
     /// Since when it knows the feed to be current.
     current_ms: Option<u64>,
 }
@@ -106,6 +108,7 @@ impl Life {
             shard: Shard::new(Arc::clone(&cache), swarm.limits, about()),
             inputs: VecDeque::new(),
             processed: 0,
+            staged: false,
             current_ms: None,
         };
         Life {
@@ -167,10 +170,32 @@ impl Life {
         }
     }
 
-    /// A shard processes its next input; whether there was one.
-    pub fn shard_step(&mut self, lane: usize) -> bool {
+    /// A shard processes its next inputs, of which up to `batch` are updates, and writes to as many sessions.
+    pub fn shard_step(&mut self, lane: usize, batch: usize) {
         let lane = lane % self.lanes.len();
-        let Some(input) = self.lanes[lane].inputs.pop_front() else { return false };
+        if self.lanes[lane].staged {
+            self.flush(lane, batch);
+            return;
+        }
+        for _ in 0..batch {
+            match self.lanes[lane].inputs.pop_front() {
+                Some(input @ Input::Update(_)) => self.process(lane, input),
+                Some(input) => {
+                    self.process(lane, input);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.flush(lane, batch);
+    }
+
+    fn flush(&mut self, lane: usize, at_most: usize) {
+        let lane = &mut self.lanes[lane];
+        lane.staged = !lane.shard.flush(at_most);
+    }
+
+    fn process(&mut self, lane: usize, input: Input<End>) {
         if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input
             && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
         {
@@ -181,8 +206,7 @@ impl Life {
             Input::Current(current) => self.lanes[lane].current_ms = current.then_some(self.now_ms),
             _ => {}
         }
-        self.lanes[lane].shard.handle(input);
-        true
+        self.lanes[lane].shard.take(input);
     }
 
     /// Notes what the answer to a subscribe must be.
@@ -203,7 +227,7 @@ impl Life {
     }
 
     pub fn idle(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.inputs.is_empty())
+        self.lanes.iter().all(|lane| lane.inputs.is_empty() && !lane.staged)
             && self.conns.iter().all(|conn| {
                 let wire = &conn.wire;
                 !wire.ready.get()

@@ -163,8 +163,9 @@ impl World {
             Act::Pod => return self.bus_step(),
             Act::Shard => {
                 let (pod, lane) = (self.random.random_range(0..self.pods.len()), self.random.random_range(0..1000));
+                let batch = [1, 1, 2, 5][self.random.random_range(0..4)];
                 if let Some(life) = &mut self.pods[pod] {
-                    life.shard_step(lane);
+                    life.shard_step(lane, batch);
                 }
             }
             Act::Conn => {

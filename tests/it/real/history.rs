@@ -1,12 +1,14 @@
 //! Exact resume over the broker's history: cursors are the same on every gateway, and nothing is lost with queues that
 //! go with their connection.
 
+use std::net::SocketAddr;
+
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_testbed::{Proc, RabbitMq, bin, eventually, shared, unique};
+use bugfeed_testbed::{Proc, RabbitMq, bin, eventually, free_port, shared, unique};
 use serde_json::{Value, json};
 
 use super::split::{Gateway, init, shim};
-use crate::support::{Client, SOON};
+use crate::support::{Client, SOON, get};
 
 /// Says hello, resumes, and returns the verdict and the cursor of the reply.
 async fn resume(client: &mut Client, bugs: &[u64], cursor: Option<&str>) -> (Value, String) {
@@ -33,6 +35,8 @@ struct Tracker {
     dir: tempfile::TempDir,
     exchange: String,
     amqp: String,
+    /// The shim's.
+    admin: SocketAddr,
     shim: Option<Proc>,
 }
 
@@ -42,6 +46,7 @@ impl Tracker {
             dir: tempfile::tempdir().unwrap(),
             exchange: unique("history"),
             amqp: amqp.to_owned(),
+            admin: SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())),
             shim: None,
         };
         init(&tracker.source()).await;
@@ -54,9 +59,9 @@ impl Tracker {
 
     async fn run(&mut self) {
         let ledger = format!("sqlite://{}/ledger.db", self.dir.path().display());
-        let source = self.source();
+        let (source, admin) = (self.source(), self.admin.to_string());
         let options = ["--source", &source, "--ledger", &ledger, "--amqp", &self.amqp, "--exchange", &self.exchange];
-        self.shim = Some(shim(&options).await);
+        self.shim = Some(shim(&[&options[..], &["--admin-listen", &admin]].concat()).await);
     }
 
     async fn touch(&self, bugs: &[u64]) {
@@ -70,9 +75,15 @@ impl Tracker {
 
     /// Waits until the broker has this many.
     async fn published(&self, count: u64) {
+        eventually(SOON, "all is published", async || self.is_published(count).await).await.unwrap();
+    }
+
+    async fn is_published(&self, count: u64) -> bool {
         let url = format!("sqlite://{}/ledger.db", self.dir.path().display()).parse().unwrap();
         let ledger = Ledger::open_existing(&url, &Prefix::default()).await.unwrap();
-        eventually(SOON, "all is published", async || ledger.meta().await.unwrap().published == count).await.unwrap();
+        let published = ledger.meta().await.unwrap().published;
+        ledger.close().await;
+        published == count
     }
 
     fn feed(&self) -> String {
@@ -212,6 +223,58 @@ mod chaos {
         }
         for gateway in &gateways {
             assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"));
+        }
+    }
+    /// Makes a stream what it is right after its node has started, before its recovery: known to be somewhere, and not
+    /// there. `{QUEUE}` is its name.
+    const TAKE_AWAY: &str = r#"
+        Name = rabbit_misc:r(<<"/">>, queue, <<"{QUEUE}">>),
+        {atomic, ok} = mnesia:transaction(fun() -> mnesia:delete({rabbit_queue, Name}) end),
+        {error, {absent, _, nodedown}} = rabbit_amqqueue:with(Name, fun(_) -> ok end),
+        ok."#;
+
+    /// Ends its recovery.
+    const GIVE_BACK: &str = r#"
+        Name = rabbit_misc:r(<<"/">>, queue, <<"{QUEUE}">>),
+        [Queue] = mnesia:dirty_read(rabbit_durable_queue, Name),
+        {atomic, ok} = mnesia:transaction(fun() -> mnesia:write(rabbit_queue, Queue, write) end),
+        ok."#;
+
+    /// While the stream is away, a gateway's own queue would take what is published, the broker would confirm it, and it
+    /// would be missing in history for ever. So the shim waits.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_published_while_history_is_away() {
+        let Some(rabbit) = RabbitMq::start_or_skip().await else { return };
+        let mut tracker = Tracker::start(&rabbit.url()).await;
+        tracker.run().await;
+        tracker.touch(&[1]).await;
+        tracker.published(1).await;
+        // Its queue outlives its connection, so that there is always one that takes what is published.
+        let feed = tracker.feed();
+        let one = Gateway::start(&rabbit.url(), &["--feed", &feed, "--queue-name", "one"]).await;
+        let first = resume(&mut one.client().await, &[1], None).await.1;
+        assert_eq!(seq(&first), 1);
+        let stream = format!("{}.history", tracker.exchange);
+        rabbit.ctl(&["eval", &TAKE_AWAY.replace("{QUEUE}", &stream)]).await.unwrap();
+        rabbit.ctl(&["close_all_connections", "the broker restarts"]).await.unwrap();
+        tracker.touch(&[2, 1]).await;
+        eventually(SOON, "the shim has found that history is away, or published without", async || {
+            let (_, state) = get(tracker.admin, "/readyz").await;
+            if state.contains("is down or inaccessible") || tracker.is_published(3).await { Ok(()) } else { Err(state) }
+        })
+        .await
+        .unwrap();
+        rabbit.ctl(&["eval", &GIVE_BACK.replace("{QUEUE}", &stream)]).await.unwrap();
+        tracker.published(3).await;
+        one.wait_ready().await;
+
+        // The second one knows only what is in history.
+        let two = Gateway::start(&rabbit.url(), &["--feed", &feed]).await;
+        for gateway in [&one, &two] {
+            let mut client = gateway.client().await;
+            assert_eq!(resume(&mut client, &[1, 2], Some(&first)).await, (json!("complete"), first.clone()));
+            let got = [update(&mut client).await, update(&mut client).await];
+            assert_eq!(got.map(|(bug, cursor)| (bug, seq(&cursor))), [(2, 2), (1, 3)]);
         }
     }
 }

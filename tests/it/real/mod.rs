@@ -4,5 +4,6 @@ mod chaos;
 mod end_to_end;
 mod gateway;
 mod history;
+mod rolling;
 mod soak;
 mod split;

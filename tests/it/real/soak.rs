@@ -7,15 +7,16 @@
 //! it is not repeated exactly, but the same things die in the same order after the same pauses.
 
 mod chaos;
-mod check;
-mod client;
+pub mod check;
+pub mod client;
+pub mod crowd;
 mod faults;
-mod pods;
-mod tracker;
+pub mod pods;
+pub mod tracker;
 
 use std::time::Duration;
 
 /// Lets time pass: here time itself is what is random. Nothing is waited for this way.
-async fn pause(length: Duration) {
+pub async fn pause(length: Duration) {
     let _elapsed = tokio::time::timeout(length, std::future::pending::<()>()).await;
 }

@@ -1,20 +1,20 @@
 //! The test itself: set everything up, let it die at random, let it catch up, check, report.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use bugfeed_protocol::When;
 use bugfeed_testbed::{RabbitMq, eventually};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::check::Truth;
-use super::client::{Client, Plan, Seen};
+use super::client::Plan;
+use super::crowd::Clients;
 use super::faults::{self, Counts, Period};
 use super::pods::{Pods, Program, said};
 use super::tracker::{BUGS, Dates, Tracker, Wrote, write};
@@ -79,97 +79,19 @@ impl World {
     }
 }
 
-/// The clients: two thirds modern, one third classic; of each kind some that do not read for a while.
-struct Clients {
-    plans: Vec<(Plan, Arc<Mutex<Seen>>)>,
-    running: JoinSet<()>,
-    calm: CancellationToken,
-}
-
-impl Clients {
-    async fn start(count: usize, seed: u64, pods: &Arc<Pods>, tracker: &Arc<Tracker>) -> Clients {
-        let mut clients = Clients { plans: Vec::new(), running: JoinSet::new(), calm: CancellationToken::new() };
-        let since = When::from_system_time(SystemTime::now() - Duration::from_secs(2));
+/// Two thirds modern, one third classic; of each kind some that do not read for a while.
+fn plans(count: usize, seed: u64) -> Vec<Plan> {
+    let plan = |number| {
+        let mut random = SmallRng::seed_from_u64(seed + 500_000 + number as u64);
         let mut bugs: Vec<u64> = (1..=BUGS).collect();
-        for number in 0..count {
-            let mut random = SmallRng::seed_from_u64(seed + 1000 + number as u64);
-            bugs.shuffle(&mut random);
-            // Some watch all, most only some.
-            let watched = if number % 20 == 5 { bugs.len() } else { random.random_range(1..15) };
-            let stalls = number % 7 == 5;
-            let narrow = stalls || number % 2 == 1;
-            let plan = Plan { number, modern: number % 3 != 2, bugs: bugs[..watched].to_vec(), stalls, narrow };
-            let seen = Arc::new(Mutex::new(Seen::default()));
-            clients.plans.push((plan.clone(), Arc::clone(&seen)));
-            let (pods, tracker, calm) = (Arc::clone(pods), Arc::clone(tracker), clients.calm.clone());
-            let retry_after = Duration::ZERO;
-            let client = Client { plan, seen, random, pods, tracker, calm, cursor: None, since, retry_after };
-            clients.running.spawn(client.run());
-        }
-        eventually(SOON, "all clients are subscribed", async || {
-            clients.plans.iter().all(|(_, seen)| seen.lock().unwrap().subscribed)
-        })
-        .await
-        .unwrap();
-        clients
-    }
-
-    /// Waits until each has the newest change of each of its bugs; what is still lacking when time is up is said later.
-    async fn caught_up(&self, truth: &Truth) {
-        let lacking = async || {
-            let lacks = |(plan, seen): &(Plan, Arc<Mutex<Seen>>)| !truth.lacks(plan, &seen.lock().unwrap()).is_empty();
-            self.plans.iter().filter(|client| lacks(client)).count() == 0
-        };
-        if let Err(error) = eventually(CATCH_UP, "all clients are current", lacking).await {
-            println!("{error}");
-        }
-    }
-
-    /// `lagged`: how often a client lagged where there was room for all.
-    fn report(&self, truth: &Truth, lagged: u64) -> (String, Vec<String>) {
-        let mut wrong = Vec::new();
-        let (mut left_out, mut incomplete) = (Vec::new(), 0);
-        let mut sum = Seen::default();
-        let (mut updates, mut conflated, mut modern) = (0, 0, 0);
-        for (plan, seen) in &self.plans {
-            let seen = seen.lock().unwrap();
-            wrong.extend(truth.judge(plan, &seen));
-            let lacking = truth.left_out(plan, &seen);
-            incomplete += u64::from(!lacking.is_empty());
-            left_out.extend(lacking);
-            conflated += truth.conflated(plan, &seen);
-            updates += seen.updates.len();
-            modern += usize::from(plan.modern);
-            sum.connections += seen.connections;
-            sum.complete += seen.complete;
-            sum.latest += seen.latest;
-            sum.behind += seen.behind;
-            sum.gaps += seen.gaps;
-            sum.goaways += seen.goaways;
-            sum.stalls += seen.stalls;
-        }
-        let line = format!(
-            "{} clients ({modern} modern) with {} connections, {} stalls and {} goaways got {updates} updates, \
-             {conflated} conflated ({incomplete} of those with room lack some, {lagged} lagged); resumes: {} complete, {} latest; gaps: {} told by \
-             gateways that were behind, {} others",
-            self.plans.len(),
-            sum.connections,
-            sum.stalls,
-            sum.goaways,
-            sum.complete,
-            sum.latest,
-            sum.behind,
-            sum.gaps,
-        );
-        if incomplete > lagged {
-            wrong.push(format!("{incomplete} clients lack changes that nothing may leave out, but {lagged} lagged"));
-            wrong.extend(left_out);
-        }
-        if sum.gaps > 0 {
-            wrong.push(format!("{} gaps, though history was there all the time", sum.gaps));
-        }
-        (line, wrong)
-    }
+        bugs.shuffle(&mut random);
+        // Some watch all, most only some.
+        bugs.truncate(if number % 20 == 5 { bugs.len() } else { random.random_range(1..15) });
+        let stalls = number % 7 == 5;
+        let narrow = stalls || number % 2 == 1;
+        Plan { number, modern: number % 3 != 2, bugs, stalls, narrow }
+    };
+    (0..count).map(plan).collect()
 }
 
 /// Runs every lane of faults to its end.
@@ -215,7 +137,7 @@ async fn everything_dies_at_random() {
     let probe = tokio::spawn(async move { probed.probe().await });
     let ready = || eventually(CATCH_UP, "every gateway is ready", async || pods.all_ready());
     ready().await.unwrap();
-    let clients = Clients::start(count, seed, &pods, &tracker).await;
+    let clients = Clients::start(plans(count, seed), seed, &pods, &tracker, true).await;
     let (stop, dates) = (CancellationToken::new(), Arc::new(Dates::default()));
     let writer = |n| tokio::spawn(write(tracker.source_url(), Arc::clone(&dates), seed + 100 + n, stop.clone()));
     let writers = (0..WRITERS).map(writer).collect();
@@ -231,7 +153,7 @@ async fn everything_dies_at_random() {
     tracker.drained(CATCH_UP).await;
     let truth = Truth::new(&tracker.written().await, &tracker.numbered().await);
     let truth = truth.unwrap_or_else(|wrong| panic!("numbering: {}; logs in {}", wrong.join("\n"), logs.display()));
-    clients.caught_up(&truth).await;
+    clients.caught_up(&truth, CATCH_UP).await;
 
     let (line, wrong) = clients.report(&truth, pods.lagged_with_room());
     let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();

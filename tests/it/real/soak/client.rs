@@ -58,6 +58,16 @@ pub struct Update {
     pub seq: Option<u64>,
 }
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing {
+    pub at: Instant,
+    /// None where it broke.
+    pub code: Option<u16>,
+    /// After how long to come back, where goaway said so.
+    pub delay: Option<Duration>,
+}
+
 /// All that a client has been sent.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -75,6 +85,8 @@ pub struct Seen {
     /// All other gaps.
     pub gaps: u32,
     pub goaways: u32,
+    /// What ended its connections, except where it left by itself.
+    pub closings: Vec<Closing>,
     pub stalls: u32,
     /// What no gateway may say.
     pub wrong: Vec<String>,
@@ -108,7 +120,8 @@ pub struct Client {
     /// Where it is: a cursor, or for a classic one the newest date it has seen.
     pub cursor: Option<Cursor>,
     pub since: When,
-    pub retry_after: Duration,
+    /// What goaway said.
+    pub retry_after: Option<Duration>,
 }
 
 type Socket = WebSocketStream<TcpStream>;
@@ -128,7 +141,7 @@ impl Client {
                 self.session(choice).await;
             }
             let spread = Duration::from_millis(self.random.random_range(20..400));
-            pause(spread + std::mem::take(&mut self.retry_after)).await;
+            pause(spread + self.retry_after.take().unwrap_or_default()).await;
         }
     }
 
@@ -159,10 +172,21 @@ impl Client {
             }
             match timeout(DEAD, socket.next()).await.ok()? {
                 Some(Ok(Message::Text(text))) => self.take(&text).await,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => return Some(()),
+                Some(Ok(Message::Close(frame))) => {
+                    self.closed(frame.map(|frame| frame.code.into()));
+                    return Some(());
+                }
+                Some(Err(_)) | None => {
+                    self.closed(None);
+                    return Some(());
+                }
                 Some(Ok(_)) => {}
             }
         }
+    }
+
+    fn closed(&self, code: Option<u16>) {
+        self.seen().closings.push(Closing { at: Instant::now(), code, delay: self.retry_after });
     }
 
     fn opening(&self) -> Vec<String> {
@@ -190,7 +214,7 @@ impl Client {
             "gap" if self.plan.modern => gap = true,
             "goaway" if self.plan.modern => {
                 self.seen().goaways += 1;
-                self.retry_after = Duration::from_millis(frame.retry_after_ms.unwrap_or(0).min(3000));
+                self.retry_after = frame.retry_after_ms.map(Duration::from_millis);
             }
             "heartbeat" if self.plan.modern => {}
             _ => self.seen().wrong.push(format!("not to be sent: {text}")),

@@ -91,9 +91,14 @@ pub async fn gateway(
             _ => gateway.terminate().await,
         }
         let away = millis(&mut lane.random, 0..1500);
+        let may_warm_up = lane.random.random_ratio(2, 3);
         pods.reborn(index);
         pause(away).await;
         gateway.start();
+        if may_warm_up {
+            // The longer it all runs, the longer history takes to read, and one that never serves proves nothing.
+            pods.ready(index, period.end).await;
+        }
     }
     gateway.proc();
     (lane.counts, gateway)

@@ -7,14 +7,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bugfeed_testbed::{Proc, Run, bin, free_port};
+use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::pause;
 use crate::support::SOON;
+
+/// How often gateways are asked.
+const PERIOD: Duration = Duration::from_millis(50);
 
 /// A program that is started again and again with the same arguments. Its output is kept in a file for each run.
 pub struct Program {
@@ -117,6 +121,12 @@ impl Pods {
         Pods(narrow.iter().map(pod).collect(), Mutex::default())
     }
 
+    /// All of them behind one address, where something else chooses among them.
+    pub fn behind(service: SocketAddr) -> Pods {
+        let (life, ready) = (AtomicU64::new(1), AtomicU64::new(1));
+        Pods(vec![Pod { clients: service, admin: service, life, ready, narrow: false }], Mutex::default())
+    }
+
     /// A new life begins, in which it has yet to become ready.
     pub fn reborn(&self, index: usize) {
         self.0[index].life.fetch_add(1, Ordering::SeqCst);
@@ -128,6 +138,12 @@ impl Pods {
 
     pub fn all_ready(&self) -> bool {
         (0..self.0.len()).all(|index| self.is_ready(index))
+    }
+
+    /// Waits until it is ready, or until the end.
+    pub async fn ready(&self, index: usize, end: Instant) {
+        let limit = end.saturating_duration_since(Instant::now());
+        let _or_until_the_end = eventually(limit, "it is ready", async || self.is_ready(index)).await;
     }
 
     /// Whether a gateway is still the process that was chosen.
@@ -151,7 +167,7 @@ impl Pods {
     pub async fn probe(&self) {
         loop {
             futures::future::join_all((0..self.0.len()).map(|index| self.look(index))).await;
-            pause(Duration::from_millis(50)).await;
+            pause(PERIOD).await;
         }
     }
 
@@ -184,7 +200,8 @@ impl Pods {
     }
 }
 
-async fn get(admin: SocketAddr, path: &str) -> Option<String> {
+/// GET; the whole answer, none when there is none.
+pub async fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
