@@ -6,7 +6,7 @@ use bugfeed_protocol::{Cursor, Epoch};
 use rand::Rng as _;
 
 use crate::pod::Life;
-use crate::shim::Ledger;
+use crate::shim::{Ledger, Shim};
 use crate::swarm::Act;
 use crate::world::World;
 
@@ -209,7 +209,8 @@ impl World {
 
     fn at_rest(&self) -> bool {
         let ledger = &self.ledger;
-        let shims = self.table.rows.is_empty() && ledger.published == ledger.head();
+        let sending = self.shims.iter().any(Shim::is_sending);
+        let shims = self.table.rows.is_empty() && ledger.published == ledger.head() && !sending;
         let pods = self.pods.iter().enumerate().all(|(pod, life)| {
             let queue = self.broker.queues[pod].as_ref();
             queue.is_some_and(|queue| queue.ready.is_empty() && queue.unacked.is_empty())
