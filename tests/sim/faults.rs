@@ -146,7 +146,7 @@ impl World {
             let mut phantom = client.phantom(self.named);
             if let Some(cursor) = phantom.cursor.as_mut().filter(|_| self.random.random_bool(0.2)) {
                 // One that has seen what will never come, of a ledger that was set back.
-                cursor.seq += 1000;
+                cursor.seq += 1_000_000;
             }
             self.named += 1;
             self.clients.push(phantom);
