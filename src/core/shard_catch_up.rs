@@ -133,8 +133,8 @@ impl<P: Peer> Shard<P> {
                         Some((from, until)) if found.pos < until => self.replay.cursor_before(from + 1),
                         _ => self.replay.cursor_at(found.pos),
                     };
-                    let Some(cursor) = cursor else { continue };
-                    frame::push_update_with_cursor(&mut backlog.out, found.change, &cursor);
+                    let Some(cursor) = modern.cursor(cursor.as_ref()) else { continue };
+                    frame::push_update_with_cursor(&mut backlog.out, found.change, cursor);
                 }
             }
             self.tally.caught_up += 1;

@@ -138,11 +138,13 @@ fn a_client_that_is_ahead_of_this_gateway_gets_nothing_twice_and_misses_nothing(
     bed.shard.handle(Input::Update(queued));
     bed.publish(change(2, 8));
     assert_eq!(wire.take()[1..], [update(2, 8, 8)]);
-    // A change that came late has no number that the client could have seen.
+    // A change that came late has no number that the client could have seen. Found by the simulation: it was told with
+    // the gateway's own cursor, from which a client of a ledger that was set back resumed as if it had all before it.
     let late = bed.record_as(change(3, 9), &cursor("E.2"), Continuity::Late);
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
     bed.shard.handle(Input::Update(late));
-    assert_eq!(wire.take()[1..], [update(3, 9, 8)]);
+    bed.read(&wire, usize::MAX / 4);
+    assert_eq!(wire.take()[1..], [update(3, 9, 12)]);
     // What never comes is a gap, but only where it could have come: five seconds of a feed that is current.
     let heard = |bed: &mut Bed, now_ms: u64| {
         wire.heard_ms.set(now_ms);

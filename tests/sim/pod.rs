@@ -220,7 +220,6 @@ impl Life {
             sent = pos.min(processed);
             // Also where the break before it waits in the queue.
             if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
-                conn.wire.was_ahead.set(true);
                 *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms));
             }
         }

@@ -111,7 +111,8 @@ impl Swarm {
         }
         let long = random.random_bool(0.01);
         let changes = if long { 1400 } else { random.random_range(10..90) };
-        let bugs = random.random_range(1..8);
+        // Now and then so many that the newest of each is more than is written at a time.
+        let bugs = if long && random.random_bool(0.5) { 120 } else { random.random_range(1..8) };
         let max = if random.random_bool(0.5) { random.random_range(2..12) } else { 10_000 };
         let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
         let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
