@@ -222,6 +222,45 @@ fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
     );
 }
 
+/// Found by the simulation: a late change, recorded but not processed yet, stood for a newer number of its bug that the
+/// cursors told before it claimed.
+#[test]
+fn a_change_that_is_on_its_way_stands_for_none_before_it() {
+    let limits = SessionLimits { catch_up: 1, ..SessionLimits::default() };
+    let mut bed = Bed::new(limits, ReplayLimits::default());
+    fill(&mut bed, 5); // bugs 1 2 3 1 2
+    let late = bed.record_as(change(1, 9), &cursor("E.0"), Continuity::Late);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2],"cursor":"E.2"}"#);
+    bed.shard.handle(Input::Update(late));
+    assert_eq!(wire.take()[1..], [update(1, 4, 4), update(2, 5, 5), update(1, 9, 5)]);
+    wire.room.set(0);
+    bed.publish(change(1, 10));
+    bed.publish(change(2, 11));
+    let late = bed.record_as(change(1, 12), &cursor("E.0"), Continuity::Late);
+    bed.read(&wire, usize::MAX / 4);
+    bed.shard.handle(Input::Update(late));
+    assert_eq!(wire.take(), [update(1, 10, 6), update(2, 11, 7), update(1, 12, 7)]);
+}
+
+#[test]
+fn a_late_change_comes_after_what_was_staged_before_it() {
+    let mut bed = bed();
+    fill(&mut bed, 3);
+    let (wire, _) = hello(&mut bed);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.4"}"#);
+    wire.take();
+    for second in 4..=5 {
+        let update = bed.record(change(1, second));
+        bed.shard.take(Input::Update(update));
+    }
+    let late = bed.record_as(change(1, 9), &cursor("E.0"), Continuity::Late);
+    bed.shard.take(Input::Update(late));
+    bed.shard.flush(usize::MAX);
+    bed.read(&wire, 0);
+    assert_eq!(wire.take(), [update(1, 5, 5), update(1, 9, 5)]);
+}
+
 /// Found by the simulation: who resumed from just after a break that the shard had yet to hear of was told the cursor
 /// from before it.
 #[test]

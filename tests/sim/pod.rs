@@ -13,12 +13,11 @@ use bugfeed::core::input::{About, Input, Work};
 use bugfeed::core::intake::{Intake, New, Taken};
 use bugfeed::core::replay::{Pos, Replay, replay};
 use bugfeed::core::shard::Shard;
-use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch, When, client};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
-use crate::broker::{Broker, Message};
+use crate::broker::{Broker, Message, bus_message};
 use crate::shadow::{Shadow, Truth};
 use crate::swarm::Swarm;
 use crate::wire::{End, Wire};
@@ -490,23 +489,7 @@ impl Life {
             }
         }
         drop(shadow);
-        self.check_bounds(around)?;
+        around.swarm.check_bounds(&self.cache, around.pod)?;
         Ok(taken)
     }
-
-    fn check_bounds(&self, around: &Around<'_>) -> Checked {
-        let (ring, cache) = (around.swarm.ring, &self.cache);
-        // The table is looked at every 64 changes.
-        if cache.head() + 1 - cache.start() > ring.max || cache.bugs() > ring.bugs + 64 {
-            return Err(format!("pod {}: the cache holds more than {ring:?}", around.pod));
-        }
-        Ok(())
-    }
-}
-
-fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
-    // In whole seconds, rounded up, as the message property is.
-    let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
-    let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
-    (bus, When::from_micros(seconds * 1_000_000))
 }

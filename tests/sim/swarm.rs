@@ -4,7 +4,7 @@
 //! Goes in: randomness. Comes out: the plan of one run. Never looks at the world.
 
 use bugfeed::core::input::SessionLimits;
-use bugfeed::core::replay::ReplayLimits;
+use bugfeed::core::replay::{Replay, ReplayLimits};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -153,6 +153,15 @@ impl Swarm {
             }
         }
         Act::Time
+    }
+
+    /// Whether a pod's cache keeps to its limits.
+    pub fn check_bounds(&self, cache: &Replay, pod: usize) -> Result<(), String> {
+        // The table is looked at every 64 changes.
+        if cache.head() + 1 - cache.start() > self.ring.max || cache.bugs() > self.ring.bugs + 64 {
+            return Err(format!("pod {pod}: the cache holds more than {:?}", self.ring));
+        }
+        Ok(())
     }
 
     /// Whether this kind of fault happens in this run.
