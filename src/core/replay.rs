@@ -455,16 +455,20 @@ impl Replay {
     fn back_to(&self, mut pos: Pos, upto: Pos) -> Option<Found> {
         let start = self.start();
         while pos >= start {
-            let block = self.block(pos)?;
             if pos <= upto {
-                return Some(Found { pos, change: block.change(slot(pos)) });
+                return Some(Found { pos, change: self.block(pos)?.change(slot(pos)) });
             }
-            pos = match block.back[slot(pos)].load(Ordering::Relaxed) {
-                0 => return None,
-                back => pos - u64::from(back),
-            };
+            pos = self.back_from(pos)?;
         }
         None
+    }
+
+    /// The position of the change before this one of the same bug.
+    fn back_from(&self, pos: Pos) -> Option<Pos> {
+        match self.block(pos)?.back[slot(pos)].load(Ordering::Relaxed) {
+            0 => None,
+            back => Some(pos - u64::from(back)),
+        }
     }
 }
 

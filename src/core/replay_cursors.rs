@@ -1,6 +1,6 @@
 //! What the positions of a replay cache are in the numbers of ledgers, and back.
 
-use bugfeed_protocol::Cursor;
+use bugfeed_protocol::{BugId, Cursor};
 
 use super::{Found, Pos, Replay, Standing};
 use crate::core::numbering::Located;
@@ -20,6 +20,29 @@ impl Replay {
     pub fn last_late(&self, found: &[Found]) -> Option<Pos> {
         let positions = found.iter().map(|found| found.pos);
         self.numbering.read().expect("nobody panics holding it").last_late(positions)
+    }
+
+    /// Whether of one of these bugs the newest change up to `upto` is not known any more, though cursors after it would
+    /// claim it: what is recorded beyond came late, and stands for it, and what is before has left the ring.
+    pub fn hides(&self, bugs: &[BugId], upto: Pos) -> bool {
+        let (start, head) = (self.start(), self.head());
+        let beyond = self.numbering.read().expect("nobody panics holding it").last_late(upto + 1..=head);
+        // That anything came late is rare, and soon processed.
+        if beyond.is_none() {
+            return false;
+        }
+        bugs.iter().any(|&bug| {
+            let Some(mut pos) = self.newest_of(bug).map(|newest| newest.pos) else { return false };
+            let mut came_late = false;
+            while pos > upto && pos >= start {
+                came_late |= self.number_of(pos).is_none();
+                match self.back_from(pos) {
+                    None => return false,
+                    Some(back) => pos = back,
+                }
+            }
+            came_late && pos < start
+        })
     }
 
     /// The cursor just before the change at `pos`, in that change's own numbering.

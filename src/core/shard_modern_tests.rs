@@ -243,6 +243,35 @@ fn a_change_that_is_on_its_way_stands_for_none_before_it() {
     assert_eq!(wire.take(), [update(1, 10, 6), update(2, 11, 7), update(1, 12, 7)]);
 }
 
+/// Found by the simulation: as above, where what the late change stands for has left the ring.
+#[test]
+fn where_a_late_change_hides_what_is_not_known_any_more_a_gap_is_told() {
+    let bed = || {
+        let mut bed = Bed::new(SessionLimits::default(), ReplayLimits { max: 3, ..ReplayLimits::default() });
+        fill(&mut bed, 4); // bugs 1 2 3 1
+        bed
+    };
+    let late = |bed: &mut Bed| {
+        (0..3).for_each(|number| bed.publish(change(7, 10 + number)));
+        bed.record_as(change(1, 20), &cursor("E.0"), Continuity::Late)
+    };
+    let mut resuming = bed();
+    late(&mut resuming);
+    let (wire, _) = hello(&mut resuming);
+    resuming.send(&wire, r#"{"command":"subscribe","bugs":[1,2],"cursor":"E.1"}"#);
+    assert_eq!(wire.take()[1..], [r#"{"command":"gap","cursor":"E.7"}"#]);
+
+    let mut lagging = bed();
+    let (wire, _) = hello(&mut lagging);
+    lagging.send(&wire, r#"{"command":"subscribe","bugs":[1,2]}"#);
+    wire.take();
+    wire.room.set(0);
+    lagging.publish(change(1, 9));
+    late(&mut lagging);
+    lagging.read(&wire, usize::MAX / 4);
+    assert_eq!(wire.take(), [r#"{"command":"gap","cursor":"E.8"}"#]);
+}
+
 #[test]
 fn a_late_change_comes_after_what_was_staged_before_it() {
     let mut bed = bed();

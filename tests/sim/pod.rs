@@ -195,10 +195,15 @@ impl Life {
     }
 
     fn process(&mut self, lane: usize, input: Input<End>) {
-        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input
+        if let Input::Work(slot, _) | Input::Writable(slot) = &input
             && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
         {
-            self.asks(conn, resume.as_ref(), since.is_some());
+            if let Input::Work(_, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input {
+                self.asks(conn, resume.as_ref(), since.is_some());
+            }
+            // What came late, and waits in the queue, may stand for something that is not known any more.
+            let hidden = self.shadow.borrow().has_late_after(self.lanes[lane].processed);
+            conn.wire.may_gap.set(hidden || conn.wire.may_gap.get());
         }
         match &input {
             Input::Update(update) => self.lanes[lane].processed = update.pos,
