@@ -154,7 +154,7 @@ impl Proc {
         Ok(self.status)
     }
 
-    /// Waits until it ends and its output has come (up to [`LAST_LINES`], as others may hold the streams open).
+    /// Waits until it ends and its output has come (for up to 2 s, as others may hold the streams open).
     ///
     /// # Errors
     /// When time is up; the message shows all the output so far.
