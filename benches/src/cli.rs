@@ -41,6 +41,10 @@ pub enum Command {
         /// Updates a second, at a pace
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rate: u32,
+        /// Send as many updates, but each when the one before has arrived everywhere: for a busy machine, on which no pace
+        /// is kept
+        #[arg(long)]
+        one_by_one: bool,
         /// How long updates come at that pace, in seconds
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
         seconds: u32,

@@ -46,6 +46,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         let (router, limits) = (routes::router(site), gateway.listen.limits());
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;
+        ingest.current(true).await;
         loop {
             let (stream, _) = feed.accept().await?;
             stream.set_nodelay(true)?;

@@ -22,8 +22,9 @@ fn main() -> Result<()> {
             return floor::run();
         }
         Command::HubServer { feed_listen, args } => return hub_server::run(feed_listen, &args),
-        Command::Fanout { common, rate, seconds, burst } => {
-            let report = fanout::run(&mut Bench::new(&common)?, rate, seconds, burst)?;
+        Command::Fanout { common, rate, one_by_one, seconds, burst } => {
+            let pace = (!one_by_one).then_some(rate);
+            let report = fanout::run(&mut Bench::new(&common)?, pace, rate * seconds, burst)?;
             (common, report)
         }
         Command::Sparse { common, watching, rate, seconds, burst } => {

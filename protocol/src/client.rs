@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::change::{BugId, When};
 use crate::cursor::Cursor;
+use crate::incoming::{Bugs, Members};
 
 /// A command that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,24 +102,23 @@ pub mod errors {
 /// Says what to answer.
 pub fn parse(text: &str) -> Result<Command, Refusal> {
     let refuse = |command: Option<&str>, error| Refusal { command: command.map(shorten), error };
-    let Ok(value) = serde_json::from_str::<Value>(text) else {
-        return Err(refuse(None, errors::NOT_JSON));
+    let Ok(members) = serde_json::from_str::<Members>(text) else {
+        let json = serde_json::from_str::<Value>(text).is_ok();
+        return Err(refuse(None, if json { errors::NOT_AN_OBJECT } else { errors::NOT_JSON }));
     };
-    let Value::Object(mut members) = value else {
-        return Err(refuse(None, errors::NOT_AN_OBJECT));
-    };
-    let command = match members.get("command") {
+    let Members { command, bugs, since, cursor, heartbeat } = members;
+    let command = match command {
         None | Some(Value::Null) => return Err(refuse(None, errors::MISSING_COMMAND)),
-        Some(Value::String(command)) => command.clone(),
+        Some(Value::String(command)) => command,
         Some(other) => return Err(refuse(Some(&other.to_string()), errors::INVALID_COMMAND)),
     };
     let parsed = match command.as_str() {
-        "hello" => take_heartbeat(members.remove("heartbeat")).map(|heartbeat_s| Command::Hello { heartbeat_s }),
-        "subscribe" => take_bugs(members.remove("bugs")).and_then(|bugs| {
-            let since = take_since(members.remove("since"))?;
-            Ok(Command::Subscribe { bugs, since, resume: take_resume(members.remove("cursor"))? })
+        "hello" => take_heartbeat(heartbeat).map(|heartbeat_s| Command::Hello { heartbeat_s }),
+        "subscribe" => take_bugs(bugs).and_then(|bugs| {
+            let since = take_since(since)?;
+            Ok(Command::Subscribe { bugs, since, resume: take_resume(cursor)? })
         }),
-        "unsubscribe" => take_bugs(members.remove("bugs")).map(|bugs| Command::Unsubscribe { bugs }),
+        "unsubscribe" => take_bugs(bugs).map(|bugs| Command::Unsubscribe { bugs }),
         "subscriptions" => Ok(Command::Subscriptions),
         "version" => Ok(Command::Version),
         _ => Err(errors::INVALID_COMMAND),
@@ -131,26 +131,13 @@ fn shorten(command: &str) -> String {
     command.chars().take(64).collect()
 }
 
-fn take_bugs(value: Option<Value>) -> Result<Vec<BugId>, &'static str> {
-    let mut bugs = match value {
-        None => return Err(errors::MISSING_BUGS),
-        Some(Value::Array(list)) => list.iter().map(bug).collect::<Result<Vec<_>, _>>()?,
-        Some(single) => vec![bug(&single)?],
-    };
-    let mut seen = std::collections::HashSet::with_capacity(bugs.len());
-    bugs.retain(|bug| seen.insert(*bug));
+fn take_bugs(bugs: Option<Bugs>) -> Result<Vec<BugId>, &'static str> {
+    let mut bugs = bugs.ok_or(errors::MISSING_BUGS)?.0.ok_or(errors::INVALID_BUG)?;
+    bugs.sort_unstable();
+    bugs.dedup();
     // The list may wait in memory for a slow client.
     bugs.shrink_to_fit();
     Ok(bugs)
-}
-
-fn bug(value: &Value) -> Result<BugId, &'static str> {
-    let id = match value {
-        Value::Number(number) => number.as_u64().and_then(BugId::new),
-        Value::String(text) => BugId::parse(text),
-        _ => None,
-    };
-    id.ok_or(errors::INVALID_BUG)
 }
 
 fn take_heartbeat(value: Option<Value>) -> Result<u64, &'static str> {

@@ -10,6 +10,7 @@ pub mod change;
 pub mod client;
 pub mod close;
 pub mod cursor;
+mod incoming;
 mod plain;
 pub mod server;
 

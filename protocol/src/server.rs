@@ -117,7 +117,10 @@ impl Reply<'_> {
                 Fields { command: refusal.command.as_deref(), result: "error", error: Some(refusal.error), ..empty }
             }
         };
-        serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
+        // About what the longest part, a list of bugs, takes.
+        let mut text = Vec::with_capacity(128 + fields.bugs.map_or(0, |bugs| bugs.len() * 8));
+        serde_json::to_writer(&mut text, &fields).expect("plain structs of numbers and texts always serialise");
+        text
     }
 }
 

@@ -17,7 +17,7 @@ use bugfeed_protocol::{BugId, Change, Cursor, When};
 use dashmap::DashMap;
 
 use super::half::Half;
-use super::numbering::{Continuity, Located, Numbering};
+use super::numbering::{Continuity, Numbering};
 
 /// A change's place in the cache, dense from 1; 0 is before the first.
 pub type Pos = u64;
@@ -342,40 +342,6 @@ impl Replay {
         self.newest.len()
     }
 
-    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded.
-    pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
-        self.numbering.read().expect("nobody panics holding it").cursor_at(pos)
-    }
-
-    /// The number of the change at `pos`; none of one that came late.
-    pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
-        self.numbering.read().expect("nobody panics holding it").number_of(pos)
-    }
-
-    /// The position of the last of these changes that came late.
-    pub fn last_late(&self, found: &[Found]) -> Option<Pos> {
-        let positions = found.iter().map(|found| found.pos);
-        self.numbering.read().expect("nobody panics holding it").last_late(positions)
-    }
-
-    /// The cursor just before the change at `pos`, in that change's own numbering.
-    pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
-        self.numbering.read().expect("nobody panics holding it").cursor_before(pos)
-    }
-
-    /// Where a client with this cursor stands.
-    pub fn standing(&self, cursor: &Cursor) -> Standing {
-        // The head first: what is recorded in between only makes a cursor look further behind.
-        let head = self.head();
-        match self.numbering.read().expect("nobody panics holding it").locate(cursor, head) {
-            Located::Unknown => Standing::Unknown,
-            Located::Ahead => Standing::Ahead,
-            Located::At(pos) if pos + 1 >= self.start() => Standing::InRing(pos),
-            Located::At(pos) if pos >= self.floor() => Standing::BeforeRing(pos),
-            Located::At(_) => Standing::Unknown,
-        }
-    }
-
     fn blocks_mut(&self) -> std::sync::RwLockWriteGuard<'_, Blocks> {
         self.blocks.write().expect("nobody panics holding it")
     }
@@ -437,9 +403,10 @@ impl Replay {
         if !fits {
             found.truncate(from);
             for &bug in wanted.bugs {
-                if let Some(newest) = self.newest_of(bug)
-                    && (wanted.wants_old(newest) && (newest.pos > wanted.after || newest.pos < start))
-                {
+                let Some(newest) = self.newest_of(bug) else { continue };
+                if newest.pos > wanted.upto {
+                    found.extend(self.back_to(newest.pos, wanted.upto).filter(|found| found.pos > wanted.after));
+                } else if wanted.wants_old(newest) && (newest.pos > wanted.after || newest.pos < start) {
                     found.push(newest.of(bug));
                 }
             }
@@ -468,17 +435,45 @@ impl Replay {
 
     /// The newest change of each of `bugs` that lies after `after` and up to `upto`, oldest first.
     ///
-    /// A bug whose newest change lies beyond `upto` is left out: that change is on its way to whoever asks.
+    /// A change beyond `upto` is on its way to whoever asks, but does not stand for one before: if it came late, a cursor
+    /// told in between would claim both.
     pub fn newest(&self, bugs: &[BugId], after: Pos, upto: Pos, found: &mut Vec<Found>) {
         let from = found.len();
         for &bug in bugs {
-            if let Some(newest) = self.newest_of(bug).filter(|newest| newest.pos > after && newest.pos <= upto) {
-                found.push(newest.of(bug));
+            match self.newest_of(bug) {
+                Some(newest) if newest.pos > upto => {
+                    found.extend(self.back_to(newest.pos, upto).filter(|found| found.pos > after));
+                }
+                Some(newest) if newest.pos > after => found.push(newest.of(bug)),
+                _ => {}
             }
         }
         found[from..].sort_unstable_by_key(|found| found.pos);
     }
+
+    /// The last change up to `upto` of the bug that changed at `pos`; none if it has left the ring.
+    fn back_to(&self, mut pos: Pos, upto: Pos) -> Option<Found> {
+        let start = self.start();
+        while pos >= start {
+            if pos <= upto {
+                return Some(Found { pos, change: self.block(pos)?.change(slot(pos)) });
+            }
+            pos = self.back_from(pos)?;
+        }
+        None
+    }
+
+    /// The position of the change before this one of the same bug.
+    fn back_from(&self, pos: Pos) -> Option<Pos> {
+        match self.block(pos)?.back[slot(pos)].load(Ordering::Relaxed) {
+            0 => None,
+            back => Some(pos - u64::from(back)),
+        }
+    }
 }
+
+#[path = "replay_cursors.rs"]
+mod cursors;
 
 #[cfg(test)]
 #[path = "replay_tests.rs"]

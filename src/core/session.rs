@@ -75,6 +75,12 @@ impl Modern {
         self.seen.as_ref().is_some_and(|seen| cursor.seq <= seen.cursor.seq && cursor.epoch == seen.cursor.epoch)
     }
 
+    /// Whether a change is none of those that lead to what the client has seen elsewhere: it came late, or is of a
+    /// ledger before.
+    pub(super) fn is_beside(&self, number: Option<&Cursor>) -> bool {
+        self.seen.as_ref().is_some_and(|seen| number.is_none_or(|number| number.epoch != seen.cursor.epoch))
+    }
+
     /// What the client may store, given that of a session that has just been sent everything.
     pub(super) fn cursor<'a>(&'a self, head: Option<&'a Cursor>) -> Option<&'a Cursor> {
         let reached = |seen: &Cursor| head.is_some_and(|head| head.epoch == seen.epoch && head.seq >= seen.seq);

@@ -256,7 +256,7 @@ impl<P: Peer> Shard<P> {
                             let after = self.replay.before(since);
                             let limit = self.limits.catch_up;
                             let asked = Asked { bugs, upto: self.processed, after, since: Some(since), limit };
-                            self.look_up(asked, 0, backlog);
+                            self.look_up(slot, asked, 0, backlog);
                         }
                     }
                 }
@@ -351,7 +351,7 @@ impl<P: Peer> Shard<P> {
             return (Verdict::Complete, Some(cursor));
         }
         let asked = Asked { bugs, upto: self.processed, after, since: None, limit };
-        if self.look_up(asked, after, backlog) || limit == 0 {
+        if self.look_up(slot, asked, after, backlog) || limit == 0 {
             self.tally.latest += 1;
             return (Verdict::Latest, Some(cursor));
         }

@@ -10,7 +10,7 @@ use crate::core::subscriptions::Slot;
 
 impl<P: Peer> Shard<P> {
     /// Fills `found` with what is left of a catch-up after `sent`. Whether it was too long and is conflated.
-    pub(super) fn look_up(&mut self, asked: Asked, sent: Pos, backlog: &mut Backlog) -> bool {
+    pub(super) fn look_up(&mut self, slot: Slot, asked: Asked, sent: Pos, backlog: &mut Backlog) -> bool {
         let wanted = Wanted {
             bugs: &asked.bugs,
             after: asked.after.max(sent),
@@ -22,6 +22,10 @@ impl<P: Peer> Shard<P> {
         backlog.found.clear();
         let conflated = self.replay.every(&wanted, &mut backlog.found);
         self.tally.conflated += u64::from(conflated && asked.limit > 0);
+        if conflated && self.sessions[slot as usize].modern.is_some() && self.replay.hides(&asked.bugs, asked.upto) {
+            self.tally.gaps += 1;
+            backlog.gap = true;
+        }
         let first = backlog.found.first().map_or(asked.after, |found| found.pos - 1);
         self.hold(first.min(asked.after), backlog);
         (backlog.next, backlog.cut, backlog.asked) = (0, false, Some(asked));
@@ -71,7 +75,11 @@ impl<P: Peer> Shard<P> {
                 let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
                 frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
             } else if backlog.behind < self.processed {
-                if backlog.behind < self.replay.floor() && session.modern.is_some() {
+                let lost = || {
+                    backlog.behind < self.replay.floor()
+                        || !backlog.willing && self.replay.hides(&session.bugs, self.processed)
+                };
+                if session.modern.is_some() && lost() {
                     self.tally.gaps += 1;
                     backlog.gap = true;
                     continue;
@@ -81,7 +89,7 @@ impl<P: Peer> Shard<P> {
                     let (bugs, upto, after) = (session.bugs.clone(), self.processed, backlog.behind);
                     let asked = Asked { bugs, upto, after, since: None, limit: self.limits.catch_up };
                     (backlog.behind, backlog.newest_from) = (upto, None);
-                    self.look_up(asked, after, &mut backlog);
+                    self.look_up(slot, asked, after, &mut backlog);
                     continue;
                 }
                 backlog.found.clear();
@@ -116,7 +124,7 @@ impl<P: Peer> Shard<P> {
                 backlog.found.clear();
                 backlog.next = 0;
                 match asked.filter(|_| backlog.cut) {
-                    Some(asked) => self.look_up(asked, backlog.sent, backlog),
+                    Some(asked) => self.look_up(slot, asked, backlog.sent, backlog),
                     None => return,
                 };
                 continue;
@@ -133,8 +141,8 @@ impl<P: Peer> Shard<P> {
                         Some((from, until)) if found.pos < until => self.replay.cursor_before(from + 1),
                         _ => self.replay.cursor_at(found.pos),
                     };
-                    let Some(cursor) = cursor else { continue };
-                    frame::push_update_with_cursor(&mut backlog.out, found.change, &cursor);
+                    let Some(cursor) = modern.cursor(cursor.as_ref()) else { continue };
+                    frame::push_update_with_cursor(&mut backlog.out, found.change, cursor);
                 }
             }
             self.tally.caught_up += 1;

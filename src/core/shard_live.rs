@@ -6,6 +6,7 @@
 
 use super::{Shard, Update};
 use crate::core::frame;
+use crate::core::replay::Pos;
 use crate::core::session::{Backlog, Peer, State, write};
 use crate::core::subscriptions::Slot;
 
@@ -120,15 +121,39 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
+        let mut beside = Vec::new();
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
             let known = |modern: &super::Modern| update.number.as_ref().is_some_and(|number| modern.has(number));
-            if matches!(session.state, State::Open) && !session.modern.as_deref().is_some_and(known) {
+            let is_beside = |modern: &super::Modern| modern.is_beside(update.number.as_ref());
+            if !matches!(session.state, State::Open) || session.modern.as_deref().is_some_and(known) {
+                continue;
+            }
+            if session.modern.as_deref().is_some_and(is_beside) {
+                beside.push(slot);
+            } else {
                 self.staged.share_with(slot, bit);
             }
         }
+        let pos = update.pos;
         if !self.staged.slots.is_empty() {
             self.staged.updates.push(update);
+        }
+        if !beside.is_empty() {
+            self.catch_up_beside(&beside, pos);
+        }
+    }
+
+    /// The frame of this update says where this gateway is, and these sessions' clients have seen more elsewhere: they
+    /// are sent it by a catch-up, which knows, after what was staged before.
+    fn catch_up_beside(&mut self, slots: &[Slot], pos: Pos) {
+        self.flush(usize::MAX);
+        for &slot in slots {
+            let session = &mut self.sessions[slot as usize];
+            if matches!(session.state, State::Open) {
+                session.progress_ms = self.now_ms;
+                session.lag(Box::new(Backlog { behind: pos - 1, ..Backlog::default() }));
+            }
         }
     }
 

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bugfeed_protocol::{Cursor, Numbered};
+use bugfeed_protocol::bus::BusMessage;
+use bugfeed_protocol::{Cursor, Numbered, When};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
@@ -153,4 +154,12 @@ impl Broker {
         self.stream.drain(..count);
         self.first += count as u64;
     }
+}
+
+/// What a gateway reads of a message, and when its producer had it.
+pub fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
+    // In whole seconds, rounded up, as the message property is.
+    let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
+    let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
+    (bus, When::from_micros(seconds * 1_000_000))
 }

@@ -202,6 +202,12 @@ impl Client {
             session.wire.gone.set(true);
             session.wire.broken.set(reset);
             session.wire.commands.borrow_mut().clear();
+            if !self.modern && session.subscribed {
+                // Its memory is a date: what a gateway that had lost continuity took in after newer changes, and had yet
+                // to send, it will not ask for. It cannot be told.
+                let shadow = session.shadow.borrow();
+                self.missing.retain(|&fact| shadow.place(fact, 0).is_none_or(|pos| !shadow.is_late(pos)));
+            }
         }
     }
 

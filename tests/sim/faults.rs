@@ -6,7 +6,7 @@ use bugfeed_protocol::{Cursor, Epoch};
 use rand::Rng as _;
 
 use crate::pod::Life;
-use crate::shim::Ledger;
+use crate::shim::{Ledger, Shim};
 use crate::swarm::Act;
 use crate::world::World;
 
@@ -146,7 +146,7 @@ impl World {
             let mut phantom = client.phantom(self.named);
             if let Some(cursor) = phantom.cursor.as_mut().filter(|_| self.random.random_bool(0.2)) {
                 // One that has seen what will never come, of a ledger that was set back.
-                cursor.seq += 1000;
+                cursor.seq += 1_000_000;
             }
             self.named += 1;
             self.clients.push(phantom);
@@ -209,7 +209,8 @@ impl World {
 
     fn at_rest(&self) -> bool {
         let ledger = &self.ledger;
-        let shims = self.table.rows.is_empty() && ledger.published == ledger.head();
+        let sending = self.shims.iter().any(Shim::is_sending);
+        let shims = self.table.rows.is_empty() && ledger.published == ledger.head() && !sending;
         let pods = self.pods.iter().enumerate().all(|(pod, life)| {
             let queue = self.broker.queues[pod].as_ref();
             queue.is_some_and(|queue| queue.ready.is_empty() && queue.unacked.is_empty())

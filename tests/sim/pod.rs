@@ -13,12 +13,11 @@ use bugfeed::core::input::{About, Input, Work};
 use bugfeed::core::intake::{Intake, New, Taken};
 use bugfeed::core::replay::{Pos, Replay, replay};
 use bugfeed::core::shard::Shard;
-use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch, When, client};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 
-use crate::broker::{Broker, Message};
+use crate::broker::{Broker, Message, bus_message};
 use crate::shadow::{Shadow, Truth};
 use crate::swarm::Swarm;
 use crate::wire::{End, Wire};
@@ -196,10 +195,15 @@ impl Life {
     }
 
     fn process(&mut self, lane: usize, input: Input<End>) {
-        if let Input::Work(slot, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input
+        if let Input::Work(slot, _) | Input::Writable(slot) = &input
             && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
         {
-            self.asks(conn, resume.as_ref(), since.is_some());
+            if let Input::Work(_, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input {
+                self.asks(conn, resume.as_ref(), since.is_some());
+            }
+            // What came late, and waits in the queue, may stand for something that is not known any more.
+            let hidden = self.shadow.borrow().has_late_after(self.lanes[lane].processed);
+            conn.wire.may_gap.set(hidden || conn.wire.may_gap.get());
         }
         match &input {
             Input::Update(update) => self.lanes[lane].processed = update.pos,
@@ -220,7 +224,6 @@ impl Life {
             sent = pos.min(processed);
             // Also where the break before it waits in the queue.
             if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
-                conn.wire.was_ahead.set(true);
                 *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms));
             }
         }
@@ -491,23 +494,7 @@ impl Life {
             }
         }
         drop(shadow);
-        self.check_bounds(around)?;
+        around.swarm.check_bounds(&self.cache, around.pod)?;
         Ok(taken)
     }
-
-    fn check_bounds(&self, around: &Around<'_>) -> Checked {
-        let (ring, cache) = (around.swarm.ring, &self.cache);
-        // The table is looked at every 64 changes.
-        if cache.head() + 1 - cache.start() > ring.max || cache.bugs() > ring.bugs + 64 {
-            return Err(format!("pod {}: the cache holds more than {ring:?}", around.pod));
-        }
-        Ok(())
-    }
-}
-
-fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
-    // In whole seconds, rounded up, as the message property is.
-    let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
-    let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
-    (bus, When::from_micros(seconds * 1_000_000))
 }

@@ -115,6 +115,11 @@ impl Shim {
         matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Record(_)))
     }
 
+    /// Whether it has begun to send a batch; of a ledger that is gone, perhaps.
+    pub fn is_sending(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| !term.batch.is_empty())
+    }
+
     /// Whether its next step deletes rows.
     pub fn is_deleting(&self) -> bool {
         matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Delete(keys)) if !keys.is_empty())

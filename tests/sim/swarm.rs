@@ -4,7 +4,7 @@
 //! Goes in: randomness. Comes out: the plan of one run. Never looks at the world.
 
 use bugfeed::core::input::SessionLimits;
-use bugfeed::core::replay::ReplayLimits;
+use bugfeed::core::replay::{Replay, ReplayLimits};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -111,7 +111,8 @@ impl Swarm {
         }
         let long = random.random_bool(0.01);
         let changes = if long { 1400 } else { random.random_range(10..90) };
-        let bugs = random.random_range(1..8);
+        // Now and then so many that the newest of each is more than is written at a time.
+        let bugs = if long && random.random_bool(0.5) { 120 } else { random.random_range(1..8) };
         let max = if random.random_bool(0.5) { random.random_range(2..12) } else { 10_000 };
         let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
         let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
@@ -152,6 +153,15 @@ impl Swarm {
             }
         }
         Act::Time
+    }
+
+    /// Whether a pod's cache keeps to its limits.
+    pub fn check_bounds(&self, cache: &Replay, pod: usize) -> Result<(), String> {
+        // The table is looked at every 64 changes.
+        if cache.head() + 1 - cache.start() > self.ring.max || cache.bugs() > self.ring.bugs + 64 {
+            return Err(format!("pod {pod}: the cache holds more than {:?}", self.ring));
+        }
+        Ok(())
     }
 
     /// Whether this kind of fault happens in this run.

@@ -35,8 +35,6 @@ pub struct Wire {
     pub lagged: Cell<bool>,
     /// The client is ahead of the pod, and said so then.
     pub ahead: RefCell<Option<(Cursor, u64)>>,
-    /// It was, at some time.
-    pub was_ahead: Cell<bool>,
     /// What the client has seen elsewhere did not come in time.
     pub may_gap: Cell<bool>,
     /// Of each subscribe that was handed to the shard: whether the gateway could tell then what came after its cursor,

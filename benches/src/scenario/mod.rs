@@ -186,6 +186,30 @@ impl Bench {
     ) -> Result<Sample> {
         measure(source, workers, &self.stamps, phase, pace)
     }
+
+    /// Measures `count` updates of bug 1: at this rate, or, without one, each when the one before has arrived everywhere.
+    ///
+    /// # Errors
+    /// When something fails.
+    pub fn apart(
+        &mut self,
+        source: &mut dyn Source,
+        workers: &mut [Worker],
+        count: u32,
+        rate: Option<u32>,
+    ) -> Result<Sample> {
+        if let Some(rate) = rate {
+            let phase = self.phase(count, 1, 1);
+            return self.measure(source, workers, &phase, Pace::per_second(rate));
+        }
+        let phase = self.phase(1, 1, 1);
+        let mut sum = self.measure(source, workers, &phase, Pace::per_second(1))?;
+        for _ in 1..count {
+            let phase = self.phase(1, 1, 1);
+            sum.add(&self.measure(source, workers, &phase, Pace::per_second(1))?);
+        }
+        Ok(sum)
+    }
 }
 
 /// The `bugfeed` that was built together with this program.

@@ -4,15 +4,19 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::signal::{self, Signal};
 use crate::{Run, eventually};
+
+/// How long the last lines of a process that has ended may take to come through its pipes.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// How to recognise a line of output: a part of it, or a function that says so.
 pub trait LinePattern {
@@ -36,6 +40,8 @@ impl<F: Fn(&str) -> bool> LinePattern for F {
 #[derive(Debug)]
 struct Output {
     lines: Mutex<Vec<String>>,
+    /// Streams that have not ended.
+    open: AtomicUsize,
     moved: watch::Sender<usize>,
 }
 
@@ -65,7 +71,8 @@ impl Proc {
     }
 
     pub(crate) fn new(name: String, mut child: Child) -> Self {
-        let output = Arc::new(Output { lines: Mutex::default(), moved: watch::Sender::new(0) });
+        let output =
+            Arc::new(Output { lines: Mutex::default(), open: AtomicUsize::new(0), moved: watch::Sender::new(0) });
         if let Some(stdout) = child.stdout.take() {
             capture(stdout, Arc::clone(&output));
         }
@@ -147,14 +154,19 @@ impl Proc {
         Ok(self.status)
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends and its output has come (for up to 2 s, as others may hold the streams open).
     ///
     /// # Errors
     /// When time is up; the message shows all the output so far.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let waited = eventually(limit, what, async || self.exited()?.ok_or_else(|| anyhow!("it is running"))).await;
-        waited.with_context(|| self.shown())
+        let status = waited.with_context(|| self.shown())?;
+        let mut moved = self.output.moved.subscribe();
+        let all = moved.wait_for(|_| self.output.open.load(Ordering::Acquire) == 0);
+        // What is missing after that is not its own.
+        let _ = timeout(LAST_LINES, all).await;
+        Ok(status)
     }
 
     /// Kills it at once (SIGKILL) with everything it started, and reaps it.
@@ -205,6 +217,7 @@ impl Drop for Proc {
 
 /// Reads a stream to its end on a thread of its own, so that a full pipe never stops the process.
 fn capture(stream: impl Read + Send + 'static, output: Arc<Output>) {
+    output.open.fetch_add(1, Ordering::AcqRel);
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
@@ -214,6 +227,7 @@ fn capture(stream: impl Read + Send + 'static, output: Arc<Output>) {
             output.moved.send_modify(|count| *count += 1);
             bytes.clear();
         }
+        output.open.fetch_sub(1, Ordering::AcqRel);
         output.moved.send_modify(|count| *count += 1);
     });
 }

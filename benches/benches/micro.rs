@@ -1,0 +1,122 @@
+//! Micro benchmarks of the core: `cargo bench -p bugfeed-bench`. For what changed, trust the instruction counts
+//! (benches/hot-path) more; this shows what they mean in time on this machine.
+
+use bugfeed::core::frame;
+use bugfeed::core::numbering::Continuity;
+use bugfeed::core::replay::{Recorder, ReplayLimits, Wanted, replay};
+use bugfeed::core::subscriptions::Subscriptions;
+use bugfeed_protocol::bus::{self, Format};
+use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When, client};
+use divan::{Bencher, black_box};
+
+fn main() {
+    divan::main();
+}
+
+fn change(bug: u64, number: i64) -> Change {
+    let bug = BugId::new(bug).expect("from 1");
+    Change { bug, when: When::from_micros(1_767_225_600_000_000 + number * 1_000_000).expect("near 2026") }
+}
+
+fn cursor(seq: u64) -> Cursor {
+    Cursor { epoch: Epoch::parse("epoch").expect("letters"), seq }
+}
+
+fn record(recorder: &mut Recorder, bugs: u64, seq: u64) {
+    let change = change(1 + seq % bugs, i64::try_from(seq).expect("small"));
+    recorder.record(change, change.when, &cursor(seq), Continuity::Next);
+}
+
+/// Recording a change, with as many different bugs.
+#[divan::bench(args = [1000, 100_000])]
+fn replay_record(bencher: Bencher<'_, '_>, bugs: u64) {
+    let (mut recorder, _cache) = replay(ReplayLimits::default());
+    let mut seq = 0;
+    bencher.bench_local(|| {
+        seq += 1;
+        record(&mut recorder, bugs, seq);
+    });
+}
+
+/// "These 200 bugs since there", of 100,000 changes of 20,000 bugs.
+#[divan::bench]
+fn replay_200_bugs(bencher: Bencher<'_, '_>) {
+    let (mut recorder, cache) = replay(ReplayLimits::default());
+    for seq in 1..=100_000 {
+        record(&mut recorder, 20_000, seq);
+    }
+    let bugs: Vec<BugId> = (1..=200).filter_map(|bug| BugId::new(bug * 100)).collect();
+    let wanted = Wanted { bugs: &bugs, after: 90_000, after_old: 0, upto: 100_000, since: None, limit: 20_000 };
+    let mut found = Vec::new();
+    bencher.bench_local(|| {
+        found.clear();
+        cache.every(black_box(&wanted), &mut found)
+    });
+}
+
+/// A subscription, taken back at once, beside a million others.
+#[divan::bench]
+fn index_add_and_remove(bencher: Bencher<'_, '_>) {
+    let mut index = filled();
+    let mut slot = 0;
+    bencher.bench_local(|| {
+        slot = (slot + 1) % 50_000;
+        let bug = BugId::new(1 + u64::from(slot) * 7 % 100_000).expect("from 1");
+        index.add(bug, slot + 100_000);
+        index.remove(bug, slot + 100_000);
+    });
+}
+
+/// The watchers of a bug, a million subscriptions beside.
+#[divan::bench]
+fn index_watchers(bencher: Bencher<'_, '_>) {
+    let index = filled();
+    let mut bug = 0;
+    bencher.bench_local(|| {
+        bug = (bug + 7919) % 100_000;
+        index.watchers(BugId::new(1 + bug).expect("from 1")).len()
+    });
+}
+
+fn filled() -> Subscriptions {
+    let mut index = Subscriptions::default();
+    for slot in 0..50_000_u32 {
+        for at in 0..20_u64 {
+            index.add(BugId::new(1 + (u64::from(slot) * 20 + at * 4999) % 100_000).expect("from 1"), slot);
+        }
+    }
+    index
+}
+
+#[divan::bench]
+fn encode_classic_update(bencher: Bencher<'_, '_>) {
+    let (mut out, change) = (Vec::with_capacity(128), change(1_234_567, 5));
+    bencher.bench_local(|| {
+        out.clear();
+        frame::push_update(&mut out, black_box(change));
+    });
+}
+
+#[divan::bench]
+fn encode_modern_update(bencher: Bencher<'_, '_>) {
+    let (mut out, change, cursor) = (Vec::with_capacity(192), change(1_234_567, 5), cursor(123_456));
+    bencher.bench_local(|| {
+        out.clear();
+        frame::push_update_with_cursor(&mut out, black_box(change), black_box(&cursor));
+    });
+}
+
+#[divan::bench]
+fn decode_bus_message(bencher: Bencher<'_, '_>) {
+    let numbered = Numbered { change: change(1_234_567, 5), cursor: cursor(123_456), recorded: When::MIN };
+    let body = bus::encode(&numbered, Format::Native, "");
+    bencher.bench_local(|| bus::decode(black_box(&body)));
+}
+
+/// A subscribe command with as many bugs.
+#[divan::bench(args = [1, 20, 200])]
+fn parse_subscribe(bencher: Bencher<'_, '_>, bugs: u64) {
+    let list: Vec<String> = (0..bugs).map(|bug| (1_234_567 + bug).to_string()).collect();
+    let text = format!(r#"{{"command":"subscribe","bugs":[{}]}}"#, list.join(","));
+    bencher.bench_local(|| client::parse(black_box(&text)));
+}

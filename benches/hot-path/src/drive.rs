@@ -1,0 +1,185 @@
+//! The hot path, driven as the hub drives it: the same inputs every time, and peers that only count.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use bugfeed_hot_path::core::input::{About, Input, SessionLimits, Work};
+use bugfeed_hot_path::core::intake::{Intake, Taken};
+use bugfeed_hot_path::core::replay::{ReplayLimits, replay};
+use bugfeed_hot_path::core::shard::{Peer, Shard};
+use bugfeed_hot_path::core::subscriptions::Slot;
+use bugfeed_protocol::bus::{self, BusMessage, Format};
+use bugfeed_protocol::client;
+use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
+
+/// What is counted: the name, how often it is done at least, and how many there are of the thing it is counted by.
+pub(crate) const ACTS: [(&str, u32, u32); 7] = [
+    ("decode a message of the bus", 2000, 1),
+    ("update that nobody watches", 2000, 1),
+    ("update with two watchers", 2000, 1),
+    ("frame of an update with 1000 watchers", 20, 1000),
+    ("frame of 16 updates together, 1000 watchers", 4, 16_000),
+    ("subscribe to 200 bugs", 50, 1),
+    ("resume of 200 bugs, 20 changed", 50, 1),
+];
+
+const WATCHERS: u32 = 1000;
+/// 2026-01-01, in microseconds.
+const BASE: i64 = 1_767_225_600_000_000;
+
+/// A socket that takes everything.
+#[derive(Clone, Debug, Default)]
+struct Counter(Rc<Cell<usize>>);
+
+impl Peer for Counter {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.set(self.0.get() + bytes.len());
+        Ok(bytes.len())
+    }
+    fn attached(&self, _: Slot) {}
+    fn want_writable(&self) {}
+    fn ready(&self) {}
+    fn end(&self) {}
+    fn heard_ms(&self) -> u64 {
+        0
+    }
+}
+
+struct Hub {
+    intake: Intake,
+    shard: Shard<Counter>,
+    written: Counter,
+    epoch: Epoch,
+    seq: u64,
+    sessions: Slot,
+}
+
+impl Hub {
+    fn new() -> Result<Hub> {
+        let Some(epoch) = Epoch::parse("epoch") else { bail!("an epoch") };
+        let (recorder, cache) = replay(ReplayLimits::default());
+        let about = About { version: "1".into(), feed: "default".into() };
+        let shard = Shard::new(cache, SessionLimits::default(), about);
+        let intake = Intake::new(recorder, epoch.clone());
+        Ok(Hub { intake, shard, written: Counter::default(), epoch, seq: 0, sessions: 0 })
+    }
+
+    fn message(&mut self, bug: u64) -> Result<BusMessage> {
+        self.seq += 1;
+        let cursor = Some(Cursor { epoch: self.epoch.clone(), seq: self.seq });
+        Ok(BusMessage { change: change(bug, self.seq)?, cursor })
+    }
+
+    /// Takes a change in; its frames are written by the next [`Hub::flush`].
+    fn update(&mut self, bug: u64) -> Result<()> {
+        let message = self.message(bug)?;
+        match self.intake.offer(&message, None, message.change.when) {
+            Taken::New(new) => self.shard.take(Input::Update(new.update)),
+            other => bail!("not taken in: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.shard.flush(usize::MAX);
+    }
+
+    /// A new session that sends this text.
+    fn session(&mut self, texts: &[&str]) -> Slot {
+        let slot = self.sessions;
+        self.sessions += 1;
+        self.shard.handle(Input::Attach(self.written.clone()));
+        for text in texts {
+            self.shard.handle(Input::Work(slot, Work::Command(client::parse(text))));
+        }
+        slot
+    }
+}
+
+fn change(bug: u64, number: u64) -> Result<Change> {
+    let when = When::from_micros(BASE + i64::try_from(number)? * 1_000_000);
+    match (BugId::new(bug), when) {
+        (Some(bug), Some(when)) => Ok(Change { bug, when }),
+        _ => bail!("not a change"),
+    }
+}
+
+fn subscribe(bugs: impl Iterator<Item = u64>, more: &str) -> String {
+    let bugs: Vec<String> = bugs.map(|bug| bug.to_string()).collect();
+    format!(r#"{{"command":"subscribe","bugs":[{}]{more}}}"#, bugs.join(","))
+}
+
+/// Does one act `count` times. What comes before and after is the same for every count.
+///
+/// # Errors
+/// When the core does not do what it should.
+pub(crate) fn run(act: &str, count: u32) -> Result<()> {
+    let mut hub = Hub::new()?;
+    let hub = &mut hub;
+    match act {
+        "decode a message of the bus" => {
+            let cursor = Cursor { epoch: hub.epoch.clone(), seq: 123_456 };
+            let numbered = Numbered { change: change(1_234_567, 1)?, cursor, recorded: When::MIN };
+            let body = bus::encode(&numbered, Format::Native, "");
+            for _ in 0..count {
+                std::hint::black_box(bus::decode(std::hint::black_box(&body))?);
+            }
+        }
+        "update that nobody watches" => {
+            hub.session(&[&subscribe(1..=20, "")]);
+            for number in 0..count {
+                hub.update(100 + u64::from(number % 1000))?;
+                hub.flush();
+            }
+        }
+        "update with two watchers" => {
+            for client in 0..u64::from(WATCHERS) {
+                hub.session(&[&subscribe((0..20).map(|at| 1 + (client * 10 + at) % 10_000), "")]);
+            }
+            for number in 0..count {
+                hub.update(1 + u64::from(number * 7 % 10_000))?;
+                hub.flush();
+            }
+        }
+        "frame of an update with 1000 watchers" => {
+            for _ in 0..WATCHERS {
+                hub.session(&[&subscribe(1..=1, "")]);
+            }
+            for _ in 0..count {
+                hub.update(1)?;
+                hub.flush();
+            }
+        }
+        "frame of 16 updates together, 1000 watchers" => {
+            for _ in 0..WATCHERS {
+                hub.session(&[&subscribe(1..=16, "")]);
+            }
+            for _ in 0..count {
+                for bug in 1..=16 {
+                    hub.update(bug)?;
+                }
+                hub.flush();
+            }
+        }
+        "subscribe to 200 bugs" => {
+            for number in 0..u64::from(count) {
+                hub.session(&[&subscribe((0..200).map(|at| 1 + (number * 100 + at * 7) % 50_000), "")]);
+            }
+        }
+        "resume of 200 bugs, 20 changed" => {
+            for number in 0..5000 {
+                hub.update(1 + number % 2000)?;
+            }
+            hub.flush();
+            let from = format!(r#","cursor":"{}""#, Cursor { epoch: hub.epoch.clone(), seq: 4800 });
+            for _ in 0..count {
+                hub.session(&[r#"{"command":"hello"}"#, &subscribe((0..200).map(|at| 1 + at * 10), &from)]);
+            }
+        }
+        other => bail!("no act is called '{other}'"),
+    }
+    std::hint::black_box(hub.written.0.get());
+    Ok(())
+}
