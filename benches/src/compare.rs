@@ -60,6 +60,9 @@ pub struct MemoryEach {
 pub struct Paced {
     /// Updates of one run.
     pub updates: u32,
+    /// Frames that a client read at once: more than one says that updates were written together, or that clients were
+    /// slow.
+    pub frames_per_read: Spread,
     /// Processor time of the floor, by frame or by update, in microseconds.
     pub floor_us: Spread,
     /// Of the server.
@@ -117,6 +120,8 @@ pub struct Finding {
     pub rate: u32,
     /// Its memory, before any update.
     pub memory: MemoryEach,
+    /// Each update when the one before has arrived, where all clients have the same topic.
+    pub one_by_one: Option<Paced>,
     /// At a pace.
     pub paced: Paced,
     /// At full speed.
@@ -186,14 +191,33 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
             ("update", format!("{clients} clients with {subscriptions} of {topics} topics, two clients an update"))
         }
     };
-    for full in [false, true] {
-        let pace = if full { "full speed".into() } else { format!("{} updates/s", first.rate) };
+    for way in ["one by one", "paced", "full speed"] {
+        let full = way == "full speed";
+        let of = |one: &Finding| match way {
+            "one by one" => one.one_by_one.clone(),
+            "paced" => Some(one.paced.clone()),
+            _ => Some(one.full.clone()),
+        };
+        if of(first).is_none() {
+            continue;
+        }
+        let pace = if way == "paced" { format!("{} updates/s", first.rate) } else { way.to_owned() };
         writeln!(out, "\n{title}, {pace}: CPU by {unit}\n")?;
         let speed = if full { "updates/s" } else { "p50, p99" };
-        let mut table =
-            Table::new(&["server", "CPU", "spread", "floor", "ratio", speed, "frames", "what went wrong", "load"]);
+        let mut table = Table::new(&[
+            "server",
+            "CPU",
+            "spread",
+            "floor",
+            "ratio",
+            speed,
+            "frames/read",
+            "frames",
+            "what went wrong",
+            "load",
+        ]);
         for one in found {
-            let at = if full { &one.full } else { &one.paced };
+            let Some(at) = &of(one) else { continue };
             let us = |us: f64| format!("{} µs", short(us));
             let mut server = one.server.clone();
             if one.clients != first.clients {
@@ -210,6 +234,7 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
                 } else {
                     format!("{}, {} ms", short(at.p50_ms.median), short(at.p99_ms.median))
                 },
+                short(at.frames_per_read.median),
                 at.expected.to_string(),
                 wrong(at, full),
                 one.machine.load.split(' ').next().unwrap_or_default().to_owned(),
@@ -223,6 +248,7 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
                     format!("broker {} – {}", short(broker.min), short(broker.max)),
                     blank(),
                     short(all / at.floor_us.median),
+                    blank(),
                     blank(),
                     blank(),
                     blank(),

@@ -17,6 +17,10 @@ use crate::procfs::{Cpu, Machine, Memory};
 use crate::publish::Pace;
 use crate::target::{Running, Target};
 
+/// Updates of one run, each when the one before has arrived everywhere: so nothing is written together, and nothing is
+/// gained by being late.
+const ONE_BY_ONE: u32 = 20;
+
 /// Which server, and which load.
 #[derive(Clone, Debug, Args)]
 pub struct Against {
@@ -35,14 +39,14 @@ pub struct Against {
     /// Topics each client has, where there are many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub subscriptions: u32,
-    /// Updates at full speed, at most [default: 100, or 100,000 where there are many topics]
+    /// Updates at full speed, at most [default: 50, or 50,000 where there are many topics]
     #[arg(long, value_parser = clap::value_parser!(u32).range(10..=900_000))]
     pub burst: Option<u32>,
     /// Seconds of updates at a pace
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     pub seconds: u32,
     /// Processor time that one measurement may cost the server, in seconds: slow ones get fewer updates
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub budget: u32,
     /// Where it is
     #[command(subcommand)]
@@ -80,10 +84,10 @@ pub fn run(against: &Against) -> Result<Finding> {
     let bench = &mut Bench::new(&against.common)?;
     let clients = against.common.clients;
     let (watch, rate, burst) = match against.part {
-        Part::Fanout => (Watch { each: 1, bugs: 1 }, 10, 100),
+        Part::Fanout => (Watch { each: 1, bugs: 1 }, 10, 50),
         Part::Sparse => {
             let each = against.subscriptions;
-            (Watch { each, bugs: (clients * each / 2).max(each) }, 2000, 100_000)
+            (Watch { each, bugs: (clients * each / 2).max(each) }, 2000, 50_000)
         }
     };
     let burst = against.burst.unwrap_or(burst);
@@ -98,12 +102,18 @@ pub fn run(against: &Against) -> Result<Finding> {
     let (mut paced, mut full) = (Samples::default(), Samples::default());
     let warm = round(bench, &mut pair, watch, (burst / 20).clamp(5, 2000), Pace::Full, &mut Samples::default())?;
     let affordable = (f64::from(against.budget) * 1e6 / warm) as u32;
-    let burst = affordable.clamp(10, burst);
-    let updates = affordable.clamp(10, rate * against.seconds);
+    let burst = affordable.clamp(10, burst.max(10));
+    let updates = affordable.clamp(10, (rate * against.seconds).max(10));
+    let (few, mut one) = (affordable.clamp(5, ONE_BY_ONE), Samples::default());
     for _ in 0..against.common.runs {
+        if against.part == Part::Fanout {
+            one.floor.push(bench.apart(&mut pair.floor.0, &mut pair.floor.1, few, None)?);
+            one.server.push(bench.apart(&mut pair.server.0, &mut pair.server.1, few, None)?);
+        }
         round(bench, &mut pair, watch, updates, Pace::per_second(rate), &mut paced)?;
         round(bench, &mut pair, watch, burst, Pace::Full, &mut full)?;
     }
+    let one_by_one = (!one.server.is_empty()).then(|| summary(against.part, few, &one, &one.floor));
     Ok(Finding {
         server: against.name.clone(),
         version: against.version.clone(),
@@ -113,6 +123,7 @@ pub fn run(against: &Against) -> Result<Finding> {
         topics: watch.bugs,
         rate,
         memory,
+        one_by_one,
         paced: summary(against.part, updates, &paced, &paced.floor),
         full: summary(against.part, burst, &full, &paced.floor),
         machine: Machine::this(),
@@ -176,6 +187,7 @@ fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) ->
     let sum = |count: &dyn Fn(&Sample) -> u64| found.server.iter().map(count).sum();
     Paced {
         updates,
+        frames_per_read: of(&found.server, &Sample::frames_per_read),
         floor_us: of(&found.floor, &us),
         cpu_us: of(&found.server, &us),
         broker_us: Spread::of(broker.collect()),
