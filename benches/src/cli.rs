@@ -41,6 +41,10 @@ pub enum Command {
         /// Updates a second, at a pace
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rate: u32,
+        /// Send as many updates, but each when the one before has arrived everywhere: for a busy machine, on which no pace
+        /// is kept
+        #[arg(long)]
+        one_by_one: bool,
         /// How long updates come at that pace, in seconds
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
         seconds: u32,
@@ -146,6 +150,18 @@ pub enum Command {
         /// From one update to the next, in ms
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
         pause_ms: u64,
+    },
+    /// One part of a comparison with other servers; benches/compare runs them all
+    ///
+    /// Prints a JSON object, of which `table` makes a table.
+    Against(crate::scenario::against::Against),
+    /// Makes tables of what `against` found
+    Table {
+        /// The file with what it printed, one object a line
+        found: PathBuf,
+        /// Print one JSON list instead
+        #[arg(long)]
+        json: bool,
     },
     /// (started by the others) clients
     #[command(hide = true)]

@@ -7,8 +7,8 @@ use bugfeed_bench::cli::{Cli, Command};
 use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin;
 use bugfeed_bench::report::Report;
-use bugfeed_bench::scenario::{Bench, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{floor, hub_server, load};
+use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
+use bugfeed_bench::{compare, floor, hub_server, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -22,8 +22,9 @@ fn main() -> Result<()> {
             return floor::run();
         }
         Command::HubServer { feed_listen, args } => return hub_server::run(feed_listen, &args),
-        Command::Fanout { common, rate, seconds, burst } => {
-            let report = fanout::run(&mut Bench::new(&common)?, rate, seconds, burst)?;
+        Command::Fanout { common, rate, one_by_one, seconds, burst } => {
+            let pace = (!one_by_one).then_some(rate);
+            let report = fanout::run(&mut Bench::new(&common)?, pace, rate * seconds, burst)?;
             (common, report)
         }
         Command::Sparse { common, watching, rate, seconds, burst } => {
@@ -61,6 +62,14 @@ fn main() -> Result<()> {
             } else {
                 print!("{}", growth.text());
             }
+            return Ok(());
+        }
+        Command::Against(against) => {
+            println!("{}", serde_json::to_string(&against::run(&against)?)?);
+            return Ok(());
+        }
+        Command::Table { found, json } => {
+            print!("{}", compare::show(&found, json)?);
             return Ok(());
         }
         Command::Plot { data, picture } => {

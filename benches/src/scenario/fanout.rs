@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::Bench;
+use crate::measure::Sample;
 use crate::plan::Watch;
 use crate::publish::Pace;
 use crate::report::Report;
@@ -11,31 +12,28 @@ use crate::report::Report;
 ///
 /// # Errors
 /// When something fails.
-pub fn run(bench: &mut Bench, rate: u32, seconds: u32, burst: u32) -> Result<Report> {
+pub fn run(bench: &mut Bench, rate: Option<u32>, count: u32, burst: u32) -> Result<Report> {
     let watch = Watch { each: 1, bugs: 1 };
     let (mut floor, mut floor_clients) = bench.floor(watch)?;
     let (mut target, mut clients) = bench.served(watch)?;
     // Buffers grow, code becomes warm.
-    let warm = bench.phase(5, 1, 1);
-    bench.measure(&mut floor, &mut floor_clients, &warm, Pace::per_second(rate))?;
-    let warm = bench.phase(5, 1, 1);
-    bench.measure(&mut target, &mut clients, &warm, Pace::per_second(rate))?;
-    let mut samples: [Vec<_>; 4] = Default::default();
+    bench.apart(&mut floor, &mut floor_clients, 5, rate)?;
+    bench.apart(&mut target, &mut clients, 5, rate)?;
+    let mut samples: [Vec<Sample>; 4] = Default::default();
     for _ in 0..bench.common.runs {
-        for (at, (pace, count)) in
-            [(Pace::per_second(rate), rate * seconds), (Pace::Full, burst)].into_iter().enumerate()
-        {
-            let phase = bench.phase(count, 1, 1);
-            samples[at * 2].push(bench.measure(&mut floor, &mut floor_clients, &phase, pace)?);
-            let phase = bench.phase(count, 1, 1);
-            samples[at * 2 + 1].push(bench.measure(&mut target, &mut clients, &phase, pace)?);
-        }
+        samples[0].push(bench.apart(&mut floor, &mut floor_clients, count, rate)?);
+        samples[1].push(bench.apart(&mut target, &mut clients, count, rate)?);
+        let phase = bench.phase(burst, 1, 1);
+        samples[2].push(bench.measure(&mut floor, &mut floor_clients, &phase, Pace::Full)?);
+        let phase = bench.phase(burst, 1, 1);
+        samples[3].push(bench.measure(&mut target, &mut clients, &phase, Pace::Full)?);
     }
     let [floor_paced, paced, floor_full, full] = samples;
-    let count = bench.common.clients;
-    let setting = format!("{count} clients on one bug; paced {rate}/s for {seconds} s, then {burst} at full speed");
+    let clients = bench.common.clients;
+    let pace = rate.map_or_else(|| "one by one".to_owned(), |rate| format!("{rate}/s"));
+    let setting = format!("{clients} clients on one bug; {count} updates paced ({pace}), then {burst} at full speed");
     let mut report = Report::new("fanout", setting);
-    let ns = |sample: &crate::measure::Sample| sample.ns_per_frame();
+    let ns = |sample: &Sample| sample.ns_per_frame();
     report.of("floor, paced: CPU per frame", "ns", &floor_paced, ns);
     report.of("server, paced: CPU per frame", "ns", &paced, ns);
     report.ratio("server / floor, paced", &paced, &floor_paced, ns);
@@ -47,9 +45,9 @@ pub fn run(bench: &mut Bench, rate: u32, seconds: u32, burst: u32) -> Result<Rep
         full.iter().zip(&floor_paced).map(|(full, floor)| ns(full) / ns(floor)).collect(),
     );
     report.ratio("server / floor, full speed", &full, &floor_full, ns);
-    report.of("server, full speed: frames per read of a client", "", &full, |sample| {
-        sample.tally.delivered as f64 / sample.tally.reads.max(1) as f64
-    });
+    for (name, samples) in [("paced (1: the pace was kept)", &paced), ("full speed", &full)] {
+        report.of(format!("server, {name}: frames per read of a client"), "", samples, Sample::frames_per_read);
+    }
     report.of("server, full speed: frames/s", "", &full, |sample| sample.tally.delivered as f64 / sample.seconds);
     for (name, samples) in [("floor", &floor_paced), ("server", &paced)] {
         for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
@@ -62,8 +60,8 @@ pub fn run(bench: &mut Bench, rate: u32, seconds: u32, burst: u32) -> Result<Rep
     report.of("load process, paced: CPU per frame", "ns", &paced, |sample| {
         sample.load_cpu.ns as f64 / sample.tally.delivered.max(1) as f64
     });
-    report.honesty("floor, paced", Pace::per_second(rate), &floor_paced);
-    report.honesty("server, paced", Pace::per_second(rate), &paced);
+    report.honesty("floor, paced", Pace::per_second(1), &floor_paced);
+    report.honesty("server, paced", Pace::per_second(1), &paced);
     report.honesty("server, full speed", Pace::Full, &full);
     Ok(report)
 }

@@ -13,9 +13,8 @@ const CLIENTS: [u32; 4] = [1000, 5000, 10_000, 15_000];
 const SUBSCRIPTIONS: [u32; 4] = [1, 20, 200, 2000];
 /// Clients while subscriptions grow: 2,000 of them with 2,000 bugs each are four million.
 const SUBSCRIBERS: u32 = 2000;
-/// So slow that 15,000 clients are served in time.
-const RATE: u32 = 4;
-const SECONDS: u32 = 3;
+/// Updates of one run, each when the one before has arrived everywhere.
+const UPDATES: u32 = 10;
 const BURST: u32 = 20_000;
 
 /// Both curves.
@@ -51,11 +50,8 @@ fn by_clients(bench: &mut Bench) -> Result<Vec<Panel>> {
         bytes.push(Point::of(clients, &[each]));
         let (mut below, mut own) = (Vec::new(), Vec::new());
         for run in 0..=bench.common.runs {
-            let pace = Pace::per_second(RATE);
-            let phase = bench.phase(RATE * SECONDS, 1, 1);
-            let under = bench.measure(&mut floor, &mut floor_clients, &phase, pace)?;
-            let phase = bench.phase(RATE * SECONDS, 1, 1);
-            let over = bench.measure(&mut target, &mut served, &phase, pace)?;
+            let under = bench.apart(&mut floor, &mut floor_clients, UPDATES, None)?;
+            let over = bench.apart(&mut target, &mut served, UPDATES, None)?;
             // The first one warms up.
             if run > 0 {
                 below.push(under);

@@ -1,5 +1,6 @@
 //! What is measured, and what all measurements share: a broker, a server, the floor, clients, and the numbers of updates.
 
+pub mod against;
 pub mod cost;
 pub mod fanout;
 pub mod growth;
@@ -103,6 +104,11 @@ impl Bench {
         }
     }
 
+    /// The broker's process, where this program started it.
+    pub fn broker_pid(&self) -> Option<u32> {
+        self.rabbit.as_ref().and_then(RabbitMq::pid)
+    }
+
     /// Starts a load process for the clients of one server, from a source address of their own: each address has ports
     /// for some 28,000 connections, and those of connections that ended are not free at once.
     ///
@@ -179,6 +185,30 @@ impl Bench {
         pace: Pace,
     ) -> Result<Sample> {
         measure(source, workers, &self.stamps, phase, pace)
+    }
+
+    /// Measures `count` updates of bug 1: at this rate, or, without one, each when the one before has arrived everywhere.
+    ///
+    /// # Errors
+    /// When something fails.
+    pub fn apart(
+        &mut self,
+        source: &mut dyn Source,
+        workers: &mut [Worker],
+        count: u32,
+        rate: Option<u32>,
+    ) -> Result<Sample> {
+        if let Some(rate) = rate {
+            let phase = self.phase(count, 1, 1);
+            return self.measure(source, workers, &phase, Pace::per_second(rate));
+        }
+        let phase = self.phase(1, 1, 1);
+        let mut sum = self.measure(source, workers, &phase, Pace::per_second(1))?;
+        for _ in 1..count {
+            let phase = self.phase(1, 1, 1);
+            sum.add(&self.measure(source, workers, &phase, Pace::per_second(1))?);
+        }
+        Ok(sum)
     }
 }
 
