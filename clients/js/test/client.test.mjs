@@ -94,6 +94,17 @@ test("a slow reader gets the newest change of each bug, in order, and every gap"
   feed.close();
 });
 
+test("a loop ends when the feed is closed, whatever waits", async () => {
+  const { feed, link } = await open();
+  const seen = [];
+  setImmediate(() => (link.update(1, 5), link.update(2, 6)));
+  for await (const { bug } of feed) {
+    seen.push(bug);
+    feed.close();
+  }
+  assert.deepEqual(seen, [1]);
+});
+
 test("two loops cannot share a feed", async () => {
   const { feed } = await open();
   feed[Symbol.asyncIterator]().next();
@@ -161,6 +172,7 @@ test("states are told, with the reason and the delay", async () => {
   feed.addEventListener("state", ({ detail }) => states.push(detail));
   await settled();
   links[0].on.close({ code: 1006, reason: "refused" });
+  feed.close();
   feed.close();
   assert.deepEqual(states, [{ state: "connecting" }, { state: "waiting", reason: "refused", delay: 750 }, { state: "closed" }]);
 });
