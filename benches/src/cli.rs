@@ -151,6 +151,18 @@ pub enum Command {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
         pause_ms: u64,
     },
+    /// One part of a comparison with other servers; benches/compare runs them all
+    ///
+    /// Prints a JSON object, of which `table` makes a table.
+    Against(crate::scenario::against::Against),
+    /// Makes tables of what `against` found
+    Table {
+        /// The file with what it printed, one object a line
+        found: PathBuf,
+        /// Print one JSON list instead
+        #[arg(long)]
+        json: bool,
+    },
     /// (started by the others) clients
     #[command(hide = true)]
     Load {

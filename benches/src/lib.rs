@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod dialect;
 pub mod floor;
 pub mod hub_server;

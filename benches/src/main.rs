@@ -7,8 +7,8 @@ use bugfeed_bench::cli::{Cli, Command};
 use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin;
 use bugfeed_bench::report::Report;
-use bugfeed_bench::scenario::{Bench, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{floor, hub_server, load};
+use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
+use bugfeed_bench::{compare, floor, hub_server, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -62,6 +62,14 @@ fn main() -> Result<()> {
             } else {
                 print!("{}", growth.text());
             }
+            return Ok(());
+        }
+        Command::Against(against) => {
+            println!("{}", serde_json::to_string(&against::run(&against)?)?);
+            return Ok(());
+        }
+        Command::Table { found, json } => {
+            print!("{}", compare::show(&found, json)?);
             return Ok(());
         }
         Command::Plot { data, picture } => {

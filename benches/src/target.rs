@@ -17,6 +17,7 @@ use crate::measure::Source;
 use crate::plan::Phase;
 use crate::publish::amqp::AmqpPublisher;
 use crate::publish::lines::LinePublisher;
+use crate::publish::stream::StreamPublisher;
 use crate::publish::{Pace, Publish, publish};
 
 /// How changes get into a bugfeed that is started here.
@@ -37,6 +38,26 @@ pub struct Start {
     pub args: Vec<String>,
     /// The processor it runs on.
     pub core: usize,
+}
+
+/// A server that somebody else started.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Running {
+    /// Its process
+    #[arg(long)]
+    pub pid: u32,
+    /// Where clients connect
+    #[arg(long)]
+    pub connect: SocketAddr,
+    /// The path of its WebSocket
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// Where updates are published
+    #[arg(long)]
+    pub publish: SocketAddr,
+    /// How it is spoken to
+    #[arg(long, value_enum)]
+    pub dialect: Dialect,
 }
 
 /// A server, and a way to publish to it.
@@ -88,6 +109,24 @@ impl Target {
         wait(&mut proc, || get(admin, "/readyz").is_ok_and(|page| page.starts_with("HTTP/1.1 200")))?;
         let publisher = Publisher::Other(Box::new(AmqpPublisher::connect(amqp, exchange)?));
         Ok(Target::new(proc, address, publisher, true))
+    }
+
+    /// Takes a server of another kind, which runs already.
+    ///
+    /// # Errors
+    /// When it takes no updates.
+    pub fn running(running: &Running) -> Result<Target> {
+        let publisher = StreamPublisher::connect(running.dialect, running.publish)?;
+        Ok(Target {
+            pid: running.pid,
+            address: running.connect,
+            path: running.path.clone(),
+            dialect: running.dialect,
+            publisher: Publisher::Other(Box::new(publisher)),
+            stop_to_fill: false,
+            generates: false,
+            proc: None,
+        })
     }
 
     /// Starts a hub without a broker.

@@ -15,6 +15,8 @@ use crate::ws::{self, opcode};
 pub enum State {
     /// Waits for the connection, then for the answer to its handshake.
     Opening,
+    /// Waits for the answer to its greeting, where the protocol has one.
+    Greeting,
     /// May subscribe, or gets updates.
     Ready,
     /// Waits for the reply to its subscription.
@@ -39,6 +41,8 @@ pub struct Conn {
     connected: bool,
     /// Bytes read that are no whole frame yet.
     carry: Vec<u8>,
+    /// Bytes of a protocol within WebSocket that are no whole message yet.
+    partial: Vec<u8>,
     /// Bytes yet to be written.
     out: Vec<u8>,
 }
@@ -76,6 +80,7 @@ impl Conn {
             slow: false,
             connected: false,
             carry: Vec::new(),
+            partial: Vec::new(),
             out: opening,
         })
     }
@@ -151,7 +156,14 @@ impl Conn {
                 }
                 Some(end) => {
                     rest = &rest[end..];
-                    self.state = State::Ready;
+                    match dialect.greeting() {
+                        Some(greeting) => {
+                            self.state = State::Greeting;
+                            // If the connection failed, the next read says so.
+                            let _ = self.write(&greeting);
+                        }
+                        None => self.state = State::Ready,
+                    }
                 }
             }
         }
@@ -159,7 +171,7 @@ impl Conn {
         while let Some(frame) = ws::frame(rest)? {
             let payload = &rest[frame.start..frame.end];
             match frame.opcode {
-                opcode::TEXT | opcode::BINARY => each(self, dialect.read(payload)),
+                opcode::TEXT | opcode::BINARY => self.messages(dialect, payload, &mut each)?,
                 opcode::PING => self.pong(payload),
                 opcode::PONG => {}
                 opcode::CLOSE => closed = true,
@@ -171,6 +183,26 @@ impl Conn {
             self.carry = rest.to_vec();
         }
         Ok(Got { bytes: read, closed })
+    }
+
+    /// Finds the messages in a frame's payload; the last one may go on in the next frame.
+    fn messages(&mut self, dialect: Dialect, payload: &[u8], each: &mut impl FnMut(&mut Conn, Message)) -> Result<()> {
+        let partial = std::mem::take(&mut self.partial);
+        let joined = if partial.is_empty() { None } else { Some([&partial, payload].concat()) };
+        let mut rest = joined.as_deref().unwrap_or(payload);
+        while let Some((message, len)) = dialect.next(rest)? {
+            rest = &rest[len..];
+            match message {
+                Message::Welcome if self.state == State::Greeting => self.state = State::Ready,
+                // If the connection failed, the next read says so.
+                Message::Ping => drop(self.write(&dialect.pong())),
+                message => each(self, message),
+            }
+        }
+        if !rest.is_empty() {
+            self.partial = rest.to_vec();
+        }
+        Ok(())
     }
 
     fn pong(&mut self, payload: &[u8]) {

@@ -177,7 +177,7 @@ impl Engine {
 
     fn lose(&mut self, slot: usize) {
         let conn = &mut self.conns[slot];
-        if matches!(conn.state, State::Opening | State::Subscribing) {
+        if matches!(conn.state, State::Opening | State::Greeting | State::Subscribing) {
             self.busy -= 1;
         }
         if conn.state != State::Closed {
@@ -209,12 +209,12 @@ impl Engine {
                         *busy -= 1;
                     }
                     Message::Refused => refused = true,
-                    Message::Subscribed | Message::Other => {}
+                    Message::Welcome | Message::Subscribed | Message::Ping | Message::Other => {}
                 })?;
             if refused {
                 bail!("the server refuses the subscription of client {slot}");
             }
-            if before == State::Opening && conn.state == State::Ready {
+            if matches!(before, State::Opening | State::Greeting) && conn.state == State::Ready {
                 self.busy -= 1;
             }
             if bytes > 0
@@ -258,8 +258,9 @@ impl Engine {
         let host = clients.server.to_string();
         while next < clients.count && self.busy < clients.window {
             let number = clients.first + next;
-            let opening = clients.dialect.opening(&host, &clients.path, number);
-            let mut conn = Conn::open(clients.server, clients.source, opening, clients.watch.of(number))?;
+            let bugs = clients.watch.of(number);
+            let opening = clients.dialect.opening(&host, &clients.path, number, &bugs);
+            let mut conn = Conn::open(clients.server, clients.source, opening, bugs)?;
             let token = Token(self.conns.len());
             self.poll.registry().register(&mut conn.stream, token, Interest::READABLE | Interest::WRITABLE)?;
             self.conns.push(conn);

@@ -2,6 +2,7 @@
 
 pub mod amqp;
 pub mod lines;
+pub mod stream;
 
 use anyhow::Result;
 use bugfeed_protocol::Change;

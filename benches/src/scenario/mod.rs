@@ -1,5 +1,6 @@
 //! What is measured, and what all measurements share: a broker, a server, the floor, clients, and the numbers of updates.
 
+pub mod against;
 pub mod cost;
 pub mod fanout;
 pub mod growth;
@@ -101,6 +102,11 @@ impl Bench {
             Via::Amqp => Target::gateway(&start, &self.broker()?, &unique("bench")),
             Via::Hub => Target::hub(&start),
         }
+    }
+
+    /// The broker's process, where this program started it.
+    pub fn broker_pid(&self) -> Option<u32> {
+        self.rabbit.as_ref().and_then(RabbitMq::pid)
     }
 
     /// Starts a load process for the clients of one server, from a source address of their own: each address has ports

@@ -3,10 +3,11 @@
 //! Goes in: rows as read, keys as deleted. Comes out: durable numbers. After any error the state in memory is dropped
 //! and read again from the database, because a commit that was not answered may have happened.
 
-use std::collections::HashSet;
+use std::fmt::Write as _;
 
-use bugfeed_protocol::When;
+use bugfeed_protocol::{Change, Cursor, Numbered, When};
 
+use super::marks::{Edit, Marks};
 use super::plan::{Plan, plan};
 use super::{Keep, Lease, Ledger, LedgerError};
 use crate::source::{Row, RowKey};
@@ -32,7 +33,7 @@ pub struct Intake {
 struct State {
     last_seq: u64,
     set_aside: u64,
-    marks: HashSet<RowKey>,
+    marks: Marks,
 }
 
 /// What became of rows.
@@ -40,6 +41,8 @@ struct State {
 pub struct Recorded {
     /// How many changes got a number.
     pub numbered: usize,
+    /// These changes.
+    pub changes: Vec<Numbered>,
     /// The last number given so far.
     pub head: u64,
     /// Rows set aside: the text of each one's key, and why.
@@ -98,7 +101,7 @@ impl Intake {
     /// # Errors
     /// When the database cannot be read, or another shim has taken over.
     pub async fn marks(&mut self) -> Result<Vec<RowKey>, LedgerError> {
-        Ok(self.state().await?.marks.iter().cloned().collect())
+        Ok(self.state().await?.marks.keys().cloned().collect())
     }
 
     /// Numbers and records the rows that are new, in one transaction. The same rows may be given again and again.
@@ -108,20 +111,31 @@ impl Intake {
     pub async fn record(&mut self, rows: &[Row], now: When) -> Result<Recorded, LedgerError> {
         self.state().await?;
         let Some(mut state) = self.state.take() else { return Err(LedgerError::Fenced) };
-        let plan = plan(rows, &state.marks, state.last_seq);
+        let plan = plan(rows, |key| state.marks.contains(key), state.last_seq);
         let mut recorded = Recorded { head: state.last_seq, known: plan.known, ..Recorded::default() };
         if !plan.marks.is_empty() {
             // On an error the state stays taken, and is read again next time.
-            self.write(&plan, &state, now).await?;
+            let marks = state.marks.mark(&plan.marks);
+            self.write(&plan, &marks, &state, now).await?;
             recorded.numbered = plan.changes.len();
+            recorded.changes = self.numbered(&plan, now);
             recorded.head = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
             recorded.set_aside = plan.bad.iter().map(|(row, bad)| (row.key.text(), bad.to_string())).collect();
             state.last_seq = recorded.head;
             state.set_aside += plan.bad.len() as u64;
-            state.marks.extend(plan.marks.into_iter().cloned());
         }
         self.state = Some(state);
         Ok(recorded)
+    }
+
+    fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
+        let epoch = self.ledger.epoch();
+        let one = |(seq, change): &(u64, Change)| Numbered {
+            change: *change,
+            cursor: Cursor { epoch: epoch.clone(), seq: *seq },
+            recorded,
+        };
+        plan.changes.iter().map(one).collect()
     }
 
     /// Drops the marks of rows whose deletion is known.
@@ -133,20 +147,50 @@ impl Intake {
             // Forgotten by an error in between: they are still marked, and will be deleted and forgotten again.
             return Ok(());
         };
-        let tables = &self.ledger.tables;
-        for chunk in gone.chunks(2 * CHUNK) {
-            let marks = vec!["?"; chunk.len()].join(",");
-            let sql = format!(
-                "DELETE FROM {} WHERE row_key IN ({marks}) AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = {})",
-                tables.marks, tables.meta, self.term
-            );
-            let args: Vec<Value> = chunk.iter().map(|key| Value::Text(key.text())).collect();
-            self.ledger.db.execute(&sql, &args).await?;
-            for key in chunk {
-                state.marks.remove(key);
+        let edit = state.marks.forget(gone);
+        if edit.insert.is_empty() {
+            for chunk in edit.delete.chunks(2 * CHUNK) {
+                let fence =
+                    format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
+                let (sql, mut args) = self.unmark(chunk);
+                args.push(Value::Int(self.term));
+                self.ledger.db.execute(&format!("{sql}{fence}"), &args).await?;
             }
+        } else {
+            self.edit(&edit).await?;
         }
         self.state = Some(state);
+        Ok(())
+    }
+
+    /// Writes marks anew that stand for fewer rows than before.
+    async fn edit(&self, edit: &Edit) -> Result<(), LedgerError> {
+        let mut tx = self.ledger.db.begin().await?;
+        let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
+        if tx.execute(&fence, &[Value::Int(self.term)]).await? != 1 {
+            return Err(LedgerError::Fenced);
+        }
+        for chunk in edit.delete.chunks(2 * CHUNK) {
+            let (sql, args) = self.unmark(chunk);
+            tx.execute(&sql, &args).await?;
+        }
+        self.write_marks(&mut tx, &edit.insert).await?;
+        Ok(tx.commit().await?)
+    }
+
+    fn unmark(&self, texts: &[String]) -> (String, Vec<Value>) {
+        let marks = vec!["?"; texts.len()].join(",");
+        let sql = format!("DELETE FROM {} WHERE row_key IN ({marks})", self.ledger.tables.marks);
+        (sql, texts.iter().cloned().map(Value::Text).collect())
+    }
+
+    async fn write_marks(&self, tx: &mut Tx, texts: &[String]) -> Result<(), LedgerError> {
+        for chunk in texts.chunks(CHUNK) {
+            let values = vec!["(?)"; chunk.len()].join(",");
+            let sql = format!("INSERT INTO {} (row_key) VALUES {values}", self.ledger.tables.marks);
+            let args: Vec<Value> = chunk.iter().cloned().map(Value::Text).collect();
+            tx.execute(&sql, &args).await?;
+        }
         Ok(())
     }
 
@@ -155,17 +199,16 @@ impl Intake {
             let sql = format!("SELECT row_key FROM {}", self.ledger.tables.marks);
             let rows = self.ledger.db.fetch(&sql, &[]).await?;
             let texts = rows.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
-            let marks = texts.filter_map(|text| RowKey::from_text(&text)).collect();
             let meta = self.ledger.meta().await?;
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
-            self.state = Some(State { last_seq: meta.head, set_aside: meta.set_aside, marks });
+            self.state = Some(State { last_seq: meta.head, set_aside: meta.set_aside, marks: Marks::read(texts) });
         }
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
-    async fn write(&self, plan: &Plan<'_>, state: &State, now: When) -> Result<(), LedgerError> {
+    async fn write(&self, plan: &Plan<'_>, marks: &[String], state: &State, now: When) -> Result<(), LedgerError> {
         let tables = &self.ledger.tables;
         let last = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
         let set_aside = state.set_aside + plan.bad.len() as u64;
@@ -181,19 +224,15 @@ impl Intake {
         }
         for chunk in plan.changes.chunks(2 * CHUNK) {
             let now = now.as_micros();
-            let values: Vec<String> = chunk
-                .iter()
-                .map(|(seq, change)| format!("({seq},{},{},{now})", change.bug, change.when.as_micros()))
-                .collect();
-            let sql =
-                format!("INSERT INTO {} (seq, bug, when_us, recorded_us) VALUES {}", tables.changes, values.join(","));
+            let mut sql = format!("INSERT INTO {} (seq, bug, when_us, recorded_us) VALUES ", tables.changes);
+            for (index, (seq, change)) in chunk.iter().enumerate() {
+                let comma = if index == 0 { "" } else { "," };
+                // Writing to a String cannot fail.
+                let _ = write!(sql, "{comma}({seq},{},{},{now})", change.bug, change.when.as_micros());
+            }
             tx.execute(&sql, &[]).await?;
         }
-        for chunk in plan.marks.chunks(CHUNK) {
-            let sql = format!("INSERT INTO {} (row_key) VALUES {}", tables.marks, vec!["(?)"; chunk.len()].join(","));
-            let args: Vec<Value> = chunk.iter().map(|key| Value::Text(key.text())).collect();
-            tx.execute(&sql, &args).await?;
-        }
+        self.write_marks(&mut tx, marks).await?;
         self.write_bad(&mut tx, plan, state.set_aside, now).await?;
         Ok(tx.commit().await?)
     }

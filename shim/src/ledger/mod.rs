@@ -7,6 +7,7 @@
 
 mod intake;
 mod lease;
+mod marks;
 mod plan;
 mod schema;
 

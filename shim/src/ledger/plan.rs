@@ -23,11 +23,11 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Numbers the rows that carry no mark. Equal (bug, when) in different rows are different changes.
-pub(crate) fn plan<'a>(rows: &'a [Row], marks: &HashSet<RowKey>, last_seq: u64) -> Plan<'a> {
+pub(crate) fn plan<'a>(rows: &'a [Row], marked: impl Fn(&RowKey) -> bool, last_seq: u64) -> Plan<'a> {
     let mut plan = Plan::default();
     let mut fresh: HashSet<&RowKey> = HashSet::with_capacity(rows.len());
     for row in rows {
-        if marks.contains(&row.key) || !fresh.insert(&row.key) {
+        if marked(&row.key) || !fresh.insert(&row.key) {
             plan.known += 1;
             continue;
         }
@@ -61,9 +61,10 @@ mod tests {
     fn numbering() {
         type Rows<'a> = &'a [(i64, &'a str, Option<u64>)];
         let check = |marked: &[(i64, &str)], rows: Rows<'_>, seqs: &[(u64, u64)], bad: usize, known: usize| {
-            let marks = marked.iter().map(|(id, when)| RowKey { id: *id, when: Some((*when).to_owned()) }).collect();
+            let key = |(id, when): &(i64, &str)| RowKey { id: *id, when: Some((*when).to_owned()) };
+            let marks: HashSet<RowKey> = marked.iter().map(key).collect();
             let rows: Vec<Row> = rows.iter().map(|(id, when, bug)| row(*id, when, *bug)).collect();
-            let plan = plan(&rows, &marks, 10);
+            let plan = plan(&rows, |key| marks.contains(key), 10);
             let got: Vec<_> = plan.changes.iter().map(|(seq, change)| (*seq, change.bug.get())).collect();
             assert_eq!((got.as_slice(), plan.bad.len(), plan.known), (seqs, bad, known), "{marked:?} {rows:?}");
             assert_eq!(plan.marks.len(), seqs.len() + bad);

@@ -87,10 +87,12 @@ impl State<'_> {
         let batch = if self.held.len() < HELD_MAX { term.options.batch } else { 0 };
         let rows = self.source.read(batch + self.held.len()).await.map_err(Trouble::Source)?;
         telemetry.up(Part::Source);
-        let recorded = self.intake.record(&rows, now()).await.map_err(Trouble::Ledger)?;
+        let mut recorded = self.intake.record(&rows, now()).await.map_err(Trouble::Ledger)?;
         telemetry.up(Part::Ledger);
         telemetry.recorded(&recorded);
-        if recorded.numbered > 0 {
+        term.handoff.head(recorded.head);
+        if !recorded.changes.is_empty() {
+            term.handoff.put(std::mem::take(&mut recorded.changes));
             term.recorded.notify_one();
         }
         let mut keys: Vec<RowKey> =

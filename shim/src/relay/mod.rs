@@ -1,10 +1,11 @@
 //! The relay: change table → ledger → publisher, for as long as this process holds the ledger's lease.
 //!
 //! Goes in: an open source, ledger and publisher. Comes out: every committed row, numbered once and published in order.
-//! Two loops that share nothing but the ledger and a wake-up: *intake* records and deletes rows whether or not the bus
+//! Two loops that share nothing but the ledger, a wake-up, and what was recorded just now: *intake* records and deletes rows whether or not the bus
 //! works; *outlet* publishes what is recorded whether or not the source works. Either may be dropped at any await: what
 //! matters is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
 
+mod handoff;
 mod intake;
 mod outlet;
 mod pace;
@@ -22,6 +23,7 @@ use crate::events::{Part, Telemetry};
 use crate::ledger::{Keep, Lease, Ledger, LedgerError};
 use crate::publish::Publish;
 use crate::source::Source;
+use handoff::Handoff;
 
 /// How long a stop waits for the batch in hand.
 const LAST_ROUND: Duration = Duration::from_secs(5);
@@ -84,6 +86,8 @@ struct Term<'a> {
     stop: &'a CancellationToken,
     /// Something was recorded, or the intake has ended.
     recorded: Notify,
+    /// Changes on their way from the one loop to the other.
+    handoff: Handoff,
     /// With `once`: the table is drained.
     drained: AtomicBool,
 }
@@ -172,7 +176,14 @@ async fn term<P: Publish>(
     options: &RelayOptions,
     stop: &CancellationToken,
 ) -> Result<(), LedgerError> {
-    let term = Term { lease, options, stop, recorded: Notify::new(), drained: AtomicBool::new(false) };
+    let term = Term {
+        lease,
+        options,
+        stop,
+        recorded: Notify::new(),
+        handoff: Handoff::default(),
+        drained: AtomicBool::new(false),
+    };
     // A stop lets the batch in hand finish, but does not wait for a database that hangs.
     let too_late = async {
         stop.cancelled().await;

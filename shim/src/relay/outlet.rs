@@ -1,7 +1,8 @@
 //! Outlet: publish what is recorded, in order, and move the watermark.
 //!
-//! Goes in: the ledger's unpublished changes. Comes out: published ones. After a crash it begins after the watermark,
-//! with the same numbers. Never passes over a change that is not safe with the bus.
+//! Goes in: the ledger's unpublished changes, straight from the intake where they are new. Comes out: published ones.
+//! After a crash it begins after the watermark, with the same numbers. Never passes over a change that is not safe with
+//! the bus.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use bugfeed_protocol::Numbered;
 use bugfeed_protocol::backoff::Backoff;
 
+use super::handoff::Next;
 use super::{Term, now, pause};
 use crate::events::Part;
 use crate::ledger::LedgerError;
@@ -16,6 +18,9 @@ use crate::publish::{Publish, PublishError, PublishFault};
 
 /// How often an idle outlet asks whether the bus is still there.
 const CHECK: Duration = Duration::from_secs(2);
+/// How old the ledger's watermark may become while changes keep coming: so much is published again after a crash. Saving
+/// each batch would cost a commit, which waits for the disk.
+const SAVE: Duration = Duration::from_millis(100);
 /// How often published history is looked at for pruning.
 const PRUNE: Duration = Duration::from_secs(10);
 
@@ -26,9 +31,12 @@ struct State<'a, P> {
     published: u64,
     /// What the ledger knows of it.
     saved: u64,
+    save_at: Instant,
     backoff: Backoff,
     /// Nobody took the last one: try one message at a time until somebody does.
     probing: bool,
+    /// Ask the ledger, even if nothing is known to be there.
+    look: bool,
     prune_at: Instant,
 }
 
@@ -45,14 +53,17 @@ pub(super) async fn run<P: Publish>(term: &Term<'_>, publisher: &mut P) -> Resul
         }
     };
     let ledger = term.lease.ledger();
+    term.handoff.head(meta.head);
     telemetry.lease_taken(ledger.place(), ledger.epoch().as_str(), meta.head, meta.head - meta.published);
     let mut state = State {
         term,
         publisher,
         published: meta.published,
         saved: meta.published,
+        save_at: Instant::now(),
         backoff: Backoff::SERVER,
         probing: false,
+        look: true,
         prune_at: Instant::now(),
     };
     while !term.stop.is_cancelled() {
@@ -78,7 +89,13 @@ impl<P: Publish> State<'_, P> {
     async fn round(&mut self) -> Result<bool, LedgerError> {
         let drained = self.term.drained.load(Ordering::Acquire);
         let limit = if self.probing { 1 } else { self.term.options.batch };
-        let batch = self.term.lease.ledger().history(self.published, limit).await?;
+        let batch = match self.term.handoff.take(self.published, limit) {
+            Next::Here(batch) => batch,
+            // Looked at all the same when idle: a commit that was not answered may have happened.
+            Next::None if !drained && !self.look => Vec::new(),
+            _ => self.term.lease.ledger().history(self.published, limit).await?,
+        };
+        self.look = false;
         if !batch.is_empty() {
             self.publish(&batch).await?;
             return Ok(true);
@@ -91,7 +108,10 @@ impl<P: Publish> State<'_, P> {
         tokio::select! {
             () = self.term.recorded.notified() => {}
             () = self.term.stop.cancelled() => {}
-            () = tokio::time::sleep(CHECK) => self.publish(&[]).await?,
+            () = tokio::time::sleep(CHECK) => {
+                self.look = true;
+                self.publish(&[]).await?;
+            }
         }
         Ok(true)
     }
@@ -112,7 +132,9 @@ impl<P: Publish> State<'_, P> {
         if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
             self.published = last.cursor.seq;
             telemetry.published(count);
-            self.save().await?;
+            if self.save_at <= Instant::now() || trouble.is_some() {
+                self.save().await?;
+            }
         }
         if let Some(e) = trouble {
             telemetry.down(Part::Bus, &e);
@@ -144,6 +166,7 @@ impl<P: Publish> State<'_, P> {
             self.term.lease.published(self.published).await?;
             self.saved = self.published;
         }
+        self.save_at = Instant::now() + SAVE;
         Ok(())
     }
 

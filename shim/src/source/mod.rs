@@ -186,9 +186,8 @@ impl Source {
                 deleted.held.extend_from_slice(chunk);
                 continue;
             }
-            let ids: Vec<i64> = chunk.iter().map(|key| key.id).collect();
-            let args: Vec<Value> = chunk.iter().map(|key| Value::Text(key.text())).collect();
-            match self.db.execute(&self.sql.delete(&ids), &args).await {
+            let (sql, args) = self.sql.delete(chunk);
+            match self.db.execute(&sql, &args).await {
                 // The count does not matter: a row that was not matched is gone, or is another row now.
                 Ok(_) => deleted.gone.extend_from_slice(chunk),
                 Err(e) if e.fault == Fault::Locked => {

@@ -6,11 +6,15 @@
 //! another row. The database computes the key text, both when reading and when deleting, so that the two agree
 //! whatever the column's type holds: `0000-00-00`, `infinity`, NULL, or rubbish in an SQLite text column.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-use crate::sql::Dialect;
+use super::RowKey;
+use crate::sql::{Dialect, Value};
 
+/// So many different dates in one delete are parameters of their own.
+const DATES: usize = 16;
 /// How much of a date's text is kept; every real one is shorter.
 const KEY_TEXT_MAX: usize = 200;
 
@@ -98,6 +102,7 @@ pub(crate) struct TableSql {
     table: String,
     id: String,
     key: String,
+    when: String,
 }
 
 impl TableSql {
@@ -127,7 +132,7 @@ impl TableSql {
         // An SQLite id that is no integer cannot be deleted by number; such a row would come back for ever.
         let only = if dialect == Dialect::Sqlite { format!(" WHERE typeof({id}) = 'integer'") } else { String::new() };
         let select = format!("SELECT {id_int}, {bug_text}, {when_text} FROM {table}{only} ORDER BY {id} LIMIT ");
-        TableSql { select, table, id, key }
+        TableSql { select, table, id, key, when: when_text }
     }
 
     /// Asks whether deleting is allowed.
@@ -135,13 +140,37 @@ impl TableSql {
         format!("DELETE FROM {} WHERE 1 = 0", self.table)
     }
 
-    /// Deletes rows: their ids in the text, so that the primary key is used, their key texts as parameters.
-    pub(crate) fn delete(&self, ids: &[i64]) -> String {
-        let TableSql { table, id, key, .. } = self;
-        let list = ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        let marks = vec!["?"; ids.len()].join(",");
-        format!("DELETE FROM {table} WHERE {id} IN ({list}) AND {key} IN ({marks})")
+    /// Deletes rows: their ids in the text, so that the primary key is used, their dates as parameters. Rows of one burst
+    /// share their dates, so there is a parameter for each date; with many dates there is one for each row.
+    pub(crate) fn delete(&self, keys: &[RowKey]) -> (String, Vec<Value>) {
+        let TableSql { table, id, key, when, .. } = self;
+        let mut dates: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+        for row in keys {
+            if let Some(date) = &row.when {
+                dates.entry(date).or_default().push(row.id);
+            }
+            if row.when.is_none() || dates.len() > DATES {
+                let marks = vec!["?"; keys.len()].join(",");
+                let list = list(keys.iter().map(|key| key.id));
+                let args = keys.iter().map(|key| Value::Text(key.text())).collect();
+                return (format!("DELETE FROM {table} WHERE {id} IN ({list}) AND {key} IN ({marks})"), args);
+            }
+        }
+        let same = |ids: Vec<i64>| format!("({id} IN ({}) AND {when} = ?)", list(ids));
+        let (args, conditions): (Vec<_>, Vec<_>) =
+            dates.into_iter().map(|(date, ids)| (Value::Text(date.to_owned()), same(ids))).unzip();
+        (format!("DELETE FROM {table} WHERE {}", conditions.join(" OR ")), args)
     }
+}
+
+fn list(ids: impl IntoIterator<Item = i64>) -> String {
+    let mut text = String::new();
+    for id in ids {
+        let comma = if text.is_empty() { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{id}");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -158,14 +187,37 @@ mod tests {
         }
     }
 
+    fn key(id: i64, when: Option<&str>) -> RowKey {
+        RowKey { id, when: when.map(str::to_owned) }
+    }
+
+    #[test]
+    fn a_delete_names_each_row_with_its_date() {
+        let sql =
+            TableSql { select: String::new(), table: "t".into(), id: "i".into(), key: "k".into(), when: "w".into() };
+        let check = |keys: &[RowKey], want: &str, want_args: &[&str]| {
+            let (text, args) = sql.delete(keys);
+            let want_args: Vec<Value> = want_args.iter().map(|arg| Value::Text((*arg).to_owned())).collect();
+            assert_eq!((text.strip_prefix("DELETE FROM t WHERE ").unwrap(), args), (want, want_args));
+        };
+        check(&[key(3, Some("a")), key(1, Some("a"))], "(i IN (3,1) AND w = ?)", &["a"]);
+        let two = [key(1, Some("a")), key(2, Some("b")), key(3, Some("a"))];
+        check(&two, "(i IN (1,3) AND w = ?) OR (i IN (2) AND w = ?)", &["a", "b"]);
+        check(&[key(1, Some("a")), key(2, None)], "i IN (1,2) AND k IN (?,?)", &["1/ta", "2/n"]);
+        let many: Vec<RowKey> = (0..20).map(|id| key(id, Some(&format!("{id:02}")))).collect();
+        assert!(sql.delete(&many[..DATES]).0.contains("w = ?"));
+        assert!(sql.delete(&many).0.contains(" AND k IN (?,"));
+    }
+
     #[test]
     fn names_are_quoted_part_by_part() {
         let spec = TableSpec::named("bugs.push_notify").unwrap();
         assert!(TableSql::new(Dialect::MySql, &spec).select.contains("FROM `bugs`.`push_notify`"));
         assert!(
             TableSql::new(Dialect::Postgres, &spec)
-                .delete(&[1, 2])
-                .starts_with("DELETE FROM \"bugs\".\"push_notify\" WHERE \"id\" IN (1,2) AND")
+                .delete(&[key(1, Some("x")), key(2, Some("x"))])
+                .0
+                .starts_with("DELETE FROM \"bugs\".\"push_notify\" WHERE (\"id\" IN (1,2) AND left(\"delta_ts\"")
         );
     }
 }

@@ -33,8 +33,12 @@ macro_rules! bound {
 }
 
 impl Conn {
-    /// Runs one statement; returns the number of rows it matched.
+    /// Runs one statement; returns the number of rows it matched. Without parameters it goes as plain text: preparing a
+    /// text that never comes again costs a server two round trips and a parse for nothing.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
+        if args.is_empty() {
+            return self.raw(sql).await;
+        }
         let sql = self.placeholders(sql);
         let answer = async {
             Ok(each!(open(&mut self.inner), conn => {
@@ -56,13 +60,12 @@ impl Conn {
         within(&self.place, answer).await
     }
 
-    /// Runs statements without parameters as plain text.
-    pub(crate) async fn raw(&mut self, sql: &str) -> Result<(), SqlError> {
+    /// Runs statements without parameters as plain text; returns the number of rows they matched.
+    pub(crate) async fn raw(&mut self, sql: &str) -> Result<u64, SqlError> {
         let answer = async {
-            each!(open(&mut self.inner), conn => {
-                sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut **conn).await?;
-            });
-            Ok(())
+            Ok(each!(open(&mut self.inner), conn => {
+                sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut **conn).await?.rows_affected()
+            }))
         };
         within(&self.place, answer).await
     }

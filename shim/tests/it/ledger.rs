@@ -20,6 +20,7 @@ on_each_database!(
     ledgers_with_different_prefixes_do_not_meet,
     a_ledger_of_another_version_is_refused,
     marks_are_exact,
+    one_mark_for_rows_in_a_row,
 );
 
 async fn open(place: &Place) -> Ledger {
@@ -213,4 +214,30 @@ async fn marks_are_exact(place: Place) {
     intake.forget(&[rows[0].key.clone()]).await.unwrap();
     assert!(!lease.intake().marks().await.unwrap().contains(&rows[0].key));
     assert_eq!(lease.intake().marks().await.unwrap().len(), 4);
+}
+
+/// Rows that were written in one go cost one mark, and each of them is still forgotten alone.
+async fn one_mark_for_rows_in_a_row(place: Place) {
+    let ledger = open(&place).await;
+    let (_tracker, _source, rows) = rows(9).await;
+    let lease_held = lease(&ledger).await;
+    let mut intake = lease_held.intake();
+    intake.record(&rows, when(T1)).await.unwrap();
+    assert_eq!(place.session().await.count("bugfeed_marks").await, 1);
+    // The tracker holds the first and the fifth; the others are deleted.
+    let gone: Vec<_> = rows.iter().map(|row| row.key.clone()).filter(|key| key.id != 1 && key.id != 5).collect();
+    intake.forget(&gone).await.unwrap();
+    let mut left = lease_held.intake().marks().await.unwrap();
+    left.sort();
+    assert_eq!(left, [rows[0].key.clone(), rows[4].key.clone()]);
+    // An id that is used again is a new row, though the ids around it are still marked.
+    assert_eq!(intake.record(&rows[..4], when(T1)).await.unwrap().numbered, 3);
+    intake.forget(&rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(place.session().await.count("bugfeed_marks").await, 0);
+    // Splitting a mark is fenced like every other write.
+    assert_eq!(intake.record(&rows, when(T1)).await.unwrap().numbered, 9);
+    place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
+    let refused = intake.forget(&gone).await;
+    assert!(matches!(refused, Err(LedgerError::Fenced)), "{refused:?}");
+    assert_eq!(place.session().await.count("bugfeed_marks").await, 1, "as it was");
 }

@@ -6,5 +6,6 @@
 mod binary;
 mod ledger;
 mod real;
+mod relay;
 mod support;
 mod table;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bugfeed_testbed::{Proc, shared, unique};
+use bugfeed_testbed::{Proc, eventually, shared, unique};
 
 use super::queue::{Queue, check_stream};
 use crate::binary::shim;
@@ -37,7 +37,10 @@ async fn a_standby_takes_over(place: Place) {
     assert!(killed.elapsed() > Duration::from_secs(3), "a holder that is only slow keeps it: {:?}", killed.elapsed());
     queue.collect_into(&mut all, 3, LIMIT).await;
 
-    // A frozen one is taken for dead; when it wakes up it writes nothing and waits.
+    // A frozen one is taken for dead; when it wakes up it writes nothing and waits. (Frozen while it deletes the row, it
+    // would hold SQLite's one lock, and nobody could write the next.)
+    let mut session = tracker.session().await;
+    eventually(LIMIT, "the row's deletion", async || session.count("push_notify").await == 0).await.unwrap();
     second.sigstop();
     let mut third = start();
     third.wait_for_line("working on this ledger", LIMIT).await.unwrap();

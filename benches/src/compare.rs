@@ -1,0 +1,326 @@
+//! What was found of several servers, and the tables that are made of it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::procfs::Machine;
+use crate::report::{median, short};
+
+/// Which load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// All clients on one topic
+    Fanout,
+    /// Each client on a few topics of very many
+    Sparse,
+}
+
+/// The middle of several runs, and how far they were apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of these; none of none.
+    pub fn of(values: Vec<f64>) -> Option<Spread> {
+        let min = values.iter().copied().reduce(f64::min)?;
+        let max = values.iter().copied().reduce(f64::max)?;
+        Some(Spread { median: median(&values), min, max })
+    }
+}
+
+/// Memory of the server's process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemoryEach {
+    /// Without clients, in MiB.
+    pub empty_mib: f64,
+    /// What each connection added before it had topics, in bytes; none where they are in the handshake.
+    pub connected: Option<f64>,
+    /// What each connection with its topics added, in bytes.
+    pub subscribed: f64,
+    /// The whole process by connections, in bytes.
+    pub whole: f64,
+    /// How long it took to connect all.
+    pub connect_s: f64,
+}
+
+/// What was found at a pace, or at full speed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Paced {
+    /// Updates of one run.
+    pub updates: u32,
+    /// Frames that a client read at once: more than one says that updates were written together, or that clients were
+    /// slow.
+    pub frames_per_read: Spread,
+    /// Processor time of the floor, by frame or by update, in microseconds.
+    pub floor_us: Spread,
+    /// Of the server.
+    pub cpu_us: Spread,
+    /// Of the broker behind it, if there is one.
+    pub broker_us: Option<Spread>,
+    /// Server to floor, in the same run, at the same pace.
+    pub ratio: Spread,
+    /// Server to floor, the floor at a pace.
+    pub ratio_to_paced_floor: Spread,
+    /// From sent to read, the floor.
+    pub floor_p99_ms: Spread,
+    /// From sent to read: half are faster.
+    pub p50_ms: Spread,
+    /// From sent to read: 99 of 100 are faster.
+    pub p99_ms: Spread,
+    /// Updates a second, as they came.
+    pub updates_per_s: Spread,
+    /// How long the server waited for a busy processor, in percent of its processor time.
+    pub waited_percent: Spread,
+    /// Frames that should have come, in all runs.
+    pub expected: u64,
+    /// Frames that did not come.
+    pub missing: u64,
+    /// Pairs of client and topic whose newest update did not come.
+    pub newest_missing: u64,
+    /// Frames that came again.
+    pub repeated: u64,
+    /// Frames that came after a newer one.
+    pub disordered: u64,
+    /// Frames that nobody asked for, or of an earlier run.
+    pub unexpected: u64,
+    /// Frames later than a second.
+    pub late: u64,
+    /// Connections that the server closed.
+    pub closed: u64,
+}
+
+/// One server under one load.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// Its name.
+    pub server: String,
+    /// Its version.
+    pub version: String,
+    /// The load.
+    pub part: Part,
+    /// Clients.
+    pub clients: u32,
+    /// Topics of each.
+    pub subscriptions: u32,
+    /// Topics there are.
+    pub topics: u32,
+    /// Updates a second, at a pace.
+    pub rate: u32,
+    /// Its memory, before any update.
+    pub memory: MemoryEach,
+    /// Each update when the one before has arrived, where all clients have the same topic.
+    pub one_by_one: Option<Paced>,
+    /// At a pace.
+    pub paced: Paced,
+    /// At full speed.
+    pub full: Paced,
+    /// On what, with the load average at the end.
+    pub machine: Machine,
+}
+
+/// The tables of what is in this file, one object a line; or the objects as one list.
+///
+/// # Errors
+/// When it cannot be read, or there is nothing in it.
+pub fn show(path: &Path, json: bool) -> Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let found = text.lines().map(serde_json::from_str).collect::<Result<Vec<Finding>, _>>();
+    let found = found.context("this is not what `against` prints")?;
+    let Some(first) = found.first() else { bail!("nothing was measured") };
+    if json {
+        return Ok(serde_json::to_string_pretty(&found)? + "\n");
+    }
+    let Machine { processor, cores, kernel, memory_gib, .. } = &first.machine;
+    let mut out = format!("{processor}, {cores} cores, {memory_gib} GiB, Linux {kernel}\n");
+    memory(&mut out, &found)?;
+    for part in [Part::Fanout, Part::Sparse] {
+        let found: Vec<&Finding> = found.iter().filter(|one| one.part == part).collect();
+        if let Some(first) = found.first() {
+            costs(&mut out, first, &found)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Memory: a line for each server, whose parts have different numbers of topics.
+fn memory(out: &mut String, found: &[Finding]) -> Result<()> {
+    let mut table = Table::new(&["server", "version", "empty", "0 topics", "1 topic", "many topics"]);
+    let kb = |bytes: f64| format!("{:.1} KB", bytes / 1000.0);
+    let mut servers: Vec<&str> = Vec::new();
+    for Finding { server, .. } in found {
+        if !servers.contains(&server.as_str()) {
+            servers.push(server);
+        }
+    }
+    for server in servers {
+        let of = |part| found.iter().find(|one| one.server == server && one.part == part);
+        let Some(any) = of(Part::Fanout).or(of(Part::Sparse)) else { continue };
+        let one = of(Part::Fanout).map(|one| &one.memory);
+        table.row([
+            server.to_owned(),
+            any.version.clone(),
+            format!("{:.0} MiB", any.memory.empty_mib),
+            one.and_then(|one| one.connected).map_or("–".into(), kb),
+            one.map_or("–".into(), |one| kb(one.subscribed)),
+            of(Part::Sparse).map_or("–".into(), |many| {
+                format!("{} ({} × {})", kb(many.memory.subscribed), many.clients, many.subscriptions)
+            }),
+        ]);
+    }
+    out.push_str("\nMemory (RSS) that each idle connection adds to the server's process\n\n");
+    Ok(out.write_str(&table.text())?)
+}
+
+fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
+    let (unit, title) = match first.part {
+        Part::Fanout => ("frame", format!("{} clients on one topic", first.clients)),
+        Part::Sparse => {
+            let Finding { clients, subscriptions, topics, .. } = first;
+            ("update", format!("{clients} clients with {subscriptions} of {topics} topics, two clients an update"))
+        }
+    };
+    for way in ["one by one", "paced", "full speed"] {
+        let full = way == "full speed";
+        let of = |one: &Finding| match way {
+            "one by one" => one.one_by_one.clone(),
+            "paced" => Some(one.paced.clone()),
+            _ => Some(one.full.clone()),
+        };
+        if of(first).is_none() {
+            continue;
+        }
+        let pace = if way == "paced" { format!("{} updates/s", first.rate) } else { way.to_owned() };
+        writeln!(out, "\n{title}, {pace}: CPU by {unit}\n")?;
+        let speed = if full { "updates/s" } else { "p50, p99" };
+        let mut table = Table::new(&[
+            "server",
+            "CPU",
+            "spread",
+            "floor",
+            "ratio",
+            speed,
+            "frames/read",
+            "frames",
+            "what went wrong",
+            "load",
+        ]);
+        for one in found {
+            let Some(at) = &of(one) else { continue };
+            let us = |us: f64| format!("{} µs", short(us));
+            let mut server = one.server.clone();
+            if one.clients != first.clients {
+                write!(server, " ({} clients)", one.clients)?;
+            }
+            table.row([
+                server.clone(),
+                us(at.cpu_us.median),
+                format!("{} – {}", short(at.cpu_us.min), short(at.cpu_us.max)),
+                us(at.floor_us.median),
+                short(at.ratio.median),
+                if full {
+                    format!("{:.0}", at.updates_per_s.median)
+                } else {
+                    format!("{}, {} ms", short(at.p50_ms.median), short(at.p99_ms.median))
+                },
+                short(at.frames_per_read.median),
+                at.expected.to_string(),
+                wrong(at, full),
+                one.machine.load.split(' ').next().unwrap_or_default().to_owned(),
+            ]);
+            if let Some(broker) = at.broker_us {
+                let blank = || "".to_owned();
+                let all = at.cpu_us.median + broker.median;
+                table.row([
+                    format!("{server} and its broker"),
+                    us(all),
+                    format!("broker {} – {}", short(broker.min), short(broker.max)),
+                    blank(),
+                    short(all / at.floor_us.median),
+                    blank(),
+                    blank(),
+                    blank(),
+                    blank(),
+                    blank(),
+                ]);
+            }
+        }
+        out.push_str(&table.text());
+    }
+    Ok(())
+}
+
+/// What was counted that should not be.
+fn wrong(at: &Paced, full: bool) -> String {
+    let late = if full { 0 } else { at.late };
+    let counts = [
+        (at.missing, "missing"),
+        (at.newest_missing, "newest missing"),
+        (at.repeated, "repeated"),
+        (at.disordered, "out of order"),
+        (at.unexpected, "unexpected"),
+        (late, "later than 1 s"),
+        (at.closed, "closed"),
+    ];
+    let found: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if found.is_empty() { "nothing".into() } else { found.join(", ") }
+}
+
+/// A table in Markdown, aligned for those who read it as it is.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new(head: &[&str]) -> Table {
+        Table(vec![head.iter().map(|&cell| cell.to_owned()).collect()])
+    }
+
+    fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.0.push(cells.into());
+    }
+
+    fn text(&self) -> String {
+        let columns = self.0.first().map_or(0, Vec::len);
+        let width = |column: usize| self.0.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        for (number, row) in self.0.iter().enumerate() {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+            out += &format!("| {} |\n", cells.join(" | "));
+            if number == 0 {
+                let rules: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
+                out += &format!("| {} |\n", rules.join(" | "));
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned() {
+        let mut table = Table::new(&["a", "µs"]);
+        table.row(["long".to_owned(), "1".to_owned()]);
+        assert_eq!(table.text(), "| a    | µs |\n| ---- | -- |\n| long | 1  |\n");
+    }
+
+    #[test]
+    fn spreads() {
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of(Vec::new()), None);
+    }
+}

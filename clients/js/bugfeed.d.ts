@@ -1,0 +1,167 @@
+/** How a feed is made. */
+export interface Options {
+  /** The bugs to begin with; the same as calling `subscribe`. */
+  bugs?: Iterable<number | string>;
+  /** Closes the feed when it is aborted. */
+  signal?: AbortSignal;
+  /**
+   * Keeps the cursor, so that the next page load or the next run resumes where this one ended: `localStorage`, or
+   * anything with these two methods. A change is dealt with, and its cursor stored, once its event was dispatched; or,
+   * while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it again.
+   */
+  storage?: Pick<Storage, "getItem" | "setItem">;
+  /** Under which name. Pages and bots that watch different bugs need different keys. Required with `storage`. */
+  key?: string;
+  /** Where to resume, instead of what the storage says. */
+  cursor?: string | null;
+  /** How often the gateway should be heard, in seconds, 1 to 300 (30). Silence for 2.5 times as long is a dead link. */
+  heartbeat?: number;
+  /** The WebSocket class where there is no global one: that of the package `ws` in Node 20. */
+  WebSocket?: unknown;
+  /** Another way to reach the gateway than WebSocket. */
+  transport?: Transport;
+}
+
+/** A bug changed. What changed is for the tracker's own API to say. */
+export interface Change {
+  type: "change";
+  bug: number;
+  /** The same as a list, as in `Gap`. */
+  bugs: [number];
+  /** UTC, as the tracker wrote it: `2014-04-03T21:13:45`, perhaps with a fraction. Neither unique nor always ascending. */
+  when: string;
+}
+
+/** Nobody can tell what these bugs went through: treat all of them as changed, ask the tracker. */
+export interface Gap {
+  type: "gap";
+  bugs: number[];
+}
+
+/**
+ * `connecting` until the gateway has answered, `open`, `waiting` until the next attempt, or `closed` for good.
+ */
+export type State = "connecting" | "open" | "waiting" | "closed";
+
+/** What the gateway said about what was missed: every change follows, the newest of each bug follows, or nobody knows. */
+export type Replay = "complete" | "latest" | "gap";
+
+/** What the events carry as their `detail`. */
+export interface Details {
+  change: Change;
+  gap: Gap;
+  /** `reason` and `delay` (ms until the next attempt) when waiting. */
+  state: { state: State; reason?: string; delay?: number };
+  /** From now on these bugs are watched. `replay` is null where nothing was resumed. */
+  subscribed: { bugs: number[]; replay: Replay | null };
+  error: BugfeedError;
+}
+
+/**
+ * What went wrong: a subscription was refused (`bugs` are not watched), the cursor could not be stored, or, if `final`,
+ * the feed ended because trying again would not mend it.
+ */
+export class BugfeedError extends Error {
+  final: boolean;
+  /** The WebSocket close code, if that was it. */
+  code?: number;
+  /** The HTTP status, if that was it and could be seen. */
+  status?: number;
+  /** The bugs that were refused. */
+  bugs?: number[];
+}
+
+/**
+ * A feed of changes. Connects as soon as it is made, and again whenever the connection breaks, until it is closed.
+ * What was missed in between is asked for, and comes as ordinary changes, or, where nobody knows, as a gap.
+ *
+ * Delivery is at least once: a change may come twice after a reconnect, rarely; and while this client or its network is
+ * slow, only the newest change of each bug comes.
+ */
+export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> {
+  /**
+   * @param url the feed's address: `wss://HOST/`, `wss://HOST/NAME/`, `https:` likewise, or relative to the page's
+   * @throws TypeError if the address is none, there is no WebSocket class, or `storage` has no `key`
+   * @throws RangeError if a bug or the heartbeat is no number in range
+   */
+  constructor(url: string | URL, options?: Options);
+
+  readonly url: string;
+  readonly state: State;
+  /** `classic` is a gateway of 2014: it resumes by date, and cannot tell when that is not enough. Null until it has answered. */
+  readonly protocol: "modern" | "classic" | null;
+  /** The verdict of the last subscription. */
+  readonly replay: Replay | null;
+  /**
+   * The feed's end when this connection began. To start afresh and miss nothing: wait for the state `open`, set
+   * `cursor = head`, ask the tracker which bugs there are, subscribe.
+   */
+  readonly head: string | null;
+  /** Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text. */
+  cursor: string | null;
+  /** What is watched, or will be once there is a connection. */
+  readonly bugs: number[];
+
+  /**
+   * Watches bugs, from now on, also across reconnects. With a cursor, name the bugs that it speaks for in the first call.
+   * @throws RangeError if one is no whole number from 1 to 2^53 - 1; then nothing changes
+   */
+  subscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
+  /** Stops watching bugs. No change of them comes any more. */
+  unsubscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
+  /** Ends the feed for good, and iteration with it. May be called twice, and passed on as a function. */
+  close(): void;
+
+  /**
+   * Changes and gaps, one at a time, one reader at a time, from the first `next()` on. Ends when the feed is closed;
+   * throws the `BugfeedError` when it fails or a subscription is refused.
+   */
+  [Symbol.asyncIterator](): AsyncGenerator<Change | Gap, void, void>;
+
+  addEventListener<K extends keyof Details>(
+    type: K,
+    listener: ((event: CustomEvent<Details[K]>) => void) | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof Details>(
+    type: K,
+    listener: ((event: CustomEvent<Details[K]>) => void) | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}
+
+/** One connection, as a transport made it. */
+export interface Link {
+  /** Sends a command of the protocol. Only after `open`. */
+  send(command: { command: string; [member: string]: unknown }): void;
+  /** Ends the connection; nothing that it reports afterwards counts. */
+  close(): void;
+}
+
+/**
+ * Opens a connection and reports what happens to it, never before it has returned. A transport that only carries messages
+ * one way (SSE, long-poll) turns the commands into requests and answers them itself.
+ */
+export type Transport = (
+  url: string,
+  on: {
+    open(): void;
+    /** A message of the protocol, as JSON text. */
+    message(text: string): void;
+    /** The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known. */
+    close(why: { code?: number; reason?: string; status?: number }): void;
+  },
+) => Link;
+
+/** The transport over WebSocket. */
+export function webSocket(Socket: unknown): Transport;

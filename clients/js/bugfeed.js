@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/**
+ * Hears from a bugfeed gateway which bugs have just changed, and misses none: it reconnects by itself and resumes from
+ * the last cursor, on any gateway of the feed. Sections 1 to 3 of PROTOCOL.md; what is public is in bugfeed.d.ts.
+ */
+
+const world = globalThis;
+/** Close codes after which the same would be refused again. */
+const FINAL = [1002, 1003, 1007, 1009];
+/** How long opening a connection may take, in ms. */
+const CONNECT_MS = 15_000;
+/** How long an answer may take where there is reason to doubt the connection, in ms. */
+const PROBE_MS = 5_000;
+/** No gateway is waited for longer than this, in ms. */
+const MAX_WAIT_MS = 300_000;
+/** Events that may wait for a slow reader, and twice the bugs; beyond that, only the newest change of each bug. */
+const MAX_WAITING = 10_000;
+/** Marks a cursor that is a date, for gateways that know no cursors. */
+const SINCE = "since:";
+
+/** What went wrong. `final` errors end the feed, since trying again would not mend them. */
+export class BugfeedError extends Error {
+  name = "BugfeedError";
+  type = "error";
+  final = false;
+
+  /** @param {string} message @param {object} [about] more members */
+  constructor(message, about) {
+    super(message);
+    Object.assign(this, about);
+  }
+}
+
+/**
+ * The transport over WebSocket.
+ * @param {typeof WebSocket} Socket the class
+ * @returns {import("./bugfeed.js").Transport}
+ */
+export const webSocket = (Socket) => (url, on) => {
+  const socket = new Socket(url);
+  let trouble;
+  socket.onopen = () => on.open();
+  socket.onmessage = ({ data }) => on.message(data);
+  socket.onerror = ({ message }) => (trouble = message);
+  socket.onclose = ({ code, reason }) =>
+    // Browsers do not tell the HTTP status; `ws` does in its text.
+    on.close({ code, reason: reason || trouble, status: +/response: (\d+)/.exec(trouble)?.[1] });
+  return {
+    send: (command) => socket.send(JSON.stringify(command)),
+    close: () => socket.close(1000),
+  };
+};
+
+const within = (number, least, most) => typeof number === "number" && number >= least && number <= most;
+
+/** @throws RangeError if one is no bug number */
+const numbers = (bugs) =>
+  bugs.flat().map((bug) => {
+    if (/^\s*\d+\s*$/.test(bug) && within(+bug, 1, 2 ** 53 - 1)) return +bug;
+    throw new RangeError(`not a bug number: ${bug}`);
+  });
+
+const address = (text) => {
+  const url = new URL(text, world.location?.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  if (!/^wss?:/.test(url)) throw new TypeError(`not an address: ${text}; write wss://HOST/`);
+  return url.href;
+};
+
+/** Of what waits to be read, in order: all but those changes and cursors that later ones outdate. */
+const newest = (waiting) => {
+  const kept = new Map();
+  for (const entry of waiting) {
+    const [item] = entry;
+    const key = item ? (item.bug ?? item) : null;
+    kept.delete(key);
+    kept.set(key, entry);
+  }
+  return [...kept.values()];
+};
+
+/** A feed of changes: connects as soon as it is made, and again whenever the connection breaks, until it is closed. */
+export class Bugfeed extends EventTarget {
+  state = "connecting";
+  protocol = null;
+  replay = null;
+  head = null;
+  cursor; // Up to here everything was received…
+  #saved; // …and up to here everything was dealt with.
+
+  #bugs; // What is wanted.
+  #sent; // What this connection was asked for, while it is open.
+  #asked; // Commands of this connection that are not answered yet.
+  #resumed; // Whether this connection was told where to resume.
+  #live; // Whether any subscription was ever acknowledged.
+
+  #transport;
+  #link;
+  #heartbeat; // In seconds.
+  #interval; // What the gateway granted, in ms.
+  #timer;
+  #failures = 0;
+  #retryAfter;
+  #changing;
+  #ended = new AbortController();
+
+  #store = () => {};
+  #queue; // What waits for the iterator, each with its cursor.
+  #more;
+
+  constructor(url, options = {}) {
+    super();
+    const { bugs = [], signal, storage, key, heartbeat = 30, WebSocket = world.WebSocket } = options;
+    this.url = address(url);
+    if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: a whole number from 1 to 300");
+    if (!options.transport && !WebSocket) throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
+    if (storage && !key) throw new TypeError("storage needs a key, one for each set of bugs");
+    this.#heartbeat = heartbeat;
+    this.#transport = options.transport ?? webSocket(WebSocket);
+    this.#bugs = new Set(numbers([...bugs]));
+    if (storage) {
+      this.#store = (cursor) => storage.setItem(key, cursor);
+      this.#saved = storage.getItem(key);
+    }
+    this.cursor = options.cursor ?? this.#saved ?? null;
+    const until = this.#ended;
+    signal?.addEventListener("abort", this.close, until);
+    world.addEventListener?.("online", this.#wake, until);
+    world.document?.addEventListener("visibilitychange", this.#wake, until);
+    // Later, so that listeners hear of it.
+    queueMicrotask(() => (signal?.aborted ? this.close() : this.#connect()));
+  }
+
+  get bugs() {
+    return [...this.#bugs];
+  }
+
+  subscribe(...bugs) {
+    for (const bug of numbers(bugs)) this.#bugs.add(bug);
+    this.#changed();
+  }
+
+  unsubscribe(...bugs) {
+    for (const bug of numbers(bugs)) this.#bugs.delete(bug);
+    this.#changed();
+  }
+
+  close = () => {
+    if (this.state === "closed") return;
+    this.#queue?.splice(0);
+    this.#end();
+  };
+
+  async *[Symbol.asyncIterator]() {
+    if (this.#queue) throw new BugfeedError("this feed has a reader already");
+    const queue = (this.#queue = []);
+    try {
+      for (;;) {
+        while (queue.length) {
+          const [item, cursor] = queue.shift();
+          if (item instanceof Error) throw item;
+          if (item) yield item;
+          // Asked for the next one: this one is dealt with.
+          this.#save(cursor);
+        }
+        if (this.state === "closed") return;
+        await new Promise((more) => (this.#more = more));
+      }
+    } finally {
+      this.#queue = null;
+    }
+  }
+
+  // Connecting, open, waiting, closed.
+
+  #connect() {
+    if (this.state === "closed") return;
+    let link;
+    const ours = (then) => (about) => link === this.#link && then.call(this, about);
+    this.#asked = [];
+    this.#interval = this.#heartbeat * 1000;
+    this.#resumed = this.#retryAfter = this.protocol = null;
+    this.#become("connecting");
+    this.#after(CONNECT_MS, this.#dead);
+    try {
+      link = this.#transport(this.url, {
+        open: ours(this.#opened),
+        message: ours(this.#received),
+        close: ours(this.#lost),
+      });
+    } catch (cause) {
+      return this.#fail(cause.message, { cause });
+    }
+    this.#link = link;
+  }
+
+  #opened() {
+    this.#sent = new Set();
+    this.#heard();
+    this.#ask({ command: "hello", heartbeat: this.#heartbeat });
+    this.#flush();
+  }
+
+  #lost({ code, reason, status }) {
+    this.#leave();
+    if (within(status, 400, 499)) return this.#fail(`${this.url} is no feed: ${reason}`, { status });
+    if (FINAL.includes(code)) return this.#fail(`closed (${code}): ${reason}`, { code });
+    // A gateway that goes away says when to come back, another time to each client.
+    const delay =
+      this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
+    this.#after(delay, () => this.#connect());
+    this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
+  }
+
+  #dead = () => this.#lost({ reason: "silence" });
+
+  #leave() {
+    const link = this.#link;
+    this.#link = null;
+    this.#sent = null;
+    link?.close();
+  }
+
+  #fail(message, about) {
+    this.#move(null, new BugfeedError(message, { final: true, ...about }));
+    this.#end();
+  }
+
+  #end() {
+    clearTimeout(this.#timer);
+    this.#leave();
+    this.#ended.abort();
+    this.#become("closed");
+    this.#more?.();
+  }
+
+  #become(state, about) {
+    this.state = state;
+    this.#tell("state", { state, ...about });
+  }
+
+  /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection that may be dead. */
+  #wake = () => {
+    if (world.document?.hidden) return;
+    if (this.#sent) this.#probe(PROBE_MS);
+    else if (this.state === "waiting" && this.#retryAfter === null) this.#connect();
+  };
+
+  #probe(ms) {
+    this.#link.send({ command: "version" });
+    this.#after(ms, this.#dead);
+  }
+
+  /** Something came. Classic gateways send no heartbeat, so they are asked for a sign of life. */
+  #heard() {
+    if (this.protocol === "classic") this.#after(this.#interval, () => this.#probe(1.5 * this.#interval));
+    else this.#after(2.5 * this.#interval, this.#dead);
+  }
+
+  /** What happens next if nothing else does. */
+  #after(ms, then) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(then, ms);
+  }
+
+  // What the gateway is asked for.
+
+  /** In a moment, so that bugs that are subscribed one by one are resumed together: a cursor speaks for all of them. */
+  #changed() {
+    if (!this.#changing) queueMicrotask(() => this.#flush());
+    this.#changing = true;
+  }
+
+  #flush() {
+    this.#changing = false;
+    if (!this.#sent) return;
+    const drop = [...this.#sent].filter((bug) => !this.#bugs.has(bug));
+    const bugs = [...this.#bugs].filter((bug) => !this.#sent.has(bug));
+    this.#sent = new Set(this.#bugs);
+    if (drop.length) this.#ask({ command: "unsubscribe", bugs: drop });
+    if (!bugs.length) return;
+    const first = !this.#resumed;
+    const position = (first && this.cursor) || undefined;
+    const since = position?.split(SINCE)[1];
+    this.#ask({ command: "subscribe", bugs, since, cursor: since ? undefined : position }, first);
+    this.#resumed = true;
+  }
+
+  /** @param {boolean} [first] whether it resumes */
+  #ask(command, first) {
+    this.#asked.push({ ...command, first });
+    this.#link.send(command);
+  }
+
+  // What the gateway says.
+
+  #received(text) {
+    this.#failures = 0;
+    this.#heard();
+    let message;
+    try {
+      message = JSON.parse(text) ?? {};
+    } catch {
+      return;
+    }
+    const { command, bug, when, retry_after_ms: delay } = message;
+    const cursor = typeof message.cursor === "string" ? message.cursor : null;
+    if (command === "update") {
+      if (!Number.isSafeInteger(bug) || typeof when !== "string") return;
+      this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
+    } else if (command === "gap") {
+      this.#move(cursor, this.#gap([...this.#sent]));
+    } else if (command === "goaway") {
+      if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
+      this.#move(cursor);
+    } else if (command === "heartbeat") {
+      this.#move(cursor);
+    } else {
+      const index = this.#asked.findIndex((asked) => asked.command === command);
+      if (index < 0) return;
+      const [asked] = this.#asked.splice(index, 1);
+      const error = message.result === "error" && `${message.error}`;
+      if (command === "hello") this.#welcomed(message, cursor, error);
+      else if (error) this.#refused(asked, error);
+      else if (command === "subscribe") this.#subscribed(asked, message.replay ?? null, cursor);
+      else this.#move(cursor);
+    }
+  }
+
+  #welcomed({ heartbeat }, cursor, error) {
+    if (error && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
+    this.protocol = error ? "classic" : "modern";
+    if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
+    // For those who start afresh; it is no position of ours.
+    this.head = cursor;
+    this.#heard();
+    this.#become("open");
+  }
+
+  #subscribed({ bugs, cursor, since, first }, replay, now) {
+    this.replay = replay;
+    this.#tell("subscribed", { bugs, replay });
+    // No verdict on a cursor, or a classic gateway that was told no date: nobody knows what was missed.
+    const missed = cursor
+      ? !["complete", "latest"].includes(replay)
+      : this.protocol === "classic" && first && this.#live && !since;
+    this.#live = true;
+    this.#move(now, missed && this.#gap(bugs));
+  }
+
+  #refused({ command, bugs, first }, error) {
+    for (const bug of bugs) {
+      this.#bugs.delete(bug);
+      this.#sent.delete(bug);
+    }
+    if (first) this.#resumed = false;
+    this.#move(null, new BugfeedError(`${command} refused: ${error}`, { bugs }));
+  }
+
+  #gap(bugs) {
+    return { type: "gap", bugs: bugs.filter((bug) => this.#bugs.has(bug)) };
+  }
+
+  /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
+  #since(when) {
+    const since = SINCE + when;
+    const isLater = !this.cursor?.startsWith(SINCE) || since > this.cursor;
+    return this.protocol === "classic" && isLater && when < new Date().toISOString() ? since : null;
+  }
+
+  // What the application hears.
+
+  /** Passes something on, and moves the cursor: what is resumed from at once, what is stored when it is dealt with. */
+  #move(cursor, item) {
+    if (cursor) this.cursor = cursor;
+    const queue = this.#queue;
+    queue?.push([item, cursor]);
+    if (queue?.length > MAX_WAITING + 2 * this.#bugs.size) queue.push(...newest(queue.splice(0)));
+    this.#more?.();
+    if (item) this.#tell(item.type, item);
+    if (!queue) this.#save(cursor);
+  }
+
+  #save(cursor) {
+    if (!cursor || cursor === this.#saved) return;
+    try {
+      this.#store(cursor);
+      this.#saved = cursor;
+    } catch (cause) {
+      this.#move(null, new BugfeedError(`cannot store the cursor: ${cause.message}`, { cause }));
+    }
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}

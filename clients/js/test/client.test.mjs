@@ -1,0 +1,273 @@
+// What the conversations of ../conformance do not show: reading in a loop, storage, signals, the browser's events, errors.
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { Clock, settled } from "./support.mjs";
+
+// Node has neither; the client looks for them when it is loaded.
+const page = new EventTarget();
+globalThis.document = Object.assign(new EventTarget(), { hidden: false });
+globalThis.addEventListener = page.addEventListener.bind(page);
+const { Bugfeed, BugfeedError } = await import("../bugfeed.js");
+
+let clock;
+let links;
+beforeEach(() => {
+  clock = new Clock();
+  links = [];
+});
+afterEach(() => clock.remove());
+
+const transport = (url, on) => {
+  const link = { url, on, sent: [], ended: false };
+  link.say = (message) => on.message(JSON.stringify(message));
+  link.update = (bug, seq) => link.say({ command: "update", bug, when: "2014-04-03T21:13:45", cursor: `E.${seq}` });
+  links.push(link);
+  return { send: (command) => link.sent.push(command), close: () => (link.ended = true) };
+};
+
+const open = async (options) => {
+  const feed = new Bugfeed("ws://gateway.test/", { bugs: [1, 2, 3], transport, ...options });
+  await settled();
+  const link = links.at(-1);
+  link.on.open();
+  link.say({ command: "hello", result: "ok", heartbeat: 30, cursor: "E.1" });
+  link.say({ command: "subscribe", result: "ok", count: 3, cursor: "E.1" });
+  return { feed, link };
+};
+
+const memory = () => {
+  const values = new Map();
+  return { values, getItem: (key) => values.get(key) ?? null, setItem: (key, value) => values.set(key, value) };
+};
+
+test("while a loop reads, a cursor is stored when the loop asks for the next event, not before", async () => {
+  const storage = memory();
+  const { feed, link } = await open({ storage, key: "bot" });
+  assert.equal(storage.values.get("bot"), "E.1");
+  const reader = feed[Symbol.asyncIterator]();
+  const first = reader.next();
+  link.update(1, 5);
+  link.say({ command: "heartbeat", cursor: "E.6" });
+  link.update(2, 7);
+  assert.deepEqual((await first).value, { type: "change", bug: 1, bugs: [1], when: "2014-04-03T21:13:45" });
+  link.say({ command: "heartbeat", cursor: "E.8" });
+  assert.equal(storage.values.get("bot"), "E.1", "bug 1 is being dealt with");
+  assert.equal(feed.cursor, "E.8", "a reconnect need not ask again");
+  assert.equal((await reader.next()).value.bug, 2);
+  assert.equal(storage.values.get("bot"), "E.6", "bug 2 is being dealt with");
+  const third = reader.next();
+  await settled();
+  assert.equal(storage.values.get("bot"), "E.8");
+  link.say({ command: "gap", cursor: "E.9" });
+  assert.deepEqual((await third).value, { type: "gap", bugs: [1, 2, 3] });
+  feed.close();
+  assert.deepEqual(await reader.next(), { value: undefined, done: true });
+  // What was in hand when the feed was closed comes again.
+  assert.equal(storage.values.get("bot"), "E.9");
+});
+
+test("a loop that is left stores nothing of what it did not finish", async () => {
+  const storage = memory();
+  const { feed, link } = await open({ storage, key: "bot" });
+  setImmediate(() => (link.update(1, 5), link.update(2, 6)));
+  for await (const { bug } of feed) {
+    assert.equal(bug, 1);
+    break;
+  }
+  feed.close();
+  assert.equal(storage.values.get("bot"), "E.1");
+});
+
+test("a slow reader gets the newest change of each bug, in order, and every gap", async () => {
+  const { feed, link } = await open();
+  const reader = feed[Symbol.asyncIterator]();
+  const first = reader.next();
+  for (let seq = 2; seq <= 10_008; seq++) {
+    link.update(seq % 2 ? 1 : 3, seq);
+    if (seq === 50) link.say({ command: "gap", cursor: "E.50" });
+  }
+  link.update(2, 20_000);
+  const seen = [(await first).value];
+  while (seen.at(-1).bug !== 2) seen.push((await reader.next()).value);
+  assert.deepEqual(seen.map(({ type, bug }) => bug ?? type).slice(0, 3), ["gap", 3, 1]);
+  assert.ok(seen.length < 10, `${seen.length} events`);
+  feed.close();
+});
+
+test("a loop ends when the feed is closed, whatever waits", async () => {
+  const { feed, link } = await open();
+  const seen = [];
+  setImmediate(() => (link.update(1, 5), link.update(2, 6)));
+  for await (const { bug } of feed) {
+    seen.push(bug);
+    feed.close();
+  }
+  assert.deepEqual(seen, [1]);
+});
+
+test("two loops cannot share a feed", async () => {
+  const { feed } = await open();
+  feed[Symbol.asyncIterator]().next();
+  await assert.rejects(feed[Symbol.asyncIterator]().next(), BugfeedError);
+  feed.close();
+});
+
+test("a loop throws what ends the feed, after what came before", async () => {
+  const { feed, link } = await open();
+  const seen = [];
+  setImmediate(() => (link.update(1, 5), link.on.close({ code: 1009, reason: "message too big" })));
+  await assert.rejects(
+    async () => {
+      for await (const { bug } of feed) seen.push(bug);
+    },
+    { name: "BugfeedError", code: 1009, final: true, message: /message too big/ },
+  );
+  assert.deepEqual(seen, [1]);
+});
+
+test("a loop throws when a subscription is refused; the feed goes on", async () => {
+  const { feed, link } = await open();
+  const next = feed[Symbol.asyncIterator]().next();
+  feed.subscribe(4);
+  await settled();
+  link.say({ command: "subscribe", result: "error", error: "too many subscriptions" });
+  await assert.rejects(next, { message: /too many subscriptions/, bugs: [4], final: false });
+  assert.equal(feed.state, "open");
+  feed.close();
+});
+
+test("bugs that are subscribed one by one are resumed together", async () => {
+  const feed = new Bugfeed("ws://gateway.test/", { transport, cursor: "E.42" });
+  await settled();
+  links[0].on.open();
+  for (const bug of [1, "2", [3, " 4 "]]) feed.subscribe(bug);
+  feed.unsubscribe(2);
+  await settled();
+  assert.deepEqual(JSON.parse(JSON.stringify(links[0].sent.slice(1))), [
+    { command: "subscribe", bugs: [1, 3, 4], cursor: "E.42" },
+  ]);
+  feed.close();
+});
+
+test("an aborted signal closes the feed, also one that was aborted before", async () => {
+  const ends = new AbortController();
+  const { feed, link } = await open({ signal: ends.signal });
+  ends.abort();
+  assert.equal(feed.state, "closed");
+  assert.ok(link.ended);
+  const late = new Bugfeed("ws://gateway.test/", { transport, signal: ends.signal });
+  await settled();
+  assert.deepEqual([late.state, links.length], ["closed", 1]);
+});
+
+test("a feed that is closed at once never connects", async () => {
+  new Bugfeed("ws://gateway.test/", { transport }).close();
+  await settled();
+  assert.equal(links.length, 0);
+});
+
+test("states are told, with the reason and the delay", async () => {
+  const states = [];
+  const feed = new Bugfeed("ws://gateway.test/", { transport });
+  feed.addEventListener("state", ({ detail }) => states.push(detail));
+  await settled();
+  links[0].on.close({ code: 1006, reason: "refused" });
+  feed.close();
+  feed.close();
+  assert.deepEqual(states, [{ state: "connecting" }, { state: "waiting", reason: "refused", delay: 750 }, { state: "closed" }]);
+});
+
+test("when the network is back or the page is looked at, nobody waits", async () => {
+  const { feed, link } = await open();
+  link.on.close({ code: 1006 });
+  document.hidden = true;
+  document.dispatchEvent(new Event("visibilitychange"));
+  assert.equal(feed.state, "waiting");
+  document.hidden = false;
+  document.dispatchEvent(new Event("visibilitychange"));
+  assert.equal(feed.state, "connecting");
+  links.at(-1).on.close({ code: 1006 });
+  page.dispatchEvent(new Event("online"));
+  assert.equal(links.length, 3);
+  await clock.advance(10_000);
+  assert.equal(links.length, 3, "no second connection by the old timer");
+  links.at(-1).on.open();
+  links.at(-1).say({ command: "goaway", retry_after_ms: 2000, cursor: null });
+  links.at(-1).on.close({ code: 1012 });
+  page.dispatchEvent(new Event("online"));
+  assert.equal(feed.state, "waiting", "the gateway's delay is kept");
+  feed.close();
+  page.dispatchEvent(new Event("online"));
+  assert.equal(links.length, 3);
+});
+
+test("an open connection is asked for a sign of life then, and is dead after 5 s without", async () => {
+  const { feed, link } = await open();
+  page.dispatchEvent(new Event("online"));
+  assert.deepEqual(link.sent.at(-1), { command: "version" });
+  await clock.advance(4999);
+  link.say({ command: "version", result: "ok", version: "0.1.0" });
+  await clock.advance(74_999);
+  assert.equal(feed.state, "open");
+  page.dispatchEvent(new Event("online"));
+  await clock.advance(5000);
+  assert.equal(feed.state, "waiting");
+  assert.ok(link.ended);
+  feed.close();
+});
+
+test("a storage that fails is an error, and changes go on", async () => {
+  const errors = [];
+  const setItem = () => {
+    throw new Error("quota exceeded");
+  };
+  const { feed, link } = await open({ storage: { getItem: () => null, setItem }, key: "k" });
+  feed.addEventListener("error", ({ detail }) => errors.push(detail.message));
+  const changes = [];
+  feed.addEventListener("change", ({ detail }) => changes.push(detail.bug));
+  link.update(1, 5);
+  link.update(2, 6);
+  assert.deepEqual(changes, [1, 2]);
+  assert.match(errors[0], /quota exceeded/);
+  feed.close();
+});
+
+test("a transport that cannot even begin ends the feed", async () => {
+  const feed = new Bugfeed("ws://gateway.test/", {
+    transport: () => {
+      throw new DOMException("insecure", "SecurityError");
+    },
+  });
+  const failed = new Promise((resolve) => feed.addEventListener("error", resolve));
+  assert.match((await failed).detail.message, /insecure/);
+  assert.equal(feed.state, "closed");
+});
+
+test("addresses", () => {
+  const url = (text) => {
+    const feed = new Bugfeed(text, { transport });
+    feed.close();
+    return feed.url;
+  };
+  assert.equal(url("wss://bugs.test"), "wss://bugs.test/");
+  assert.equal(url("https://bugs.test/kde/"), "wss://bugs.test/kde/");
+  assert.equal(url(new URL("http://127.0.0.1:8844/")), "ws://127.0.0.1:8844/");
+  globalThis.location = { href: "https://bugs.test/page?x" };
+  assert.equal(url("/feed/"), "wss://bugs.test/feed/");
+  delete globalThis.location;
+  for (const bad of ["bugs.test", "ftp://bugs.test/", "", "/feed/"]) assert.throws(() => url(bad), TypeError, bad);
+});
+
+test("arguments that are none", async () => {
+  const { feed } = await open();
+  for (const bad of [0, -1, 1.5, "x", "", "1e3", 2 ** 53, null, undefined, true, {}, NaN]) {
+    assert.throws(() => feed.subscribe(9, bad), RangeError, String(bad));
+    assert.throws(() => feed.unsubscribe(bad), RangeError, String(bad));
+  }
+  assert.deepEqual(feed.bugs, [1, 2, 3]);
+  feed.close();
+  const make = (options) => () => new Bugfeed("ws://gateway.test/", { transport, ...options });
+  for (const heartbeat of [0, 301, 1.5, "30", NaN]) assert.throws(make({ heartbeat }), RangeError);
+  assert.throws(make({ storage: memory() }), { name: "TypeError", message: /key/ });
+  assert.throws(make({ transport: undefined, WebSocket: null }), { name: "TypeError", message: /ws/ });
+});

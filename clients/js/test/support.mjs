@@ -1,0 +1,108 @@
+// A clock that moves when it is told to, and a gateway to connect to.
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** Resolves when everything that was about to happen has happened. */
+export const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+export class Clock {
+  #now = Date.parse("2026-01-01T00:00:00Z");
+  #timers = new Map();
+  #count = 0;
+  #real = { setTimeout, clearTimeout, random: Math.random };
+
+  /** Takes the place of the real clock and of chance, until `remove`. */
+  constructor(random = 0.5) {
+    globalThis.setTimeout = (then, ms) => {
+      this.#timers.set(++this.#count, { then, at: this.#now + ms });
+      return this.#count;
+    };
+    globalThis.clearTimeout = (timer) => this.#timers.delete(timer);
+    Math.random = () => random;
+  }
+
+  remove() {
+    const { random, ...timers } = this.#real;
+    Object.assign(globalThis, timers);
+    Math.random = random;
+  }
+
+  async advance(ms) {
+    const until = this.#now + ms;
+    for (;;) {
+      const [due] = [...this.#timers].filter(([, { at }]) => at <= until).sort(([, a], [, b]) => a.at - b.at);
+      if (!due) break;
+      this.#timers.delete(due[0]);
+      this.#now = due[1].at;
+      due[1].then();
+      await settled();
+    }
+    this.#now = until;
+  }
+}
+
+/** The gateway's binary: $BUGFEED_BIN, or what cargo built. Undefined if there is none. */
+export const binary =
+  process.env.BUGFEED_BIN ||
+  ["release", "debug"]
+    .map((profile) => fileURLToPath(new URL(`../../../target/${profile}/bugfeed`, import.meta.url)))
+    .find(existsSync);
+
+const freePort = () =>
+  new Promise((resolve, reject) => {
+    const server = createServer().once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+
+/** The real gateway with a change table of its own, on free ports. */
+export class Gateway {
+  dir = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
+
+  static async start() {
+    const gateway = new Gateway();
+    [gateway.port, gateway.admin] = [await freePort(), await freePort()];
+    await gateway.start();
+    return gateway;
+  }
+
+  get url() {
+    return `ws://127.0.0.1:${this.port}/`;
+  }
+
+  async start() {
+    const listen = ["--listen", `127.0.0.1:${this.port}`, "--admin-listen", `127.0.0.1:${this.admin}`];
+    this.process = spawn(binary, ["serve", "--data-dir", this.dir, ...listen], { stdio: ["ignore", "ignore", "pipe"] });
+    let log = "";
+    this.process.stderr.on("data", (data) => (log += data));
+    for (let tries = 0; tries < 600; tries++) {
+      if (this.process.exitCode !== null) throw new Error(`the gateway ended:\n${log}`);
+      const ready = await fetch(`http://127.0.0.1:${this.admin}/readyz`).catch(() => ({ ok: false }));
+      if (ready.ok) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`the gateway does not get ready:\n${log}`);
+  }
+
+  /** Commits a change of each bug, as the tracker would. */
+  touch(...bugs) {
+    execFileSync(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`], { stdio: "ignore" });
+  }
+
+  async stop(signal = "SIGTERM") {
+    const ended = new Promise((resolve) => this.process.once("exit", resolve));
+    this.process.kill(signal);
+    await ended;
+  }
+
+  async end() {
+    if (this.process.exitCode === null && this.process.signalCode === null) await this.stop("SIGKILL");
+    rmSync(this.dir, { recursive: true });
+  }
+}

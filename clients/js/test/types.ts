@@ -1,0 +1,31 @@
+// Checked by package.test.mjs, never run.
+import { Bugfeed, BugfeedError, webSocket, type Change, type Gap, type Transport } from "../bugfeed.js";
+
+const feed = new Bugfeed("wss://bugs.example/", { bugs: [1, "2"], storage: localStorage, key: "page", cursor: null });
+feed.addEventListener("change", ({ detail }) => {
+  const bug: number = detail.bug;
+  const when: string = detail.when;
+  void [bug, when];
+});
+feed.addEventListener("error", ({ detail }) => detail satisfies BugfeedError);
+feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && detail.delay?.toFixed());
+feed.addEventListener("subscribed", ({ detail }) => detail.replay === "complete");
+feed.subscribe(1, "2", [3]);
+feed.subscribe(...[1, 2], [3, 4] as const);
+feed.cursor = feed.head;
+setTimeout(feed.close, 1);
+// @ts-expect-error
+feed.state = "open";
+// @ts-expect-error
+feed.subscribe({});
+// @ts-expect-error
+feed.addEventListener("change", ({ detail }) => detail.bogus);
+
+export const bot = async (): Promise<void> => {
+  for await (const event of feed) {
+    if (event.type === "gap") event satisfies Gap;
+    else event satisfies Change;
+    for (const bug of event.bugs) bug.toFixed();
+  }
+};
+export const transport: Transport = webSocket(WebSocket);
