@@ -93,7 +93,7 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   /** The verdict of the last subscription. */
   readonly replay: Replay | null;
   /**
-   * The feed's end when this connection began. To start afresh and miss nothing: wait for the state `open`, set
+   * The feed's end when this connection began, null until the gateway has answered. To start afresh and miss nothing: wait for the state `open`, set
    * `cursor = head`, ask the tracker which bugs there are, subscribe.
    */
   readonly head: string | null;

@@ -17,6 +17,8 @@ const MAX_WAIT_MS = 300_000;
 const MAX_WAITING = 10_000;
 /** Marks a cursor that is a date, for gateways that know no cursors. */
 const SINCE = "since:";
+/** The cursor of those who were given none: no gateway made it, so that resuming from it is a gap. */
+const UNKNOWN = "unknown";
 
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
@@ -92,7 +94,6 @@ export class Bugfeed extends EventTarget {
   #sent; // What this connection was asked for, while it is open.
   #asked; // Commands of this connection that are not answered yet.
   #resumed; // Whether this connection was told where to resume.
-  #live; // Whether any subscription was ever acknowledged.
 
   #transport;
   #link;
@@ -332,20 +333,17 @@ export class Bugfeed extends EventTarget {
     this.protocol = error ? "classic" : "modern";
     if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
-    this.head = cursor;
+    this.head = cursor ?? UNKNOWN;
     this.#heard();
     this.#become("open");
   }
 
-  #subscribed({ bugs, cursor, since, first }, replay, now) {
+  #subscribed({ bugs, cursor }, replay, now) {
     this.replay = replay;
     this.#tell("subscribed", { bugs, replay });
-    // No verdict on a cursor, or a classic gateway that was told no date: nobody knows what was missed.
-    const missed = cursor
-      ? !["complete", "latest"].includes(replay)
-      : this.protocol === "classic" && first && this.#live && !since;
-    this.#live = true;
-    this.#move(now, missed && this.#gap(bugs));
+    // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
+    const missed = cursor && !["complete", "latest"].includes(replay);
+    this.#move(now ?? (this.cursor ? null : UNKNOWN), missed && this.#gap(bugs));
   }
 
   #refused({ command, bugs, first }, error) {
