@@ -53,6 +53,8 @@ def test_a_cursor_is_saved_when_the_loop_asks_for_the_next_event_not_before() ->
             assert state.cursor == "E.8"
             network.link.say(command="gap", cursor="E.9")
             assert await third == Gap((1, 2))
+            network.link.heartbeat(10)
+            assert state.cursor == "E.8", "the gap is being dealt with"
         assert state.cursor == "E.8", "what was in hand when the feed was left comes again"
 
     asyncio.run(run())
@@ -194,6 +196,23 @@ def test_leaving_ends_the_loop_and_the_connection() -> None:
         assert states == ["connecting", "open", "closed"]
         with pytest.raises(RuntimeError, match="once"):
             await feed.__aenter__()
+
+    asyncio.run(run())
+
+
+def test_closing_ends_the_loop_whatever_waits() -> None:
+    async def run() -> None:
+        network = FakeNetwork()
+        async with Bugfeed("ws://gateway.test/", transport=network) as feed:
+            network.link.accept()
+            feed.subscribe(1)
+            network.link.update(1, 5)
+            network.link.update(1, 6)
+            seen = 0
+            async for _ in feed.watch():
+                seen += 1
+                await feed.close()
+            assert seen == 1
 
     asyncio.run(run())
 
