@@ -114,7 +114,8 @@ export class Bugfeed extends EventTarget {
     const { bugs = [], signal, storage, key, heartbeat = 30, WebSocket = world.WebSocket } = options;
     this.url = address(url);
     if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: a whole number from 1 to 300");
-    if (!options.transport && !WebSocket) throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
+    if (!options.transport && !WebSocket)
+      throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
     if (storage && !key) throw new TypeError("storage needs a key, one for each set of bugs");
     this.#heartbeat = heartbeat;
     this.#transport = options.transport ?? webSocket(WebSocket);
@@ -207,8 +208,7 @@ export class Bugfeed extends EventTarget {
     if (within(status, 400, 499)) return this.#fail(`${this.url} is no feed: ${reason}`, { status });
     if (FINAL.includes(code)) return this.#fail(`closed (${code}): ${reason}`, { code });
     // A gateway that goes away says when to come back, another time to each client.
-    const delay =
-      this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
+    const delay = this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
     this.#after(delay, () => this.#connect());
     this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
   }
@@ -240,7 +240,7 @@ export class Bugfeed extends EventTarget {
     this.#tell("state", { state, ...about });
   }
 
-  /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection that may be dead. */
+  /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection blindly. */
   #wake = () => {
     if (world.document?.hidden) return;
     if (this.#sent) this.#probe(PROBE_MS);

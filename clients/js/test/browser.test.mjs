@@ -10,7 +10,8 @@ import { test } from "node:test";
 import { Gateway, binary } from "./support.mjs";
 
 const browser = ["chromium", "chromium-browser", "google-chrome"].find((name) => !spawnSync(name, ["--version"]).error);
-const missing = (!binary && "no gateway: set BUGFEED_BIN, or run cargo build") || (!browser && "Chromium is not installed");
+const missing =
+  (!binary && "no gateway: set BUGFEED_BIN, or run cargo build") || (!browser && "Chromium is not installed");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 const page = (url) => `<!doctype html><script type="module">
@@ -64,34 +65,38 @@ const open = (url, profile) => {
   };
 };
 
-test("a page resumes after kill -9 of the gateway, and after a reload", { skip: missing, timeout: 120_000 }, async () => {
-  const gateway = await Gateway.start();
-  const site = await serve(page(gateway.url));
-  const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
-  const close = open(site.url, profile);
-  try {
-    assert.deepEqual(await site.next(), ["subscribed", null]);
-    gateway.touch(1, 9);
-    assert.deepEqual(await site.next(), ["change", 1]);
-    await gateway.stop("SIGKILL");
-    assert.deepEqual(await site.next(), ["waiting"]);
-    gateway.touch(2);
-    await gateway.start();
-    let told = await site.next();
-    while (told[0] === "waiting") told = await site.next();
-    assert.deepEqual(told, ["subscribed", "complete"]);
-    site.reload = true;
-    site.loading = () => {
-      site.reload = false;
-      gateway.touch(1);
-    };
-    assert.deepEqual(await site.next(), ["change", 2]);
-    assert.deepEqual(await site.next(), ["subscribed", "complete"]);
-    assert.deepEqual(await site.next(), ["change", 1]);
-  } finally {
-    await close();
-    site.close();
-    await gateway.end();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-  }
-});
+test(
+  "a page resumes after kill -9 of the gateway, and after a reload",
+  { skip: missing, timeout: 120_000 },
+  async () => {
+    const gateway = await Gateway.start();
+    const site = await serve(page(gateway.url));
+    const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
+    const close = open(site.url, profile);
+    try {
+      assert.deepEqual(await site.next(), ["subscribed", null]);
+      gateway.touch(1, 9);
+      assert.deepEqual(await site.next(), ["change", 1]);
+      await gateway.stop("SIGKILL");
+      assert.deepEqual(await site.next(), ["waiting"]);
+      gateway.touch(2);
+      await gateway.start();
+      let told = await site.next();
+      while (told[0] === "waiting") told = await site.next();
+      assert.deepEqual(told, ["subscribed", "complete"]);
+      site.reload = true;
+      site.loading = () => {
+        site.reload = false;
+        gateway.touch(1);
+      };
+      assert.deepEqual(await site.next(), ["change", 2]);
+      assert.deepEqual(await site.next(), ["subscribed", "complete"]);
+      assert.deepEqual(await site.next(), ["change", 1]);
+    } finally {
+      await close();
+      site.close();
+      await gateway.end();
+      rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+    }
+  },
+);
