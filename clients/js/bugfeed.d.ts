@@ -7,7 +7,8 @@ export interface Options {
   /**
    * Keeps the cursor, so that the next page load or the next run resumes where this one ended: `localStorage`, or
    * anything with these two methods. A change is dealt with, and its cursor stored, once its event was dispatched; or,
-   * while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it again.
+   * while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it
+   * again.
    */
   storage?: Pick<Storage, "getItem" | "setItem">;
   /** Under which name. Pages and bots that watch different bugs need different keys. Required with `storage`. */
@@ -28,7 +29,7 @@ export interface Change {
   bug: number;
   /** The same as a list, as in `Gap`. */
   bugs: [number];
-  /** UTC, as the tracker wrote it: `2014-04-03T21:13:45`, perhaps with a fraction. Neither unique nor always ascending. */
+  /** UTC, as the tracker wrote it: `2014-04-03T21:13:45`, perhaps with a fraction. Neither unique nor ascending. */
   when: string;
 }
 
@@ -43,7 +44,7 @@ export interface Gap {
  */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
-/** What the gateway said about what was missed: every change follows, the newest of each bug follows, or nobody knows. */
+/** The gateway on what was missed: every change follows, the newest of each bug follows, or nobody knows. */
 export type Replay = "complete" | "latest" | "gap";
 
 /** What the events carry as their `detail`. */
@@ -88,13 +89,13 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
 
   readonly url: string;
   readonly state: State;
-  /** `classic` is a gateway of 2014: it resumes by date, and cannot tell when that is not enough. Null until it has answered. */
+  /** `classic`: a gateway of 2014, which resumes by date and cannot tell of every gap. Null until it has answered. */
   readonly protocol: "modern" | "classic" | null;
   /** The verdict of the last subscription. */
   readonly replay: Replay | null;
   /**
-   * The feed's end when this connection began. To start afresh and miss nothing: wait for the state `open`, set
-   * `cursor = head`, ask the tracker which bugs there are, subscribe.
+   * The feed's end when this connection began, null until the gateway has answered. To start afresh and miss nothing:
+   * wait for the state `open`, set `cursor = head`, ask the tracker which bugs there are, subscribe.
    */
   readonly head: string | null;
   /** Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text. */
@@ -103,7 +104,7 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   readonly bugs: number[];
 
   /**
-   * Watches bugs, from now on, also across reconnects. With a cursor, name the bugs that it speaks for in the first call.
+   * Watches bugs, from now on, also across reconnects. With a cursor, name the bugs it speaks for in the first call.
    * @throws RangeError if one is no whole number from 1 to 2^53 - 1; then nothing changes
    */
   subscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
@@ -149,8 +150,8 @@ export interface Link {
 }
 
 /**
- * Opens a connection and reports what happens to it, never before it has returned. A transport that only carries messages
- * one way (SSE, long-poll) turns the commands into requests and answers them itself.
+ * Opens a connection and reports what happens to it, never before it has returned. A transport that carries messages
+ * only one way (SSE, long-poll) turns the commands into requests and answers them itself.
  */
 export type Transport = (
   url: string,

@@ -17,6 +17,8 @@ const MAX_WAIT_MS = 300_000;
 const MAX_WAITING = 10_000;
 /** Marks a cursor that is a date, for gateways that know no cursors. */
 const SINCE = "since:";
+/** The cursor of those who were given none: no gateway made it, so that resuming from it is a gap. */
+const UNKNOWN = "unknown";
 
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
@@ -92,7 +94,6 @@ export class Bugfeed extends EventTarget {
   #sent; // What this connection was asked for, while it is open.
   #asked; // Commands of this connection that are not answered yet.
   #resumed; // Whether this connection was told where to resume.
-  #live; // Whether any subscription was ever acknowledged.
 
   #transport;
   #link;
@@ -113,7 +114,8 @@ export class Bugfeed extends EventTarget {
     const { bugs = [], signal, storage, key, heartbeat = 30, WebSocket = world.WebSocket } = options;
     this.url = address(url);
     if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: a whole number from 1 to 300");
-    if (!options.transport && !WebSocket) throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
+    if (!options.transport && !WebSocket)
+      throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
     if (storage && !key) throw new TypeError("storage needs a key, one for each set of bugs");
     this.#heartbeat = heartbeat;
     this.#transport = options.transport ?? webSocket(WebSocket);
@@ -206,8 +208,7 @@ export class Bugfeed extends EventTarget {
     if (within(status, 400, 499)) return this.#fail(`${this.url} is no feed: ${reason}`, { status });
     if (FINAL.includes(code)) return this.#fail(`closed (${code}): ${reason}`, { code });
     // A gateway that goes away says when to come back, another time to each client.
-    const delay =
-      this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
+    const delay = this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
     this.#after(delay, () => this.#connect());
     this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
   }
@@ -239,7 +240,7 @@ export class Bugfeed extends EventTarget {
     this.#tell("state", { state, ...about });
   }
 
-  /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection that may be dead. */
+  /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection blindly. */
   #wake = () => {
     if (world.document?.hidden) return;
     if (this.#sent) this.#probe(PROBE_MS);
@@ -332,20 +333,17 @@ export class Bugfeed extends EventTarget {
     this.protocol = error ? "classic" : "modern";
     if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
-    this.head = cursor;
+    this.head = cursor ?? UNKNOWN;
     this.#heard();
     this.#become("open");
   }
 
-  #subscribed({ bugs, cursor, since, first }, replay, now) {
+  #subscribed({ bugs, cursor }, replay, now) {
     this.replay = replay;
     this.#tell("subscribed", { bugs, replay });
-    // No verdict on a cursor, or a classic gateway that was told no date: nobody knows what was missed.
-    const missed = cursor
-      ? !["complete", "latest"].includes(replay)
-      : this.protocol === "classic" && first && this.#live && !since;
-    this.#live = true;
-    this.#move(now, missed && this.#gap(bugs));
+    // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
+    const missed = cursor && !["complete", "latest"].includes(replay);
+    this.#move(now ?? (this.cursor ? null : UNKNOWN), missed && this.#gap(bugs));
   }
 
   #refused({ command, bugs, first }, error) {

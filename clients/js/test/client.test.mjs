@@ -1,4 +1,4 @@
-// What the conversations of ../conformance do not show: reading in a loop, storage, signals, the browser's events, errors.
+// What the conversations of ../conformance do not show: loops, storage, signals, the browser's events, errors.
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { Clock, settled } from "./support.mjs";
@@ -174,7 +174,11 @@ test("states are told, with the reason and the delay", async () => {
   links[0].on.close({ code: 1006, reason: "refused" });
   feed.close();
   feed.close();
-  assert.deepEqual(states, [{ state: "connecting" }, { state: "waiting", reason: "refused", delay: 750 }, { state: "closed" }]);
+  assert.deepEqual(states, [
+    { state: "connecting" },
+    { state: "waiting", reason: "refused", delay: 750 },
+    { state: "closed" },
+  ]);
 });
 
 test("when the network is back or the page is looked at, nobody waits", async () => {

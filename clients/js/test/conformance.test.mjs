@@ -32,7 +32,10 @@ class Script {
       transport: (_url, on) => {
         const link = { on, sent: [], ended: false };
         this.begun.push(link);
-        return { send: (command) => link.sent.push(normal(JSON.parse(JSON.stringify(command)))), close: () => (link.ended = true) };
+        return {
+          send: (command) => link.sent.push(normal(JSON.parse(JSON.stringify(command)))),
+          close: () => (link.ended = true),
+        };
       },
     });
     this.feed = feed;
@@ -92,7 +95,10 @@ class Script {
       assert.deepEqual(got, wanted);
     },
     expect: (about) => {
-      const got = { ...this.pick(about), ...(about.cursor === undefined ? {} : { cursor: this.store.get("key") ?? null }) };
+      const got = {
+        ...this.pick(about),
+        ...(about.cursor === undefined ? {} : { cursor: this.store.get("key") ?? null }),
+      };
       assert.deepEqual(got, about);
     },
     restart: () => {

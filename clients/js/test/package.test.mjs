@@ -6,7 +6,11 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
 const folder = new URL("../", import.meta.url);
-const load = (name) => import(name).then((module) => module.default ?? module, () => null);
+const load = (name) =>
+  import(name).then(
+    (module) => module.default ?? module,
+    () => null,
+  );
 const [esbuild, typescript] = await Promise.all([load("esbuild"), load("typescript")]);
 const unless = (module) => ({ skip: !module && "run npm ci" });
 
@@ -30,11 +34,16 @@ test("the types fit a page and a bot", unless(typescript), () => {
     types: [],
   };
   const found = typescript.getPreEmitDiagnostics(typescript.createProgram(files, options));
-  assert.deepEqual(found.map(({ messageText, file, start }) => [file?.fileName, start, messageText]), []);
+  assert.deepEqual(
+    found.map(({ messageText, file, start }) => [file?.fileName, start, messageText]),
+    [],
+  );
 });
 
 test("the package holds the module, its types, and what npm adds", () => {
-  const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] }));
+  const [{ files }] = JSON.parse(
+    execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] }),
+  );
   const names = files.map(({ path }) => path).sort();
   assert.deepEqual(names, ["README.md", "bugfeed.d.ts", "bugfeed.js", "package.json"]);
 });

@@ -1,0 +1,349 @@
+"""The client protocol, without a network, a clock or an event loop: those are handed in, so that tests bring their own.
+
+What comes back to the application goes to ``deliver(item, cursor)``: a change, a gap or an error (or None), and the
+cursor that may be stored once the item is dealt with (or None).
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any, Callable, Optional, Protocol, Union
+
+from ._events import BugfeedError, Change, Event, Gap
+
+#: Close codes after which the same would be refused again.
+FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009))
+#: How long opening a connection may take, in seconds.
+CONNECT_S = 15.0
+#: No gateway is waited for longer than this, in seconds.
+MAX_WAIT_S = 300.0
+#: Marks a cursor that is a date, for gateways that know no cursors.
+SINCE = "since:"
+#: The cursor of those who were given none: no gateway made it, so that resuming from it is a gap.
+UNKNOWN = "unknown"
+MAX_BUG = 2**63 - 1
+
+
+class Link(Protocol):
+    """One connection, as a transport made it."""
+
+    def send(self, command: Mapping[str, Any]) -> None:
+        """Sends a command of the protocol. Only after ``open``."""
+
+    def close(self) -> None:
+        """Ends the connection; nothing that it reports afterwards counts."""
+
+
+class Listener(Protocol):
+    """Whom a transport reports to, never before it has returned."""
+
+    def open(self) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self, *, code: Optional[int] = None, reason: str = "", status: Optional[int] = None) -> None:
+        """The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known."""
+
+
+Transport = Callable[[str, Listener], Link]
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """What is needed of an asyncio event loop."""
+
+    def call_later(self, delay: float, callback: Callable[[], Any]) -> Timer: ...
+
+
+def number(bug: Union[int, str]) -> int:
+    """Checks a bug number; ``ValueError`` if it is none."""
+    if isinstance(bug, str) and bug.strip().isdecimal():
+        bug = int(bug)
+    if isinstance(bug, int) and not isinstance(bug, bool) and 1 <= bug <= MAX_BUG:
+        return bug
+    raise ValueError(f"not a bug number: {bug!r}")
+
+
+def _within(value: object, least: float, most: float) -> Optional[float]:
+    """The value, if it is a number of that range."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+    return float(value) if good else None  # type: ignore[arg-type]
+
+
+class _Asked:
+    """A command that is not answered yet."""
+
+    def __init__(self, command: Mapping[str, Any], first: bool) -> None:
+        self.command: str = command["command"]
+        self.bugs: list[int] = command.get("bugs", [])
+        self.cursor: Optional[str] = command.get("cursor")
+        self.first = first
+
+
+class _Connection:
+    """What is known of one connection. It listens to its link, for as long as it is the feed's."""
+
+    def __init__(self, core: "Core") -> None:
+        self.core = core
+        self.link: Optional[Link] = None
+        self.is_open = False
+        self.resumed = False
+        self.sent: set[int] = set()
+        self.asked: list[_Asked] = []
+        self.interval = float(core.heartbeat)
+        self.retry_after: Optional[float] = None
+
+    def open(self) -> None:
+        if self is self.core.connection:
+            self.core.opened(self)
+
+    def message(self, text: str) -> None:
+        if self is self.core.connection:
+            self.core.received(self, text)
+
+    def close(self, *, code: Optional[int] = None, reason: str = "", status: Optional[int] = None) -> None:
+        if self is self.core.connection:
+            self.core.lost(code, reason, status)
+
+
+class Core:
+    """A feed: ``connecting`` from ``start`` on, ``open``, ``waiting``, or ``closed`` for good."""
+
+    def __init__(
+        self,
+        url: str,
+        transport: Transport,
+        clock: Clock,
+        deliver: Callable[[Union[Event, BugfeedError, None], Optional[str]], None],
+        *,
+        bugs: Iterable[int] = (),
+        cursor: Optional[str] = None,
+        heartbeat: int = 30,
+        chance: Callable[[], float] = random.random,
+        changed: Callable[[str, str], None] = lambda state, reason: None,
+    ) -> None:
+        self.url = url
+        self.state = "connecting"
+        self.protocol: Optional[str] = None
+        self.replay: Optional[str] = None
+        self.head: Optional[str] = None
+        self.cursor = cursor
+        self.bugs: set[int] = set(bugs)
+        self.heartbeat = heartbeat
+        self.connection: Optional[_Connection] = None
+        self._transport = transport
+        self._clock = clock
+        self._deliver = deliver
+        self._chance = chance
+        self._changed = changed
+        self._timer: Optional[Timer] = None
+        self._failures = 0
+
+    # What the application does.
+
+    def start(self) -> None:
+        if self.state == "closed":
+            return
+        connection = self.connection = _Connection(self)
+        self.protocol = None
+        self._become("connecting")
+        self._after(CONNECT_S, self._dead)
+        connection.link = self._transport(self.url, connection)
+
+    def subscribe(self, bugs: Iterable[int]) -> None:
+        self.bugs.update(bugs)
+        self._flush()
+
+    def unsubscribe(self, bugs: Iterable[int]) -> None:
+        self.bugs.difference_update(bugs)
+        self._flush()
+
+    def close(self) -> None:
+        if self.state == "closed":
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._leave()
+        self._become("closed")
+
+    # What the link reports.
+
+    def opened(self, connection: _Connection) -> None:
+        connection.is_open = True
+        self._heard(connection)
+        self._ask(connection, {"command": "hello", "heartbeat": self.heartbeat})
+        self._flush()
+
+    def lost(self, code: Optional[int], reason: str, status: Optional[int] = None) -> None:
+        connection = self.connection
+        self._leave()
+        if status is not None and 400 <= status < 500:
+            return self._fail(f"{self.url} is no feed: {status} {reason}".rstrip(), status=status)
+        if code in FINAL:
+            return self._fail(f"closed by the gateway ({code}): {reason}", code=code)
+        # A gateway that goes away says when to come back, another time to each client.
+        delay = connection.retry_after if connection else None
+        if delay is None:
+            delay = min(2.0 ** min(self._failures, 10), 30.0) * (0.5 + self._chance() / 2)
+            self._failures += 1
+        self._after(delay, self.start)
+        self._become("waiting", f"{reason or f'connection lost ({code})'}; trying again in {delay:.1f} s")
+
+    def received(self, connection: _Connection, text: str) -> None:
+        self._failures = 0
+        self._heard(connection)
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(message, dict):
+            return
+        command = message.get("command")
+        cursor = message.get("cursor")
+        cursor = cursor if isinstance(cursor, str) else None
+        if command == "update":
+            self._updated(message.get("bug"), message.get("when"), cursor)
+        elif command == "gap":
+            self._move(cursor, self._gap(connection.sent))
+        elif command == "goaway":
+            delay_ms = _within(message.get("retry_after_ms"), 0, float("inf"))
+            if delay_ms is not None:
+                connection.retry_after = min(delay_ms / 1000, MAX_WAIT_S)
+            self._move(cursor)
+        elif command == "heartbeat":
+            self._move(cursor)
+        else:
+            asked = next((asked for asked in connection.asked if asked.command == command), None)
+            if asked:
+                connection.asked.remove(asked)
+                self._answered(connection, asked, message, cursor)
+
+    # Connecting, waiting, closed.
+
+    def _dead(self) -> None:
+        self.lost(None, "the gateway is silent")
+
+    def _leave(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection and connection.link:
+            connection.link.close()
+
+    def _fail(self, message: str, *, code: Optional[int] = None, status: Optional[int] = None) -> None:
+        self._deliver(BugfeedError(message, final=True, code=code, status=status), None)
+        self.close()
+
+    def _become(self, state: str, reason: str = "") -> None:
+        self.state = state
+        self._changed(state, reason)
+
+    def _heard(self, connection: _Connection) -> None:
+        """Something came. Classic gateways send no heartbeat, so they are asked for a sign of life."""
+        interval = connection.interval
+        if self.protocol != "classic":
+            return self._after(2.5 * interval, self._dead)
+
+        def probe() -> None:
+            assert connection.link
+            connection.link.send({"command": "version"})
+            self._after(1.5 * interval, self._dead)
+
+        self._after(interval, probe)
+
+    def _after(self, seconds: float, then: Callable[[], None]) -> None:
+        """What happens next if nothing else does."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._clock.call_later(seconds, then)
+
+    # What the gateway is asked for.
+
+    def _flush(self) -> None:
+        connection = self.connection
+        if not connection or not connection.is_open:
+            return
+        drop, add = sorted(connection.sent - self.bugs), sorted(self.bugs - connection.sent)
+        connection.sent = set(self.bugs)
+        if drop:
+            self._ask(connection, {"command": "unsubscribe", "bugs": drop})
+        if not add:
+            return
+        command: dict[str, Any] = {"command": "subscribe", "bugs": add}
+        first = not connection.resumed
+        if first and self.cursor:
+            if self.cursor.startswith(SINCE):
+                command["since"] = self.cursor[len(SINCE) :]
+            else:
+                command["cursor"] = self.cursor
+        connection.resumed = True
+        self._ask(connection, command, first)
+
+    def _ask(self, connection: _Connection, command: Mapping[str, Any], first: bool = False) -> None:
+        connection.asked.append(_Asked(command, first))
+        assert connection.link
+        connection.link.send(command)
+
+    # What the gateway says.
+
+    def _updated(self, bug: object, when: object, cursor: Optional[str]) -> None:
+        if isinstance(bug, bool) or not isinstance(bug, int) or not isinstance(when, str):
+            return
+        self._move(cursor or self._since(when), Change(bug, when) if bug in self.bugs else None)
+
+    def _answered(
+        self, connection: _Connection, asked: _Asked, message: Mapping[str, Any], cursor: Optional[str]
+    ) -> None:
+        error = str(message.get("error")) if message.get("result") == "error" else None
+        if asked.command == "hello":
+            self._welcomed(connection, message.get("heartbeat"), cursor, error)
+        elif error is not None:
+            self._refused(connection, asked, error)
+        elif asked.command == "subscribe":
+            self._subscribed(asked, message.get("replay"), cursor)
+        else:
+            self._move(cursor)
+
+    def _welcomed(
+        self, connection: _Connection, heartbeat: object, cursor: Optional[str], error: Optional[str]
+    ) -> None:
+        if error is not None and error != "invalid command":
+            return self._fail(f"hello refused by the gateway: {error}")
+        self.protocol = "modern" if error is None else "classic"
+        connection.interval = _within(heartbeat, 1, 300) or connection.interval
+        # For those who start afresh; it is no position of ours.
+        self.head = cursor or UNKNOWN
+        self._heard(connection)
+        self._become("open", "" if error is None else "a gateway of 2014: it resumes by date, and cannot tell of gaps")
+
+    def _subscribed(self, asked: _Asked, replay: object, cursor: Optional[str]) -> None:
+        self.replay = replay if isinstance(replay, str) else None
+        # Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
+        missed = asked.cursor and replay not in ("complete", "latest")
+        self._move(cursor or (None if self.cursor else UNKNOWN), self._gap(asked.bugs) if missed else None)
+
+    def _refused(self, connection: _Connection, asked: _Asked, error: str) -> None:
+        self.bugs.difference_update(asked.bugs)
+        connection.sent.difference_update(asked.bugs)
+        if asked.first:
+            connection.resumed = False
+        message = f"{asked.command} refused by the gateway: {error}"
+        self._deliver(BugfeedError(message, bugs=tuple(asked.bugs)), None)
+
+    def _gap(self, bugs: Iterable[int]) -> Gap:
+        return Gap(tuple(sorted(self.bugs.intersection(bugs))))
+
+    def _since(self, when: str) -> Optional[str]:
+        """Where to resume on a classic gateway: the largest date received, but none that lies in the future."""
+        since = SINCE + when
+        is_later = not self.cursor or not self.cursor.startswith(SINCE) or since > self.cursor
+        is_past = when < datetime.now(timezone.utc).isoformat()
+        return since if self.protocol == "classic" and is_later and is_past else None
+
+    def _move(self, cursor: Optional[str], item: Optional[Event] = None) -> None:
+        if cursor:
+            self.cursor = cursor
+        if cursor or item:
+            self._deliver(item, cursor)

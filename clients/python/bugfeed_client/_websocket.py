@@ -1,0 +1,90 @@
+"""The transport over WebSocket."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from ._core import Link, Listener
+
+log = logging.getLogger("bugfeed_client")
+
+#: How long a gateway may take to answer a close frame, in seconds.
+CLOSE_S = 1.0
+
+
+class WebSocketTransport:
+    """Makes connections. ``options`` are further arguments of ``websockets``' ``connect``."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        # The core sees to time-outs and heartbeats; the protocol knows no extensions.
+        ours = {"compression": None, "ping_interval": None, "close_timeout": CLOSE_S, "open_timeout": None}
+        self._options = {**ours, **options}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, url: str, listener: Listener) -> Link:
+        link = _Link(url, listener, self._options)
+        task = link.task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return link
+
+    async def finish(self) -> None:
+        """Waits until all connections that were closed are gone."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Link:
+    def __init__(self, url: str, listener: Listener, options: Mapping[str, Any]) -> None:
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._listener = listener
+        self.task = asyncio.get_running_loop().create_task(self._run(url, options))
+
+    def send(self, command: Mapping[str, Any]) -> None:
+        self._outbox.put_nowait(json.dumps(command, separators=(",", ":")))
+
+    def close(self) -> None:
+        self.task.cancel()
+
+    async def _run(self, url: str, options: Mapping[str, Any]) -> None:
+        try:
+            socket = await connect(url, **options)
+            try:
+                code, reason = await self._talk(socket)
+            finally:
+                await socket.close()
+        except InvalidStatus as error:
+            response = error.response
+            text = (response.body or b"").decode("utf-8", "replace").strip()
+            self._listener.close(status=response.status_code, reason=text or response.reason_phrase)
+        except (OSError, EOFError, asyncio.TimeoutError, WebSocketException) as error:
+            self._listener.close(reason=str(error) or type(error).__name__)
+        except Exception as error:
+            log.exception("bugfeed: unexpected; the connection is given up")
+            self._listener.close(reason=str(error))
+        else:
+            self._listener.close(code=code, reason=reason)
+
+    async def _talk(self, socket: ClientConnection) -> "tuple[int, str]":
+        self._listener.open()
+        writer = asyncio.get_running_loop().create_task(self._write(socket))
+        try:
+            async for text in socket:
+                if isinstance(text, str):
+                    self._listener.message(text)
+        except ConnectionClosed:
+            pass
+        finally:
+            writer.cancel()
+        return socket.close_code or 1006, socket.close_reason or ""
+
+    async def _write(self, socket: ClientConnection) -> None:
+        try:
+            while True:
+                await socket.send(await self._outbox.get())
+        except ConnectionClosed:
+            pass  # The reader tells.
