@@ -265,7 +265,7 @@ impl Term {
     /// The transaction that numbers, as `ledger/intake.rs` does it.
     fn record(&mut self, ledger: &mut Ledger, rows: &[Row], now: When, happens: bool) -> Vec<Numbered> {
         let (last_seq, marks) = self.cache.get_or_insert_with(|| (ledger.head(), ledger.marks.clone()));
-        let plan = plan(rows, marks, *last_seq);
+        let plan = plan(rows, |key| marks.contains(key), *last_seq);
         if !happens {
             return Vec::new();
         }
