@@ -15,6 +15,9 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
 
 /// How long a connection attempt may take, the AMQP handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest AMQP frame where the URL does not say, in bytes. lapin keeps two buffers of 32 frames for a connection:
+/// with RabbitMQ's own 128 KiB that is 8 MiB, for messages of a hundred bytes.
+const FRAME_MAX: u32 = 16 * 1024;
 /// Seconds between heartbeats where the URL does not say: a dead broker is noticed after two.
 const HEARTBEAT_S: u16 = 10;
 
@@ -57,6 +60,7 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
     Ok(BrokerUrl(uri))
 }
 
