@@ -33,10 +33,10 @@ pub struct Spread {
 
 impl Spread {
     /// Of these; none of none.
-    pub fn of(values: Vec<f64>) -> Option<Spread> {
+    pub fn of(values: &[f64]) -> Option<Spread> {
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;
-        Some(Spread { median: median(&values), min, max })
+        Some(Spread { median: median(values), min, max })
     }
 }
 
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn spreads() {
-        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
-        assert_eq!(Spread::of(Vec::new()), None);
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of(&[]), None);
     }
 }

@@ -19,7 +19,7 @@ use crate::target::{Running, Target};
 
 /// Updates of one run, each when the one before has arrived everywhere: so nothing is written together, and nothing is
 /// gained by being late.
-const ONE_BY_ONE: u32 = 20;
+const ONE_BY_ONE: u32 = 10;
 
 /// Which server, and which load.
 #[derive(Clone, Debug, Args)]
@@ -101,7 +101,7 @@ pub fn run(against: &Against) -> Result<Finding> {
     // Buffers grow, code becomes warm; and it shows how much can be asked for.
     let (mut paced, mut full) = (Samples::default(), Samples::default());
     let warm = round(bench, &mut pair, watch, (burst / 20).clamp(5, 2000), Pace::Full, &mut Samples::default())?;
-    let affordable = (f64::from(against.budget) * 1e6 / warm) as u32;
+    let affordable = u32::try_from(u64::from(against.budget) * 1_000_000_000 / warm.max(1)).unwrap_or(u32::MAX);
     let burst = affordable.clamp(10, burst.max(10));
     let updates = affordable.clamp(10, (rate * against.seconds).max(10));
     let (few, mut one) = (affordable.clamp(5, ONE_BY_ONE), Samples::default());
@@ -152,8 +152,8 @@ fn connect(bench: &mut Bench, target: Target, watch: Watch) -> Result<(MemoryEac
     Ok((memory, (target, workers)))
 }
 
-/// One measurement of each of the two; the server's processor time for one update, in microseconds.
-fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pace, into: &mut Samples) -> Result<f64> {
+/// One measurement of each of the two; the server's processor time for one update, in nanoseconds.
+fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pace, into: &mut Samples) -> Result<u64> {
     let phase = bench.phase(count, 1, watch.bugs);
     into.floor.push(bench.measure(&mut pair.floor.0, &mut pair.floor.1, &phase, pace)?);
     let phase = bench.phase(count, 1, watch.bugs);
@@ -165,9 +165,9 @@ fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pac
     if let (Some(before), Some(after)) = (before, broker_ns()?) {
         into.broker_ns.push(after.saturating_sub(before) as f64);
     }
-    let us = sample.us_per_update();
+    let each = sample.cpu.ns / u64::from(count);
     into.server.push(sample);
-    Ok(us)
+    Ok(each)
 }
 
 fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) -> Paced {
@@ -177,11 +177,11 @@ fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) ->
         Part::Sparse => sample.us_per_update(),
     };
     let of = |samples: &[Sample], figure: &dyn Fn(&Sample) -> f64| {
-        Spread::of(samples.iter().map(figure).collect()).unwrap_or_default()
+        Spread::of(&samples.iter().map(figure).collect::<Vec<_>>()).unwrap_or_default()
     };
     let over = |floor: &[Sample]| {
         let ratios = found.server.iter().zip(floor).map(|(server, floor)| us(server) / us(floor));
-        Spread::of(ratios.collect()).unwrap_or_default()
+        Spread::of(&ratios.collect::<Vec<_>>()).unwrap_or_default()
     };
     let broker = found.broker_ns.iter().zip(&found.server).map(|(ns, sample)| us(sample) * ns / sample.cpu.ns as f64);
     let sum = |count: &dyn Fn(&Sample) -> u64| found.server.iter().map(count).sum();
@@ -190,7 +190,7 @@ fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) ->
         frames_per_read: of(&found.server, &Sample::frames_per_read),
         floor_us: of(&found.floor, &us),
         cpu_us: of(&found.server, &us),
-        broker_us: Spread::of(broker.collect()),
+        broker_us: Spread::of(&broker.collect::<Vec<_>>()),
         ratio: over(&found.floor),
         ratio_to_paced_floor: over(floor_paced),
         floor_p99_ms: of(&found.floor, &|sample| sample.tally.latencies.quantile_us(0.99) / 1000.0),

@@ -53,7 +53,10 @@ impl Bench {
         exact_sleeps();
         let scratch = scratch()?;
         let stamps = Stamps::create(scratch.path())?;
-        Ok(Bench { common: common.clone(), stamps, next: 1, next_source: 1, rabbit: None, _scratch: scratch })
+        // Ports of the program that ran before are not free at once.
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let next_source = u16::from_be_bytes([high, low]).wrapping_mul(16);
+        Ok(Bench { common: common.clone(), stamps, next: 1, next_source, rabbit: None, _scratch: scratch })
     }
 
     /// The next updates: `count` of them, of bugs from `from_bug` on.
@@ -116,7 +119,7 @@ impl Bench {
     /// When it does not start.
     pub fn load(&mut self, to: SocketAddr, path: &str, dialect: Dialect, watch: Watch) -> Result<(Worker, Clients)> {
         let [high, low] = self.next_source.to_be_bytes();
-        self.next_source += 1;
+        self.next_source = self.next_source.wrapping_add(1);
         let clients = Clients {
             server: to,
             path: path.to_owned(),
