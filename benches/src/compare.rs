@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::procfs::Machine;
-use crate::report::{median, short};
+use crate::report::short;
 
 /// Which load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -20,7 +20,7 @@ pub enum Part {
     Sparse,
 }
 
-/// The middle of several runs, and how far they were apart.
+/// The middle of several runs (between the two in the middle of an even number), and how far they were apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one.
@@ -36,7 +36,10 @@ impl Spread {
     pub fn of(values: &[f64]) -> Option<Spread> {
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;
-        Some(Spread { median: median(values), min, max })
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        Some(Spread { median: f64::midpoint(low, high), min, max })
     }
 }
 
@@ -321,6 +324,7 @@ mod tests {
     #[test]
     fn spreads() {
         assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of(&[1.0, 4.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
         assert_eq!(Spread::of(&[]), None);
     }
 }
