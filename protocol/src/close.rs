@@ -46,9 +46,21 @@ impl Close {
         }
     }
 
-    /// Whether a client should connect again, with back-off. The others mean that the client itself is at fault (or
-    /// asked to close), and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
+    /// Whether a client that did not ask to be closed should connect again, with back-off. The others mean that the client
+    /// itself is at fault, and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
     pub const fn reconnect(self) -> bool {
-        matches!(self, Close::Restart)
+        matches!(self, Close::Normal | Close::Restart)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Close;
+
+    /// The table of PROTOCOL.md.
+    #[test]
+    fn only_faults_of_the_client_are_final() {
+        let last: Vec<u16> = Close::ALL.iter().filter(|close| !close.reconnect()).map(|close| close.code()).collect();
+        assert_eq!(last, [1002, 1003, 1007, 1009]);
     }
 }
