@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Stamps, exact_sleeps, now_ns, sleep_until};
+use crate::load::say;
 use crate::measure::Source;
 use crate::plan::{Phase, Watch};
 use crate::publish::Pace;
@@ -118,13 +119,6 @@ fn prepare(phase: &Phase, watchers: &HashMap<u32, Rc<[u32]>>) -> (Vec<u8>, Vec<W
     };
     let writes = phase.indices().map(write).collect();
     (frames, writes)
-}
-
-fn say(answer: &Answer) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, answer)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
 }
 
 /// The floor's process, as its parent sees it. It ends with its standard input.

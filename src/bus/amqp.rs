@@ -217,8 +217,8 @@ async fn consume(
     }
 }
 
-/// Reads history from where the ingest stands, also for what comes before the message that is `sought`. A connection that is lost is an error; a broker that has no history to
-/// give is not: the gateway then works without.
+/// Reads history from where the ingest stands, also for what comes before the message that is `sought`. A connection that
+/// is lost is an error; a broker that has no history to give is not: the gateway then works without.
 async fn catch_up(
     history: &mut History,
     options: &AmqpOptions,

@@ -37,7 +37,8 @@ impl Replay {
             while pos > upto && pos >= start {
                 came_late |= self.number_of(pos).is_none();
                 match self.back_from(pos) {
-                    None => return false,
+                    // None was before it, unless the ring has been trimmed meanwhile.
+                    None => return came_late && pos < self.start(),
                     Some(back) => pos = back,
                 }
             }

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod tally;
 pub mod worker;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -82,4 +83,12 @@ pub enum Answer {
     Counted(Box<Tally>),
     /// It cannot go on.
     Failed(String),
+}
+
+/// Tells the parent process something: a line of JSON.
+pub(crate) fn say(answer: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, answer)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
 }

@@ -10,7 +10,7 @@ use mio::Events;
 
 use super::engine::Engine;
 use super::tally::Tally;
-use super::{Answer, Order};
+use super::{Answer, Order, say};
 
 /// Is a load process until standard input ends.
 ///
@@ -57,13 +57,6 @@ pub fn run() -> Result<()> {
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
     }
-}
-
-fn say(answer: &Answer) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, answer)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
 }
 
 /// A load process, as its parent sees it. It ends with its standard input, which ends with this value or this process.

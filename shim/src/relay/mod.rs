@@ -1,9 +1,9 @@
 //! The relay: change table → ledger → publisher, for as long as this process holds the ledger's lease.
 //!
 //! Goes in: an open source, ledger and publisher. Comes out: every committed row, numbered once and published in order.
-//! Two loops that share nothing but the ledger, a wake-up, and what was recorded just now: *intake* records and deletes rows whether or not the bus
-//! works; *outlet* publishes what is recorded whether or not the source works. Either may be dropped at any await: what
-//! matters is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
+//! Two loops that share nothing but the ledger, a wake-up, and what was recorded just now: *intake* records and deletes
+//! rows whether or not the bus works; *outlet* publishes what is recorded whether or not the source works. Either may be
+//! dropped at any await: what matters is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
 
 mod handoff;
 mod intake;
