@@ -157,6 +157,37 @@ async fn frames_against_the_rules_end_the_connection_with_1002() {
     assert_eq!(u16::from_be_bytes([answer[2], answer[3]]), 1009);
 }
 
+/// A message may come in pieces, with pings and pauses in between: the gateway keeps what has come.
+#[tokio::test]
+async fn a_message_may_be_cut_anywhere() {
+    const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
+    let serve = Serve::start(&[]).await;
+    let text = br#"{"command":"version"}"#;
+    // Masked with zeros.
+    let frame =
+        |opcode: u8, text: &[u8]| [&[opcode, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0], text].concat();
+    let whole = frame(0x81, text);
+    let in_one_frame = (1..whole.len()).map(|at| ([&PING, &whole[..at]].concat(), whole[at..].to_vec()));
+    let in_two =
+        (0..text.len()).map(|at| ([frame(0x01, &text[..at]), PING.to_vec()].concat(), frame(0x80, &text[at..])));
+    for (first, rest) in in_one_frame.chain(in_two) {
+        let mut stream = raw(serve.clients).await;
+        stream.write_all(&first).await.unwrap();
+        let mut pong = [0; 2];
+        tokio::time::timeout(SOON, stream.read_exact(&mut pong)).await.expect("a pong").unwrap();
+        assert_eq!(pong, [0x8a, 0]);
+        // The gateway has read the first piece, and waits for the other.
+        stream.write_all(&rest).await.unwrap();
+        let mut answer = [0; 2];
+        tokio::time::timeout(SOON, stream.read_exact(&mut answer)).await.expect("an answer").unwrap();
+        assert_eq!(answer[0], 0x81, "{first:?} {rest:?}");
+        let mut answer = vec![0; usize::from(answer[1])];
+        stream.read_exact(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains(r#""result":"ok","version":"#), "{answer}: {first:?} {rest:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_ping_is_answered_and_a_close_too() {
     let serve = Serve::start(&[]).await;
