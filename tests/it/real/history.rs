@@ -276,5 +276,16 @@ mod chaos {
             let got = [update(&mut client).await, update(&mut client).await];
             assert_eq!(got.map(|(bug, cursor)| (bug, seq(&cursor))), [(2, 2), (1, 3)]);
         }
+        // Two changes are fewer than one acknowledgement covers, but it must not wait for more to come.
+        eventually(SOON, "what was taken is acknowledged", async || {
+            let queues = rabbit.ctl(&["-q", "list_queues", "name", "messages"]).await.unwrap();
+            if queues.lines().any(|line| line.split_whitespace().eq(["one.default", "0"])) {
+                Ok(())
+            } else {
+                Err(queues)
+            }
+        })
+        .await
+        .unwrap();
     }
 }
