@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::http::demo::Demo;
 use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
+use crate::http::origins::Origins;
 use crate::http::routes::{self, Site};
 use crate::hub::{self, Clock, Feed, Ingest};
 
@@ -124,6 +125,7 @@ impl Gateway {
         let site = Site {
             feeds: Arc::new(std::mem::take(&mut self.feeds)),
             demo,
+            origins: Origins::new(&self.args.allow_origin),
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };

@@ -38,6 +38,8 @@ pub struct ListenLimits {
     pub send_buffer_bytes: usize,
     /// After this long without an acknowledgement from the peer's kernel a connection is dead (TCP_USER_TIMEOUT).
     pub unacknowledged_timeout: Duration,
+    /// How long an answer that is under way may go on when the listener stops.
+    pub grace: Duration,
 }
 
 /// Binds with a backlog that takes a stampede: with tokio's default of 1024 or less, thousands of clients that come
@@ -150,9 +152,13 @@ async fn connection(
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
+    let mut serve = Box::pin(serve);
     // How it ended is the peer's business: a reset, a timeout, or nothing.
     tokio::select! {
-        _ = Box::pin(serve) => {}
+        _ = &mut serve => return,
         () = stop.cancelled() => {}
     }
+    // A connection between two requests ends at once.
+    serve.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(limits.grace, serve).await;
 }

@@ -32,6 +32,11 @@ pub async fn js() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("page/page.js"))
 }
 
+/// The client library, for the live page and for any other.
+pub async fn client_js() -> Response {
+    asset("text/javascript; charset=utf-8", include_str!("../../clients/js/bugfeed.js"))
+}
+
 /// The script's pure part, which has tests of its own.
 pub async fn lib_js() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("page/lib.js"))

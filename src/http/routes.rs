@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::demo::Demo;
 use super::listen::Permit;
-use super::page;
+use super::origins::Origins;
+use super::{page, poll, sse};
 use crate::events::Events;
 use crate::hub::{Feed, Handover};
 
@@ -37,6 +38,8 @@ pub struct Site {
     pub feeds: Arc<BTreeMap<String, Arc<Feed>>>,
     /// The button, in the all-in-one.
     pub demo: Option<Demo>,
+    /// Which sites' pages may use the feeds.
+    pub origins: Origins,
     /// Counts what is refused.
     pub events: Arc<Events>,
     /// Told of connections that were taken over.
@@ -45,7 +48,16 @@ pub struct Site {
 
 /// All paths of the client listener.
 pub fn router(site: Site) -> Router {
+    // What pages of other sites use.
+    let shared = Router::new()
+        .route("/client.js", get(page::client_js))
+        .route("/sse", get(default_sse).post(default_sse))
+        .route("/changes", get(default_changes).post(default_changes))
+        .route("/{feed}/sse", get(named_sse).post(named_sse))
+        .route("/{feed}/changes", get(named_changes).post(named_changes))
+        .layer(site.origins.cors());
     Router::new()
+        .merge(shared)
         .route("/", get(root))
         .route("/page.css", get(page::css))
         .route("/page.js", get(page::js))
@@ -84,6 +96,36 @@ fn feed(site: &Site, name: &str, permit: &Permit, request: Request) -> Response 
     }
 }
 
+async fn default_sse(State(site): State<Site>, request: Request) -> Response {
+    event_stream(&site, DEFAULT_FEED, request).await
+}
+
+async fn named_sse(State(site): State<Site>, Path(name): Path<String>, request: Request) -> Response {
+    event_stream(&site, &name, request).await
+}
+
+async fn event_stream(site: &Site, name: &str, request: Request) -> Response {
+    match site.feeds.get(name) {
+        None => no_such_feed(site),
+        Some(feed) => sse::serve(feed, &site.tracker, request).await,
+    }
+}
+
+async fn default_changes(State(site): State<Site>, request: Request) -> Response {
+    changes(&site, DEFAULT_FEED, request).await
+}
+
+async fn named_changes(State(site): State<Site>, Path(name): Path<String>, request: Request) -> Response {
+    changes(&site, &name, request).await
+}
+
+async fn changes(site: &Site, name: &str, request: Request) -> Response {
+    match site.feeds.get(name) {
+        None => no_such_feed(site),
+        Some(feed) => poll::serve(feed, &site.tracker, request).await,
+    }
+}
+
 fn wants_websocket(headers: &HeaderMap) -> bool {
     headers
         .get(header::UPGRADE)
@@ -93,6 +135,10 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
 
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
 fn upgrade(site: &Site, feed: &Arc<Feed>, permit: &Permit, mut request: Request) -> Response {
+    if !site.origins.allow(request.headers()) {
+        site.events.turned_away("origin");
+        return (StatusCode::FORBIDDEN, "Pages of this site may not connect (--allow-origin)\n").into_response();
+    }
     let mut head = Request::builder().method(request.method()).uri(request.uri()).version(request.version());
     if let Some(headers) = head.headers_mut() {
         headers.clone_from(request.headers());
@@ -132,8 +178,10 @@ async fn unknown_path(State(site): State<Site>) -> Response {
 }
 
 async fn wrong_method(method: Method) -> Response {
-    let text =
-        format!("{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser\n");
+    let text = format!(
+        "{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser; \
+        see also /sse?bugs=1234 and /changes?bugs=1234\n"
+    );
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 
