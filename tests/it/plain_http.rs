@@ -155,7 +155,7 @@ async fn who_asks_for_heartbeats_is_greeted_and_sent_them_as_events() {
 
 #[tokio::test]
 async fn the_gateway_says_when_to_come_back_and_ends_in_time() {
-    let serve = Serve::start(&["--drain-window-ms", "200"]).await;
+    let serve = Serve::start(&["--drain-window-ms", "200", "--shards", "1"]).await;
     let mut source = EventSource::open(&serve, "bugs=1", None).await;
     source.message().await;
     let address = serve.clients;
@@ -262,12 +262,14 @@ async fn a_poll_answers_at_once_or_when_something_changes() {
     let again = changes(&serve, &format!("bugs=1,2&cursor={}", cursor(&answer))).await;
     assert_eq!((&again["changes"], cursor(&again)), (&json!([]), cursor(&answer)), "nothing twice");
     // Others' changes move the cursor of one who waits in vain.
-    serve.touch(9, T).await;
-    eventually(SOON, "the cursor has moved", async || {
-        cursor(&changes(&serve, &format!("bugs=1&cursor={start}&wait=0")).await) > cursor(&answer)
-    })
-    .await
-    .unwrap();
+    let waiting = async { changes(&serve, &format!("bugs=1&cursor={}&wait=2", cursor(&again))).await };
+    let touching = async {
+        eventually(SOON, "it waits", async || metric(&serve, "bugfeed_connections 1").await).await.unwrap();
+        serve.touch(9, T).await;
+    };
+    let (in_vain, ()) = tokio::join!(waiting, touching);
+    assert_eq!(in_vain["changes"], json!([]));
+    assert_ne!(cursor(&in_vain), cursor(&again));
     let by_date = changes(&serve, "bugs=1,2&since=2014-04-03").await;
     assert_eq!(by_date["changes"].as_array().unwrap().len(), 2);
 }
