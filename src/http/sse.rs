@@ -4,21 +4,24 @@
 //! Goes in: a query. Comes out: an endless answer, each event one message of the modern protocol, its id the cursor; what
 //! `EventSource` sends back when it reconnects is where it resumes.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use axum::http::{HeaderName, Method, header};
+use axum::http::{HeaderName, Method, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::client::Command;
-use futures::Stream;
+use futures::stream;
 use serde::Deserialize;
+use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
+use super::listen::Takeover;
 use super::query;
-use crate::hub::{Feed, Messages};
+use crate::hub::{Feed, Handover, Messages};
 
 /// How often those who cannot see heartbeats are sent one, in seconds: proxies cut what is silent for a minute, some
 /// sooner.
@@ -31,7 +34,7 @@ const RETRY_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
 const PIECE: usize = 4096;
 
 /// Answers a request.
-pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
+pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover, request: Request) -> Response {
     let head_only = request.method() == Method::HEAD;
     let query = match query::read(feed, request).await {
         Ok(query) => query,
@@ -47,46 +50,72 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
     if head_only {
         return headers.into_response();
     }
-    let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
-    let events = Events {
-        messages: feed.open([hello, query.subscribe()], tracker),
-        events: Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() },
-        begun: false,
-    };
-    (headers, Body::from_stream(events)).into_response()
+    let (feed, tracker) = (Arc::clone(feed), tracker.clone());
+    takeover.when_answered(move |handover| {
+        let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
+        let messages = feed.open([hello, query.subscribe()], &tracker);
+        let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
+        tracker.spawn(pump(handover, messages, writer));
+    });
+    // A body without end, as HTTP/1.0 has it: everything up to the end of the connection. hyper writes the head and is done,
+    // with its buffers, of which an idle connection would keep some 16 KiB.
+    let mut response = (headers, Body::from_stream(stream::empty::<io::Result<Bytes>>())).into_response();
+    *response.version_mut() = Version::HTTP_10;
+    response
 }
 
-/// The body.
-struct Events {
-    messages: Messages,
-    events: Writer,
-    begun: bool,
+/// Writes events until the session or the connection ends.
+async fn pump(handover: Handover, mut messages: Messages, writer: Writer) {
+    // What was read behind the request holds on to the buffer that the request was read into.
+    let Handover { stream, rest, permit } = handover;
+    drop(rest);
+    let mut piece = Vec::new();
+    push_retry(&mut piece, rand::random_range(RETRY_MS));
+    poll_fn(|cx| step(&stream, &mut messages, &writer, &mut piece, cx)).await;
+    drop(permit);
 }
 
-impl Stream for Events {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let mut piece = Vec::new();
-        if !std::mem::replace(&mut this.begun, true) {
-            push_retry(&mut piece, rand::random_range(RETRY_MS));
+/// Ready where it is over.
+fn step(
+    stream: &TcpStream,
+    messages: &mut Messages,
+    writer: &Writer,
+    piece: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // Nothing is expected; but that nothing comes any more means that the client is gone.
+    while stream.poll_read_ready(cx).is_ready() {
+        match stream.try_read(&mut [0; 512]) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return Poll::Ready(()),
         }
-        let mut over = false;
+    }
+    loop {
+        while !piece.is_empty() {
+            match stream.try_write(piece) {
+                Ok(written) => drop(piece.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // An error shows at the next write.
+                    if stream.poll_write_ready(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+        }
         while piece.len() < PIECE {
-            match this.messages.poll_next(cx) {
-                Poll::Ready(Some(text)) => this.events.push(&mut piece, &text),
-                Poll::Ready(None) => {
-                    over = true;
-                    break;
+            match messages.poll_next(cx) {
+                Poll::Ready(Some(text)) => writer.push(piece, &text),
+                Poll::Ready(None) if piece.is_empty() => return Poll::Ready(()),
+                Poll::Ready(None) => break,
+                Poll::Pending if piece.is_empty() => {
+                    // What is idle keeps no buffer.
+                    *piece = Vec::new();
+                    return Poll::Pending;
                 }
                 Poll::Pending => break,
             }
-        }
-        match (piece.is_empty(), over) {
-            (false, _) => Poll::Ready(Some(Ok(piece.into()))),
-            (true, true) => Poll::Ready(None),
-            (true, false) => Poll::Pending,
         }
     }
 }

@@ -35,12 +35,12 @@ use crate::events::Events;
 /// before a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A connection that has just been upgraded to WebSocket.
+/// A connection on which HTTP is done.
 #[derive(Debug)]
 pub struct Handover {
     /// The socket.
     pub stream: TcpStream,
-    /// What was read behind the handshake.
+    /// What was read behind the request.
     pub rest: Bytes,
     /// Counts the connection until it ends.
     pub permit: OwnedSemaphorePermit,

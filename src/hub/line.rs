@@ -165,16 +165,22 @@ impl Messages {
                     return Poll::Ready(Some(text.to_vec()));
                 }
             }
-            self.taken.drain(..self.next);
+            // What is idle keeps no buffer.
+            self.taken = self.taken[self.next..].to_vec();
             self.next = 0;
             self.line.taker.register(cx.waker());
             let mut inner = self.line.inner();
             if inner.written.is_empty() {
                 return if inner.ended { Poll::Ready(None) } else { Poll::Pending };
             }
-            self.taken.append(&mut inner.written);
+            let written = std::mem::take(&mut inner.written);
             let lagging = inner.wants_writable;
             drop(inner);
+            if self.taken.is_empty() {
+                self.taken = written;
+            } else {
+                self.taken.extend(written);
+            }
             if lagging {
                 self.line.speaker.wake();
             }
