@@ -4,8 +4,8 @@
 
 mod all_in_one;
 mod keyboard;
-mod page;
+pub mod page;
 mod restart;
-mod servers;
+pub mod servers;
 mod split;
-mod webdriver;
+pub mod webdriver;
