@@ -44,12 +44,13 @@
   /** The moment at which a clock in Bugzilla's time zone showed this. In an hour that is repeated, its first pass. */
   function moment(text) {
     const naive = Date.parse(`${text.trim().replace(" ", "T")}Z`);
-    const format = new Intl.DateTimeFormat("sv-SE", {
-      timeZone: settings.timezone,
-      dateStyle: "short",
-      timeStyle: "medium",
-    });
-    const shown = (ms) => Date.parse(`${format.format(ms).replace(" ", "T")}Z`);
+    const numeric = { year: "numeric", month: "numeric", day: "numeric", hour: "numeric", minute: "numeric" };
+    const options = { ...numeric, second: "numeric", hourCycle: "h23", timeZone: settings.timezone };
+    const clock = new Intl.DateTimeFormat("en-US", options);
+    const shown = (ms) => {
+      const at = Object.fromEntries(clock.formatToParts(ms).map(({ type, value }) => [type, value]));
+      return Date.UTC(at.year, at.month - 1, at.day, at.hour, at.minute, at.second);
+    };
     const [first, second] = [-864e5, 864e5].map((day) => naive - (shown(naive + day) - (naive + day)));
     return shown(second) === naive && shown(first) !== naive ? second : first;
   }
@@ -225,7 +226,7 @@
     return listen([...rows.keys()], performance.timeOrigin - LIST_AGE_MS, { change: changed, gap: changed });
   }
 
-  function start() {
+  async function start() {
     const form = document.querySelector("form#changeform, form[name=changeform]");
     const id = form?.querySelector("input[type=hidden][name=id]")?.value;
     const asked = /\/show_bug\.cgi$/.test(location.pathname) && new URLSearchParams(location.search).get("id");
@@ -233,8 +234,7 @@
     const rows = rowsOf(document);
     if (!bug && !rows.size) return;
     document.body.append(place);
-    const watching = rows.size ? watchList(rows) : watchBug(+bug, form);
-    watching.catch((error) => console.warn("bugfeed: not connected:", error.message));
+    await (rows.size ? watchList(rows) : watchBug(+bug, form));
   }
-  start();
+  start().catch((error) => console.warn("bugfeed: not connected:", error.message));
 })();

@@ -1,5 +1,7 @@
 //! An open bug in Bugzilla, with the extension and with the userscript: the banner, the form, one's own change.
 
+use std::time::Duration;
+
 use bugfeed_testbed::eventually;
 use serde_json::json;
 
@@ -157,9 +159,9 @@ async fn ones_own_change_raises_no_banner_while_the_page_saves_it() {
         .await
         .unwrap();
         is_quiet(&page).await;
-        // And now it listens as before.
+        // And now it listens as before, and does not wait for what was saved already.
         server.touch(&["1234", "--when", T3]).await;
-        page.says("#bugfeed", CHANGED).await;
+        page.says_within(Duration::from_secs(8), "#bugfeed", CHANGED).await;
     };
     page.play("own change", &[], scenario).await;
 }

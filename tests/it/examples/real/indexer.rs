@@ -73,10 +73,13 @@ impl Indexer {
         sent.await.unwrap().await.unwrap();
     }
 
+    async fn database(&self) -> sqlx::SqlitePool {
+        sqlx::SqlitePool::connect(&format!("sqlite://{}/index.db", self.dir.path().display())).await.unwrap()
+    }
+
     /// The work list, ascending: the numbers of stale bugs.
     async fn stale(&self) -> Vec<i64> {
-        let file = format!("sqlite://{}/index.db", self.dir.path().display());
-        let pool = sqlx::SqlitePool::connect(&file).await.unwrap();
+        let pool = self.database().await;
         let rows = sqlx::query("SELECT bug FROM document WHERE stale ORDER BY bug").fetch_all(&pool).await.unwrap();
         pool.close().await;
         rows.iter().map(|row| row.get(0)).collect()
@@ -84,8 +87,7 @@ impl Indexer {
 
     /// Says that all bugs were indexed.
     async fn index_all(&self) {
-        let file = format!("sqlite://{}/index.db", self.dir.path().display());
-        let pool = sqlx::SqlitePool::connect(&file).await.unwrap();
+        let pool = self.database().await;
         sqlx::query("UPDATE document SET stale = 0").execute(&pool).await.unwrap();
         pool.close().await;
     }
@@ -115,21 +117,34 @@ async fn every_change_gets_into_the_work_list_whoever_dies() {
     second.wait_for_line("reindex bug 3", SOON).await.unwrap();
     assert_eq!(indexer.stale().await, [3]);
 
+    // A change that the database could not take was not acknowledged.
+    let other = indexer.database().await;
+    let mut writing = other.acquire().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *writing).await.unwrap();
+    shim.touch(&["1"]).await;
+    second.wait_for_line("database is locked", SOON).await.unwrap();
+    assert!(!second.wait(SOON).await.unwrap().success());
+    sqlx::query("ROLLBACK").execute(&mut *writing).await.unwrap();
+    drop(writing);
+    other.close().await;
+    let mut third = indexer.start().await;
+    third.wait_for_line("reindex bug 1", SOON).await.unwrap();
+    third.kill9();
+
     // Its queue loses messages while it is dead: their numbers are missed, and history has them.
-    second.kill9();
     shim.touch(&["4", "2"]).await;
     indexer.queued(2).await;
     indexer.purge().await;
     shim.touch(&["5"]).await;
     indexer.queued(1).await;
-    let mut third = indexer.start().await;
-    third.wait_for_line("reindex bug 5", SOON).await.unwrap();
-    let told: Vec<String> = third.output().lines().skip(1).map(str::to_owned).collect();
-    let wanted = ["numbers 4 to 5 did not come: reading history", "reindex bug 4", "reindex bug 2", "reindex bug 5"];
+    let mut fourth = indexer.start().await;
+    fourth.wait_for_line("reindex bug 5", SOON).await.unwrap();
+    let told: Vec<String> = fourth.output().lines().skip(1).map(str::to_owned).collect();
+    let wanted = ["numbers 5 to 6 did not come: reading history", "reindex bug 4", "reindex bug 2", "reindex bug 5"];
     assert_eq!(told, wanted);
-    assert_eq!(indexer.stale().await, [2, 3, 4, 5]);
-    third.sigterm();
-    assert!(third.wait(SOON).await.unwrap().success(), "{}", third.output());
+    assert_eq!(indexer.stale().await, [1, 2, 3, 4, 5]);
+    fourth.sigterm();
+    assert!(fourth.wait(SOON).await.unwrap().success(), "{}", fourth.output());
     drop(shim);
     indexer.clean_up().await;
 }
