@@ -55,6 +55,8 @@ pub fn router(site: Site) -> Router {
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
         .route("/{feed}/changes", get(named_changes).post(named_changes))
+        // Within the layer, which answers what browsers ask beforehand with OPTIONS.
+        .method_not_allowed_fallback(wrong_method)
         .layer(site.origins.cors());
     Router::new()
         .merge(shared)

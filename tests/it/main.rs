@@ -9,5 +9,6 @@ mod classic;
 mod commands;
 mod examples;
 mod hygiene;
+mod plain_http;
 mod real;
 mod support;
