@@ -37,35 +37,44 @@ impl Drop for Site {
     }
 }
 
-/// How a server behaves: what it answers next, what it answers then, and what it was asked.
+/// How a server behaves, and what it was asked.
 #[derive(Clone)]
-pub struct Mood(Arc<Mutex<(VecDeque<StatusCode>, StatusCode, Vec<String>)>>);
+pub struct Mood(Arc<Mutex<Answers>>);
+
+struct Answers {
+    /// What it answers next, each once…
+    once: VecDeque<StatusCode>,
+    /// …and what then.
+    always: StatusCode,
+    asked: Vec<String>,
+}
 
 impl Mood {
     pub fn good() -> Mood {
-        Mood(Arc::new(Mutex::new((VecDeque::new(), StatusCode::OK, Vec::new()))))
+        let answers = Answers { once: VecDeque::new(), always: StatusCode::OK, asked: Vec::new() };
+        Mood(Arc::new(Mutex::new(answers)))
     }
 
     /// Answers this once.
     pub fn once(&self, status: StatusCode) {
-        self.0.lock().unwrap().0.push_back(status);
+        self.0.lock().unwrap().once.push_back(status);
     }
 
     /// Answers this from now on.
     pub fn always(&self, status: StatusCode) {
-        self.0.lock().unwrap().1 = status;
+        self.0.lock().unwrap().always = status;
     }
 
-    /// Takes note of a question, with what is to be answered.
+    /// Takes note of a question; returns what is to be answered.
     pub fn ask(&self, question: &str) -> StatusCode {
-        let (once, always, asked) = &mut *self.0.lock().unwrap();
-        let status = once.pop_front().unwrap_or(*always);
-        asked.push(format!("{} {question}", status.as_u16()));
+        let mut answers = self.0.lock().unwrap();
+        let status = answers.once.pop_front().unwrap_or(answers.always);
+        answers.asked.push(format!("{} {question}", status.as_u16()));
         status
     }
 
     /// What was asked, each with the status it was answered with.
     pub fn asked(&self) -> Vec<String> {
-        self.0.lock().unwrap().2.clone()
+        self.0.lock().unwrap().asked.clone()
     }
 }

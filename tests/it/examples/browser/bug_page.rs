@@ -49,6 +49,7 @@ async fn the_banner_comes_for_what_the_page_does_not_show() {
                 .match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) < 384";
             assert_eq!(page.js(ground).await, dark, "{scheme}");
         }
+        assert_eq!(page.text("#bugfeed button").await, "Schließen");
         page.driver.click("#bugfeed button").await;
         is_quiet(&page).await;
         server.touch(&["1234", "--when", T3]).await;

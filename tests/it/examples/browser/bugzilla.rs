@@ -19,6 +19,9 @@ use crate::examples::site::Site;
 use crate::examples::tools::example;
 use crate::support::SOON;
 
+/// Further attributes of the script element: a list is asked for again at once, and one text is a translation.
+const MORE: &str = "data-refresh-ms=\"200\" data-text-dismiss=\"Schließen\"";
+
 /// Keeps what the gateway says, as the page's script hears it.
 const EAR: &str = "
     window.heard = [];
@@ -114,10 +117,7 @@ impl Bugzilla {
             .replace("[% USE Bugzilla %]", "")
             .replace("[% basepath FILTER none %]", "/")
             .replace("[% Bugzilla.local_timezone.name FILTER html %]", &knows.zone)
-            .replace(
-                "data-gateway=\"/bugfeed/\"",
-                &format!("data-gateway=\"{}/\" data-refresh-ms=\"200\"", self.gateway),
-            );
+            .replace("data-gateway=\"/bugfeed/\"", &format!("data-gateway=\"{}/\" {MORE}", self.gateway));
         assert!(!script.contains("[%") && script.contains(&self.gateway), "{script}");
         script
     }
