@@ -7,6 +7,7 @@ mod bad_input;
 mod browser;
 mod classic;
 mod commands;
+mod examples;
 mod hygiene;
 mod plain_http;
 mod real;

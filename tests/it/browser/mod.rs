@@ -5,8 +5,8 @@
 mod all_in_one;
 mod event_source;
 mod keyboard;
-mod page;
+pub mod page;
 mod restart;
-mod servers;
+pub mod servers;
 mod split;
-mod webdriver;
+pub mod webdriver;
