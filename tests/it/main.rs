@@ -8,6 +8,7 @@ mod browser;
 mod classic;
 mod commands;
 mod hygiene;
+mod old_clients;
 mod plain_http;
 mod real;
 mod support;
