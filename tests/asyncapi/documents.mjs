@@ -10,6 +10,14 @@ export const asyncapi = parse(read("asyncapi.yaml"));
 export const openapi = parse(read("openapi.yaml"));
 export const forms = JSON.parse(read("tests/old-clients/forms.json"));
 
+/** The conversations that clients are tested with, by name. */
+export const conversations = new Map(
+  readdirSync(new URL("clients/conformance/cases/", root)).map((file) => [
+    file.replace(/\.json$/, ""),
+    JSON.parse(read(`clients/conformance/cases/${file}`)).steps,
+  ]),
+);
+
 /** The golden files, by FOLDER/NAME. */
 export const golden = new Map(
   ["client", "server", "bus"].flatMap((folder) =>

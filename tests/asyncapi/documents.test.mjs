@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { test } from "node:test";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import Ajv from "ajv";
-import { asyncapi, faults, follow, forms, golden, isMessage, messagesOf, openapi, refs, schemaOf } from "./documents.mjs";
+import { asyncapi, conversations, faults, follow, forms, golden, isMessage, messagesOf, openapi, refs, schemaOf } from "./documents.mjs";
 
 const { messages } = asyncapi.components;
 
@@ -120,6 +120,19 @@ test("what clients may send is what the gateway takes", () => {
     if (!unseen.test(send)) assert.equal(isMessage("receive", command), reply.result === "ok", send);
     for (const message of gateway ?? original) assert.ok(isMessage("send", message), JSON.stringify(message));
   }
+});
+
+test("clients are tested with messages that the documents have", () => {
+  // These are about what no gateway of today sends.
+  const other = ["goaway-nonsense", "malformed-replies", "resume-unknown-verdict", "unknown"];
+  const odd = [];
+  for (const [name, steps] of conversations) {
+    for (const { send, receive } of steps) {
+      if (receive) assert.ok(isMessage("receive", receive), `${name}: ${JSON.stringify(receive)}`);
+      if (send && !isMessage("send", send)) odd.push(name);
+    }
+  }
+  assert.deepEqual([...new Set(odd)].sort(), other);
 });
 
 test("what both documents have is the same", () => {
