@@ -3,6 +3,7 @@
 //! never looks into the page's script, only at the ids and attributes that page.js promises.
 
 mod all_in_one;
+mod event_source;
 mod keyboard;
 mod page;
 mod restart;
