@@ -132,6 +132,15 @@ test("against the real gateway", { skip: missing, timeout: 60_000 }, async (cont
     }
   });
 
+  await context.test("a form that is too long", async () => {
+    const body = new URLSearchParams({ bugs: "1,".repeat(200_000) });
+    for (const path of ["sse", "changes"]) {
+      const answer = await fetch(`http://127.0.0.1:${gateway.port}/${path}`, { method: "POST", body });
+      assert.equal(answer.status, 413, path);
+      assert.equal(faults("Wrong", await answer.json(), "openapi"), "");
+    }
+  });
+
   await context.test("every path that is documented is there", async () => {
     for (const [path, { servers, ...methods }] of Object.entries(openapi.paths)) {
       if (path.includes("{")) continue;
