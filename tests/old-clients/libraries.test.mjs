@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Gateway, binary } from "../../clients/js/test/support.mjs";
-import { libraries } from "./libraries.mjs";
+import { hybi8, libraries } from "./libraries.mjs";
 
 const missing = !binary && "no gateway: set BUGFEED_BIN, or run cargo build";
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
@@ -22,6 +22,15 @@ describe("old libraries", { concurrency: true, skip: missing, timeout: 120_000 }
         await gateway.end();
       }
     });
+  }
+});
+
+test("libraries told to speak the drafts of 2011", { skip: missing, timeout: 60_000 }, async () => {
+  const gateway = await Gateway.start();
+  try {
+    for (const connect of Object.values(hybi8)) await asked(gateway, connect);
+  } finally {
+    await gateway.end();
   }
 });
 
