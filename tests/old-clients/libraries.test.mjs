@@ -79,5 +79,7 @@ async function quiet(gateway, connect) {
   assert.equal((await client.next()).bug, 7);
   assert.deepEqual(client.errors, []);
   await gateway.stop();
-  await client.closed;
+  assert.equal(await client.closed, 1001);
+  // An error to which nobody listens ends a program.
+  assert.deepEqual(client.errors, []);
 }
