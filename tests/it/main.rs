@@ -9,6 +9,7 @@ mod classic;
 mod commands;
 mod examples;
 mod hygiene;
+mod old_clients;
 mod plain_http;
 mod real;
 mod support;
