@@ -6,4 +6,4 @@ mod node_bot;
 mod python_bot;
 mod real;
 mod site;
-mod tools;
+pub mod tools;

@@ -23,6 +23,11 @@ impl Python {
         Some(Python(python))
     }
 
+    /// How a few lines of it are run.
+    pub fn code(&self, code: &str) -> Run {
+        Run::new("env").arg(&self.0).args(["-c", code])
+    }
+
     /// By way of `env`: the Python of a virtual environment must be started as the link that it is.
     pub fn run(&self, program: &str) -> Run {
         Run::new("env").arg(&self.0).arg(example(program))
