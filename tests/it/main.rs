@@ -10,3 +10,5 @@ mod commands;
 mod hygiene;
 mod real;
 mod support;
+mod watch;
+mod watch_client;

@@ -50,3 +50,8 @@ pub use crate::event::{Event, Protocol, State};
 pub use crate::feed::{Builder, Feed, Handle};
 pub use crate::link::address;
 pub use crate::store::{FileStore, Store, replace_file};
+
+/// The README's bot, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
