@@ -105,6 +105,7 @@ pub async fn run<O: Write, S: Write>(
         if let Some(stop) = watch.gap(&state.new_bugs()).await? {
             return Ok(Ended::Stopped(stop));
         }
+        state.adopt()?;
         feed = feed.store(state);
     }
     watch.all(feed.connect()).await

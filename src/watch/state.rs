@@ -76,6 +76,15 @@ impl StateFile {
         self.bugs.iter().filter(|bug| !before.bugs.contains(bug)).copied().collect()
     }
 
+    /// Makes the bugs and the address of this run those of the file: the new bugs were told.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn adopt(&self) -> Result<(), WatchError> {
+        let cursor = self.before.as_ref().and_then(|content| content.cursor.as_deref());
+        self.write(&self.content(cursor)).map_err(WatchError::StateWrite)
+    }
+
     fn content(&self, cursor: Option<&str>) -> Content {
         Content { url: self.url.clone(), bugs: self.bugs.clone(), cursor: cursor.map(str::to_owned) }
     }
@@ -123,6 +132,8 @@ mod tests {
         // It died before it dealt with that: they are still new.
         let mut more = open("ws://b/", &[1, 4, 9]);
         assert_eq!(more.new_bugs(), bugs(&[4, 9]));
+        more.adopt().unwrap();
+        assert_eq!(open("ws://b/", &[1, 4, 9]).load().unwrap().as_deref(), Some("E.5"), "the cursor stays");
         more.save("E.6").unwrap();
         assert_eq!(open("ws://b/", &[1, 4, 9]).new_bugs(), bugs(&[]));
         // Bug 2 was not watched meanwhile.

@@ -155,6 +155,11 @@ async fn a_bot_with_a_state_file_misses_nothing_and_is_told_nothing_twice() {
     let mut fourth = watch(&["1", "2", "3"]);
     fourth.wait_for_line("connected to", SOON).await.unwrap();
     assert_eq!(printed(&fourth), [json!({ "gap": true, "bugs": [2] })], "not watched meanwhile");
+    fourth.sigterm();
+    assert!(fourth.wait(SOON).await.unwrap().success());
+    let mut fifth = watch(&["1", "2", "3"]);
+    fifth.wait_for_line("connected to", SOON).await.unwrap();
+    assert_eq!(printed(&fifth), Vec::<Value>::new(), "told once");
 }
 
 #[tokio::test]

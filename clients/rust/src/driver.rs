@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     /// Something for the task to do.
     pub(crate) work: Notify,
-    /// Moves with each change of state.
+    /// Moves with whatever the application is told.
     pub(crate) state: watch::Sender<State>,
     origin: Instant,
 }
@@ -77,12 +77,8 @@ impl Shared {
         }
         if has_news {
             inner.wake();
-            let state = inner.core.state();
-            self.state.send_if_modified(|shown| {
-                let moved = shown != state;
-                shown.clone_from(state);
-                moved
-            });
+            // Also where it is the same: a cursor may have been loaded.
+            self.state.send_replace(inner.core.state().clone());
         }
     }
 }

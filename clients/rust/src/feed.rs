@@ -183,9 +183,6 @@ impl Feed {
     ///
     /// # Errors
     /// [`Error::Save`] if the cursor could not be stored.
-    ///
-    /// # Panics
-    /// If the store did.
     pub async fn finish(mut self) -> Result<(), Error> {
         {
             let mut inner = self.handle.shared.lock();

@@ -368,6 +368,34 @@ async fn a_fresh_start_from_the_head() {
     };
     tokio::join!(starting, answering);
     assert_eq!(feed.handle().bugs(), [BugId::new(7).unwrap()]);
+    // Where there is a cursor, nobody is waited for.
+    memory.0.lock().unwrap().push("E.3".to_owned());
+    let mut feed = gateway.builder().store(memory).connect();
+    timeout(SOON, feed.start_from_head()).await.expect("at once").unwrap();
+    assert_eq!(feed.handle().cursor().as_deref(), Some("E.3"));
+}
+
+/// A gateway takes no further command before it has written what the last one asked for. Neither side may wait for the
+/// other to read.
+#[tokio::test]
+async fn it_reads_while_it_cannot_write() {
+    // Small buffers, so that neither message fits.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16_384).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gateway = Gateway(socket.listen(8).unwrap());
+    let first = u64::try_from(i64::MAX).unwrap() - 400_000;
+    let mut feed = gateway.builder().bugs(first..first + 400_000).connect();
+    let mut client = gateway.client().await;
+    let filler = "x".repeat(1 << 20);
+    for seq in 0..16 {
+        let update =
+            json!({ "command": "update", "bug": first, "when": WHEN, "cursor": format!("E.{seq}"), "x": filler });
+        timeout(SOON, client.say(update)).await.expect("it reads");
+    }
+    assert_eq!(client.hear_json().await["command"], "hello");
+    assert_eq!(client.hear_json().await["bugs"].as_array().unwrap().len(), 400_000);
+    assert_eq!(bugs(&next(&mut feed).await), [first]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures::{Sink as _, Stream as _};
+use futures::{Sink as _, Stream as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -100,8 +100,14 @@ impl Link {
     pub(crate) async fn close(&mut self) {
         if let Link::Open { mut socket, .. } = std::mem::take(self) {
             let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+            let closing = async {
+                socket.close(Some(frame)).await?;
+                // To the end: what is left unread would make the system break the connection off.
+                while let Some(Ok(_)) = socket.next().await {}
+                Ok::<(), WsError>(())
+            };
             // A connection that cannot be ended politely is ended by dropping it.
-            let _ = tokio::time::timeout(CLOSE, socket.close(Some(frame))).await;
+            let _ = tokio::time::timeout(CLOSE, closing).await;
         }
     }
 }
