@@ -256,7 +256,7 @@ async fn colours_and_quiet() {
     serve.touch(1, T).await;
     let since = ["1", "--since", "2014-01-01", "--count", "1"];
     let (_, plain) = code(watch(&serve, &since)).await;
-    assert!(plain.contains("\n2014-04-03T21:13:45  bug 1 changed\n"), "no colours in a pipe: {plain:?}");
+    assert!(plain.lines().any(|line| line == "2014-04-03T21:13:45  bug 1 changed"), "no colours in a pipe: {plain:?}");
     let (_, colored) = code(watch(&serve, &[&since[..], &["--color", "always", "--quiet"]].concat())).await;
     assert_eq!(colored, "\x1b[2m2014-04-03T21:13:45\x1b[0m  bug \x1b[1m1\x1b[0m changed\n");
 }
