@@ -12,3 +12,4 @@ mod real;
 mod support;
 mod watch;
 mod watch_client;
+mod watch_tls;

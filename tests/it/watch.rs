@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bugfeed_testbed::signal::Signal;
-use bugfeed_testbed::{Proc, Run, eventually, tool};
+use bugfeed_testbed::{Proc, Run, eventually, skipped, tool};
 use serde_json::{Value, json};
 
 use crate::commands::{bugfeed, start};
@@ -265,7 +265,7 @@ async fn colours_and_quiet() {
 #[tokio::test]
 async fn on_a_terminal() {
     let Ok(script) = tool("script") else {
-        return println!("skipped: the program `script` (bsdutils) is not installed");
+        return skipped("the program `script` is not installed; install the Debian package bsdutils");
     };
     let serve = serve().await;
     serve.touch(1, T).await;
