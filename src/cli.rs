@@ -103,17 +103,20 @@ Examples:
 With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}
 or, when changes may have been missed, {\"gap\":true,\"bugs\":[1234]}: look at all of them.
 
-With --exec, `sh -c` runs the command for each change, one after the other, with {bug} and {when} replaced by a number
-and a date such as 2014-04-03T21:13:45 (no quotes needed), which are also in $BUGFEED_BUG and $BUGFEED_WHEN. On a gap it
-runs for each of the bugs, with an empty {when}. It has no standard input. If it fails, that is said, and the next one
-runs. When watching is ended, so is the command: SIGTERM, and SIGKILL two seconds later.
+With --exec, `sh -c` runs the command for each change, one after the other, with {bug} and
+{when} replaced by a number and a date such as 2014-04-03T21:13:45 (no quotes needed), which are
+also in $BUGFEED_BUG and $BUGFEED_WHEN. On a gap it runs for each of the bugs, with an empty
+{when}. It has no standard input. If it fails, that is said, and the next one runs. When
+watching is ended, so is the command: SIGTERM, and SIGKILL two seconds later.
 
-With --state, the next run goes on where this one ended. A change counts once it is printed and its command has ended,
-well or not; one whose command was cut short comes again. Bugs that the last run did not watch are told as a gap first.
-Use one file for each bot; it holds on all gateways of a feed, and on those of another one the first word is a gap.
+With --state, the next run goes on where this one ended. A change counts once it is printed and
+its command has ended, well or not; one whose command was cut short comes again. Bugs that the
+last run did not watch are told as a gap first. Use one file for each bot; it holds on all
+gateways of a feed, and on those of another one the first word is a gap.
 
-Exit status: 0 after --count changes, on SIGTERM, or when nobody reads the output any more; 130 on Ctrl-C;
-1 when trying again would not help (the reason is on standard error); 2 for a wrong option.")]
+Exit status: 0 after --count changes, on SIGTERM, or when nobody reads the output any more; 130
+on Ctrl-C; 1 when trying again would not help (the reason is on standard error); 2 for a wrong
+option.")]
     Watch(Box<WatchArgs>),
 }
 

@@ -271,11 +271,11 @@ def test_an_answer_that_means_later_says_how_much(answer: str, least: float) -> 
                 waiting.put_nowait(reason)
 
         server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-        async with Bugfeed(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", on_state=on_state):
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with server, Bugfeed(url, on_state=on_state):
             reason = await asyncio.wait_for(waiting.get(), 30)
             delay = float(reason.split()[-2])
             assert least <= delay <= least + 0.5, reason
-        server.close()
 
     asyncio.run(run())
 
