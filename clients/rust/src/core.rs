@@ -104,6 +104,8 @@ pub(crate) struct Core {
     head: Option<String>,
     cursor: Option<String>,
     bugs: BTreeSet<BugId>,
+    /// Whether these may be others than the gateway was asked for. Comparing ten thousand for each message would show.
+    bugs_changed: bool,
     connection: Option<Connection>,
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
@@ -123,6 +125,7 @@ impl Core {
             head: None,
             cursor: None,
             bugs,
+            bugs_changed: false,
             connection: None,
             timer: None,
             backoff: Backoff::CLIENT,
@@ -191,6 +194,7 @@ impl Core {
     /// Wants more bugs. [`Core::flush`] asks for them.
     pub(crate) fn subscribe(&mut self, bugs: impl IntoIterator<Item = BugId>) {
         self.bugs.extend(bugs);
+        self.bugs_changed = true;
     }
 
     /// Wants fewer.
@@ -198,11 +202,15 @@ impl Core {
         for bug in bugs {
             self.bugs.remove(&bug);
         }
+        self.bugs_changed = true;
     }
 
     /// Tells the gateway what changed in what is wanted, if anything did, in one command of each kind.
     pub(crate) fn flush(&mut self) {
         let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_open) else { return };
+        if !std::mem::take(&mut self.bugs_changed) {
+            return;
+        }
         let drop: Vec<BugId> = connection.sent.difference(&self.bugs).copied().collect();
         let add: Vec<BugId> = self.bugs.difference(&connection.sent).copied().collect();
         if drop.is_empty() && add.is_empty() {
@@ -255,6 +263,7 @@ impl Core {
     pub(crate) fn opened(&mut self, now: Now) {
         let Some(connection) = &mut self.connection else { return };
         connection.is_open = true;
+        self.bugs_changed = true;
         if self.classic {
             self.welcomed(None, None, Some(INVALID_COMMAND.to_owned()), now);
         } else {
