@@ -6,14 +6,21 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** Resolves when everything that was about to happen has happened. */
-export const settled = () => new Promise((resolve) => setImmediate(resolve));
+const round = () => new Promise((resolve) => setImmediate(resolve));
+/** Resolves when everything that was about to happen has happened: a stream takes some rounds. */
+export const settled = async (rounds = 1) => {
+  for (; rounds > 0; rounds--) await round();
+};
 
 export class Clock {
   #now = Date.parse("2026-01-01T00:00:00Z");
   #timers = new Map();
   #count = 0;
-  #real = { setTimeout, clearTimeout, random: Math.random };
+  /** How many rounds what a timer begins may take. */
+  rounds = 1;
+  #real = { setTimeout, clearTimeout };
+  #random = Math.random;
+  #date = Date.now;
 
   /** Takes the place of the real clock and of chance, until `remove`. */
   constructor(random = 0.5) {
@@ -23,12 +30,13 @@ export class Clock {
     };
     globalThis.clearTimeout = (timer) => this.#timers.delete(timer);
     Math.random = () => random;
+    Date.now = () => this.#now;
   }
 
   remove() {
-    const { random, ...timers } = this.#real;
-    Object.assign(globalThis, timers);
-    Math.random = random;
+    Object.assign(globalThis, this.#real);
+    Math.random = this.#random;
+    Date.now = this.#date;
   }
 
   async advance(ms) {
@@ -39,7 +47,7 @@ export class Clock {
       this.#timers.delete(due[0]);
       this.#now = due[1].at;
       due[1].then();
-      await settled();
+      await settled(this.rounds);
     }
     this.#now = until;
   }
