@@ -54,7 +54,7 @@ class Session {
   #closed = false;
   #todo = []; // Commands that no request carries yet.
   #asked = []; // Commands that the running request carries…
-  #pending = true; // …and whether they are still to be answered.
+  #pending; // …and whether it is still to be answered.
   #wanted; // What the running request watches.
   #resumes; // Whether it resumes what was watched already.
   #running;
@@ -88,7 +88,7 @@ class Session {
     this.#todo.push(command);
     if (this.#todo.length > 1) return;
     if (!this.#running) queueMicrotask(() => this.#ask());
-    else if (!this.#pending) this.next();
+    else if (!this.#asked.length) this.next();
   }
 
   #close() {

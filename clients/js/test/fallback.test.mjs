@@ -1,4 +1,4 @@
-// SSE and long-poll, with a network of the test's own, and when which transport is taken.
+// SSE and long-poll, with a network of the test's own.
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { Http } from "./http.mjs";
@@ -8,16 +8,21 @@ import { Clock, settled } from "./support.mjs";
 const page = new EventTarget();
 globalThis.addEventListener = page.addEventListener.bind(page);
 const { Bugfeed } = await import("../bugfeed.js");
-const { eventStream, fallback, longPoll } = await import("../client-fallback.js");
+const { eventStream, longPoll } = await import("../client-fallback.js");
 
 let clock;
 let http;
+let feeds;
 beforeEach(() => {
   clock = new Clock();
   clock.rounds = 5;
   http = new Http();
+  feeds = [];
 });
-afterEach(() => clock.remove());
+afterEach(() => {
+  for (const feed of feeds) feed.close();
+  clock.remove();
+});
 
 const flow = () => settled(5);
 const when = "2014-04-03T21:13:45";
@@ -26,6 +31,7 @@ const hello = { command: "hello", result: "ok", version: "0.1.0", feed: "default
 /** A feed, with what it tells, and its first request. */
 const start = async (transport, options) => {
   const feed = new Bugfeed("wss://gateway.test:1/kde/", { bugs: [1, 2], transport: transport(http.fetch), ...options });
+  feeds.push(feed);
   const told = [];
   for (const type of ["change", "gap", "error", "subscribed"])
     feed.addEventListener(type, ({ detail }) => told.push([type, detail.bug ?? detail.bugs ?? detail.status]));
@@ -333,4 +339,21 @@ test("long-poll: an answer that does not come is given up", async () => {
   await clock.advance(15_000);
   assert.deepEqual([feed.state, request.signal.aborted], ["waiting", true]);
   feed.close();
+});
+
+test("long-poll: bugs that come and go end the wait", async () => {
+  const { feed, request, told } = await start(longPoll);
+  request.answer({ changes: [], cursor: "E.8" });
+  await clock.advance(0);
+  const waiting = http.next();
+  feed.unsubscribe(1);
+  feed.subscribe(3);
+  await clock.advance(100);
+  assert.ok(waiting.signal.aborted);
+  const next = http.next();
+  assert.deepEqual(next.question, { bugs: "2,3", cursor: "E.8", wait: "0" });
+  next.answer({ changes: [], replay: "complete", cursor: "E.9" });
+  await clock.advance(0);
+  assert.deepEqual(told(), [["subscribed", [1, 2]], ["subscribed", [3]]]);
+  assert.equal(http.next().question.wait, "30");
 });

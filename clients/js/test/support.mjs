@@ -41,6 +41,7 @@ export class Clock {
 
   async advance(ms) {
     const until = this.#now + ms;
+    await settled(this.rounds);
     for (;;) {
       const [due] = [...this.#timers].filter(([, { at }]) => at <= until).sort(([, a], [, b]) => a.at - b.at);
       if (!due) break;
