@@ -1,10 +1,11 @@
 // A clock that moves when it is told to, and a gateway to connect to.
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 const round = () => new Promise((resolve) => setImmediate(resolve));
 /** Resolves when everything that was about to happen has happened: a stream takes some rounds. */
@@ -102,6 +103,11 @@ export class Gateway {
   /** Commits a change of each bug, as the tracker would. */
   touch(...bugs) {
     execFileSync(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`], { stdio: "ignore" });
+  }
+
+  /** The same while something else goes on; resolves when it is done. */
+  async touchMeanwhile(...bugs) {
+    await promisify(execFile)(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`]);
   }
 
   async stop(signal = "SIGTERM") {
