@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /**
- * Other ways to a gateway, for networks that let no WebSocket pass: a stream of events (SSE), and asking again and again
- * (long-poll). bugfeed.js loads this module when it has reason to. What is public is in client-fallback.d.ts.
+ * Other ways to a gateway, for networks that let no WebSocket pass: a stream of events (SSE), and asking again and
+ * again (long-poll). bugfeed.js loads this module when it has reason to. What is public is in client-fallback.d.ts.
  */
 
 const world = globalThis;
 /** No answer and no silence of a stream lasts longer, in seconds: many proxies cut after a minute of it. */
 const QUIET_S = 30;
-/** How long the first message of a stream may take, in ms: so proxies are found out that keep a stream until it ends. */
+/** How long the first message of a stream may take, in ms: it shows which proxies keep a stream until it ends. */
 const FIRST_MS = 8_000;
 /** How long anything else may take that ought to come at once, in ms. */
 const ANSWER_MS = 15_000;
@@ -423,7 +423,7 @@ class Turns {
   }
 }
 
-/** A WebSocket that speaks works. A stream may begin well and be kept then: only what comes after the replies counts. */
+/** A WebSocket that speaks works. A stream may begin well and be kept then: what comes after the replies counts. */
 const isProof = (way, json) => !way || !["hello", "subscribe"].includes(parsed(json).command);
 
 const made = new WeakSet();

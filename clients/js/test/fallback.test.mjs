@@ -50,8 +50,8 @@ const startStream = async (options) => {
 
 test("a stream is asked for with all there is to ask", async () => {
   const { feed, request } = await start(eventStream, { cursor: "E.5&x=y" });
-  assert.deepEqual([request.method, request.url.origin, request.url.pathname], ["GET", "https://gateway.test:1", "/kde/sse"]);
-  assert.equal(request.url.search, "?bugs=1,2&cursor=E.5%26x%3Dy&heartbeat=30");
+  assert.equal(request.method, "GET");
+  assert.equal(request.url.href, "https://gateway.test:1/kde/sse?bugs=1,2&cursor=E.5%26x%3Dy&heartbeat=30");
   assert.equal(feed.state, "connecting");
   request.open();
   request.write("retry: 1500\n\n: comment\n\n");
@@ -68,10 +68,11 @@ test("a stream is asked for with all there is to ask", async () => {
 test("an address keeps its query and gets the name of the way; a date is a date", async () => {
   const urls = [];
   for (const [url, transport] of [
-    ["ws://host:8844/kde?token=a%20b#x", eventStream],
+    ["ws://host:8844/kde?token=a%20b", eventStream],
     ["wss://host", longPoll],
   ]) {
-    const feed = new Bugfeed(url.replace("#x", ""), { bugs: [7], cursor: "since:2014-04-03T21:13:45", transport: transport(http.fetch) });
+    const options = { bugs: [7], cursor: "since:2014-04-03T21:13:45", transport: transport(http.fetch) };
+    const feed = new Bugfeed(url, options);
     await flow();
     urls.push(http.next().url.href);
     feed.close();
@@ -208,7 +209,8 @@ test("too many bugs: refused in the order asked, the others go on", async () => 
 
 test("what is refused for another reason is final or later, as for a WebSocket", async () => {
   for (const transport of [eventStream, longPoll]) {
-    for (const [status, state] of [[400, "closed"], [403, "closed"], [404, "closed"], [408, "waiting"], [425, "waiting"], [429, "waiting"], [500, "waiting"], [503, "waiting"]]) {
+    for (const status of [400, 403, 404, 408, 425, 429, 500, 503]) {
+      const state = [400, 403, 404].includes(status) ? "closed" : "waiting";
       const { feed, request, told } = await start(transport);
       request.answer("nonsense", status, "text/html");
       await flow();
@@ -303,7 +305,7 @@ test("long-poll: a bot that dies while it deals with a change gets it again", as
   feed.close();
 });
 
-test("long-poll: more is asked for at once; a cache and a gateway without numbers are not asked without end", async () => {
+test("long-poll: more is asked for at once; a cache, or a gateway without numbers, is not", async () => {
   const { feed, request, told } = await start(longPoll);
   request.answer({ changes: [{ bug: 1, when }], cursor: "E.8", more: true });
   await clock.advance(0);

@@ -136,7 +136,7 @@ test("against the real gateway", { skip: missing, timeout: 300_000 }, async (con
     });
 
   for (const [name, way] of Object.entries(ways))
-    await context.test(`${name}: bugs that come one after the other, while others change: none missed, none twice`, async () => {
+    await context.test(`${name}: subscribing while others change: none missed, none twice`, async () => {
       const feed = open(gateway.url, { ...way, bugs: [500] });
       await subscribed(feed);
       const seen = [];

@@ -28,7 +28,8 @@ test("6 kB minified, and 7 where they are needed, without dependencies", unless(
 
 test("a bundler makes two files of it, or one", unless(esbuild), async () => {
   const options = { entryPoints: [fileURLToPath(new URL("bugfeed.js", folder))], bundle: true, write: false };
-  const files = async (more) => (await esbuild.build({ ...options, format: "esm", outdir: "/", ...more })).outputFiles;
+  const build = (more) => esbuild.build({ ...options, format: "esm", outdir: "/", ...more });
+  const files = async (more) => (await build(more)).outputFiles;
   // The entry, what both share (nothing, here), and the other module, which the entry names.
   const [entry, other] = await files({ splitting: true });
   assert.ok(entry.text.includes(`import("./${other.path.slice(1)}")`), other.path);

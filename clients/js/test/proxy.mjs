@@ -9,8 +9,8 @@ export class Proxy {
 
   /**
    * @param {number} port of the gateway
-   * @param {{refuse: number | "close" | "strip", keep?: boolean}} how how a WebSocket is answered (with a status, not at
-   *   all, or by passing on the request without the wish for one), and whether answers are kept until they end
+   * @param {{refuse: number | "close" | "strip", keep?: boolean}} how how a WebSocket is answered (with a status, not
+   *   at all, or by passing on the request without the wish for one), and whether answers are kept until they end
    */
   static async start(port, how) {
     const proxy = new Proxy();
