@@ -40,7 +40,8 @@ test("a bundler makes two files of it, or one", unless(esbuild), async () => {
 });
 
 test("the types fit a page and a bot", unless(typescript), () => {
-  const files = ["bugfeed.d.ts", "client-fallback.d.ts", "test/types.ts"].map((name) => fileURLToPath(new URL(name, folder)));
+  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "test/types.ts"];
+  const files = names.map((name) => fileURLToPath(new URL(name, folder)));
   const options = {
     strict: true,
     noEmit: true,
