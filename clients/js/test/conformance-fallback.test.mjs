@@ -51,8 +51,9 @@ class OverHttp extends Script {
     link.http = new Http();
     link.watched = new Set();
     const fetch = (...how) => {
-      const answer = link.http.fetch(...how);
-      const { bugs } = link.http.requests.at(-1).question;
+      const { fetch: ask, requests } = link.http;
+      const answer = ask(...how);
+      const { bugs } = requests.at(-1).question;
       // Each is for all that is wanted, but for those that follow a refusal.
       if (!link.refused) assert.deepEqual(sorted(bugs ? bugs.split(",").map(Number) : []), sorted(link.watched));
       return answer;

@@ -50,11 +50,15 @@ class Request {
 export class Http {
   requests = [];
 
-  fetch = (url, options) => {
-    const request = new Request(url, options);
-    this.requests.push(request);
-    return request.promise;
-  };
+  constructor() {
+    const { requests } = this;
+    this.fetch = function (url, options) {
+      assert.equal(this, undefined, "browsers refuse to be called as a method");
+      const request = new Request(url, options);
+      requests.push(request);
+      return request.promise;
+    };
+  }
 
   /** The oldest request that was not looked at. */
   next() {
