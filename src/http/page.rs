@@ -37,6 +37,11 @@ pub async fn client_js() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("../../clients/js/bugfeed.js"))
 }
 
+/// Its other ways to a gateway, which it asks for where WebSocket does not pass.
+pub async fn client_fallback_js() -> Response {
+    asset("text/javascript; charset=utf-8", include_str!("../../clients/js/client-fallback.js"))
+}
+
 /// The script's pure part, which has tests of its own.
 pub async fn lib_js() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("page/lib.js"))
