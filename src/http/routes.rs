@@ -9,7 +9,7 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Router;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -25,7 +25,7 @@ use crate::hub::{Feed, Handover};
 pub const DEFAULT_FEED: &str = "default";
 
 /// Names that paths of the gateway's own use, now or soon, and feeds may not have.
-pub const RESERVED: [&str; 6] = ["api", "changes", "demo", "hooks", "metrics", "sse"];
+pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "page", "sse"];
 
 /// How long writing the answer to a handshake may take.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,10 +47,9 @@ pub struct Site {
 pub fn router(site: Site) -> Router {
     Router::new()
         .route("/", get(root))
-        .route("/page.css", get(page::css))
-        .route("/page.js", get(page::js))
-        .route("/page-lib.js", get(page::lib_js))
-        .route("/demo", get(demo))
+        .route("/client.js", get(page::client_js))
+        .route("/page.json", get(about))
+        .route("/page/{file}", get(page::file))
         .route("/demo/touch", post(touch))
         .route("/{feed}", get(named))
         .route("/{feed}/", get(named))
@@ -137,11 +136,8 @@ async fn wrong_method(method: Method) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 
-async fn demo(State(site): State<Site>) -> Response {
-    match site.demo {
-        Some(_) => Demo::offer(),
-        None => (StatusCode::NOT_FOUND, Json(serde_json::json!({ "touch": false }))).into_response(),
-    }
+async fn about(State(site): State<Site>) -> Response {
+    page::about(site.demo.is_some())
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {
