@@ -72,10 +72,15 @@ mod tests {
     /// A module that is not compiled in would only be missed in a browser.
     #[test]
     fn every_file_that_the_page_asks_for_is_served() {
-        let served = |path: &str| path == "/client.js" || FILES.iter().any(|(name, ..)| path == format!("/page/{name}"));
+        let served =
+            |path: &str| path == "/client.js" || FILES.iter().any(|(name, ..)| path == format!("/page/{name}"));
         let html = include_str!("page/index.html");
-        let mut asked: Vec<String> =
-            html.split("href=\"/").chain(html.split("src=\"/")).filter_map(quoted).map(|path| format!("/{path}")).collect();
+        let mut asked: Vec<String> = html
+            .split("href=\"/")
+            .chain(html.split("src=\"/"))
+            .filter_map(quoted)
+            .map(|path| format!("/{path}"))
+            .collect();
         for (_, _, body) in FILES {
             asked.extend(body.split("from \"./").skip(1).filter_map(quoted).map(|name| format!("/page/{name}")));
         }
