@@ -108,7 +108,7 @@ try {
   const click = (id) => js(`document.getElementById("${id}").click()`);
   const look = async (width, height, scheme) => {
     const mobile = width < 600;
-    await devtools("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: mobile ? 2 : 1, mobile });
+    await devtools("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: mobile ? 1.5 : 1, mobile });
     await devtools("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
   };
   const shoot = async (name) => {
@@ -120,7 +120,7 @@ try {
     console.log(join(folder, `${name}.png`));
   };
 
-  await look(1200, 760, "light");
+  await look(1120, 720, "light");
   await post(`${session}/url`, { url: page });
   await sees("!document.getElementById('welcome').hidden");
   await shoot("welcome");
@@ -143,14 +143,14 @@ try {
   await sees("document.querySelectorAll('#updates .summary').length === 4");
   await sees("document.querySelectorAll('#updates .changed').length >= 6");
   await shoot("live");
-  await look(1200, 760, "dark");
+  await look(1120, 720, "dark");
   await shoot("live-dark");
   await look(390, 844, "light");
   await shoot("phone");
   await look(390, 844, "dark");
   await shoot("phone-dark");
 
-  await look(1200, 760, "light");
+  await look(1120, 720, "light");
   await click("tab-console");
   for (const name of ["hello", "resume", "bad bug"]) {
     await js(`document.querySelector('[data-sample="${name}"]').click()`);
@@ -160,8 +160,6 @@ try {
   await click("console-binary");
   await sees("document.querySelector('#console-log [data-kind=close]')");
   await shoot("console");
-  await look(390, 844, "dark");
-  await shoot("console-phone-dark");
   await fetch(session, { method: "DELETE" });
 } finally {
   for (const child of started) {

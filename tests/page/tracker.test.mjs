@@ -53,7 +53,7 @@ test("what changed, in lines", () => {
     { field_name: "keywords", removed: "regression", added: "" },
     { field_name: "cc", removed: "", added: "somebody" },
     { field_name: "x", removed: "y".repeat(500), added: "z" },
-  ]), ["status: NEW → RESOLVED", "tracking flag: + +", "keywords: − regression", `x: ${"y".repeat(80)}… → z`]);
+  ]), ["status: NEW → RESOLVED", "tracking flag: +", "keywords: no longer regression", `x: ${"y".repeat(80)}… → z`]);
 });
 
 /** A tracker that answers by hand, with a clock and timers to push. */

@@ -131,6 +131,19 @@ test("retrying takes cursor and bugs along, and the old connection is left for g
   assert.equal(watch.state, "open");
 });
 
+test("what cannot be mended by trying again is said, and tried again when somebody wants to", async () => {
+  const { watch, gateway, seen } = start({ bugs: [1], cursor: "E.5" });
+  await gateway.opens();
+  gateway.links.at(-1).close({ code: 1009, reason: "too long" });
+  assert.equal(watch.state, "closed");
+  assert.match(watch.why, /1009.*too long/);
+  assert.equal(seen.errors.length, 1);
+  watch.retry();
+  await gateway.opens();
+  assert.equal(watch.state, "open");
+  assert.equal(gateway.sent[1].cursor, "E.5");
+});
+
 test("a refused subscription is said once and not kept", async () => {
   const { watch, gateway, seen } = start();
   await gateway.opens();

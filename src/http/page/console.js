@@ -128,12 +128,12 @@ export class Console {
   }
 
   #draw = perFrame(() => {
-    const log = $("console-log");
-    const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+    const [log, scroll] = [$("console-log"), $("console-scroll")];
+    const isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
     log.append(...this.#fresh.splice(0).map(newLine));
     while (log.childElementCount > MAX_LINES) log.firstElementChild.remove();
     // Who scrolled back to read is not torn away.
-    if (isAtEnd) log.scrollTop = log.scrollHeight;
+    if (isAtEnd) scroll.scrollTop = scroll.scrollHeight;
     this.#show();
   });
 

@@ -25,6 +25,8 @@ import { Memory } from "./memory.js";
 import { Timeline } from "./timeline.js";
 import { Watch } from "./watch.js";
 
+/** Entries whose texts are asked for when all of the list is new to the tracker: after a reload, or with another one. */
+const RESTORED = 20;
 /** How often the round trip is measured while somebody looks, in seconds. */
 const PING_S = 10;
 
@@ -53,7 +55,7 @@ const remembered = memory.load(asked.bugs);
 
 const links = new Links(feed, storage("localStorage"), (other) => {
   // Another tracker: what is in the list is asked for again, there.
-  if (other) for (const entry of timeline.entries.slice(-50)) askTracker(entry);
+  if (other) for (const entry of timeline.entries.slice(-RESTORED)) askTracker(entry);
   timeline.refresh();
 });
 const timeline = new Timeline(serverNow, links, showEmpty);

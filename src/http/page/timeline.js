@@ -120,8 +120,7 @@ export class Timeline {
     if (bugs.length > MAX_LISTED) list.append(element("span", "", `and ${bugs.length - MAX_LISTED} more`));
     const advice = "may have changed: the gateway cannot tell what was missed. Look at all of them.";
     what.append(element("p", "advice", `${which} ${bugs.length === 1 ? advice.replace("all of them", "it") : advice}`), list);
-    const label = element("span", "kind", "gap");
-    row.append(element("span", "bug", "Gap"), what, this.#newTime(when), label);
+    row.append(element("span", "bug", "Gap"), what, this.#newTime(when));
     return row;
   }
 

@@ -60,7 +60,7 @@ export function changeLines(changes) {
   return said.slice(0, 6).map(({ field_name: field, removed, added }) => {
     const [from, to] = [removed, added].map((value) => clip(String(value ?? ""), 80));
     if (from && to) return `${nameOf(field)}: ${from} → ${to}`;
-    return to ? `${nameOf(field)}: + ${to}` : `${nameOf(field)}: − ${from}`;
+    return to ? `${nameOf(field)}: ${to}` : `${nameOf(field)}: no longer ${from}`;
   });
 }
 
