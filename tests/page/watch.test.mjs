@@ -116,12 +116,37 @@ test("a catch-up by date that was cut off is asked for again, without the bugs t
   assert.deepEqual(asked(), [[[4], T2]]);
 });
 
+test("a connection that breaks within a catch-up takes nothing into the next", async () => {
+  const { watch, gateway, seen } = start({ bugs: [1], cursor: "E.5" });
+  await gateway.opens();
+  gateway.says(ok({ replay: "complete", cursor: "E.5" }), update(1, T1, "E.6"));
+  gateway.links.at(-1).close({ code: 1006 });
+  watch.retry();
+  await gateway.opens();
+  assert.equal(gateway.sent.filter(({ command }) => command === "version").length, 1, "the old ping is none any more");
+  gateway.says(ok({ replay: "complete", cursor: "E.6" }), FENCE, update(1, T1, "E.7"));
+  assert.deepEqual(seen.changes, [`1 ${T1} catchup`, `1 ${T1} live`]);
+});
+
+test("the answers to what the page asked are not taken for the library's", async () => {
+  const { watch, gateway, seen } = start({ bugs: [1] });
+  await gateway.opens();
+  gateway.says(ok({ cursor: "E.9" }));
+  watch.subscribe([1], T1);
+  await settled();
+  watch.subscribe([2]);
+  await settled();
+  gateway.says(ok({ cursor: "E.9" }), FENCE, { command: "subscribe", result: "error", error: "full" });
+  assert.deepEqual([watch.bugs, seen.errors], [[1], ["full"]]);
+});
+
 test("retrying takes cursor and bugs along, and the old connection is left for good", async () => {
   const { watch, gateway, seen } = start({ bugs: [1], cursor: "E.5" });
   await gateway.opens();
   gateway.says(ok({ replay: "complete", cursor: "E.5" }), FENCE, update(1, T1, "E.7"));
   const old = gateway.links.at(-1);
   watch.retry();
+  assert.equal(gateway.closed, true);
   await gateway.opens();
   old.message(JSON.stringify(update(1, T2, "E.8")));
   old.close({ code: 1000 });
