@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::http::demo::Demo;
 use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
+use crate::http::origins::Origins;
 use crate::http::routes::{self, Site};
 use crate::hub::{self, Clock, Feed, Ingest};
 
@@ -124,6 +125,7 @@ impl Gateway {
         let site = Site {
             feeds: Arc::new(std::mem::take(&mut self.feeds)),
             demo,
+            origins: Origins::new(&self.args.allow_origin),
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };
@@ -253,7 +255,11 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
 /// Fills the replay cache with what the ledger remembers, so that clients can catch up over a restart.
 async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<()> {
     const PAGE: usize = 10_000;
-    let mut after = ledger.head().await?.saturating_sub(max);
+    let head = ledger.head().await?;
+    if head == 0 {
+        ingest.begin(ledger.epoch().clone()).await;
+    }
+    let mut after = head.saturating_sub(max);
     loop {
         let page = ledger.history(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::core::input::SessionLimits;
 use crate::core::replay::ReplayLimits;
 use crate::http::listen::ListenLimits;
+use crate::http::origins::Origin;
 use crate::http::routes::{DEFAULT_FEED, RESERVED};
 use crate::hub::HubOptions;
 
@@ -104,12 +105,16 @@ or, when changes may have been missed, {\"gap\":true,\"bugs\":[1234]}: look at a
 /// Options of every part that serves clients.
 #[derive(Clone, Debug, Args)]
 pub struct ListenArgs {
-    /// Where clients connect (WebSocket, and the live page)
+    /// Where clients connect (WebSocket, SSE, long-poll, and the live page)
     #[arg(long, env = "BUGFEED_LISTEN", default_value = "127.0.0.1:8844", value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT")]
     pub admin_listen: SocketAddr,
+    /// The sites whose pages may use the feed, such as https://bugs.example.org; repeat for more. '*' is any, 'none' only
+    /// the gateway's own page
+    #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "ORIGIN", value_delimiter = ',')]
+    pub allow_origin: Vec<Origin>,
     /// Clients at a time; further ones are told to try later (503)
     #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_connections: u32,
@@ -341,6 +346,8 @@ impl ListenArgs {
             handshake_timeout: Duration::from_millis(self.handshake_timeout_ms),
             send_buffer_bytes: self.send_buffer_bytes as usize,
             unacknowledged_timeout: Duration::from_millis(self.write_timeout_ms),
+            // Answers that are under way end with their sessions, which end within the window.
+            grace: Duration::from_millis(self.drain_window_ms + 500),
         }
     }
 

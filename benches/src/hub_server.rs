@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use bugfeed::cli::{Cli, Command};
 use bugfeed::events::Events;
 use bugfeed::http::listen;
+use bugfeed::http::origins::Origins;
 use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
 use bugfeed::hub::{self, Clock, Ingest};
 use bugfeed_protocol::bus::BusMessage;
@@ -42,7 +43,8 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
             tokio::spawn(shard.run(stop.clone()));
         }
         let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
-        let site = Site { feeds, demo: None, events: Arc::clone(&events), tracker: tracker.clone() };
+        let origins = Origins::new(&gateway.listen.allow_origin);
+        let site = Site { feeds, demo: None, origins, events: Arc::clone(&events), tracker: tracker.clone() };
         let (router, limits) = (routes::router(site), gateway.listen.limits());
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;

@@ -70,6 +70,19 @@ pub fn close(close: Close) -> Vec<u8> {
     out
 }
 
+/// The first of the frames that the functions above wrote: its text, or none where it is a ping, a pong or a close; and its
+/// length in bytes. None while it is not whole.
+pub fn split(bytes: &[u8]) -> Option<(Option<&[u8]>, usize)> {
+    let (&opcode, &short) = (bytes.first()?, bytes.get(1)?);
+    let (head, len): (usize, usize) = match short {
+        126 => (4, usize::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?))),
+        127 => (10, usize::try_from(u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)).unwrap_or(usize::MAX)),
+        short => (2, usize::from(short)),
+    };
+    let payload = bytes.get(head..head.saturating_add(len))?;
+    Some(((opcode & 0x0F == TEXT).then_some(payload), head + len))
+}
+
 #[cfg(test)]
 mod tests {
     use bugfeed_protocol::{BugId, When};
@@ -101,6 +114,26 @@ mod tests {
             let frame = CloseFrame { code: CloseCode::from(reason.code()), reason: reason.reason().into() };
             assert_eq!(close(reason), theirs(&Frame::close(Some(frame))), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn what_was_written_can_be_split_again_once_it_is_whole() {
+        let texts: Vec<Vec<u8>> = [0, 1, 125, 126, 65_535, 65_536].map(|len| vec![b'x'; len]).into();
+        let mut bytes = PING_FRAME.to_vec();
+        let mut want = vec![None];
+        for text in &texts {
+            push_text(&mut bytes, text);
+            want.push(Some(&text[..]));
+        }
+        bytes.extend(close(Close::Restart));
+        want.push(None);
+        let (mut rest, mut got) = (&bytes[..], Vec::new());
+        while let Some((text, len)) = split(rest) {
+            assert!(split(&rest[..len - 1]).is_none(), "not whole");
+            got.push(text);
+            rest = &rest[len..];
+        }
+        assert!(rest.is_empty() && got == want);
     }
 
     #[test]

@@ -54,6 +54,15 @@ impl Intake {
         Intake { recorder, sequence: Sequence::default(), own: Cursor { epoch: own_epoch, seq: 0 } }
     }
 
+    /// Before anything is taken in: the next change of this ledger will be its first. Returns the cursor of those who have
+    /// been sent all there is, which is nothing.
+    pub fn begin(&mut self, epoch: Epoch) -> Cursor {
+        let start = Cursor { epoch, seq: 0 };
+        self.sequence.admit(&start);
+        self.recorder.begin(&start);
+        start
+    }
+
     /// Takes a message in, unless it is known or shows a hole. `now` stands in for a producer's word on when it had it.
     pub fn offer(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
         match self.hole(message) {
@@ -126,24 +135,25 @@ mod tests {
     use bugfeed_protocol::{BugId, Change};
 
     use super::*;
-    use crate::core::replay::{ReplayLimits, replay};
+    use crate::core::replay::{ReplayLimits, Standing, replay};
 
-    /// What each message becomes: its position and cursor as shown, `!` after a gap, `late`.
+    /// What a message becomes: its cursor as shown, `!` after a gap, `late`.
+    fn take(intake: &mut Intake, number: Option<&str>) -> String {
+        let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
+        let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()) };
+        match intake.anyway(&message, None, When::MIN) {
+            Taken::New(New { update, gap, late }) => {
+                let shown = intake.replay().cursor_at(update.pos).unwrap();
+                format!("{shown}{}{}", if gap.is_some() { "!" } else { "" }, if late { " late" } else { "" })
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
     fn take_all(numbers: &[Option<&str>]) -> Vec<String> {
         let (recorder, _) = replay(ReplayLimits::default());
         let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
-        let take = |number: &Option<&str>| {
-            let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
-            let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()) };
-            match intake.anyway(&message, None, When::MIN) {
-                Taken::New(New { update, gap, late }) => {
-                    let shown = intake.replay().cursor_at(update.pos).unwrap();
-                    format!("{shown}{}{}", if gap.is_some() { "!" } else { "" }, if late { " late" } else { "" })
-                }
-                other => format!("{other:?}"),
-            }
-        };
-        numbers.iter().map(take).collect()
+        numbers.iter().map(|number| take(&mut intake, *number)).collect()
     }
 
     #[test]
@@ -161,6 +171,25 @@ mod tests {
         }
         assert!(intake.continues(&message("E.4")) && intake.continues(&message("E.2")));
         assert!(!intake.continues(&message("F.2")) && intake.continues(&message("F.1")));
+    }
+
+    /// Who was told the beginning of a ledger can come back to it, unless it turns out to be another one's.
+    #[test]
+    fn a_ledger_without_changes_has_a_beginning() {
+        for (numbers, shown, standing) in [
+            (&["E.1", "E.2"][..], &["E.1", "E.2"][..], Standing::InRing(0)),
+            (&["E.3"], &["E.3!"], Standing::Unknown),
+            (&["F.1"], &["F.1!"], Standing::Unknown),
+        ] {
+            let (recorder, replay) = replay(ReplayLimits::default());
+            let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+            let start = intake.begin(Epoch::parse("E").unwrap());
+            assert_eq!(replay.standing(&start), Standing::InRing(0));
+            assert_eq!(replay.cursor_at(0), Some(start.clone()));
+            let got: Vec<String> = numbers.iter().map(|number| take(&mut intake, Some(number))).collect();
+            assert_eq!(got, shown, "{numbers:?}");
+            assert_eq!(replay.standing(&start), standing, "{numbers:?}");
+        }
     }
 
     #[test]

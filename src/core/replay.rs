@@ -222,6 +222,14 @@ fn slot(pos: Pos) -> usize {
 }
 
 impl Recorder {
+    /// Before anything is recorded: the next change continues `start`.
+    pub fn begin(&mut self, start: &Cursor) {
+        debug_assert_eq!(self.next, 1, "nothing is recorded");
+        let first = Cursor { epoch: start.epoch.clone(), seq: start.seq + 1 };
+        self.replay.numbering.write().expect("nobody panics holding it").record(1, &first, Continuity::Next);
+        self.next_cursor = Some(first);
+    }
+
     /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
     /// gateway) first had it;
     /// `cursor` is its number, and `continuity` how that continues those before.

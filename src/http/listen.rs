@@ -3,11 +3,14 @@
 //! Goes in: an address. Comes out: requests for a router. What a peer may waste is bounded: connections, the time to
 //! send a request's head, the size of the head.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::Events;
+use crate::hub::Handover;
 
 /// A port could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,8 @@ pub struct ListenLimits {
     pub send_buffer_bytes: usize,
     /// After this long without an acknowledgement from the peer's kernel a connection is dead (TCP_USER_TIMEOUT).
     pub unacknowledged_timeout: Duration,
+    /// How long an answer that is under way may go on when the listener stops.
+    pub grace: Duration,
 }
 
 /// Binds with a backlog that takes a stampede: with tokio's default of 1024 or less, thousands of clients that come
@@ -60,8 +66,7 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// Serves `router` on `listener` until `stop`; each connection's permit is in its requests' extensions, for whoever
-/// takes the connection over.
+/// Serves `router` on `listener` until `stop`; a [`Takeover`] is in the extensions of each request.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -131,9 +136,25 @@ async fn turn_away(mut stream: TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(1), turning).await;
 }
 
-/// Counts a connection as long as it lives; taken out by the request that upgrades.
-#[derive(Clone, Debug)]
-pub struct Permit(pub Arc<std::sync::Mutex<Option<OwnedSemaphorePermit>>>);
+/// In each request's extensions: the way to keep its connection once the answer is written. The answer must be the last
+/// one: a 101, or one that says that it ends with the connection.
+#[derive(Clone, Default)]
+pub struct Takeover(Arc<Mutex<Option<Then>>>);
+
+type Then = Box<dyn FnOnce(Handover) + Send>;
+
+impl std::fmt::Debug for Takeover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Takeover")
+    }
+}
+
+impl Takeover {
+    /// Does `then` with the connection. Where the answer cannot be written, `then` is dropped.
+    pub fn when_answered(&self, then: impl FnOnce(Handover) + Send + 'static) {
+        *self.0.lock().expect("nobody panics holding it") = Some(Box::new(then));
+    }
+}
 
 async fn connection(
     stream: TcpStream,
@@ -142,17 +163,35 @@ async fn connection(
     limits: ListenLimits,
     stop: CancellationToken,
 ) {
-    let permit = Permit(Arc::new(std::sync::Mutex::new(Some(permit))));
-    let service = TowerToHyperService::new(router.layer(axum::Extension(permit)));
-    let serve = hyper::server::conn::http1::Builder::new()
+    let takeover = Takeover::default();
+    let router = TowerToHyperService::new(router.layer(axum::Extension(takeover.clone())));
+    // Boxed, since a connection that is to be taken apart may not be pinned to its place.
+    let service = service_fn(move |request| Box::pin(router.call(request)));
+    let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.handshake_timeout)
         .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    // How it ended is the peer's business: a reset, a timeout, or nothing.
-    tokio::select! {
-        _ = Box::pin(serve) => {}
-        () = stop.cancelled() => {}
+        .serve_connection(TokioIo::new(stream), service);
+    let mut http = Box::new(http);
+    let ended = tokio::select! {
+        ended = poll_fn(|cx| http.poll_without_shutdown(cx)) => Some(ended),
+        () = stop.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            // A connection between two requests ends at once.
+            Pin::new(&mut *http).graceful_shutdown();
+            let ending = tokio::time::timeout(limits.grace, poll_fn(|cx| http.poll_without_shutdown(cx)));
+            let Ok(ended) = ending.await else { return };
+            ended
+        }
+    };
+    let mut parts = http.into_parts();
+    let then = takeover.0.lock().expect("nobody panics holding it").take();
+    match then.filter(|_| ended.is_ok()) {
+        Some(then) => then(Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
+        // How it ended is the peer's business: a reset, a timeout, or nothing.
+        None => drop(parts.io.inner_mut().shutdown().await),
     }
 }

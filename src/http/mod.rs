@@ -5,5 +5,9 @@
 pub mod demo;
 pub mod listen;
 pub mod ops;
+pub mod origins;
 pub mod page;
+pub mod poll;
+pub mod query;
 pub mod routes;
+pub mod sse;

@@ -55,7 +55,7 @@ pub async fn file(Path(name): Path<String>) -> Response {
     }
 }
 
-/// `GET /client.js`: the client library.
+/// `GET /client.js`: the client library, for the live page and for any other.
 pub async fn client_js() -> Response {
     asset(JS, include_str!("../../clients/js/bugfeed.js"))
 }

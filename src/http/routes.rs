@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
@@ -10,25 +9,21 @@ use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_util::task::TaskTracker;
 
 use super::demo::Demo;
-use super::listen::Permit;
-use super::page;
+use super::listen::Takeover;
+use super::origins::Origins;
+use super::{page, poll, sse};
 use crate::events::Events;
-use crate::hub::{Feed, Handover};
+use crate::hub::Feed;
 
 /// The feed at `/`.
 pub const DEFAULT_FEED: &str = "default";
 
 /// Names that paths of the gateway's own use, now or soon, and feeds may not have.
 pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "page", "sse"];
-
-/// How long writing the answer to a handshake may take.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the routes need.
 #[derive(Clone, Debug)]
@@ -37,6 +32,8 @@ pub struct Site {
     pub feeds: Arc<BTreeMap<String, Arc<Feed>>>,
     /// The button, in the all-in-one.
     pub demo: Option<Demo>,
+    /// Which sites' pages may use the feeds.
+    pub origins: Origins,
     /// Counts what is refused.
     pub events: Arc<Events>,
     /// Told of connections that were taken over.
@@ -45,9 +42,19 @@ pub struct Site {
 
 /// All paths of the client listener.
 pub fn router(site: Site) -> Router {
-    Router::new()
-        .route("/", get(root))
+    // What pages of other sites use.
+    let shared = Router::new()
         .route("/client.js", get(page::client_js))
+        .route("/sse", get(default_sse).post(default_sse))
+        .route("/changes", get(default_changes).post(default_changes))
+        .route("/{feed}/sse", get(named_sse).post(named_sse))
+        .route("/{feed}/changes", get(named_changes).post(named_changes))
+        // Within the layer, which answers what browsers ask beforehand with OPTIONS.
+        .method_not_allowed_fallback(wrong_method)
+        .layer(site.origins.cors());
+    Router::new()
+        .merge(shared)
+        .route("/", get(root))
         .route("/page.json", get(about))
         .route("/page/{file}", get(page::file))
         .route("/demo/touch", post(touch))
@@ -58,28 +65,63 @@ pub fn router(site: Site) -> Router {
         .with_state(site)
 }
 
-async fn root(State(site): State<Site>, Extension(permit): Extension<Permit>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, &permit, request)
+async fn root(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
+    feed(&site, DEFAULT_FEED, &takeover, &request)
 }
 
 async fn named(
     State(site): State<Site>,
     Path(name): Path<String>,
-    Extension(permit): Extension<Permit>,
+    Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
         return Redirect::temporary(&format!("/{name}/")).into_response();
     }
-    feed(&site, &name, &permit, request)
+    feed(&site, &name, &takeover, &request)
 }
 
-fn feed(site: &Site, name: &str, permit: &Permit, request: Request) -> Response {
+fn feed(site: &Site, name: &str, takeover: &Takeover, request: &Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
-        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, permit, request),
+        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, takeover, request),
         Some(_) => page::html(),
+    }
+}
+
+async fn default_sse(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
+    event_stream(&site, DEFAULT_FEED, &takeover, request).await
+}
+
+async fn named_sse(
+    State(site): State<Site>,
+    Path(name): Path<String>,
+    Extension(takeover): Extension<Takeover>,
+    request: Request,
+) -> Response {
+    event_stream(&site, &name, &takeover, request).await
+}
+
+async fn event_stream(site: &Site, name: &str, takeover: &Takeover, request: Request) -> Response {
+    match site.feeds.get(name) {
+        None => no_such_feed(site),
+        Some(feed) => sse::serve(feed, &site.tracker, takeover, request).await,
+    }
+}
+
+async fn default_changes(State(site): State<Site>, request: Request) -> Response {
+    changes(&site, DEFAULT_FEED, request).await
+}
+
+async fn named_changes(State(site): State<Site>, Path(name): Path<String>, request: Request) -> Response {
+    changes(&site, &name, request).await
+}
+
+async fn changes(site: &Site, name: &str, request: Request) -> Response {
+    match site.feeds.get(name) {
+        None => no_such_feed(site),
+        Some(feed) => poll::serve(feed, &site.tracker, request).await,
     }
 }
 
@@ -91,32 +133,26 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
 }
 
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
-fn upgrade(site: &Site, feed: &Arc<Feed>, permit: &Permit, mut request: Request) -> Response {
+fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request) -> Response {
+    if !site.origins.allow(request.headers()) {
+        site.events.turned_away("origin");
+        return (StatusCode::FORBIDDEN, "Pages of this site may not connect (--allow-origin)\n").into_response();
+    }
     let mut head = Request::builder().method(request.method()).uri(request.uri()).version(request.version());
     if let Some(headers) = head.headers_mut() {
         headers.clone_from(request.headers());
     }
     let answer = head.body(()).ok().and_then(|head| create_response_with_body(&head, Body::empty).ok());
     // A body would have to be read before the connection could be taken over, and might never come.
-    let answer = answer.filter(|_| request.body().is_end_stream());
-    // A handshake that fails may be tried again on the same connection: it keeps its permit.
-    let permit = answer.as_ref().and_then(|_| permit.0.lock().expect("nobody panics holding it").take());
-    let (Some(answer), Some(permit)) = (answer, permit) else {
+    let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
         site.events.turned_away("bad_handshake");
         let text = "Not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
             Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body\n";
         return (StatusCode::BAD_REQUEST, [(header::SEC_WEBSOCKET_VERSION, "13")], text).into_response();
     };
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
-    site.tracker.spawn(async move {
-        let upgrading = tokio::time::timeout(UPGRADE_TIMEOUT, hyper::upgrade::on(&mut request));
-        let Ok(Ok(upgraded)) = upgrading.await else { return };
-        // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
-        if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-            let handover = Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit };
-            feed.attach(handover, &tracker);
-        }
-    });
+    // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
+    takeover.when_answered(move |handover| feed.attach(handover, &tracker));
     answer
 }
 
@@ -131,8 +167,10 @@ async fn unknown_path(State(site): State<Site>) -> Response {
 }
 
 async fn wrong_method(method: Method) -> Response {
-    let text =
-        format!("{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser\n");
+    let text = format!(
+        "{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser; \
+        see also /sse?bugs=1234 and /changes?bugs=1234\n"
+    );
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 

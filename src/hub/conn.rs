@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::read::Reader;
-use super::{Clock, ShardInput};
+use super::{Clock, Link, ShardInput};
 use crate::core::frame;
 use crate::core::input::{Input, Work};
 use crate::core::shard::Peer;
@@ -35,12 +35,12 @@ use crate::events::Events;
 /// before a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// A connection that has just been upgraded to WebSocket.
+/// A connection on which HTTP is done.
 #[derive(Debug)]
 pub struct Handover {
     /// The socket.
     pub stream: TcpStream,
-    /// What was read behind the handshake.
+    /// What was read behind the request.
     pub rest: Bytes,
     /// Counts the connection until it ends.
     pub permit: OwnedSemaphorePermit,
@@ -166,7 +166,7 @@ pub(super) fn take_over(
 pub(super) async fn serve(conn: Arc<Conn>, reader: Option<Box<Reader>>) {
     conn.common.events.connected();
     // A shard that is gone means that the process shuts down.
-    if conn.send(Input::Attach(Arc::clone(&conn))).await {
+    if conn.send(Input::Attach(Link::Socket(Arc::clone(&conn)))).await {
         talk(&conn, reader).await;
         Box::pin(linger(&conn)).await;
         conn.send(Input::Detach(conn.slot())).await;

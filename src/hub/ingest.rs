@@ -56,6 +56,12 @@ impl Ingest {
         Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
     }
 
+    /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
+    pub async fn begin(&mut self, epoch: Epoch) {
+        let start = self.intake.begin(epoch);
+        self.to_shards(|| Input::Gap(Some(start.clone()))).await;
+    }
+
     /// Reads the body of a message; one that cannot be read is logged and counted.
     pub fn read(&mut self, body: &[u8]) -> Option<BusMessage> {
         match bus::decode(body) {

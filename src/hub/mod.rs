@@ -6,6 +6,8 @@
 
 mod conn;
 mod ingest;
+mod line;
+mod link;
 mod read;
 
 use std::sync::Arc;
@@ -16,16 +18,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use bugfeed_protocol::client::Command;
 use conn::Common;
 pub use conn::{Conn, Handover};
 pub use ingest::{Hole, Ingest};
+pub use line::{Line, Messages};
+pub use link::Link;
 
 use crate::core::input::{About, Input, SessionLimits};
 use crate::core::replay::{ReplayLimits, replay};
 use crate::core::shard::Shard;
 use crate::events::Events;
 
-type ShardInput = Input<Arc<Conn>>;
+type ShardInput = Input<Link>;
 
 /// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
 /// commands too.
@@ -124,11 +129,34 @@ fn tick_of(limits: &SessionLimits) -> Duration {
 }
 
 impl Feed {
+    /// The shard whose turn it is.
+    fn next_shard(&self) -> mpsc::Sender<ShardInput> {
+        self.shards[self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len()].clone()
+    }
+
     /// Serves one connection until it ends. `tracker` is told of it.
-    pub fn attach(self: &Arc<Self>, handover: Handover, tracker: &TaskTracker) {
-        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let (conn, reader) = conn::take_over(handover, self.shards[shard].clone(), Arc::clone(&self.common));
+    pub fn attach(&self, handover: Handover, tracker: &TaskTracker) {
+        let (conn, reader) = conn::take_over(handover, self.next_shard(), Arc::clone(&self.common));
         tracker.spawn(conn::serve(conn, reader));
+    }
+
+    /// Begins a session whose messages are taken in this process, and asks it for something. `tracker` is told of it.
+    pub fn open(&self, commands: impl IntoIterator<Item = Command>, tracker: &TaskTracker) -> Messages {
+        let line = Arc::new(Line::default());
+        let messages = Messages::new(&line);
+        commands.into_iter().for_each(|command| messages.ask(command));
+        tracker.spawn(line::serve(line, self.next_shard(), Arc::clone(&self.common)));
+        messages
+    }
+
+    /// Bugs a session may watch.
+    pub fn max_bugs(&self) -> usize {
+        self.common.max_bugs
+    }
+
+    /// The largest message a client may send, in bytes.
+    pub fn message_bytes(&self) -> usize {
+        self.common.message_bytes
     }
 
     /// Closes every session with "gateway restarts", spread over this time.
@@ -144,7 +172,7 @@ impl Feed {
 /// One shard and its queue.
 #[derive(Debug)]
 pub struct ShardTask {
-    shard: Shard<Arc<Conn>>,
+    shard: Shard<Link>,
     inputs: mpsc::Receiver<ShardInput>,
     tick: Duration,
     clock: Clock,

@@ -8,5 +8,6 @@ mod browser;
 mod classic;
 mod commands;
 mod hygiene;
+mod plain_http;
 mod real;
 mod support;

@@ -6,6 +6,7 @@ mod address;
 mod all_in_one;
 mod bugzilla;
 mod console;
+mod event_source;
 mod keyboard;
 mod look;
 mod page;

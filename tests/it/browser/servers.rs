@@ -16,7 +16,7 @@ pub struct Server {
     dir: TempDir,
     args: Vec<String>,
     clients: u16,
-    admin: u16,
+    pub admin: u16,
 }
 
 impl Server {

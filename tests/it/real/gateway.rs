@@ -5,8 +5,10 @@ use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, ExchangeDelete
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 
+use serde_json::{Value, json};
+
 use super::split::Gateway;
-use crate::support::{Client, SOON};
+use crate::support::{Client, SOON, get};
 
 const T: &str = "2014-04-03T21:13:45";
 
@@ -84,6 +86,40 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
     }
     // Poison is acknowledged like the rest: nothing is left in flight, and the log has one line of it, not two.
     assert_eq!(gateway.proc.output().matches("message not understood").count(), 1, "{}", gateway.proc.output());
+    producer.delete(&one).await;
+    producer.delete(&two).await;
+}
+
+/// A poll of a feed on which nothing was published yet, and of another that is not touched by it.
+#[tokio::test]
+async fn plain_http_serves_each_feed_and_knows_when_it_knows_nothing() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let (one, two) = (unique("one"), unique("two"));
+    let (feed_one, feed_two) = (format!("default={one}"), format!("two={two}"));
+    let gateway = Gateway::start(&rabbit.url, &["--history", "false", "--feed", &feed_one, "--feed", &feed_two]).await;
+    let producer = Producer::connect(&rabbit.url).await;
+    let changes = async |path: &str| {
+        let (status, body) = get(gateway.clients, path).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    // The session of this one is there before the change is.
+    let waiting = changes("/two/changes?bugs=5&wait=60");
+    let publishing = async {
+        let open = async || gateway.metrics().await.contains("bugfeed_connections 1\n");
+        eventually(SOON, "it waits", open).await.unwrap();
+        producer.publish(&two, &[&format!(r#"{{"bug":5,"when":"{T}","seq":8,"epoch":"e1"}}"#)]).await;
+    };
+    let (answer, ()) = tokio::join!(waiting, publishing);
+    assert_eq!(
+        answer["replay"], "gap",
+        "seven changes went before, and may have come too late for the session: {answer}"
+    );
+    let next = format!("/two/changes?bugs=5&cursor={}&wait=1", answer["cursor"].as_str().unwrap());
+    let found = [answer, changes(&next).await].map(|answer| answer["changes"].as_array().unwrap().clone()).concat();
+    assert_eq!(found, [json!({ "bug": 5, "when": T })], "with the gap or right after it, once");
+    assert_eq!(changes("/changes?bugs=5").await, json!({ "changes": [], "cursor": "unknown" }));
+    assert_eq!(changes("/changes?bugs=5&cursor=unknown").await["replay"], "gap");
     producer.delete(&one).await;
     producer.delete(&two).await;
 }

@@ -4,6 +4,7 @@ mod chaos;
 mod end_to_end;
 mod gateway;
 mod history;
+mod network;
 mod rolling;
 mod soak;
 mod split;

@@ -62,6 +62,14 @@ impl Serve {
         source::touch(&url, &TableSpec::default(), &[bug], when, &jiff::tz::TimeZone::UTC).await.unwrap();
     }
 
+    /// Changes of these bugs, each so many seconds after 1970, in one transaction.
+    pub async fn touch_many(&self, changes: impl IntoIterator<Item = (u64, i64)>) {
+        let url = format!("sqlite://{}/data/bugfeed.db", self.dir.path().display()).parse().unwrap();
+        let row = |(bug, second)| (BugId::new(bug).unwrap(), When::from_micros(second * 1_000_000).unwrap());
+        let rows: Vec<_> = changes.into_iter().map(row).collect();
+        source::touch_many(&url, &TableSpec::default(), &rows, &jiff::tz::TimeZone::UTC).await.unwrap();
+    }
+
     /// Stops politely; returns the directory for another to start in.
     pub async fn stop(mut self) -> tempfile::TempDir {
         self.stop.cancel();

@@ -1,0 +1,190 @@
+//! `GET /changes`: what changed since a cursor, at once or as soon as something does; for curl and cron.
+//!
+//! Goes in: a query. Comes out: one JSON object. Each request is a session of its own, which ends with the answer; the
+//! cursor in the answer is where the next one begins.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
+use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume};
+use bugfeed_protocol::{BugId, Change, Cursor, When};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::query::{self, Query};
+use crate::hub::{Feed, Messages};
+
+/// An answer is full with so many changes: its cursor says where the next one goes on.
+const FULL: usize = 1000;
+
+/// How long a client's word that it has seen more than this gateway may stand, before it is told of a gap: a little more
+/// than a session takes to judge it.
+const AHEAD: Duration = Duration::from_secs(6);
+
+/// How long a session may take to say how things stand.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answers a request.
+pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
+    if request.method() == Method::HEAD {
+        return Json(()).into_response();
+    }
+    let query = match query::read(feed, request).await {
+        Ok(query) => query,
+        Err(refusal) => return *refusal,
+    };
+    // The reply to the last one says that everything before it has come, and where that is.
+    let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
+    let messages = feed.open(commands, tracker);
+    let mut poll =
+        Poll { messages, answer: Answer::default(), told: false, head: None, where_asked: 1, leaving: false };
+    poll.collect(&query).await;
+    poll.respond(&query)
+}
+
+/// Changes nothing; the reply tells the session's cursor.
+fn whereabouts() -> Command {
+    Command::Unsubscribe { bugs: Vec::new() }
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Answer {
+    changes: Vec<Change>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    cursor: Option<String>,
+}
+
+struct Poll {
+    messages: Messages,
+    answer: Answer,
+    /// The reply to subscribe has come.
+    told: bool,
+    /// The head of the feed when the session began.
+    head: Option<String>,
+    /// Questions for the session's cursor that are not answered yet.
+    where_asked: usize,
+    /// The gateway goes away, or the session has ended.
+    leaving: bool,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    command: String,
+    bug: Option<BugId>,
+    when: Option<When>,
+    cursor: Option<String>,
+    replay: Option<String>,
+    retry_after_ms: Option<u64>,
+}
+
+impl Poll {
+    /// Takes messages until there is an answer.
+    async fn collect(&mut self, query: &Query) {
+        let begun = Instant::now();
+        // First what there is already.
+        self.catch_up(query).await;
+        let wait = if self.is_ahead(query) { query.wait.max(AHEAD) } else { query.wait };
+        while !self.says_something() && self.take(begun + wait).await {}
+        if self.says_something() {
+            // And what has come with it.
+            while !self.is_full(query) && self.take(Instant::now()).await {}
+        } else {
+            // Others' changes have moved the cursor meanwhile.
+            self.messages.ask(whereabouts());
+            self.where_asked += 1;
+            self.catch_up(query).await;
+        }
+    }
+
+    /// Takes what comes before the session's word on where it is.
+    async fn catch_up(&mut self, query: &Query) {
+        let until = Instant::now() + REPLY_TIMEOUT;
+        while self.where_asked > 0 && !self.is_full(query) {
+            self.leaving |= !self.take(until).await;
+        }
+    }
+
+    fn says_something(&self) -> bool {
+        self.leaving || !self.answer.changes.is_empty() || self.answer.replay.as_deref() == Some("gap")
+    }
+
+    /// Whether the client has seen changes on another gateway that have not come here.
+    fn is_ahead(&self, query: &Query) -> bool {
+        let Some(Resume::From(asked)) = &query.resume else { return false };
+        let head = self.head.as_deref().and_then(Cursor::parse);
+        self.answer.replay.as_deref() == Some("complete")
+            && head.is_none_or(|head| head.epoch != asked.epoch || head.seq < asked.seq)
+    }
+
+    /// Whether the answer must be given now. Not before its cursor has moved, or the next one would be the same.
+    fn is_full(&mut self, query: &Query) -> bool {
+        let moved = match &query.resume {
+            Some(Resume::From(asked)) => self.answer.cursor.as_deref() != Some(&asked.to_string()),
+            _ => true,
+        };
+        self.answer.more = self.answer.changes.len() >= FULL && moved;
+        self.leaving || self.answer.more
+    }
+
+    /// Takes one message, if it comes in time.
+    async fn take(&mut self, until: Instant) -> bool {
+        let text = match timeout_at(until, self.messages.next()).await {
+            Err(_) => return false,
+            Ok(text) => text,
+        };
+        let message = text.and_then(|text| serde_json::from_slice::<Message>(&text).ok());
+        let Some(message) = message else {
+            self.leaving = true;
+            return false;
+        };
+        match (message.command.as_str(), message.bug, message.when) {
+            ("hello", ..) => {
+                self.head = message.cursor;
+                return true;
+            }
+            ("subscribe", ..) => {
+                self.told = true;
+                self.answer.replay = message.replay;
+            }
+            ("update", Some(bug), Some(when)) => self.answer.changes.push(Change { bug, when }),
+            ("gap", ..) => self.answer.replay = Some("gap".to_owned()),
+            ("unsubscribe", ..) => self.where_asked -= 1,
+            ("goaway", ..) => {
+                self.leaving = true;
+                self.answer.retry_after_ms = message.retry_after_ms;
+            }
+            _ => {}
+        }
+        self.answer.cursor = message.cursor.or(self.answer.cursor.take());
+        true
+    }
+
+    fn respond(mut self, query: &Query) -> Response {
+        if !self.told {
+            let refusal = query::refuse(StatusCode::SERVICE_UNAVAILABLE, "this gateway is going away; try again");
+            return ([(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")], *refusal).into_response();
+        }
+        if self.answer.cursor.is_none() {
+            // Where no number is known yet, the client keeps what it has, or must not begin anew silently.
+            self.answer.cursor = Some(match &query.resume {
+                Some(Resume::From(cursor)) => cursor.to_string(),
+                _ => "unknown".to_owned(),
+            });
+        }
+        let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
+        // For those who look at it in a terminal.
+        body.push(b'\n');
+        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+        let leaving = self.leaving.then_some([(header::CONNECTION, "close")]);
+        (headers, AppendHeaders(leaving.into_iter().flatten()), body).into_response()
+    }
+}
