@@ -20,7 +20,7 @@ const folder = resolve(process.argv[2] ?? join(here, "img"));
 
 const SUMMARIES = {
   1234: ["Crash when a bookmark is dragged onto its own folder", "RESOLVED", "FIXED"],
-  5678: ["Search field loses the first letter typed after start-up", "ASSIGNED", ""],
+  5678: ["Search field loses the first letter typed after a restart", "ASSIGNED", ""],
   4711: ["Printing a page with very wide tables cuts the last column", "NEW", ""],
 };
 const HISTORY = {
@@ -120,7 +120,7 @@ try {
     console.log(join(folder, `${name}.png`));
   };
 
-  await look(1120, 720, "light");
+  await look(1200, 760, "light");
   await post(`${session}/url`, { url: page });
   await sees("!document.getElementById('welcome').hidden");
   await shoot("welcome");
@@ -143,14 +143,14 @@ try {
   await sees("document.querySelectorAll('#updates .summary').length === 4");
   await sees("document.querySelectorAll('#updates .changed').length >= 6");
   await shoot("live");
-  await look(1120, 720, "dark");
+  await look(1200, 760, "dark");
   await shoot("live-dark");
   await look(390, 844, "light");
   await shoot("phone");
   await look(390, 844, "dark");
   await shoot("phone-dark");
 
-  await look(1120, 720, "light");
+  await look(1200, 760, "light");
   await click("tab-console");
   for (const name of ["hello", "resume", "bad bug"]) {
     await js(`document.querySelector('[data-sample="${name}"]').click()`);
