@@ -95,7 +95,7 @@ pub mod errors {
 
 /// Reads one text frame.
 ///
-/// Members that are not known are ignored; `since` may be absent, null or empty. One bad element of `bugs` refuses the
+/// Members that are not known are ignored; `since` may be absent, null, empty, 0 or false. One bad element of `bugs` refuses the
 /// whole command.
 ///
 /// # Errors
@@ -163,6 +163,8 @@ fn take_since(value: Option<Value>) -> Result<Option<When>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
+        // What the original server took for no date.
+        Some(value) if value == Value::Bool(false) || value.as_u64() == Some(0) => Ok(None),
         Some(Value::String(text)) => When::parse_utc(&text).map(Some).map_err(|_| errors::INVALID_SINCE),
         Some(_) => Err(errors::INVALID_SINCE),
     }
@@ -188,6 +190,8 @@ mod tests {
             (r#"{"command":"subscribe","bugs":[]}"#, subscribe(&[])),
             (r#"{"command":"subscribe","bugs":1,"since":""}"#, subscribe(&[1])),
             (r#"{"command":"subscribe","bugs":1,"since":null,"x":{"y":[]}}"#, subscribe(&[1])),
+            (r#"{"command":"subscribe","bugs":1,"since":0}"#, subscribe(&[1])),
+            (r#"{"command":"subscribe","bugs":1,"since":false}"#, subscribe(&[1])),
             (r#"{"command":"unsubscribe","bugs":"7"}"#, Command::Unsubscribe { bugs: bugs(&[7]) }),
             (r#" {"command":"subscriptions"} "#, Command::Subscriptions),
             (r#"{"command":"version","bugs":"ignored"}"#, Command::Version),
@@ -263,6 +267,7 @@ mod tests {
             (r#"{"command":"hello","heartbeat":"often"}"#, Some("hello"), INVALID_HEARTBEAT),
             (r#"{"command":"subscribe","bugs":1,"since":"soon"}"#, Some("subscribe"), INVALID_SINCE),
             (r#"{"command":"subscribe","bugs":1,"since":7}"#, Some("subscribe"), INVALID_SINCE),
+            (r#"{"command":"subscribe","bugs":1,"since":true}"#, Some("subscribe"), INVALID_SINCE),
             (r#"{"command":"subscribe","bugs":1,"since":"9999-01-01"}"#, Some("subscribe"), INVALID_SINCE),
         ] {
             let want = Refusal { command: command.map(str::to_owned), error };

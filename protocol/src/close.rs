@@ -5,6 +5,8 @@
 pub enum Close {
     /// The client closed; echoed back. Final.
     Normal,
+    /// The gateway restarts, to a classic client: libraries of that time fail at a code that RFC 6455 does not list.
+    GoingAway,
     /// The peer broke the WebSocket protocol. Reconnecting with the same bytes will not help.
     Protocol,
     /// A binary frame: this protocol is JSON text.
@@ -13,19 +15,27 @@ pub enum Close {
     InvalidText,
     /// The message is larger than the limit in bytes.
     TooBig,
-    /// The gateway restarts: reconnect, after a random delay.
+    /// The gateway restarts, to a modern client: reconnect, after a random delay.
     Restart,
 }
 
 impl Close {
     /// Every reason, for tables and tests.
-    pub const ALL: [Close; 6] =
-        [Close::Normal, Close::Protocol, Close::Unsupported, Close::InvalidText, Close::TooBig, Close::Restart];
+    pub const ALL: [Close; 7] = [
+        Close::Normal,
+        Close::GoingAway,
+        Close::Protocol,
+        Close::Unsupported,
+        Close::InvalidText,
+        Close::TooBig,
+        Close::Restart,
+    ];
 
     /// The number on the wire.
     pub const fn code(self) -> u16 {
         match self {
             Close::Normal => 1000,
+            Close::GoingAway => 1001,
             Close::Protocol => 1002,
             Close::Unsupported => 1003,
             Close::InvalidText => 1007,
@@ -42,14 +52,14 @@ impl Close {
             Close::Unsupported => "send JSON text frames, not binary ones",
             Close::InvalidText => "text is not UTF-8",
             Close::TooBig => "message too big; split the command",
-            Close::Restart => "gateway restarts; reconnect",
+            Close::GoingAway | Close::Restart => "gateway restarts; reconnect",
         }
     }
 
     /// Whether a client that did not ask to be closed should connect again, with back-off. The others mean that the client
     /// itself is at fault, and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
     pub const fn reconnect(self) -> bool {
-        matches!(self, Close::Normal | Close::Restart)
+        matches!(self, Close::Normal | Close::GoingAway | Close::Restart)
     }
 }
 

@@ -135,13 +135,15 @@ impl<P: Peer> Shard<P> {
             }
             if matches!(session.state, State::Open) {
                 let mut out = Vec::new();
+                let mut reason = Close::GoingAway;
                 if let Some(modern) = &session.modern {
+                    reason = Close::Restart;
                     // Another delay than the one it was closed after.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
                     let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.bugs.is_empty());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
-                out.extend_from_slice(&frame::close(Close::Restart));
+                out.extend_from_slice(&frame::close(reason));
                 // Whatever the socket does not take now, it will not be given.
                 let _ = session.peer.try_write(&out);
             }

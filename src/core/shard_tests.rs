@@ -367,7 +367,7 @@ fn close_comes_after_what_was_begun_and_shutdown_closes_all() {
     );
     assert!(wire.ended.get() && !other.ended.get());
     bed.shard.handle(Input::Drain { window_ms: 0 });
-    assert_eq!(other.take(), ["close 1012"]);
+    assert_eq!(other.take(), ["close 1001"]);
     assert!(other.ended.get());
 }
 

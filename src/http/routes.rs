@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody as _};
+use axum::body::HttpBody as _;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
 use super::demo::Demo;
@@ -132,17 +132,34 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("websocket")))
 }
 
+/// The answer to a handshake (RFC 6455, 4.2); none where it is none, or of a protocol that is not spoken.
+fn accept(request: &Request) -> Option<Response> {
+    let headers = request.headers();
+    let upgrade = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let upgrade = upgrade.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    // The drafts hybi-07 to 10, which the original server took too, have the frames of RFC 6455. The key is not looked
+    // into (libraries of that time made short ones), only returned with the proof that it was read.
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
+    let spoken = ["13", "8", "7"].iter().any(|spoken| version == spoken);
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    if !(request.method() == Method::GET && request.version() >= Version::HTTP_11 && upgrade && spoken) {
+        return None;
+    }
+    let answer = [
+        (header::CONNECTION, "Upgrade".to_owned()),
+        (header::UPGRADE, "websocket".to_owned()),
+        (header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes())),
+    ];
+    Some((StatusCode::SWITCHING_PROTOCOLS, answer).into_response())
+}
+
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
 fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request) -> Response {
     if !site.origins.allow(request.headers()) {
         site.events.turned_away("origin");
         return (StatusCode::FORBIDDEN, "Pages of this site may not connect (--allow-origin)\n").into_response();
     }
-    let mut head = Request::builder().method(request.method()).uri(request.uri()).version(request.version());
-    if let Some(headers) = head.headers_mut() {
-        headers.clone_from(request.headers());
-    }
-    let answer = head.body(()).ok().and_then(|head| create_response_with_body(&head, Body::empty).ok());
+    let answer = accept(request);
     // A body would have to be read before the connection could be taken over, and might never come.
     let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
         site.events.turned_away("bad_handshake");

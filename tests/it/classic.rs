@@ -43,7 +43,7 @@ async fn since_catches_up_also_over_a_restart() {
         watcher.update().await;
     }
     let dir = serve.stop().await;
-    assert_eq!(watcher.close_code().await, 1012, "told to come back");
+    assert_eq!(watcher.close_code().await, 1001, "told to come back");
 
     let serve = Serve::start_in(dir, &[]).await;
     let mut client = serve.client().await;

@@ -139,13 +139,13 @@ async fn a_full_gateway_says_so() {
 }
 
 #[tokio::test]
-async fn shutting_down_closes_with_1012_and_does_not_wait_for_the_stubborn() {
+async fn shutting_down_closes_with_1001_and_does_not_wait_for_the_stubborn() {
     let serve = Serve::start(&["--shutdown-timeout-ms", "1000", "--drain-window-ms", "100"]).await;
     let mut polite = serve.client().await;
     polite.subscribe(&[1]).await;
     let _stubborn = serve.client().await;
     let _half = TcpStream::connect(serve.clients).await.unwrap();
     let stopping = tokio::spawn(serve.stop());
-    assert_eq!(polite.close_code().await, 1012);
+    assert_eq!(polite.close_code().await, 1001);
     tokio::time::timeout(SOON, stopping).await.expect("bounded").unwrap();
 }

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use bugfeed_testbed::{Proc, Run, bin, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::browser::webdriver::WebDriver;
+use crate::examples::tools::{Python, node};
 use crate::support::{SOON, Serve, get};
 
 /// How long it is gone.
@@ -80,42 +82,87 @@ async fn carry(mut client: TcpStream, gateway: SocketAddr, mut line: watch::Rece
     }
 }
 
-/// A client, and how its output tells of changes.
+/// A client that tells of changes as they come.
 struct Client {
     name: String,
-    proc: Proc,
+    telling: Telling,
 }
 
+enum Telling {
+    /// A line of JSON each.
+    Program(Proc),
+    /// In `window.seen`.
+    Page(WebDriver),
+}
+
+const NODE: &str = "
+    import { Bugfeed } from './bugfeed.js';
+    import WebSocket from 'ws';
+    const feed = new Bugfeed(process.argv[1], { bugs: [1, 2], WebSocket });
+    for await (const event of feed) console.log(JSON.stringify(event));";
+
+const PYTHON: &str = "
+import asyncio, json, sys
+from bugfeed_client import Bugfeed
+async def main():
+    async with Bugfeed(sys.argv[1]) as feed:
+        async for event in feed.watch([1, 2]):
+            print(json.dumps(vars(event)), flush=True)
+asyncio.run(main())";
+
+const PAGE: &str = "
+    window.seen = [];
+    import('/client.js').then(({ Bugfeed }) => {
+        const feed = new Bugfeed('/', { bugs: [1, 2] });
+        for (const type of ['change', 'gap', 'error']) feed.addEventListener(type, ({ detail }) => seen.push(detail));
+    });";
+
 impl Client {
-    fn start(kind: &str, network: &Network, dir: &Path) -> Client {
+    /// None where what it is made of is not installed.
+    async fn start(kind: &str, network: &Network) -> Option<Client> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (address, name) = (network.address, format!("{kind} {:?}", network.fate));
+        let (url, page) = (format!("ws://{address}/"), format!("http://{address}/"));
         let run = match kind {
-            "watch" => {
-                let url = format!("ws://{address}/");
-                Run::new(bin("bugfeed").unwrap()).args(["watch", "1", "2", "--json", "--url", &url])
+            "watch" => Run::new(bin("bugfeed").unwrap()).args(["watch", "1", "2", "--json", "--url", &url]),
+            "curl" => Run::new("sh").arg(root.join("examples/curl/poll.sh")).args([&page, "1,2"]),
+            "node" => {
+                node()?;
+                let program = ["--input-type=module", "--eval", NODE, &url];
+                Run::new("node").args(program).dir(root.join("clients/js"))
             }
-            "curl" => {
-                let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/curl/poll.sh");
-                Run::new("sh").arg(program).args([format!("http://{address}/"), "1,2".to_owned()])
+            "python" => Python::find_or_skip()?.code(PYTHON).arg(&url),
+            "page" => {
+                let driver = WebDriver::start_or_skip().await?;
+                // Of the same site, but without the live page's policy.
+                driver.goto(&format!("{page}changes?bugs=1")).await;
+                driver.script(PAGE, json!([])).await;
+                return Some(Client { name, telling: Telling::Page(driver) });
             }
             other => panic!("{other}"),
         };
-        Client { name, proc: run.dir(dir).spawn().unwrap() }
+        Some(Client { name, telling: Telling::Program(run.spawn().unwrap()) })
     }
 
-    /// The times of the changes it told of, in order. None may be told twice, and no gap.
-    fn seen(&self) -> Vec<String> {
+    /// The times of the changes it told of, in order. It may have told of nothing else.
+    async fn seen(&self) -> Vec<String> {
+        let messages: Vec<Value> = match &self.telling {
+            Telling::Page(driver) => serde_json::from_value(driver.script("return seen;", json!([])).await).unwrap(),
+            Telling::Program(proc) => {
+                let output = proc.output();
+                output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+            }
+        };
         let mut seen = Vec::new();
-        let output = self.proc.output();
-        for line in output.lines().filter(|line| line.starts_with('{')) {
-            let message: Value = serde_json::from_str(line).unwrap();
-            assert!(!line.contains("gap"), "{}: {output}", self.name);
+        for message in messages {
             match &message["changes"] {
                 Value::Array(changes) => seen.extend(changes.iter().map(|change| change["when"].clone())),
                 _ => seen.push(message["when"].clone()),
             }
+            assert_ne!(message["replay"], "gap", "{}", self.name);
         }
-        seen.iter().map(|when| when.as_str().unwrap().to_owned()).collect()
+        let text = |when: &Value| when.as_str().unwrap_or_else(|| panic!("{}: {seen:?}", self.name)).to_owned();
+        seen.iter().map(text).collect()
     }
 }
 
@@ -123,10 +170,13 @@ impl Client {
 async fn clients_of_every_kind_miss_nothing_while_the_network_is_gone_for_a_minute() {
     let serve = Serve::start(&[]).await;
     let networks = [Network::to(serve.clients, Line::Cut).await, Network::to(serve.clients, Line::Dark).await];
-    let dir = tempfile::tempdir().unwrap();
-    let kinds = ["watch", "curl"];
-    let clients: Vec<Client> =
-        kinds.iter().flat_map(|kind| networks.iter().map(|network| Client::start(kind, network, dir.path()))).collect();
+    let mut clients = Vec::new();
+    for kind in ["watch", "curl", "node", "python", "page"] {
+        for network in &networks {
+            let Some(client) = Client::start(kind, network).await else { return };
+            clients.push(client);
+        }
+    }
     let all_in = format!("bugfeed_connections {}", clients.len());
     eventually(SOON, "all are connected", async || {
         let page = get(serve.admin, "/metrics").await.1;
@@ -142,16 +192,20 @@ async fn clients_of_every_kind_miss_nothing_while_the_network_is_gone_for_a_minu
         serve.touch(1 + second as u64 % 2, &sent[second]).await;
         sent.clone()
     };
-    let missing = |sent: &[String]| {
-        let lacks = |client: &&Client| client.seen() != sent;
-        let those: Vec<String> = clients.iter().filter(lacks).map(|c| format!("{}: {:?}", c.name, c.seen())).collect();
-        if those.is_empty() { Ok(()) } else { Err(format!("{sent:?} but {those:#?}")) }
+    let missing = async |sent: &[String]| {
+        for client in &clients {
+            let seen = client.seen().await;
+            if seen != sent {
+                return Err(format!("{}: {seen:?} of {sent:?}", client.name));
+            }
+        }
+        Ok(())
     };
     for _ in 0..10 {
         change().await;
     }
     let before = change().await;
-    eventually(SOON, "all have what came before", async || missing(&before)).await.unwrap();
+    eventually(SOON, "all have what came before", async || missing(&before).await).await.unwrap();
 
     for network in &networks {
         network.line.send_replace(network.fate);
@@ -161,11 +215,11 @@ async fn clients_of_every_kind_miss_nothing_while_the_network_is_gone_for_a_minu
         every_second.tick().await;
         change().await;
     }
-    missing(&before).expect("nothing came through");
+    missing(&before).await.expect("nothing came through");
     for network in &networks {
         network.line.send_replace(Line::Up);
     }
 
     let after = change().await;
-    eventually(BACK, "all have everything, once and in order", async || missing(&after)).await.unwrap();
+    eventually(BACK, "all have everything, once and in order", async || missing(&after).await).await.unwrap();
 }

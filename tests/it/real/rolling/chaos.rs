@@ -29,7 +29,8 @@ const WRITERS: u64 = 2;
 const WINDOW: Duration = Duration::from_secs(5);
 /// How long a gateway may take to end.
 const GRACE: Duration = Duration::from_secs(10);
-const CLOSE_RESTART: u16 = 1012;
+/// Classic, and modern.
+const CLOSE_RESTART: [u16; 2] = [1001, 1012];
 
 /// Two thirds modern, one third classic; all read as fast as they can.
 fn plans(seed: u64) -> Vec<Plan> {
@@ -146,7 +147,7 @@ fn judge_closings(clients: &Clients) -> Vec<String> {
         let seen = seen.lock().unwrap();
         for closing in &seen.closings {
             let delay_fits = closing.delay.map_or(!plan.modern, |delay| plan.modern && delay < WINDOW);
-            if closing.code != Some(CLOSE_RESTART) || !delay_fits {
+            if closing.code != Some(CLOSE_RESTART[usize::from(plan.modern)]) || !delay_fits {
                 wrong.push(format!("client {} (modern: {}): {closing:?}", plan.number, plan.modern));
             }
         }

@@ -1,0 +1,1 @@
+../../../../userscript/bugfeed.user.js

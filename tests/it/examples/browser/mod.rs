@@ -1,0 +1,6 @@
+//! What runs in a page, in a real Chromium.
+
+mod bug_page;
+mod bugzilla;
+mod list;
+mod page;

@@ -1,0 +1,197 @@
+//! The consumer of the exchange: killed, robbed of messages, sent the same twice; its work list misses nothing.
+
+use bugfeed_testbed::{Proc, eventually, shared, unique};
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use sqlx::Row as _;
+
+use crate::browser::servers::Shim;
+use crate::examples::tools::Python;
+use crate::support::SOON;
+
+const T: &str = "2014-04-03T21:13:45";
+
+struct Indexer {
+    python: Python,
+    amqp: String,
+    exchange: String,
+    queue: String,
+    dir: tempfile::TempDir,
+    _connection: Connection,
+    channel: Channel,
+}
+
+impl Indexer {
+    async fn new_or_skip() -> Option<Indexer> {
+        let rabbit = shared::rabbitmq().await?;
+        let connection = Connection::connect(&rabbit.url, ConnectionProperties::default()).await.unwrap();
+        Some(Indexer {
+            python: Python::find_or_skip()?,
+            amqp: rabbit.url,
+            exchange: unique("indexed"),
+            queue: unique("indexer"),
+            dir: tempfile::tempdir().unwrap(),
+            channel: connection.create_channel().await.unwrap(),
+            _connection: connection,
+        })
+    }
+
+    /// Starts it, and waits until it hears what is published.
+    async fn start(&self) -> Proc {
+        let mut indexer = self
+            .python
+            .run("amqp-indexer/indexer.py")
+            .args(["--amqp", &self.amqp, "--exchange", &self.exchange, "--queue", &self.queue])
+            .arg("--database")
+            .arg(self.dir.path().join("index.db"))
+            .spawn()
+            .unwrap();
+        indexer.wait_for_line("is bound", SOON).await.unwrap();
+        indexer
+    }
+
+    /// Waits until the queue holds so many.
+    async fn queued(&self, count: u32) {
+        eventually(SOON, format!("{count} in the queue"), async || {
+            let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = self.channel.queue_declare(self.queue.as_str().into(), look, FieldTable::default()).await;
+            let waiting = queue.unwrap().message_count();
+            if waiting == count { Ok(()) } else { Err(waiting) }
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn purge(&self) {
+        self.channel.queue_purge(self.queue.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+    }
+
+    async fn publish(&self, body: &str) {
+        let (exchange, properties) = (self.exchange.as_str().into(), BasicProperties::default());
+        let sent = self.channel.basic_publish(exchange, "1".into(), Default::default(), body.as_bytes(), properties);
+        sent.await.unwrap().await.unwrap();
+    }
+
+    async fn database(&self) -> sqlx::SqlitePool {
+        sqlx::SqlitePool::connect(&format!("sqlite://{}/index.db", self.dir.path().display())).await.unwrap()
+    }
+
+    /// The work list, ascending: the numbers of stale bugs.
+    async fn stale(&self) -> Vec<i64> {
+        let pool = self.database().await;
+        let rows = sqlx::query("SELECT bug FROM document WHERE stale ORDER BY bug").fetch_all(&pool).await.unwrap();
+        pool.close().await;
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Says that all bugs were indexed.
+    async fn index_all(&self) {
+        let pool = self.database().await;
+        sqlx::query("UPDATE document SET stale = 0").execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
+    async fn clean_up(self) {
+        for queue in [self.queue, format!("{}.history", self.exchange)] {
+            self.channel.queue_delete(queue.into(), Default::default()).await.unwrap();
+        }
+        self.channel.exchange_delete(self.exchange.into(), Default::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_change_gets_into_the_work_list_whoever_dies() {
+    let Some(indexer) = Indexer::new_or_skip().await else { return };
+    let mut first = indexer.start().await;
+    let shim = Shim::start(&indexer.amqp, &indexer.exchange).await;
+    shim.touch(&["1", "2"]).await;
+    first.wait_for_line("reindex bug 1", SOON).await.unwrap();
+    first.wait_for_line("reindex bug 2", SOON).await.unwrap();
+    indexer.queued(0).await;
+    indexer.index_all().await;
+
+    first.kill9();
+    shim.touch(&["3"]).await;
+    let mut second = indexer.start().await;
+    second.wait_for_line("reindex bug 3", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [3]);
+
+    // A change that the database could not take was not acknowledged.
+    let other = indexer.database().await;
+    let mut writing = other.acquire().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *writing).await.unwrap();
+    shim.touch(&["1"]).await;
+    second.wait_for_line("database is locked", SOON).await.unwrap();
+    assert!(!second.wait(SOON).await.unwrap().success());
+    sqlx::query("ROLLBACK").execute(&mut *writing).await.unwrap();
+    drop(writing);
+    other.close().await;
+    let mut third = indexer.start().await;
+    third.wait_for_line("reindex bug 1", SOON).await.unwrap();
+    third.kill9();
+
+    // Its queue loses messages while it is dead: their numbers are missed, and history has them.
+    shim.touch(&["4", "2"]).await;
+    indexer.queued(2).await;
+    indexer.purge().await;
+    shim.touch(&["5"]).await;
+    indexer.queued(1).await;
+    let mut fourth = indexer.start().await;
+    fourth.wait_for_line("reindex bug 5", SOON).await.unwrap();
+    let told: Vec<String> = fourth.output().lines().skip(1).map(str::to_owned).collect();
+    let wanted = ["numbers 5 to 6 did not come: reading history", "reindex bug 4", "reindex bug 2", "reindex bug 5"];
+    assert_eq!(told, wanted);
+    assert_eq!(indexer.stale().await, [1, 2, 3, 4, 5]);
+    fourth.sigterm();
+    assert!(fourth.wait(SOON).await.unwrap().success(), "{}", fourth.output());
+    drop(shim);
+    indexer.clean_up().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_is_said() {
+    let Some(indexer) = Indexer::new_or_skip().await else { return };
+    let mut running = indexer.start().await;
+    let change =
+        |bug: u64, seq: u64, epoch: &str| format!(r#"{{"bug":{bug},"when":"{T}","seq":{seq},"epoch":"{epoch}"}}"#);
+    for body in [
+        &change(1, 10, "e1"),
+        &change(77, 10, "e1"), // Published again: the number counts.
+        "poison",
+        r#"{"bug":99999999999999999999,"when":"never"}"#,
+        &change(2, 11, "e1"),
+    ] {
+        indexer.publish(body).await;
+    }
+    running.wait_for_line("reindex bug 2", SOON).await.unwrap();
+    indexer.index_all().await;
+    assert_eq!(running.output().matches("not a change").count(), 2, "{}", running.output());
+
+    // No history here.
+    indexer.publish(&change(3, 13, "e1")).await;
+    running.wait_for_line("changes before number 13 are lost: reindex all bugs", SOON).await.unwrap();
+    running.wait_for_line("reindex bug 3", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [1, 2, 3], "and nothing of bug 77");
+    indexer.index_all().await;
+
+    indexer.publish(&change(4, 5, "e2")).await;
+    running.wait_for_line("a new ledger, e2: reindex all bugs", SOON).await.unwrap();
+    running.wait_for_line("reindex bug 4", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [1, 2, 3, 4]);
+    indexer.index_all().await;
+
+    // The form of 2014, with the number and without.
+    let pulse = |bug: u64, more: &str| {
+        format!(r#"{{"payload":{{"id":{bug},"delta_ts":"{T}"}},"_meta":{{"serializer":"json"{more}}}}}"#)
+    };
+    for body in
+        [pulse(5, r#","seq":6,"epoch":"e2""#), pulse(78, r#","seq":6,"epoch":"e2""#), pulse(6, ""), change(7, 7, "e2")]
+    {
+        indexer.publish(&body).await;
+    }
+    running.wait_for_line("reindex bug 7", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [5, 6, 7]);
+    drop(running);
+    indexer.clean_up().await;
+}

@@ -1,0 +1,3 @@
+//! With a real RabbitMQ.
+
+mod indexer;
