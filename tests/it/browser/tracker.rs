@@ -85,6 +85,35 @@ async fn the_tracker_is_set_by_hand_and_wrong_addresses_are_explained() {
 }
 
 #[tokio::test]
+async fn the_operators_tracker_counts_until_another_is_saved() {
+    let Some(page) = Page::start_or_skip().await else { return };
+    let server = Server::start(&[]).await;
+    let link = "document.querySelector('#updates a').href";
+    let about = "const fetched = window.fetch;
+        window.fetch = (url, ...more) => url !== '/page.json' ? fetched(url, ...more)
+            : Promise.resolve(Response.json({ trackers: { default: 'https://operator.example/{bug}' } }));";
+    let scenario = async || {
+        page.driver.devtools("Page.addScriptToEvaluateOnNewDocument", serde_json::json!({ "source": about })).await;
+        page.open(&server.url("/#7")).await;
+        page.watches(&[7]).await;
+        server.touch(&["7", "--when", T]).await;
+        page.lists(&[live(7, T)]).await;
+        page.waits_for(link, "https://operator.example/7").await;
+        page.driver.click("#tracker-settings summary").await;
+        page.driver.clear("#tracker").await;
+        page.driver.type_into("#tracker", "https://mine.example/{bug}").await;
+        page.driver.click("#tracker-save").await;
+        page.waits_for(link, "https://mine.example/7").await;
+        page.driver.reload().await;
+        page.waits_for(link, "https://mine.example/7").await;
+        page.driver.click("#tracker-settings summary").await;
+        page.driver.click("#tracker-remove").await;
+        page.waits_for(link, "https://operator.example/7").await;
+    };
+    page.play("tracker-of-operator", &[], scenario).await;
+}
+
+#[tokio::test]
 async fn a_tracker_that_fails_costs_the_summaries_only_and_is_not_pressed() {
     let Some(page) = Page::start_or_skip().await else { return };
     let server = Server::start(&[]).await;
