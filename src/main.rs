@@ -1,12 +1,12 @@
 //! The `bugfeed` command: parse, bind, run, exit code.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
-use bugfeed::watch;
+use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
 use bugfeed_shim::source::{self, TableSpec};
@@ -19,19 +19,23 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage_error(&error));
     let ended = match cli.command {
-        Command::Serve(args) => serve(*args).await,
-        Command::Gateway(args) => gateway(*args).await,
-        Command::Touch(args) => touch(*args).await,
+        Command::Serve(args) => serve(*args).await.map(done),
+        Command::Gateway(args) => gateway(*args).await.map(done),
+        Command::Touch(args) => touch(*args).await.map(done),
         Command::Watch(args) => watch(*args).await,
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Standard error is all there is to complain to.
             let _ = writeln!(std::io::stderr(), "error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn done(_: ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// The error and its causes, leaving out those that the text before already tells.
@@ -98,16 +102,22 @@ async fn touch(args: TouchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn watch(args: WatchArgs) -> anyhow::Result<()> {
-    let stop = stop_on_signal()?;
-    let (mut out, mut status) = (std::io::stdout(), std::io::stderr());
-    tokio::select! {
-        ended = watch::run(&args, &mut out, &mut status) => match ended {
-            // Whoever read our output has had enough.
-            Err(watch::WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => Ok(other?),
-        },
-        () = stop.cancelled() => Ok(()),
+async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = watch::Signals::listen().context("cannot wait for signals")?;
+    let (out, status) = (std::io::stdout(), std::io::stderr());
+    let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+    let color = watch::use_color(args.color, out.is_terminal(), no_color.as_deref(), term.as_deref());
+    // Where the changes go elsewhere, who reads them may well write to this terminal.
+    let live = out.is_terminal() && status.is_terminal() && term.is_none_or(|term| term != "dumb");
+    let mut screen = Screen::new(out, status, color, live, args.quiet);
+    let ended = watch::run(&args, &mut screen, &mut signals).await;
+    screen.hide();
+    match ended {
+        Ok(Ended::Stopped(Stop::Interrupt)) => Ok(ExitCode::from(130)),
+        Ok(Ended::Stopped(Stop::Terminate) | Ended::Enough) => Ok(ExitCode::SUCCESS),
+        // Whoever read our output has had enough.
+        Err(WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
     }
 }
 

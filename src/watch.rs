@@ -1,252 +1,212 @@
-//! `bugfeed watch`: a client for terminals and scripts, over the modern protocol.
+//! `bugfeed watch`: a client for terminals, scripts and bots.
 //!
-//! Goes in: bug numbers and a gateway's address. Comes out: one line for each change, flushed at once, and one where
-//! changes may have been missed. Reconnects by itself and resumes with the last cursor it received.
+//! In: bug numbers and a gateway's address. Out: one line for each change, flushed at once, one where changes may have
+//! been missed, and a command run for each. The connection is `bugfeed_client`'s. Never goes on to the next change
+//! before one is printed and its command has ended.
 
-use std::io::Write;
-use std::time::{Duration, SystemTime};
+mod exec;
+mod screen;
+mod signals;
+mod state;
 
-use bugfeed_protocol::backoff::Backoff;
-use bugfeed_protocol::close::Close;
-use bugfeed_protocol::{BugId, Change, When};
-use futures::{SinkExt as _, StreamExt as _};
-use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
 
+use bugfeed_client::{Error as ClientError, Event, Feed, Protocol, State, Verdict};
+use bugfeed_protocol::{BugId, When};
+
+pub use self::exec::{Template, parse_template};
+pub use self::screen::{Screen, use_color};
+pub use self::signals::{Signals, Stop};
+use self::state::StateFile;
 use crate::cli::WatchArgs;
 
-/// How often the gateway is asked for a heartbeat, in seconds.
-const HEARTBEAT_S: u64 = 20;
-/// A connection on which nothing came for this long is dead.
-const DEAD_AFTER: Duration = Duration::from_secs(50);
-/// How long connecting may take, TLS and handshake included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the gateway is asked for a heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// A checked `ws://` or `wss://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayUrl(String);
 
-/// Reads a gateway's address.
+/// Reads a gateway's address; `http` and `https`, as of its live page, are taken for `ws` and `wss`.
 ///
 /// # Errors
 /// Says what an address looks like.
 pub fn parse_url(text: &str) -> Result<GatewayUrl, String> {
-    let uri: axum::http::Uri = text.trim().parse().map_err(|error| format!("{error}; write ws://HOST:PORT/"))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("ws" | "wss"), Some(_)) => Ok(GatewayUrl(text.trim().to_owned())),
-        _ => Err("not a gateway's address; write ws://HOST:PORT/, or wss://HOST/ for TLS".to_owned()),
-    }
+    bugfeed_client::address(text).map(GatewayUrl).map_err(|error| error.to_string())
 }
 
 /// Why watching ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The gateway answered, but not with a feed.
-    #[error("{url} is no feed: {status} {text}")]
-    NotAFeed {
-        /// The address.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-        /// What it said.
-        text: String,
-    },
-    /// The gateway refused the subscription.
-    #[error("the gateway refuses the subscription: {0}")]
-    Refused(String),
-    /// The gateway closed the connection for a reason that trying again would not mend.
-    #[error("the gateway closed the connection ({code}): {text}")]
-    Closed {
-        /// The close code.
-        code: u16,
-        /// What it said.
-        text: String,
-    },
+    /// What trying again would not mend, or a refused subscription.
+    #[error(transparent)]
+    Feed(#[from] ClientError),
     /// Standard output failed.
     #[error("cannot write: {0}")]
-    Output(#[from] std::io::Error),
-}
-
-/// What a connection ended with.
-enum Ended {
-    Enough,
-    Final(WatchError),
-    /// Try again; was it in use before?
-    Lost {
-        reason: String,
-        worked: bool,
+    Output(#[from] io::Error),
+    /// The shell of `--exec` cannot be started.
+    #[error("cannot run the command of --exec: {0}; is sh in the PATH?")]
+    Exec(#[source] io::Error),
+    /// The state file cannot be written.
+    #[error("cannot write the state file {0}; choose another one with --state")]
+    StateWrite(#[source] io::Error),
+    /// The state file cannot be read.
+    #[error("cannot read the state file {path}: {error}; choose another one with --state")]
+    StateRead {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
     },
+    /// The file is something else.
+    #[error("{0} is no state file of bugfeed watch; choose another one with --state, or remove it to start from now")]
+    StateForeign(PathBuf),
 }
 
-#[derive(Debug, Deserialize)]
-struct Incoming {
-    command: Option<String>,
-    result: Option<String>,
-    error: Option<String>,
-    bug: Option<BugId>,
-    when: Option<When>,
-    cursor: Option<String>,
-    replay: Option<String>,
-    retry_after_ms: Option<u64>,
+/// How watching ended as it was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// After `--count` changes.
+    Enough,
+    /// By a signal.
+    Stopped(Stop),
 }
 
-/// Prints changes to `out` and what happens to the connection to `status` until enough are printed or `out` fails.
-/// Drop it to stop.
+/// Watches until enough changes came, a signal does, or `screen` cannot be written to.
 ///
 /// # Errors
 /// Only what trying again would not mend.
-pub async fn run(args: &WatchArgs, out: &mut impl Write, status: &mut impl Write) -> Result<(), WatchError> {
-    let mut backoff = Backoff::CLIENT;
-    let mut watch = Watch { args, out, status, cursor: None, since: args.since, left: args.count, retry_after: None };
-    loop {
-        let (reason, worked) = match watch.connection().await {
-            Ended::Enough => return Ok(()),
-            Ended::Final(error) => return Err(error),
-            Ended::Lost { reason, worked } => (reason, worked),
-        };
-        if worked {
-            backoff.reset();
-        }
-        // A gateway that goes away says when to come back, another time to each client.
-        let delay = watch.retry_after.take().unwrap_or_else(|| backoff.next(rand::random()));
-        watch.say(&format!("{reason}; trying again in {:.1} s", delay.as_secs_f64()))?;
-        tokio::time::sleep(delay).await;
+pub async fn run<O: Write, S: Write>(
+    args: &WatchArgs,
+    screen: &mut Screen<O, S>,
+    signals: &mut Signals,
+) -> Result<Ended, WatchError> {
+    let mut watch = Watch { args, screen, signals, left: args.count };
+    let state = match &args.state {
+        Some(path) => Some(StateFile::open(path, &args.url.0, &args.bugs)?),
+        None => None,
+    };
+    let mut feed = Feed::builder(&args.url.0)?
+        .bugs(args.bugs.iter().map(|bug| bug.get()))
+        .heartbeat(HEARTBEAT)
+        .classic(args.classic);
+    if let Some(since) = args.since {
+        feed = feed.since(since);
     }
+    if let Some(state) = state {
+        if let Some(other) = state.other_url() {
+            watch
+                .screen
+                .warn(&format!("the state file was written with {other}; if that is another feed, expect a gap"));
+        }
+        // Before anything newer can be stored.
+        if let Some(stop) = watch.gap(&state.new_bugs()).await? {
+            return Ok(Ended::Stopped(stop));
+        }
+        state.adopt()?;
+        feed = feed.store(state);
+    }
+    watch.all(feed.connect()).await
 }
 
-struct Watch<'a, W, S> {
+struct Watch<'a, O, S> {
     args: &'a WatchArgs,
-    out: &'a mut W,
-    status: &'a mut S,
-    /// The last one received: everything up to there has been printed.
-    cursor: Option<String>,
-    /// What to catch up from as long as there is no cursor.
-    since: Option<When>,
+    screen: &'a mut Screen<O, S>,
+    signals: &'a mut Signals,
+    /// Changes to come until the end.
     left: Option<u64>,
-    retry_after: Option<Duration>,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-impl<W: Write, S: Write> Watch<'_, W, S> {
-    fn say(&mut self, text: &str) -> std::io::Result<()> {
-        writeln!(self.status, "bugfeed watch: {text}")
-    }
-
-    async fn connection(&mut self) -> Ended {
-        let url = &self.args.url.0;
-        let lost = |reason: String| Ended::Lost { reason, worked: false };
-        let connecting = tokio_tungstenite::connect_async(url.as_str());
-        let mut socket = match tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(connecting)).await {
-            Err(_) => return lost(format!("{url} does not answer")),
-            Ok(Ok((socket, _))) => socket,
-            Ok(Err(WsError::Http(answer))) if answer.status().is_client_error() => {
-                let text = answer.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().trim().to_owned();
-                let (url, status) = (url.clone(), answer.status().as_u16());
-                return Ended::Final(WatchError::NotAFeed { url, status, text });
-            }
-            Ok(Err(error)) => return lost(format!("cannot connect to {url}: {error}")),
-        };
-        if let Err(error) = self.subscribe(&mut socket).await {
-            return lost(format!("connection lost: {error}"));
-        }
-        if let Err(error) = self.say(&format!("connected to {url}")) {
-            return Ended::Final(error.into());
-        }
-        self.talk(&mut socket).await
-    }
-
-    async fn subscribe(&mut self, socket: &mut Socket) -> Result<(), WsError> {
-        let mut subscribe = serde_json::json!({ "command": "subscribe", "bugs": self.args.bugs });
-        match (&self.cursor, self.since) {
-            (Some(cursor), _) => subscribe["cursor"] = cursor.as_str().into(),
-            (None, Some(since)) => subscribe["since"] = since.to_string().into(),
-            (None, None) => {
-                // Should the connection be lost before there is a cursor, the next one catches up from here.
-                let now = When::from_system_time(SystemTime::now());
-                self.since = When::from_micros(now.as_micros() - 60_000_000);
-            }
-        }
-        let hello = serde_json::json!({ "command": "hello", "heartbeat": HEARTBEAT_S });
-        socket.feed(Message::text(hello.to_string())).await?;
-        socket.feed(Message::text(subscribe.to_string())).await?;
-        socket.flush().await
-    }
-
-    async fn talk(&mut self, socket: &mut Socket) -> Ended {
-        let mut worked = false;
+impl<O: Write, S: Write> Watch<'_, O, S> {
+    async fn all(&mut self, mut feed: Feed) -> Result<Ended, WatchError> {
         loop {
-            let reason = match tokio::time::timeout(DEAD_AFTER, socket.next()).await {
-                Err(_) => "the connection is dead".to_owned(),
-                Ok(Some(Ok(Message::Text(text)))) => {
-                    worked = true;
-                    match self.text(&text) {
-                        Ok(false) => continue,
-                        Ok(true) => return Ended::Enough,
-                        Err(error) => return Ended::Final(error),
-                    }
+            // Asking for the next event says that the one before is dealt with.
+            let event = tokio::select! {
+                event = feed.next() => event,
+                stop = self.signals.next() => {
+                    feed.finish().await?;
+                    return Ok(Ended::Stopped(stop));
                 }
-                Ok(Some(Ok(Message::Close(Some(frame))))) => {
-                    let (code, text) = (u16::from(frame.code), frame.reason.to_string());
-                    if Close::ALL.iter().any(|close| close.code() == code && !close.reconnect()) {
-                        return Ended::Final(WatchError::Closed { code, text });
-                    }
-                    format!("closed ({code}): {text}")
-                }
-                Ok(Some(Ok(Message::Close(None))) | None) => "connection closed".to_owned(),
-                Ok(Some(Ok(_))) => continue,
-                Ok(Some(Err(error))) => format!("connection lost: {error}"),
             };
-            return Ended::Lost { reason, worked };
+            let stop = match event {
+                None => return Err(ClientError::Ended.into()),
+                Some(Err(error @ ClientError::Save(_))) => {
+                    self.screen.warn(&error.to_string());
+                    None
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(event)) => self.event(event, &feed).await?,
+            };
+            if let Some(stop) = stop {
+                // Not dealt with: it comes again in the next run.
+                return Ok(Ended::Stopped(stop));
+            }
+            if self.left == Some(0) {
+                feed.finish().await?;
+                return Ok(Ended::Enough);
+            }
         }
     }
 
-    /// Deals with one message; true once enough changes were printed.
-    fn text(&mut self, text: &str) -> Result<bool, WatchError> {
-        // What this version does not understand is for newer ones.
-        let Ok(incoming) = serde_json::from_str::<Incoming>(text) else { return Ok(false) };
-        if let Some(error) = incoming.error.filter(|_| incoming.result.as_deref() == Some("error")) {
-            return Err(WatchError::Refused(error));
-        }
-        let command = incoming.command.as_deref();
-        let mut enough = false;
-        match (command, incoming.bug, incoming.when) {
-            (Some("update"), Some(bug), Some(when)) => {
-                self.print(Change { bug, when })?;
-                self.left = self.left.map(|left| left - 1);
-                enough = self.left == Some(0);
+    /// Deals with one event, unless a signal comes meanwhile.
+    async fn event(&mut self, event: Event, feed: &Feed) -> Result<Option<Stop>, WatchError> {
+        match event {
+            Event::Change(change) => {
+                self.screen.change(change, self.args.json)?;
+                let stop = self.exec(change.bug, Some(change.when)).await?;
+                if stop.is_none() {
+                    self.left = self.left.map(|left| left - 1);
+                }
+                return Ok(stop);
             }
-            (Some("gap"), ..) => self.gap()?,
-            (Some("subscribe"), ..) if incoming.replay.as_deref() == Some("gap") => self.gap()?,
-            (Some("goaway"), ..) => self.retry_after = incoming.retry_after_ms.map(Duration::from_millis),
+            Event::Gap(bugs) => return self.gap(&bugs).await,
+            Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.args.url.0)),
+            Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
+            Event::Subscribed { replay, .. } => self.screen.status(&connected(&self.args.url.0, replay, feed)),
             _ => {}
         }
-        // The head that hello tells is not yet what was subscribed to.
-        if command != Some("hello") && incoming.cursor.is_some() {
-            self.cursor = incoming.cursor;
-        }
-        Ok(enough)
-    }
-
-    fn print(&mut self, change: Change) -> std::io::Result<()> {
-        if self.args.json {
-            serde_json::to_writer(&mut *self.out, &change)?;
-            writeln!(self.out)?;
-        } else {
-            writeln!(self.out, "{}  bug {} changed", change.when, change.bug)?;
-        }
-        self.out.flush()
+        Ok(None)
     }
 
     /// What happened in between is not known: whoever acts on changes must look at all of these bugs.
-    fn gap(&mut self) -> std::io::Result<()> {
-        if self.args.json {
-            writeln!(self.out, "{}", serde_json::json!({ "gap": true, "bugs": self.args.bugs }))?;
-        } else {
-            writeln!(self.out, "gap: changes may have been missed; look at all of these bugs")?;
+    async fn gap(&mut self, bugs: &[BugId]) -> Result<Option<Stop>, WatchError> {
+        if bugs.is_empty() {
+            return Ok(None);
         }
-        self.out.flush()
+        self.screen.gap(bugs, self.args.json)?;
+        for &bug in bugs {
+            if let Some(stop) = self.exec(bug, None).await? {
+                return Ok(Some(stop));
+            }
+        }
+        Ok(None)
     }
+
+    async fn exec(&mut self, bug: BugId, when: Option<When>) -> Result<Option<Stop>, WatchError> {
+        let Some(template) = &self.args.exec else { return Ok(None) };
+        self.screen.hide();
+        let outcome = template.run(bug, when, self.signals).await.map_err(WatchError::Exec)?;
+        self.screen.show();
+        match outcome {
+            exec::Outcome::Stopped(stop) => Ok(Some(stop)),
+            exec::Outcome::Ended(status) => {
+                if !status.success() {
+                    self.screen.warn(&format!("the command for bug {bug} failed: {status}"));
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn connected(url: &str, replay: Option<Verdict>, feed: &Feed) -> String {
+    let about = match (replay, feed.handle().protocol()) {
+        (_, Some(Protocol::Classic)) => ", with the protocol of 2014: it resumes by date, and cannot tell of every gap",
+        (Some(Verdict::Complete), _) => "; what was missed comes first",
+        (Some(Verdict::Latest), _) => "; of what was missed, the newest change of each bug comes first",
+        _ => "",
+    };
+    format!("connected to {url}{about}")
 }

@@ -66,6 +66,7 @@ impl Origins {
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST])
             .allow_headers(Any)
+            .expose_headers([header::RETRY_AFTER])
             .max_age(std::time::Duration::from_secs(PREFLIGHT_S))
     }
 

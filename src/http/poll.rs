@@ -114,7 +114,9 @@ impl Poll {
     }
 
     fn says_something(&self) -> bool {
-        self.leaving || !self.answer.changes.is_empty() || self.answer.replay.as_deref() == Some("gap")
+        // A gap without a cursor would be told again at once, and again: it waits for the first number.
+        let gap = self.answer.replay.as_deref() == Some("gap") && self.answer.cursor.is_some();
+        self.leaving || !self.answer.changes.is_empty() || gap
     }
 
     /// Whether the client has seen changes on another gateway that have not come here.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::demo::Demo;
 use super::listen::Takeover;
 use super::origins::Origins;
-use super::{page, poll, sse};
+use super::{page, poll, query, sse};
 use crate::events::Events;
 use crate::hub::Feed;
 
@@ -45,6 +45,7 @@ pub fn router(site: Site) -> Router {
     // What pages of other sites use.
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
+        .route("/client-fallback.js", get(page::client_fallback_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
@@ -105,7 +106,7 @@ async fn named_sse(
 
 async fn event_stream(site: &Site, name: &str, takeover: &Takeover, request: Request) -> Response {
     match site.feeds.get(name) {
-        None => no_such_feed(site),
+        None => *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site)),
         Some(feed) => sse::serve(feed, &site.tracker, takeover, request).await,
     }
 }
@@ -120,7 +121,7 @@ async fn named_changes(State(site): State<Site>, Path(name): Path<String>, reque
 
 async fn changes(site: &Site, name: &str, request: Request) -> Response {
     match site.feeds.get(name) {
-        None => no_such_feed(site),
+        None => *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site)),
         Some(feed) => poll::serve(feed, &site.tracker, request).await,
     }
 }
@@ -173,10 +174,14 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
     answer
 }
 
-fn no_such_feed(site: &Site) -> Response {
+fn feeds_are(site: &Site) -> String {
     let feeds: Vec<String> =
         site.feeds.keys().map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") }).collect();
-    (StatusCode::NOT_FOUND, format!("There is no feed here. Feeds: {}\n", feeds.join(", "))).into_response()
+    format!("There is no feed here. Feeds: {}", feeds.join(", "))
+}
+
+fn no_such_feed(site: &Site) -> Response {
+    (StatusCode::NOT_FOUND, feeds_are(site) + "\n").into_response()
 }
 
 async fn unknown_path(State(site): State<Site>) -> Response {

@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use crate::support::{SOON, get};
 
-fn bugfeed() -> std::path::PathBuf {
+pub fn bugfeed() -> std::path::PathBuf {
     bin("bugfeed").unwrap()
 }
 
 /// `bugfeed` with no arguments but ports of its own, in a folder of its own.
-async fn start(dir: &std::path::Path) -> (Proc, u16) {
+pub async fn start(dir: &std::path::Path) -> (Proc, u16) {
     let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
     let mut proc = Run::new(bugfeed())
         .dir(dir)
@@ -128,7 +128,10 @@ async fn help_teaches_by_example() {
         (&["serve", "--help"], &["Examples:", "INSERT INTO push_notify", "--max-connections", "BUGFEED_DATA_DIR"]),
         (&["gateway", "--help"], &["Examples:", "--feed", "bugfeed.default", "BUGFEED_AMQP"]),
         (&["touch", "--help"], &["Examples:", "--when 2014-04-03T21:13:45", "mysql://"]),
-        (&["watch", "--help"], &["Examples:", "--json", "{\"bug\":1234"]),
+        (
+            &["watch", "--help"],
+            &["Examples:", "--json", "{\"bug\":1234", "--exec './look-at {bug}'", "Exit status: 0", "130"],
+        ),
         (&["--version"], &["bugfeed 0."]),
     ] {
         let secret = [("BUGFEED_AMQP", "amqp://me:topsecret@rabbit/")];

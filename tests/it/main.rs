@@ -13,3 +13,6 @@ mod old_clients;
 mod plain_http;
 mod real;
 mod support;
+mod watch;
+mod watch_client;
+mod watch_tls;

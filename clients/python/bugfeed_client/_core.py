@@ -14,6 +14,10 @@ from ._events import BugfeedError, Change, Event, Gap
 
 #: Close codes after which the same would be refused again.
 FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009))
+#: HTTP statuses of the 400s that mean "later", not "never".
+LATER: frozenset[int] = frozenset((408, 425, 429))
+#: Those with which a server may say how much later (``Retry-After``).
+BUSY: frozenset[int] = frozenset((429, 503))
 #: How long opening a connection may take, in seconds.
 CONNECT_S = 15.0
 #: No gateway is waited for longer than this, in seconds.
@@ -42,8 +46,16 @@ class Listener(Protocol):
 
     def message(self, text: str) -> None: ...
 
-    def close(self, *, code: Optional[int] = None, reason: str = "", status: Optional[int] = None) -> None:
-        """The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known."""
+    def close(
+        self,
+        *,
+        code: Optional[int] = None,
+        reason: str = "",
+        status: Optional[int] = None,
+        retry_after: Optional[float] = None,
+    ) -> None:
+        """The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, and how many seconds its
+        ``Retry-After`` asks to wait, where they are known."""
 
 
 Transport = Callable[[str, Listener], Link]
@@ -105,9 +117,16 @@ class _Connection:
         if self is self.core.connection:
             self.core.received(self, text)
 
-    def close(self, *, code: Optional[int] = None, reason: str = "", status: Optional[int] = None) -> None:
+    def close(
+        self,
+        *,
+        code: Optional[int] = None,
+        reason: str = "",
+        status: Optional[int] = None,
+        retry_after: Optional[float] = None,
+    ) -> None:
         if self is self.core.connection:
-            self.core.lost(code, reason, status)
+            self.core.lost(code, reason, status, retry_after)
 
 
 class Core:
@@ -178,10 +197,16 @@ class Core:
         self._ask(connection, {"command": "hello", "heartbeat": self.heartbeat})
         self._flush()
 
-    def lost(self, code: Optional[int], reason: str, status: Optional[int] = None) -> None:
+    def lost(
+        self,
+        code: Optional[int],
+        reason: str,
+        status: Optional[int] = None,
+        retry_after: Optional[float] = None,
+    ) -> None:
         connection = self.connection
         self._leave()
-        if status is not None and 400 <= status < 500:
+        if status is not None and 400 <= status < 500 and status not in LATER:
             return self._fail(f"{self.url} is no feed: {status} {reason}".rstrip(), status=status)
         if code in FINAL:
             return self._fail(f"closed by the gateway ({code}): {reason}", code=code)
@@ -190,6 +215,9 @@ class Core:
         if delay is None:
             delay = min(2.0 ** min(self._failures, 10), 30.0) * (0.5 + self._chance() / 2)
             self._failures += 1
+            # A gateway that is full says the same to all: the back-off comes on top, so that they do not come together.
+            if status in BUSY:
+                delay += min(retry_after or 0.0, MAX_WAIT_S)
         self._after(delay, self.start)
         self._become("waiting", f"{reason or f'connection lost ({code})'}; trying again in {delay:.1f} s")
 

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any, Optional
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -38,6 +40,19 @@ class WebSocketTransport:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+def retry_after(text: Optional[str]) -> Optional[float]:
+    """What ``Retry-After`` asks for, in seconds: it is a number of them, or a date."""
+    if not text:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+        return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+    except (TypeError, ValueError):
+        return None  # No date, or one without a zone.
+
+
 class _Link:
     def __init__(self, url: str, listener: Listener, options: Mapping[str, Any]) -> None:
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
@@ -60,7 +75,11 @@ class _Link:
         except InvalidStatus as error:
             response = error.response
             text = (response.body or b"").decode("utf-8", "replace").strip()
-            self._listener.close(status=response.status_code, reason=text or response.reason_phrase)
+            self._listener.close(
+                status=response.status_code,
+                reason=text or response.reason_phrase,
+                retry_after=retry_after(next(iter(response.headers.get_all("Retry-After")), None)),
+            )
         except (OSError, EOFError, asyncio.TimeoutError, WebSocketException) as error:
             self._listener.close(reason=str(error) or type(error).__name__)
         except Exception as error:

@@ -1,13 +1,15 @@
 """What the conversations of ../../conformance do not show: reading in a loop, the state that is kept, errors."""
 
 import asyncio
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
 from bugfeed_client import Bugfeed, BugfeedError, Change, Event, FileState, Gap
+from bugfeed_client._websocket import retry_after
 from tests.support import FakeNetwork
 
 WHEN = "2014-04-03T21:13:45"
@@ -238,6 +240,52 @@ def test_starting_from_the_head() -> None:
                 await feed.start_from_head()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "least"),
+    [
+        ("503 Full\r\nRetry-After: 2", 2.5),
+        ("429 Slow Down\r\nRetry-After: 86400", 300.5),
+        ("503 Full\r\nRetry-After: soon", 0.5),
+        ("503 Full", 0.5),
+        ("500 Oops\r\nRetry-After: 9", 0.5),
+        ("408 Timeout", 0.5),
+        ("425 Early", 0.5),
+    ],
+)
+def test_an_answer_that_means_later_says_how_much(answer: str, least: float) -> None:
+    """The first back-off, half a second to a second, comes on top of what the gateway asks for."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        waiting: asyncio.Queue[str] = asyncio.Queue()
+
+        def on_state(state: str, reason: str) -> None:
+            if state == "waiting":
+                waiting.put_nowait(reason)
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with server, Bugfeed(url, on_state=on_state):
+            reason = await asyncio.wait_for(waiting.get(), 30)
+            delay = float(reason.split()[-2])
+            assert least <= delay <= least + 0.5, reason
+
+    asyncio.run(run())
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert retry_after(" 120 ") == 120
+    assert retry_after(None) is retry_after("soon") is retry_after("-5") is retry_after("") is None
+    soon = datetime.now(timezone.utc) + timedelta(minutes=2)
+    assert 100 < (retry_after(format_datetime(soon, usegmt=True)) or 0) <= 120
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_what_is_deeply_nested_breaks_nothing() -> None:

@@ -120,6 +120,10 @@ async fn plain_http_serves_each_feed_and_knows_when_it_knows_nothing() {
     assert_eq!(found, [json!({ "bug": 5, "when": T })], "with the gap or right after it, once");
     assert_eq!(changes("/changes?bugs=5").await, json!({ "changes": [], "cursor": "unknown" }));
     assert_eq!(changes("/changes?bugs=5&cursor=unknown").await["replay"], "gap");
+    // Who asks again and again is not answered each time at once.
+    let begun = std::time::Instant::now();
+    assert_eq!(changes("/changes?bugs=5&cursor=unknown&wait=1").await["replay"], "gap");
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
     producer.delete(&one).await;
     producer.delete(&two).await;
 }

@@ -1,0 +1,314 @@
+//! The feed as an application sees it: a builder, a stream of events, and handles that may be given away.
+//!
+//! In: an address, bugs, a place for the cursor. Out: [`Event`]s. Never detaches anything: the task behind a feed ends
+//! with it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bugfeed_protocol::server::Verdict;
+use bugfeed_protocol::{BugId, When};
+use futures::Stream;
+use tokio::task::JoinHandle;
+
+use crate::core::{Core, SINCE};
+use crate::driver::{Shared, drive, heartbeat_s};
+use crate::keeper::Keeper;
+use crate::store::{FileStore, Store};
+use crate::{Error, Event, Protocol, State, link};
+
+/// How a feed is to be.
+pub struct Builder {
+    url: String,
+    bugs: Result<BTreeSet<BugId>, Error>,
+    store: Option<Box<dyn Store>>,
+    since: Option<When>,
+    heartbeat: Duration,
+    classic: bool,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("url", &self.url).field("bugs", &self.bugs).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Watches these bugs, besides those named before. A number that is none of a bug (0, or above 2^63 − 1) becomes the
+    /// stream's first and final item, [`Error::Bug`].
+    #[must_use]
+    pub fn bugs(mut self, bugs: impl IntoIterator<Item = u64>) -> Builder {
+        if let Ok(known) = &mut self.bugs {
+            match numbers(bugs) {
+                Ok(bugs) => known.extend(bugs),
+                Err(error) => self.bugs = Err(error),
+            }
+        }
+        self
+    }
+
+    /// Keeps the cursor in this file, so that the next run goes on where this one ends. See [`FileStore`].
+    #[must_use]
+    pub fn state_file(self, path: impl Into<PathBuf>) -> Builder {
+        self.store(FileStore::new(path))
+    }
+
+    /// Keeps the cursor there, such as in a row of a database.
+    #[must_use]
+    pub fn store(mut self, store: impl Store) -> Builder {
+        self.store = Some(Box::new(store));
+        self
+    }
+
+    /// Begins with the changes from this time on, as far as the gateway has them; only where no cursor is stored.
+    #[must_use]
+    pub fn since(mut self, since: When) -> Builder {
+        self.since = Some(since);
+        self
+    }
+
+    /// How often the gateway should be heard, in whole seconds from 1 to 300; 30 s where nothing is said. Silence for 2.5
+    /// times as long is a dead connection.
+    #[must_use]
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Builder {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// Speaks the protocol of 2014 only: no hello, dates for cursors. Without this, a gateway that knows no other is
+    /// noticed by itself.
+    #[must_use]
+    pub fn classic(mut self, classic: bool) -> Builder {
+        self.classic = classic;
+        self
+    }
+
+    /// Begins to connect, in the background. What goes wrong comes through the stream.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime whose clock and network are enabled.
+    pub fn connect(self) -> Feed {
+        let (bugs, fault) = match self.bugs {
+            Ok(bugs) => (bugs, None),
+            Err(error) => (BTreeSet::new(), Some(error)),
+        };
+        let shared =
+            Arc::new(Shared::new(Core::new(self.url.clone(), bugs, heartbeat_s(self.heartbeat), self.classic)));
+        if let Some(error) = fault {
+            shared.tell(|core, _| core.fail(error));
+        }
+        // Where no cursor is stored.
+        let beginning = self.since.map(|since| format!("{SINCE}{since}"));
+        let task = tokio::spawn(drive(Arc::clone(&shared), self.url, Keeper::new(self.store), beginning));
+        Feed { handle: Handle { shared }, task: Some(task) }
+    }
+}
+
+/// A feed of changes: a [`Stream`] of events that reconnects by itself and resumes where it was.
+///
+/// It receives in the background, so that a slow reader does not lose the connection; what waits is bounded, beyond
+/// some 10,000 events (and twice the bugs) only the newest change of each bug is kept. An event counts as dealt with when
+/// the next one is asked for; only then is its cursor stored, soon and in the background.
+///
+/// Dropping a feed ends everything at once; what was in hand comes again in the next run. [`Feed::finish`] ends it in order.
+#[derive(Debug)]
+pub struct Feed {
+    handle: Handle,
+    task: Option<JoinHandle<Result<(), Error>>>,
+}
+
+impl Feed {
+    /// A feed of the gateway at this address: `ws://HOST:PORT/`, or `wss://HOST/NAME/` for TLS and a feed that is not the
+    /// default. `http` and `https` are taken for `ws` and `wss`.
+    ///
+    /// # Errors
+    /// [`Error::Address`] if it is none.
+    pub fn builder(url: &str) -> Result<Builder, Error> {
+        Ok(Builder {
+            url: link::address(url)?,
+            bugs: Ok(BTreeSet::new()),
+            store: None,
+            since: None,
+            heartbeat: Duration::from_secs(30),
+            classic: false,
+        })
+    }
+
+    /// The next event; asking for it says that the one before is dealt with. `None` when the feed has ended: after a final
+    /// error, or [`Handle::close`]. No event is lost if this future is dropped.
+    ///
+    /// # Errors
+    /// After an error for which [`Error::is_final`] does not hold, the feed goes on.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// What may be given to other tasks: to subscribe, to ask how it stands, to close.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// For a start that misses nothing: await this, ask the tracker which bugs there are, then subscribe to them; what
+    /// changes in between comes. Does nothing where a cursor was stored, and waits for the gateway otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if the feed has ended; [`Feed::next`] tells why.
+    pub async fn start_from_head(&mut self) -> Result<(), Error> {
+        let shared = &self.handle.shared;
+        let mut state = shared.state.subscribe();
+        loop {
+            {
+                let mut inner = shared.lock();
+                if *inner.core.state() == State::Closed {
+                    return Err(Error::Ended);
+                }
+                if inner.core.cursor().is_some() || *inner.core.state() == State::Open {
+                    inner.core.start_from_head();
+                    return Ok(());
+                }
+            }
+            // The sender lives in what this feed shares.
+            let _ = state.changed().await;
+        }
+    }
+
+    /// Ends the feed in order: the event handed out last counts as dealt with, its cursor is stored, and the connection is
+    /// closed (within about a second). Events that were not handed out come again in the next run.
+    ///
+    /// # Errors
+    /// [`Error::Save`] if the cursor could not be stored.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        {
+            let mut inner = self.handle.shared.lock();
+            inner.mailbox.clear();
+            inner.mailbox.dealt_with();
+            inner.core.close();
+            inner.finishing = true;
+            self.handle.shared.deliver(&mut inner);
+        }
+        self.handle.shared.work.notify_one();
+        match self.task.as_mut() {
+            Some(task) => task.await.expect("the task of a feed is neither aborted before it is dropped, nor panics"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Stream for Feed {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let shared = &self.handle.shared;
+        let mut inner = shared.lock();
+        let item = inner.mailbox.take();
+        if inner.mailbox.has_dealt() {
+            shared.work.notify_one();
+        }
+        match item {
+            Some(item) => Poll::Ready(Some(item)),
+            None if *inner.core.state() == State::Closed => Poll::Ready(None),
+            None => {
+                inner.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        // For the handles that are left.
+        let mut inner = self.handle.shared.lock();
+        inner.core.close();
+        self.handle.shared.deliver(&mut inner);
+    }
+}
+
+/// A feed's controls. It does not keep the feed alive.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.shared.lock();
+        f.debug_struct("Handle").field("state", inner.core.state()).field("bugs", &inner.core.bugs().len()).finish()
+    }
+}
+
+impl Handle {
+    /// Watches more bugs, connected or not. Those named before the feed next runs are asked for together.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] if one is no bug number; then nothing changes.
+    pub fn subscribe(&self, bugs: impl IntoIterator<Item = u64>) -> Result<(), Error> {
+        let bugs = numbers(bugs)?;
+        self.shared.lock().core.subscribe(bugs);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Stops watching bugs; changes of theirs that wait already may still come.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] if one is no bug number; then nothing changes.
+    pub fn unsubscribe(&self, bugs: impl IntoIterator<Item = u64>) -> Result<(), Error> {
+        let bugs = numbers(bugs)?;
+        self.shared.lock().core.unsubscribe(bugs);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// Ends the feed for good: its stream forgets what waits, and ends.
+    pub fn close(&self) {
+        let mut inner = self.shared.lock();
+        inner.mailbox.clear();
+        inner.core.close();
+        self.shared.deliver(&mut inner);
+        self.shared.work.notify_one();
+    }
+
+    /// How the feed stands.
+    pub fn state(&self) -> State {
+        self.shared.lock().core.state().clone()
+    }
+
+    /// Which protocol the gateway speaks; `None` until it has answered.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.shared.lock().core.protocol()
+    }
+
+    /// The last verdict on what was missed.
+    pub fn replay(&self) -> Option<Verdict> {
+        self.shared.lock().core.replay()
+    }
+
+    /// The feed's newest cursor when the gateway was last greeted; opaque text.
+    pub fn head(&self) -> Option<String> {
+        self.shared.lock().core.head().map(str::to_owned)
+    }
+
+    /// Up to here everything was received; opaque text.
+    pub fn cursor(&self) -> Option<String> {
+        self.shared.lock().core.cursor().map(str::to_owned)
+    }
+
+    /// What is watched, or will be once there is a connection, ascending.
+    pub fn bugs(&self) -> Vec<BugId> {
+        self.shared.lock().core.bugs().iter().copied().collect()
+    }
+}
+
+fn numbers(bugs: impl IntoIterator<Item = u64>) -> Result<Vec<BugId>, Error> {
+    bugs.into_iter().map(|bug| BugId::new(bug).ok_or(Error::Bug(bug))).collect()
+}

@@ -1,0 +1,72 @@
+//! Stores cursors beside the task that receives, one at a time, the newest that there is. In: cursors. Out: the
+//! outcome of each writing. Never blocks the task, never stores the same cursor twice in a row.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinHandle;
+
+use crate::store::Store;
+
+type Shared = Arc<Mutex<Box<dyn Store>>>;
+
+/// The keeper of one feed's cursor; without a store it keeps nothing.
+pub(crate) struct Keeper {
+    store: Option<Shared>,
+    saved: Option<String>,
+    saving: Option<(String, JoinHandle<io::Result<()>>)>,
+    /// The cursor that could not be stored, unless a newer one came.
+    unsaved: Option<String>,
+}
+
+impl Keeper {
+    pub(crate) fn new(store: Option<Box<dyn Store>>) -> Keeper {
+        Keeper { store: store.map(|store| Arc::new(Mutex::new(store))), saved: None, saving: None, unsaved: None }
+    }
+
+    /// The cursor of the last run.
+    pub(crate) async fn load(&mut self) -> io::Result<Option<String>> {
+        let Some(store) = self.store.clone() else { return Ok(None) };
+        let loaded = tokio::task::spawn_blocking(move || lock(&store).load()).await;
+        self.saved = loaded.map_err(io::Error::other)??;
+        Ok(self.saved.clone())
+    }
+
+    /// Whether it can take a cursor.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.saving.is_none()
+    }
+
+    /// Begins to store a cursor. Only while it is idle.
+    pub(crate) fn save(&mut self, cursor: String) {
+        let Some(store) = self.store.clone() else { return };
+        self.unsaved = None;
+        if self.saved.as_ref() == Some(&cursor) {
+            return;
+        }
+        let text = cursor.clone();
+        let saving = tokio::task::spawn_blocking(move || lock(&store).save(&text));
+        self.saving = Some((cursor, saving));
+    }
+
+    /// The cursor that could not be stored, once, for a last attempt.
+    pub(crate) fn take_unsaved(&mut self) -> Option<String> {
+        self.unsaved.take()
+    }
+
+    /// The outcome of what was begun; for ever where nothing was. May be dropped and called again.
+    pub(crate) async fn saved(&mut self) -> io::Result<()> {
+        let Some((_, saving)) = &mut self.saving else { return std::future::pending().await };
+        let outcome = saving.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let cursor = self.saving.take().map(|(cursor, _)| cursor);
+        match &outcome {
+            Ok(()) => self.saved = cursor,
+            Err(_) => self.unsaved = cursor,
+        }
+        outcome
+    }
+}
+
+fn lock(store: &Shared) -> std::sync::MutexGuard<'_, Box<dyn Store>> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,57 @@
+//! Hears from a bugfeed gateway which bugs have just changed, and misses none.
+//!
+//! Goes in: a gateway's address and bug numbers. Comes out: a [`Stream`](futures::Stream) of events. It reconnects by
+//! itself and resumes where it was, on any gateway of the feed, and says so where that cannot be. It never asks what
+//! changed in a bug: that is for the tracker's own API to say.
+//!
+//! ```no_run
+//! use bugfeed_client::{Event, Feed};
+//!
+//! # async fn bot() -> Result<(), bugfeed_client::Error> {
+//! let mut feed = Feed::builder("ws://127.0.0.1:8844/")?.bugs([1234, 5678]).state_file("bot.cursor").connect();
+//! while let Some(event) = feed.next().await {
+//!     match event? {
+//!         Event::Change(change) => println!("bug {} changed at {}", change.bug, change.when),
+//!         Event::Gap(bugs) => println!("ask the tracker for all of these: {bugs:?}"),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Delivery is at least once. An event counts as dealt with when the next one is asked for; only then is the cursor
+//! stored, so that a bot that dies while it deals with one gets that one again. [`Feed::finish`] ends a feed in order;
+//! dropping it ends everything at once.
+//!
+//! Inside, the protocol is a state machine without sockets or clocks (`core`), what waits for the application is a
+//! queue (`mailbox`), and one task (`driver`) performs what they ask for.
+
+mod core;
+mod driver;
+mod error;
+mod event;
+mod feed;
+mod keeper;
+mod link;
+mod mailbox;
+mod store;
+
+#[cfg(test)]
+mod conformance_tests;
+#[cfg(test)]
+mod feed_tests;
+
+pub use bugfeed_protocol::server::Verdict;
+pub use bugfeed_protocol::{BugId, Change, When};
+
+pub use crate::error::Error;
+pub use crate::event::{Event, Protocol, State};
+pub use crate::feed::{Builder, Feed, Handle};
+pub use crate::link::address;
+pub use crate::store::{FileStore, Store, replace_file};
+
+/// The README's bot, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

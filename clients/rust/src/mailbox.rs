@@ -1,0 +1,233 @@
+//! What waits for the application, which item it has in hand, and the cursor that may be stored.
+//!
+//! In: deliveries of the core, and the application's asking. Out: one item at a time, and the cursor up to which all
+//! is dealt with. It is bounded: beyond a limit, only the newest change of each bug is kept.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+
+use bugfeed_protocol::BugId;
+
+use crate::core::Delivery;
+use crate::{Error, Event};
+
+/// Items that may wait for a slow reader, and twice the bugs.
+const MAX_WAITING: usize = 10_000;
+
+type Item = Result<Event, Error>;
+
+/// The queue of one feed.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    waiting: VecDeque<Delivery>,
+    /// Whether the application has an item and has not asked for the next one.
+    in_hand: bool,
+    /// The cursor that comes with it.
+    in_hand_cursor: Option<String>,
+    /// The newest cursor up to which all was dealt with, until it is taken to be stored.
+    dealt: Option<String>,
+}
+
+impl Mailbox {
+    /// Takes in what the core delivers. `bugs` is how many are watched.
+    pub(crate) fn put(&mut self, delivery: Delivery, bugs: usize) {
+        self.waiting.push_back(delivery);
+        if !self.in_hand {
+            self.pass_cursors();
+        }
+        if self.waiting.len() > MAX_WAITING + 2 * bugs {
+            self.conflate();
+        }
+    }
+
+    /// Tells of a failure to store, unless the application has yet to read of another.
+    pub(crate) fn put_save_error(&mut self, error: Error) {
+        let is_known = self.waiting.iter().any(|delivery| matches!(delivery.item, Some(Err(Error::Save(_)))));
+        if !is_known {
+            self.waiting.push_front(Delivery { item: Some(Err(error)), cursor: None });
+        }
+    }
+
+    /// The next item; asking for it says that the one before is dealt with.
+    pub(crate) fn take(&mut self) -> Option<Item> {
+        self.dealt_with();
+        let Delivery { item, cursor } = self.waiting.pop_front()?;
+        self.in_hand = true;
+        self.in_hand_cursor = cursor;
+        item
+    }
+
+    /// What is in hand is dealt with, and so are the cursors that follow it alone.
+    pub(crate) fn dealt_with(&mut self) {
+        self.in_hand = false;
+        let cursor = self.in_hand_cursor.take();
+        self.dealt = cursor.or(self.dealt.take());
+        self.pass_cursors();
+    }
+
+    /// The cursor to be stored, once.
+    pub(crate) fn take_dealt(&mut self) -> Option<String> {
+        self.dealt.take()
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_dealt(&self) -> bool {
+        self.dealt.is_some()
+    }
+
+    /// Forgets what was not handed out.
+    pub(crate) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    fn pass_cursors(&mut self) {
+        while self.waiting.front().is_some_and(|delivery| delivery.item.is_none()) {
+            let cursor = self.waiting.pop_front().and_then(|delivery| delivery.cursor);
+            self.dealt = cursor.or(self.dealt.take());
+        }
+    }
+
+    /// Keeps all but what later ones outdate. Where a change is left out, a newer one of its bug follows behind all
+    /// cursors between: whoever resumes from one of those gets the newer one again.
+    fn conflate(&mut self) {
+        self.merge_gaps();
+        let (mut changed, mut has_state, mut has_subscribed, mut has_cursor) = (HashSet::new(), false, false, false);
+        let mut kept = VecDeque::new();
+        while let Some(delivery) = self.waiting.pop_back() {
+            let is_newest = match &delivery.item {
+                Some(Ok(Event::Change(change))) => changed.insert(change.bug),
+                Some(Ok(Event::State(_))) => !std::mem::replace(&mut has_state, true),
+                Some(Ok(Event::Subscribed { .. })) => !std::mem::replace(&mut has_subscribed, true),
+                Some(_) => true,
+                None => !std::mem::replace(&mut has_cursor, true),
+            };
+            if is_newest {
+                kept.push_front(delivery);
+            }
+        }
+        self.waiting = kept;
+    }
+
+    /// All gaps become the first of them: who asks the tracker then has asked after the last.
+    fn merge_gaps(&mut self) {
+        let mut all = BTreeSet::new();
+        let mut first: Option<usize> = None;
+        for (place, delivery) in self.waiting.iter_mut().enumerate() {
+            if let Some(Ok(Event::Gap(bugs))) = &delivery.item {
+                all.extend(bugs.iter().copied());
+                if first.is_some() {
+                    delivery.item = None;
+                } else {
+                    first = Some(place);
+                }
+            }
+        }
+        if let Some(first) = first {
+            self.waiting[first].item = Some(Ok(Event::Gap(all.into_iter().collect::<Vec<BugId>>())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::{Change, When};
+
+    use super::*;
+    use crate::State;
+
+    fn bug(number: u64) -> BugId {
+        BugId::new(number).unwrap()
+    }
+
+    fn change(number: u64, second: u64) -> Event {
+        let when = When::from_micros(i64::try_from(second).unwrap() * 1_000_000).unwrap();
+        Event::Change(Change { bug: bug(number), when })
+    }
+
+    fn put(mailbox: &mut Mailbox, event: Option<Event>, cursor: Option<u64>) {
+        let cursor = cursor.map(|seq| format!("E.{seq}"));
+        mailbox.put(Delivery { item: event.map(Ok), cursor }, 2);
+    }
+
+    fn next(mailbox: &mut Mailbox) -> Option<Event> {
+        mailbox.take().map(Result::unwrap)
+    }
+
+    #[test]
+    fn a_cursor_may_be_stored_when_the_next_item_is_asked_for() {
+        let mut mailbox = Mailbox::default();
+        put(&mut mailbox, None, Some(1));
+        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.1"), "nothing is being dealt with");
+        put(&mut mailbox, Some(change(1, 1)), Some(5));
+        put(&mut mailbox, None, Some(6));
+        put(&mut mailbox, Some(change(2, 1)), Some(7));
+        assert_eq!(mailbox.take_dealt(), None, "bug 1 has not been handed out");
+        assert_eq!(next(&mut mailbox), Some(change(1, 1)));
+        put(&mut mailbox, None, Some(8));
+        assert_eq!(mailbox.take_dealt(), None, "bug 1 is being dealt with");
+        assert_eq!(next(&mut mailbox), Some(change(2, 1)));
+        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.6"), "bug 2 is being dealt with");
+        assert_eq!(next(&mut mailbox), None);
+        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.8"));
+        assert_eq!(mailbox.take_dealt(), None, "once");
+    }
+
+    #[test]
+    fn a_slow_reader_gets_the_newest_change_of_each_bug() {
+        let mut mailbox = Mailbox::default();
+        put(&mut mailbox, Some(Event::Gap(vec![bug(1)])), Some(1));
+        for seq in 2..=30_001 {
+            put(&mut mailbox, Some(change(1 + seq % 2, seq)), Some(seq));
+            if seq % 1000 == 0 {
+                put(&mut mailbox, Some(Event::State(State::Open)), None);
+                put(&mut mailbox, None, Some(seq));
+            }
+        }
+        put(&mut mailbox, Some(Event::Gap(vec![bug(2)])), Some(30_002));
+        assert!(mailbox.waiting.len() <= MAX_WAITING + 4, "{}", mailbox.waiting.len());
+        mailbox.conflate();
+        assert_eq!(
+            next(&mut mailbox),
+            Some(Event::Gap(vec![bug(1), bug(2)])),
+            "told before anything after it is stored"
+        );
+        let rest: Vec<Event> = std::iter::from_fn(|| next(&mut mailbox)).collect();
+        let changes: Vec<&Event> = rest.iter().filter(|event| matches!(event, Event::Change(_))).collect();
+        assert_eq!(changes, [&change(1, 30_000), &change(2, 30_001)], "in order");
+        assert_eq!(rest.len(), 3, "and one state: {rest:?}");
+        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.30002"));
+    }
+
+    #[test]
+    fn a_cursor_never_overtakes_a_change_that_was_not_dealt_with() {
+        // Whatever is kept, a reader that stops anywhere resumes in front of the newest change of every bug it lacks.
+        let mut mailbox = Mailbox::default();
+        let newest: Vec<u64> = (0..3).map(|bug| 20_997 + bug).collect();
+        for seq in 0..21_000 {
+            put(&mut mailbox, Some(change(1 + seq % 3, seq)), Some(seq));
+        }
+        let mut seen: Vec<Event> = Vec::new();
+        while let Some(event) = next(&mut mailbox) {
+            if let Some(stored) = mailbox.take_dealt() {
+                let stored: u64 = stored.strip_prefix("E.").unwrap().parse().unwrap();
+                for &seq in newest.iter().filter(|&&seq| seq <= stored) {
+                    assert!(seen.contains(&change(1 + seq % 3, seq)), "{seq} is claimed by {stored}");
+                }
+            }
+            seen.push(event);
+            // The newest ones are the last.
+            let skip = seen.len().saturating_sub(10);
+            seen.drain(..skip);
+        }
+        assert!(newest.iter().all(|&seq| seen.contains(&change(1 + seq % 3, seq))));
+    }
+
+    #[test]
+    fn failures_to_store_do_not_pile_up() {
+        let mut mailbox = Mailbox::default();
+        for _ in 0..3 {
+            mailbox.put_save_error(Error::Save(std::io::Error::other("full")));
+        }
+        assert!(matches!(mailbox.take(), Some(Err(Error::Save(_)))));
+        assert!(mailbox.take().is_none());
+    }
+}

@@ -1,0 +1,229 @@
+//! What `bugfeed watch` shows: changes on one stream, on the other what happens to the connection, as lines or, on a
+//! terminal, as one line that is written over.
+//!
+//! In: changes, gaps, states. Out: text. Never a colour in JSON, never a status on the stream of changes; what cannot
+//! be said on the stream of status goes unsaid.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+
+use bugfeed_protocol::{BugId, Change};
+
+use crate::cli::ColorChoice;
+
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const YELLOW: &str = "\x1b[33m";
+const RESET: &str = "\x1b[0m";
+/// Back to the line's beginning, and all of it empty.
+const CLEAR: &str = "\r\x1b[2K";
+/// Shows a longer line cut off instead of continued in a second one, which could not be written over; and back.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+/// Whether to colour what goes to a terminal, or to something else. `no_color` is the variable `NO_COLOR`, `term` the
+/// variable `TERM`.
+pub fn use_color(choice: ColorChoice, is_terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => {
+            is_terminal && no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
+        }
+    }
+}
+
+/// Both streams.
+#[derive(Debug)]
+pub struct Screen<O, S> {
+    out: O,
+    status: S,
+    color: bool,
+    quiet: bool,
+    /// Whether the status is one line of a terminal.
+    live: bool,
+    /// What it says.
+    line: String,
+    changes: u64,
+}
+
+impl<O: Write, S: Write> Screen<O, S> {
+    /// Changes go to `out`, coloured or not; states go to `status`, as one line that is written over if it is `live`, not
+    /// at all if it is `quiet`.
+    pub fn new(out: O, status: S, color: bool, live: bool, quiet: bool) -> Screen<O, S> {
+        Screen { out, status, color, quiet, live, line: String::new(), changes: 0 }
+    }
+
+    /// A change, flushed at once.
+    ///
+    /// # Errors
+    /// What the stream of changes says.
+    pub fn change(&mut self, change: Change, json: bool) -> io::Result<()> {
+        let Change { bug, when } = change;
+        self.changes += 1;
+        if json {
+            return self.print(&serde_json::to_string(&change)?);
+        }
+        let (dim, bold, reset) = if self.color { (DIM, BOLD, RESET) } else { ("", "", "") };
+        self.print(&format!("{dim}{when}{reset}  bug {bold}{bug}{reset} changed"))
+    }
+
+    /// Bugs of which nobody knows whether they changed.
+    ///
+    /// # Errors
+    /// What the stream of changes says.
+    pub fn gap(&mut self, bugs: &[BugId], json: bool) -> io::Result<()> {
+        if json {
+            return self.print(&serde_json::json!({ "gap": true, "bugs": bugs }).to_string());
+        }
+        let (yellow, reset) = if self.color { (YELLOW, RESET) } else { ("", "") };
+        let list: Vec<String> = bugs.iter().map(ToString::to_string).collect();
+        let list = list.join(", ");
+        self.print(&format!("{yellow}gap{reset}: changes may have been missed; look at all of these bugs: {list}"))
+    }
+
+    /// How it stands, for whoever watches the watching.
+    pub fn status(&mut self, text: &str) {
+        if self.live {
+            self.line = text.to_owned();
+            self.show();
+        } else if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// The same where it is of interest for a moment only.
+    pub fn progress(&mut self, text: &str) {
+        if self.live {
+            self.status(text);
+        }
+    }
+
+    /// What failed; also said to those who want quiet.
+    pub fn warn(&mut self, text: &str) {
+        self.hide();
+        self.say(text);
+        self.show();
+    }
+
+    /// Takes the status off the terminal, for something else to write there.
+    pub fn hide(&mut self) {
+        if self.is_shown() {
+            let _ = write!(self.status, "{CLEAR}").and_then(|()| self.status.flush());
+        }
+    }
+
+    /// Shows the status again.
+    pub fn show(&mut self) {
+        if self.is_shown() {
+            let (line, changes) = (&self.line, self.changes);
+            let plural = if changes == 1 { "" } else { "s" };
+            let _ = write!(self.status, "{CLEAR}{NO_WRAP}{line} ({changes} change{plural}){WRAP}")
+                .and_then(|()| self.status.flush());
+        }
+    }
+
+    fn is_shown(&self) -> bool {
+        self.live && !self.quiet && !self.line.is_empty()
+    }
+
+    fn say(&mut self, text: &str) {
+        let _ = writeln!(self.status, "bugfeed watch: {text}");
+    }
+
+    fn print(&mut self, line: &str) -> io::Result<()> {
+        self.hide();
+        // In one piece: others may write into the same pipe.
+        self.out.write_all(format!("{line}\n").as_bytes())?;
+        self.out.flush()?;
+        self.show();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::When;
+
+    use super::*;
+
+    fn change() -> Change {
+        let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
+        Change { bug: BugId::new(1234).unwrap(), when }
+    }
+
+    /// What a screen wrote to both streams.
+    fn shown(
+        color: bool,
+        live: bool,
+        quiet: bool,
+        write: impl FnOnce(&mut Screen<&mut Vec<u8>, &mut Vec<u8>>),
+    ) -> (String, String) {
+        let (mut out, mut status) = (Vec::new(), Vec::new());
+        write(&mut Screen::new(&mut out, &mut status, color, live, quiet));
+        (String::from_utf8(out).unwrap(), String::from_utf8(status).unwrap())
+    }
+
+    #[test]
+    fn lines_for_people_and_for_programs() {
+        let both = [BugId::new(1).unwrap(), BugId::new(2).unwrap()];
+        for (color, json, want) in [
+            (
+                false,
+                false,
+                "2014-04-03T21:13:45  bug 1234 changed\n\
+                 gap: changes may have been missed; look at all of these bugs: 1, 2\n",
+            ),
+            (true, true, "{\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}\n{\"bugs\":[1,2],\"gap\":true}\n"),
+            (
+                true,
+                false,
+                "\x1b[2m2014-04-03T21:13:45\x1b[0m  bug \x1b[1m1234\x1b[0m changed\n\
+                 \x1b[33mgap\x1b[0m: changes may have been missed; look at all of these bugs: 1, 2\n",
+            ),
+        ] {
+            let (out, status) = shown(color, false, false, |screen| {
+                screen.change(change(), json).unwrap();
+                screen.gap(&both, json).unwrap();
+            });
+            assert_eq!((&*out, &*status), (want, ""));
+        }
+    }
+
+    #[test]
+    fn the_status_is_lines_or_one_line_or_nothing() {
+        let speak = |screen: &mut Screen<&mut Vec<u8>, &mut Vec<u8>>| {
+            screen.progress("connecting");
+            screen.status("connected");
+            screen.change(change(), true).unwrap();
+            screen.warn("it fails");
+        };
+        let (_, lines) = shown(false, false, false, speak);
+        assert_eq!(lines, "bugfeed watch: connected\nbugfeed watch: it fails\n");
+        for live in [false, true] {
+            let (_, quiet) = shown(false, live, true, speak);
+            assert_eq!(quiet, "bugfeed watch: it fails\n");
+        }
+        let (_, live) = shown(false, true, false, speak);
+        let line = |text| format!("{CLEAR}{NO_WRAP}{text}{WRAP}");
+        let before = line("connecting (0 changes)") + &line("connected (0 changes)");
+        let after = format!("{CLEAR}{}", line("connected (1 change)"));
+        assert_eq!(live, format!("{before}{after}{CLEAR}bugfeed watch: it fails\n{}", line("connected (1 change)")));
+    }
+
+    #[test]
+    fn colours_where_they_are_wanted() {
+        let (set, unset, empty, dumb) = (Some(OsStr::new("1")), None, Some(OsStr::new("")), Some(OsStr::new("dumb")));
+        for (choice, is_terminal, no_color, term, want) in [
+            (ColorChoice::Auto, true, unset, unset, true),
+            (ColorChoice::Auto, true, empty, unset, true),
+            (ColorChoice::Auto, true, set, unset, false),
+            (ColorChoice::Auto, true, unset, dumb, false),
+            (ColorChoice::Auto, false, unset, unset, false),
+            (ColorChoice::Always, false, set, dumb, true),
+            (ColorChoice::Never, true, unset, unset, false),
+        ] {
+            assert_eq!(use_color(choice, is_terminal, no_color, term), want, "{choice:?} {is_terminal} {no_color:?}");
+        }
+    }
+}

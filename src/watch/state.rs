@@ -1,0 +1,160 @@
+//! `--state`: how far a bot is, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`.
+//!
+//! In: cursors, the address, the bugs of this run. Out: the cursor of the last run, and which bugs it did not watch:
+//! the cursor says nothing of those. Never overwrites a file that is something else.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bugfeed_client::{Store, replace_file};
+use bugfeed_protocol::BugId;
+use serde::{Deserialize, Serialize};
+
+use super::WatchError;
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Content {
+    url: String,
+    bugs: Vec<BugId>,
+    cursor: Option<String>,
+}
+
+/// A state file that can be written.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    url: String,
+    bugs: Vec<BugId>,
+    before: Option<Content>,
+}
+
+impl StateFile {
+    /// Reads what the last run left, if there was one, and makes sure that the file can be written.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or is something else.
+    pub(super) fn open(path: &Path, url: &str, bugs: &[BugId]) -> Result<StateFile, WatchError> {
+        let mut bugs = bugs.to_vec();
+        bugs.sort_unstable();
+        bugs.dedup();
+        let (url, path) = (url.to_owned(), path.to_owned());
+        let before = match fs::read(&path) {
+            // A file emptied by a power cut is no fresh start. Gateways answer such a text with a gap.
+            Ok(bytes) if bytes.trim_ascii().is_empty() => {
+                Some(Content { url: url.clone(), bugs: bugs.clone(), cursor: Some("damaged".to_owned()) })
+            }
+            Ok(bytes) => {
+                let read = serde_json::from_slice(&bytes).map_err(|_| WatchError::StateForeign(path.clone()))?;
+                Some(read)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(WatchError::StateRead { path, error }),
+        };
+        // Where nothing was received yet, nothing can be missing.
+        let before = before.filter(|content: &Content| content.cursor.is_some());
+        let file = StateFile { path, url, bugs, before };
+        // What it says must stay true until something newer was dealt with.
+        let same = match &file.before {
+            Some(Content { url, bugs, cursor }) => {
+                file.write(&Content { url: url.clone(), bugs: bugs.clone(), cursor: cursor.clone() })
+            }
+            None => file.write(&file.content(None)),
+        };
+        same.map_err(WatchError::StateWrite)?;
+        Ok(file)
+    }
+
+    /// The address of the last run, if it was another one.
+    pub(super) fn other_url(&self) -> Option<&str> {
+        self.before.as_ref().map(|content| &*content.url).filter(|url| *url != self.url)
+    }
+
+    /// The bugs that the last run, if there was one, did not watch; ascending.
+    pub(super) fn new_bugs(&self) -> Vec<BugId> {
+        let Some(before) = &self.before else { return Vec::new() };
+        self.bugs.iter().filter(|bug| !before.bugs.contains(bug)).copied().collect()
+    }
+
+    /// Makes the bugs and the address of this run those of the file: the new bugs were told.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn adopt(&self) -> Result<(), WatchError> {
+        let cursor = self.before.as_ref().and_then(|content| content.cursor.as_deref());
+        self.write(&self.content(cursor)).map_err(WatchError::StateWrite)
+    }
+
+    fn content(&self, cursor: Option<&str>) -> Content {
+        Content { url: self.url.clone(), bugs: self.bugs.clone(), cursor: cursor.map(str::to_owned) }
+    }
+
+    fn write(&self, content: &Content) -> io::Result<()> {
+        let mut text = serde_json::to_vec(content)?;
+        text.push(b'\n');
+        replace_file(&self.path, &text)
+    }
+}
+
+impl Store for StateFile {
+    fn load(&mut self) -> io::Result<Option<String>> {
+        Ok(self.before.as_ref().and_then(|content| content.cursor.clone()))
+    }
+
+    fn save(&mut self, cursor: &str) -> io::Result<()> {
+        self.write(&self.content(Some(cursor)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bugs(numbers: &[u64]) -> Vec<BugId> {
+        numbers.iter().map(|&bug| BugId::new(bug).unwrap()).collect()
+    }
+
+    #[test]
+    fn it_goes_on_where_it_was_and_names_the_bugs_that_are_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bot.state");
+        let open = |url: &str, numbers: &[u64]| StateFile::open(&path, url, &bugs(numbers)).unwrap();
+        let mut first = open("ws://a/", &[2, 1, 2]);
+        assert_eq!((first.load().unwrap(), first.new_bugs(), first.other_url()), (None, vec![], None), "a fresh start");
+        // A run that got nothing leaves nothing to miss.
+        let mut first = open("ws://a/", &[1, 2, 3]);
+        assert_eq!((first.load().unwrap(), first.new_bugs()), (None, vec![]));
+        first.save("E.5").unwrap();
+        let mut same = open("ws://a/", &[1, 2]);
+        assert_eq!((same.load().unwrap().as_deref(), same.new_bugs()), (Some("E.5"), vec![]));
+        let more = open("ws://b/", &[1, 4, 9]);
+        assert_eq!((more.new_bugs(), more.other_url()), (bugs(&[4, 9]), Some("ws://a/")));
+        // It died before it dealt with that: they are still new.
+        let mut more = open("ws://b/", &[1, 4, 9]);
+        assert_eq!(more.new_bugs(), bugs(&[4, 9]));
+        more.adopt().unwrap();
+        assert_eq!(open("ws://b/", &[1, 4, 9]).load().unwrap().as_deref(), Some("E.5"), "the cursor stays");
+        more.save("E.6").unwrap();
+        assert_eq!(open("ws://b/", &[1, 4, 9]).new_bugs(), bugs(&[]));
+        // Bug 2 was not watched meanwhile.
+        assert_eq!(open("ws://b/", &[1, 2]).new_bugs(), bugs(&[2]));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"url\":\"ws://b/\",\"bugs\":[1,4,9],\"cursor\":\"E.6\"}\n");
+    }
+
+    #[test]
+    fn what_is_no_state_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes");
+        for content in ["my notes\n", "{\"url\":7}", "[]"] {
+            fs::write(&path, content).unwrap();
+            let error = StateFile::open(&path, "ws://a/", &bugs(&[1])).unwrap_err();
+            assert!(matches!(error, WatchError::StateForeign(_)), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        fs::write(&path, "").unwrap();
+        let mut emptied = StateFile::open(&path, "ws://a/", &bugs(&[1])).unwrap();
+        assert!(emptied.load().unwrap().is_some(), "no fresh start");
+        let error = StateFile::open(&dir.path().join("no/folder"), "ws://a/", &bugs(&[1])).unwrap_err().to_string();
+        assert!(error.contains("no/folder") && error.contains("--state"), "{error}");
+    }
+}
