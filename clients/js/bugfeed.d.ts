@@ -19,7 +19,10 @@ export interface Options {
   heartbeat?: number;
   /** The WebSocket class where there is no global one: that of the package `ws` in Node 20. */
   WebSocket?: unknown;
-  /** Another way to reach the gateway than WebSocket. */
+  /**
+   * The only way to reach the gateway. Without it WebSocket is, and where that does not pass, SSE or long-poll: see the
+   * README. `webSocket(WebSocket)`, or `eventStream()` and `longPoll()` of `@bugfeed/client/fallback`.
+   */
   transport?: Transport;
 }
 
@@ -39,13 +42,21 @@ export interface Gap {
   bugs: number[];
 }
 
-/**
- * `connecting` until the gateway has answered, `open`, `waiting` until the next attempt, or `closed` for good.
- */
+/** `waiting` until the next attempt, `connecting` until the gateway has answered, `open`, or `closed` for good. */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
 /** The gateway on what was missed: every change follows, the newest of each bug follows, or nobody knows. */
 export type Replay = "complete" | "latest" | "gap";
+
+/** The gateway's reply to `hello`. One of 2014 has none of these members, long-poll has the last two. */
+export interface Welcome {
+  version?: string;
+  feed?: string;
+  limits?: { subscriptions: number; message_bytes: number };
+  /** How often the gateway is heard, in seconds. */
+  heartbeat?: number;
+  cursor?: string | null;
+}
 
 /** What the events carry as their `detail`. */
 export interface Details {
@@ -66,7 +77,7 @@ export class BugfeedError extends Error {
   final: boolean;
   /** The WebSocket close code, if that was it. */
   code?: number;
-  /** The HTTP status, if that was it and could be seen. */
+  /** The HTTP status, if that was it and could be seen; otherwise 0 or undefined. */
   status?: number;
   /** The bugs that were refused. */
   bugs?: number[];
@@ -91,6 +102,10 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   readonly state: State;
   /** `classic`: a gateway of 2014, which resumes by date and cannot tell of every gap. Null until it has answered. */
   readonly protocol: "modern" | "classic" | null;
+  /** How the gateway was reached last: `websocket`, `sse`, `long-poll`, or what `Link.name` says. Null until then. */
+  readonly transport: string | null;
+  /** What the gateway said of itself when this connection began. Null until the first one has. */
+  readonly welcome: Welcome | null;
   /** The verdict of the last subscription. */
   readonly replay: Replay | null;
   /**
@@ -110,6 +125,8 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   subscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
   /** Stops watching bugs. No change of them comes any more. */
   unsubscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
+  /** Connects now, if the feed is waiting: for a button. It does so by itself when the network is back. */
+  reconnect(): void;
   /** Ends the feed for good, and iteration with it. May be called twice, and passed on as a function. */
   close(): void;
 
@@ -143,6 +160,8 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
 
 /** One connection, as a transport made it. */
 export interface Link {
+  /** For `Bugfeed.transport`. */
+  name?: string;
   /** Sends a command of the protocol. Only after `open`. */
   send(command: { command: string; [member: string]: unknown }): void;
   /** Ends the connection; nothing that it reports afterwards counts. */

@@ -7,6 +7,10 @@
 const world = globalThis;
 /** Close codes after which the same would be refused again. */
 const FINAL = [1002, 1003, 1007, 1009];
+/** HTTP statuses that mean "later", unlike the others from 400 to 499… */
+const LATER = [408, 425, 429];
+/** …and those of a request from which a proxy took the wish for a WebSocket. */
+const STRIPPED = [400, 426];
 /** How long opening a connection may take, in ms. */
 const CONNECT_MS = 15_000;
 /** How long an answer may take where there is reason to doubt the connection, in ms. */
@@ -41,13 +45,14 @@ export class BugfeedError extends Error {
 export const webSocket = (Socket) => (url, on) => {
   const socket = new Socket(url);
   let trouble;
-  socket.onopen = () => on.open();
+  socket.onopen = on.open;
   socket.onmessage = ({ data }) => on.message(data);
   socket.onerror = ({ message }) => (trouble = message);
   socket.onclose = ({ code, reason }) =>
     // Browsers do not tell the HTTP status; `ws` does in its text.
-    on.close({ code, reason: reason || trouble, status: +/response: (\d+)/.exec(trouble)?.[1] });
+    on.close({ code, reason: reason || trouble, status: +/response: (\d+)/.exec(trouble)?.[1] || 0 });
   return {
+    name: "websocket",
     send: (command) => socket.send(JSON.stringify(command)),
     close: () => socket.close(1000),
   };
@@ -83,10 +88,12 @@ const newest = (waiting) => {
 
 /** A feed of changes: connects as soon as it is made, and again whenever the connection breaks, until it is closed. */
 export class Bugfeed extends EventTarget {
-  state = "connecting";
+  state = "waiting";
   protocol = null;
   replay = null;
   head = null;
+  welcome = null;
+  transport = null;
   cursor; // Up to here everything was received…
   #saved; // …and up to here everything was dealt with.
 
@@ -96,6 +103,7 @@ export class Bugfeed extends EventTarget {
   #resumed; // Whether this connection was told where to resume.
 
   #transport;
+  #others; // Where other transports may be tried: the statuses that call for them.
   #link;
   #heartbeat; // In seconds.
   #interval; // What the gateway granted, in ms.
@@ -105,20 +113,20 @@ export class Bugfeed extends EventTarget {
   #changing;
   #ended = new AbortController();
 
-  #store = () => {};
+  #store;
   #queue; // What waits for the iterator, each with its cursor.
   #more;
 
   constructor(url, options = {}) {
     super();
-    const { bugs = [], signal, storage, key, heartbeat = 30, WebSocket = world.WebSocket } = options;
+    const { bugs = [], signal, storage, key, heartbeat = 30, transport, WebSocket = world.WebSocket } = options;
     this.url = address(url);
-    if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: a whole number from 1 to 300");
-    if (!options.transport && !WebSocket)
-      throw new TypeError("no WebSocket here: pass {WebSocket} from the package ws");
-    if (storage && !key) throw new TypeError("storage needs a key, one for each set of bugs");
+    if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: whole, 1 to 300");
+    if (!transport && !WebSocket) throw new TypeError("no WebSocket: pass {WebSocket} of package ws");
+    if (storage && !key) throw new TypeError("storage needs a key");
     this.#heartbeat = heartbeat;
-    this.#transport = options.transport ?? webSocket(WebSocket);
+    this.#others = !transport && STRIPPED;
+    this.#transport = transport ?? webSocket(WebSocket);
     this.#bugs = new Set(numbers([...bugs]));
     if (storage) {
       this.#store = (cursor) => storage.setItem(key, cursor);
@@ -130,7 +138,7 @@ export class Bugfeed extends EventTarget {
     world.addEventListener?.("online", this.#wake, until);
     world.document?.addEventListener("visibilitychange", this.#wake, until);
     // Later, so that listeners hear of it.
-    queueMicrotask(() => (signal?.aborted ? this.close() : this.#connect()));
+    queueMicrotask(() => (signal?.aborted ? this.close() : this.reconnect()));
   }
 
   get bugs() {
@@ -138,13 +146,11 @@ export class Bugfeed extends EventTarget {
   }
 
   subscribe(...bugs) {
-    for (const bug of numbers(bugs)) this.#bugs.add(bug);
-    this.#changed();
+    this.#change("add", bugs);
   }
 
   unsubscribe(...bugs) {
-    for (const bug of numbers(bugs)) this.#bugs.delete(bug);
-    this.#changed();
+    this.#change("delete", bugs);
   }
 
   close = () => {
@@ -154,7 +160,7 @@ export class Bugfeed extends EventTarget {
   };
 
   async *[Symbol.asyncIterator]() {
-    if (this.#queue) throw new BugfeedError("this feed has a reader already");
+    if (this.#queue) throw new BugfeedError("has a reader already");
     const queue = (this.#queue = []);
     try {
       for (;;) {
@@ -175,8 +181,8 @@ export class Bugfeed extends EventTarget {
 
   // Connecting, open, waiting, closed.
 
-  #connect() {
-    if (this.state === "closed") return;
+  reconnect() {
+    if (this.state !== "waiting") return;
     let link;
     const ours = (then) => (about) => link === this.#link && then.call(this, about);
     this.#asked = [];
@@ -194,22 +200,30 @@ export class Bugfeed extends EventTarget {
       return this.#fail(cause.message, { cause });
     }
     this.#link = link;
+    this.transport = link.name;
   }
 
   #opened() {
     this.#sent = new Set();
-    this.#heard();
+    // Where there are other ways, one that opens and then says nothing is not waited for any longer.
+    if (!this.#others) this.#heard();
     this.#ask({ command: "hello", heartbeat: this.#heartbeat });
     this.#flush();
   }
 
   #lost({ code, reason, status }) {
     this.#leave();
-    if (within(status, 400, 499)) return this.#fail(`${this.url} is no feed: ${reason}`, { status });
-    if (FINAL.includes(code)) return this.#fail(`closed (${code}): ${reason}`, { code });
-    // A gateway that goes away says when to come back, another time to each client.
-    const delay = this.#retryAfter ?? Math.min(1000 * 2 ** this.#failures++, 30_000) * (0.5 + Math.random() / 2);
-    this.#after(delay, () => this.#connect());
+    if ((within(status, 400, 499) && !LATER.concat(this.#others).includes(status)) || FINAL.includes(code))
+      return this.#fail(`${this.url} refuses (${status || code}): ${reason}`, { code, status });
+    // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
+    const delay = this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random());
+    this.#after(delay, () => this.reconnect());
+    // Perhaps WebSocket does not pass here: from now on it takes turns with others, if the module is to be had.
+    if (this.#others && this.#failures % 3 === 2)
+      import("./client-fallback.js").then(
+        ({ fallback }) => (this.#transport = fallback(this.#transport, this.head)),
+        () => {},
+      );
     this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
   }
 
@@ -244,7 +258,7 @@ export class Bugfeed extends EventTarget {
   #wake = () => {
     if (world.document?.hidden) return;
     if (this.#sent) this.#probe(PROBE_MS);
-    else if (this.state === "waiting" && this.#retryAfter === null) this.#connect();
+    else if (this.#retryAfter === null) this.reconnect();
   };
 
   #probe(ms) {
@@ -266,8 +280,9 @@ export class Bugfeed extends EventTarget {
 
   // What the gateway is asked for.
 
-  /** In a moment, so that bugs that are subscribed one by one are resumed together: a cursor speaks for all of them. */
-  #changed() {
+  /** Sent in a moment, so that bugs subscribed one by one are resumed together: a cursor speaks for all of them. */
+  #change(how, bugs) {
+    for (const bug of numbers(bugs)) this.#bugs[how](bug);
     if (!this.#changing) queueMicrotask(() => this.#flush());
     this.#changing = true;
   }
@@ -311,10 +326,8 @@ export class Bugfeed extends EventTarget {
       this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
     } else if (command === "gap") {
       this.#move(cursor, this.#gap([...this.#sent]));
-    } else if (command === "goaway") {
+    } else if (command === "goaway" || command === "heartbeat") {
       if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
-      this.#move(cursor);
-    } else if (command === "heartbeat") {
       this.#move(cursor);
     } else {
       const index = this.#asked.findIndex((asked) => asked.command === command);
@@ -328,9 +341,11 @@ export class Bugfeed extends EventTarget {
     }
   }
 
-  #welcomed({ heartbeat }, cursor, error) {
+  #welcomed(message, cursor, error) {
+    const { heartbeat } = message;
     if (error && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
     this.protocol = error ? "classic" : "modern";
+    this.welcome = message;
     if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
     this.head = cursor ?? UNKNOWN;
@@ -372,21 +387,20 @@ export class Bugfeed extends EventTarget {
   #move(cursor, item) {
     if (cursor) this.cursor = cursor;
     const queue = this.#queue;
-    queue?.push([item, cursor]);
-    if (queue?.length > MAX_WAITING + 2 * this.#bugs.size) queue.push(...newest(queue.splice(0)));
+    if (queue?.push([item, cursor]) > MAX_WAITING + 2 * this.#bugs.size) queue.push(...newest(queue.splice(0)));
     this.#more?.();
     if (item) this.#tell(item.type, item);
     if (!queue) this.#save(cursor);
   }
 
   #save(cursor) {
-    if (!cursor || cursor === this.#saved) return;
-    try {
-      this.#store(cursor);
-      this.#saved = cursor;
-    } catch (cause) {
-      this.#move(null, new BugfeedError(`cannot store the cursor: ${cause.message}`, { cause }));
-    }
+    if (cursor && cursor !== this.#saved)
+      try {
+        this.#store?.(cursor);
+        this.#saved = cursor;
+      } catch (cause) {
+        this.#move(null, new BugfeedError(`storing failed: ${cause.message}`, { cause }));
+      }
   }
 
   #tell(type, detail) {

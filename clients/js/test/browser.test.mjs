@@ -7,6 +7,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { Proxy } from "./proxy.mjs";
 import { Gateway, binary } from "./support.mjs";
 
 const browser = ["chromium", "chromium-browser", "google-chrome"].find((name) => !spawnSync(name, ["--version"]).error);
@@ -23,7 +24,7 @@ const page = (url) => `<!doctype html><script type="module">
   const feed = new Bugfeed("${url}", { bugs: [1, 2], storage: localStorage, key: "test" });
   feed.addEventListener("change", ({ detail }) => tell("change", detail.bug));
   feed.addEventListener("gap", ({ detail }) => tell("gap", ...detail.bugs));
-  feed.addEventListener("subscribed", ({ detail }) => tell("subscribed", detail.replay));
+  feed.addEventListener("subscribed", ({ detail }) => tell("subscribed", detail.replay, feed.transport));
   feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && tell("waiting"));
 </script>`;
 
@@ -32,7 +33,7 @@ const serve = async (html) => {
   const site = { reload: false, loading: () => {}, close: () => server.close() };
   const heard = [];
   const waiting = [];
-  const module = readFileSync(new URL("../bugfeed.js", import.meta.url));
+  const module = (name) => readFileSync(new URL(`..${name}`, import.meta.url));
   const server = createServer(async (request, response) => {
     if (request.url === "/heard") {
       let body = "";
@@ -40,8 +41,8 @@ const serve = async (html) => {
       const told = JSON.parse(body);
       waiting.length ? waiting.shift()(told) : heard.push(told);
       response.end(site.reload ? "reload" : "");
-    } else if (request.url === "/bugfeed.js") {
-      response.setHeader("content-type", "text/javascript").end(module);
+    } else if (request.url.endsWith(".js")) {
+      response.setHeader("content-type", "text/javascript").end(module(request.url));
     } else {
       site.loading();
       response.setHeader("content-type", "text/html").end(html);
@@ -74,7 +75,7 @@ test(
     const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
     const close = open(site.url, profile);
     try {
-      assert.deepEqual(await site.next(), ["subscribed", null]);
+      assert.deepEqual(await site.next(), ["subscribed", null, "websocket"]);
       gateway.touch(1, 9);
       assert.deepEqual(await site.next(), ["change", 1]);
       await gateway.stop("SIGKILL");
@@ -83,14 +84,14 @@ test(
       await gateway.start();
       let told = await site.next();
       while (told[0] === "waiting") told = await site.next();
-      assert.deepEqual(told, ["subscribed", "complete"]);
+      assert.deepEqual(told, ["subscribed", "complete", "websocket"]);
       site.reload = true;
       site.loading = () => {
         site.reload = false;
         gateway.touch(1);
       };
       assert.deepEqual(await site.next(), ["change", 2]);
-      assert.deepEqual(await site.next(), ["subscribed", "complete"]);
+      assert.deepEqual(await site.next(), ["subscribed", "complete", "websocket"]);
       assert.deepEqual(await site.next(), ["change", 1]);
     } finally {
       await close();
@@ -100,3 +101,44 @@ test(
     }
   },
 );
+
+for (const [keep, transport] of [
+  [false, "sse"],
+  [true, "long-poll"],
+])
+  test(
+    `a page behind a proxy without WebSocket, by ${transport}: resumes after kill -9 of the gateway`,
+    { skip: missing, timeout: 120_000 },
+    async () => {
+      const gateway = await Gateway.start();
+      gateway.touch(9); // So that it knows a number.
+      const proxy = await Proxy.start(gateway.port, { refuse: 502, keep });
+      const site = await serve(page(proxy.url));
+      const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
+      const close = open(site.url, profile);
+      const next = async () => {
+        let told = await site.next();
+        while (told[0] === "waiting") told = await site.next();
+        return told;
+      };
+      try {
+        assert.deepEqual(await next(), ["subscribed", null, transport]);
+        gateway.touch(1);
+        assert.deepEqual(await next(), ["change", 1]);
+        await gateway.stop("SIGKILL");
+        assert.deepEqual(await site.next(), ["waiting"]);
+        gateway.touch(2);
+        await gateway.start();
+        assert.deepEqual(await next(), ["subscribed", "complete", transport]);
+        assert.deepEqual(await next(), ["change", 2]);
+        gateway.touch(1);
+        assert.deepEqual(await next(), ["change", 1]);
+      } finally {
+        await close();
+        site.close();
+        proxy.close();
+        await gateway.end();
+        rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+      }
+    },
+  );

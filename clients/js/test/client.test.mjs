@@ -205,6 +205,23 @@ test("when the network is back or the page is looked at, nobody waits", async ()
   assert.equal(links.length, 3);
 });
 
+test("a button ends the wait, also one that the gateway asked for; and does nothing else", async () => {
+  const { feed, link } = await open();
+  assert.deepEqual([feed.welcome.heartbeat, feed.welcome.cursor], [30, "E.1"]);
+  feed.reconnect();
+  assert.equal(links.length, 1);
+  link.say({ command: "goaway", retry_after_ms: 60_000, cursor: null });
+  link.on.close({ code: 1012 });
+  feed.reconnect();
+  feed.reconnect();
+  assert.deepEqual([feed.state, links.length], ["connecting", 2]);
+  await clock.advance(14_999);
+  assert.equal(feed.state, "connecting", "the old timer is gone");
+  feed.close();
+  feed.reconnect();
+  assert.deepEqual([feed.state, links.length], ["closed", 2]);
+});
+
 test("an open connection is asked for a sign of life then, and is dead after 5 s without", async () => {
   const { feed, link } = await open();
   page.dispatchEvent(new Event("online"));

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Bugfeed } from "../bugfeed.js";
+import { eventStream, longPoll } from "../client-fallback.js";
+import { Proxy } from "./proxy.mjs";
 import { Gateway, binary } from "./support.mjs";
 
 const ws = await import("ws").catch(() => null);
@@ -11,6 +13,12 @@ const missing =
   (!options.WebSocket && "no WebSocket: run node with --experimental-websocket, or npm ci");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
+const ways = {
+  websocket: options,
+  sse: { transport: eventStream(), heartbeat: 1 },
+  "long-poll": { transport: longPoll(), heartbeat: 1 },
+};
+
 const until = (feed, state) =>
   new Promise((resolve) => {
     if (feed.state === state) resolve();
@@ -19,93 +27,157 @@ const until = (feed, state) =>
 const subscribed = (feed) =>
   new Promise((resolve) => feed.addEventListener("subscribed", ({ detail }) => resolve(detail), { once: true }));
 
-test("against the real gateway", { skip: missing, timeout: 120_000 }, async (context) => {
+const feeds = [];
+const open = (...how) => {
+  const feed = new Bugfeed(...how);
+  feeds.push(feed);
+  return feed;
+};
+
+const eventually = async (holds) => {
+  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 20));
+};
+
+test("against the real gateway", { skip: missing, timeout: 300_000 }, async (context) => {
   let gateway;
   before(async () => (gateway = await Gateway.start()));
   after(() => gateway?.end());
+  // Also when a test fails: a feed goes on for ever.
+  context.afterEach(() => feeds.splice(0).forEach((feed) => feed.close()));
 
-  await context.test(
-    "changes, kill -9, changes while away, and a restart of the client: none missed, none twice",
-    async () => {
-      const store = new Map();
-      const storage = { getItem: (key) => store.get(key) ?? null, setItem: (key, value) => store.set(key, value) };
-      const bugs = [1, 2, 3];
-      const make = () => new Bugfeed(gateway.url, { ...options, bugs, storage, key: "test" });
-      const seen = [];
-      const read = async (feed, count) => {
-        for (; count > 0; count--) seen.push((await feed.next()).value.bug);
-      };
+  for (const [name, way] of Object.entries(ways))
+    await context.test(
+      `${name}: changes, kill -9, changes while away, and a restart of the client: none missed, none twice`,
+      async () => {
+        const store = new Map();
+        const storage = { getItem: (key) => store.get(key) ?? null, setItem: (key, value) => store.set(key, value) };
+        const bugs = [1, 2, 3];
+        const make = () => open(gateway.url, { ...way, bugs, storage, key: "test" });
+        const seen = [];
+        const read = async (feed, count) => {
+          for (; count > 0; count--) seen.push((await feed.next()).value.bug);
+        };
 
-      let feed = make();
-      let reader = feed[Symbol.asyncIterator]();
-      const first = reader.next();
-      assert.equal((await subscribed(feed)).replay, null);
-      gateway.touch(1, 2, 9);
-      seen.push((await first).value.bug);
-      await read(reader, 1);
-      assert.deepEqual([feed.protocol, feed.state], ["modern", "open"]);
+        let feed = make();
+        let reader = feed[Symbol.asyncIterator]();
+        const first = reader.next();
+        assert.equal((await subscribed(feed)).replay, null);
+        gateway.touch(1, 2, 9);
+        seen.push((await first).value.bug);
+        await read(reader, 1);
+        assert.deepEqual([feed.protocol, feed.state, feed.transport], ["modern", "open", name]);
 
-      await gateway.stop("SIGKILL");
-      await until(feed, "waiting");
-      gateway.touch(3, 1); // In the table, where the shim finds them.
-      const resumed = subscribed(feed);
+        await gateway.stop("SIGKILL");
+        await until(feed, "waiting");
+        gateway.touch(3, 1); // In the table, where the shim finds them.
+        const resumed = subscribed(feed);
+        await gateway.start();
+        assert.equal((await resumed).replay, "complete");
+        gateway.touch(2);
+        await read(reader, 3);
+
+        // The change in hand when a bot dies comes again: it had not asked for the next one.
+        feed.close();
+        gateway.touch(3);
+        feed = make();
+        reader = feed[Symbol.asyncIterator]();
+        await read(reader, 2);
+        feed.unsubscribe(1, 2);
+        gateway.touch(1, 3);
+        await read(reader, 1);
+        feed.close();
+        assert.deepEqual(seen, [1, 2, 3, 1, 2, 2, 3, 3]);
+      },
+    );
+
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: a gateway that is stopped says when to come back`, async () => {
+      const feed = open(gateway.url, { ...way, bugs: [1] });
+      await subscribed(feed);
+      const waiting = until(feed, "waiting");
+      await gateway.stop();
+      // Between two polls nothing can be said.
+      assert.match((await waiting).reason, name === "long-poll" ? /goes away|failed/ : /restarts|ended/);
+      const back = subscribed(feed);
       await gateway.start();
-      assert.equal((await resumed).replay, "complete");
-      gateway.touch(2);
-      await read(reader, 3);
-
-      // The change in hand when a bot dies comes again: it had not asked for the next one.
+      assert.equal((await back).replay, "complete");
       feed.close();
-      gateway.touch(3);
-      feed = make();
-      reader = feed[Symbol.asyncIterator]();
-      await read(reader, 2);
-      feed.unsubscribe(1, 2);
-      gateway.touch(1, 3);
-      await read(reader, 1);
+    });
+
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: a fresh start from the head misses nothing`, async () => {
+      const feed = open(gateway.url, way);
+      await until(feed, "open");
+      feed.cursor = feed.head;
+      gateway.touch(77); // While the tracker is asked which bugs there are.
+      feed.subscribe(77);
+      for await (const { bug } of feed) {
+        assert.equal(bug, 77);
+        break;
+      }
       feed.close();
-      assert.deepEqual(seen, [1, 2, 3, 1, 2, 2, 3, 3]);
-    },
-  );
+    });
 
-  await context.test("a gateway that is stopped says when to come back", async () => {
-    const feed = new Bugfeed(gateway.url, { ...options, bugs: [1] });
-    await subscribed(feed);
-    const waiting = until(feed, "waiting");
-    await gateway.stop();
-    assert.match((await waiting).reason, /restarts/);
-    const back = subscribed(feed);
-    await gateway.start();
-    assert.equal((await back).replay, "complete");
-    feed.close();
-  });
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: a subscription that is refused`, async () => {
+      const bugs = Array.from({ length: 10_001 }, (_, index) => index + 1);
+      const feed = open(gateway.url, { ...way, bugs });
+      await assert.rejects(feed[Symbol.asyncIterator]().next(), /too many subscriptions/);
+      await until(feed, "open");
+      assert.deepEqual(feed.bugs, []);
+      feed.subscribe(bugs.slice(1));
+      assert.equal((await subscribed(feed)).bugs.length, 10_000);
+      gateway.touch(10_000);
+      for await (const { bug } of feed) {
+        assert.equal(bug, 10_000);
+        break;
+      }
+      feed.close();
+    });
 
-  await context.test("a fresh start from the head misses nothing", async () => {
-    const feed = new Bugfeed(gateway.url, options);
-    await until(feed, "open");
-    feed.cursor = feed.head;
-    gateway.touch(77); // While the tracker is asked which bugs there are.
-    feed.subscribe(77);
-    for await (const { bug } of feed) {
-      assert.equal(bug, 77);
-      break;
-    }
-    feed.close();
-  });
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: subscribing while others change: none missed, none twice`, async () => {
+      const feed = open(gateway.url, { ...way, bugs: [500] });
+      await subscribed(feed);
+      const seen = [];
+      feed.addEventListener("change", ({ detail }) => seen.push(detail.bug));
+      const expected = [];
+      for (let bug = 501; bug <= 510; bug++) {
+        const touched = gateway.touchMeanwhile(500, bug - 1);
+        expected.push(500, bug - 1);
+        feed.subscribe(bug);
+        await subscribed(feed);
+        await touched;
+      }
+      gateway.touch(510);
+      expected.push(510);
+      await eventually(() => seen.at(-1) === 510);
+      const sorted = (bugs) => bugs.toSorted((a, b) => a - b);
+      assert.deepEqual(sorted(seen), sorted(expected));
+      feed.close();
+    });
 
-  await context.test("a subscription that is refused", async () => {
-    const bugs = Array.from({ length: 10_001 }, (_, index) => index + 1);
-    const feed = new Bugfeed(gateway.url, { ...options, bugs });
-    await assert.rejects(feed[Symbol.asyncIterator]().next(), /too many subscriptions/);
-    assert.deepEqual([feed.state, feed.bugs], ["open", []]);
-    feed.close();
-  });
+  for (const [refuse, keep] of [[400], [502], ["strip"], ["close"], ["close", true]])
+    await context.test(`a proxy: ${refuse}${keep ? ", and it keeps answers" : ""}`, async (context) => {
+      const proxy = await Proxy.start(gateway.port, { refuse, keep });
+      context.after(() => proxy.close());
+      // Where the status can be seen if possible: it is not final here.
+      const feed = open(proxy.url, { ...options, bugs: [1], WebSocket: ws?.WebSocket ?? options.WebSocket });
+      assert.equal((await subscribed(feed)).replay, null);
+      assert.equal(feed.transport, keep ? "long-poll" : "sse");
+      const reader = feed[Symbol.asyncIterator]();
+      const first = reader.next();
+      gateway.touch(1);
+      assert.equal((await first).value.bug, 1);
+      const began = ["websocket", "websocket", "/sse", ...(keep ? ["/changes"] : [])];
+      assert.deepEqual(proxy.seen.slice(0, began.length), began);
+    });
 
   await context.test(
     "no such feed: final, where the status can be seen",
     { skip: !ws && "ws is not installed" },
     async () => {
-      const feed = new Bugfeed(`${gateway.url}nonsense/`, { WebSocket: ws.WebSocket });
+      const feed = open(`${gateway.url}nonsense/`, { WebSocket: ws.WebSocket });
       await assert.rejects(feed[Symbol.asyncIterator]().next(), { status: 404, final: true });
       assert.equal(feed.state, "closed");
     },

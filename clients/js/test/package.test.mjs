@@ -14,15 +14,34 @@ const load = (name) =>
 const [esbuild, typescript] = await Promise.all([load("esbuild"), load("typescript")]);
 const unless = (module) => ({ skip: !module && "run npm ci" });
 
-test("6 kB minified, without dependencies", unless(esbuild), async () => {
-  const source = readFileSync(new URL("bugfeed.js", folder), "utf8");
-  const { code } = await esbuild.transform(source, { minify: true, format: "esm", target: "es2022" });
-  assert.ok(code.length <= 6144, `${code.length} bytes`);
-  assert.doesNotMatch(source, /^import|\brequire\(|import\("(?!\.\/)/m);
+test("6 kB minified, and 7 where they are needed, without dependencies", unless(esbuild), async () => {
+  for (const [name, most] of [
+    ["bugfeed.js", 6144],
+    ["client-fallback.js", 7168],
+  ]) {
+    const source = readFileSync(new URL(name, folder), "utf8");
+    const { code } = await esbuild.transform(source, { minify: true, format: "esm", target: "es2022" });
+    assert.ok(code.length <= most, `${name}: ${code.length} bytes`);
+    assert.doesNotMatch(source, /^import|\brequire\(|import\("(?!\.\/)/m);
+  }
+});
+
+test("a bundler makes two files of it, or one", unless(esbuild), async () => {
+  const options = { entryPoints: [fileURLToPath(new URL("bugfeed.js", folder))], bundle: true, write: false };
+  const build = (more) => esbuild.build({ ...options, format: "esm", outdir: "/", ...more });
+  const files = async (more) => (await build(more)).outputFiles;
+  // The entry, what both share (nothing, here), and the other module, which the entry names.
+  const [entry, other] = await files({ splitting: true });
+  assert.ok(entry.text.includes(`import("./${other.path.slice(1)}")`), other.path);
+  assert.match(other.text, /text\/event-stream/);
+  const [whole, ...more] = await files({});
+  assert.deepEqual(more, []);
+  assert.match(whole.text, /text\/event-stream/);
 });
 
 test("the types fit a page and a bot", unless(typescript), () => {
-  const files = ["bugfeed.d.ts", "test/types.ts"].map((name) => fileURLToPath(new URL(name, folder)));
+  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "test/types.ts"];
+  const files = names.map((name) => fileURLToPath(new URL(name, folder)));
   const options = {
     strict: true,
     noEmit: true,
@@ -40,10 +59,11 @@ test("the types fit a page and a bot", unless(typescript), () => {
   );
 });
 
-test("the package holds the module, its types, and what npm adds", () => {
+test("the package holds the modules, their types, and what npm adds", () => {
   const [{ files }] = JSON.parse(
     execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] }),
   );
   const names = files.map(({ path }) => path).sort();
-  assert.deepEqual(names, ["README.md", "bugfeed.d.ts", "bugfeed.js", "package.json"]);
+  const modules = ["bugfeed.d.ts", "bugfeed.js", "client-fallback.d.ts", "client-fallback.js"];
+  assert.deepEqual(names, ["README.md", ...modules, "package.json"]);
 });

@@ -1,19 +1,27 @@
 // A clock that moves when it is told to, and a gateway to connect to.
-import { execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
-/** Resolves when everything that was about to happen has happened. */
-export const settled = () => new Promise((resolve) => setImmediate(resolve));
+const round = () => new Promise((resolve) => setImmediate(resolve));
+/** Resolves when everything that was about to happen has happened: a stream takes some rounds. */
+export const settled = async (rounds = 1) => {
+  for (; rounds > 0; rounds--) await round();
+};
 
 export class Clock {
   #now = Date.parse("2026-01-01T00:00:00Z");
   #timers = new Map();
   #count = 0;
-  #real = { setTimeout, clearTimeout, random: Math.random };
+  /** How many rounds what a timer begins may take. */
+  rounds = 1;
+  #real = { setTimeout, clearTimeout };
+  #random = Math.random;
+  #date = Date.now;
 
   /** Takes the place of the real clock and of chance, until `remove`. */
   constructor(random = 0.5) {
@@ -23,23 +31,25 @@ export class Clock {
     };
     globalThis.clearTimeout = (timer) => this.#timers.delete(timer);
     Math.random = () => random;
+    Date.now = () => this.#now;
   }
 
   remove() {
-    const { random, ...timers } = this.#real;
-    Object.assign(globalThis, timers);
-    Math.random = random;
+    Object.assign(globalThis, this.#real);
+    Math.random = this.#random;
+    Date.now = this.#date;
   }
 
   async advance(ms) {
     const until = this.#now + ms;
+    await settled(this.rounds);
     for (;;) {
       const [due] = [...this.#timers].filter(([, { at }]) => at <= until).sort(([, a], [, b]) => a.at - b.at);
       if (!due) break;
       this.#timers.delete(due[0]);
       this.#now = due[1].at;
       due[1].then();
-      await settled();
+      await settled(this.rounds);
     }
     this.#now = until;
   }
@@ -93,6 +103,11 @@ export class Gateway {
   /** Commits a change of each bug, as the tracker would. */
   touch(...bugs) {
     execFileSync(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`], { stdio: "ignore" });
+  }
+
+  /** The same while something else goes on; resolves when it is done. */
+  async touchMeanwhile(...bugs) {
+    await promisify(execFile)(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`]);
   }
 
   async stop(signal = "SIGTERM") {

@@ -1,5 +1,6 @@
 // Checked by package.test.mjs, never run.
 import { Bugfeed, BugfeedError, webSocket, type Change, type Gap, type Transport } from "../bugfeed.js";
+import { eventStream, longPoll } from "../client-fallback.js";
 
 const feed = new Bugfeed("wss://bugs.example/", { bugs: [1, "2"], storage: localStorage, key: "page", cursor: null });
 feed.addEventListener("change", ({ detail }) => {
@@ -28,4 +29,6 @@ export const bot = async (): Promise<void> => {
     for (const bug of event.bugs) bug.toFixed();
   }
 };
-export const transport: Transport = webSocket(WebSocket);
+feed.reconnect();
+void [feed.transport?.length, feed.welcome?.version?.length];
+export const transports: Transport[] = [webSocket(WebSocket), eventStream(), longPoll(fetch)];
