@@ -60,6 +60,11 @@ pub async fn client_js() -> Response {
     asset(JS, include_str!("../../clients/js/bugfeed.js"))
 }
 
+/// `GET /client-fallback.js`: what the client library loads where WebSocket does not pass.
+pub async fn fallback_js() -> Response {
+    asset(JS, include_str!("../../clients/js/client-fallback.js"))
+}
+
 /// `GET /page.json`: what the page needs to know about the gateway that serves it.
 pub fn about(demo: bool) -> Response {
     Json(serde_json::json!({ "demo": demo })).into_response()

@@ -45,6 +45,7 @@ pub fn router(site: Site) -> Router {
     // What pages of other sites use.
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
+        .route("/client-fallback.js", get(page::fallback_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
