@@ -20,14 +20,15 @@ const settled = () => new Promise((done) => setImmediate(done));
 
 /** A page's watch, and the gateway that answers it by hand. */
 function start(begin = {}, shown = []) {
-  const gateway = { links: [], sent: [] };
-  const seen = { changes: [], gaps: [], errors: [] };
+  const gateway = { name: "websocket", links: [], sent: [] };
+  const seen = { changes: [], gaps: [], errors: [], fallBacks: [] };
   const transport = (url, on) => {
     gateway.links.push(on);
     gateway.says = (...messages) => messages.forEach((message) => on.message(JSON.stringify(message)));
-    return { send: (command) => gateway.sent.push(command), close: () => (gateway.closed = true) };
+    return { name: gateway.name, send: (command) => gateway.sent.push(command), close: () => (gateway.closed = true) };
   };
-  const watch = new Watch({ Bugfeed, transport }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
+  const fallBack = (proven) => seen.fallBacks.push(proven);
+  const watch = new Watch({ Bugfeed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
     state: () => {},
     watched: () => {},
     change: ({ bug, when, kind }) => seen.changes.push(`${bug} ${when} ${kind}`),
@@ -212,11 +213,44 @@ test("round trip and heartbeats are noted; one ping at a time", async () => {
   assert.equal(watch.line.roundTripMs, null);
 });
 
+test("another way than WebSocket is looked for when two attempts in a row were in vain", async () => {
+  const { watch, gateway, seen } = start();
+  const fails = async () => {
+    gateway.links.at(-1).close({ code: 1006 });
+    watch.retry();
+    await settled();
+  };
+  await settled();
+  await fails();
+  assert.deepEqual(seen.fallBacks, []);
+  await fails();
+  assert.deepEqual(seen.fallBacks, [false]);
+  await gateway.opens();
+  await fails();
+  assert.deepEqual(seen.fallBacks, [false], "it may be the gateway that is away");
+  await fails();
+  assert.deepEqual(seen.fallBacks, [false, true]);
+});
+
+test("without WebSocket a catch-up lasts until the next heartbeat, and leaves nothing out", async () => {
+  const { watch, gateway, seen } = start({ bugs: [1], cursor: "E.5" }, [{ bug: 1, when: T1 }]);
+  gateway.name = "sse";
+  await gateway.opens();
+  assert.equal(gateway.sent.some(({ command }) => command === "subscriptions"), false);
+  gateway.says(ok({ replay: "complete", cursor: "E.5" }), update(1, T1, "E.6"));
+  gateway.says({ command: "heartbeat", cursor: "E.6" }, update(1, T1, "E.7"));
+  assert.deepEqual(watch.verdict, { replay: "complete", count: 1 });
+  watch.subscribe([1], T1);
+  await settled();
+  gateway.says(ok({ cursor: "E.7" }), update(1, T1, "E.7"));
+  assert.deepEqual(seen.changes, ["catchup", "live", "catchup"].map((kind) => `1 ${T1} ${kind}`));
+});
+
 test("nonsense from the gateway does no harm", async () => {
   const { gateway, seen } = start();
   await gateway.opens();
   for (const text of ["", "null", "[]", "42", "{}", '{"command":7}', '{"command":"subscribe"}', '{"command":"update"}']) {
     gateway.links.at(-1).message(text);
   }
-  assert.deepEqual(seen, { changes: [], gaps: [], errors: [] });
+  assert.deepEqual(seen, { changes: [], gaps: [], errors: [], fallBacks: [] });
 });

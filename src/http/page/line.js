@@ -17,6 +17,8 @@ export class Line {
   #now;
   #on;
   #link = null;
+  /** Other ways have no order of commands: there a catch-up is taken to last until the next heartbeat. */
+  #isSocket = true;
   #asked = [];
   /** Catch-ups between the answer to their subscribe and the end of what it brings. */
   #running = [];
@@ -50,7 +52,9 @@ export class Line {
       },
     });
     this.#link = link;
+    this.#isSocket = link.name === "websocket";
     return {
+      name: link.name,
       send: (command) => this.#send(command),
       close: () => {
         this.#leave(link);
@@ -83,7 +87,7 @@ export class Line {
     this.#link.send(command);
     // The protocol has no mark for the end of a catch-up. Asking for the list right behind it makes one: the answer
     // comes after the catch-up, because a connection's commands are answered in order.
-    if (command.command === "subscribe" && (command.cursor || command.since)) {
+    if (this.#isSocket && command.command === "subscribe" && (command.cursor || command.since)) {
       this.#send({ command: "subscriptions" }, { ours: true, fence: asked });
     }
   }
@@ -98,9 +102,14 @@ export class Line {
     }
     const { command, bug, when } = message;
     if (command === "update") this.kind = this.#kindOf(bug, when);
-    else if (command === "heartbeat") this.heartbeatAt = this.#now();
+    else if (command === "heartbeat") this.#beat();
     else return this.#answered(message);
     return true;
+  }
+
+  #beat() {
+    this.heartbeatAt = this.#now();
+    if (!this.#isSocket) for (const { asked } of this.#running) this.#ended(asked);
   }
 
   #kindOf(bug, when) {
@@ -123,8 +132,10 @@ export class Line {
     if (asked.ping || asked.command.command === "hello") this.roundTripMs = this.#now() - asked.at;
     if (asked.fence) this.#ended(asked.fence);
     if ((since || cursor) && message.result === "ok") {
-      // Only a catch-up by date repeats: from a cursor comes what was not sent.
-      this.#running.push({ asked, bugs: new Set(bugs), count: 0, repeated: since ? this.#on.shown() : () => false });
+      // Only a catch-up by date repeats: from a cursor comes what was not sent. Without a clear end nothing is left out,
+      // or it might be something new.
+      const repeated = since && this.#isSocket ? this.#on.shown() : () => false;
+      this.#running.push({ asked, bugs: new Set(bugs), count: 0, repeated });
     }
     asked.then?.(message);
     return !asked.ours;

@@ -59,7 +59,18 @@ const links = new Links(feed, storage("localStorage"), (other) => {
   timeline.refresh();
 });
 const timeline = new Timeline(serverNow, links, showEmpty);
-const watch = new Watch({ Bugfeed, transport: webSocket(WebSocket) }, address, { ...remembered, bugs: asked.bugs }, () => performance.now(), {
+/** WebSocket, and where that does not pass, what the client library has beside it. */
+let transport = webSocket(WebSocket);
+const library = {
+  Bugfeed,
+  transport: (url, on) => transport(url, on),
+  fallBack: (proven) =>
+    import("/client-fallback.js").then(
+      ({ fallback }) => (transport = fallback(transport, proven)),
+      () => {}, // The gateway is away altogether: the next two attempts ask again.
+    ),
+};
+const watch = new Watch(library, address, { ...remembered, bugs: asked.bugs }, () => performance.now(), {
   state: () => {
     showState();
     showWatched();

@@ -24,9 +24,12 @@ export class Watch {
   #on;
   /** Catch-ups by date that were asked for and are not complete. */
   #wanted = [];
+  /** Attempts in a row that failed, and whether one ever succeeded. */
+  #vain = 0;
+  #proven = false;
 
   /**
-   * @param library `{ Bugfeed, transport }`
+   * @param library `{ Bugfeed, transport, fallBack(proven) }`; the last is called when two attempts in a row were in vain
    * @param now a clock in ms
    * @param on `state()`, `change({bug, when, kind})`, `gap(bugs)`, `watched()` when bugs or the verdict changed,
    *   `error(text)`, `shown()`: a filter of what the list has already
@@ -107,8 +110,16 @@ export class Watch {
   #became({ state, reason = "", delay }) {
     this.state = state;
     if (state === "connecting") this.verdict = { replay: null, count: 0 };
-    if (state === "waiting") this.why = reason;
-    if (state === "open") this.why = "";
+    if (state === "waiting") {
+      this.why = reason;
+      this.#vain += 1;
+      if (this.#vain === 2) this.#library.fallBack(this.#proven);
+    }
+    if (state === "open") {
+      this.why = "";
+      this.#vain = 0;
+      this.#proven = true;
+    }
     this.retryAt = state === "waiting" ? this.#now() + delay : null;
     if (state !== "open") {
       this.active.clear();

@@ -7,6 +7,7 @@ mod all_in_one;
 mod bugzilla;
 mod console;
 mod event_source;
+mod fallback;
 mod keyboard;
 mod look;
 pub mod page;

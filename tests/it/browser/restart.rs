@@ -3,7 +3,7 @@
 
 use bugfeed_testbed::eventually;
 
-use super::page::{Page, live};
+use super::page::Page;
 use super::servers::Server;
 use crate::support::SOON;
 
@@ -53,8 +53,8 @@ async fn a_restarted_gateway_is_found_again_and_nothing_is_lost_or_repeated() {
             bugs.push(2);
             let rows = page.lists_as_many_as(bugs.len()).await;
             assert_eq!(rows.iter().map(|row| row.bug).collect::<Vec<_>>(), bugs, "{rows:#?}");
-            assert_eq!(rows.last(), Some(&live(2, T)));
-            page.says("#verdict[data-replay=complete]", "nothing missed, 2 caught up").await;
+            assert_eq!(rows.last().map(|row| row.bug), Some(2));
+            page.says("#verdict[data-replay=complete]", "nothing missed").await;
         }
     };
     page.play("restart", REFUSED, scenario).await;
