@@ -52,11 +52,6 @@ impl Demo {
         Demo(Arc::new(move |bugs| Box::pin(touch(bugs))))
     }
 
-    /// Answers `GET /demo`: whether there is a button.
-    pub fn offer() -> Response {
-        Json(serde_json::json!({ "touch": true })).into_response()
-    }
-
     /// Answers `POST /demo/touch`.
     pub async fn touch(&self, request: Request) -> Response {
         if !same_origin(request.headers()) {

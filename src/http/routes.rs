@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +23,7 @@ use crate::hub::Feed;
 pub const DEFAULT_FEED: &str = "default";
 
 /// Names that paths of the gateway's own use, now or soon, and feeds may not have.
-pub const RESERVED: [&str; 6] = ["api", "changes", "demo", "hooks", "metrics", "sse"];
+pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "page", "sse"];
 
 /// What the routes need.
 #[derive(Clone, Debug)]
@@ -56,10 +56,8 @@ pub fn router(site: Site) -> Router {
     Router::new()
         .merge(shared)
         .route("/", get(root))
-        .route("/page.css", get(page::css))
-        .route("/page.js", get(page::js))
-        .route("/page-lib.js", get(page::lib_js))
-        .route("/demo", get(demo))
+        .route("/page.json", get(about))
+        .route("/page/{file}", get(page::file))
         .route("/demo/touch", post(touch))
         .route("/{feed}", get(named))
         .route("/{feed}/", get(named))
@@ -198,11 +196,8 @@ async fn wrong_method(method: Method) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 
-async fn demo(State(site): State<Site>) -> Response {
-    match site.demo {
-        Some(_) => Demo::offer(),
-        None => (StatusCode::NOT_FOUND, Json(serde_json::json!({ "touch": false }))).into_response(),
-    }
+async fn about(State(site): State<Site>) -> Response {
+    page::about(site.demo.is_some())
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {

@@ -1,10 +1,9 @@
-// The live page's pure part. Run: node --test tests/page/
+// The live page's small decisions. Run: node --test tests/page/
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  CatchUps, MAX_BUGS, Seen, Subscriptions, Touch, ago, backoffMs, clockAhead, closeReason, emptyTexts, feedOf, largest,
-  normalTime, parseBugs, parseMessage, parseSince, reconnectMs, shownTime,
-  timeBefore, took,
+  MAX_BUGS, Touch, ago, bugsOfHash, clockAhead, closeMeaning, emptyTexts, feedOf, localTime, matches, normalTime, parseBugs,
+  parseSince, repeats, shownTime, timeBefore, took, verdictText, whyLost,
 } from "../../src/http/page/lib.js";
 
 const table = (name, cases, check) => {
@@ -69,17 +68,6 @@ test("an empty since means none, a wrong one is explained", () => {
   assert.match(parseSince("soon").error, /“soon” is not a time/);
 });
 
-table("the largest when so far", [
-  [[null, "2014-04-03T21:13:45"], "2014-04-03T21:13:45"],
-  [["2014-04-03T21:13:45", "2014-04-03T21:13:44"], "2014-04-03T21:13:45"],
-  [["2014-04-03T21:13:45", "2014-04-03T21:13:45.5"], "2014-04-03T21:13:45.5"],
-  [["2014-04-03T21:13:45.25", "2014-04-03T21:13:45.50"], "2014-04-03T21:13:45.5"],
-  [["2014-04-03T21:13:45.5", "2014-04-03T21:13:46Z"], "2014-04-03T21:13:46"],
-  [["2014-04-03T21:13:45", "nonsense"], "2014-04-03T21:13:45"],
-  [[null, "9999-99-99T99:99:99"], null],
-  [["2014-04-03T21:13:45", "2099-01-01T00:00:00"], "2014-04-03T21:13:45"],
-], ([soFar, when], expected) => assert.equal(largest(soFar, when, "2014-04-03T22:00:00"), expected));
-
 table("ago", [
   [0, "just now"], [1_400, "just now"], [-900, "just now"], [3_000, "3 s ago"], [59_400, "59 s ago"],
   [60_000, "1 min ago"], [3_600_000, "1 h ago"], [90_000_000, "1 d ago"], [4e11, "12 y ago"], [-300_000, "in 5 min"],
@@ -104,20 +92,6 @@ test("the server's clock counts only when it is clearly another one", () => {
   assert.equal(clockAhead("Thu, 03 Apr 2014 21:03:45 GMT", now), -599_500);
   for (const nothing of [null, "", "yesterday"]) assert.equal(clockAhead(nothing, now), 0);
 });
-
-table("a frame that is not understood is ignored", [
-  ["not json", null], ["", null], ["null", null], ["7", null], ['"text"', null],
-  ['{"command":"update"}', null],
-  ['{"command":"update","bug":"1","when":"2014-04-03T21:13:45"}', null],
-  ['{"command":"update","bug":1.5,"when":"2014-04-03T21:13:45"}', null],
-  ['{"command":"update","bug":1,"when":null}', null],
-  [`{"command":"update","bug":1,"when":"${"9".repeat(65)}"}`, null],
-  ['{"command":"update","bug":1,"when":"2014-04-03T21:13:45"}', { command: "update", bug: 1, when: "2014-04-03T21:13:45" }],
-  ['{"command":"nonsense"}', { command: "nonsense" }],
-  ["[]", []],
-], (data, expected) => assert.deepEqual(parseMessage(data), expected));
-
-test("data that is not even text is ignored", () => assert.equal(parseMessage(new Blob(["{}"])), null));
 
 test("the empty list tells what to do next", () => {
   assert.equal(emptyTexts([], true).command, "bugfeed watch 1234");
@@ -159,186 +133,66 @@ test("an answer without a time takes the first arrival", () => {
 table("feed", [["/", "default"], ["/default/", "default"], ["/mozilla/", "mozilla"], ["/a%20b/", "a b"], ["/%zz/", "%zz"]],
   (path, expected) => assert.equal(feedOf(path), expected));
 
-test("the back-off doubles from 1 s to 30 s, within [0.5, 1] of it", () => {
-  assert.deepEqual([0, 1, 2, 3, 4, 5, 6, 5000].map((n) => backoffMs(n, 1)),
-    [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
-  assert.deepEqual([0, 1, 9].map((n) => backoffMs(n, 0)), [500, 1000, 15000]);
+table("bugs in the address", [
+  ["", [[], null]],
+  ["#", [[], null]],
+  ["#1234,5678", [[1234, 5678], null]],
+  ["#1234%2C%205678", [[1234, 5678], null]],
+  ["#changes", [[], /In this page's address: “changes” is not a bug number/]],
+  ["#12,x", [[], /“x”/]],
+  ["#%zz", [[], /“%zz” is no list/]],
+], (hash, [bugs, error]) => {
+  const parsed = bugsOfHash(hash);
+  assert.deepEqual(parsed.bugs, bugs);
+  if (error === null) assert.equal(parsed.error, null);
+  else assert.match(parsed.error, error);
 });
 
-test("why the connection ended decides how soon the next one is tried", () => {
-  const wait = (code, healthy, failures) => reconnectMs({ code, healthy, failures }, 1);
-  assert.equal(wait(1006, true, 4), 1000, "a connection that worked starts over");
-  assert.equal(wait(1006, false, 4), 16000);
-  assert.equal(wait(1012, true, 0), 500, "a restart is over soon");
-  assert.equal(wait(1001, false, 3), 8000, "unless it goes away before it says anything, again and again");
-  for (const code of [1002, 1003, 1008, 1009]) assert.equal(wait(code, true, 0), 30000);
+test("a time is shown where the person is, with its date unless that is today", () => {
+  const now = Date.parse("2014-04-03T21:30:00Z");
+  const shown = (when, zone) => localTime(when, now, "en-GB", zone);
+  assert.equal(shown("2014-04-03T21:13:45.5", "UTC"), "21:13:45");
+  assert.equal(shown("2014-04-02T21:13:45", "UTC"), "2 Apr 2014, 21:13:45");
+  assert.equal(shown("2014-04-03T21:13:45", "Europe/Berlin"), "23:13:45");
+  assert.equal(shown("2014-04-03T21:13:45", "Asia/Tokyo"), "06:13:45", "the 4th there, as is now");
+  assert.equal(shown("0000-00-00", "UTC"), "0000-00-00");
 });
 
-test("a close is explained, and a long reason is cut", () => {
-  assert.equal(closeReason(1008, "too many subscriptions"), "refused by the server (1008: too many subscriptions)");
-  assert.equal(closeReason(1012, ""), "the server is restarting");
-  assert.equal(closeReason(1006, ""), "");
-  assert.ok(closeReason(1006, "x".repeat(200)).length < 130);
+test("the verdict is said in plain words, an unknown one as a gap", () => {
+  assert.equal(verdictText(null, 0), "Live from now on");
+  assert.equal(verdictText("complete", 0), "Resumed: nothing missed");
+  assert.equal(verdictText("complete", 2), "Resumed: nothing missed, 2 caught up");
+  assert.match(verdictText("latest", 1), /newest change of each bug, 1 caught up/);
+  for (const replay of ["gap", "else"]) assert.match(verdictText(replay, 0), /gap: look at all/);
 });
 
-test("a catch-up does not repeat what was shown", () => {
-  const seen = new Seen();
-  seen.note(1, "2014-04-03T21:13:45");
-  const repeated = seen.filter({ resume: true });
-  assert.equal(repeated(1, "2014-04-03T21:13:45.0"), true, "the same instant, written otherwise");
-  assert.equal(repeated(1, "2014-04-03T21:13:46"), false);
-  assert.equal(repeated(2, "2014-04-03T21:13:45"), false);
+table("why the connection is gone", [
+  ["connection lost (1012)", "the gateway is restarting"],
+  ["connection lost (1006)", ""],
+  ["silence", "silence"],
+  ["x".repeat(200), `${"x".repeat(120)}…`],
+], (reason, text) => assert.equal(whyLost(reason), text));
+
+test("a close code is explained, an unknown one by what to do", () => {
+  assert.match(closeMeaning(1003), /binary/);
+  assert.match(closeMeaning(4711), /reconnect/);
 });
+
+table("the filter", [
+  ["", true],
+  ["  ", true],
+  ["1234", true],
+  ["#1234", true],
+  ["23", true],
+  ["crash BOOKMARK", true],
+  ["crash menu", false],
+  ["1235", false],
+  ["fixed", true],
+], (query, expected) => assert.equal(matches(query, ["Bug 1234", "Crash of a bookmark", "RESOLVED FIXED"]), expected));
 
 test("equal changes are counted: the second of two edits in one second is new", () => {
-  const seen = new Seen();
-  seen.note(1, "2014-04-03T21:13:45");
-  const repeated = seen.filter({ resume: true });
-  assert.deepEqual([1, 1].map((bug) => repeated(bug, "2014-04-03T21:13:45")), [true, false]);
-});
-
-test("each catch-up starts with a fresh count", () => {
-  const seen = new Seen();
-  seen.note(1, "2014-04-03T21:13:45");
-  assert.equal(seen.filter({ resume: true })(1, "2014-04-03T21:13:45"), true);
-  assert.equal(seen.filter({ resume: true })(1, "2014-04-03T21:13:45"), true);
-});
-
-test("what was cleared stays away on a reconnect and comes back when asked for", () => {
-  const seen = new Seen();
-  seen.note(1, "2014-04-03T21:13:45");
-  seen.clear();
-  seen.note(2, "2014-04-03T21:13:45");
-  assert.equal(seen.filter({ resume: true })(1, "2014-04-03T21:13:45"), true);
-  assert.equal(seen.filter({ resume: false })(1, "2014-04-03T21:13:45"), false);
-  assert.equal(seen.filter({ resume: false })(2, "2014-04-03T21:13:45"), true);
-});
-
-test("the memory of what was shown is bounded, and forgets the oldest", () => {
-  const seen = new Seen(10);
-  for (let bug = 1; bug <= 1000; bug += 1) seen.note(bug, "2014-04-03T21:13:45");
-  const repeated = seen.filter({ resume: true });
-  assert.equal(repeated(1000, "2014-04-03T21:13:45"), true);
-  assert.equal(repeated(991, "2014-04-03T21:13:45"), true);
-  assert.equal(repeated(900, "2014-04-03T21:13:45"), false);
-});
-
-const parsed = (frames) => frames.map((text) => JSON.parse(text));
-const ok = (command, bugs) => ({ command, result: "ok", bugs });
-
-test("a subscribe is sent as the classic protocol writes it, and confirmed by the reply", () => {
-  const subs = new Subscriptions();
-  assert.deepEqual(subs.opened(null), [], "nothing to resume");
-  assert.deepEqual(subs.subscribe([1234]), ['{"command":"subscribe","bugs":[1234]}']);
-  assert.deepEqual([...subs.wanted], [1234]);
-  assert.deepEqual([...subs.active], []);
-  assert.equal(subs.reply(ok("subscribe", [1234])).resume, false);
-  assert.deepEqual([...subs.active], [1234]);
-});
-
-test("a subscribe with since is followed by a fence that marks the end of its catch-up", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  assert.deepEqual(parsed(subs.subscribe([1], "2014-04-03T21:13:45")), [
-    { command: "subscribe", bugs: [1], since: "2014-04-03T21:13:45" },
-    { command: "subscriptions" },
-  ]);
-  const op = subs.reply(ok("subscribe", [1]));
-  assert.equal(subs.reply(ok("subscriptions", [1])).fence, op);
-});
-
-test("a refused subscribe takes back its own bugs only", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  subs.subscribe([1]);
-  subs.reply(ok("subscribe", [1]));
-  subs.subscribe([1, 2]);
-  subs.subscribe([3]);
-  subs.reply({ command: "subscribe", result: "error", error: "no" });
-  assert.deepEqual([...subs.wanted], [1, 3]);
-});
-
-test("a refused unsubscribe leaves the bug watched", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  subs.subscribe([1]);
-  subs.reply(ok("subscribe", [1]));
-  subs.unsubscribe([1]);
-  assert.deepEqual([...subs.wanted], []);
-  subs.reply({ command: "unsubscribe", result: "error", error: "no" });
-  assert.deepEqual([...subs.wanted], [1]);
-});
-
-test("a reconnect resumes from since; what was never confirmed keeps its own since", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  subs.subscribe([1, 2]);
-  subs.reply(ok("subscribe", [1, 2]));
-  subs.subscribe([3], "2014-01-01T00:00:00"); // cut off before its answer
-  subs.closed();
-  assert.deepEqual([...subs.active], []);
-  assert.deepEqual(subs.subscribe([4]), [], "nothing is sent without a connection");
-  assert.deepEqual(subs.unsubscribe([2]), []);
-  assert.deepEqual(parsed(subs.opened("2014-04-03T21:13:45")), [
-    { command: "subscribe", bugs: [1], since: "2014-04-03T21:13:45" },
-    { command: "subscriptions" },
-    { command: "subscribe", bugs: [3], since: "2014-01-01T00:00:00" },
-    { command: "subscriptions" },
-    { command: "subscribe", bugs: [4] },
-  ]);
-  assert.equal(subs.reply(ok("subscribe", [1])).resume, true);
-});
-
-test("a refused resume keeps the wish, for the next connection", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  subs.subscribe([1]);
-  subs.reply(ok("subscribe", [1]));
-  subs.closed();
-  subs.opened("2014-04-03T21:13:45");
-  subs.reply({ command: "subscribe", result: "error", error: "busy" });
-  assert.deepEqual([...subs.wanted], [1]);
-  assert.deepEqual([...subs.active], []);
-});
-
-test("a bug subscribed and removed while offline is not subscribed later", () => {
-  const subs = new Subscriptions();
-  subs.subscribe([1]);
-  subs.unsubscribe([1]);
-  assert.deepEqual(subs.opened(null), []);
-});
-
-test("replies that answer nothing, or list nonsense, do no harm", () => {
-  const subs = new Subscriptions();
-  subs.opened(null);
-  assert.equal(subs.reply(ok("subscribe", [9])), null);
-  subs.subscribe([1]);
-  subs.reply(ok("subscribe", [1, "2", null, 1.5, {}]));
-  assert.deepEqual([...subs.active], [1]);
-  subs.subscribe([2]);
-  subs.reply(ok("subscribe", "nonsense"));
-  assert.deepEqual([...subs.active], [1]);
-});
-
-test("between confirmation and fence an update is catch-up, and not shown twice", () => {
-  const catchUps = new CatchUps(new Seen());
-  const time = "2014-04-03T21:13:45";
-  assert.equal(catchUps.kindOf(1, time), "live");
-  const op = { command: "subscribe", bugs: [1], since: time, resume: true };
-  catchUps.answered(op, "ok");
-  assert.deepEqual([1, 1, 2].map((bug) => catchUps.kindOf(bug, time)), ["repeated", "catchup", "live"]);
-  catchUps.answered({ command: "subscriptions", fence: op }, "ok");
-  assert.equal(catchUps.kindOf(1, time), "live", "an equal change that arrives live is another change");
-});
-
-test("no catch-up begins without since, on a refusal, or outlives its connection", () => {
-  const catchUps = new CatchUps(new Seen());
-  catchUps.answered({ command: "subscribe", bugs: [1], since: null }, "ok");
-  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
-  const op = { command: "subscribe", bugs: [1], since: "2014-04-03", resume: false };
-  catchUps.answered(op, "error");
-  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
-  catchUps.answered(op, "ok");
-  catchUps.closed();
-  assert.equal(catchUps.kindOf(1, "2014-04-03T21:13:45"), "live");
+  const repeated = repeats([{ bug: 1, when: "2014-04-03T21:13:45" }]);
+  assert.equal(repeated(2, "2014-04-03T21:13:45"), false);
+  assert.equal(repeated(1, "2014-04-03T21:13:46"), false);
+  assert.deepEqual(["2014-04-03T21:13:45.0", "2014-04-03T21:13:45"].map((when) => repeated(1, when)), [true, false]);
 });

@@ -2,7 +2,7 @@
 
 use super::page::Page;
 use super::servers::Server;
-use super::webdriver::{ENTER, SHIFT, TAB};
+use super::webdriver::{ENTER, RIGHT, SHIFT, TAB};
 
 /// What the focus is on, in the words of a screen reader where it has no id.
 const FOCUS: &str = "((it) => it.id || it.getAttribute('aria-label') || it.textContent.trim())(document.activeElement)";
@@ -19,7 +19,21 @@ async fn everything_can_be_done_with_tab_and_enter() {
     let scenario = async || {
         page.open(&server.url("/")).await;
         page.says("#welcome", "one click").await;
-        step(&[TAB], "Skip to the changes").await;
+        step(&[TAB], "skip").await;
+        step(&[ENTER], "changes").await;
+        assert_eq!(page.js("location.hash").await, "", "which is for bugs");
+        for wanted in ["demo-touch", "demo-bug", "Links to the tracker", "Catch up on earlier changes"] {
+            step(&[SHIFT, TAB], wanted).await;
+        }
+        for wanted in ["subscribe", "bugs", "try", "tab-live", "skip"] {
+            step(&[SHIFT, TAB], wanted).await;
+        }
+        step(&[TAB], "tab-live").await;
+        step(&[RIGHT], "tab-console").await;
+        assert!(page.shows("#console-input").await && !page.shows("#bugs").await);
+        step(&[TAB], "console-input").await;
+        step(&[SHIFT, TAB], "tab-console").await;
+        step(&[RIGHT], "tab-live").await;
         step(&[TAB], "try").await;
         step(&[TAB], "bugs").await;
         for key in "7 8".chars() {
@@ -27,19 +41,20 @@ async fn everything_can_be_done_with_tab_and_enter() {
         }
         step(&[ENTER], "bugs").await;
         page.watches(&[7, 8]).await;
-        for wanted in ["subscribe", "since", "last hour", "last day", "unsubscribe-all"] {
+        for wanted in ["subscribe", "Catch up on earlier changes", "copy-link", "unsubscribe-all"] {
             step(&[TAB], wanted).await;
         }
-        for wanted in ["Stop watching bug 7", "Stop watching bug 8", "demo-bug", "demo-touch"] {
+        for wanted in ["Stop watching bug 7", "Stop watching bug 8", "Links to the tracker", "demo-bug", "demo-touch"] {
             step(&[TAB], wanted).await;
         }
         step(&[ENTER], "demo-touch").await;
         assert_eq!(page.lists_as_many_as(1).await[0].bug, 7);
+        step(&[TAB], "filter").await;
         step(&[TAB], "clear").await;
         // What vanishes hands the focus on instead of dropping it at the top of the page.
         step(&[ENTER], "changes").await;
         page.lists(&[]).await;
-        for wanted in ["demo-touch", "demo-bug", "Stop watching bug 8"] {
+        for wanted in ["demo-touch", "demo-bug", "Links to the tracker", "Stop watching bug 8"] {
             step(&[SHIFT, TAB], wanted).await;
         }
         step(&[ENTER], "Stop watching bug 7").await;
@@ -50,10 +65,14 @@ async fn everything_can_be_done_with_tab_and_enter() {
         step(&[ENTER], "demo-touch").await;
         page.says("#demo-latency[data-kind=ok]", "Bug 1234: arrived after ").await;
         page.watches(&[1234]).await;
-        for _ in 0..2 {
-            keys.press(&[SHIFT, TAB]).await;
+        for wanted in ["demo-bug", "Links to the tracker", "Stop watching bug 1234", "copy-link"] {
+            step(&[SHIFT, TAB], wanted).await;
         }
-        step(&[SHIFT, TAB], "last day").await;
+        step(&[SHIFT, TAB], "Catch up on earlier changes").await;
+        step(&[ENTER], "Catch up on earlier changes").await;
+        for wanted in ["since", "last hour", "last day"] {
+            step(&[TAB], wanted).await;
+        }
         step(&[ENTER], "last day").await;
         assert_ne!(page.js("document.querySelector('#since').value").await, "");
     };

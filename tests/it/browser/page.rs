@@ -20,7 +20,7 @@ const SPY: &str = "
         send(text) { spy.sent.push(text); super.send(text); }
     };";
 
-/// One line of the list of changes.
+/// One line of the list of changes; of a gap, without a bug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub bug: u64,
@@ -33,7 +33,7 @@ pub fn live(bug: u64, when: &str) -> Row {
     Row { bug, when: when.to_owned(), kind: "live".to_owned() }
 }
 
-/// A row that was asked for with `since`.
+/// A row that was caught up on.
 pub fn catch_up(bug: u64, when: &str) -> Row {
     Row { bug, when: when.to_owned(), kind: "catchup".to_owned() }
 }
@@ -79,10 +79,16 @@ impl Page {
         format!("screenshot: {}\nsockets and commands: {spied}\nconsole: {console:#?}", file.display())
     }
 
-    /// Opens an address and waits for the connection.
+    /// Opens an address and waits for the connection. Where only what follows the `#` differs, the page is not loaded
+    /// again; see [`Page::leave`].
     pub async fn open(&self, url: &str) {
         self.driver.goto(url).await;
         self.is_in_state(&["open"]).await;
+    }
+
+    /// Goes to another site, in the same tab.
+    pub async fn leave(&self) {
+        self.driver.goto("data:text/html,elsewhere").await;
     }
 
     /// An expression's value.
@@ -140,7 +146,7 @@ impl Page {
     /// The list of changes, oldest first.
     pub async fn rows(&self) -> Vec<Row> {
         let rows = "[...document.querySelectorAll('#updates > li')].reverse()
-            .map(({ dataset }) => [Number(dataset.bug), dataset.when, dataset.kind])";
+            .map(({ dataset }) => [Number(dataset.bug ?? 0), dataset.when, dataset.kind])";
         let row = |row: &Value| Row {
             bug: row[0].as_u64().unwrap(),
             when: row[1].as_str().unwrap().to_owned(),
@@ -175,6 +181,22 @@ impl Page {
     /// Types bug numbers and presses Enter.
     pub async fn subscribe(&self, bugs: &str) {
         self.driver.type_into("#bugs", &format!("{bugs}{ENTER}")).await;
+    }
+
+    /// The same, with the changes since a time.
+    pub async fn subscribe_since(&self, bugs: &str, since: &str) {
+        self.js("document.querySelector('#since-more').open = true").await;
+        self.driver.type_into("#since", since).await;
+        self.subscribe(bugs).await;
+    }
+
+    /// Waits until an expression's value is, as text, exactly this.
+    pub async fn waits_for(&self, expression: &str, wanted: &str) {
+        self.waits(format!("'{wanted}' from {expression}"), async || {
+            let value = self.js(&format!("String({expression})")).await;
+            if value == wanted { Ok(()) } else { Err(value) }
+        })
+        .await;
     }
 
     /// How many sockets the page has opened since it was loaded.

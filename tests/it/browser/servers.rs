@@ -42,6 +42,13 @@ impl Server {
         self.proc.kill9();
     }
 
+    /// Throws its data away, while it does not run: table, ledger and all.
+    pub fn forget(&mut self) {
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    }
+
     /// Asks it to stop, and waits until it has.
     pub async fn stop(&mut self) {
         self.proc.sigterm();

@@ -11,9 +11,6 @@ const T1: &str = "2014-04-03T21:13:45";
 const T2: &str = "2014-04-03T21:13:46";
 const T3: &str = "2014-04-03T21:13:47";
 
-/// A gateway has no demo tracker, and Chromium reports each 404.
-const NO_DEMO: &[&str] = &["/demo - Failed to load resource: the server responded with a status of 404"];
-
 #[tokio::test]
 async fn a_broker_that_dies_delays_changes_but_loses_none_and_no_connection() {
     let Some(page) = Page::start_or_skip().await else { return };
@@ -38,7 +35,7 @@ async fn a_broker_that_dies_delays_changes_but_loses_none_and_no_connection() {
         page.is_in_state(&["open"]).await;
         assert_eq!(page.sockets().await, 1, "connected all the time");
     };
-    page.play("broker", NO_DEMO, scenario).await;
+    page.play("broker", &[], scenario).await;
 }
 
 #[tokio::test]
@@ -64,7 +61,9 @@ async fn each_feed_has_a_page_of_its_own() {
             trackers[other].touch(&["1234", "--when", T1]).await;
             trackers[own].touch(&["1234", "--when", T2]).await;
             page.lists(&[live(1234, T2)]).await;
+            page.driver.click("#clear").await;
+            page.driver.click("#subscriptions button").await;
         }
     };
-    page.play("feeds", NO_DEMO, scenario).await;
+    page.play("feeds", &[], scenario).await;
 }
