@@ -25,7 +25,7 @@ const SUMMARIES = {
 };
 const HISTORY = {
   1234: [["status", "ASSIGNED", "RESOLVED"], ["resolution", "", "FIXED"]],
-  5678: [["assigned_to", "nobody@example.org", "kim@example.org"], ["status", "NEW", "ASSIGNED"]],
+  5678: [["assigned_to", "nobody@example.org", "developer@example.org"], ["status", "NEW", "ASSIGNED"]],
 };
 
 /** As much of Bugzilla's REST API as the page asks for: whenever a bug changed, this is what changed. */
@@ -43,9 +43,9 @@ function tracker(request, response) {
     answer = { bugs: ids.filter((number) => SUMMARIES[number]).map(bug) };
   } else if (url.pathname.endsWith("/history")) {
     const changes = (HISTORY[id] ?? []).map(([field_name, removed, added]) => ({ field_name, removed, added }));
-    answer = { bugs: [{ id, history: changes.length > 0 ? [{ when: since, who: "kim@example.org", changes }] : [] }] };
+    answer = { bugs: [{ id, history: changes.length > 0 ? [{ when: since, who: "developer@example.org", changes }] : [] }] };
   } else {
-    const comment = { creator: "robin@example.org", time: since, text: "I see this too, only with paper in portrait format." };
+    const comment = { creator: "reporter@example.org", time: since, text: "I see this too, only with paper in portrait format." };
     answer = { bugs: { [id]: { comments: [comment] } } };
   }
   response.writeHead(200, { "Content-Type": "application/json", "Access-Control-Allow-Origin": "*" });

@@ -112,6 +112,11 @@ impl Gateway {
     /// Serves until `stop`, or until something essential fails.
     async fn run(mut self, ports: Ports, demo: Option<Demo>, stop: &CancellationToken) -> anyhow::Result<()> {
         let limits = self.args.limits();
+        let trackers = self.args.tracker_url.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone()));
+        let trackers: BTreeMap<String, String> = trackers.collect();
+        if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
+            anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
+        }
         let admin = ops::router(self.health.clone(), Arc::clone(&self.events));
         let admin_limits = ListenLimits { connections: 64, ..limits };
         self.inner.spawn(listen::serve(
@@ -125,6 +130,7 @@ impl Gateway {
         let site = Site {
             feeds: Arc::new(std::mem::take(&mut self.feeds)),
             demo,
+            trackers: Arc::new(trackers),
             origins: Origins::new(&self.args.allow_origin),
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),

@@ -3,6 +3,8 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use bugfeed_shim::cli::{LogFormat, age, exchange as exchange_name, with_default_
 use bugfeed_shim::source::Name;
 use bugfeed_shim::sql::DbUrl;
 use clap::{Args, Parser, Subcommand};
+pub use watch::{ColorChoice, WatchArgs};
 
 use crate::core::input::SessionLimits;
 use crate::core::replay::ReplayLimits;
@@ -91,33 +94,7 @@ Examples:
     ///
     /// Changes go to standard output, what happens to the connection to standard error. Reconnects by itself and catches
     /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
-    #[command(after_help = "\
-Examples:
-  bugfeed watch 1234 5678
-  bugfeed watch 1234 --url https://bugfeed.example.org/kde/
-  bugfeed watch 1234 --since 2014-04-03T21:13:45
-  bugfeed watch 1234 --json | while read -r line; do echo \"$line\"; done
-  bugfeed watch 1234 5678 --exec 'curl -s https://bugs.example.org/rest/bug/{bug} >bug-{bug}.json'
-  bugfeed watch 1234 5678 --exec './look-at {bug}' --state bot.state    # a bot that misses nothing
-  bugfeed watch 1234 --count 1 --quiet && echo 'it changed'
-
-With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}
-or, when changes may have been missed, {\"gap\":true,\"bugs\":[1234]}: look at all of them.
-
-With --exec, `sh -c` runs the command for each change, one after the other, with {bug} and
-{when} replaced by a number and a date such as 2014-04-03T21:13:45 (no quotes needed), which are
-also in $BUGFEED_BUG and $BUGFEED_WHEN. On a gap it runs for each of the bugs, with an empty
-{when}. It has no standard input. If it fails, that is said, and the next one runs. When
-watching is ended, so is the command: SIGTERM, and SIGKILL two seconds later.
-
-With --state, the next run goes on where this one ended. A change counts once it is printed and
-its command has ended, well or not; one whose command was cut short comes again. Bugs that the
-last run did not watch are told as a gap first. Use one file for each bot; it holds on all
-gateways of a feed, and on those of another one the first word is a gap.
-
-Exit status: 0 after --count changes, on SIGTERM, or when nobody reads the output any more; 130
-on Ctrl-C; 1 when trying again would not help (the reason is on standard error); 2 for a wrong
-option.")]
+    #[command(after_help = watch::HELP)]
     Watch(Box<WatchArgs>),
 }
 
@@ -130,10 +107,13 @@ pub struct ListenArgs {
     /// Where /livez, /readyz and /metrics are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT")]
     pub admin_listen: SocketAddr,
-    /// The sites whose pages may use the feed, such as https://bugs.example.org; repeat for more. '*' is any, 'none' only
-    /// the gateway's own page
-    #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "ORIGIN", value_delimiter = ',')]
+    /// The sites whose pages may use the feed; repeat for more. '*' is any, 'none' only the gateway's own page
+    #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "https://HOST", value_delimiter = ',')]
     pub allow_origin: Vec<Origin>,
+    /// Where the live page's links to bugs lead, with {bug} for the number; with NAME=
+    /// before it, for that feed only
+    #[arg(long, env = "BUGFEED_TRACKER_URL", value_name = "[NAME=]URL", value_parser = tracker_url)]
+    pub tracker_url: Vec<TrackerUrl>,
     /// Clients at a time; further ones are told to try later (503)
     #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_connections: u32,
@@ -277,53 +257,13 @@ pub struct TouchArgs {
     pub timezone: jiff::tz::TimeZone,
 }
 
-/// Options of `watch`.
-#[derive(Clone, Debug, Args)]
-pub struct WatchArgs {
-    /// The bugs to watch
-    #[arg(required = true, value_name = "BUG")]
-    pub bugs: Vec<BugId>,
-    /// The gateway: ws://HOST:PORT/ or wss://HOST/, with the feed's name as path if it is not the default; the address of
-    /// its live page (http://…) does as well
-    #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = crate::watch::parse_url)]
-    pub url: crate::watch::GatewayUrl,
-    /// First print the changes since this time (inclusive, UTC), as far as the gateway has them; with --state, only in
-    /// the first run
-    #[arg(long, env = "BUGFEED_SINCE", value_name = "WHEN")]
-    pub since: Option<When>,
-    /// End after this many changes
-    #[arg(long, env = "BUGFEED_COUNT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// Run this command for each change; {bug} and {when} are replaced
-    #[arg(long, env = "BUGFEED_EXEC", value_name = "COMMAND", value_parser = crate::watch::parse_template)]
-    pub exec: Option<crate::watch::Template>,
-    /// Keep in this file how far this is, and go on from there the next time
-    #[arg(long, env = "BUGFEED_STATE", value_name = "FILE")]
-    pub state: Option<PathBuf>,
-    /// Print one JSON object a line
-    #[arg(long, env = "BUGFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
-    pub json: bool,
-    /// When to use colours; auto is on a terminal, unless NO_COLOR is set
-    #[arg(long, env = "BUGFEED_COLOR", value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
-    pub color: ColorChoice,
-    /// Say nothing of the connection, only of what fails
-    #[arg(long, short, env = "BUGFEED_QUIET", value_parser = clap::builder::BoolishValueParser::new())]
-    pub quiet: bool,
-    /// Speak the protocol of 2014 only: for old gateways, and to see what old clients get. It resumes by date, gets some
-    /// changes again, and is not told of most gaps
-    #[arg(long, env = "BUGFEED_CLASSIC", value_parser = clap::builder::BoolishValueParser::new())]
-    pub classic: bool,
-}
-
-/// When output is coloured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    /// Also in pipes and files.
-    Always,
-    /// Not at all.
-    Never,
+/// One `--tracker-url`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackerUrl {
+    /// The feed's name.
+    pub feed: String,
+    /// The address of a bug, with `{bug}` for its number.
+    pub template: String,
 }
 
 /// One `--feed NAME=EXCHANGE`.
@@ -337,6 +277,20 @@ pub struct FeedArg {
 
 fn millis() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=86_400_000)
+}
+
+fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
+    let is_web = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+    let (feed, template) = match text.split_once('=') {
+        Some((feed, template)) if !is_web(text) => (feed, template),
+        _ => (DEFAULT_FEED, text),
+    };
+    if !is_web(template) || !template.contains("{bug}") {
+        return Err(
+            "write the address of a bug with {bug} for its number: https://HOST/show_bug.cgi?id={bug}".to_owned()
+        );
+    }
+    Ok(TrackerUrl { feed: feed.to_owned(), template: template.to_owned() })
 }
 
 fn feed(text: &str) -> Result<FeedArg, String> {
@@ -465,6 +419,9 @@ mod tests {
             (&["gateway", "--feed", "Big=x"], &["--feed", "a-z"]),
             (&["gateway", "--feed", "demo=x"], &["--feed", "another name"]),
             (&["gateway", "--amqp", "http://x"], &["--amqp", "amqp://"]),
+            (&["--tracker-url", "https://x/"], &["--tracker-url", "{bug}"]),
+            (&["--tracker-url", "kde=javascript:{bug}"], &["--tracker-url", "https://HOST"]),
+            (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
             (&["touch", "0"], &["0", "whole number"]),
             (&["touch"], &["BUG"]),
             (&["touch", "1", "--when", "soon"], &["--when", "soon", "2014-04-03T21:13:45"]),
@@ -482,6 +439,10 @@ mod tests {
         }
         let Command::Serve(serve) = read(&["--ping-interval-ms", "100000"]).unwrap().command else { panic!() };
         assert!(serve.listen.check().unwrap_err().contains("--idle-timeout-ms"));
+        let named = TrackerUrl { feed: "kde".to_owned(), template: "https://x/?id={bug}".to_owned() };
+        assert_eq!(tracker_url("kde=https://x/?id={bug}"), Ok(named.clone()));
+        let default = TrackerUrl { feed: DEFAULT_FEED.to_owned(), ..named };
+        assert_eq!(tracker_url("https://x/?id={bug}"), Ok(default));
         let twice = [feed("a=x").unwrap(), feed("a=y").unwrap()];
         assert!(feeds(&twice).unwrap_err().contains("'a' twice"));
     }

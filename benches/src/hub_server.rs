@@ -44,7 +44,14 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         }
         let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
         let origins = Origins::new(&gateway.listen.allow_origin);
-        let site = Site { feeds, demo: None, origins, events: Arc::clone(&events), tracker: tracker.clone() };
+        let site = Site {
+            feeds,
+            demo: None,
+            trackers: Arc::default(),
+            origins,
+            events: Arc::clone(&events),
+            tracker: tracker.clone(),
+        };
         let (router, limits) = (routes::router(site), gateway.listen.limits());
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;

@@ -1,6 +1,8 @@
 //! The live page, compiled in: one document for all feeds, its style and its modules below `/page/`, the client library
 //! that it is built on, and what it asks about this gateway.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::Path;
 use axum::http::{HeaderName, StatusCode, header};
@@ -66,8 +68,8 @@ pub async fn client_fallback_js() -> Response {
 }
 
 /// `GET /page.json`: what the page needs to know about the gateway that serves it.
-pub fn about(demo: bool) -> Response {
-    Json(serde_json::json!({ "demo": demo })).into_response()
+pub fn about(demo: bool, trackers: &BTreeMap<String, String>) -> Response {
+    Json(serde_json::json!({ "demo": demo, "trackers": trackers })).into_response()
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub struct Site {
     pub feeds: Arc<BTreeMap<String, Arc<Feed>>>,
     /// The button, in the all-in-one.
     pub demo: Option<Demo>,
+    /// Where the page's links lead, by feed.
+    pub trackers: Arc<BTreeMap<String, String>>,
     /// Which sites' pages may use the feeds.
     pub origins: Origins,
     /// Counts what is refused.
@@ -197,7 +199,7 @@ async fn wrong_method(method: Method) -> Response {
 }
 
 async fn about(State(site): State<Site>) -> Response {
-    page::about(site.demo.is_some())
+    page::about(site.demo.is_some(), &site.trackers)
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {

@@ -100,15 +100,17 @@ async fn the_page_and_its_button() {
     for (path, want) in [
         ("/", "<!doctype html>"),
         ("/default/", "<!doctype html>"),
-        ("/page.css", "color-scheme"),
-        ("/page.js", "page-lib.js"),
-        ("/page-lib.js", "export"),
+        ("/page/page.css", "color-scheme"),
+        ("/page/main.js", "/client.js"),
+        ("/client.js", "client-fallback.js"),
+        ("/client-fallback.js", "export"),
     ] {
         let (status, body) = get(serve.clients, path).await;
         assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");
     }
     assert_eq!(get(serve.clients, "/default").await.0, 307);
-    assert_eq!(get(serve.clients, "/demo").await, (200, r#"{"touch":true}"#.to_owned()));
+    let about = async |serve: &Serve| get(serve.clients, "/page.json").await.1;
+    assert_eq!(about(&serve).await, r#"{"demo":true,"trackers":{}}"#);
 
     let mut client = serve.client().await;
     client.subscribe(&[7]).await;
@@ -127,6 +129,9 @@ async fn the_page_and_its_button() {
         assert_eq!(crate::support::request(serve.clients, &request).await.0, want, "{request}");
     }
     assert_eq!(client.update().await.0, 7);
-    let quiet = Serve::start(&["--demo", "false"]).await;
-    assert_eq!(get(quiet.clients, "/demo").await.0, 404);
+    let template = "https://bugs.example.org/show_bug.cgi?id={bug}";
+    let quiet = Serve::start(&["--demo", "false", "--tracker-url", template]).await;
+    assert_eq!(about(&quiet).await, json!({ "demo": false, "trackers": { "default": template } }).to_string());
+    let nowhere = press("application/json", r#"{"bugs":[7]}"#, "").replace(&serve.clients.to_string(), "x");
+    assert_eq!(crate::support::request(quiet.clients, &nowhere).await.0, 404);
 }

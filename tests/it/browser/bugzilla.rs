@@ -107,11 +107,11 @@ fn after(since: &str) -> String {
 fn history(id: &str, since: &str) -> Value {
     let id: u64 = id.parse().unwrap();
     let change = json!({ "field_name": "status", "removed": "NEW", "added": "RESOLVED" });
-    let entry = json!({ "when": after(since), "who": "kim@example.org", "changes": [change] });
+    let entry = json!({ "when": after(since), "who": "developer@example.org", "changes": [change] });
     json!({ "bugs": [{ "id": id, "history": if id % 2 == 1 { vec![entry] } else { vec![] } }] })
 }
 
 fn comments(id: &str, since: &str) -> Value {
-    let comment = json!({ "creator": "robin@example.org", "time": after(since), "text": "Me <i>too</i>" });
+    let comment = json!({ "creator": "reporter@example.org", "time": after(since), "text": "Me <i>too</i>" });
     json!({ "bugs": { id: { "comments": [comment] } } })
 }

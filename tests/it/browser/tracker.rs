@@ -28,7 +28,7 @@ async fn changes_link_to_the_tracker_and_show_what_changed() {
         assert_eq!(bugzilla.asked(), [""; 0]);
         page.driver.click("#tracker-accept").await;
         page.says("#updates .summary", "<b>Crash</b> number 1 RESOLVED FIXED").await;
-        page.says("#updates .changed", "status: NEW → RESOLVED, by kim@example.org").await;
+        page.says("#updates .changed", "status: NEW → RESOLVED, by developer@example.org").await;
         assert_eq!(page.js("document.querySelector('#updates a').href").await, bugzilla.link(1));
         assert_eq!(page.js("document.querySelector('#updates b')").await, serde_json::Value::Null, "text is text");
 
@@ -38,7 +38,7 @@ async fn changes_link_to_the_tracker_and_show_what_changed() {
         assert!(!page.shows("#tracker-question").await);
         page.watches(&[1, 2]).await;
         server.touch(&["2", "--when", T]).await;
-        page.says("#updates > li[data-bug='2'] .changed", "comment by robin@example.org: “Me <i>too</i>”").await;
+        page.says("#updates > li[data-bug='2'] .changed", "comment by reporter@example.org: “Me <i>too</i>”").await;
         page.driver.type_into("#filter", "crash 2").await;
         page.says("#update-count", "1 of 2").await;
         page.driver.clear("#filter").await;
