@@ -164,9 +164,13 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let takeover = Takeover::default();
-    let router = TowerToHyperService::new(router.layer(axum::Extension(takeover.clone())));
-    // Boxed, since a connection that is to be taken apart may not be pinned to its place.
-    let service = service_fn(move |request| Box::pin(router.call(request)));
+    // A layer of the router would be a router of its own for each connection, of some 10 KB.
+    let (router, given) = (TowerToHyperService::new(router), takeover.clone());
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(given.clone());
+        // Boxed, since a connection that is to be taken apart may not be pinned to its place.
+        Box::pin(router.call(request))
+    });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.handshake_timeout)
