@@ -8,12 +8,16 @@ export interface Options {
    * Keeps the cursor, so that the next page load or the next run resumes where this one ended: `localStorage`, or
    * anything with these two methods. A change is dealt with, and its cursor stored, once its event was dispatched; or,
    * while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it
-   * again.
+   * again. In Node, `files` of `@bugfeed/client/files`.
    */
   storage?: Pick<Storage, "getItem" | "setItem">;
   /** Under which name. Pages and bots that watch different bugs need different keys. Required with `storage`. */
   key?: string;
-  /** Where to resume, instead of what the storage says. */
+  /**
+   * Where to resume, instead of what the storage says. `since:2014-04-03T21:13:45` begins by date (UTC): what changed
+   * from then on comes first, perhaps with some that is older, as far back as the gateway remembers; there is no verdict,
+   * nor a gap where that is not far enough. What is no date is a subscription that is refused.
+   */
   cursor?: string | null;
   /** How often the gateway should be heard, in seconds, 1 to 300 (30). Silence for 2.5 times as long is a dead link. */
   heartbeat?: number;
@@ -113,7 +117,10 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
    * wait for the state `open`, set `cursor = head`, ask the tracker which bugs there are, subscribe.
    */
   readonly head: string | null;
-  /** Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text. */
+  /**
+   * Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text, but for
+   * `since:` and a date.
+   */
   cursor: string | null;
   /** What is watched, or will be once there is a connection. */
   readonly bugs: number[];

@@ -79,7 +79,7 @@ const newest = (waiting) => {
   const kept = new Map();
   for (const entry of waiting) {
     const [item] = entry;
-    const key = item ? (item.bug ?? item) : null;
+    const key = item?.bug ?? item;
     kept.delete(key);
     kept.set(key, entry);
   }
@@ -117,12 +117,15 @@ export class Bugfeed extends EventTarget {
   #queue; // What waits for the iterator, each with its cursor.
   #more;
 
-  constructor(url, options = {}) {
+  constructor(
+    url,
+    { bugs = [], signal, storage, key, cursor, heartbeat = 30, transport, WebSocket = world.WebSocket } = {},
+  ) {
     super();
-    const { bugs = [], signal, storage, key, heartbeat = 30, transport, WebSocket = world.WebSocket } = options;
     this.url = address(url);
     if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: whole, 1 to 300");
-    if (!transport && !WebSocket) throw new TypeError("no WebSocket: pass {WebSocket} of package ws");
+    if (!transport && !WebSocket)
+      throw new TypeError("no WebSocket: npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}");
     if (storage && !key) throw new TypeError("storage needs a key");
     this.#heartbeat = heartbeat;
     this.#others = !transport && STRIPPED;
@@ -132,7 +135,7 @@ export class Bugfeed extends EventTarget {
       this.#store = (cursor) => storage.setItem(key, cursor);
       this.#saved = storage.getItem(key);
     }
-    this.cursor = options.cursor ?? this.#saved ?? null;
+    this.cursor = cursor ?? this.#saved ?? null;
     const until = this.#ended;
     signal?.addEventListener("abort", this.close, until);
     world.addEventListener?.("online", this.#wake, until);
@@ -231,8 +234,7 @@ export class Bugfeed extends EventTarget {
 
   #leave() {
     const link = this.#link;
-    this.#link = null;
-    this.#sent = null;
+    this.#link = this.#sent = null;
     link?.close();
   }
 
@@ -291,7 +293,7 @@ export class Bugfeed extends EventTarget {
     this.#changing = false;
     if (!this.#sent) return;
     const drop = [...this.#sent].filter((bug) => !this.#bugs.has(bug));
-    const bugs = [...this.#bugs].filter((bug) => !this.#sent.has(bug));
+    const bugs = this.bugs.filter((bug) => !this.#sent.has(bug));
     this.#sent = new Set(this.#bugs);
     if (drop.length) this.#ask({ command: "unsubscribe", bugs: drop });
     if (!bugs.length) return;
@@ -319,8 +321,8 @@ export class Bugfeed extends EventTarget {
     } catch {
       return;
     }
-    const { command, bug, when, retry_after_ms: delay } = message;
-    const cursor = typeof message.cursor === "string" ? message.cursor : null;
+    const { command, bug, when, cursor: place, retry_after_ms: delay } = message;
+    const cursor = typeof place === "string" ? place : null;
     if (command === "update") {
       if (!Number.isSafeInteger(bug) || typeof when !== "string") return;
       this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });

@@ -4,9 +4,9 @@
 //     node bot.mjs 1234 5678
 // In the environment: FEED (ws://127.0.0.1:8844/), CURSOR (bot.cursor) and TRACKER, a Bugzilla with a REST API such as
 // https://bugs.example.org/; without it the bot only tells which bugs to look at.
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Bugfeed } from "@bugfeed/client";
+import { files } from "@bugfeed/client/files";
 import { WebSocket } from "ws"; // Node 22 has one of its own.
 
 const { FEED = "ws://127.0.0.1:8844/", CURSOR = "bot.cursor", TRACKER } = process.env;
@@ -15,22 +15,6 @@ if (!bugs.length) {
   console.error("usage: node bot.mjs BUG…");
   process.exit(2);
 }
-
-/** Keeps the cursor in a file, which is replaced in one step: a crash leaves the old one or the new one. */
-const storage = {
-  getItem(file) {
-    try {
-      return readFileSync(file, "utf8").trim() || "damaged"; // Which is answered with a gap: no fresh start.
-    } catch (error) {
-      if (error.code === "ENOENT") return null;
-      throw error;
-    }
-  },
-  setItem(file, cursor) {
-    writeFileSync(`${file}.new`, cursor);
-    renameSync(`${file}.new`, file);
-  },
-};
 
 /** What the tracker says about a bug; it is asked until it answers. */
 async function look(bug) {
@@ -53,7 +37,7 @@ async function look(bug) {
   }
 }
 
-const feed = new Bugfeed(FEED, { bugs, storage, key: CURSOR, WebSocket });
+const feed = new Bugfeed(FEED, { bugs, storage: files, key: CURSOR, WebSocket });
 feed.addEventListener("state", ({ detail }) => console.error(detail.state, detail.reason ?? ""));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, feed.close);
 // The cursor is stored when the loop asks for the next event: whoever dies before that gets this one again.

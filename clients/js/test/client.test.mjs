@@ -84,12 +84,13 @@ test("a slow reader gets the newest change of each bug, in order, and every gap"
   const first = reader.next();
   for (let seq = 2; seq <= 10_008; seq++) {
     link.update(seq % 2 ? 1 : 3, seq);
-    if (seq === 50) link.say({ command: "gap", cursor: "E.50" });
+    if (seq % 50 === 0 && seq <= 100) link.say({ command: "gap", cursor: `E.${seq}` });
+    if (seq === 150) link.say({ command: "heartbeat", cursor: "E.150" });
   }
   link.update(2, 20_000);
   const seen = [(await first).value];
   while (seen.at(-1).bug !== 2) seen.push((await reader.next()).value);
-  assert.deepEqual(seen.map(({ type, bug }) => bug ?? type).slice(0, 3), ["gap", 3, 1]);
+  assert.deepEqual(seen.map(({ type, bug }) => bug ?? type).slice(0, 4), ["gap", "gap", 3, 1]);
   assert.ok(seen.length < 10, `${seen.length} events`);
   feed.close();
 });
@@ -147,6 +148,54 @@ test("bugs that are subscribed one by one are resumed together", async () => {
     { command: "subscribe", bugs: [1, 3, 4], cursor: "E.42" },
   ]);
   feed.close();
+});
+
+test("a date begins in place of a cursor, whatever is stored; from the reply on there is one", async () => {
+  const storage = memory();
+  storage.setItem("page", "E.42");
+  const options = { bugs: [1], transport, storage, key: "page", cursor: "since:2014-04-03T21:13:45" };
+  const feed = new Bugfeed("ws://gateway.test/", options);
+  const seen = [];
+  for (const type of ["change", "gap"]) feed.addEventListener(type, () => seen.push(type));
+  const asked = async () => {
+    await settled();
+    links.at(-1).on.open();
+    links.at(-1).say({ command: "hello", result: "ok", heartbeat: 30, cursor: "E.50" });
+    return JSON.parse(JSON.stringify(links.at(-1).sent.at(-1)));
+  };
+  assert.deepEqual(await asked(), { command: "subscribe", bugs: [1], since: "2014-04-03T21:13:45" });
+  links[0].say({ command: "subscribe", result: "ok", count: 1, cursor: "E.7" });
+  assert.deepEqual([feed.replay, feed.cursor, storage.values.get("page")], [null, "E.7", "E.7"]);
+  links[0].update(1, 8);
+  links[0].on.close({ code: 1006 });
+  feed.reconnect();
+  assert.deepEqual(await asked(), { command: "subscribe", bugs: [1], cursor: "E.8" });
+  feed.close();
+  // No verdict, and no gap for that.
+  assert.deepEqual(seen, ["change"]);
+});
+
+test("a connection that breaks before the reply to a date asks by date again", async () => {
+  const feed = new Bugfeed("ws://gateway.test/", { bugs: [1], transport, cursor: "since:2014-04-03" });
+  await settled();
+  for (let attempt = 0; attempt < 2; attempt++) {
+    links.at(-1).on.open();
+    assert.equal(links.at(-1).sent.at(-1).since, "2014-04-03");
+    links.at(-1).on.close({ code: 1006 });
+    feed.reconnect();
+  }
+  feed.close();
+});
+
+test("where there is no WebSocket, the error says what to do", () => {
+  const { WebSocket } = globalThis;
+  delete globalThis.WebSocket;
+  try {
+    const message = /npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}$/;
+    assert.throws(() => new Bugfeed("ws://gateway.test/"), { name: "TypeError", message });
+  } finally {
+    if (WebSocket) globalThis.WebSocket = WebSocket;
+  }
 });
 
 test("an aborted signal closes the feed, also one that was aborted before", async () => {

@@ -1,8 +1,11 @@
 // Against the real gateway: killed in the middle, not a change is missed.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { Bugfeed } from "../bugfeed.js";
 import { eventStream, longPoll } from "../client-fallback.js";
+import { files } from "../files.js";
 import { Proxy } from "./proxy.mjs";
 import { Gateway, binary } from "./support.mjs";
 
@@ -116,6 +119,76 @@ test("against the real gateway", { skip: missing, timeout: 300_000 }, async (con
         break;
       }
       feed.close();
+    });
+
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: from a date on, then by cursor: all that changed since, none twice, no gap`, async () => {
+      const seen = [];
+      const listen = (cursor) => {
+        const feed = open(gateway.url, { ...way, bugs: [81, 82], cursor });
+        for (const type of ["change", "gap", "error"])
+          feed.addEventListener(type, ({ detail }) => seen.push(detail.when ?? type));
+        return feed;
+      };
+      // One for each way, so that what is asked for is there.
+      const at = (second) => `2031-01-0${Object.keys(ways).indexOf(name) + 1}T00:00:0${second}`;
+      const touch = (bug, second) => gateway.touch(bug, "--when", at(second));
+      // The gateway must have them first: what it hears of later is sent whatever its date.
+      const witness = open(gateway.url, { ...way, bugs: [82] });
+      let heard = 0;
+      witness.addEventListener("change", () => heard++);
+      await subscribed(witness);
+      for (const second of [1, 2, 3]) touch(82, second);
+      await eventually(() => heard === 3);
+      witness.close();
+      const watcher = listen(`since:${at(2)}`);
+      assert.deepEqual(await subscribed(watcher), { bugs: [81, 82], replay: null });
+      touch(81, 4);
+      await eventually(() => seen.length >= 3);
+      assert.deepEqual(seen, [at(2), at(3), at(4)]);
+      assert.match(watcher.cursor, /^\w+\.\d+$/);
+
+      await gateway.stop("SIGKILL");
+      await until(watcher, "waiting");
+      touch(82, 5);
+      const resumed = subscribed(watcher);
+      await gateway.start();
+      assert.equal((await resumed).replay, "complete");
+      await eventually(() => seen.length >= 4);
+      watcher.close();
+      assert.deepEqual(seen, [at(2), at(3), at(4), at(5)]);
+    });
+
+  await context.test("a date that is none is refused, and says what one looks like", async () => {
+    const feed = open(gateway.url, { ...options, bugs: [1], cursor: "since:yesterday" });
+    await assert.rejects(feed[Symbol.asyncIterator]().next(), /subscribe refused: invalid since.*2014-04-03T21:13:45/);
+  });
+
+  for (const [name, way] of Object.entries(ways))
+    await context.test(`${name}: a cursor in a file; when it is damaged, a gap, and then it is whole again`, async () => {
+      const key = join(gateway.dir, `${name}.cursor`);
+      const start = () => open(gateway.url, { ...way, bugs: [91, 92], storage: files, key });
+      let feed = start();
+      await subscribed(feed);
+      const first = feed[Symbol.asyncIterator]().next();
+      gateway.touch(91);
+      await first;
+      feed.close(); // Before it is dealt with.
+      for (const [content, replay, type] of [
+        [null, "complete", "change"],
+        ["", "gap", "gap"],
+        ["\0".repeat(20), "gap", "gap"],
+      ]) {
+        if (content !== null) writeFileSync(key, content);
+        feed = start();
+        const reader = feed[Symbol.asyncIterator]();
+        const next = reader.next();
+        assert.equal((await subscribed(feed)).replay, replay);
+        assert.equal((await next).value.type, type);
+        reader.next();
+        await eventually(() => readFileSync(key, "utf8") === feed.cursor);
+        feed.close();
+      }
     });
 
   for (const [name, way] of Object.entries(ways))

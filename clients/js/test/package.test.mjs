@@ -40,7 +40,7 @@ test("a bundler makes two files of it, or one", unless(esbuild), async () => {
 });
 
 test("the types fit a page and a bot", unless(typescript), () => {
-  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "test/types.ts"];
+  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "files.d.ts", "test/types.ts"];
   const files = names.map((name) => fileURLToPath(new URL(name, folder)));
   const options = {
     strict: true,
@@ -64,6 +64,18 @@ test("the package holds the modules, their types, and what npm adds", () => {
     execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] }),
   );
   const names = files.map(({ path }) => path).sort();
-  const modules = ["bugfeed.d.ts", "bugfeed.js", "client-fallback.d.ts", "client-fallback.js"];
+  const modules = ["bugfeed.d.ts", "bugfeed.js", "client-fallback.d.ts", "client-fallback.js", "files.d.ts", "files.js"];
   assert.deepEqual(names, ["README.md", ...modules, "package.json"]);
+});
+
+test("each module is found by its name, with its types beside it", async () => {
+  const { exports } = JSON.parse(readFileSync(new URL("package.json", folder), "utf8"));
+  // A package may import itself by its name.
+  const { Bugfeed, webSocket } = await import("@bugfeed/client");
+  const { eventStream, longPoll } = await import("@bugfeed/client/fallback");
+  const { files } = await import("@bugfeed/client/files");
+  for (const made of [Bugfeed, webSocket, eventStream, longPoll, files.getItem, files.setItem])
+    assert.equal(typeof made, "function");
+  for (const { types, default: module } of Object.values(exports))
+    assert.equal(types, module.replace(".js", ".d.ts"));
 });

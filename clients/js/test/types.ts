@@ -1,6 +1,7 @@
 // Checked by package.test.mjs, never run.
 import { Bugfeed, BugfeedError, webSocket, type Change, type Gap, type Transport } from "../bugfeed.js";
-import { eventStream, longPoll } from "../client-fallback.js";
+import { eventStream, longPoll } from "@bugfeed/client/fallback";
+import { files } from "@bugfeed/client/files";
 
 const feed = new Bugfeed("wss://bugs.example/", { bugs: [1, "2"], storage: localStorage, key: "page", cursor: null });
 feed.addEventListener("change", ({ detail }) => {
@@ -29,6 +30,13 @@ export const bot = async (): Promise<void> => {
     for (const bug of event.bugs) bug.toFixed();
   }
 };
+export const byFile = new Bugfeed("wss://bugs.example/", {
+  storage: files,
+  key: "bot.cursor",
+  cursor: files.getItem("bot.cursor") ?? "since:2014-04-03T21:13:45",
+});
+// @ts-expect-error
+files.setItem("bot.cursor", null);
 feed.reconnect();
 void [feed.transport?.length, feed.welcome?.version?.length];
 export const transports: Transport[] = [webSocket(WebSocket), eventStream(), longPoll(fetch)];
