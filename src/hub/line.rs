@@ -188,6 +188,12 @@ impl Messages {
         }
     }
 
+    /// Whether the session has ended, though there may be messages of it yet; where it has not, its end wakes the task.
+    pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
+        self.line.taker.register(cx.waker());
+        self.line.inner().ended
+    }
+
     /// The next message; see [`Messages::poll_next`].
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         poll_fn(|cx| self.poll_next(cx)).await

@@ -238,6 +238,15 @@ async fn a_client_that_takes_nothing_at_all_is_cut() {
     metric(&serve, "bugfeed_sessions_ended_total{kind=\"stalled\"} 1").await.unwrap();
 }
 
+/// Without the patience that a gateway has with who takes what there is.
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_keep_a_gateway_from_stopping() {
+    let options = ["--shutdown-timeout-ms", "3600000", "--drain-window-ms", "100", "--send-buffer-bytes", "4096"];
+    let serve = Serve::start(&options).await;
+    let _stalled = unread(&serve).await;
+    serve.stop().await;
+}
+
 #[tokio::test]
 async fn a_poll_answers_at_once_or_when_something_changes() {
     let serve = Serve::start(&[]).await;
