@@ -411,6 +411,17 @@ async fn pages_of_other_sites_are_let_in_or_not_as_configured() {
     metric(&closed, "bugfeed_connections_refused_total{kind=\"origin\"} 1").await.unwrap();
 }
 
+/// Most HTTP libraries write all of a request before they read the answer.
+#[tokio::test]
+async fn who_is_refused_before_all_was_read_gets_to_see_the_answer() {
+    let serve = Serve::start(&[]).await;
+    for (path, want) in [("/changes", 413), ("/kde/changes", 404)] {
+        let form = "x".repeat(20_000_000);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", form.len());
+        assert_eq!(request(serve.clients, &(head + &form)).await.0, want);
+    }
+}
+
 /// A form that never ends, and one that ends in the middle.
 #[tokio::test]
 async fn half_a_form_holds_nothing() {
