@@ -202,6 +202,8 @@ async fn connection(
     match then.filter(|_| ended.is_ok()) {
         Some(then) => then(Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
         // How it ended is the peer's business: a reset, a timeout, or nothing.
+        // Who was between two requests, most of those that are left then, has nothing more to see.
+        None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
         // Boxed: a connection that waits for its answer shall not hold room for it.
         None => Box::pin(part(parts.io.inner_mut())).await,
     }
