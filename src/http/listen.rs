@@ -22,6 +22,9 @@ use tokio_util::task::TaskTracker;
 use crate::events::Events;
 use crate::hub::Handover;
 
+/// A connection that ends is read from for at most this long.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A port could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} (--{option}): {source}; is another program using the port? Choose another address")]
@@ -117,7 +120,7 @@ fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let _ = socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout));
 }
 
-/// Says that there is no room. Reads on until the peer closes, or the answer might be lost to a reset.
+/// Says that there is no room.
 async fn turn_away(mut stream: TcpStream) {
     let text = "This gateway is full; try again later\n";
     let answer = format!(
@@ -125,15 +128,22 @@ async fn turn_away(mut stream: TcpStream) {
          Content-Length: {}\r\n\r\n{text}",
         text.len()
     );
-    let turning = async {
-        stream.write_all(answer.as_bytes()).await?;
+    // There is room for it in a new connection; an error means that the peer is gone.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    part(&mut stream).await;
+}
+
+/// Says that nothing more comes, and reads on for a moment, until the peer closes: what it still sends would be answered
+/// with a reset, which would keep it from writing all of a request that was refused, and might overtake the refusal.
+async fn part(stream: &mut TcpStream) {
+    let parting = async {
         stream.shutdown().await?;
-        let mut scratch = [0; 512];
+        let mut scratch = [0; 4096];
         while stream.read(&mut scratch).await? > 0 {}
         std::io::Result::Ok(())
     };
     // However it ends, the peer was told.
-    let _ = tokio::time::timeout(Duration::from_secs(1), turning).await;
+    let _ = tokio::time::timeout(LINGER, parting).await;
 }
 
 /// In each request's extensions: the way to keep its connection once the answer is written. The answer must be the last
@@ -196,6 +206,9 @@ async fn connection(
     match then.filter(|_| ended.is_ok()) {
         Some(then) => then(Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
         // How it ended is the peer's business: a reset, a timeout, or nothing.
-        None => drop(parts.io.inner_mut().shutdown().await),
+        // Who was between two requests, most of those that are left then, has nothing more to see.
+        None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
+        // Boxed: a connection that waits for its answer shall not hold room for it.
+        None => Box::pin(part(parts.io.inner_mut())).await,
     }
 }

@@ -25,6 +25,10 @@ const FULL: usize = 1000;
 /// than a session takes to judge it.
 const AHEAD: Duration = Duration::from_secs(6);
 
+/// How long an answer is kept back, for more to come, that tells only of what came late: such changes move no cursor, so who
+/// asks again is told of them again, as fast as it asks.
+const LATE: Duration = Duration::from_secs(5);
+
 /// How long a session may take to say how things stand.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -92,17 +96,26 @@ impl Poll {
         let begun = Instant::now();
         // First what there is already.
         self.catch_up(query).await;
+        if !self.answer.changes.is_empty() && !self.has_moved(query) {
+            let until = begun + query.wait.min(LATE);
+            while !self.leaving && !self.has_moved(query) && self.take(until).await {}
+            self.look_again(query).await;
+        }
         let wait = if self.is_ahead(query) { query.wait.max(AHEAD) } else { query.wait };
         while !self.says_something() && self.take(begun + wait).await {}
         if self.says_something() {
             // And what has come with it.
             while !self.is_full(query) && self.take(Instant::now()).await {}
         } else {
-            // Others' changes have moved the cursor meanwhile.
-            self.messages.ask(whereabouts());
-            self.where_asked += 1;
-            self.catch_up(query).await;
+            self.look_again(query).await;
         }
+    }
+
+    /// Asks where the session is now: others' changes have moved its cursor meanwhile.
+    async fn look_again(&mut self, query: &Query) {
+        self.messages.ask(whereabouts());
+        self.where_asked += 1;
+        self.catch_up(query).await;
     }
 
     /// Takes what comes before the session's word on where it is.
@@ -129,12 +142,16 @@ impl Poll {
 
     /// Whether the answer must be given now. Not before its cursor has moved, or the next one would be the same.
     fn is_full(&mut self, query: &Query) -> bool {
-        let moved = match &query.resume {
+        self.answer.more = self.answer.changes.len() >= FULL && self.has_moved(query);
+        self.leaving || self.answer.more
+    }
+
+    /// Whether the cursor is another one than the client has.
+    fn has_moved(&self, query: &Query) -> bool {
+        match &query.resume {
             Some(Resume::From(asked)) => self.answer.cursor.as_deref() != Some(&asked.to_string()),
             _ => true,
-        };
-        self.answer.more = self.answer.changes.len() >= FULL && moved;
-        self.leaving || self.answer.more
+        }
     }
 
     /// Takes one message, if it comes in time.
@@ -188,5 +205,59 @@ impl Poll {
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
         let leaving = self.leaving.then_some([(header::CONNECTION, "close")]);
         (headers, AppendHeaders(leaving.into_iter().flatten()), body).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::body::{self, Body};
+    use bugfeed_protocol::bus::BusMessage;
+    use serde_json::{Value, json};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::core::input::SessionLimits;
+    use crate::core::replay::ReplayLimits;
+    use crate::events::Events;
+    use crate::hub::{Clock, HubOptions, feed};
+
+    /// Such a change moves no cursor: who asks again is told of it again, and would ask again at once.
+    #[tokio::test]
+    async fn a_change_that_came_late_is_not_told_over_and_over() {
+        let options = HubOptions { shards: 1, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
+        let message = |bug, number: &str| {
+            let change = Change { bug: BugId::new(bug).unwrap(), when };
+            BusMessage { change, cursor: Cursor::parse(number) }
+        };
+        for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
+            parts.ingest.take_anyway(&message(bug, number), None).await;
+        }
+        let tracker = TaskTracker::new();
+        let ask = async |wait: u64| -> Value {
+            let request =
+                Request::get(format!("/changes?bugs=1,2&cursor=E.3&wait={wait}")).body(Body::empty()).unwrap();
+            let response = serve(&parts.feed, &tracker, request).await;
+            serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap()
+        };
+        let late = json!({"bug": 1, "when": when});
+        let at_once = ask(0).await;
+        assert_eq!(at_once, json!({"changes": [late], "replay": "complete", "cursor": "E.3"}));
+        let going_on = async {
+            // Long enough for an answer.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            parts.ingest.take_anyway(&message(2, "E.4"), None).await;
+        };
+        let (answer, ()) = tokio::join!(ask(60), going_on);
+        assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
+        assert_eq!(answer["cursor"], "E.4");
     }
 }

@@ -4,10 +4,12 @@
 //! Goes in: a query. Comes out: an endless answer, each event one message of the modern protocol, its id the cursor; what
 //! `EventSource` sends back when it reconnects is where it resumes.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -17,6 +19,7 @@ use bugfeed_protocol::client::Command;
 use futures::stream;
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::listen::Takeover;
@@ -32,6 +35,10 @@ const RETRY_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
 
 /// Events that are ready together are sent in pieces of about this size.
 const PIECE: usize = 4096;
+
+/// How long a client may take to take what is left when its session has ended: without a bound, one that reads nothing
+/// would hold up a gateway that stops.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers a request.
 pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover, request: Request) -> Response {
@@ -71,7 +78,8 @@ async fn pump(handover: Handover, mut messages: Messages, writer: Writer) {
     drop(rest);
     let mut piece = Vec::new();
     push_retry(&mut piece, rand::random_range(RETRY_MS));
-    poll_fn(|cx| step(&stream, &mut messages, &writer, &mut piece, cx)).await;
+    let mut linger = None;
+    poll_fn(|cx| step(&stream, &mut messages, &writer, &mut piece, &mut linger, cx)).await;
     drop(permit);
 }
 
@@ -81,6 +89,7 @@ fn step(
     messages: &mut Messages,
     writer: &Writer,
     piece: &mut Vec<u8>,
+    linger: &mut Option<Pin<Box<Sleep>>>,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
     // Nothing is expected; but that nothing comes any more means that the client is gone.
@@ -98,7 +107,10 @@ fn step(
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // An error shows at the next write.
                     if stream.poll_write_ready(cx).is_pending() {
-                        return Poll::Pending;
+                        if !messages.is_over(cx) {
+                            return Poll::Pending;
+                        }
+                        return linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx);
                     }
                 }
                 Err(_) => return Poll::Ready(()),

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
@@ -30,7 +29,6 @@ const ROOM: usize = 8 * 1024;
 pub struct Line {
     /// Held for a copy of a few kilobytes, by one of two tasks that seldom run at the same moment.
     inner: Mutex<Inner>,
-    slot: AtomicU32,
     speaker: AtomicWaker,
     taker: AtomicWaker,
 }
@@ -40,6 +38,9 @@ struct Inner {
     /// WebSocket frames, the last one perhaps in part.
     written: Vec<u8>,
     commands: VecDeque<Command>,
+    /// Where the shard has the session; none as long as it does not have it, when there is nothing to speak of yet, nor
+    /// to end.
+    slot: Option<Slot>,
     /// The shard is done with the last command.
     ready: bool,
     wants_writable: bool,
@@ -72,7 +73,7 @@ impl Peer for Arc<Line> {
     }
 
     fn attached(&self, slot: Slot) {
-        self.slot.store(slot, Ordering::Release);
+        self.inner().slot = Some(slot);
         self.ready();
     }
 
@@ -101,36 +102,36 @@ impl Peer for Arc<Line> {
 pub(super) async fn serve(line: Arc<Line>, shard: mpsc::Sender<ShardInput>, common: Arc<Common>) {
     common.events.connected();
     if shard.send(Input::Attach(Link::Line(Arc::clone(&line)))).await.is_ok() {
-        while let Some(input) = poll_fn(|cx| next(&line, cx)).await {
-            if shard.send(input).await.is_err() {
-                break;
-            }
+        let mut over = false;
+        while !over {
+            let input = poll_fn(|cx| next(&line, cx)).await;
+            over = matches!(input, Input::Detach(_));
+            // A shard that is gone means that the process shuts down.
+            over |= shard.send(input).await.is_err();
         }
-        // A shard that is gone means that the process shuts down.
-        let _ = shard.send(Input::Detach(line.slot.load(Ordering::Acquire))).await;
     }
     line.inner().ended = true;
     line.taker.wake();
     common.events.disconnected();
 }
 
-/// What the client has for its shard next; none where it is over.
-fn next(line: &Line, cx: &mut Context<'_>) -> Poll<Option<ShardInput>> {
+/// What the client has for its shard next, that it leaves last of all.
+fn next(line: &Line, cx: &mut Context<'_>) -> Poll<ShardInput> {
     line.speaker.register(cx.waker());
     let mut inner = line.inner();
+    let Some(slot) = inner.slot else { return Poll::Pending };
     if inner.ended || inner.left {
-        return Poll::Ready(None);
+        return Poll::Ready(Input::Detach(slot));
     }
-    let slot = line.slot.load(Ordering::Acquire);
     if inner.wants_writable && inner.written.len() < ROOM {
         inner.wants_writable = false;
-        return Poll::Ready(Some(Input::Writable(slot)));
+        return Poll::Ready(Input::Writable(slot));
     }
     if inner.ready
         && let Some(command) = inner.commands.pop_front()
     {
         inner.ready = false;
-        return Poll::Ready(Some(Input::Work(slot, Work::Command(Ok(command)))));
+        return Poll::Ready(Input::Work(slot, Work::Command(Ok(command))));
     }
     Poll::Pending
 }
@@ -187,6 +188,12 @@ impl Messages {
         }
     }
 
+    /// Whether the session has ended, though there may be messages of it yet; where it has not, its end wakes the task.
+    pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
+        self.line.taker.register(cx.waker());
+        self.line.inner().ended
+    }
+
     /// The next message; see [`Messages::poll_next`].
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -197,5 +204,45 @@ impl Drop for Messages {
     fn drop(&mut self) {
         self.line.inner().left = true;
         self.line.speaker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use crate::core::input::SessionLimits;
+    use crate::core::replay::ReplayLimits;
+    use crate::events::Events;
+    use crate::hub::{Clock, HubOptions, SHARD_QUEUE, feed};
+
+    use super::*;
+
+    /// Its shard has other things to do first, and does not know it yet.
+    #[tokio::test]
+    async fn who_leaves_at_once_takes_nobody_else_along() {
+        let options = HubOptions { shards: 1, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        let tracker = TaskTracker::new();
+        let mut stays = parts.feed.open([Command::Version], &tracker);
+        drop(parts.feed.open([Command::Version], &tracker));
+        // Without a shard, they come no further than its queue.
+        while parts.feed.shards[0].capacity() > SHARD_QUEUE - 2 {
+            tokio::task::yield_now().await;
+        }
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        for _ in 0..3 {
+            let reply = tokio::time::timeout(Duration::from_secs(20), stays.next()).await.expect("it is served");
+            assert!(reply.is_some());
+            stays.ask(Command::Version);
+        }
+        drop(stays);
+        tracker.close();
+        tracker.wait().await;
     }
 }

@@ -238,6 +238,15 @@ async fn a_client_that_takes_nothing_at_all_is_cut() {
     metric(&serve, "bugfeed_sessions_ended_total{kind=\"stalled\"} 1").await.unwrap();
 }
 
+/// Without the patience that a gateway has with who takes what there is.
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_keep_a_gateway_from_stopping() {
+    let options = ["--shutdown-timeout-ms", "3600000", "--drain-window-ms", "100", "--send-buffer-bytes", "4096"];
+    let serve = Serve::start(&options).await;
+    let _stalled = unread(&serve).await;
+    serve.stop().await;
+}
+
 #[tokio::test]
 async fn a_poll_answers_at_once_or_when_something_changes() {
     let serve = Serve::start(&[]).await;
@@ -400,6 +409,17 @@ async fn pages_of_other_sites_are_let_in_or_not_as_configured() {
     assert!(!handshake(&closed, other).await);
     Client::connect(&closed.url()).await.subscribe(&[1]).await;
     metric(&closed, "bugfeed_connections_refused_total{kind=\"origin\"} 1").await.unwrap();
+}
+
+/// Most HTTP libraries write all of a request before they read the answer.
+#[tokio::test]
+async fn who_is_refused_before_all_was_read_gets_to_see_the_answer() {
+    let serve = Serve::start(&[]).await;
+    for (path, want) in [("/changes", 413), ("/kde/changes", 404)] {
+        let form = "x".repeat(20_000_000);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", form.len());
+        assert_eq!(request(serve.clients, &(head + &form)).await.0, want);
+    }
 }
 
 /// A form that never ends, and one that ends in the middle.
