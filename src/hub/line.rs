@@ -21,8 +21,9 @@ use crate::core::input::{Input, Work};
 use crate::core::shard::Peer;
 use crate::core::subscriptions::Slot;
 
-/// What the shard may write before something is taken, in bytes.
-const ROOM: usize = 8 * 1024;
+/// What the shard may write before something is taken, in bytes: as much as a socket's buffer, so that a client that reads
+/// at once is not taken for a slow one when many changes come together. Nothing is kept while it is empty.
+const ROOM: usize = 64 * 1024;
 
 /// What a shard, the task that speaks for the client, and whoever takes the messages share.
 #[derive(Debug, Default)]
