@@ -68,11 +68,13 @@ const numbers = (bugs) =>
   });
 
 const address = (text) => {
-  const url = new URL(text, world.location?.href);
-  url.protocol = url.protocol.replace("http", "ws");
+  const url = new URL(text, world.location?.href).href.replace(/^http/, "ws");
   if (!/^wss?:/.test(url)) throw new TypeError(`not an address: ${text}; write wss://HOST/`);
-  return url.href;
+  return url;
 };
+
+/** The date, if the cursor is one. */
+const dateOf = (cursor) => cursor?.split(SINCE)[1];
 
 /** Of what waits to be read, in order: all but those changes and cursors that later ones outdate. */
 const newest = (waiting) => {
@@ -100,7 +102,7 @@ export class Bugfeed extends EventTarget {
   #bugs; // What is wanted.
   #sent; // What this connection was asked for, while it is open.
   #asked; // Commands of this connection that are not answered yet.
-  #resumed; // Whether this connection was told where to resume.
+  #resumed; // The command that told this connection where to resume.
 
   #transport;
   #others; // Where other transports may be tried: the statuses that call for them.
@@ -131,10 +133,8 @@ export class Bugfeed extends EventTarget {
     this.#others = !transport && STRIPPED;
     this.#transport = transport ?? webSocket(WebSocket);
     this.#bugs = new Set(numbers([...bugs]));
-    if (storage) {
-      this.#store = (cursor) => storage.setItem(key, cursor);
-      this.#saved = storage.getItem(key);
-    }
+    this.#store = (cursor) => storage?.setItem(key, cursor);
+    this.#saved = storage?.getItem(key);
     this.cursor = cursor ?? this.#saved ?? null;
     const until = this.#ended;
     signal?.addEventListener("abort", this.close, until);
@@ -188,22 +188,21 @@ export class Bugfeed extends EventTarget {
     if (this.state !== "waiting") return;
     let link;
     const ours = (then) => (about) => link === this.#link && then.call(this, about);
-    this.#asked = [];
+    this.#asked = new Set();
     this.#interval = this.#heartbeat * 1000;
     this.#resumed = this.#retryAfter = this.protocol = null;
     this.#become("connecting");
-    this.#after(CONNECT_MS, this.#dead);
+    this.#after(CONNECT_MS);
     try {
-      link = this.#transport(this.url, {
+      link = this.#link = this.#transport(this.url, {
         open: ours(this.#opened),
         message: ours(this.#received),
         close: ours(this.#lost),
       });
+      this.transport = link.name;
     } catch (cause) {
-      return this.#fail(cause.message, { cause });
+      this.#fail(cause.message, { cause });
     }
-    this.#link = link;
-    this.transport = link.name;
   }
 
   #opened() {
@@ -229,8 +228,6 @@ export class Bugfeed extends EventTarget {
       );
     this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
   }
-
-  #dead = () => this.#lost({ reason: "silence" });
 
   #leave() {
     const link = this.#link;
@@ -265,17 +262,17 @@ export class Bugfeed extends EventTarget {
 
   #probe(ms) {
     this.#link.send({ command: "version" });
-    this.#after(ms, this.#dead);
+    this.#after(ms);
   }
 
   /** Something came. Classic gateways send no heartbeat, so they are asked for a sign of life. */
   #heard() {
     if (this.protocol === "classic") this.#after(this.#interval, () => this.#probe(1.5 * this.#interval));
-    else this.#after(2.5 * this.#interval, this.#dead);
+    else this.#after(2.5 * this.#interval);
   }
 
-  /** What happens next if nothing else does. */
-  #after(ms, then) {
+  /** What happens next if nothing else does: unless it is said, the connection is given up. */
+  #after(ms, then = () => this.#lost({ reason: "silence" })) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(then, ms);
   }
@@ -297,16 +294,15 @@ export class Bugfeed extends EventTarget {
     this.#sent = new Set(this.#bugs);
     if (drop.length) this.#ask({ command: "unsubscribe", bugs: drop });
     if (!bugs.length) return;
-    const first = !this.#resumed;
-    const position = (first && this.cursor) || undefined;
-    const since = position?.split(SINCE)[1];
-    this.#ask({ command: "subscribe", bugs, since, cursor: since ? undefined : position }, first);
-    this.#resumed = true;
+    const position = (!this.#resumed && this.cursor) || undefined;
+    const since = dateOf(position);
+    const command = { command: "subscribe", bugs, since, cursor: since ? undefined : position };
+    this.#resumed ??= command;
+    this.#ask(command);
   }
 
-  /** @param {boolean} [first] whether it resumes */
-  #ask(command, first) {
-    this.#asked.push({ ...command, first });
+  #ask(command) {
+    this.#asked.add(command);
     this.#link.send(command);
   }
 
@@ -323,30 +319,28 @@ export class Bugfeed extends EventTarget {
     }
     const { command, bug, when, cursor: place, retry_after_ms: delay } = message;
     const cursor = typeof place === "string" ? place : null;
+    const isRefused = message.result === "error";
+    const asked = [...this.#asked].find((each) => each.command === command);
     if (command === "update") {
-      if (!Number.isSafeInteger(bug) || typeof when !== "string") return;
-      this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
+      if (Number.isSafeInteger(bug) && typeof when === "string")
+        this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
     } else if (command === "gap") {
       this.#move(cursor, this.#gap([...this.#sent]));
     } else if (command === "goaway" || command === "heartbeat") {
       if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
       this.#move(cursor);
-    } else {
-      const index = this.#asked.findIndex((asked) => asked.command === command);
-      if (index < 0) return;
-      const [asked] = this.#asked.splice(index, 1);
-      const error = message.result === "error" && `${message.error}`;
-      if (command === "hello") this.#welcomed(message, cursor, error);
-      else if (error) this.#refused(asked, error);
+    } else if (this.#asked.delete(asked)) {
+      if (command === "hello") this.#welcomed(message, cursor, isRefused);
+      else if (isRefused) this.#refused(asked, message.error);
       else if (command === "subscribe") this.#subscribed(asked, message.replay ?? null, cursor);
       else this.#move(cursor);
     }
   }
 
-  #welcomed(message, cursor, error) {
-    const { heartbeat } = message;
-    if (error && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
-    this.protocol = error ? "classic" : "modern";
+  #welcomed(message, cursor, isRefused) {
+    const { heartbeat, error } = message;
+    if (isRefused && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
+    this.protocol = isRefused ? "classic" : "modern";
     this.welcome = message;
     if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
@@ -363,13 +357,13 @@ export class Bugfeed extends EventTarget {
     this.#move(now ?? (this.cursor ? null : UNKNOWN), missed && this.#gap(bugs));
   }
 
-  #refused({ command, bugs, first }, error) {
-    for (const bug of bugs) {
+  #refused(asked, error) {
+    for (const bug of asked.bugs) {
       this.#bugs.delete(bug);
       this.#sent.delete(bug);
     }
-    if (first) this.#resumed = false;
-    this.#move(null, new BugfeedError(`${command} refused: ${error}`, { bugs }));
+    if (asked === this.#resumed) this.#resumed = null;
+    this.#move(null, new BugfeedError(`${asked.command} refused: ${error}`, { bugs: asked.bugs }));
   }
 
   #gap(bugs) {
@@ -378,9 +372,8 @@ export class Bugfeed extends EventTarget {
 
   /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
   #since(when) {
-    const since = SINCE + when;
-    const isLater = !this.cursor?.startsWith(SINCE) || since > this.cursor;
-    return this.protocol === "classic" && isLater && when < new Date().toISOString() ? since : null;
+    const isOld = when <= dateOf(this.cursor);
+    return this.protocol === "classic" && !isOld && when < new Date().toISOString() && SINCE + when;
   }
 
   // What the application hears.
@@ -398,7 +391,7 @@ export class Bugfeed extends EventTarget {
   #save(cursor) {
     if (cursor && cursor !== this.#saved)
       try {
-        this.#store?.(cursor);
+        this.#store(cursor);
         this.#saved = cursor;
       } catch (cause) {
         this.#move(null, new BugfeedError(`storing failed: ${cause.message}`, { cause }));

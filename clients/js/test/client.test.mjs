@@ -134,6 +134,10 @@ test("a loop throws when a subscription is refused; the feed goes on", async () 
   link.say({ command: "subscribe", result: "error", error: "too many subscriptions" });
   await assert.rejects(next, { message: /too many subscriptions/, bugs: [4], final: false });
   assert.equal(feed.state, "open");
+  // It was not the one that resumed, so the next one does not either.
+  feed.subscribe(5);
+  await settled();
+  assert.deepEqual(JSON.parse(JSON.stringify(link.sent.at(-1))), { command: "subscribe", bugs: [5] });
   feed.close();
 });
 
