@@ -191,7 +191,6 @@ export class Bugfeed extends EventTarget {
     this.#asked = new Set();
     this.#interval = this.#heartbeat * 1000;
     this.#resumed = this.#retryAfter = this.protocol = null;
-    this.#become("connecting");
     this.#after(CONNECT_MS);
     try {
       link = this.#link = this.#transport(this.url, {
@@ -200,6 +199,8 @@ export class Bugfeed extends EventTarget {
         close: ours(this.#lost),
       });
       this.transport = link.name;
+      // Last: whoever hears of it may close the feed, and the link with it.
+      this.#become("connecting");
     } catch (cause) {
       this.#fail(cause.message, { cause });
     }

@@ -213,6 +213,18 @@ test("an aborted signal closes the feed, also one that was aborted before", asyn
   assert.deepEqual([late.state, links.length], ["closed", 1]);
 });
 
+test("a feed that is closed while it connects leaves no connection behind", async () => {
+  const feed = new Bugfeed("ws://gateway.test/", { bugs: [1], transport });
+  const states = [];
+  feed.addEventListener("state", ({ detail }) => {
+    states.push(detail.state);
+    if (detail.state === "connecting") feed.close();
+  });
+  await settled();
+  await clock.advance(60_000);
+  assert.deepEqual([states, links.map(({ ended }) => ended)], [["connecting", "closed"], [true]]);
+});
+
 test("a feed that is closed at once never connects", async () => {
   new Bugfeed("ws://gateway.test/", { transport }).close();
   await settled();
