@@ -178,10 +178,11 @@ class Session {
 
   async #refused(response, signal) {
     const { status } = response;
-    const { error } = status === 400 ? parsed(await response.text()) : {};
+    const { error } = parsed(await response.text());
     if (signal.aborted) return;
     const [first, second] = this.#asked.flatMap(({ command }, index) => (command === "subscribe" ? [index] : []));
-    if (!error || first === undefined) return this.end({ status, reason: error || `HTTP status ${status}` });
+    if (status !== 400 || !error || first === undefined)
+      return this.end({ status, reason: error || `HTTP status ${status}` });
     this.heard();
     // Like a refused subscribe of a WebSocket: the session goes on without it. Of several, the first may be welcome.
     if (second) this.#todo.unshift(...this.#asked.splice(second));
