@@ -49,7 +49,7 @@ def post(webhook: str, message: str) -> float:
             raise Refused(f"the webhook answers {error.code} {error.reason}: is its address right?") from error
         print(f"the chat answers {error.code}", file=sys.stderr)
         wait = error.headers.get("Retry-After", "")
-        return float(wait) if wait.isdecimal() else 1.0
+        return max(float(wait), 1.0) if wait.isdecimal() else 1.0
     except OSError as error:
         print(f"no answer from the chat: {error}", file=sys.stderr)
         return 1.0

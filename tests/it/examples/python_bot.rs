@@ -14,10 +14,11 @@ use super::tools::Python;
 use crate::browser::servers::Server;
 use crate::support::SOON;
 
-/// A chat with an incoming webhook.
+/// A chat with an incoming webhook. "At once", it says to who shall come again: that is no reason to take it for a yes.
 async fn chat(mood: &Mood) -> Site {
     let mood = mood.clone();
-    let hook = async move |Json(message): Json<Value>| mood.ask(message["text"].as_str().unwrap());
+    let hook =
+        async move |Json(message): Json<Value>| (mood.ask(message["text"].as_str().unwrap()), [("retry-after", "0")]);
     Site::start(Router::new().route("/hooks/KEY", post(hook))).await
 }
 
