@@ -14,6 +14,10 @@ class State(Protocol):
         """Replaces it, wholly or not at all."""
 
 
+#: No gateway makes a longer one, in characters.
+MAX_CURSOR = 1000
+
+
 class FileState:
     """Keeps the cursor in a file, which is replaced in one step: a crash leaves the old one or the new one.
 
@@ -26,10 +30,12 @@ class FileState:
     def load(self) -> Optional[str]:
         try:
             with open(self._path, encoding="utf-8", errors="replace") as file:
-                # A file emptied by a power cut is no fresh start. The gateway answers such a text with a gap.
-                return file.read().strip() or "damaged"
+                text = file.read(MAX_CURSOR + 10).strip()
         except FileNotFoundError:
             return None
+        # A file emptied by a power cut is no fresh start. The gateway answers such a text with a gap.
+        whole = 0 < len(text) <= MAX_CURSOR and text.isascii() and text.isprintable()
+        return text if whole else "damaged"
 
     def save(self, cursor: str) -> None:
         new = f"{self._path}.new"

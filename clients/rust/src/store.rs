@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::about;
 
+/// No gateway makes a longer cursor, in bytes.
+const MAX_CURSOR: usize = 1000;
+
 /// Keeps one text. Both are called on a thread that may block, one at a time; what they return as an error reaches the
 /// application through the stream.
 pub trait Store: Send + 'static {
@@ -43,9 +46,12 @@ impl Store for FileStore {
     fn load(&mut self) -> io::Result<Option<String>> {
         match fs::read(&self.path) {
             Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+                let text = bytes.trim_ascii();
+                let is_whole =
+                    (1..=MAX_CURSOR).contains(&text.len()) && text.iter().all(|byte| matches!(byte, b' '..=b'~'));
                 // A file emptied by a power cut is no fresh start. The gateway answers such a text with a gap.
-                Ok(Some(if text.is_empty() { "damaged".to_owned() } else { text }))
+                let text = String::from_utf8_lossy(if is_whole { text } else { b"damaged" });
+                Ok(Some(text.into_owned()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(about(&self.path, &error)),
@@ -104,11 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_file_is_no_fresh_start() {
+    fn a_damaged_file_is_no_fresh_start() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bot.cursor");
-        fs::write(&path, "\n").unwrap();
-        assert_eq!(FileStore::new(&path).load().unwrap().as_deref(), Some("damaged"));
+        // A power cut may empty a file or fill it with zeros; a long one would be refused for its size, for good.
+        for content in ["\n", "\0\0\0\0", "E.1\nE.2\n", "\u{fffd}", &"x".repeat(300_000)] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(FileStore::new(&path).load().unwrap().as_deref(), Some("damaged"), "{:.20}", content);
+        }
     }
 
     #[test]
