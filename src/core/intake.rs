@@ -51,13 +51,13 @@ pub struct Intake {
 impl Intake {
     /// Fills `recorder`'s cache. `own_epoch` numbers the changes of producers that give no number.
     pub fn new(recorder: Recorder, own_epoch: Epoch) -> Intake {
-        Intake { recorder, sequence: Sequence::default(), own: Cursor { epoch: own_epoch, seq: 0 } }
+        Intake { recorder, sequence: Sequence::default(), own: Cursor::new(own_epoch, 0) }
     }
 
     /// Before anything is taken in: the next change of this ledger will be its first. Returns the cursor of those who have
     /// been sent all there is, which is nothing.
     pub fn begin(&mut self, epoch: Epoch) -> Cursor {
-        let start = Cursor { epoch, seq: 0 };
+        let start = Cursor::new(epoch, 0);
         self.sequence.admit(&start);
         self.recorder.begin(&start);
         start
@@ -140,7 +140,7 @@ mod tests {
     /// What a message becomes: its cursor as shown, `!` after a gap, `late`.
     fn take(intake: &mut Intake, number: Option<&str>) -> String {
         let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
-        let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()) };
+        let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()), after: None };
         match intake.anyway(&message, None, When::MIN) {
             Taken::New(New { update, gap, late }) => {
                 let shown = intake.replay().cursor_at(update.pos).unwrap();
@@ -162,7 +162,7 @@ mod tests {
         let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
         let message = |number: &str| {
             let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
-            BusMessage { change, cursor: Cursor::parse(number) }
+            BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (number, continues) in [("E.1", true), ("E.4", false), ("E.2", true), ("E.4", false), ("E.3", true)] {
             let message = message(number);

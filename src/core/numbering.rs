@@ -91,16 +91,16 @@ impl Numbering {
     pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
         let at = self.runs.partition_point(|run| run.first <= pos);
         let Some(run) = at.checked_sub(1).and_then(|at| self.runs.get(at)) else {
-            return self.runs.first().map(|run| Cursor { epoch: run.epoch.clone(), seq: run.seq - 1 });
+            return self.runs.first().map(|run| Cursor::new(run.epoch.clone(), run.seq - 1));
         };
-        Some(Cursor { epoch: run.epoch.clone(), seq: run.seq_at(pos) })
+        Some(Cursor::new(run.epoch.clone(), run.seq_at(pos)))
     }
 
     /// The number of the change at `pos`; none of one that came late, which has a number but does not say so here.
     pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
         let at = self.runs.partition_point(|run| run.first <= pos).checked_sub(1)?;
         let run = self.runs.get(at).filter(|run| run.steps)?;
-        Some(Cursor { epoch: run.epoch.clone(), seq: run.seq_at(pos) })
+        Some(Cursor::new(run.epoch.clone(), run.seq_at(pos)))
     }
 
     /// The last of these positions whose change came late.
@@ -116,7 +116,7 @@ impl Numbering {
         let at = self.runs.partition_point(|run| run.first <= pos).checked_sub(1)?;
         let run = &self.runs[at];
         let seq = if run.steps { run.seq_at(pos) - 1 } else { run.seq };
-        Some(Cursor { epoch: run.epoch.clone(), seq })
+        Some(Cursor::new(run.epoch.clone(), seq))
     }
 
     /// Finds a cursor, given the last position recorded.

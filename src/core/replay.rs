@@ -225,7 +225,7 @@ impl Recorder {
     /// Before anything is recorded: the next change continues `start`.
     pub fn begin(&mut self, start: &Cursor) {
         debug_assert_eq!(self.next, 1, "nothing is recorded");
-        let first = Cursor { epoch: start.epoch.clone(), seq: start.seq + 1 };
+        let first = Cursor::new(start.epoch.clone(), start.seq + 1);
         self.replay.numbering.write().expect("nobody panics holding it").record(1, &first, Continuity::Next);
         self.next_cursor = Some(first);
     }

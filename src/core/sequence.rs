@@ -82,7 +82,7 @@ impl Sequence {
     /// The newest number of the epoch that was used last.
     pub fn head(&self) -> Option<Cursor> {
         let (epoch, runs) = self.epochs.last()?;
-        Some(Cursor { epoch: epoch.clone(), seq: runs.0.last()?.1 })
+        Some(Cursor::new(epoch.clone(), runs.0.last()?.1))
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
 
     fn admit_all(cursors: &[(&str, u64)]) -> Vec<Admit> {
         let mut sequence = Sequence::default();
-        let cursor = |&(epoch, seq): &(&str, u64)| Cursor { epoch: Epoch::parse(epoch).unwrap(), seq };
+        let cursor = |&(epoch, seq): &(&str, u64)| Cursor::new(Epoch::parse(epoch).unwrap(), seq);
         cursors.iter().map(|c| sequence.admit(&cursor(c))).collect()
     }
 
@@ -202,7 +202,7 @@ mod tests {
         assert!(runs.0.len() <= MAX_RUNS);
         let mut sequence = Sequence::default();
         for bits in 0..1000 {
-            sequence.admit(&Cursor { epoch: Epoch::from_random(bits), seq: 1 });
+            sequence.admit(&Cursor::new(Epoch::from_random(bits), 1));
         }
         assert_eq!(sequence.epochs.len(), MAX_EPOCHS);
     }

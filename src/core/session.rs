@@ -191,7 +191,7 @@ impl<P: Peer> Session<P> {
                 modern.seen = None;
                 tally.gaps += 1;
                 let mut frame = Vec::new();
-                frame::push_text(&mut frame, &Notice::Gap(head).encode());
+                frame::push_text(&mut frame, &Notice::Gap { cursor: head, spread_ms: 0 }.encode());
                 return self.tell_gap(&frame, processed, now_ms);
             }
         }
@@ -202,16 +202,16 @@ impl<P: Peer> Session<P> {
         if self.bugs.is_empty() {
             // It may be about to resume from a cursor that it must not yet exchange for this one.
             let mut frame = Vec::new();
-            frame::push_text(&mut frame, &Notice::Heartbeat(None).encode());
+            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: None, paused: false }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
         if let Some(seen) = &modern.seen {
             let mut frame = Vec::new();
-            frame::push_text(&mut frame, &Notice::Heartbeat(Some(&seen.cursor)).encode());
+            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: Some(&seen.cursor), paused: false }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
         if heartbeat.is_empty() {
-            frame::push_text(heartbeat, &Notice::Heartbeat(head).encode());
+            frame::push_text(heartbeat, &Notice::Heartbeat { cursor: head, paused: false }.encode());
         }
         self.write_or_lag(heartbeat, processed, now_ms, tally);
     }

@@ -156,7 +156,7 @@ impl<P: Peer> Shard<P> {
         debug_assert!(self.staged.is_empty(), "what came before is written before");
         self.resumes_at = cursor;
         let mut frame = Vec::new();
-        frame::push_text(&mut frame, &Notice::Gap(self.resumes_at.as_ref()).encode());
+        frame::push_text(&mut frame, &Notice::Gap { cursor: self.resumes_at.as_ref(), spread_ms: 0 }.encode());
         let (processed, now_ms) = (self.processed, self.now_ms);
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };

@@ -73,7 +73,7 @@ impl<P: Peer> Shard<P> {
                     modern.seen = None;
                 }
                 let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
-                frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
+                frame::push_text(&mut backlog.out, &Notice::Gap { cursor: cursor.as_ref(), spread_ms: 0 }.encode());
             } else if backlog.behind < self.processed {
                 let lost = || {
                     backlog.behind < self.replay.floor()

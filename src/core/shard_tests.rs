@@ -119,7 +119,7 @@ impl Bed {
 
     pub(super) fn record(&mut self, change: Change) -> Update {
         self.seq += 1;
-        let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: self.seq };
+        let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), self.seq);
         self.record_as(change, &cursor, Continuity::Next)
     }
 
