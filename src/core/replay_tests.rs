@@ -13,7 +13,7 @@ fn at(seconds: i64) -> When {
 /// Records a change under the next number.
 fn number(recorder: &mut Recorder, change: Change, recorded: When) {
     let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.next);
-    recorder.record(change, recorded, &cursor, Continuity::Next);
+    recorder.record(change, recorded, &cursor, None, Continuity::Next);
 }
 
 /// Records (bug, when, recorded) triples.
