@@ -546,3 +546,7 @@ mod tests;
 #[cfg(test)]
 #[path = "shard_modern_tests.rs"]
 mod modern_tests;
+
+#[cfg(test)]
+#[path = "shard_lineage_tests.rs"]
+mod lineage_tests;
