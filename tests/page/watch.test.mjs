@@ -28,7 +28,14 @@ function start(begin = {}, shown = []) {
     return { name: gateway.name, send: (command) => gateway.sent.push(command), close: () => (gateway.closed = true) };
   };
   const fallBack = (proven) => seen.fallBacks.push(proven);
-  const watch = new Watch({ Bugfeed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
+  const feeds = [];
+  class Feed extends Bugfeed {
+    constructor(...args) {
+      super(...args);
+      feeds.push(this);
+    }
+  }
+  const watch = new Watch({ Bugfeed: Feed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
     state: () => {},
     watched: () => {},
     change: ({ bug, when, kind }) => seen.changes.push(`${bug} ${when} ${kind}`),
@@ -43,7 +50,7 @@ function start(begin = {}, shown = []) {
     await settled();
     gateway.says(HELLO);
   };
-  return { watch, gateway, seen };
+  return { watch, gateway, seen, feeds };
 }
 
 const HELLO = { command: "hello", result: "ok", version: "1.2.3", feed: "default", heartbeat: 15, cursor: "E.9" };
@@ -253,4 +260,26 @@ test("nonsense from the gateway does no harm", async () => {
     gateway.links.at(-1).message(text);
   }
   assert.deepEqual(seen, { changes: [], gaps: [], errors: [], fallBacks: [] });
+});
+
+test("while the gateway hears nothing the state is paused; a new connection is told anew", async () => {
+  const { watch, gateway, feeds } = start({ bugs: [1] });
+  const hears = (detail) => feeds.at(-1).dispatchEvent(new CustomEvent("feed", { detail }));
+  await gateway.opens();
+  assert.equal(watch.shownState, "open");
+  hears({ state: "paused", since: T1 });
+  assert.deepEqual([watch.shownState, watch.pausedSince], ["paused", T1]);
+  hears({ state: "paused" });
+  assert.deepEqual([watch.shownState, watch.pausedSince], ["paused", T1]);
+  hears({ state: "live", since: T2 });
+  assert.deepEqual([watch.shownState, watch.pausedSince], ["open", null]);
+  hears({ state: "paused" });
+  assert.deepEqual([watch.shownState, watch.pausedSince], ["paused", ""], "the notice was lost: its time is not known");
+  gateway.links.at(-1).close({ code: 1006 });
+  assert.equal(watch.shownState, "waiting");
+  watch.retry();
+  await gateway.opens();
+  assert.equal(watch.shownState, "open");
+  hears({ state: "something else" });
+  assert.equal(watch.shownState, "open");
 });
