@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use bugfeed_protocol::bus::BusMessage;
-use bugfeed_protocol::{Numbered, When};
+use bugfeed_protocol::When;
 use bugfeed_shim::amqp::HistoryBounds;
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, Prefix};
@@ -270,8 +269,9 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<
         let page = ledger.history(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = last.cursor.seq;
-        for Numbered { change, cursor, recorded } in page {
-            local::take(ingest, BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
+        for numbered in page {
+            let recorded = numbered.recorded;
+            local::take(ingest, numbered.into(), Some(recorded)).await;
         }
     }
 }

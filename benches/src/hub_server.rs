@@ -92,8 +92,8 @@ async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
     let epoch = Epoch::parse("bench").context("an epoch")?;
     let before = ingest.head().map_or(0, |head| head.seq);
     for (number, index) in phase.indices().enumerate() {
-        let cursor = Cursor { epoch: epoch.clone(), seq: before + 1 + number as u64 };
-        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor) }).await;
+        let cursor = Cursor::new(epoch.clone(), before + 1 + number as u64);
+        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor), after: None }).await;
     }
     Ok(())
 }

@@ -51,8 +51,9 @@ impl LocalBus {
                 batch = self.0.recv() => {
                     let Some((batch, done)) = batch else { return };
                     let count = batch.len();
-                    for Numbered { change, cursor, recorded } in batch {
-                        take(&mut ingest, BusMessage { change, cursor: Some(cursor) }, Some(recorded)).await;
+                    for numbered in batch {
+                        let recorded = numbered.recorded;
+                        take(&mut ingest, numbered.into(), Some(recorded)).await;
                     }
                     // A relay that stopped waiting publishes again, with the same numbers.
                     let _ = done.send(count);

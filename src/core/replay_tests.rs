@@ -12,8 +12,8 @@ fn at(seconds: i64) -> When {
 
 /// Records a change under the next number.
 fn number(recorder: &mut Recorder, change: Change, recorded: When) {
-    let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: recorder.next };
-    recorder.record(change, recorded, &cursor, Continuity::Next);
+    let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.next);
+    recorder.record(change, recorded, &cursor, None, Continuity::Next);
 }
 
 /// Records (bug, when, recorded) triples.
@@ -182,7 +182,7 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
         number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
     }
     assert!(replay.floor() > 0 && replay.start() == replay.floor() + 1);
-    let cursor = |seq| Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq };
+    let cursor = |seq| Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), seq);
     assert_eq!(replay.standing(&cursor(replay.floor() - 1)), Standing::Unknown);
     assert_eq!(replay.standing(&cursor(replay.floor())), Standing::InRing(replay.floor()));
 }

@@ -234,7 +234,7 @@ mod tests {
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
             let change = Change { bug: BugId::new(bug).unwrap(), when };
-            BusMessage { change, cursor: Cursor::parse(number) }
+            BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
             parts.ingest.take_anyway(&message(bug, number), None).await;

@@ -160,6 +160,6 @@ impl Broker {
 pub fn bus_message(message: &Message) -> (BusMessage, Option<When>) {
     // In whole seconds, rounded up, as the message property is.
     let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
-    let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()) };
+    let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()), after: message.after };
     (bus, When::from_micros(seconds * 1_000_000))
 }

@@ -230,7 +230,7 @@ impl World {
                 return Err(format!("change {at} was never numbered: {told:?}"));
             }
         }
-        let head = Cursor { epoch: self.ledger.epoch.clone(), seq: self.ledger.head() };
+        let head = Cursor::new(self.ledger.epoch.clone(), self.ledger.head());
         for (pod, life) in self.pods.iter().enumerate() {
             let has = life.as_ref().and_then(|life| life.shadow.borrow().head.clone());
             if has.as_ref() != Some(&head) {

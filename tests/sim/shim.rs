@@ -271,7 +271,8 @@ impl Term {
         }
         assert_eq!(ledger.head(), *last_seq, "the fence keeps out whoever has an old head");
         let epoch = ledger.epoch.clone();
-        let number = |&(seq, change)| Numbered { change, cursor: Cursor { epoch: epoch.clone(), seq }, recorded: now };
+        let number =
+            |&(seq, change)| Numbered { change, cursor: Cursor::new(epoch.clone(), seq), after: None, recorded: now };
         let numbered: Vec<Numbered> = plan.changes.iter().map(number).collect();
         ledger.changes.extend(numbered.iter().cloned());
         for key in plan.marks {

@@ -132,7 +132,8 @@ impl Intake {
         let epoch = self.ledger.epoch();
         let one = |(seq, change): &(u64, Change)| Numbered {
             change: *change,
-            cursor: Cursor { epoch: epoch.clone(), seq: *seq },
+            cursor: Cursor::new(epoch.clone(), *seq),
+            after: None,
             recorded,
         };
         plan.changes.iter().map(one).collect()

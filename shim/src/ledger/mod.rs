@@ -210,7 +210,8 @@ impl Ledger {
             let (seq, bug, when, recorded) = (int()?, int()?, int()?, int()?);
             Some(Numbered {
                 change: Change { bug: BugId::new(bug.unsigned_abs())?, when: When::from_micros(when)? },
-                cursor: Cursor { epoch: self.epoch.clone(), seq: u64::try_from(seq).ok()? },
+                cursor: Cursor::new(self.epoch.clone(), u64::try_from(seq).ok()?),
+                after: None,
                 recorded: When::from_micros(recorded)?,
             })
         };

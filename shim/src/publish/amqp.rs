@@ -239,7 +239,7 @@ fn properties(numbered: &Numbered) -> BasicProperties {
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
-        .with_message_id(numbered.cursor.to_string().into())
+        .with_message_id(numbered.cursor.number().into())
         .with_timestamp(recorded_s)
         .with_app_id("bugfeed".into())
 }
@@ -287,7 +287,8 @@ mod tests {
         use bugfeed_protocol::{BugId, Change, Epoch, When};
         let numbered = |seq| Numbered {
             change: Change { bug: BugId::new(1).unwrap(), when: When::MIN },
-            cursor: Cursor { epoch: Epoch::from_random(1), seq },
+            cursor: Cursor::new(Epoch::from_random(1), seq),
+            after: None,
             recorded: When::MIN,
         };
         let batch: Vec<Numbered> = (5..=8).map(numbered).collect();
