@@ -17,18 +17,14 @@ const BLOCKED: &str = "window.WebSocket = class {
     close() {}
 };";
 
-/// A `location` as deploy/README.md has it.
+/// The `location` that examples/bugzilla/README.md has, for another path and this gateway.
 fn location(path: &str, gateway: &str) -> String {
-    format!(
-        "location {path} {{
-            proxy_pass {gateway};
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $http_connection;
-            proxy_set_header Host $http_host;
-            proxy_read_timeout 90s;
-        }}\n"
-    )
+    let text = include_str!("../../../examples/bugzilla/README.md");
+    let block = text.split("    location ").nth(1).and_then(|block| block.split("    }\n").next()).unwrap();
+    let [block_path, address] = ["/bugfeed/ {", "http://127.0.0.1:8844/;"];
+    assert!(block.contains(block_path) && block.contains(address), "{block}");
+    let block = block.replace(block_path, &format!("{path} {{")).replace(address, &format!("{gateway};"));
+    format!("location {block}}}\n")
 }
 
 #[tokio::test]
@@ -111,6 +107,24 @@ async fn below_a_path_each_feed_has_its_page_and_its_own_memory() {
         page.lists(&[live(7, T2)]).await;
     };
     page.play("prefix-feeds", &[], scenario).await;
+}
+
+/// At the root, as deploy/README.md has it.
+#[tokio::test]
+async fn behind_the_documents_proxy_the_page_works() {
+    let Some(page) = Page::start_or_skip().await else { return };
+    let server = Server::start(&[]).await;
+    let block = crate::deploy::nginx();
+    assert!(block.contains("http://127.0.0.1:8844;"), "{block}");
+    let locations = block.replace("http://127.0.0.1:8844", server.url("/").trim_end_matches('/'));
+    let Some(nginx) = Nginx::start_or_skip(&locations).await else { return };
+    let scenario = async || {
+        page.open(&format!("http://127.0.0.1:{}/#1", nginx.port())).await;
+        page.watches(&[1]).await;
+        server.touch(&["1", "--when", T1]).await;
+        page.lists(&[live(1, T1)]).await;
+    };
+    page.play("proxy", &[], scenario).await;
 }
 
 #[tokio::test]
