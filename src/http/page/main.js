@@ -168,7 +168,7 @@ function showFacts() {
   setText($("verdict"), hasVerdict ? verdictText(verdict.replay, verdict.count) : "");
   $("verdict").dataset.replay = (hasVerdict && verdict.replay) || "";
   // Not by the second: screen readers would read it out each time.
-  setText($("paused"), pausedSince === null ? "" : pausedText(pausedSince || null, serverNow()));
+  setText($("paused"), watch.shownState === "paused" ? pausedText(pausedSince, serverNow()) : "");
 }
 
 function showError(text, field) {

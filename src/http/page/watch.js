@@ -12,14 +12,13 @@ export class Watch {
   state = "connecting";
   why = "";
   retryAt = null;
-  /** While the gateway itself hears nothing: since when, or "" where that is not known. */
-  pausedSince = null;
   /** The verdict of this connection's first subscription that resumed, and what it brought. */
   verdict = { replay: null, count: 0 };
   /** The bugs that the gateway has confirmed on this connection. */
   active = new Set();
 
   #feed;
+  #pausedSince = null;
   #library;
   #url;
   #now;
@@ -55,7 +54,12 @@ export class Watch {
 
   /** The state, and "paused" where there is a connection on which nothing can arrive. */
   get shownState() {
-    return this.state === "open" && this.pausedSince !== null ? "paused" : this.state;
+    return this.state === "open" && this.#feed.feedState === "paused" ? "paused" : this.state;
+  }
+
+  /** Since when nothing can arrive; null where that is not known, or is not so. */
+  get pausedSince() {
+    return this.shownState === "paused" ? this.#pausedSince : null;
   }
 
   get protocol() {
@@ -100,7 +104,10 @@ export class Watch {
     listen("subscribed", (detail) => this.#subscribed(detail));
     listen("change", ({ bug, when }) => this.#changed(bug, when));
     listen("gap", ({ bugs: missed }) => this.#on.gap(missed));
-    listen("feed", ({ state, since }) => this.#heardOfFeed(state, since));
+    listen("feed", ({ since }) => {
+      this.#pausedSince = typeof since === "string" ? since : null;
+      this.#on.state();
+    });
     listen("error", (error) => this.#failed(error));
   }
 
@@ -128,8 +135,6 @@ export class Watch {
       this.#vain = 0;
       this.#proven = true;
     }
-    // The next connection tells it anew.
-    if (state !== "open") this.pausedSince = null;
     this.retryAt = state === "waiting" ? this.#now() + delay : null;
     if (state !== "open") {
       this.active.clear();
@@ -138,13 +143,6 @@ export class Watch {
       this.line.ping();
     }
     this.#on.state();
-  }
-
-  #heardOfFeed(state, since) {
-    const before = this.pausedSince;
-    // One that is said twice, the second time without a date, began when the first said.
-    this.pausedSince = state === "paused" ? since || before || "" : null;
-    if (before !== this.pausedSince) this.#on.state();
   }
 
   #subscribed({ bugs, replay }) {
