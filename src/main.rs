@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
+use bugfeed::welcome;
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
 use bugfeed_shim::source::{self, TableSpec};
@@ -57,23 +58,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    let dir = args.data_dir.display().to_string();
-    let dir = dir.trim_end_matches('/');
-    let source = if dir == "./data" { String::new() } else { format!(" --source sqlite://{dir}/bugfeed.db") };
-    let url = if clients.port() == 8844 { String::new() } else { format!(" --url ws://{clients}/") };
-    let banner = format!(
-        "bugfeed {version}, all in one\n\
-         \x20 live page  http://{clients}/\n\
-         \x20 clients    ws://{clients}/\n\
-         \x20 admin      http://{admin}/readyz, /metrics\n\
-         \x20 table      {table} in {dir}/bugfeed.db\n\
-         \x20 ledger     {dir}/ledger.db\n\
-         Try, in two other terminals:\n\
-         \x20 bugfeed watch 1234{url}\n\
-         \x20 bugfeed touch 1234{source}\n",
-        version = bugfeed::VERSION,
-        table = args.table,
-    );
+    let banner = welcome::banner(&args, (clients, admin), &welcome::program(), |name| std::env::var_os(name).is_some());
     std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
     app::serve(&args, ports, &stop_on_signal()?).await
 }

@@ -1,6 +1,7 @@
 //! Against a real RabbitMQ, MariaDB and PostgreSQL.
 
 mod chaos;
+mod deploy;
 mod end_to_end;
 mod gateway;
 mod history;
