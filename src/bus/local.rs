@@ -9,7 +9,8 @@ use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Ingest;
+use crate::health::{FeedHealth, FeedState};
+use crate::hub::{Came, Ingest};
 
 type Batch = (Vec<Numbered>, oneshot::Sender<usize>);
 
@@ -42,10 +43,11 @@ impl Publish for LocalPublisher {
 
 impl LocalBus {
     /// Feeds batches to the ingest until `stop`.
-    pub async fn run(mut self, mut ingest: Ingest, stop: CancellationToken) {
+    pub async fn run(mut self, mut ingest: Ingest, health: FeedHealth, stop: CancellationToken) {
         let mut ticks = super::amqp::ticks();
         // There is no way to be cut off, and the ledger was read before.
         ingest.current(true).await;
+        health.set(FeedState::Up, Vec::new());
         loop {
             tokio::select! {
                 batch = self.0.recv() => {
@@ -68,7 +70,7 @@ impl LocalBus {
 /// Takes in a change that came straight from the ledger, which has no holes. Should one show all the same, because the
 /// ledger was pruned or exchanged, it is a gap.
 pub(crate) async fn take(ingest: &mut Ingest, message: BusMessage, recorded: Option<When>) {
-    if let Some(hole) = ingest.take(message, recorded).await {
+    if let Came::Hole(hole) = ingest.take(message, recorded).await {
         ingest.take_anyway(&hole.message, hole.recorded).await;
     }
 }
