@@ -144,7 +144,7 @@ mod chaos {
         an_indexer_reads(&amqp, dir.path()).await;
     }
 
-    /// Who has a gateway's password cannot tell the others of changes that never were.
+    /// Only the shim publishes.
     async fn a_gateway_cannot_publish(amqp: &str) {
         let connection = Connection::connect(amqp, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
