@@ -135,6 +135,13 @@ fn the_demo_button_is_off_wherever_the_all_in_one_is_deployed() {
     }
 }
 
+/// Two gateways on one queue would each tell half: not two of a host, nor two hosts' of one name.
+#[test]
+fn a_durable_queue_is_named_by_host_and_instance() {
+    let queue = &unit("systemd/bugfeed-gateway@.service.d/durable-queue.conf")["Environment"][0];
+    assert!(queue.starts_with("BUGFEED_QUEUE_NAME=") && queue.contains("%l") && queue.contains("%i"), "{queue}");
+}
+
 #[test]
 fn the_document_makes_what_the_units_need_and_names_files_that_there_are() {
     let commands = commands().join("\n");

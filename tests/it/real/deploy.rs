@@ -141,7 +141,7 @@ mod chaos {
             assert!(!text.contains("not permitted") && !text.contains("ACCESS_REFUSED"), "{text}");
         }
         a_gateway_cannot_publish(&amqp).await;
-        an_indexer_reads(&amqp, dir.path()).await;
+        an_indexer_reads(&rabbit, dir.path(), change).await;
     }
 
     /// Only the shim publishes.
@@ -158,18 +158,45 @@ mod chaos {
         assert!(refused.is_some_and(|error| error.to_string().contains("ACCESS_REFUSED")), "it was taken");
     }
 
-    /// Bound with its own permissions, and able to read history.
-    async fn an_indexer_reads(amqp: &str, dir: &std::path::Path) {
+    /// A consumer with its own permissions: it is bound, hears of changes, and reads from history what its queue lost.
+    async fn an_indexer_reads(rabbit: &RabbitMq, dir: &std::path::Path, change: impl AsyncFn()) {
         let Some(python) = Python::find_or_skip() else { return };
-        let mut indexer = python
-            .run("amqp-indexer/indexer.py")
-            .args(["--amqp", &amqp.replace("bugfeed-gateway:", "indexer:"), "--exchange", "bugfeed.default"])
-            .args(["--queue", "indexer"])
-            .arg("--database")
-            .arg(dir.join("index.db"))
-            .spawn()
-            .unwrap();
+        let amqp = format!("amqp://indexer:SECRET@127.0.0.1:{}/%2f", rabbit.port());
+        let start = || {
+            python
+                .run("amqp-indexer/indexer.py")
+                .args(["--amqp", &amqp, "--exchange", "bugfeed.default", "--queue", "indexer"])
+                .arg("--database")
+                .arg(dir.join("index.db"))
+                .spawn()
+                .unwrap()
+        };
+        let mut indexer = start();
         indexer.wait_for_line("is bound", SOON).await.unwrap();
-        assert!(!indexer.output().contains("ACCESS_REFUSED"), "{}", indexer.output());
+        change().await;
+        indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        indexer.sigterm();
+        indexer.wait(SOON).await.unwrap();
+        let holds = async |count: usize| {
+            eventually(SOON, format!("{count} in the queue"), async || {
+                let queues = rabbit.ctl(&["list_queues", "name", "messages"]).await.unwrap();
+                let count = format!("indexer\t{count}");
+                if queues.lines().any(|line| line == count) { Ok(()) } else { Err(queues) }
+            })
+            .await
+            .unwrap();
+        };
+        change().await;
+        holds(1).await;
+        rabbit.ctl(&["purge_queue", "indexer"]).await.unwrap();
+        change().await;
+        holds(1).await;
+        let mut indexer = start();
+        indexer.wait_for_line("did not come: reading history", SOON).await.unwrap();
+        for _ in 0..2 {
+            indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        }
+        let text = indexer.output();
+        assert!(!text.contains("ACCESS_REFUSED") && !text.contains("cannot read"), "{text}");
     }
 }
