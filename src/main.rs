@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
-use bugfeed::welcome;
+use bugfeed::welcome::{self, Banner};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
 use bugfeed_shim::source::{self, TableSpec};
@@ -58,7 +58,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    let banner = welcome::banner(&args, (clients, admin), &welcome::program(), |name| std::env::var_os(name).is_some());
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set).working();
     std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
     app::serve(&args, ports, &stop_on_signal()?).await
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod bad_input;
+mod banner;
 mod browser;
 mod classic;
 mod commands;
