@@ -235,7 +235,7 @@ def test_starting_from_the_head() -> None:
             await feed.start_from_head()
             assert feed.cursor == "E.0"
         async with Bugfeed("ws://gateway.test/", transport=network) as feed:
-            network.link.listener.close(status=404, reason="no such feed")
+            network.link.listener.close(status=404, reason="no such feed", gateway=True)
             with pytest.raises(BugfeedError, match="no such feed"):
                 await feed.start_from_head()
 
