@@ -104,6 +104,7 @@ export class Bugfeed extends EventTarget {
   #sent; // What this connection was asked for, while it is open.
   #asked; // Commands of this connection that are not answered yet.
   #resumed; // The command that told this connection where to resume.
+  #last; // What the gateway said last.
 
   #transport;
   #others; // Where other transports may be tried: what they need to know.
@@ -191,7 +192,7 @@ export class Bugfeed extends EventTarget {
     const ours = (then) => (about) => link === this.#link && then.call(this, about);
     this.#asked = new Set();
     this.#interval = this.#heartbeat * 1000;
-    this.#resumed = this.#retryAfter = this.protocol = null;
+    this.#resumed = this.#last = this.#retryAfter = this.protocol = null;
     this.#after(CONNECT_MS);
     try {
       link = this.#link = this.#transport(this.url, {
@@ -219,7 +220,7 @@ export class Bugfeed extends EventTarget {
     this.#leave();
     const message = `${this.url} refuses (${status || code}): ${reason}`;
     if (final || FINAL.includes(code)) return this.#fail(message, { code, status });
-    if (status) this.#row = { [status]: 1 + (this.#row[status] ?? 0) };
+    this.#row = { [status]: 1 + (this.#row[status] ?? 0) };
     // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
     const delay =
       this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random()) + retryAfter;
@@ -231,7 +232,7 @@ export class Bugfeed extends EventTarget {
         () => {},
       );
     this.#become(WAITING, { reason: reason || `connection lost (${code})`, delay });
-    if (this.#row[status] === 3) this.#tell("error", new BugfeedError(`${message}; trying on`, { status }));
+    if (status && this.#row[status] === 3) this.#tell("error", new BugfeedError(`${message}; trying on`, { status }));
   }
 
   #leave() {
@@ -322,16 +323,22 @@ export class Bugfeed extends EventTarget {
     }
     const { command, bug, when, cursor: place, state, since, retry_after_ms: delay, spread_ms: spread } = message;
     const cursor = typeof place === "string" ? place : null;
+    const isBeat = command === "heartbeat";
     const isRefused = message.result === "error";
     const asked = [...this.#asked].find((each) => each.command === command);
+    // Whether anything can come just now; until a new gateway has spoken, it is as it was.
+    if (this.#last === "hello" || isBeat || command === "feed") {
+      const now = state === "paused" ? state : "live";
+      if (now !== this.feedState) this.#tell("feed", { state: (this.feedState = now), since });
+    }
+    this.#last = command;
     if (command === "update") {
       if (Number.isSafeInteger(bug) && typeof when === "string")
         this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
     } else if (command === "gap") {
       this.#missed(cursor, [...this.#sent], spread);
-    } else if (["goaway", "heartbeat", "feed"].includes(command)) {
+    } else if (isBeat || command === "goaway") {
       if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
-      else this.#flows(state, since);
       this.#move(cursor);
     } else if (this.#asked.delete(asked)) {
       if (command === "hello") this.#welcomed(message, cursor, isRefused);
@@ -350,14 +357,7 @@ export class Bugfeed extends EventTarget {
     // For those who start afresh; it is no position of ours.
     this.head = cursor ?? UNKNOWN;
     this.#heard();
-    this.#flows();
     this.#become("open");
-  }
-
-  /** Whether anything can come just now. What is not known counts as yes. */
-  #flows(state, since) {
-    const now = state === "paused" ? state : "live";
-    if (now !== this.feedState) this.#tell("feed", { state: (this.feedState = now), since });
   }
 
   #subscribed({ bugs, cursor }, replay, now, spread) {
@@ -378,7 +378,8 @@ export class Bugfeed extends EventTarget {
   }
 
   #missed(cursor, bugs, spread) {
-    this.#move(cursor, { type: "gap", bugs: bugs.filter((bug) => this.#bugs.has(bug)) }, spread);
+    bugs = bugs.filter((bug) => this.#bugs.has(bug));
+    this.#move(cursor, bugs.length && { type: "gap", bugs }, spread);
   }
 
   /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
@@ -398,11 +399,7 @@ export class Bugfeed extends EventTarget {
 
   #later(call) {
     this.#loading ??= import("./client-queue.js").then(
-      (module) => {
-        const calls = this.#queue;
-        this.#queue = new module.Queue(this, this.#tell, this.#save, BugfeedError);
-        calls.forEach((call) => this.#queue.push(call));
-      },
+      (module) => (this.#queue = new module.Queue(this.#queue, this, this.#tell, this.#save, BugfeedError)),
       (cause) => {
         this.#loading = null;
         this.#tell("error", new BugfeedError(cause));

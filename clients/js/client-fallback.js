@@ -233,16 +233,16 @@ class Session {
   }
 
   /** What was asked for is so, and this is the verdict where the request resumed. */
-  answer(replay, cursor, hello, spread_ms) {
+  answer(replay, cursor, hello, about) {
     const asked = this.#asked.splice(0);
     this.#pending = false;
     this.bugs = this.#wanted;
-    if (this.#resumes && isLost(replay)) this.say({ command: "gap", cursor, spread_ms });
+    if (this.#resumes && isLost(replay)) this.say({ command: "gap", cursor, ...about });
     for (const { command, cursor: from } of asked) {
       if (command === "hello") {
         if (hello) this.say({ command, result: "ok", ...hello });
       } else if (command === "version") this.say({ command, result: "ok" });
-      else this.say({ command, result: "ok", replay: from && replay, cursor, spread_ms });
+      else this.say({ command, result: "ok", replay: from && replay, cursor, ...about });
     }
     this.reached(cursor);
   }
@@ -294,7 +294,7 @@ class Stream extends Session {
     this.heard();
     const { command, replay, cursor, spread_ms } = parsed(json);
     if (command === "subscribe" && this.pending) {
-      this.answer(replay, cursor, null, spread_ms);
+      this.answer(replay, cursor, null, { spread_ms });
       this.next();
     } else {
       if (command !== "hello") this.reached(cursor);
@@ -305,8 +305,8 @@ class Stream extends Session {
 
 /** Long-poll: each answer is passed on as what a WebSocket would have brought, with a heartbeat for its cursor. */
 export class Poll extends Session {
-  /** What says that an answer was passed on. */
-  closing = "heartbeat";
+  /** Whether an answer proves that this way works. */
+  isProof = true;
 
   get name() {
     return "long-poll";
@@ -334,10 +334,11 @@ export class Poll extends Session {
     this.heard();
     const known = cursor === UNKNOWN ? null : cursor;
     // Changes have no cursors of their own: the answer's is right when all of them were passed on.
-    this.answer(replay, changes.length ? null : known, { heartbeat: this.heartbeat, cursor: known }, spread_ms);
+    const hello = { heartbeat: this.heartbeat, cursor: known };
+    this.answer(replay, changes.length ? null : known, hello, { spread_ms, state });
     for (const change of changes) this.say({ ...change, command: "update" });
     this.reached(known);
-    this.say({ command: this.closing, cursor: this.bugs.size ? known : null, state });
+    this.say({ command: "heartbeat", cursor: this.bugs.size ? known : null, state, isProof: this.isProof });
     if (retry_after_ms === undefined) this.next(this.pause(changes, more, known));
     else {
       this.say({ command: "goaway", retry_after_ms });
@@ -397,6 +398,7 @@ class Turns {
   #proven; // The ways that have worked.
   #attempts = 2; // Those in vain since then; two called for this.
   #again = AGAIN_MS[0];
+  #status; // Of the last answer that was none of a gateway.
 
   constructor(socket, proven, { withCredentials } = {}) {
     const credentials = withCredentials ? "include" : "same-origin";
@@ -414,13 +416,17 @@ class Turns {
     // Without a network nothing is learnt.
     if (world.navigator?.onLine !== false) this.#attempts++;
     let works = false;
+    let isOpen = false;
     let trials;
     const end = () => {
       trials?.();
       link.close();
     };
     const link = this.#ways[way](url, {
-      open: () => on.open(),
+      open: () => {
+        isOpen = true;
+        on.open();
+      },
       message: (json) => {
         if (!works && isProof(way, json)) {
           works = true;
@@ -434,8 +440,11 @@ class Turns {
         }
         on.message(json);
       },
-      close: (why) => {
+      close: ({ ...why }) => {
         trials?.();
+        // Browsers do not show what a WebSocket was refused with; most often it is what the others are.
+        if (way || isOpen) this.#status = why.status;
+        else why.status ??= this.#status;
         // A gateway that has no such address is one for WebSocket alone.
         if (way && !why.final && NOT_HERE.includes(why.status)) this.#attempts = 0;
         on.close(why);
@@ -490,7 +499,10 @@ class Turns {
 }
 
 /** A WebSocket that speaks works. A stream may begin well and be kept then: what comes after its beginning counts. */
-const isProof = (way, json) => !way || !["hello", "subscribe", "feed"].includes(parsed(json).command);
+const isProof = (way, json) => {
+  const { command, isProof } = parsed(json);
+  return !way || (isProof !== false && !["hello", "subscribe", "feed"].includes(command));
+};
 
 const made = new WeakSet();
 

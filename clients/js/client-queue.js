@@ -36,60 +36,69 @@ export class Queue {
   #wake; // …and what tells it to look again.
   #soon; // The bugs of a gap that is told later. Until then, nothing is stored…
   #dealt; // …but what would be.
-  #timer;
+  #timers = []; // The first of them tells it.
   #isClosed = false;
+  #calls;
   #feed;
   #tell;
   #store;
   #BugfeedError;
 
   /**
+   * @param {((queue: Queue) => void)[]} calls what is to be done when this is there
    * @param feed whose events these are
    * @param {(type: string, detail: object) => boolean | undefined} tell dispatches an event; whether somebody heard it
    * @param {(cursor: string | null) => void} store
    * @param {typeof import("./bugfeed.js").BugfeedError} BugfeedError
    */
-  constructor(feed, tell, store, BugfeedError) {
+  constructor(calls, feed, tell, store, BugfeedError) {
+    this.#calls = calls;
     this.#feed = feed;
     this.#tell = tell;
     this.#store = store;
     this.#BugfeedError = BugfeedError;
+    // When the feed knows that this is there.
+    queueMicrotask(() => {
+      for (const call of this.#calls) call(this);
+      this.#calls = null;
+    });
   }
 
-  /** As an array that keeps calls until this is loaded. */
+  /** What is to be done, as said to an array until this was there. */
   push(call) {
-    call(this);
+    if (this.#calls) this.#calls.push(call);
+    else call(this);
   }
 
   unshift(call) {
     call(this);
   }
 
-  /** Something came. A gap that many are told of is told after a random time, so that they do not all ask at once. */
-  add(item, cursor, spread = 0) {
-    const isLater = item?.type === "gap" && (this.#soon || spread > 0);
-    if (isLater) {
-      this.#soon ??= this.#later(spread);
-      for (const bug of item.bugs) this.#soon.add(bug);
-    }
+  /**
+   * Something came. A gap that many are told of is told after a random time, so that they do not all ask at once. Another
+   * gap meanwhile is told with it, as soon as either is due.
+   */
+  add(item, cursor, spread) {
+    const wait = typeof spread === "number" && spread > 0 ? Math.random() * Math.min(spread, MAX_SPREAD_MS) : 0;
+    const isLater = item?.type === "gap" && (this.#soon || wait > 0) && !this.#isClosed;
+    if (isLater) this.#soon = new Set([...(this.#soon ?? []), ...item.bugs]);
     this.#enter("push", [isLater ? null : item, cursor]);
+    if (!isLater) return;
+    if (wait === 0) return this.#due();
+    const timer = setTimeout(() => this.#due(), wait);
+    // A bot that has ended otherwise is not kept alive by it.
+    timer.unref?.();
+    this.#timers.push(timer);
   }
 
-  #later(spread) {
-    this.#timer = setTimeout(
-      () => {
-        const watched = new Set(this.#feed.bugs);
-        const bugs = [...this.#soon].filter((bug) => watched.has(bug));
-        // Before all that waits, with the cursor of what was dealt with meanwhile: that is stored when this is.
-        const cursor = this.#hand ?? this.#dealt;
-        this.#soon = this.#hand = this.#dealt = null;
-        if (this.#feed.state !== "closed") this.#enter("unshift", [{ type: "gap", bugs }, cursor]);
-      },
-      Math.random() * Math.min(spread, MAX_SPREAD_MS),
-    );
-    // A bot that has ended otherwise is not kept alive by it.
-    this.#timer.unref?.();
-    return new Set();
+  /** Before all that waits goes the gap, with the cursor of what was dealt with meanwhile: that is stored when it is. */
+  #due() {
+    const watched = new Set(this.#feed.bugs);
+    const bugs = [...this.#soon].filter((bug) => watched.has(bug));
+    const cursor = this.#hand ?? this.#dealt;
+    this.#soon = this.#hand = this.#dealt = null;
+    this.#timers.splice(0).forEach(clearTimeout);
+    if (this.#feed.state !== "closed") this.#enter("unshift", [bugs.length ? { type: "gap", bugs } : null, cursor]);
   }
 
   #enter(how, entry) {
@@ -169,7 +178,7 @@ export class Queue {
   close() {
     this.#isClosed = true;
     this.#waiting = [];
-    clearTimeout(this.#timer);
+    this.#timers.splice(0).forEach(clearTimeout);
     this.#wake?.();
   }
 }

@@ -124,7 +124,7 @@ class Leader {
 
 /** One page, or rather one feed of it. */
 class Member extends Poll {
-  closing = "feed"; // An answer of its own is no proof of the connection that is shared.
+  isProof = false; // An answer of its own proves nothing of the connection that is shared.
   #id = Math.random().toString(36).slice(2);
   #name;
   #upstream;
@@ -165,9 +165,9 @@ class Member extends Poll {
     return super.terms(true);
   }
 
-  answer(replay, cursor, hello, spread = this.#spread) {
+  answer(replay, cursor, hello, about) {
     const before = `${[...this.bugs]}`;
-    super.answer(replay, cursor, hello, spread);
+    super.answer(replay, cursor, hello, { ...about, spread_ms: about.spread_ms ?? this.#spread });
     this.#spread = undefined;
     if (this.#isIn && before === `${[...this.bugs]}`) return;
     this.#say({ from: this.#id, bugs: [...this.bugs] });
