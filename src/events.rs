@@ -149,6 +149,16 @@ impl Events {
         warn!(feed = name, after = %cursor, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'");
     }
 
+    /// A number came again with another content: the ledger was set back or copied.
+    pub fn forked(&self, name: &str, number: &impl Display) {
+        error!(
+            feed = name,
+            %number,
+            "this number was given before, to another change or in another history: the ledger was set back, or two shims \
+             work on copies of one; `bugfeed-shim new-epoch` begins a numbering that cannot be confused"
+        );
+    }
+
     /// A message was not understood. The text of the first of a minute is logged.
     pub fn poison(&self, name: &str, body: &[u8], reason: &BadMessage, quiet: bool) {
         self.poison.get_or_create(&feed(name)).inc();

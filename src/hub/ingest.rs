@@ -101,8 +101,11 @@ impl Ingest {
     }
 
     async fn deliver(&mut self, new: New) {
-        let New { update, gap, late } = new;
+        let New { update, gap, late, forked } = new;
         self.changes.inc();
+        if forked {
+            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor));
+        }
         if late {
             self.events.late(&self.feed);
         }
