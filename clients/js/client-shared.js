@@ -40,7 +40,7 @@ class Alone extends Poll {
   }
 }
 
-/** Holds the connection. Tells the members, by `tell`: `ring`, `beat`, `notice` and `lost`. */
+/** Holds the connection. Tells the members, by `tell`, what they look for in `#hears`. */
 class Leader {
   #members = new Map(); // Their bugs.
   #covered = new Set(); // The bugs that the connection was asked for.
@@ -103,19 +103,19 @@ class Leader {
       this.#asked.push({ members, bugs });
       this.#link.send({ command: "subscribe", bugs });
     } else if (this.#asked.length) this.#asked.at(-1).members.push(...members);
-    else this.#tell({ ring: members });
+    else this.#tell({ covers: members });
   }
 
   #received({ command, result, bug, when, state, spread_ms, retry_after_ms, ...more }) {
     this.#heard();
     if (command === "subscribe" && this.#asked.length) {
       const { members, bugs } = this.#asked.shift();
-      if (result === "ok") return this.#tell({ ring: members });
+      if (result === "ok") return this.#tell({ covers: members });
       // More than one session may have: these ask by themselves.
       for (const bug of bugs) this.#covered.delete(bug);
       this.#tell({ alone: members });
     } else if (command === "update") this.#tell({ bug, when });
-    else if (command === "gap") this.#tell({ ring: [...this.#members.keys()], spread_ms });
+    else if (command === "gap") this.#tell({ ring: true, spread_ms });
     else if (command === "goaway") this.#goaway = retry_after_ms;
     else if (command === "heartbeat") this.#tell({ beat: true, state });
     else if (command === "feed") this.#tell({ notice: { command, state, ...more } });
@@ -125,7 +125,7 @@ class Leader {
 /** One page, or rather one feed of it. */
 class Member extends Poll {
   isProof = false; // An answer of its own proves nothing of the connection that is shared.
-  #id = Math.random().toString(36).slice(2);
+  #id = world.crypto.randomUUID();
   #name;
   #upstream;
   #url;
@@ -196,21 +196,24 @@ class Member extends Poll {
 
   // What the others say.
 
-  #hears({ from, bugs, call, ring, alone, bug, when, spread_ms, beat, state, notice, lost, goaway }) {
+  #hears({ from, bugs, call, covers, alone, ring, bug, when, spread_ms, beat, state, notice, lost, goaway }) {
     if (from) bugs ? this.#leader?.join(from, bugs) : this.#leader?.leave(from);
     if (call && this.#isIn) this.#say({ from: this.#id, bugs: [...this.bugs] });
     if (!this.#isIn) return;
-    if (beat || ring || bug) this.#alive();
+    if (beat || ring || bug || covers) this.#alive();
     if (beat) this.say({ command: "heartbeat", cursor: null, state });
     if (notice) this.say(notice);
-    if (alone?.includes(this.#id)) this.#isAlone = true;
+    const [isCovered, isAlone] = [covers, alone].map((members) => members?.includes(this.#id));
+    if (isCovered || isAlone) {
+      this.#isAlone = isAlone;
+      this.#ask();
+    }
     if (this.bugs.has(bug)) {
       this.#count(bug, when, 1);
       this.#tries = 0;
       this.#ask();
     }
-    if (ring?.includes(this.#id)) {
-      this.#isAlone = false;
+    if (ring) {
       this.#spread = spread_ms;
       this.#ask();
     }
