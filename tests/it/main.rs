@@ -15,4 +15,5 @@ mod real;
 mod support;
 mod watch;
 mod watch_client;
+mod watch_patience;
 mod watch_tls;

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Optional, Protocol, Union
 
 from ._events import BugfeedError, Change, Event, Gap
-from ._words import advice, shown
+from ._words import advice, plain, shown
 
 #: Close codes after which the same would be refused again.
 FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009))
@@ -202,7 +202,7 @@ class Core:
         connection = self.connection = _Connection(self)
         self.protocol = None
         self._become("connecting")
-        self._after(CONNECT_S, self._dead)
+        self._after(CONNECT_S, lambda: self.lost(None, f"{shown(self.url)} does not answer within {CONNECT_S:.0f} s"))
         connection.link = self._transport(self.url, connection)
 
     def subscribe(self, bugs: Iterable[int]) -> None:
@@ -273,7 +273,6 @@ class Core:
 
     def received(self, connection: _Connection, text: str) -> None:
         self._failures = 0
-        self._alike = (None, 0)
         self._heard(connection)
         try:
             message = json.loads(text)
@@ -380,7 +379,7 @@ class Core:
     def _answered(
         self, connection: _Connection, asked: _Asked, message: Mapping[str, Any], cursor: Optional[str]
     ) -> None:
-        error = str(message.get("error")) if message.get("result") == "error" else None
+        error = plain(str(message.get("error"))) if message.get("result") == "error" else None
         if asked.command == "hello":
             self._welcomed(connection, message.get("heartbeat"), cursor, error)
         elif error is not None:

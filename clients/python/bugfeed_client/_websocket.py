@@ -69,10 +69,11 @@ def why(error: BaseException, url: str, options: Mapping[str, Any]) -> dict[str,
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, InvalidStatus):
         response = cause.response
-        text = first_line(bytes(response.body or b"")) or response.reason_phrase
+        text = first_line(bytes(response.body or b"")) or plain(response.reason_phrase)
+        text = text[4:] if text.startswith(f"{response.status_code} ") else text  # As nginx has it in its pages.
         location = next(iter(response.headers.get_all("Location")), None)
         if location and 300 <= response.status_code < 400:
-            text = f"{plain(text)}, which leads to {shown(location)}"
+            text = f"{text}, which leads to {shown(location)}"
         return {
             "status": response.status_code,
             "reason": text,
@@ -90,8 +91,8 @@ def why(error: BaseException, url: str, options: Mapping[str, Any]) -> dict[str,
     reason, fault = without_answer(error, url)
     if used:
         reason += f" (through {via})"
-    elif unused := proxy_unused():
-        reason += f" ({unused} is set; it is not used here)"
+    elif unused := proxy_unused(url):
+        reason += f" ({unused} is set; not used here)"
     return {"reason": reason, "fault": fault}
 
 
@@ -139,7 +140,7 @@ class _Link:
             pass
         finally:
             writer.cancel()
-        return socket.close_code or 1006, socket.close_reason or ""
+        return socket.close_code or 1006, plain(socket.close_reason or "")
 
     async def _write(self, socket: ClientConnection) -> None:
         try:
