@@ -187,6 +187,7 @@ const poll = {
   "dead-link": paced,
   "feed-paused-from-the-start": together,
   "gap-spread-longest": paced,
+  "gap-spread-merged": paced,
   goaway: goes,
   "goaway-nonsense": goes,
   "goaway-without-close": goes,
