@@ -49,6 +49,8 @@ pub fn router(site: Site) -> Router {
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
+        .route("/client-shared.js", get(page::client_shared_js))
+        .route("/client-queue.js", get(page::client_queue_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
