@@ -4,5 +4,6 @@ mod amqp;
 mod chaos;
 mod lease;
 mod listen;
+mod pooler;
 mod privileges;
 mod queue;
