@@ -249,8 +249,14 @@ impl Source {
     /// # Errors
     /// When the database cannot be read.
     pub async fn read(&self, limit: usize) -> Result<Vec<Row>, SqlError> {
-        let rows = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await?;
-        Ok(self.rows(rows))
+        let read = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await;
+        // Reading waits for no row, so it is not a row that is locked.
+        let cause = if self.db.dialect() == Dialect::Sqlite {
+            "somebody writes into the file, which keeps readers out; with PRAGMA journal_mode = WAL it does not"
+        } else {
+            "the whole table is locked: by an ALTER TABLE that runs or waits for a transaction, by LOCK TABLE, or by a backup"
+        };
+        Ok(self.rows(read.map_err(|e| if e.fault == Fault::Locked { e.because(cause) } else { e })?))
     }
 
     /// Reads those rows that are still what they were when read.

@@ -46,7 +46,7 @@ impl Fault {
                 "this server takes no writes now: a replica, or the old primary after a switch-over; the connection is \
                  made anew at each attempt, so let the address lead to the server that can be written"
             }
-            Fault::Replaced => "the one that is there now is opened",
+            Fault::Replaced => "what is there now may be another history, so work begins anew with it",
             Fault::Gone => "put it back, and this program opens it again; or stop this program",
             Fault::Refused => "a trigger or a foreign key of the table does that; let rows of this table be deleted",
             Fault::Binlog => {
@@ -101,6 +101,12 @@ impl SqlError {
 
     pub(crate) fn stated(fault: Fault, place: &str, message: String) -> SqlError {
         SqlError { fault, place: place.to_owned(), message }
+    }
+
+    /// Adds what is known of the cause where this happened.
+    pub(crate) fn because(mut self, cause: &str) -> SqlError {
+        self.message = format!("{} ({cause})", self.message);
+        self
     }
 
     /// Whether only waiting can help, as opposed to somebody changing something.

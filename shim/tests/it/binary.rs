@@ -10,10 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::Place;
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const T1: &str = "2014-04-03 21:13:45";
 /// Nobody listens there.
-const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
+pub(crate) const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
 
 /// The binary under test, with no settings from outside.
 pub(crate) fn shim(args: &[&str]) -> Run {

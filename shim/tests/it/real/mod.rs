@@ -7,3 +7,5 @@ mod listen;
 mod pooler;
 mod privileges;
 mod queue;
+mod refuses;
+mod switchover;
