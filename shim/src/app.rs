@@ -3,6 +3,7 @@
 //! Goes in: checked options. Comes out: an exit. The only place of this crate that spawns.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,12 @@ async fn open_ledger(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Ledger>> {
     let mut backoff = Backoff::SERVER;
+    if args.ledger.to_string() == cli::DEFAULT_LEDGER
+        && let Some(folder) = args.ledger.sqlite_path().as_deref().and_then(Path::parent)
+    {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {} (--ledger)", folder.display()))?;
+    }
     loop {
         match Ledger::open(&args.ledger, &args.ledger_prefix).await {
             Ok(ledger) => {
@@ -178,8 +185,11 @@ pub async fn init(args: &TableArgs) -> anyhow::Result<()> {
         Setup::Created => "created",
         Setup::Existed => "exists already, with the columns that are needed; nothing was changed",
     };
-    let hint = source::next_steps(&args.source, &spec);
-    writeln!(std::io::stdout(), "Table {} in {}: {what}.\n\n{hint}", spec.table, args.source)?;
+    let (steps, clock) = (source::next_steps(&args.source, &spec), source::clock_hint(&args.source, &spec).await);
+    writeln!(std::io::stdout(), "Table {} in {}: {what}.\n\n{steps}", spec.table, args.source)?;
+    if !clock.is_empty() {
+        writeln!(std::io::stdout(), "\n{clock}")?;
+    }
     Ok(())
 }
 

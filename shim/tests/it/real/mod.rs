@@ -2,6 +2,7 @@
 
 mod amqp;
 mod chaos;
+mod init;
 mod lease;
 mod listen;
 mod pooler;
