@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use bugfeed_protocol::{Change, Cursor, Numbered, When};
 
-use super::marks::{Edit, Marks};
+use super::marks::Marks;
+use super::owed::{Forget, Owed};
 use super::plan::{Plan, plan};
 use super::{Keep, Lease, Ledger, LedgerError};
 use crate::source::{Row, RowKey};
@@ -16,24 +17,25 @@ use crate::sql::{Tx, Value};
 /// How many of the latest bad rows are kept to look at.
 const SET_ASIDE_KEPT: u64 = 1000;
 /// Rows of one INSERT.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 /// The most changes that one pruning step removes.
 const PRUNE_CHUNK: u64 = 10_000;
 
 /// Records rows, on behalf of the holder of the lease.
 #[derive(Debug)]
 pub struct Intake {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     term: i64,
-    state: Option<State>,
+    pub(super) state: Option<State>,
 }
 
 /// What the database says, as long as nobody else writes, which the lease ensures.
 #[derive(Debug)]
-struct State {
-    last_seq: u64,
+pub(super) struct State {
+    pub(super) last_seq: u64,
     set_aside: u64,
-    marks: Marks,
+    pub(super) marks: Marks,
+    pub(super) owed: Owed,
 }
 
 /// What became of rows.
@@ -116,7 +118,7 @@ impl Intake {
         if !plan.marks.is_empty() {
             // On an error the state stays taken, and is read again next time.
             let marks = state.marks.mark(&plan.marks);
-            self.write(&plan, &marks, &state, now).await?;
+            self.write(&plan, &marks, &state, &Forget::default(), now).await?;
             recorded.numbered = plan.changes.len();
             recorded.changes = self.numbered(&plan, now);
             recorded.head = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
@@ -128,7 +130,7 @@ impl Intake {
         Ok(recorded)
     }
 
-    fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
+    pub(super) fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
         let epoch = self.ledger.epoch();
         let one = |(seq, change): &(u64, Change)| Numbered {
             change: *change,
@@ -139,7 +141,7 @@ impl Intake {
         plan.changes.iter().map(one).collect()
     }
 
-    /// Drops the marks of rows whose deletion is known.
+    /// Drops the marks of rows whose deletion is known, and what is owed for them.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -149,7 +151,8 @@ impl Intake {
             return Ok(());
         };
         let edit = state.marks.forget(gone);
-        if edit.insert.is_empty() {
+        let owed: Vec<String> = gone.iter().filter(|key| state.owed.remove(*key).is_some()).map(RowKey::text).collect();
+        if edit.insert.is_empty() && owed.is_empty() {
             for chunk in edit.delete.chunks(2 * CHUNK) {
                 let fence =
                     format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
@@ -158,25 +161,24 @@ impl Intake {
                 self.ledger.db.execute(&format!("{sql}{fence}"), &args).await?;
             }
         } else {
-            self.edit(&edit).await?;
+            // Marks are written anew that stand for fewer rows than before.
+            let mut tx = self.fenced().await?;
+            self.write_forget(&mut tx, &Forget { marks: edit.delete, owed }).await?;
+            self.write_marks(&mut tx, &edit.insert).await?;
+            tx.commit().await?;
         }
         self.state = Some(state);
         Ok(())
     }
 
-    /// Writes marks anew that stand for fewer rows than before.
-    async fn edit(&self, edit: &Edit) -> Result<(), LedgerError> {
+    /// A transaction of the holder of the lease, and of nobody else.
+    pub(super) async fn fenced(&self) -> Result<Tx, LedgerError> {
         let mut tx = self.ledger.db.begin().await?;
         let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
-        if tx.execute(&fence, &[Value::Int(self.term)]).await? != 1 {
-            return Err(LedgerError::Fenced);
+        match tx.execute(&fence, &[Value::Int(self.term)]).await? {
+            1 => Ok(tx),
+            _ => Err(LedgerError::Fenced),
         }
-        for chunk in edit.delete.chunks(2 * CHUNK) {
-            let (sql, args) = self.unmark(chunk);
-            tx.execute(&sql, &args).await?;
-        }
-        self.write_marks(&mut tx, &edit.insert).await?;
-        Ok(tx.commit().await?)
     }
 
     fn unmark(&self, texts: &[String]) -> (String, Vec<Value>) {
@@ -195,21 +197,30 @@ impl Intake {
         Ok(())
     }
 
-    async fn state(&mut self) -> Result<&State, LedgerError> {
+    pub(super) async fn state(&mut self) -> Result<&State, LedgerError> {
         if self.state.is_none() {
             let sql = format!("SELECT row_key FROM {}", self.ledger.tables.marks);
             let rows = self.ledger.db.fetch(&sql, &[]).await?;
             let texts = rows.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
+            let owed = self.ledger.read_owed().await?;
             let meta = self.ledger.meta().await?;
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
-            self.state = Some(State { last_seq: meta.head, set_aside: meta.set_aside, marks: Marks::read(texts) });
+            let marks = Marks::read(texts);
+            self.state = Some(State { last_seq: meta.head, set_aside: meta.set_aside, marks, owed });
         }
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
-    async fn write(&self, plan: &Plan<'_>, marks: &[String], state: &State, now: When) -> Result<(), LedgerError> {
+    pub(super) async fn write(
+        &self,
+        plan: &Plan<'_>,
+        marks: &[String],
+        state: &State,
+        forget: &Forget,
+        now: When,
+    ) -> Result<(), LedgerError> {
         let tables = &self.ledger.tables;
         let last = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
         let set_aside = state.set_aside + plan.bad.len() as u64;
@@ -233,6 +244,7 @@ impl Intake {
             }
             tx.execute(&sql, &[]).await?;
         }
+        self.write_forget(&mut tx, forget).await?;
         self.write_marks(&mut tx, marks).await?;
         self.write_bad(&mut tx, plan, state.set_aside, now).await?;
         Ok(tx.commit().await?)

@@ -8,12 +8,13 @@
 mod intake;
 mod lease;
 mod marks;
+mod owed;
 mod plan;
 mod schema;
 
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 
-use crate::sql::{Db, DbUrl, SqlError, Use, Value};
+use crate::sql::{Db, DbUrl, Fault, SqlError, Use, Value};
 pub use intake::{Intake, Recorded};
 pub(crate) use lease::BEAT;
 pub use lease::Lease;
@@ -25,7 +26,11 @@ pub use schema::{BadPrefix, Prefix};
 pub enum LedgerError {
     /// The database said no.
     #[error("ledger {0}")]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
+    /// Another file has the ledger's name now. It may have another history: whoever works on this one must stop, and open
+    /// what is there.
+    #[error("ledger {0}")]
+    Replaced(SqlError),
     /// Another shim took over; this one must stop writing and wait for its turn.
     #[error("another shim has taken over this ledger")]
     Fenced,
@@ -48,7 +53,10 @@ pub enum LedgerError {
         place: String,
     },
     /// Its meta row is not what this program writes.
-    #[error("ledger {place}: {what}; restore it from a backup, or remove it to begin a new epoch")]
+    #[error(
+        "ledger {place}: {what}; it cannot be trusted any more: begin a new epoch (`bugfeed-shim new-epoch`), rather than \
+         put an old copy in its place"
+    )]
     Broken {
         /// Which ledger.
         place: String,
@@ -63,6 +71,13 @@ pub enum LedgerError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl From<SqlError> for LedgerError {
+    fn from(error: SqlError) -> LedgerError {
+        let kind = if error.fault == Fault::Replaced { LedgerError::Replaced } else { LedgerError::Sql };
+        kind(error.of_ledger())
+    }
 }
 
 impl LedgerError {
@@ -161,6 +176,14 @@ impl Ledger {
     /// The database's address without a password.
     pub fn place(&self) -> &str {
         self.db.place()
+    }
+
+    /// Whether the file of an SQLite ledger is still the one that was opened; asks nothing of a server.
+    ///
+    /// # Errors
+    /// When it is gone, or [`LedgerError::Replaced`].
+    pub fn look_at_file(&self) -> Result<(), LedgerError> {
+        Ok(self.db.look_at_file()?)
     }
 
     /// The last number given; 0 in a new ledger.

@@ -57,12 +57,20 @@ pub(super) struct Tables {
     pub(super) marks: String,
     /// The latest bad rows.
     pub(super) set_aside: String,
+    /// Changes that were announced before their rows were gone, and will be announced once more.
+    pub(super) owed: String,
 }
 
 impl Tables {
     pub(super) fn new(dialect: Dialect, prefix: &Prefix) -> Tables {
         let name = |table: &str| dialect.quote(&format!("{prefix}{table}"));
-        Tables { meta: name("meta"), changes: name("changes"), marks: name("marks"), set_aside: name("set_aside") }
+        Tables {
+            meta: name("meta"),
+            changes: name("changes"),
+            marks: name("marks"),
+            set_aside: name("set_aside"),
+            owed: name("owed"),
+        }
     }
 }
 
@@ -108,8 +116,8 @@ async fn version(db: &Db, tables: &Tables) -> Result<Option<i64>, SqlError> {
     Ok(rows.first().and_then(|row| row.first()).and_then(Value::int))
 }
 
-fn statements(dialect: Dialect, tables: &Tables) -> [String; 4] {
-    let Tables { meta, changes, marks, set_aside } = tables;
+fn statements(dialect: Dialect, tables: &Tables) -> [String; 5] {
+    let Tables { meta, changes, marks, set_aside, owed } = tables;
     let (key, end) = match dialect {
         // Exact comparison: two texts that differ in case or accents are two keys.
         Dialect::MySql => ("BIGINT", " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
@@ -122,6 +130,10 @@ fn statements(dialect: Dialect, tables: &Tables) -> [String; 4] {
              NOT NULL, recorded_us BIGINT NOT NULL){end}"
         ),
         format!("CREATE TABLE IF NOT EXISTS {marks} (row_key VARCHAR(255) NOT NULL PRIMARY KEY){end}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {owed} (row_key VARCHAR(255) NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us \
+             BIGINT NOT NULL){end}"
+        ),
         format!(
             "CREATE TABLE IF NOT EXISTS {set_aside} (n {key} NOT NULL PRIMARY KEY, row_key VARCHAR(255) NOT NULL, bug \
              VARCHAR(255), reason VARCHAR(500) NOT NULL, at_us BIGINT NOT NULL){end}"

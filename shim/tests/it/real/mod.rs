@@ -2,7 +2,11 @@
 
 mod amqp;
 mod chaos;
+mod init;
 mod lease;
 mod listen;
+mod pooler;
 mod privileges;
 mod queue;
+mod refuses;
+mod switchover;
