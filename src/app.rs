@@ -262,7 +262,7 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<
     const PAGE: usize = 10_000;
     let head = ledger.head().await?;
     if head == 0 {
-        ingest.begin(ledger.epoch().clone()).await;
+        ingest.begin(ledger.epoch().await?).await;
     }
     let mut after = head.saturating_sub(max);
     loop {

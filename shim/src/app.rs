@@ -170,7 +170,7 @@ pub async fn status(args: &LedgerArgs) -> anyhow::Result<()> {
     ledger.close().await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "ledger       {}", ledger.place())?;
-    writeln!(out, "epoch        {}", ledger.epoch())?;
+    writeln!(out, "epoch        {}", meta.epoch)?;
     writeln!(out, "head         {}", meta.head)?;
     writeln!(out, "published    {}", meta.published)?;
     writeln!(out, "unpublished  {}", meta.head - meta.published)?;

@@ -7,8 +7,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bugfeed_protocol::Numbered;
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::{Cursor, Numbered};
 
 use super::handoff::Next;
 use super::{Term, now, pause};
@@ -28,9 +28,9 @@ struct State<'a, P> {
     term: &'a Term<'a>,
     publisher: &'a mut P,
     /// Everything up to here is safe with the bus.
-    published: u64,
+    published: Cursor,
     /// What the ledger knows of it.
-    saved: u64,
+    saved: Cursor,
     save_at: Instant,
     backoff: Backoff,
     /// Nobody took the last one: try one message at a time until somebody does.
@@ -43,9 +43,9 @@ struct State<'a, P> {
 pub(super) async fn run<P: Publish>(term: &Term<'_>, publisher: &mut P) -> Result<(), LedgerError> {
     let telemetry = &term.options.telemetry;
     let mut backoff = Backoff::SERVER;
-    let meta = loop {
-        match term.lease.ledger().meta().await {
-            Ok(meta) => break meta,
+    let (meta, published) = loop {
+        match term.lease.begin().await {
+            Ok(begun) => break begun,
             Err(e) => telemetry.down(Part::Ledger, &e),
         }
         if pause(backoff.next(rand::random()), term.stop).await {
@@ -54,12 +54,12 @@ pub(super) async fn run<P: Publish>(term: &Term<'_>, publisher: &mut P) -> Resul
     };
     let ledger = term.lease.ledger();
     term.handoff.head(meta.head);
-    telemetry.lease_taken(ledger.place(), ledger.epoch().as_str(), meta.head, meta.head - meta.published);
+    telemetry.lease_taken(ledger.place(), meta.epoch.as_str(), meta.head, meta.head - meta.published);
     let mut state = State {
         term,
         publisher,
-        published: meta.published,
-        saved: meta.published,
+        saved: published.clone(),
+        published,
         save_at: Instant::now(),
         backoff: Backoff::SERVER,
         probing: false,
@@ -89,11 +89,11 @@ impl<P: Publish> State<'_, P> {
     async fn round(&mut self) -> Result<bool, LedgerError> {
         let drained = self.term.drained.load(Ordering::Acquire);
         let limit = if self.probing { 1 } else { self.term.options.batch };
-        let batch = match self.term.handoff.take(self.published, limit) {
+        let batch = match self.term.handoff.take(self.published.seq, limit) {
             Next::Here(batch) => batch,
             // Looked at all the same when idle: a commit that was not answered may have happened.
             Next::None if !drained && !self.look => Vec::new(),
-            _ => self.term.lease.ledger().history(self.published, limit).await?,
+            _ => self.term.lease.ledger().history(self.published.seq, limit).await?,
         };
         self.look = false;
         if !batch.is_empty() {
@@ -130,7 +130,7 @@ impl<P: Publish> State<'_, P> {
         };
         let count = count.min(batch.len());
         if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
-            self.published = last.cursor.seq;
+            self.published = last.cursor.clone();
             telemetry.published(count);
             if self.save_at <= Instant::now() || trouble.is_some() {
                 self.save().await?;
@@ -153,7 +153,7 @@ impl<P: Publish> State<'_, P> {
         self.probing = false;
         if telemetry.up(Part::Bus) {
             let head = term.lease.ledger().head().await?;
-            telemetry.catching_up(head.saturating_sub(self.published));
+            telemetry.catching_up(head.saturating_sub(self.published.seq));
         }
         if self.prune_at <= Instant::now() {
             self.prune().await?;
@@ -163,8 +163,8 @@ impl<P: Publish> State<'_, P> {
 
     async fn save(&mut self) -> Result<(), LedgerError> {
         if self.saved != self.published {
-            self.term.lease.published(self.published).await?;
-            self.saved = self.published;
+            self.term.lease.published(&self.published).await?;
+            self.saved = self.published.clone();
         }
         self.save_at = Instant::now() + SAVE;
         Ok(())

@@ -227,6 +227,10 @@ impl Tx {
         self.conn.execute(sql, args).await
     }
 
+    pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
+        self.conn.fetch(sql, args).await
+    }
+
     /// Commits. On an error it is unknown whether the commit happened.
     pub(crate) async fn commit(mut self) -> Result<(), SqlError> {
         self.conn.raw("COMMIT").await?;

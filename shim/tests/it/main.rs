@@ -5,6 +5,7 @@
 
 mod binary;
 mod ledger;
+mod lineage;
 mod real;
 mod relay;
 mod support;
