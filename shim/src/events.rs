@@ -24,19 +24,22 @@ pub enum Part {
     Lease,
     /// The change table's database.
     Source,
+    /// Rows of the change table that are in the way.
+    Rows,
     /// The ledger's database.
     Ledger,
     /// The broker, or whatever takes the changes.
     Bus,
 }
 
-const PARTS: [Part; 4] = [Part::Lease, Part::Source, Part::Ledger, Part::Bus];
+const PARTS: [Part; 5] = [Part::Lease, Part::Source, Part::Rows, Part::Ledger, Part::Bus];
 
 impl Part {
     fn name(self) -> &'static str {
         match self {
             Part::Lease => "lease",
             Part::Source => "change table",
+            Part::Rows => "change table's rows",
             Part::Ledger => "ledger",
             Part::Bus => "bus",
         }
@@ -46,6 +49,7 @@ impl Part {
         match self {
             Part::Lease => "another shim works; this one waits for its turn",
             Part::Source => "trying again; changes wait in the table",
+            Part::Rows => "trying again; the other rows flow on",
             Part::Ledger => "trying again; changes wait in the table",
             Part::Bus => "trying again; changes are kept in the ledger",
         }
@@ -87,7 +91,7 @@ pub struct Counters {
 pub struct Telemetry {
     /// Counters since the start.
     pub counters: Counters,
-    outages: Mutex<[Outage; 4]>,
+    outages: Mutex<[Outage; 5]>,
     set_aside_lines: Mutex<Option<(Instant, u32)>>,
 }
 
@@ -124,6 +128,7 @@ impl Telemetry {
         match part {
             Part::Lease => tracing::info!("{reason}; {meanwhile}"),
             Part::Source => add(&self.counters.source_outages, 1),
+            Part::Rows => {}
             Part::Ledger => add(&self.counters.ledger_outages, 1),
             Part::Bus => add(&self.counters.bus_outages, 1),
         }
@@ -142,6 +147,12 @@ impl Telemetry {
             tracing::info!(part = part.name(), after_s = since.elapsed().as_secs(), "works again");
         }
         true
+    }
+
+    /// Whether a part was last said not to work.
+    pub fn is_down(&self, part: Part) -> bool {
+        let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outages[part as usize].since.is_some()
     }
 
     /// Whether every part works; otherwise what does not, in one line.
@@ -195,6 +206,31 @@ impl Telemetry {
     /// The tracker holds rows that are recorded; they are deleted later.
     pub(crate) fn rows_held(&self, count: usize) {
         tracing::debug!(count, "the tracker holds recorded rows; they are deleted later");
+    }
+
+    /// What is in the way in the table: so many recorded rows that the database keeps, with what it said, if anything; and
+    /// rows that have no number by which they could be deleted.
+    pub(crate) fn rows(&self, place: &str, kept: usize, refusal: Option<&str>, strays: bool) {
+        let mut reasons = Vec::new();
+        match refusal {
+            _ if kept == 0 => {}
+            Some(refusal) => reasons.push(format!("{kept} recorded rows cannot be deleted: {refusal}")),
+            None => reasons.push(format!(
+                "{place}: {kept} recorded rows are still there after they were deleted without an error: a BEFORE DELETE \
+                 trigger or row-level security keeps them; let the shim's user delete every row that it can read"
+            )),
+        }
+        if strays {
+            reasons.push(format!(
+                "{place}: some rows have no whole number as their id and are passed over; name the table's primary key \
+                 with --id-column"
+            ));
+        }
+        if reasons.is_empty() {
+            self.up(Part::Rows);
+        } else {
+            self.down(Part::Rows, &reasons.join("; "));
+        }
     }
 
     /// Changes are safely with the bus.

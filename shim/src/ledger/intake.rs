@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
 
-use super::marks::{Edit, Marks};
+use super::marks::Marks;
+use super::owed::{Forget, Owed, read_owed};
 use super::plan::{Plan, plan};
 use super::schema::Tables;
 use super::{Keep, Lease, Ledger, LedgerError, META, Meta};
@@ -19,31 +20,32 @@ use crate::sql::{Tx, Value};
 /// How many of the latest bad rows are kept to look at.
 const SET_ASIDE_KEPT: u64 = 1000;
 /// Rows of one INSERT.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 /// The most changes that one pruning step removes.
 const PRUNE_CHUNK: u64 = 10_000;
 
 /// Records rows, on behalf of the holder of the lease.
 #[derive(Debug)]
 pub struct Intake {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     term: i64,
-    state: Option<State>,
+    pub(super) state: Option<State>,
 }
 
 /// What the database says, as long as nobody else writes, which the lease ensures.
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     epoch: Epoch,
     /// The number in the tables after which the epoch begins.
     base: u64,
-    last_seq: u64,
+    pub(super) last_seq: u64,
     /// The tag of the last number.
     last_tag: Option<Tag>,
     /// The tag of the next one.
     tag: Tag,
     set_aside: u64,
-    marks: Marks,
+    pub(super) marks: Marks,
+    pub(super) owed: Owed,
 }
 
 /// What became of rows.
@@ -161,22 +163,28 @@ impl Intake {
         if !plan.marks.is_empty() {
             // On an error the state stays taken, and is read again next time.
             let marks = state.marks.mark(&plan.marks);
-            self.write(&plan, &marks, &state, now).await?;
+            self.write(&plan, &marks, &state, &Forget::default(), now).await?;
             recorded.numbered = plan.changes.len();
-            recorded.changes = state.numbered(&plan, now);
+            recorded.changes = self.given(&mut state, &plan, now);
+            recorded.head = state.last_seq;
             recorded.set_aside = plan.bad.iter().map(|(row, bad)| (row.key.text(), bad.to_string())).collect();
             state.set_aside += plan.bad.len() as u64;
-            if let Some(last) = recorded.changes.last() {
-                recorded.head = last.cursor.seq;
-                (state.last_seq, state.last_tag) = (last.cursor.seq, last.cursor.tag);
-                self.ledger.knows(last.cursor.clone());
-            }
         }
         self.state = Some(state);
         Ok(recorded)
     }
 
-    /// Drops the marks of rows whose deletion is known.
+    /// What is committed: the changes as they are published. The state moves on.
+    pub(super) fn given(&self, state: &mut State, plan: &Plan<'_>, now: When) -> Vec<Numbered> {
+        let changes = state.numbered(plan, now);
+        if let Some(last) = changes.last() {
+            (state.last_seq, state.last_tag) = (last.cursor.seq, last.cursor.tag);
+            self.ledger.knows(last.cursor.clone());
+        }
+        changes
+    }
+
+    /// Drops the marks of rows whose deletion is known, and what is owed for them.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -186,7 +194,8 @@ impl Intake {
             return Ok(());
         };
         let edit = state.marks.forget(gone);
-        if edit.insert.is_empty() {
+        let owed: Vec<String> = gone.iter().filter(|key| state.owed.remove(*key).is_some()).map(RowKey::text).collect();
+        if edit.insert.is_empty() && owed.is_empty() {
             for chunk in edit.delete.chunks(2 * CHUNK) {
                 let fence =
                     format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
@@ -195,25 +204,24 @@ impl Intake {
                 self.ledger.db.execute(&format!("{sql}{fence}"), &args).await?;
             }
         } else {
-            self.edit(&edit).await?;
+            // Marks are written anew that stand for fewer rows than before.
+            let mut tx = self.fenced().await?;
+            self.write_forget(&mut tx, &Forget { marks: edit.delete, owed }).await?;
+            self.write_marks(&mut tx, &edit.insert).await?;
+            tx.commit().await?;
         }
         self.state = Some(state);
         Ok(())
     }
 
-    /// Writes marks anew that stand for fewer rows than before.
-    async fn edit(&self, edit: &Edit) -> Result<(), LedgerError> {
+    /// A transaction of the holder of the lease, and of nobody else.
+    pub(super) async fn fenced(&self) -> Result<Tx, LedgerError> {
         let mut tx = self.ledger.db.begin().await?;
         let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
-        if tx.execute(&fence, &[Value::Int(self.term)]).await? != 1 {
-            return Err(LedgerError::Fenced);
+        match tx.execute(&fence, &[Value::Int(self.term)]).await? {
+            1 => Ok(tx),
+            _ => Err(LedgerError::Fenced),
         }
-        for chunk in edit.delete.chunks(2 * CHUNK) {
-            let (sql, args) = self.unmark(chunk);
-            tx.execute(&sql, &args).await?;
-        }
-        self.write_marks(&mut tx, &edit.insert).await?;
-        Ok(tx.commit().await?)
     }
 
     fn unmark(&self, texts: &[String]) -> (String, Vec<Value>) {
@@ -232,9 +240,9 @@ impl Intake {
         Ok(())
     }
 
-    async fn state(&mut self) -> Result<&State, LedgerError> {
+    pub(super) async fn state(&mut self) -> Result<&State, LedgerError> {
         if self.state.is_none() {
-            let (meta, marks) = self.read().await?;
+            let (meta, marks, owed) = self.read().await?;
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
@@ -250,27 +258,36 @@ impl Intake {
                 tag,
                 set_aside: meta.set_aside,
                 marks,
+                owed,
             });
         }
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
-    /// Both by one connection: another one may be to a server that is behind.
-    async fn read(&self) -> Result<(Meta, Marks), LedgerError> {
+    /// All by one connection: another one may be to a server that is behind.
+    async fn read(&self) -> Result<(Meta, Marks, Owed), LedgerError> {
         let Ledger { db, tables, .. } = &self.ledger;
         let mut conn = db.connection().await?;
         let read = async {
-            let marks = conn.fetch(&format!("SELECT row_key FROM {}", tables.marks), &[]).await?;
-            let meta = conn.fetch(&format!("SELECT {META} FROM {} WHERE one = 1", tables.meta), &[]).await?;
-            Ok((meta, marks))
+            let marks = conn.fetch(&format!("SELECT row_key FROM {}", tables.marks), &[], false).await?;
+            let owed = conn.fetch(&format!("SELECT row_key, bug, when_us FROM {}", tables.owed), &[], false).await?;
+            let meta = conn.fetch(&format!("SELECT {META} FROM {} WHERE one = 1", tables.meta), &[], false).await?;
+            Ok((meta, marks, owed))
         };
         let read = read.await;
-        let (mut meta, marks) = conn.give_back(read).map_err(|e| self.ledger.gone(e))?;
+        let (mut meta, marks, owed) = conn.give_back(read).map_err(|e| self.ledger.gone(e))?;
         let texts = marks.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
-        Ok((self.ledger.read_meta(meta.pop())?, Marks::read(texts)))
+        Ok((self.ledger.read_meta(meta.pop())?, Marks::read(texts), read_owed(owed)))
     }
 
-    async fn write(&self, plan: &Plan<'_>, marks: &[String], state: &State, now: When) -> Result<(), LedgerError> {
+    pub(super) async fn write(
+        &self,
+        plan: &Plan<'_>,
+        marks: &[String],
+        state: &State,
+        forget: &Forget,
+        now: When,
+    ) -> Result<(), LedgerError> {
         let tables = &self.ledger.tables;
         let last = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
         let last_tag = if plan.changes.is_empty() { state.last_tag } else { Some(state.tag) };
@@ -307,6 +324,7 @@ impl Intake {
             }
             tx.execute(&sql, &[]).await?;
         }
+        self.write_forget(&mut tx, forget).await?;
         self.write_marks(&mut tx, marks).await?;
         self.write_bad(&mut tx, plan, state.set_aside, now).await?;
         Ok(tx.commit().await?)

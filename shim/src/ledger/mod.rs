@@ -10,6 +10,7 @@ mod history;
 mod intake;
 mod lease;
 mod marks;
+mod owed;
 mod plan;
 mod schema;
 
@@ -30,7 +31,11 @@ pub use schema::{BadPrefix, Prefix};
 pub enum LedgerError {
     /// The database said no.
     #[error("ledger {0}")]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
+    /// Another file has the ledger's name now. It may have another history: whoever works on this one must stop, and open
+    /// what is there.
+    #[error("ledger {0}")]
+    Replaced(SqlError),
     /// Another shim took over; this one must stop writing and wait for its turn.
     #[error("another shim has taken over this ledger")]
     Fenced,
@@ -93,6 +98,12 @@ pub enum LedgerError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl From<SqlError> for LedgerError {
+    fn from(error: SqlError) -> LedgerError {
+        if error.fault == Fault::Replaced { LedgerError::Replaced(error) } else { LedgerError::Sql(error) }
+    }
 }
 
 impl LedgerError {
@@ -206,6 +217,14 @@ impl Ledger {
     /// The database's address without a password.
     pub fn place(&self) -> &str {
         self.db.place()
+    }
+
+    /// Whether the file of an SQLite ledger is still the one that was opened; asks nothing of a server.
+    ///
+    /// # Errors
+    /// When it is gone, or [`LedgerError::Replaced`].
+    pub fn look_at_file(&self) -> Result<(), LedgerError> {
+        Ok(self.db.look_at_file()?)
     }
 
     /// The last number given; 0 in a new ledger.

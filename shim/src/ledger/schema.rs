@@ -70,6 +70,8 @@ pub(super) struct Tables {
     pub(super) marks: String,
     /// The latest bad rows.
     pub(super) set_aside: String,
+    /// Changes that were announced before their rows were gone, and will be announced once more.
+    pub(super) owed: String,
 }
 
 impl Tables {
@@ -81,6 +83,7 @@ impl Tables {
             runs: name("runs"),
             marks: name("marks"),
             set_aside: name("set_aside"),
+            owed: name("owed"),
         }
     }
 }
@@ -133,7 +136,9 @@ async fn make(db: &Db, statement: &str) -> Result<(), LedgerError> {
 /// Adds what version 2 has. Each step may have been done before, by another shim or by one that died here. What was
 /// numbered before has no tag.
 async fn migrate(db: &Db, tables: &Tables) -> Result<(), LedgerError> {
-    make(db, &runs(db.dialect(), tables)).await?;
+    for statement in statements(db.dialect(), tables) {
+        make(db, &statement).await?;
+    }
     for (column, kind) in ADDED {
         let there = format!("SELECT {column} FROM {} WHERE one = 1", tables.meta);
         match db.fetch(&there, &[]).await {
@@ -166,26 +171,24 @@ fn words(dialect: Dialect) -> (&'static str, &'static str) {
     }
 }
 
-fn runs(dialect: Dialect, tables: &Tables) -> String {
-    let (key, end) = words(dialect);
-    format!(
-        "CREATE TABLE IF NOT EXISTS {} (first_seq {key} NOT NULL PRIMARY KEY, tag VARCHAR(16) NOT NULL, since_us BIGINT \
-         NOT NULL){end}",
-        tables.runs
-    )
-}
-
-fn statements(dialect: Dialect, tables: &Tables) -> [String; 5] {
-    let Tables { meta, changes, marks, set_aside, .. } = tables;
+fn statements(dialect: Dialect, tables: &Tables) -> [String; 6] {
+    let Tables { meta, changes, runs, marks, set_aside, owed } = tables;
     let (key, end) = words(dialect);
     let added = ADDED.map(|(column, kind)| format!(", {column} {kind}")).concat();
     [
-        runs(dialect, tables),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {runs} (first_seq {key} NOT NULL PRIMARY KEY, tag VARCHAR(16) NOT NULL, since_us \
+             BIGINT NOT NULL){end}"
+        ),
         format!(
             "CREATE TABLE IF NOT EXISTS {changes} (seq {key} NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us BIGINT \
              NOT NULL, recorded_us BIGINT NOT NULL){end}"
         ),
         format!("CREATE TABLE IF NOT EXISTS {marks} (row_key VARCHAR(255) NOT NULL PRIMARY KEY){end}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {owed} (row_key VARCHAR(255) NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us \
+             BIGINT NOT NULL){end}"
+        ),
         format!(
             "CREATE TABLE IF NOT EXISTS {set_aside} (n {key} NOT NULL PRIMARY KEY, row_key VARCHAR(255) NOT NULL, bug \
              VARCHAR(255), reason VARCHAR(500) NOT NULL, at_us BIGINT NOT NULL){end}"

@@ -133,6 +133,8 @@ async fn work<P: Publish>(
         let ended = term(source, &lease, publisher, options, stop).await;
         match ended {
             Err(LedgerError::Fenced) => options.telemetry.lease_lost(),
+            // What this lease was for is not there any more.
+            Err(e @ LedgerError::Replaced(_)) => return Err(e.into()),
             other => {
                 // Bounded: a ledger that is away must not hold up the exit; the next one then waits a few seconds.
                 let _ = tokio::time::timeout(Duration::from_secs(3), lease.release()).await;

@@ -89,7 +89,9 @@ impl<P: Publish> State<'_, P> {
     async fn round(&mut self) -> Result<bool, LedgerError> {
         let drained = self.term.drained.load(Ordering::Acquire);
         let limit = if self.probing { 1 } else { self.term.options.batch };
+        let limit = self.term.handoff.allowed(self.published.seq, limit);
         let batch = match self.term.handoff.take(self.published.seq, limit) {
+            _ if limit == 0 => Vec::new(),
             Next::Here(batch) => batch,
             // Looked at all the same when idle: a commit that was not answered may have happened.
             Next::None if !drained && !self.look => Vec::new(),

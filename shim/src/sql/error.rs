@@ -11,6 +11,16 @@ pub enum Fault {
     Away,
     /// Somebody else holds a lock for longer than this program waits.
     Locked,
+    /// The server answers, but takes no writes: a replica, or the former primary after a switch-over.
+    Moved,
+    /// The file of the database was replaced by another one.
+    Replaced,
+    /// The file of the database was there, and is gone.
+    Gone,
+    /// The table itself refuses: a trigger, or a row elsewhere that refers to this one.
+    Refused,
+    /// The server's own settings refuse: how it writes its binary log.
+    Binlog,
     /// No space left, or a failing disk.
     Full,
     /// The database, its file or its folder cannot be written.
@@ -32,9 +42,22 @@ impl Fault {
         match self {
             Fault::Away => "check that the server runs and can be reached from here",
             Fault::Locked => "another transaction holds a lock; it will be tried again",
+            Fault::Moved => {
+                "this server takes no writes now: a replica, or the old primary after a switch-over; the connection is \
+                 made anew at each attempt, so let the address lead to the server that can be written"
+            }
+            Fault::Replaced => "the one that is there now is opened",
+            Fault::Gone => "put it back, and this program opens it again; or stop this program",
+            Fault::Refused => "a trigger or a foreign key of the table does that; let rows of this table be deleted",
+            Fault::Binlog => {
+                "set binlog_format to ROW or MIXED: with STATEMENT the server refuses what does not lock more than it needs"
+            }
             Fault::Full => "make room on the disk of the database",
             Fault::ReadOnly => "give this user write permission on the file and its folder, or name another place",
-            Fault::Corrupt => "restore the file from a backup or name another file",
+            Fault::Corrupt => {
+                "what is in the file cannot be trusted; of a ledger, move it away and begin a new epoch \
+                 (`bugfeed-shim new-epoch`), rather than put an old copy in its place"
+            }
             Fault::Denied => "check user, password and privileges (GRANT)",
             Fault::Missing => "check the name, or create it (`bugfeed-shim init` creates the change table)",
             Fault::Duplicate => "another process wrote the same row",
@@ -82,7 +105,7 @@ impl SqlError {
 
     /// Whether only waiting can help, as opposed to somebody changing something.
     pub fn may_heal(&self) -> bool {
-        matches!(self.fault, Fault::Away | Fault::Locked)
+        matches!(self.fault, Fault::Away | Fault::Locked | Fault::Moved | Fault::Replaced)
     }
 
     /// The longest a single statement may take before it counts as failed.
@@ -108,7 +131,11 @@ fn mysql_fault(number: u16) -> Fault {
         1049 | 1051 | 1054 | 1146 => Fault::Missing,
         1062 => Fault::Duplicate,
         3 | 1021 | 1026 | 1114 => Fault::Full,
-        1036 | 1290 | 1836 => Fault::ReadOnly,
+        1036 => Fault::ReadOnly,
+        // 1047: a node that left its Galera cluster.
+        1047 | 1290 | 1792 | 1836 => Fault::Moved,
+        1451 | 1644 => Fault::Refused,
+        1665 => Fault::Binlog,
         1034 | 1035 | 126 | 127 | 145 => Fault::Corrupt,
         1040 | 1053 | 1077 | 1079 | 1129 | 1152..=1161 | 1184 | 1203 | 1226 | 1317 | 1927 => Fault::Away,
         _ => Fault::Other,
@@ -122,7 +149,8 @@ fn postgres_fault(code: &str) -> Fault {
         "3D000" | "3F000" | "42P01" | "42703" => Fault::Missing,
         "23505" => Fault::Duplicate,
         "53100" | "58030" => Fault::Full,
-        "25006" => Fault::ReadOnly,
+        "25006" => Fault::Moved,
+        "P0001" | "23001" | "23503" => Fault::Refused,
         "XX001" | "XX002" => Fault::Corrupt,
         "53300" | "57014" | "57P01" | "57P02" | "57P03" => Fault::Away,
         _ if code.starts_with("08") => Fault::Away,
@@ -137,6 +165,8 @@ fn sqlite_fault(code: i32, message: &str) -> Fault {
         10 | 13 => Fault::Full,
         11 | 26 => Fault::Corrupt,
         14 => Fault::Missing,
+        // A trigger's RAISE, or a foreign key.
+        19 if matches!(code, 787 | 1811) => Fault::Refused,
         3 | 23 => Fault::Denied,
         19 if matches!(code, 1555 | 2067 | 2579) => Fault::Duplicate,
         1 if message.contains("no such") => Fault::Missing,

@@ -88,7 +88,7 @@ async fn faults_at_the_start_end_with_1_and_one_clear_line() {
     let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let busy = busy.local_addr().unwrap().to_string();
     for (name, value, parts) in [
-        ("--ledger", garbage.as_str(), &["garbage.db", "not a database", "restore"][..]),
+        ("--ledger", garbage.as_str(), &["garbage.db", "not a database", "new-epoch"][..]),
         ("--ledger", &read_only, &["ledger.db", "readonly", "permission"]),
         ("--ledger", &nowhere, &["no/such/folder", "unable to open"]),
         ("--source", &garbage, &["garbage.db", "not a database"]),
