@@ -9,6 +9,7 @@ use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
+use bugfeed_shim::events::Turn;
 use bugfeed_shim::source::{self, TableSpec};
 use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
@@ -58,24 +59,40 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
     let dir = args.data_dir.display().to_string();
-    let dir = dir.trim_end_matches('/');
+    let dir = dir.trim_end_matches('/').to_owned();
     let source = if dir == "./data" { String::new() } else { format!(" --source sqlite://{dir}/bugfeed.db") };
     let url = if clients.port() == 8844 { String::new() } else { format!(" --url ws://{clients}/") };
-    let banner = format!(
-        "bugfeed {version}, all in one\n\
-         \x20 live page  http://{clients}/\n\
+    let addresses = format!(
+        "\x20 live page  http://{clients}/\n\
          \x20 clients    ws://{clients}/\n\
          \x20 admin      http://{admin}/readyz, /metrics\n\
          \x20 table      {table} in {dir}/bugfeed.db\n\
-         \x20 ledger     {dir}/ledger.db\n\
-         Try, in two other terminals:\n\
-         \x20 bugfeed watch 1234{url}\n\
-         \x20 bugfeed touch 1234{source}\n",
-        version = bugfeed::VERSION,
+         \x20 ledger     {dir}/ledger.db\n",
         table = args.table,
     );
-    std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
-    app::serve(&args, ports, &stop_on_signal()?).await
+    let name = format!("bugfeed {}, all in one", bugfeed::VERSION);
+    let working = format!(
+        "{name}\n{addresses}\
+         Try, in two other terminals:\n\
+         \x20 bugfeed watch 1234{url}\n\
+         \x20 bugfeed touch 1234{source}\n"
+    );
+    let waiting = move |holder: &str| {
+        format!(
+            "{name}: WAITING for its turn. {holder} works on {dir}, and this one takes over when that one ends.\n\
+             Until then it serves nobody: clients are told to come again (503).\n{addresses}"
+        )
+    };
+    let told = move |turn: &Turn| {
+        let text = match turn {
+            Turn::Starting => return,
+            Turn::Waiting(holder) => waiting(holder),
+            Turn::Working => working.clone(),
+        };
+        // Whoever closed it does not want to know.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    };
+    app::serve(&args, ports, &stop_on_signal()?, told).await
 }
 
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {

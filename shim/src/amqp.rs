@@ -91,12 +91,14 @@ pub enum AmqpError {
     },
     /// The exchange is there already, with other properties.
     #[error(
-        "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable topic \
+        "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable {needed} \
          exchange: delete it, or choose another name"
     )]
     Exchange {
         /// Which exchange.
         exchange: String,
+        /// Its type as it ought to be.
+        needed: &'static str,
         /// The broker's words.
         reason: String,
     },
@@ -128,6 +130,14 @@ impl AmqpError {
     pub fn will_be_the_same(&self) -> bool {
         let unknown = |source| protocol_error(source).is_some_and(|(code, _)| matches!(code, 503 | 540));
         self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
+    }
+
+    /// Wraps what an exchange's declaration failed with; `needed` is its type.
+    pub fn exchange(url: &BrokerUrl, exchange: &str, needed: &'static str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), needed, reason },
+            _ => AmqpError::broker(url, source),
+        }
     }
 
     /// Wraps what a queue's declaration failed with.
@@ -181,10 +191,7 @@ pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpErro
 pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
-    declared.map_err(|error| match protocol_error(&error) {
-        Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
-        _ => AmqpError::broker(url, error),
-    })
+    declared.map_err(|error| AmqpError::exchange(url, exchange, "topic", error))
 }
 
 /// How long and how large a feed's history is kept by the broker.
@@ -201,6 +208,10 @@ impl Default for HistoryBounds {
         HistoryBounds { age_s: 7 * 24 * 3600, bytes: 1 << 30 }
     }
 }
+
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
 
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {

@@ -186,3 +186,46 @@ impl Ledger {
         statements
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::ledger::Prefix;
+    use crate::source::{Row, RowKey};
+    use crate::sql::DbUrl;
+
+    fn row(id: i64) -> Row {
+        let change = bugfeed_protocol::Change { bug: bugfeed_protocol::BugId::new(7).unwrap(), when: When::MIN };
+        Row { key: RowKey { id, when: None }, bug: None, change: Ok(change) }
+    }
+
+    /// A process that dies after any of the statements has not begun a new epoch, and nothing of the old one is lost.
+    #[tokio::test]
+    async fn what_ends_in_the_middle_has_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DbUrl::sqlite_file(dir.path().join("ledger.db"));
+        let ledger = Ledger::open(&url, &Prefix::default()).await.unwrap();
+        let lease = ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap();
+        let rows: Vec<Row> = (1..=5).map(row).collect();
+        let recorded = lease.intake().record(&rows, When::MIN).await.unwrap();
+        lease.published(&recorded.changes[1].cursor).await.unwrap();
+        let (meta, history) = (ledger.meta().await.unwrap(), ledger.history(0, 10).await.unwrap());
+        let (epoch, tag) = (Epoch::from_random(7), Tag::from_random(7));
+        let statements = ledger.renumber(&meta, &epoch, tag, When::MIN);
+        assert_eq!(statements.len(), 3);
+        for survived in 0..=statements.len() {
+            let mut tx = ledger.db.begin().await.unwrap();
+            for (statement, args) in &statements[..survived] {
+                tx.execute(statement, args).await.unwrap();
+            }
+            drop(tx);
+            assert_eq!(ledger.meta().await.unwrap(), meta, "after {survived} statements");
+            assert_eq!(ledger.history(0, 10).await.unwrap(), history, "after {survived} statements");
+            assert_eq!(lease.begin().await.unwrap().1, recorded.changes[1].cursor);
+        }
+        lease.new_epoch(When::MIN).await.unwrap();
+        assert_eq!(ledger.history(0, 10).await.unwrap().len(), 3);
+    }
+}

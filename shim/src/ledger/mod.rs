@@ -195,7 +195,8 @@ impl Ledger {
     async fn prepare(url: &DbUrl, prefix: &Prefix, create: bool) -> Result<Ledger, LedgerError> {
         let db = Db::new(url, Use::Ledger { create });
         let tables = Tables::new(db.dialect(), prefix);
-        schema::prepare(&db, &tables, create, rand::random()).await?;
+        let make = if create { schema::Make::All } else { schema::Make::Nothing };
+        schema::prepare(&db, &tables, make, rand::random()).await?;
         let lock_path = url.sqlite_path().map(|mut path| {
             path.as_mut_os_string().push(format!(".{prefix}lock"));
             path
@@ -204,6 +205,15 @@ impl Ledger {
         // What cannot be read is found at once.
         ledger.meta().await?;
         Ok(ledger)
+    }
+
+    /// Goes on with another file that has this ledger's name now.
+    ///
+    /// # Errors
+    /// When there is no ledger in it.
+    pub(crate) async fn open_again(&self) -> Result<(), LedgerError> {
+        self.db.follow_file();
+        schema::prepare(&self.db, &self.tables, schema::Make::Newer, rand::random()).await
     }
 
     /// The random identifier of the present numbering.

@@ -88,11 +88,23 @@ impl Tables {
     }
 }
 
-/// Checks the version; creates what is missing when `create` is set.
-pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: u64) -> Result<(), LedgerError> {
+/// What may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Make {
+    /// Nothing: what is there is only looked at.
+    Nothing,
+    /// Tables of this version out of older ones.
+    Newer,
+    /// Also a ledger where there is none.
+    All,
+}
+
+/// Checks the version; makes what is missing.
+pub(super) async fn prepare(db: &Db, tables: &Tables, make: Make, epoch_bits: u64) -> Result<(), LedgerError> {
+    let create = make == Make::All;
     match version(db, tables).await {
         Ok(Some(VERSION)) => return Ok(()),
-        Ok(Some(WITHOUT_TAGS)) if create => return migrate(db, tables).await,
+        Ok(Some(WITHOUT_TAGS)) if make != Make::Nothing => return migrate(db, tables).await,
         Ok(Some(WITHOUT_TAGS)) => return Err(LedgerError::Older { place: db.place().to_owned() }),
         Ok(Some(found)) => return Err(LedgerError::Version { place: db.place().to_owned(), found, known: VERSION }),
         Ok(None) if create => {}
@@ -104,7 +116,7 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: 
         Err(e) => return Err(e.into()),
     }
     for statement in statements(db.dialect(), tables) {
-        make(db, &statement).await?;
+        make_table(db, &statement).await?;
     }
     let epoch = bugfeed_protocol::Epoch::from_random(epoch_bits);
     let ignore = match db.dialect() {
@@ -122,12 +134,9 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: 
 }
 
 /// Runs a `CREATE TABLE IF NOT EXISTS`.
-async fn make(db: &Db, statement: &str) -> Result<(), LedgerError> {
-    if let Err(first) = db.execute(statement, &[]).await {
-        // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
-        if first.fault != Fault::Duplicate {
-            return Err(first.into());
-        }
+async fn make_table(db: &Db, statement: &str) -> Result<(), LedgerError> {
+    // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
+    if db.execute(statement, &[]).await.is_err() {
         db.execute(statement, &[]).await?;
     }
     Ok(())
@@ -137,7 +146,7 @@ async fn make(db: &Db, statement: &str) -> Result<(), LedgerError> {
 /// numbered before has no tag.
 async fn migrate(db: &Db, tables: &Tables) -> Result<(), LedgerError> {
     for statement in statements(db.dialect(), tables) {
-        make(db, &statement).await?;
+        make_table(db, &statement).await?;
     }
     for (column, kind) in ADDED {
         let there = format!("SELECT {column} FROM {} WHERE one = 1", tables.meta);

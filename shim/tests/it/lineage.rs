@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Collector, Place, Session, on_each_database, relay_once, when};
 
 const T1: &str = "2014-04-03 21:13:45";
-const TABLES: [&str; 5] = ["meta", "changes", "runs", "marks", "set_aside"];
+const TABLES: [&str; 6] = ["meta", "changes", "runs", "marks", "owed", "set_aside"];
 
 on_each_database!(
     each_tenure_has_a_tag_of_its_own,
@@ -22,14 +22,14 @@ on_each_database!(
 );
 
 /// Puts all tables aside, as a copy would.
-async fn copy(session: &mut Session) {
+pub(crate) async fn copy(session: &mut Session) {
     for table in TABLES {
         session.exec(&format!("CREATE TABLE copy_{table} AS SELECT * FROM bugfeed_{table}")).await;
     }
 }
 
 /// Puts the copy back, as restoring a backup or promoting a replica that is behind would.
-async fn put_back(session: &mut Session) {
+pub(crate) async fn put_back(session: &mut Session) {
     for table in TABLES {
         session.exec(&format!("DELETE FROM bugfeed_{table}")).await;
         session.exec(&format!("INSERT INTO bugfeed_{table} SELECT * FROM copy_{table}")).await;

@@ -2,7 +2,9 @@
 
 mod amqp;
 mod chaos;
+mod heads;
 mod lease;
 mod listen;
 mod privileges;
 mod queue;
+mod set_back;
