@@ -337,7 +337,7 @@ impl Telemetry {
     }
 
     /// The part whose outage means that the shim itself can read nothing.
-    pub(crate) fn paused(&self) -> Option<&'static str> {
+    pub fn paused(&self) -> Option<&'static str> {
         let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         [Part::Source, Part::Ledger].into_iter().find(|part| outages[*part as usize].since.is_some()).map(Part::name)
     }

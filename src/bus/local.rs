@@ -7,14 +7,19 @@
 //! The replay cache is filled from the ledger only when the relay holds its lease: who waits for its turn does not know
 //! what the other one still records. Until then the feed is not current, and nobody is told that nothing came.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Numbered, When};
+use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, LedgerError};
 use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Ingest;
+use crate::health::{FeedHealth, FeedState};
+use crate::hub::{Came, Ingest};
 
 /// Changes read from the ledger at a time.
 const PAGE: usize = 10_000;
@@ -77,42 +82,72 @@ impl Publish for LocalPublisher {
 }
 
 impl LocalBus {
-    /// Feeds batches to the ingest until `stop`.
-    pub async fn run(mut self, mut ingest: Ingest, stop: CancellationToken) {
+    /// Feeds batches to the ingest until `stop`. The relay's word on what does not work is passed on to clients.
+    pub async fn run(mut self, ingest: Ingest, health: FeedHealth, relay: Arc<Telemetry>, stop: CancellationToken) {
         let mut ticks = super::amqp::ticks();
+        let mut feed = LocalFeed { ingest, health, max: self.max, current: false, paused: false };
+        feed.health.set(FeedState::Starting("waiting for the ledger".to_owned()), Vec::new());
         loop {
             tokio::select! {
                 order = self.orders.recv() => {
                     let Some(order) = order else { return };
-                    self.follow(order, &mut ingest).await;
+                    feed.follow(order).await;
                 }
-                _ = ticks.tick() => ingest.tick(),
+                _ = ticks.tick() => feed.ingest.tick(),
                 () = stop.cancelled() => return,
             }
+            feed.pause(relay.paused().is_some()).await;
         }
     }
+}
 
-    async fn follow(&self, order: Order, ingest: &mut Ingest) {
+/// What the orders are carried out on.
+struct LocalFeed {
+    ingest: Ingest,
+    health: FeedHealth,
+    max: u64,
+    current: bool,
+    paused: bool,
+}
+
+impl LocalFeed {
+    async fn follow(&mut self, order: Order) {
         match order {
             Order::Begin(ledger, done) => {
-                let read = warm(&ledger, ingest, self.max).await;
+                let read = warm(&ledger, &mut self.ingest, self.max).await;
                 if read.is_ok() {
                     // There is no way to be cut off from here on.
-                    ingest.current(true).await;
+                    self.current = true;
+                    self.ingest.current(true).await;
+                    self.health.set(FeedState::Up, Vec::new());
                 }
                 // A relay that stopped waiting begins again.
                 let _ = done.send(read);
             }
-            Order::Rest => ingest.current(false).await,
+            Order::Rest => {
+                self.current = false;
+                self.ingest.current(false).await;
+                let reason = "another process works on the ledger, and this one waits for its turn";
+                self.health.set(FeedState::Down(reason.to_owned()), Vec::new());
+            }
             Order::Batch(batch, done) => {
                 let count = batch.len();
                 for numbered in batch {
                     let recorded = numbered.recorded;
-                    take(ingest, numbered.into(), Some(recorded)).await;
+                    take(&mut self.ingest, numbered.into(), Some(recorded)).await;
                 }
                 // A relay that stopped waiting publishes again, with the same numbers.
                 let _ = done.send(count);
             }
+        }
+    }
+
+    /// Tells clients whether anything can come, when that changes.
+    async fn pause(&mut self, nothing_can_be_read: bool) {
+        let paused = nothing_can_be_read || !self.current;
+        if paused != self.paused {
+            self.paused = paused;
+            self.ingest.feed_state(paused, When::from_system_time(SystemTime::now())).await;
         }
     }
 }
@@ -141,7 +176,7 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), Ledg
 /// Takes in a change that came straight from the ledger, which has no holes. Should one show all the same, because the
 /// ledger was pruned or exchanged, it is a gap.
 async fn take(ingest: &mut Ingest, message: BusMessage, recorded: Option<When>) {
-    if let Some(hole) = ingest.take(message, recorded).await {
+    if let Came::Hole(hole) = ingest.take(message, recorded).await {
         ingest.take_anyway(&hole.message, hole.recorded).await;
     }
 }

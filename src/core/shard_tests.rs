@@ -124,7 +124,7 @@ impl Bed {
     }
 
     pub(super) fn record_as(&mut self, change: Change, cursor: &Cursor, continuity: Continuity) -> Update {
-        let pos = self.recorder.record(change, change.when, cursor, continuity);
+        let pos = self.recorder.record(change, change.when, cursor, cursor.tag, continuity);
         let cursor = self.shard.replay.cursor_at(pos).unwrap();
         Update { pos, change, number: self.shard.replay.number_of(pos), cursor }
     }

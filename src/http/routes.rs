@@ -170,6 +170,10 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
             Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body\n";
         return (StatusCode::BAD_REQUEST, [(header::SEC_WEBSOCKET_VERSION, "13")], text).into_response();
     };
+    if feed.is_shut() {
+        site.events.turned_away("not_ready");
+        return query::not_ready();
+    }
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
     // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
     takeover.when_answered(move |handover| feed.attach(handover, &tracker));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
-use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
 
 use crate::broker::{Confirm, Message};
 use crate::plan::plan;
@@ -77,6 +77,8 @@ enum Round {
 #[derive(Clone, Debug)]
 struct Term {
     epoch: Epoch,
+    /// The lineage tag of what it numbers.
+    tag: Tag,
     term: u64,
     cache: Option<(u64, HashSet<RowKey>)>,
     round: Round,
@@ -85,6 +87,8 @@ struct Term {
     published: u64,
     batch: Vec<Message>,
     confirms: Vec<Confirm>,
+    /// Whether the end of history was compared with the ledger on this connection.
+    compared: bool,
 }
 
 /// One process.
@@ -149,11 +153,12 @@ impl Shim {
         )
     }
 
-    /// Takes over.
-    pub fn acquire(&mut self, ledger: &mut Ledger) {
+    /// Takes over. `tag` is one that was never drawn before.
+    pub fn acquire(&mut self, ledger: &mut Ledger, tag: u32) {
         ledger.term += 1;
         self.term = Some(Term {
             epoch: ledger.epoch.clone(),
+            tag: Tag::from_random(tag),
             term: ledger.term,
             cache: None,
             round: Round::Settle,
@@ -161,7 +166,44 @@ impl Shim {
             published: ledger.published,
             batch: Vec::new(),
             confirms: Vec::new(),
+            compared: false,
         });
+    }
+
+    /// Its connection to the broker is a new one: what history ends with is looked at before anything is published.
+    pub fn reconnects(&mut self) {
+        if let Some(term) = &mut self.term {
+            term.compared = false;
+        }
+    }
+
+    /// Whether history has yet to be compared before it may publish.
+    pub fn must_compare(&self, ledger: &Ledger) -> bool {
+        self.holds(ledger)
+            && self.lives()
+            && self.term.as_ref().is_some_and(|term| !term.compared && term.batch.is_empty())
+    }
+
+    /// Compares the number that history ends with. Where the ledger did not give it under this tag, it was set back: what
+    /// is not published goes on under `fresh`, a new epoch. Whether it did.
+    pub fn compare(&mut self, ledger: &mut Ledger, end: Option<&Cursor>, fresh: Epoch) -> bool {
+        let Some(term) = self.term.as_mut() else { return false };
+        term.compared = true;
+        let Some(end) = end.filter(|end| end.epoch == ledger.epoch) else { return false };
+        let own = usize::try_from(end.seq - 1).ok().and_then(|at| ledger.changes.get(at));
+        if own.is_some_and(|own| own.cursor == *end) {
+            return false;
+        }
+        let published = usize::try_from(ledger.published).unwrap();
+        let number = |(at, numbered): (usize, &Numbered)| Numbered {
+            cursor: Cursor::new(fresh.clone(), at as u64 + 1).tagged(Some(term.tag)),
+            after: None,
+            ..numbered.clone()
+        };
+        ledger.changes = ledger.changes[published..].iter().enumerate().map(number).collect();
+        (ledger.epoch, ledger.published) = (fresh, 0);
+        (term.epoch, term.published, term.cache, term.round) = (ledger.epoch.clone(), 0, None, Round::Settle);
+        true
     }
 
     /// One step of the intake. `trouble`: the commit's answer is lost, and (false) the commit with it; or the tracker
@@ -271,8 +313,12 @@ impl Term {
         }
         assert_eq!(ledger.head(), *last_seq, "the fence keeps out whoever has an old head");
         let epoch = ledger.epoch.clone();
-        let number =
-            |&(seq, change)| Numbered { change, cursor: Cursor::new(epoch.clone(), seq), after: None, recorded: now };
+        let mut last_tag = ledger.changes.last().and_then(|last| last.cursor.tag);
+        let number = |&(seq, change)| {
+            let cursor = Cursor::new(epoch.clone(), seq).tagged(Some(self.tag));
+            let after = last_tag.replace(self.tag).filter(|last| *last != self.tag);
+            Numbered { change, cursor, after, recorded: now }
+        };
         let numbered: Vec<Numbered> = plan.changes.iter().map(number).collect();
         ledger.changes.extend(numbered.iter().cloned());
         for key in plan.marks {

@@ -68,7 +68,7 @@ impl Heads {
         channel
             .exchange_declare(name.into(), ExchangeKind::Fanout, durable, FieldTable::default())
             .await
-            .map_err(|error| AmqpError::exchange(url, name, "fanout", error))?;
+            .map_err(|error| AmqpError::exchange(url, name, error))?;
         let way = Way { channel, connection: connection.status().clone() };
         *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
         Ok(())
