@@ -7,6 +7,7 @@ mod bad_input;
 mod browser;
 mod classic;
 mod commands;
+mod data_dir;
 mod examples;
 mod hygiene;
 mod old_clients;
