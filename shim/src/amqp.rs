@@ -237,6 +237,10 @@ impl Default for HistoryBounds {
     }
 }
 
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
+
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {
     format!("{exchange}.history")

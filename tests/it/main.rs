@@ -8,6 +8,7 @@ mod banner;
 mod browser;
 mod classic;
 mod commands;
+mod data_dir;
 mod deploy;
 mod examples;
 mod hygiene;
