@@ -133,6 +133,7 @@ impl<'a> Carrier<'a> {
                     self.ingest.events.no_heads(&self.ingest.feed, &error);
                 }
                 self.no_heads = true;
+                self.plan.expect_no_heads();
                 Ok(())
             }
         }
@@ -187,7 +188,7 @@ impl<'a> Carrier<'a> {
                     Event::Judged(stands.unwrap_or(HeadStands::Even))
                 }
                 Action::Rebind => {
-                    if let Some(head) = &self.head {
+                    if let Some(head) = self.head.as_ref().filter(|_| !tick) {
                         self.ingest.events.head_differs(&self.ingest.feed, head);
                     }
                     link.rebind(self.options).await?;

@@ -296,6 +296,11 @@ impl BusPlan {
         self.live_once
     }
 
+    /// Heads cannot be heard on this connection: their silence means nothing.
+    pub fn expect_no_heads(&mut self) {
+        self.heads = Heads::default();
+    }
+
     /// Why nothing can arrive just now, and since when.
     pub fn stopped(&self, now_ms: u64) -> Option<(Stopped, u64)> {
         match self.link {
