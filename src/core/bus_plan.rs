@@ -31,8 +31,11 @@ const REST_MS: u64 = 60_000;
 const LONG_REST_MS: u64 = 300_000;
 /// How often the bindings are made anew while heads are silent.
 const REBIND_MS: u64 = 10_000;
-/// From when on it is worth a word that no publisher was heard.
+/// From when on it is worth a word that no publisher was heard, and the bindings are made anew: they may have gone before
+/// anybody was.
 const LISTEN_MS: u64 = 10_000;
+/// The same where a publisher that says no heads was heard: it may have nothing to say.
+const IDLE_MS: u64 = 30_000;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -351,7 +354,7 @@ impl BusPlan {
         self.link = Link::Reading { since_ms };
         (self.rests, self.suspect, self.heard) = (None, None, false);
         // From here on heads can come.
-        (self.heads.last_ms, self.heads.rebound_ms, self.heads.paused) = (now_ms, None, None);
+        self.heads = Heads { last_ms: now_ms, rebound_ms: None, rebind_ms: 0, paused: None, ..self.heads.clone() };
         if self.history {
             self.job = Some(Job::Begin);
             out.push(Action::ReadHistory { patience_ms: BEGIN_PATIENCE_MS });
@@ -503,9 +506,15 @@ impl BusPlan {
             out.push(Action::Lose);
             self.release(out);
         }
-        if self.job.is_none() && self.heads_are_silent(now_ms) && now_ms >= self.heads.rebind_ms {
-            self.heads.rebound_ms.get_or_insert(now_ms);
-            self.heads.rebind_ms = now_ms + REBIND_MS;
+        let Link::Live { since_ms } = self.link else { return };
+        let silent = self.heads_are_silent(now_ms);
+        let idle = if self.heard { self.taken_ms + IDLE_MS } else { since_ms + LISTEN_MS };
+        let idle = !self.heads.expected && now_ms >= idle.max(since_ms + LISTEN_MS);
+        if self.job.is_none() && (silent || idle) && now_ms >= self.heads.rebind_ms {
+            self.heads.rebind_ms = now_ms + if silent { REBIND_MS } else { IDLE_MS };
+            if silent {
+                self.heads.rebound_ms.get_or_insert(now_ms);
+            }
             out.push(Action::Rebind);
         }
     }

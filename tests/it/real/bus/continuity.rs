@@ -22,6 +22,11 @@ async fn while_cut(gateway: &Gateway, network: &Network, meanwhile: impl Future<
     network.line.send_replace(Line::Up);
 }
 
+async fn hears_heads(gateway: &Gateway) {
+    let heard = async || gateway.metrics().await.contains("bugfeed_heads_total{feed=\"default\"}");
+    eventually(SOON, "a head is heard", async || heard().await).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_was_missed_without_history_is_told_at_once() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -54,6 +59,7 @@ async fn a_head_proves_that_nothing_was_missed_or_that_something_was() {
     let (mut client, _) = Watcher::resume(&gateway, None).await;
     let first = publisher.publish().await;
     assert_eq!(client.update().await, first);
+    hears_heads(&gateway).await;
     while_cut(&gateway, &network, async {}).await;
     gateway.wait_ready().await;
     assert_eq!(Watcher::resume(&gateway, Some(&first)).await.1, json!("complete"));
@@ -82,6 +88,7 @@ async fn an_exchange_that_was_deleted_and_made_anew_is_bound_to_again() {
         let (mut client, _) = Watcher::resume(&gateway, None).await;
         let first = publisher.publish().await;
         assert_eq!(client.update().await, first);
+        hears_heads(&gateway).await;
         publisher.delete_exchanges().await;
         publisher.declare().await;
         publisher.bind_history().await;
