@@ -1,7 +1,7 @@
 //! The plan: what is said to each row of events, second by second.
 
 use bugfeed_protocol::bus::Head;
-use bugfeed_protocol::{Cursor, Epoch};
+use bugfeed_protocol::{Cursor, Epoch, When};
 
 use super::*;
 use crate::core::intake::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Within};
