@@ -15,4 +15,4 @@ mod plain;
 pub mod server;
 
 pub use change::{BugId, Change, Numbered, When};
-pub use cursor::{Cursor, Epoch};
+pub use cursor::{Cursor, Epoch, Tag};

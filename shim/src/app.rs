@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{LedgerArgs, LogFormat, RunArgs, TableArgs};
+use crate::cli::{LedgerArgs, LogFormat, NewEpochArgs, RunArgs, TableArgs};
 use crate::events::{Part, QUIET_LIBRARIES, Telemetry};
 use crate::ledger::{Keep, Ledger, LedgerError};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
@@ -201,11 +201,20 @@ pub async fn status(args: &LedgerArgs) -> anyhow::Result<()> {
     let ledger = Ledger::open_existing(&args.ledger, &args.ledger_prefix).await?;
     let meta = ledger.meta().await?;
     let oldest = ledger.oldest().await?;
+    let tag = ledger.latest_tag().await?;
     let set_aside = ledger.set_aside(20).await?;
     ledger.close().await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "ledger       {}", ledger.place())?;
-    writeln!(out, "epoch        {}", ledger.epoch())?;
+    writeln!(out, "publishes to {}", meta.published_to.as_deref().unwrap_or("(nowhere yet)"))?;
+    match &meta.former_epoch {
+        Some(former) => writeln!(out, "epoch        {} (before: {former})", meta.epoch)?,
+        None => writeln!(out, "epoch        {}", meta.epoch)?,
+    }
+    match tag {
+        Some((tag, since)) => writeln!(out, "tag          {tag} since {since}")?,
+        None => writeln!(out, "tag          (none yet)")?,
+    }
     writeln!(out, "head         {}", meta.head)?;
     writeln!(out, "published    {}", meta.published)?;
     writeln!(out, "unpublished  {}", meta.head - meta.published)?;
@@ -219,6 +228,43 @@ pub async fn status(args: &LedgerArgs) -> anyhow::Result<()> {
         let at = row.at.map(|at| at.to_string()).unwrap_or_default();
         writeln!(out, "  {at}  row {}  bug {}: {}", row.row, row.bug.as_deref().unwrap_or("NULL"), row.reason)?;
     }
+    Ok(())
+}
+
+/// Begins a new epoch in a ledger that nobody works on, or says what that would do.
+///
+/// # Errors
+/// When there is no ledger, or somebody works on it.
+pub async fn new_epoch(args: &NewEpochArgs) -> anyhow::Result<()> {
+    let ledger = Ledger::open_existing(&args.ledger.ledger, &args.ledger.ledger_prefix).await?;
+    let meta = ledger.meta().await?;
+    let mut out = std::io::stdout().lock();
+    let unpublished = meta.head - meta.published;
+    writeln!(
+        out,
+        "Ledger {}, epoch {}, head {}, {unpublished} unpublished.\n\
+         A new epoch: the {unpublished} changes that are not published stay, with the numbers from 1; at the next start of\n\
+         the shim every client is told 'gap', and asks the tracker again for what it watches.",
+        ledger.place(),
+        meta.epoch,
+        meta.head
+    )?;
+    if !args.yes {
+        writeln!(out, "Nothing was changed; do it with --yes.")?;
+        return Ok(());
+    }
+    let holder = std::sync::Mutex::new(String::new());
+    let waiting = |name: &str| name.clone_into(&mut holder.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let stop = CancellationToken::new();
+    let acquired = tokio::time::timeout(ledger.longest_silence(), ledger.acquire(&stop, waiting)).await;
+    let Some(lease) = acquired.ok().transpose()?.flatten() else {
+        let holder = holder.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        anyhow::bail!("ledger {}: {holder} works on it; stop that first. Nothing was changed", ledger.place());
+    };
+    let done = lease.new_epoch(bugfeed_protocol::When::from_system_time(std::time::SystemTime::now())).await;
+    lease.release().await?;
+    ledger.close().await;
+    writeln!(out, "Done: epoch {}.", done?.epoch)?;
     Ok(())
 }
 
@@ -245,11 +291,12 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 /// Does what the command line says.
 ///
 /// # Errors
-/// What [`run`], [`init`] and [`status`] say.
+/// What [`run`], [`init`], [`status`] and [`new_epoch`] say.
 pub async fn main(cli: cli::Cli) -> anyhow::Result<()> {
     match cli.command {
         cli::Command::Init(args) => init(&args).await,
         cli::Command::Status(args) => status(&args).await,
+        cli::Command::NewEpoch(args) => new_epoch(&args).await,
         cli::Command::Run(args) => run_until_signal(&args).await,
     }
 }

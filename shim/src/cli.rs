@@ -39,7 +39,7 @@ other users of the machine can see arguments.";
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed-shim", version, after_help = EXAMPLES)]
 #[command(
-    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim run --help"
+    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim new-epoch --ledger URL --yes\n       bugfeed-shim run --help"
 )]
 pub struct Cli {
     /// What to do; `run` when nothing is said.
@@ -101,6 +101,15 @@ pub enum Command {
     /// Show how far a ledger is: numbers given and published, rows set aside, who works on it
     #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db")]
     Status(LedgerArgs),
+    /// Begin a new epoch in a ledger whose history is not to be trusted: after it was restored from a copy, for instance
+    ///
+    /// Changes that are not published stay, with new numbers. At the next start of the shim, every client is told 'gap' and
+    /// asks the tracker again for what it watches. A shim that finds its ledger set back does this by itself.
+    #[command(
+        name = "new-epoch",
+        after_help = "Example:\n  systemctl stop bugfeed-shim\n  bugfeed-shim new-epoch --ledger sqlite://bugfeed-ledger.db --yes"
+    )]
+    NewEpoch(NewEpochArgs),
 }
 
 /// Which change table.
@@ -154,6 +163,17 @@ pub struct LedgerArgs {
     /// Beginning of the ledger's table names, so that several feeds can share a database
     #[arg(long, value_name = "PREFIX", env = "BUGFEED_SHIM_LEDGER_PREFIX", default_value = "bugfeed_")]
     pub ledger_prefix: Prefix,
+}
+
+/// The options of `new-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct NewEpochArgs {
+    /// Which ledger.
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
+    /// Do it; without this, only say what it would do
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// The options of `run`.

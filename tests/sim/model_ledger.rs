@@ -145,7 +145,7 @@ impl State {
         self.faults -= usize::from(fault);
         match made {
             Move::Write => self.write(writes[self.written]),
-            Move::Acquire(at) => self.shims[at].acquire(&mut self.ledger),
+            Move::Acquire(at) => self.shims[at].acquire(&mut self.ledger, 1),
             Move::Crash(at) => {
                 self.shims[at].crash();
                 self.shims[at].up = true;

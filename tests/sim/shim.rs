@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
-use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
 
 use crate::broker::{Confirm, Message};
 use crate::plan::plan;
@@ -92,6 +92,8 @@ enum Round {
 #[derive(Clone, Debug)]
 struct Term {
     epoch: Epoch,
+    /// The lineage tag of what it numbers.
+    tag: Tag,
     term: u64,
     cache: Option<(u64, HashSet<RowKey>)>,
     round: Round,
@@ -102,6 +104,8 @@ struct Term {
     published: u64,
     batch: Vec<Message>,
     confirms: Vec<Confirm>,
+    /// Whether the end of history was compared with the ledger on this connection.
+    compared: bool,
 }
 
 /// One process.
@@ -167,11 +171,12 @@ impl Shim {
         )
     }
 
-    /// Takes over.
-    pub fn acquire(&mut self, ledger: &mut Ledger) {
+    /// Takes over. `tag` is one that was never drawn before.
+    pub fn acquire(&mut self, ledger: &mut Ledger, tag: u32) {
         ledger.term += 1;
         self.term = Some(Term {
             epoch: ledger.epoch.clone(),
+            tag: Tag::from_random(tag),
             term: ledger.term,
             cache: None,
             round: Round::Settle,
@@ -180,7 +185,44 @@ impl Shim {
             published: ledger.published,
             batch: Vec::new(),
             confirms: Vec::new(),
+            compared: false,
         });
+    }
+
+    /// Its connection to the broker is a new one: what history ends with is looked at before anything is published.
+    pub fn reconnects(&mut self) {
+        if let Some(term) = &mut self.term {
+            term.compared = false;
+        }
+    }
+
+    /// Whether history has yet to be compared before it may publish.
+    pub fn must_compare(&self, ledger: &Ledger) -> bool {
+        self.holds(ledger)
+            && self.lives()
+            && self.term.as_ref().is_some_and(|term| !term.compared && term.batch.is_empty())
+    }
+
+    /// Compares the number that history ends with. Where the ledger did not give it under this tag, it was set back: what
+    /// is not published goes on under `fresh`, a new epoch. Whether it did.
+    pub fn compare(&mut self, ledger: &mut Ledger, end: Option<&Cursor>, fresh: Epoch) -> bool {
+        let Some(term) = self.term.as_mut() else { return false };
+        term.compared = true;
+        let Some(end) = end.filter(|end| end.epoch == ledger.epoch) else { return false };
+        let own = usize::try_from(end.seq - 1).ok().and_then(|at| ledger.changes.get(at));
+        if own.is_some_and(|own| own.cursor == *end) {
+            return false;
+        }
+        let published = usize::try_from(ledger.published).unwrap();
+        let number = |(at, numbered): (usize, &Numbered)| Numbered {
+            cursor: Cursor::new(fresh.clone(), at as u64 + 1).tagged(Some(term.tag)),
+            after: None,
+            ..numbered.clone()
+        };
+        ledger.changes = ledger.changes[published..].iter().enumerate().map(number).collect();
+        (ledger.epoch, ledger.published) = (fresh, 0);
+        (term.epoch, term.published, term.cache, term.round) = (ledger.epoch.clone(), 0, None, Round::Settle);
+        true
     }
 
     /// One step of the intake. `trouble`: the commit's answer is lost, and (false) the commit with it; or the tracker
@@ -303,14 +345,17 @@ impl Term {
 
     /// The transaction that forgets marks, and numbers once more what is owed for these rows.
     fn forget(&mut self, ledger: &mut Ledger, keys: &[RowKey], now: When, pay: bool) -> Vec<Numbered> {
+        let tag = self.tag;
         let Some((last_seq, marks)) = &mut self.cache else { return Vec::new() };
         let first = ledger.changes.len();
         for key in keys {
             ledger.marks.remove(key);
             marks.remove(key);
             if let Some(change) = ledger.owed.remove(key).filter(|_| pay) {
-                let cursor = Cursor { epoch: ledger.epoch.clone(), seq: ledger.head() + 1 };
-                ledger.changes.push(Numbered { change, cursor, recorded: now });
+                let cursor = Cursor::new(ledger.epoch.clone(), ledger.head() + 1).tagged(Some(tag));
+                let before = ledger.changes.last().and_then(|last| last.cursor.tag);
+                let after = before.filter(|before| *before != tag);
+                ledger.changes.push(Numbered { change, cursor, after, recorded: now });
                 ledger.paid.push(change.when);
             }
         }
@@ -327,7 +372,12 @@ impl Term {
         }
         assert_eq!(ledger.head(), *last_seq, "the fence keeps out whoever has an old head");
         let epoch = ledger.epoch.clone();
-        let number = |&(seq, change)| Numbered { change, cursor: Cursor { epoch: epoch.clone(), seq }, recorded: now };
+        let mut last_tag = ledger.changes.last().and_then(|last| last.cursor.tag);
+        let number = |&(seq, change)| {
+            let cursor = Cursor::new(epoch.clone(), seq).tagged(Some(self.tag));
+            let after = last_tag.replace(self.tag).filter(|last| *last != self.tag);
+            Numbered { change, cursor, after, recorded: now }
+        };
         let numbered: Vec<Numbered> = plan.changes.iter().map(number).collect();
         ledger.changes.extend(numbered.iter().cloned());
         for key in plan.marks {

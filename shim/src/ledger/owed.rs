@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use bugfeed_protocol::{BugId, Change, When};
 
+use super::LedgerError;
 use super::intake::{CHUNK, Intake, Recorded};
 use super::marks::Edit;
 use super::plan::Plan;
-use super::{Ledger, LedgerError};
 use crate::source::RowKey;
 use crate::sql::{Tx, Value};
 
@@ -26,16 +26,14 @@ pub(super) struct Forget {
     pub(super) owed: Vec<String>,
 }
 
-impl Ledger {
-    pub(super) async fn read_owed(&self) -> Result<Owed, LedgerError> {
-        let sql = format!("SELECT row_key, bug, when_us FROM {}", self.tables.owed);
-        let read = |mut row: Vec<Value>| {
-            let when = When::from_micros(row.pop()?.int()?)?;
-            let bug = BugId::new(row.pop()?.int()?.unsigned_abs())?;
-            Some((RowKey::from_text(&row.pop()?.into_text()?)?, Change { bug, when }))
-        };
-        Ok(self.db.fetch(&sql, &[]).await?.into_iter().filter_map(read).collect())
-    }
+/// Reads the table.
+pub(super) fn read_owed(rows: Vec<Vec<Value>>) -> Owed {
+    let read = |mut row: Vec<Value>| {
+        let when = When::from_micros(row.pop()?.int()?)?;
+        let bug = BugId::new(row.pop()?.int()?.unsigned_abs())?;
+        Some((RowKey::from_text(&row.pop()?.into_text()?)?, Change { bug, when }))
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 impl Intake {
@@ -98,13 +96,8 @@ impl Intake {
         let Edit { insert, delete } = state.marks.forget(gone);
         let forget = Forget { marks: delete, owed: owed.iter().map(RowKey::text).collect() };
         self.write(&plan, &insert, &state, &forget, now).await?;
-        state.last_seq = head + plan.changes.len() as u64;
-        let recorded = Recorded {
-            numbered: plan.changes.len(),
-            changes: self.numbered(&plan, now),
-            head: state.last_seq,
-            ..Recorded::default()
-        };
+        let changes = self.given(&mut state, &plan, now);
+        let recorded = Recorded { numbered: plan.changes.len(), changes, head: state.last_seq, ..Recorded::default() };
         self.state = Some(state);
         Ok(recorded)
     }

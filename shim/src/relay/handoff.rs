@@ -104,7 +104,8 @@ mod tests {
     fn changes(seqs: std::ops::RangeInclusive<u64>) -> Vec<Numbered> {
         let one = |seq| Numbered {
             change: Change { bug: BugId::new(1).unwrap(), when: When::MIN },
-            cursor: Cursor { epoch: Epoch::from_random(1), seq },
+            cursor: Cursor::new(Epoch::from_random(1), seq),
+            after: None,
             recorded: When::MIN,
         };
         seqs.map(one).collect()

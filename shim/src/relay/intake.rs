@@ -94,13 +94,11 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
                     () = tokio::time::sleep(pause) => {}
                 }
             }
-            Err(Trouble::Ledger(ended @ (LedgerError::Fenced | LedgerError::Replaced(_)))) => return Err(ended),
-            Err(trouble) => {
+            // What is in memory may be of another history now: the tenure ends.
+            Err(Trouble::Ledger(e)) => return Err(e),
+            Err(Trouble::Source(e)) => {
                 state.settled = false;
-                match trouble {
-                    Trouble::Source(e) => options.telemetry.down(Part::Source, &format!("change table {e}")),
-                    Trouble::Ledger(e) => options.telemetry.down(Part::Ledger, &e),
-                }
+                options.telemetry.down(Part::Source, &format!("change table {e}"));
                 pause(backoff.next(rand::random()), term.stop).await;
             }
         }

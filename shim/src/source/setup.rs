@@ -48,6 +48,11 @@ pub enum SetupError {
 /// # Errors
 /// When the database says no, or a table of this name has other columns.
 pub async fn init(url: &DbUrl, spec: &TableSpec) -> Result<Setup, SetupError> {
+    if let Some(file) = url.sqlite_path() {
+        // SQLite lets nobody but its own user write, whatever the umask says, and gives the files beside it the same
+        // mode; but trackers run as others, in the same group. Where this fails, SQLite says why.
+        let _ = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    }
     let db = Db::new(url, Use::Setup { create: true });
     let outcome = create(&db, spec).await;
     db.close().await;

@@ -208,6 +208,15 @@ impl Db {
         looked
     }
 
+    /// Goes on with the file that has the name of an SQLite database now.
+    pub(crate) fn follow_file(&self) {
+        if let Some(file) = &self.file {
+            // What it says is known.
+            let _ = file.look(&self.place, true);
+        }
+        self.stale.now();
+    }
+
     /// Whether the file of an SQLite database was replaced since this was last asked.
     pub(crate) fn take_replaced(&self) -> bool {
         self.file.as_ref().is_some_and(|file| file.take_replaced())

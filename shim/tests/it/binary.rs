@@ -39,7 +39,7 @@ async fn start(place: &Place, more: &[&str]) -> Proc {
 }
 
 /// What it prints and its exit code, when it ends by itself.
-async fn ends(run: Run) -> (i32, String) {
+pub(crate) async fn ends(run: Run) -> (i32, String) {
     let mut proc = run.spawn().unwrap();
     let code = proc.wait(LIMIT).await.unwrap().code().unwrap();
     // The pipes may deliver the last line a moment later.
@@ -253,4 +253,35 @@ async fn init_says_what_it_did_and_what_comes_next() {
     }
     let (code, output) = ends(shim(&["status", "--ledger", &url])).await;
     assert!(code == 1 && output.contains("there is no ledger here yet"), "{code}\n{output}");
+}
+
+#[tokio::test]
+async fn a_new_epoch_on_command() {
+    let place = Place::sqlite();
+    place.table().await;
+    place.session().await.insert(&[(7, T1), (8, T1), (9, T1)]).await;
+    let ledger = ledger_url(place.dir.path());
+    let new_epoch = |more: &[&str]| ends(shim(&["new-epoch", "--ledger", &ledger]).args(more));
+    let (code, output) = new_epoch(&["--yes"]).await;
+    assert!(code == 1 && output.contains("unable to open"), "{code}\n{output}");
+    let mut proc = start(&place, &[]).await;
+    let mut tracker = place.session().await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    let (code, output) = new_epoch(&["--yes"]).await;
+    let holder = format!("pid {} on", proc.pid());
+    assert!(code == 1 && output.contains(&holder) && output.contains("stop that first"), "{code}\n{output}");
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let epoch = async || {
+        let (_, output) = ends(shim(&["status", "--ledger", &ledger])).await;
+        output.lines().find(|line| line.starts_with("epoch")).unwrap().to_owned()
+    };
+    let before = epoch().await;
+    let (code, output) = new_epoch(&[]).await;
+    assert!(code == 0 && output.contains("3 unpublished") && output.contains("--yes"), "{code}\n{output}");
+    assert_eq!(epoch().await, before, "only said");
+    let (code, output) = new_epoch(&["--yes"]).await;
+    assert!(code == 0 && output.contains("'gap'") && output.contains("Done: epoch"), "{code}\n{output}");
+    assert_ne!(epoch().await, before);
+    assert_eq!((status(&ledger, "head").await, status(&ledger, "unpublished").await), (Some(3), Some(3)));
 }

@@ -7,6 +7,7 @@ mod binary;
 mod in_place;
 mod kept;
 mod ledger;
+mod lineage;
 mod moved;
 mod real;
 mod relay;

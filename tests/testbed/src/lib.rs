@@ -1,6 +1,6 @@
 //! Real, throwaway servers and processes for bugfeed's tests.
 //!
-//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, PgBouncer and Chromium, and the binaries under test. Out: each
+//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, PgBouncer, nginx and Chromium, and the binaries under test. Out: each
 //! of them running on free loopback ports in a temporary folder, and gone when its value is dropped, even when
 //! the test panics or is killed. It never touches a system instance, and never retries what a test asked for.
 //!
@@ -11,6 +11,7 @@
 mod chrome;
 mod find;
 mod mariadb;
+mod nginx;
 mod pgbouncer;
 mod ports;
 mod postgres;
@@ -26,6 +27,7 @@ mod wait;
 pub use chrome::{ChromeDriver, chromedriver};
 pub use find::{bin, tool};
 pub use mariadb::MariaDb;
+pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;
 pub use ports::free_port;
 pub use postgres::Postgres;

@@ -2,6 +2,7 @@
 
 mod amqp;
 mod chaos;
+mod heads;
 mod init;
 mod lease;
 mod listen;
@@ -9,4 +10,5 @@ mod pooler;
 mod privileges;
 mod queue;
 mod refuses;
+mod set_back;
 mod switchover;
