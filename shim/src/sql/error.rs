@@ -55,8 +55,8 @@ impl Fault {
             Fault::Full => "make room on the disk of the database",
             Fault::ReadOnly => "give this user write permission on the file and its folder, or name another place",
             Fault::Corrupt => {
-                "what is in the file cannot be trusted; of a ledger, move it away and begin a new epoch \
-                 (`bugfeed-shim new-epoch`), rather than put an old copy in its place"
+                "what is in the file cannot be trusted; a ledger is moved away, and the next start begins a new epoch in a new \
+                 one; where only an old copy is left, put it there and run `bugfeed-shim new-epoch`"
             }
             Fault::Denied => "check user, password and privileges (GRANT)",
             Fault::Missing => "check the name, or create it (`bugfeed-shim init` creates the change table)",
