@@ -47,6 +47,7 @@ pub struct Events {
     bus_up: Family<FeedLabel, Gauge>,
     bus_lost: PerFeed,
     feed_up: Family<FeedLabel, Gauge>,
+    heads: PerFeed,
     connections: Gauge,
     accepted: Counter,
     refused_connections: PerKind,
@@ -87,6 +88,7 @@ impl Events {
         r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
         r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
         r.register("feed_up", "1 while changes can arrive on the feed", events.feed_up.clone());
+        r.register("heads", "Times a publisher said where it is", events.heads.clone());
         r.register("connections", "Clients connected now", events.connections.clone());
         r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
         r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
@@ -147,6 +149,11 @@ impl Events {
     /// Something is odd with a feed that works.
     pub fn feed_note(&self, name: &str, note: &str) {
         warn!(feed = name, "{note}");
+    }
+
+    /// A publisher said where it is.
+    pub fn head_heard(&self, name: &str) {
+        self.heads.get_or_create(&feed(name)).inc();
     }
 
     /// Heads cannot be heard.

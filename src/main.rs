@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
+use bugfeed::welcome::{self, Banner};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
 use bugfeed_shim::events::Turn;
@@ -58,36 +59,13 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    let dir = args.data_dir.display().to_string();
-    let dir = dir.trim_end_matches('/').to_owned();
-    let source = if dir == "./data" { String::new() } else { format!(" --source sqlite://{dir}/bugfeed.db") };
-    let url = if clients.port() == 8844 { String::new() } else { format!(" --url ws://{clients}/") };
-    let addresses = format!(
-        "\x20 live page  http://{clients}/\n\
-         \x20 clients    ws://{clients}/\n\
-         \x20 admin      http://{admin}/readyz, /metrics\n\
-         \x20 table      {table} in {dir}/bugfeed.db\n\
-         \x20 ledger     {dir}/ledger.db\n",
-        table = args.table,
-    );
-    let name = format!("bugfeed {}, all in one", bugfeed::VERSION);
-    let working = format!(
-        "{name}\n{addresses}\
-         Try, in two other terminals:\n\
-         \x20 bugfeed watch 1234{url}\n\
-         \x20 bugfeed touch 1234{source}\n"
-    );
-    let waiting = move |holder: &str| {
-        format!(
-            "{name}: WAITING for its turn. {holder} works on {dir}, and this one takes over when that one ends.\n\
-             Until then it serves nobody: clients are told to come again (503).\n{addresses}"
-        )
-    };
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set);
     let told = move |turn: &Turn| {
         let text = match turn {
             Turn::Starting => return,
-            Turn::Waiting(holder) => waiting(holder),
-            Turn::Working => working.clone(),
+            Turn::Waiting(holder) => banner.waiting(holder),
+            Turn::Working => banner.working(),
         };
         // Whoever closed it does not want to know.
         let _ = std::io::stdout().write_all(text.as_bytes());

@@ -118,7 +118,7 @@ pub enum AmqpError {
     )]
     InUse(String),
     /// The user may not do what is needed.
-    #[error("not permitted: {0}; give the user configure, write and read permission")]
+    #[error("not permitted: {0}; deploy/README.md has the permissions that each role needs")]
     Permission(String),
 }
 

@@ -71,6 +71,17 @@ impl<'a> Carrier<'a> {
         When::from_micros(now.as_micros() - ago / 1000 * 1_000_000).unwrap_or(now)
     }
 
+    /// What the plan says. People see how things are before clients hear of it.
+    fn ask(&mut self, event: Event<'_>) -> Vec<Action> {
+        let now_ms = self.now_ms();
+        let tick = matches!(event, Event::Tick);
+        let actions = self.plan.on(now_ms, event);
+        if tick || !actions.is_empty() {
+            self.show();
+        }
+        actions
+    }
+
     /// Does something that takes its time, and what is due meanwhile.
     pub(super) async fn while_ticking<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
@@ -85,11 +96,9 @@ impl<'a> Carrier<'a> {
     /// A tick while something else goes on. What needs the connection is not due then.
     async fn tick_aside(&mut self) {
         self.ingest.tick();
-        let now_ms = self.now_ms();
-        for action in self.plan.on(now_ms, Event::Tick) {
+        for action in self.ask(Event::Tick) {
             self.tell(action).await;
         }
-        self.show();
     }
 
     /// Waits for the next tick, and does what is due.
@@ -114,11 +123,11 @@ impl<'a> Carrier<'a> {
     pub(super) async fn lost(&mut self, reason: &AmqpError) {
         self.lost = Some(reason.to_string());
         (self.hole, self.head) = (None, None);
-        let now_ms = self.now_ms();
-        for action in self.plan.on(now_ms, Event::Lost) {
+        let actions = self.ask(Event::Lost);
+        self.show();
+        for action in actions {
             self.tell(action).await;
         }
-        self.show();
     }
 
     async fn bind_heads(&mut self, link: &mut Link) -> Result<(), AmqpError> {
@@ -133,6 +142,7 @@ impl<'a> Carrier<'a> {
                     self.ingest.events.no_heads(&self.ingest.feed, &error);
                 }
                 self.no_heads = true;
+                self.plan.expect_no_heads();
                 Ok(())
             }
         }
@@ -165,6 +175,7 @@ impl<'a> Carrier<'a> {
                 return Ok(());
             }
         };
+        self.ingest.events.head_heard(&self.ingest.feed);
         let stands = self.ingest.judge_head(&head.cursor);
         self.head = Some(head.cursor.clone());
         self.drive(link, Event::Head { head: &head, stands }).await
@@ -172,14 +183,11 @@ impl<'a> Carrier<'a> {
 
     /// Hands an event to the plan, and carries out what comes of it.
     async fn drive(&mut self, link: &mut Link, event: Event<'_>) -> Result<(), AmqpError> {
-        let now_ms = self.now_ms();
         let tick = matches!(event, Event::Tick);
-        let mut actions = VecDeque::from(self.plan.on(now_ms, event));
-        let show = tick || !actions.is_empty();
+        let mut actions = VecDeque::from(self.ask(event));
         while let Some(action) = actions.pop_front() {
             let event = match action {
                 Action::ReadHistory { patience_ms } => {
-                    self.show();
                     self.read_history(link, Duration::from_millis(patience_ms)).await?
                 }
                 Action::Judge => {
@@ -187,7 +195,7 @@ impl<'a> Carrier<'a> {
                     Event::Judged(stands.unwrap_or(HeadStands::Even))
                 }
                 Action::Rebind => {
-                    if let Some(head) = &self.head {
+                    if let Some(head) = self.head.as_ref().filter(|_| !tick) {
                         self.ingest.events.head_differs(&self.ingest.feed, head);
                     }
                     link.rebind(self.options).await?;
@@ -199,11 +207,7 @@ impl<'a> Carrier<'a> {
                     continue;
                 }
             };
-            let now_ms = self.now_ms();
-            actions.extend(self.plan.on(now_ms, event));
-        }
-        if show {
-            self.show();
+            actions.extend(self.ask(event));
         }
         Ok(())
     }

@@ -102,7 +102,8 @@ pub enum LedgerError {
 
 impl From<SqlError> for LedgerError {
     fn from(error: SqlError) -> LedgerError {
-        if error.fault == Fault::Replaced { LedgerError::Replaced(error) } else { LedgerError::Sql(error) }
+        let kind = if error.fault == Fault::Replaced { LedgerError::Replaced } else { LedgerError::Sql };
+        kind(error.of_ledger())
     }
 }
 

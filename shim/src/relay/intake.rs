@@ -204,6 +204,10 @@ impl State<'_> {
             if !deleted.gone.is_empty() {
                 self.held_retry = HELD_RETRY;
             }
+            // After a crash it may have been this shim.
+            if self.settled {
+                self.source.say_vanished(deleted.vanished);
+            }
             if deleted.refusal.is_some() {
                 self.refusal = deleted.refusal;
             }

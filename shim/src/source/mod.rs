@@ -4,6 +4,7 @@
 //! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
+mod clock;
 mod indexes;
 mod listen;
 mod setup;
@@ -20,7 +21,7 @@ use jiff::tz::TimeZone;
 
 use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
 pub use listen::wake_on_notify;
-pub use setup::{Setup, SetupError, init, next_steps, touch, touch_many};
+pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
 use table::TableSql;
 pub use table::{BadName, Name, TableSpec};
 
@@ -83,6 +84,8 @@ pub struct Source {
     spec: TableSpec,
     sql: TableSql,
     zone: TimeZone,
+    /// Dates are instants, whatever the zone is.
+    instants: bool,
     found: Arc<Found>,
 }
 
@@ -96,6 +99,10 @@ struct Found {
     /// Some rows have no id by which they could be deleted.
     strays: AtomicBool,
     probed: Mutex<Option<Instant>>,
+    /// How the dates of rows fit the clock, and when the table was last seen to be empty.
+    dates: Mutex<(clock::Dates, Option<Instant>)>,
+    /// Rows were deleted by somebody else, and when that was last said.
+    vanished: Mutex<Option<Instant>>,
 }
 
 /// Why the change table could not be opened.
@@ -122,6 +129,17 @@ pub struct Deleted {
     pub kept: Vec<RowKey>,
     /// What the database said about those, if it said anything.
     pub refusal: Option<String>,
+    /// How many of the rows had been deleted by somebody else.
+    pub vanished: u64,
+}
+
+/// What a statement that deletes rows left.
+#[derive(Default)]
+struct Left {
+    /// Rows that are there all the same.
+    kept: HashSet<RowKey>,
+    /// Rows that nobody but somebody else can have deleted.
+    vanished: u64,
 }
 
 impl Source {
@@ -132,10 +150,11 @@ impl Source {
     pub async fn open(url: &DbUrl, spec: &TableSpec, zone: TimeZone) -> Result<Source, SourceError> {
         let db = Db::new(url, Use::Source);
         let sql = TableSql::new(db.dialect(), spec);
-        let mut source = Source { sql, db, spec: spec.clone(), zone, found: Arc::default() };
+        let mut source = Source { sql, db, spec: spec.clone(), zone, instants: false, found: Arc::default() };
         let failed = |source| SourceError::Sql { table: spec.table.clone(), source };
         source.read(1).await.map_err(failed)?;
-        if source.db.dialect() == Dialect::MySql && source.is_timestamp(spec).await {
+        source.instants = setup::holds_instants(&source.db, spec).await;
+        if source.instants && source.db.dialect() == Dialect::MySql {
             source.sql = TableSql::with(Dialect::MySql, spec, true);
             if source.zone != TimeZone::UTC {
                 // A TIMESTAMP is an instant; it is read in UTC, so no local time is involved.
@@ -219,26 +238,6 @@ impl Source {
         self.db.take_replaced()
     }
 
-    async fn is_timestamp(&self, spec: &TableSpec) -> bool {
-        let (schema, table) = spec.table.parts();
-        let found = self
-            .db
-            .fetch(
-                "SELECT CAST(data_type AS CHAR) FROM information_schema.columns WHERE table_schema = COALESCE(?, \
-                 DATABASE()) AND table_name = ? AND column_name = ?",
-                &[
-                    schema.map(str::to_owned).into(),
-                    Value::Text(table.to_owned()),
-                    Value::Text(spec.when.as_str().to_owned()),
-                ],
-            )
-            .await;
-        // Not being allowed to look is no error: the column is then taken for what the reference schema says.
-        let Ok(mut rows) = found else { return false };
-        let first = rows.pop().and_then(|mut row| row.pop()).and_then(Value::into_text);
-        first.is_some_and(|kind| kind.eq_ignore_ascii_case("timestamp"))
-    }
-
     /// The database's address without a password.
     pub fn place(&self) -> &str {
         self.db.place()
@@ -249,8 +248,44 @@ impl Source {
     /// # Errors
     /// When the database cannot be read.
     pub async fn read(&self, limit: usize) -> Result<Vec<Row>, SqlError> {
-        let rows = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await?;
-        Ok(self.rows(rows))
+        let read = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await;
+        // Reading waits for no row, so it is not a row that is locked.
+        let cause = if self.db.dialect() == Dialect::Sqlite {
+            "somebody writes into the file, which keeps readers out; with PRAGMA journal_mode = WAL it does not"
+        } else {
+            "the whole table is locked: by an ALTER TABLE that runs or waits for a transaction, by LOCK TABLE, or by a backup"
+        };
+        let rows = self.rows(read.map_err(|e| if e.fault == Fault::Locked { e.because(cause) } else { e })?);
+        self.note_dates(&rows);
+        Ok(rows)
+    }
+
+    /// Says it once when the dates of rows do not fit the clock, as with a wrong time zone.
+    fn note_dates(&self, rows: &[Row]) {
+        /// A row that was not there so long ago was committed since.
+        const FRESH: Duration = Duration::from_secs(90);
+        let mut noted = self.found.dates.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dates, empty) = &mut *noted;
+        let fresh = empty.take().is_some_and(|empty| empty.elapsed() < FRESH);
+        if rows.is_empty() {
+            *empty = Some(Instant::now());
+            return;
+        }
+        let now = When::from_system_time(std::time::SystemTime::now());
+        let whens = rows.iter().filter_map(|row| row.change.as_ref().ok().map(|change| change.when));
+        let Some(off_s) = dates.note(now, whens, fresh) else { return };
+        let hours = off_s as f64 / 3600.0;
+        if self.instants {
+            tracing::warn!(table = %self.spec.table, "dates of rows are {hours:+} h off this machine's clock; one of the two clocks is wrong");
+            return;
+        }
+        let ahead_s = i64::from(self.zone.to_offset(jiff::Timestamp::now()).seconds()) + off_s;
+        tracing::warn!(
+            table = %self.spec.table,
+            "dates of rows are {hours:+} h off this machine's clock: the tracker writes another local time than --timezone \
+             says, and clients are told wrong times; give --timezone {}",
+            clock::zone_hint(ahead_s)
+        );
     }
 
     /// Reads those rows that are still what they were when read.
@@ -306,9 +341,13 @@ impl Source {
                 continue;
             }
             match self.delete_some(chunk).await {
-                Ok(left) if left.is_empty() => deleted.gone.extend_from_slice(chunk),
+                Ok(left) if left.kept.is_empty() => {
+                    deleted.gone.extend_from_slice(chunk);
+                    deleted.vanished += left.vanished;
+                }
                 Ok(left) => {
-                    let (kept, gone) = chunk.iter().cloned().partition::<Vec<_>, _>(|key| left.contains(key));
+                    deleted.vanished += left.vanished;
+                    let (kept, gone) = chunk.iter().cloned().partition::<Vec<_>, _>(|key| left.kept.contains(key));
                     deleted.kept.extend(kept);
                     deleted.gone.extend(gone);
                 }
@@ -330,25 +369,48 @@ impl Source {
         Ok(deleted)
     }
 
-    /// Deletes rows, and returns those that are there all the same. A count that is not the one that was asked for is
-    /// looked at: a row that was not matched may be another one now, or a trigger may have kept it.
-    async fn delete_some(&self, keys: &[RowKey]) -> Result<HashSet<RowKey>, SqlError> {
+    /// Deletes rows. A count that is not the one that was asked for is looked at: a row that was not matched may be another
+    /// one now, a trigger may have kept it, or somebody else may have deleted it.
+    async fn delete_some(&self, keys: &[RowKey]) -> Result<Left, SqlError> {
         let (sql, args) = self.sql.delete(keys);
-        let keys_of = |rows: Vec<Row>| rows.into_iter().map(|row| row.key).collect();
         if self.db.dialect() != Dialect::Sqlite {
             let count = self.db.execute(&sql, &args).await?;
-            let left = if count < keys.len() as u64 { self.find(keys).await? } else { Vec::new() };
-            return Ok(keys_of(left));
+            if count >= keys.len() as u64 {
+                return Ok(Left::default());
+            }
+            return Ok(self.left(keys, count, self.db.fetch(&self.sql.find(keys), &[]).await?));
         }
         // In one transaction: an id of SQLite may be given to another row as soon as it is free.
         let mut tx = self.db.begin().await?;
         let count = tx.execute(&sql, &args).await?;
-        let mut left = Vec::new();
+        let mut left = Left::default();
         if count < keys.len() as u64 {
-            left = self.unchanged(keys, tx.fetch(&self.sql.find(keys), &[]).await?);
+            left = self.left(keys, count, tx.fetch(&self.sql.find(keys), &[]).await?);
         }
         tx.commit().await?;
-        Ok(keys_of(left))
+        Ok(left)
+    }
+
+    fn left(&self, keys: &[RowKey], count: u64, rows: Vec<Vec<Value>>) -> Left {
+        let there = rows.len() as u64;
+        let kept = self.unchanged(keys, rows).into_iter().map(|row| row.key).collect();
+        Left { kept, vanished: (keys.len() as u64).saturating_sub(count + there) }
+    }
+
+    /// Rows that were just read were deleted by somebody else: said once in a while.
+    pub(crate) fn say_vanished(&self, count: u64) {
+        const REMINDER: Duration = Duration::from_secs(600);
+        let mut said = self.found.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+        if count == 0 || said.is_some_and(|said| said.elapsed() < REMINDER) {
+            return;
+        }
+        *said = Some(Instant::now());
+        tracing::warn!(
+            table = %self.spec.table, count,
+            "rows were deleted by somebody else after they were read here: does another shim, with another ledger, read this \
+             table? Then every change is numbered and published twice, and clients are told gaps; stop one of them, or give \
+             both the same --ledger"
+        );
     }
 
     /// Closes the connections.

@@ -38,15 +38,26 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn advice(self) -> &'static str {
+    fn advice(self, of_ledger: bool) -> &'static str {
         match self {
+            Fault::Missing if of_ledger => {
+                "make that folder or that database, or name another place with --ledger; the ledger itself is made by \
+                 `bugfeed-shim run`"
+            }
+            Fault::Denied if of_ledger => {
+                "check user and password; a ledger's user needs CREATE, SELECT, INSERT, UPDATE and DELETE in its database"
+            }
+            Fault::Corrupt if of_ledger => {
+                "what is in the file cannot be trusted: move it away, and a new epoch begins with a new one; or see \
+                 whether `bugfeed-shim new-epoch` can go on with it. Never put an old copy in its place"
+            }
             Fault::Away => "check that the server runs and can be reached from here",
             Fault::Locked => "another transaction holds a lock; it will be tried again",
             Fault::Moved => {
                 "this server takes no writes now: a replica, or the old primary after a switch-over; the connection is \
                  made anew at each attempt, so let the address lead to the server that can be written"
             }
-            Fault::Replaced => "the one that is there now is opened",
+            Fault::Replaced => "what is there now may be another history, so work begins anew with it",
             Fault::Gone => "put it back, and this program opens it again; or stop this program",
             Fault::Refused => "a trigger or a foreign key of the table does that; let rows of this table be deleted",
             Fault::Binlog => {
@@ -54,11 +65,11 @@ impl Fault {
             }
             Fault::Full => "make room on the disk of the database",
             Fault::ReadOnly => "give this user write permission on the file and its folder, or name another place",
-            Fault::Corrupt => {
-                "what is in the file cannot be trusted; a ledger is moved away, and the next start begins a new epoch in a new \
-                 one; where only an old copy is left, put it there and run `bugfeed-shim new-epoch`"
+            Fault::Corrupt => "what is in the file cannot be trusted; mend or replace the tracker's database",
+            Fault::Denied => {
+                "check user and password; on the change table SELECT and DELETE are needed (`bugfeed-shim init` prints the \
+                 GRANT)"
             }
-            Fault::Denied => "check user, password and privileges (GRANT)",
             Fault::Missing => "check the name, or create it (`bugfeed-shim init` creates the change table)",
             Fault::Duplicate => "another process wrote the same row",
             Fault::Other => "see the database's own log",
@@ -68,12 +79,13 @@ impl Fault {
 
 /// A statement failed. Says where, what, and what to do next; never holds a password.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{place}: {message}; {}", fault.advice())]
+#[error("{place}: {message}; {}", fault.advice(*of_ledger))]
 pub struct SqlError {
     /// What kind of trouble.
     pub fault: Fault,
     place: String,
     message: String,
+    of_ledger: bool,
 }
 
 impl SqlError {
@@ -92,7 +104,7 @@ impl SqlError {
         };
         // A driver's message may span lines; a log line and an error line are one line.
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        SqlError { fault, place: place.to_owned(), message }
+        SqlError { fault, place: place.to_owned(), message, of_ledger: false }
     }
 
     pub(crate) fn timeout(place: &str) -> SqlError {
@@ -100,7 +112,19 @@ impl SqlError {
     }
 
     pub(crate) fn stated(fault: Fault, place: &str, message: String) -> SqlError {
-        SqlError { fault, place: place.to_owned(), message }
+        SqlError { fault, place: place.to_owned(), message, of_ledger: false }
+    }
+
+    /// It happened to the ledger, for which other things are to be done.
+    pub(crate) fn of_ledger(mut self) -> SqlError {
+        self.of_ledger = true;
+        self
+    }
+
+    /// Adds what is known of the cause where this happened.
+    pub(crate) fn because(mut self, cause: &str) -> SqlError {
+        self.message = format!("{} ({cause})", self.message);
+        self
     }
 
     /// Whether only waiting can help, as opposed to somebody changing something.

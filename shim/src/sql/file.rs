@@ -59,6 +59,20 @@ impl File {
         }
     }
 
+    /// What the system says where SQLite could not open the file: that it is not allowed, SQLite does not tell.
+    pub(super) fn refused(&self, place: &str) -> Option<SqlError> {
+        if self.path.is_dir() {
+            return Some(SqlError::stated(Fault::Missing, place, "this is a directory, no file".to_owned()));
+        }
+        let refused = std::fs::File::open(&self.path).err()?;
+        let fault = match refused.kind() {
+            std::io::ErrorKind::PermissionDenied => Fault::ReadOnly,
+            std::io::ErrorKind::NotADirectory => Fault::Missing,
+            _ => return None,
+        };
+        Some(SqlError::stated(fault, place, format!("unable to open the file ({refused})")))
+    }
+
     /// Whether it was replaced since this was last asked.
     pub(super) fn take_replaced(&self) -> bool {
         self.replaced.swap(false, Ordering::AcqRel)

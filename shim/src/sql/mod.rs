@@ -235,7 +235,10 @@ impl Db {
         // The pool's own timeout does not bound a server that accepts and then says nothing.
         let inner = match tokio::time::timeout(2 * CONNECT_TIMEOUT, acquired).await {
             Ok(Ok(inner)) => inner,
-            Ok(Err(e)) => return Err(SqlError::new(&self.place, &e)),
+            Ok(Err(e)) => {
+                let refused = self.file.as_ref().and_then(|file| file.refused(&self.place));
+                return Err(refused.unwrap_or_else(|| SqlError::new(&self.place, &e)));
+            }
             Err(_) => return Err(SqlError::timeout(&self.place)),
         };
         if let Some(file) = &self.file {

@@ -8,6 +8,7 @@ mod in_place;
 mod kept;
 mod ledger;
 mod lineage;
+mod moved;
 mod real;
 mod relay;
 mod support;

@@ -169,8 +169,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start<P: Publish + 'static>(source: &Source, ledger: &Ledger, mut publisher: P) -> Running {
+    pub(crate) fn start<P: Publish + 'static>(source: &Source, ledger: &Ledger, publisher: P) -> Running {
         let options = RelayOptions { poll_interval: Duration::from_millis(50), ..options() };
+        Running::with(source, ledger, publisher, options)
+    }
+
+    pub(crate) fn with<P: Publish + 'static>(
+        source: &Source,
+        ledger: &Ledger,
+        mut publisher: P,
+        options: RelayOptions,
+    ) -> Running {
         let (source, ledger, stop) = (source.clone(), ledger.clone(), CancellationToken::new());
         let (telemetry, stopped) = (options.telemetry.clone(), stop.clone());
         let task = tokio::spawn(async move { relay::run(&source, &ledger, &mut publisher, &options, stopped).await });
