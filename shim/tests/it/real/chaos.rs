@@ -174,7 +174,7 @@ async fn the_broker_blocks_publishers() {
     let (mut count, mut all) = (0, Vec::new());
     for (limit, low, enough, reason) in [
         ("set_vm_memory_high_watermark", "0.000001", "0.8", "low on memory"),
-        ("set_disk_free_limit", "900TB", "10MB", "low on disk"),
+        ("set_disk_free_limit", "900000000000000", "10MB", "low on disk"),
     ] {
         let mark = proc.lines();
         broker.ctl(&[limit, low]).await.unwrap();
@@ -192,6 +192,29 @@ async fn the_broker_blocks_publishers() {
         check_stream(&all, count);
         proc.wait_for_line_after(mark, "works again", LIMIT).await.unwrap();
     }
+}
+
+/// A shim that connects during an alarm cannot look at the history: it waits, and looks when it can.
+#[tokio::test]
+async fn an_alarm_at_the_start() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    broker.ctl(&["set_disk_free_limit", "900000000000000"]).await.unwrap();
+    let (ledger, amqp) = (ledger_url(place.dir.path()), broker.url());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &amqp, "--exchange", &exchange];
+    let mut proc = shim(&args).env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    proc.wait_for_line("low on disk", LIMIT).await.unwrap();
+    broker.ctl(&["set_disk_free_limit", "10MB"]).await.unwrap();
+    proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+    check_stream(&queue.collect(2, LIMIT).await, 2);
+    assert!(!proc.output().contains("cannot be read"), "{}", proc.output());
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
 }
 
 /// A user that may neither make the heads' exchange nor read history: both are said, and changes flow.
