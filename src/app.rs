@@ -35,7 +35,7 @@ use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
 use crate::http::origins::Origins;
 use crate::http::routes::{self, Site};
-use crate::hub::{self, Clock, Feed, Ingest};
+use crate::hub::{self, Clock, Feed, HubOptions, Ingest};
 
 /// The ports of a process, bound.
 #[derive(Debug)]
@@ -68,6 +68,8 @@ impl Ports {
 /// The parts of a gateway that do not depend on where changes come from.
 struct Gateway {
     args: ListenArgs,
+    /// How each feed is set up; they share the budgets.
+    hub: HubOptions,
     feeds: BTreeMap<String, Arc<Feed>>,
     events: Arc<Events>,
     health: Health,
@@ -85,6 +87,7 @@ impl Gateway {
     fn new(args: &ListenArgs, health: Health) -> Gateway {
         Gateway {
             args: args.clone(),
+            hub: args.hub(),
             feeds: BTreeMap::new(),
             events: Arc::new(Events::new()),
             health,
@@ -97,7 +100,7 @@ impl Gateway {
 
     /// Adds a feed, starts its shards, and returns what its bus feeds.
     fn add_feed(&mut self, name: &str, clock: Clock) -> Ingest {
-        let parts = hub::feed(name, &self.args.hub(), clock, &self.events);
+        let parts = hub::feed(name, &self.hub, clock, &self.events);
         for shard in parts.shards {
             let running = shard.run(self.inner_stop.clone());
             self.essential.spawn(async move {

@@ -18,6 +18,7 @@ use bugfeed_shim::sql::DbUrl;
 use clap::{Args, Parser, Subcommand};
 pub use watch::{ColorChoice, WatchArgs};
 
+use crate::core::budget::Budgets;
 use crate::core::input::SessionLimits;
 use crate::core::replay::ReplayLimits;
 use crate::http::listen::ListenLimits;
@@ -337,7 +338,9 @@ impl ListenArgs {
                 idle_timeout_ms: self.idle_timeout_ms,
                 write_timeout_ms: self.write_timeout_ms,
                 message_bytes: self.max_message_bytes as usize,
+                ..SessionLimits::default()
             },
+            budgets: Budgets::default(),
         }
     }
 

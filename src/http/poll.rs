@@ -218,6 +218,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::core::budget::Budgets;
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
@@ -226,7 +227,12 @@ mod tests {
     /// Such a change moves no cursor: who asks again is told of it again, and would ask again at once.
     #[tokio::test]
     async fn a_change_that_came_late_is_not_told_over_and_over() {
-        let options = HubOptions { shards: 1, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let options = HubOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
         let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));

@@ -25,6 +25,7 @@ pub use ingest::{Hole, Ingest};
 pub use line::{Line, Messages};
 pub use link::Link;
 
+use crate::core::budget::{Budgets, Share};
 use crate::core::input::{About, Input, SessionLimits};
 use crate::core::replay::{ReplayLimits, replay};
 use crate::core::shard::Shard;
@@ -64,6 +65,8 @@ pub struct HubOptions {
     pub replay: ReplayLimits,
     /// Bounds on one session.
     pub session: SessionLimits,
+    /// Bounds on all sessions together, shared by the feeds of a process.
+    pub budgets: Budgets,
 }
 
 /// What one feed needs to serve connections.
@@ -95,7 +98,8 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         .map(|_| {
             let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
             let task = ShardTask {
-                shard: Shard::new(Arc::clone(&cache), options.session, about.clone()),
+                shard: Shard::new(Arc::clone(&cache), options.session, about.clone())
+                    .within(Arc::clone(&options.budgets.subscriptions)),
                 inputs,
                 tick: tick_of(&options.session),
                 clock,
@@ -112,6 +116,8 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         common: Arc::new(Common {
             max_bugs: options.session.subscriptions,
             message_bytes: options.session.message_bytes,
+            message_timeout: Duration::from_millis(options.session.message_timeout_ms),
+            budgets: options.budgets.clone(),
             clock,
             events: Arc::clone(events),
         }),
@@ -125,6 +131,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 /// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 250 ms.
 fn tick_of(limits: &SessionLimits) -> Duration {
     let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
+    let shortest = shortest.min(limits.message_timeout_ms);
     Duration::from_millis((shortest / 4).clamp(10, 250))
 }
 
@@ -157,6 +164,21 @@ impl Feed {
     /// The largest message a client may send, in bytes.
     pub fn message_bytes(&self) -> usize {
         self.common.message_bytes
+    }
+
+    /// How long a message may take from its first byte to its last.
+    pub fn message_timeout(&self) -> Duration {
+        self.common.message_timeout
+    }
+
+    /// A share of what all messages that were begun may take, for one that comes another way.
+    pub fn share(&self) -> Share {
+        Share::of(&self.common.budgets.message_bytes)
+    }
+
+    /// Counts a request that is refused for want of room.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.common.events.turned_away(kind);
     }
 
     /// Closes every session with "gateway restarts", spread over this time.
