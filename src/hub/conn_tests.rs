@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_testbed::eventually;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -181,9 +182,7 @@ async fn unfinished_messages_together_take_only_so_much() {
     let message = frame(WHOLE, &[&[b' '; 40_000][..], br#"{"command":"version"}"#].concat());
     let mut first = bed.client().await;
     first.write_all(&message[..30_000]).await.unwrap();
-    while budgets.message_bytes.taken() < 30_000 {
-        tokio::task::yield_now().await;
-    }
+    eventually(SOON, "it is held", async || budgets.message_bytes.taken() > 30_000).await.unwrap();
     let mut second = bed.client().await;
     // It may be closed before it has written all.
     let _ = second.write_all(&message[..40_000]).await;
@@ -221,9 +220,7 @@ async fn all_sessions_together_watch_only_so_much() {
     drop((first, second));
     bed.tracker.close();
     bed.tracker.wait().await;
-    while budgets.subscriptions.taken() > 0 {
-        tokio::task::yield_now().await;
-    }
+    eventually(SOON, "all is given back", async || budgets.subscriptions.taken() == 0).await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod browser;
 mod classic;
 mod commands;
 mod examples;
+mod greedy;
 mod hygiene;
 mod old_clients;
 mod plain_http;
