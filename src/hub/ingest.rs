@@ -11,7 +11,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use super::ShardInput;
+use super::{Breaks, ShardInput};
 use crate::core::input::Input;
 use crate::core::intake::{Intake, New, Taken};
 use crate::core::replay::Recorder;
@@ -29,6 +29,7 @@ pub struct Ingest {
     changes: Counter,
     last_poison: Option<Instant>,
     current: bool,
+    breaks: Breaks,
 }
 
 /// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
@@ -50,10 +51,11 @@ impl Ingest {
         recorder: Recorder,
         shards: Vec<mpsc::Sender<ShardInput>>,
         events: Arc<Events>,
+        breaks: Breaks,
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
-        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false, breaks }
     }
 
     /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
@@ -113,10 +115,23 @@ impl Ingest {
         self.to_shards(|| Input::Update(update.clone())).await;
     }
 
+    /// What comes next follows nothing that is known.
+    #[cfg(test)]
+    pub async fn lose_continuity(&mut self) {
+        self.to_shards(|| Input::Gap(None)).await;
+    }
+
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
+        let is_break = matches!(input(), Input::Gap(_));
+        if is_break {
+            self.breaks.step();
+        }
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
+        }
+        if is_break {
+            self.breaks.step();
         }
     }
 

@@ -11,7 +11,7 @@ mod link;
 mod read;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -77,6 +77,9 @@ pub struct Feed {
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
     common: Arc<Common>,
+    /// Another for each process and feed.
+    born: u32,
+    breaks: Breaks,
 }
 
 /// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
@@ -108,11 +111,14 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
             (sender, task)
         })
         .collect::<(Vec<_>, Vec<_>)>();
-    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events));
+    let breaks = Breaks::default();
+    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events), breaks.clone());
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,
         next: AtomicUsize::new(0),
+        born: rand::random(),
+        breaks,
         common: Arc::new(Common {
             max_bugs: options.session.subscriptions,
             message_bytes: options.session.message_bytes,
@@ -123,6 +129,18 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         }),
     };
     FeedParts { feed: Arc::new(feed), ingest, shards }
+}
+
+/// Counts the breaks in a feed's continuity.
+#[derive(Clone, Debug, Default)]
+struct Breaks(Arc<AtomicU64>);
+
+impl Breaks {
+    /// Before the first session is told of one, and when all that come from now on come after it: a mark taken in between
+    /// holds neither before nor after.
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// How often a shard looks for what is due while it closes its sessions.
@@ -164,6 +182,12 @@ impl Feed {
     /// The largest message a client may send, in bytes.
     pub fn message_bytes(&self) -> usize {
         self.common.message_bytes
+    }
+
+    /// Where this gateway stands as long as it knows no number: the same text as long as there was no break in between. For
+    /// who asks again and again, to know what is no news.
+    pub fn mark(&self) -> String {
+        format!("{:x}-{}", self.born, self.breaks.0.load(Ordering::Acquire))
     }
 
     /// How long a message may take from its first byte to its last.
