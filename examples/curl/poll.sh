@@ -14,12 +14,14 @@ state=${3:-}
 cursor=''
 if [ -n "$state" ] && [ -f "$state" ]; then
     cursor=$(cat "$state")
+    # A file that has lost it is no beginning: nobody can tell what was missed.
+    cursor=${cursor:-unknown}
 fi
 
 while :; do
     # Longer than the gateway waits: without an answer by then, the connection is dead.
     if ! answer=$(curl -sS --fail-with-body --max-time 40 --get --data-urlencode "bugs=$bugs" \
-        --data-urlencode "cursor=$cursor" --data "wait=30" "${url%/}/changes"); then
+        ${cursor:+--data-urlencode "cursor=$cursor"} --data "wait=30" "${url%/}/changes"); then
         echo "poll.sh: $answer; trying again" >&2
         sleep 2
         continue

@@ -229,6 +229,8 @@ fn read_bugs(text: &str, bugs: &mut Vec<BugId>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body;
+
     use super::*;
 
     fn query(text: &str) -> Result<Query, String> {
@@ -304,6 +306,41 @@ mod tests {
             let pairs = form_urlencoded::parse(text.as_bytes()).chain(form_urlencoded::parse(b"bugs=1"));
             let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
             assert_eq!(parse(pairs, 5, attempts).unwrap().resume, want, "{header:?} {text}");
+        }
+    }
+
+    /// A form has the bounds that a message has.
+    #[tokio::test]
+    async fn forms_are_bounded_in_time_and_together() {
+        use std::sync::Arc;
+
+        use crate::core::budget::{Budget, Budgets};
+        use crate::core::input::SessionLimits;
+        use crate::core::replay::ReplayLimits;
+        use crate::hub::{Clock, HubOptions, feed};
+
+        let budget = Arc::new(Budget::new(100));
+        let options = HubOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits { message_timeout_ms: 20, ..SessionLimits::default() },
+            budgets: Budgets { message_bytes: Arc::clone(&budget), ..Budgets::default() },
+        };
+        let events = Arc::new(crate::events::Events::new());
+        let feed = feed("default", &options, Clock::start(), &events).feed;
+        let post = async |body: Body| {
+            let request = Request::post("/changes").body(body).unwrap();
+            read(&feed, request).await.map_err(|refusal| refusal.status().as_u16()).map(|query| query.bugs)
+        };
+        let begun = || futures::stream::once(async { Ok::<_, std::io::Error>(body::Bytes::from_static(b"bugs=1")) });
+        assert_eq!(post(Body::from_stream(begun())).await, Ok(bugs(&[1])));
+        let never = begun().chain(futures::stream::pending());
+        assert_eq!(post(Body::from_stream(never)).await, Err(408));
+        assert_eq!(post(Body::from(format!("bugs={}", "1,".repeat(50)))).await, Err(503));
+        assert_eq!(budget.taken(), 0);
+        for kind in ["unfinished", "no_room"] {
+            let line = format!("bugfeed_connections_refused_total{{kind=\"{kind}\"}} 1");
+            assert!(events.page().lines().any(|found| found == line), "{}", events.page());
         }
     }
 
