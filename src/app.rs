@@ -138,7 +138,7 @@ impl Gateway {
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };
-        let listening = stop.child_token();
+        let listening = CancellationToken::new();
         let feeds = Arc::clone(&site.feeds);
         self.clients.spawn(listen::serve(
             ports.clients,
@@ -153,6 +153,11 @@ impl Gateway {
             Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed").flatten(),
         };
         self.health.down("gateway", "shutting down");
+        let delay = Duration::from_millis(self.args.drain_delay_ms);
+        if ended.is_ok() && !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more; accepting clients for a while yet");
+            tokio::time::sleep(delay).await;
+        }
         listening.cancel();
         self.shut_down(&feeds).await;
         ended

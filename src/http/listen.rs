@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue};
+use bugfeed_shim::usage::bind_advice;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -31,7 +32,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A port could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} (--{option}): {source}; is another program using the port? Choose another address")]
+#[error("cannot listen on {address} (--{option}): {source}; {}", bind_advice(source))]
 pub struct BindError {
     option: &'static str,
     address: SocketAddr,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bugfeed_protocol::redact::redact;
 use bugfeed_protocol::server::Verdict;
 use bugfeed_protocol::{BugId, When};
 use futures::Stream;
@@ -35,7 +36,7 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("url", &self.url).field("bugs", &self.bugs).finish_non_exhaustive()
+        f.debug_struct("Builder").field("url", &redact(&self.url)).field("bugs", &self.bugs).finish_non_exhaustive()
     }
 }
 
@@ -99,7 +100,7 @@ impl Builder {
             Err(error) => (BTreeSet::new(), Some(error)),
         };
         let shared =
-            Arc::new(Shared::new(Core::new(self.url.clone(), bugs, heartbeat_s(self.heartbeat), self.classic)));
+            Arc::new(Shared::new(Core::new(redact(&self.url), bugs, heartbeat_s(self.heartbeat), self.classic)));
         if let Some(error) = fault {
             shared.tell(|core, _| core.fail(error));
         }

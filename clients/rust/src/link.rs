@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use bugfeed_protocol::redact::redact;
 use futures::{Sink as _, Stream as _, StreamExt as _};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -169,8 +171,22 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
             let retry_after = retry_after(answer.headers(), SystemTime::now());
             Err(Lost::Refused { status: answer.status().as_u16(), text, retry_after })
         }
-        Err(error) => Err(Lost::Broken(format!("cannot connect to {url}: {error}"))),
+        Err(error) => {
+            let hint = tls_hint(url, &error).unwrap_or_default();
+            Err(Lost::Broken(format!("cannot connect to {}: {error}{hint}", redact(url))))
+        }
     }
+}
+
+/// What is wrong where one side speaks TLS and the other does not.
+fn tls_hint(url: &str, error: &WsError) -> Option<&'static str> {
+    let tls = url.starts_with("wss:");
+    let spoke_no_tls = || error.to_string().contains("InvalidContentType");
+    if tls && spoke_no_tls() {
+        return Some(": this port does not speak TLS; use ws://, or the port of the proxy that does");
+    }
+    let spoke_no_http = matches!(error, WsError::Protocol(ProtocolError::HttparseError(_)));
+    (!tls && spoke_no_http).then_some(": this port does not speak HTTP; if it speaks TLS, use wss://")
 }
 
 /// Trusts what this machine trusts. With a provider of its own: an application may have none, or two.
@@ -210,7 +226,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// # Errors
 /// [`Error::Address`], which says what an address looks like.
 pub fn address(text: &str) -> Result<String, Error> {
-    let bad = || Error::Address(text.trim().to_owned());
+    let bad = || Error::Address(redact(text));
     let uri: Uri = text.trim().parse().map_err(|_| bad())?;
     let scheme = match uri.scheme_str() {
         Some("ws" | "http") => "ws",
