@@ -78,7 +78,6 @@ impl Usage {
         }
         // Standard error is all there is to complain to.
         let _ = std::io::stderr().write_all(self.explain(&error.render().to_string()).as_bytes());
-        #[expect(clippy::exit, reason = "what clap itself would do")]
         std::process::exit(error.exit_code());
     }
 

@@ -228,8 +228,7 @@ impl Poll<'_> {
                 _ => "unknown".to_owned(),
             };
             let told = self.goes_on || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
-            let mark = told.then(|| format!("{}{}", query::MARK, self.mark)).unwrap_or_default();
-            self.answer.cursor = Some(cursor + &mark);
+            self.answer.cursor = Some(if told { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
         let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
         // For those who look at it in a terminal.

@@ -179,7 +179,7 @@ async fn who_sends_one_message_after_the_other_is_not_slow() {
 async fn unfinished_messages_together_take_only_so_much() {
     let budgets = Budgets { message_bytes: Arc::new(Budget::new(60_000)), ..Budgets::default() };
     let bed = Bed::new(SessionLimits::default(), budgets.clone()).await;
-    let message = frame(WHOLE, &[&[b' '; 40_000][..], br#"{"command":"version"}"#].concat());
+    let message = frame(WHOLE, &[&vec![b' '; 40_000][..], br#"{"command":"version"}"#].concat());
     let mut first = bed.client().await;
     first.write_all(&message[..30_000]).await.unwrap();
     eventually(SOON, "it is held", async || budgets.message_bytes.taken() > 30_000).await.unwrap();
@@ -249,7 +249,7 @@ async fn a_turn_is_bounded_whatever_is_sent() {
     let bed = Bed::new(SessionLimits::default(), Budgets::default()).await;
     let pieces = |first: u8, payload: &[u8], count: usize| frame(first, payload).repeat(count);
     for (name, bytes) in [
-        ("a long message", frame(BEGIN, &[b' '; 60_000])),
+        ("a long message", frame(BEGIN, &vec![b' '; 60_000])),
         ("pongs", pieces(0x8A, b"", 10_000)),
         ("long pongs", pieces(0x8A, &[0; 125], 500)),
         ("one-byte pieces", [frame(BEGIN, b""), pieces(GO_ON, b"x", 1000), pieces(0x8A, &[0; 125], 400)].concat()),

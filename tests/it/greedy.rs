@@ -19,10 +19,10 @@ struct Attack {
 }
 
 impl Attack {
-    fn start(address: SocketAddr, attackers: usize, begin: &'static [u8], again: Vec<u8>) -> Attack {
+    fn start(address: SocketAddr, attackers: usize, begin: &'static [u8], again: &[u8]) -> Attack {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..attackers).map(|_| {
-            let (stop, sent, again) = (Arc::clone(&stop), Arc::clone(&sent), again.clone());
+            let (stop, sent, again) = (Arc::clone(&stop), Arc::clone(&sent), again.to_vec());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let _ = attack(address, begin, &again, &stop, &sent);
@@ -99,7 +99,7 @@ async fn who_sends_without_end_keeps_nobody_waiting() {
         ("empty messages", &[], masked(0x81, b"").repeat(10_000)),
         ("pieces with pongs in between", &[0x01, 0x80, 0, 0, 0, 0], masked(0x8A, &[0; 125]).repeat(1000)),
     ] {
-        let attack = Attack::start(clients, 2, begin, again);
+        let attack = Attack::start(clients, 2, begin, &again);
         let begun = attack.sent.load(Ordering::Relaxed);
         for second in 0..20 {
             let when = When::from_micros(second * 1_000_000).unwrap();
