@@ -18,7 +18,7 @@ fn resident() -> u64 {
 }
 
 fn main() {
-    let mut cursor = Cursor { epoch: Epoch::from_random(1), seq: 0 };
+    let mut cursor = Cursor::new(Epoch::from_random(1), 0);
     for (what, changes, bugs, ring) in [
         ("2,000,000 bugs, no ring", 2_000_000, 2_000_000, 1),
         ("1,000,000 changes of 1,000 bugs in the ring", 1_000_000, 1000, 1_000_000),
@@ -31,7 +31,7 @@ fn main() {
             cursor.seq += 1;
             let when = When::from_micros(1_400_000_000_000_000 + i64::try_from(number).unwrap()).unwrap();
             let change = Change { bug: BugId::new(number % bugs + 1).unwrap(), when };
-            recorder.record(change, when, &cursor, Continuity::Next);
+            recorder.record(change, when, &cursor, None, Continuity::Next);
         }
         let nanos = begin.elapsed().as_nanos() / u128::from(changes);
         let bytes = resident() - before;

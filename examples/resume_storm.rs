@@ -266,8 +266,8 @@ async fn publish(amqp: &str, exchange: &str, seqs: std::ops::RangeInclusive<u64>
     let mut confirms = Vec::new();
     for seq in seqs {
         let bug = BugId::new(bug_of(seq, bugs).into()).unwrap();
-        let cursor = Cursor { epoch: epoch.clone(), seq };
-        let change = Numbered { change: Change { bug, when: now }, cursor, recorded: now };
+        let cursor = Cursor::new(epoch.clone(), seq);
+        let change = Numbered { change: Change { bug, when: now }, cursor, after: None, recorded: now };
         let body = bus::encode(&change, Format::Native, exchange);
         let properties = BasicProperties::default().with_delivery_mode(2);
         let key = bug.to_string();

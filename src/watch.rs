@@ -9,14 +9,12 @@ mod screen;
 mod signals;
 mod state;
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bugfeed_client::{Error as ClientError, Event, Feed, Protocol, State, Verdict};
-use bugfeed_protocol::redact::redact;
+use bugfeed_client::{Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
 use bugfeed_protocol::{BugId, When};
 
 pub use self::exec::{Template, parse_template};
@@ -28,19 +26,19 @@ use crate::cli::WatchArgs;
 /// How often the gateway is asked for a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A checked `ws://` or `wss://` address; shown without what may be secret in it.
+/// A checked `ws://` or `wss://` address. It is shown without what may be secret in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GatewayUrl(String);
 
 impl fmt::Display for GatewayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&redact(&self.0))
+        f.write_str(&shown(&self.0))
     }
 }
 
 impl fmt::Debug for GatewayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GatewayUrl({self})")
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -98,23 +96,23 @@ pub async fn run<O: Write, S: Write>(
     screen: &mut Screen<O, S>,
     signals: &mut Signals,
 ) -> Result<Ended, WatchError> {
-    let mut watch = Watch { args, screen, signals, left: args.count };
-    let bugs = args.bugs();
+    let mut watch = Watch { args, screen, signals, left: args.count, paused: None };
     let state = match &args.state {
-        Some(path) => Some(StateFile::open(path, &args.url.to_string(), &bugs)?),
+        Some(path) => Some(StateFile::open(path, &args.url.to_string(), &args.bugs())?),
         None => None,
     };
-    let mut feed =
-        Feed::builder(&args.url.0)?.bugs(bugs.iter().map(|bug| bug.get())).heartbeat(HEARTBEAT).classic(args.classic);
+    let mut feed = Feed::builder(&args.url.0)?
+        .bugs(args.bugs().iter().map(|bug| bug.get()))
+        .heartbeat(HEARTBEAT)
+        .classic(args.classic);
     if let Some(since) = args.since {
         feed = feed.since(since);
     }
     if let Some(state) = state {
         if let Some(other) = state.other_url() {
-            watch.screen.warn(&format!(
-                "the state file was written with {}; if that is another feed, expect a gap",
-                redact(other)
-            ));
+            watch
+                .screen
+                .warn(&format!("the state file was written with {other}; if that is another feed, expect a gap"));
         }
         // Before anything newer can be stored.
         if let Some(stop) = watch.gap(&state.new_bugs()).await? {
@@ -132,6 +130,8 @@ struct Watch<'a, O, S> {
     signals: &'a mut Signals,
     /// Changes to come until the end.
     left: Option<u64>,
+    /// What is to be said while nothing can arrive.
+    paused: Option<String>,
 }
 
 impl<O: Write, S: Write> Watch<'_, O, S> {
@@ -178,12 +178,24 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
             }
             Event::Gap(bugs) => return self.gap(&bugs).await,
             Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.args.url)),
-            Event::State(State::Waiting { delay, reason }) => {
-                let proxy = if reason.contains("cannot connect") { proxy_note(std::env::vars_os()) } else { None };
-                let proxy = proxy.unwrap_or_default();
-                self.screen.status(&format!("{reason}{proxy}; trying again in {:.1} s", delay.as_secs_f64()));
+            Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
+            Event::Subscribed { replay, .. } => {
+                let text = connected(&self.args.url, replay, feed);
+                // A connection alone is no good news.
+                let paused = self.paused.as_ref().map(|paused| format!("; {paused}")).unwrap_or_default();
+                self.screen.status(&format!("{text}{paused}"));
             }
-            Event::Subscribed { replay, .. } => self.screen.status(&connected(&self.args.url, replay, feed)),
+            Event::Feed { state: FeedState::Paused, since } => {
+                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+                let text = format!("updates are paused{since}: nothing can arrive just now");
+                self.screen.status(&text);
+                self.paused = Some(text);
+            }
+            Event::Feed { state: FeedState::Live, .. } => {
+                self.paused = None;
+                self.screen.status("updates flow again");
+            }
+            Event::Trouble { text, .. } => self.screen.warn(&text),
             _ => {}
         }
         Ok(None)
@@ -218,15 +230,6 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
             }
         }
     }
-}
-
-/// What a person should know who believes that this goes through a proxy.
-fn proxy_note(variables: impl Iterator<Item = (OsString, OsString)>) -> Option<String> {
-    let proxies = ["https_proxy", "http_proxy", "all_proxy"];
-    let is_proxy = |name: &str| proxies.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
-    let mut set = variables.filter(|(_, value)| !value.is_empty());
-    let name = set.find_map(|(name, _)| name.into_string().ok().filter(|name| is_proxy(name)))?;
-    Some(format!(" (a proxy is set in the environment, {name}; bugfeed does not use it)"))
 }
 
 fn connected(url: &GatewayUrl, replay: Option<Verdict>, feed: &Feed) -> String {

@@ -19,12 +19,12 @@ fn change(bug: u64, number: i64) -> Change {
 }
 
 fn cursor(seq: u64) -> Cursor {
-    Cursor { epoch: Epoch::parse("epoch").expect("letters"), seq }
+    Cursor::new(Epoch::parse("epoch").expect("letters"), seq)
 }
 
 fn record(recorder: &mut Recorder, bugs: u64, seq: u64) {
     let change = change(1 + seq % bugs, i64::try_from(seq).expect("small"));
-    recorder.record(change, change.when, &cursor(seq), Continuity::Next);
+    recorder.record(change, change.when, &cursor(seq), None, Continuity::Next);
 }
 
 /// Recording a change, with as many different bugs.
@@ -108,7 +108,7 @@ fn encode_modern_update(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn decode_bus_message(bencher: Bencher<'_, '_>) {
-    let numbered = Numbered { change: change(1_234_567, 5), cursor: cursor(123_456), recorded: When::MIN };
+    let numbered = Numbered { change: change(1_234_567, 5), cursor: cursor(123_456), after: None, recorded: When::MIN };
     let body = bus::encode(&numbered, Format::Native, "");
     bencher.bench_local(|| bus::decode(black_box(&body)));
 }

@@ -16,7 +16,7 @@ use bugfeed::events::Events;
 use bugfeed::http::listen;
 use bugfeed::http::origins::Origins;
 use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
-use bugfeed::hub::{self, Clock, Ingest};
+use bugfeed::hub::{self, Came, Clock, Ingest};
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -92,14 +92,14 @@ async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
     let epoch = Epoch::parse("bench").context("an epoch")?;
     let before = ingest.head().map_or(0, |head| head.seq);
     for (number, index) in phase.indices().enumerate() {
-        let cursor = Cursor { epoch: epoch.clone(), seq: before + 1 + number as u64 };
-        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor) }).await;
+        let cursor = Cursor::new(epoch.clone(), before + 1 + number as u64);
+        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor), after: None }).await;
     }
     Ok(())
 }
 
 async fn take(ingest: &mut Ingest, message: BusMessage) {
-    if let Some(hole) = ingest.take(message, None).await {
+    if let Came::Hole(hole) = ingest.take(message, None).await {
         ingest.take_anyway(&hole.message, hole.recorded).await;
     }
 }

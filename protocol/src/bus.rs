@@ -1,4 +1,4 @@
-//! The message a change travels in on the bus (AMQP): the native form, and the older envelope.
+//! The messages on the bus (AMQP): a change, in the native form or the older envelope, and the head of a feed.
 
 use std::borrow::Cow;
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::change::{BugId, Change, Numbered, When};
-use crate::cursor::{Cursor, Epoch};
+use crate::cursor::{Cursor, Epoch, Tag};
 
 /// How a shim writes messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// `{"bug":…,"when":…,"seq":…,"epoch":…}`
+    /// `{"bug":…,"when":…,"seq":…,"epoch":…,"tag":…}`
     #[default]
     Native,
     /// `{"payload":{"id":…,"delta_ts":…},"_meta":{…}}`, what consumers of the 2014 exchange
@@ -26,6 +26,21 @@ pub struct BusMessage {
     pub change: Change,
     /// Its number, if the producer gave one.
     pub cursor: Option<Cursor>,
+    /// The lineage tag of the number before it, where that is another one than its own.
+    pub after: Option<Tag>,
+}
+
+impl BusMessage {
+    /// The lineage tag of the number before this one, where the message tells.
+    pub fn tag_before(&self) -> Option<Tag> {
+        self.after.or(self.cursor.as_ref()?.tag)
+    }
+}
+
+impl From<Numbered> for BusMessage {
+    fn from(Numbered { change, cursor, after, .. }: Numbered) -> BusMessage {
+        BusMessage { change, cursor: Some(cursor), after }
+    }
 }
 
 /// Why a message was not understood.
@@ -50,6 +65,10 @@ struct Native<'a> {
     when: When,
     seq: u64,
     epoch: &'a Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<Tag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<Tag>,
 }
 
 #[derive(Serialize)]
@@ -72,14 +91,18 @@ struct PulseMeta<'a> {
     serializer: &'a str,
     seq: u64,
     epoch: &'a Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<Tag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<Tag>,
 }
 
 /// The body of a change's message. `exchange` is where it goes, for the envelope's `_meta`.
 pub fn encode(numbered: &Numbered, format: Format, exchange: &str) -> Vec<u8> {
     let Change { bug, when } = numbered.change;
-    let Cursor { epoch, seq } = &numbered.cursor;
+    let (Cursor { epoch, seq, tag }, after) = (&numbered.cursor, numbered.after);
     let encoded = match format {
-        Format::Native => serde_json::to_vec(&Native { bug, when, seq: *seq, epoch }),
+        Format::Native => serde_json::to_vec(&Native { bug, when, seq: *seq, epoch, tag: *tag, after }),
         Format::Pulse => serde_json::to_vec(&Pulse {
             payload: PulsePayload { id: bug, delta_ts: when },
             _meta: PulseMeta {
@@ -89,6 +112,8 @@ pub fn encode(numbered: &Numbered, format: Format, exchange: &str) -> Vec<u8> {
                 serializer: "json",
                 seq: *seq,
                 epoch,
+                tag: *tag,
+                after,
             },
         }),
     };
@@ -104,6 +129,10 @@ struct Incoming<'a> {
     seq: Option<u64>,
     #[serde(borrow)]
     epoch: Option<Text<'a>>,
+    #[serde(borrow)]
+    tag: Option<Text<'a>>,
+    #[serde(borrow)]
+    after: Option<Text<'a>>,
     payload: Option<Box<Incoming<'a>>>,
     #[serde(rename = "_meta")]
     meta: Option<Meta<'a>>,
@@ -114,11 +143,89 @@ struct Meta<'a> {
     seq: Option<u64>,
     #[serde(borrow)]
     epoch: Option<Text<'a>>,
+    #[serde(borrow)]
+    tag: Option<Text<'a>>,
+    #[serde(borrow)]
+    after: Option<Text<'a>>,
 }
 
 /// A text that is copied only where it has escapes; an `Option<Cow>` always would be.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn cursor(seq: u64, epoch: &str, tag: Option<&str>) -> Result<Cursor, BadMessage> {
+    let epoch = Epoch::parse(epoch).ok_or(BadMessage::Shape("the epoch is not 1 to 64 letters or digits"))?;
+    Ok(Cursor { epoch, seq, tag: tag.map(read_tag).transpose()? })
+}
+
+fn read_tag(text: &str) -> Result<Tag, BadMessage> {
+    Tag::parse(text).ok_or(BadMessage::Shape("a tag is 1 to 16 lowercase hexadecimal digits, not 0"))
+}
+
+/// The type, as a message property, of a head.
+pub const HEAD_TYPE: &str = "bugfeed.head";
+
+/// The fanout exchange on which a feed's publisher says its head: beside the feed's own, so that no consumer of changes,
+/// no history and no durable queue sees it.
+pub fn head_exchange(exchange: &str) -> String {
+    format!("{exchange}.head")
+}
+
+/// Where a feed is: what its publisher says every few seconds. A gateway learns from it that it hears the publisher, that
+/// it has everything, and whether another publisher is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Everything up to here is confirmed by the broker; number 0 where nothing was published yet.
+    pub cursor: Cursor,
+    /// How often a head is said, in milliseconds.
+    pub interval_ms: u64,
+    /// What the publisher itself waits for, if it has nothing to publish because of it: "change table", "ledger".
+    pub paused: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadFields<'a> {
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
+    seq: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tag: Option<Cow<'a, str>>,
+    interval_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<Cow<'a, str>>,
+}
+
+/// The body of a head's message.
+pub fn encode_head(head: &Head) -> Vec<u8> {
+    let Cursor { epoch, seq, tag } = &head.cursor;
+    let fields = HeadFields {
+        epoch: epoch.as_str().into(),
+        seq: *seq,
+        tag: tag.map(|tag| tag.to_string().into()),
+        interval_ms: head.interval_ms,
+        paused: head.paused.as_deref().map(Cow::from),
+    };
+    serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
+}
+
+/// The longest reason of a pause that is taken over, in characters.
+const PAUSED_MAX: usize = 100;
+
+/// Reads a head. Members that are not known are ignored.
+///
+/// # Errors
+/// Says what is wrong with a message that is none.
+pub fn decode_head(body: &[u8]) -> Result<Head, BadMessage> {
+    let fields: HeadFields<'_> = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
+    if fields.seq > BugId::MAX {
+        return Err(BadMessage::Shape("seq is not from 0 to 2^63 - 1"));
+    }
+    let cursor = cursor(fields.seq, &fields.epoch, fields.tag.as_deref())?;
+    // Between a tenth of a second and an hour: what is waited for is bounded, and nothing spins.
+    let interval_ms = fields.interval_ms.clamp(100, 3_600_000);
+    let paused = fields.paused.map(|paused| paused.chars().take(PAUSED_MAX).collect());
+    Ok(Head { cursor, interval_ms, paused })
+}
 
 /// Reads a message of either form.
 ///
@@ -126,14 +233,16 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Says what is wrong with a message that is neither; nothing in it is trusted before it is checked.
 pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
     let incoming: Incoming<'_> = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
-    let (inner, seq, epoch) = match incoming.payload {
+    let (inner, number) = match incoming.payload {
         Some(payload) => match incoming.meta {
-            Some(meta) => (*payload, meta.seq, meta.epoch),
-            None => (*payload, None, None),
+            Some(Meta { seq, epoch, tag, after }) => (*payload, (seq, epoch, tag, after)),
+            None => (*payload, (None, None, None, None)),
         },
         None => {
-            let Incoming { bug, when, seq, epoch, .. } = incoming;
-            (Incoming { bug, when, seq: None, epoch: None, payload: None, meta: None }, seq, epoch)
+            let Incoming { bug, when, seq, epoch, tag, after, .. } = incoming;
+            let inner =
+                Incoming { bug, when, seq: None, epoch: None, tag: None, after: None, payload: None, meta: None };
+            (inner, (seq, epoch, tag, after))
         }
     };
     let bug = match inner.bug {
@@ -144,17 +253,17 @@ pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
     };
     let bug = bug.ok_or(BadMessage::Shape("the bug number is not a whole number from 1 to 2^63 - 1"))?;
     let when = When::parse_utc(&inner.when.ok_or(BadMessage::Shape("no date"))?.0)?;
+    let (seq, epoch, tag, after) = number;
     let cursor = match (seq, epoch) {
         (None, None) => None,
-        (Some(seq), Some(epoch)) if (1..=BugId::MAX).contains(&seq) => {
-            let epoch =
-                Epoch::parse(&epoch.0).ok_or(BadMessage::Shape("the epoch is not 1 to 64 letters or digits"))?;
-            Some(Cursor { epoch, seq })
+        (Some(seq), Some(_)) if !(1..=BugId::MAX).contains(&seq) => {
+            return Err(BadMessage::Shape("seq is not from 1 to 2^63 - 1; numbers start at 1"));
         }
-        (Some(_), Some(_)) => return Err(BadMessage::Shape("seq is not from 1 to 2^63 - 1; numbers start at 1")),
+        (Some(seq), Some(epoch)) => Some(cursor(seq, &epoch.0, tag.as_ref().map(|tag| &*tag.0))?),
         _ => return Err(BadMessage::Shape("seq and epoch go together")),
     };
-    Ok(BusMessage { change: Change { bug, when }, cursor })
+    let after = after.map(|after| read_tag(&after.0)).transpose()?;
+    Ok(BusMessage { change: Change { bug, when }, cursor, after })
 }
 
 #[cfg(test)]
@@ -175,6 +284,7 @@ mod tests {
             (r#"{"bug":1,"when":"2014-04-03","seq":1}"#, "go together"),
             (r#"{"bug":1,"when":"2014-04-03","seq":0,"epoch":"E"}"#, "start at 1"),
             (r#"{"bug":1,"when":"2014-04-03","seq":1,"epoch":"a.b"}"#, "epoch"),
+            (r#"{"bug":1,"when":"2014-04-03","seq":1,"epoch":"E","tag":"x"}"#, "a tag is"),
             (r#"{"payload":{}}"#, "no bug number"),
             (r#"{"payload":{"payload":{"id":1,"delta_ts":"2014-04-03"}}}"#, "no bug number"),
         ] {

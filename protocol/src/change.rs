@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::{Timestamp, civil, tz};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Tag};
 use crate::plain;
 
 /// A bug's number: 1 to 2^63 − 1, the range of the positive `BIGINT` every database has.
@@ -172,6 +172,8 @@ pub struct Numbered {
     pub change: Change,
     /// Its number: the ledger's epoch, and a sequence without holes.
     pub cursor: Cursor,
+    /// The lineage tag of the number before it, where that is another one than its own.
+    pub after: Option<Tag>,
     /// When the ledger recorded it, by the shim's clock; never used to decide what is missing.
     pub recorded: When,
 }

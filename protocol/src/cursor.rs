@@ -1,6 +1,7 @@
-//! A position in a feed: the ledger's epoch and a sequence number, opaque text to clients.
+//! A position in a feed: the ledger's epoch, a sequence number and a lineage tag, opaque text to clients.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -51,29 +52,99 @@ impl<'de> Deserialize<'de> for Epoch {
     }
 }
 
-/// "Everything up to and including number `seq` of ledger `epoch`." Written `EPOCH.SEQ`; `seq` 0 is before the first
-/// change.
+/// A ledger's lineage tag: drawn at random whenever a shim begins to write to a ledger, and kept with each number that it
+/// gives. Where a ledger was set back, copied or failed over to an older state, two histories of one epoch give the same
+/// numbers, but never under the same tag. So a number and its tag name everything up to it.
+///
+/// Written as 1 to 16 lowercase hexadecimal digits; the shim draws 32 bits, so two tags are equal by chance once in
+/// four billion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(NonZeroU64);
+
+impl Tag {
+    /// Makes a tag of random bits, given by the caller.
+    pub fn from_random(bits: u32) -> Tag {
+        Tag(NonZeroU64::new(u64::from(bits)).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// Reads what [`Tag`]'s `Display` writes.
+    pub fn parse(text: &str) -> Option<Tag> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let fits = digits && (1..=16).contains(&text.len());
+        let bits = u64::from_str_radix(text, 16).ok().filter(|_| fits)?;
+        NonZeroU64::new(bits).map(Tag)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl Serialize for Tag {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// "Everything up to and including number `seq` of ledger `epoch`, in the history that gave that number under `tag`."
+/// Written `EPOCH.SEQ.TAG`, or `EPOCH.SEQ` without a tag; `seq` 0 is before the first change, and has no tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// Whose numbering.
     pub epoch: Epoch,
     /// The last number included.
     pub seq: u64,
+    /// Under which tag that number was given; none where it is not known. Such a cursor is taken as a number.
+    pub tag: Option<Tag>,
 }
 
 impl Cursor {
-    /// Reads `EPOCH.SEQ`.
+    /// A cursor without a tag.
+    pub fn new(epoch: Epoch, seq: u64) -> Cursor {
+        Cursor { epoch, seq, tag: None }
+    }
+
+    /// The same place, with this tag.
+    #[must_use]
+    pub fn tagged(self, tag: Option<Tag>) -> Cursor {
+        Cursor { tag, ..self }
+    }
+
+    /// Reads `EPOCH.SEQ` or `EPOCH.SEQ.TAG`.
     pub fn parse(text: &str) -> Option<Cursor> {
-        let (epoch, seq) = text.split_once('.')?;
+        let (epoch, rest) = text.split_once('.')?;
+        let (seq, tag) = match rest.split_once('.') {
+            Some((seq, tag)) => (seq, Some(Tag::parse(tag)?)),
+            None => (rest, None),
+        };
         let digits = !seq.is_empty() && seq.bytes().all(|b| b.is_ascii_digit());
         let seq = if digits { seq.parse().ok()? } else { return None };
-        Some(Cursor { epoch: Epoch::parse(epoch)?, seq })
+        Some(Cursor { epoch: Epoch::parse(epoch)?, seq, tag })
+    }
+
+    /// The epoch and the number alone, `EPOCH.SEQ`: what a message on the bus is called.
+    pub fn number(&self) -> String {
+        format!("{}.{}", self.epoch, self.seq)
+    }
+
+    /// Whether both name the same number, and no tags that are known say otherwise.
+    pub fn is_same(&self, other: &Cursor) -> bool {
+        self.seq == other.seq && self.epoch == other.epoch && !self.contradicts(other)
+    }
+
+    /// Whether both cursors have a tag, and not the same one. Of two cursors of the same number this means: they are of
+    /// two histories.
+    pub fn contradicts(&self, other: &Cursor) -> bool {
+        self.tag.zip(other.tag).is_some_and(|(one, two)| one != two)
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.epoch, self.seq)
+        write!(f, "{}.{}", self.epoch, self.seq)?;
+        self.tag.map_or(Ok(()), |tag| write!(f, ".{tag}"))
     }
 }
 
@@ -89,11 +160,49 @@ mod tests {
 
     #[test]
     fn cursors_round_trip_and_bad_ones_are_refused() {
-        let cursor = Cursor { epoch: Epoch::from_random(0xfeed), seq: 88 };
-        assert_eq!(cursor.to_string(), "000000000000feed.88");
-        assert_eq!(Cursor::parse("000000000000feed.88"), Some(cursor));
-        for text in ["", ".", "E", "E.", ".8", "E.-1", "E.+1", "E.1.2", "É.1", "E.18446744073709551616", "a b.1"] {
+        let cursor = Cursor::new(Epoch::from_random(0xfeed), 88);
+        let tagged = cursor.clone().tagged(Some(Tag::from_random(0xbeef)));
+        assert_eq!([cursor.to_string(), tagged.to_string()], ["000000000000feed.88", "000000000000feed.88.0000beef"]);
+        assert_eq!(tagged.number(), "000000000000feed.88");
+        for cursor in [cursor, tagged] {
+            assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        }
+        assert_eq!(Tag::parse("ffffffffffffffff").map(|tag| tag.to_string()).as_deref(), Some("ffffffffffffffff"));
+        for text in [
+            "",
+            ".",
+            "E",
+            "E.",
+            ".8",
+            "E.-1",
+            "E.+1",
+            "E.1.",
+            "E.1.0",
+            "E.1.x",
+            "E.1.AB",
+            "E.1.+a",
+            "E.1.12345678901234567",
+            "E.1.2.3",
+            "É.1",
+            "E.18446744073709551616",
+            "a b.1",
+        ] {
             assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_same_number_of_two_histories_is_told_by_its_tag() {
+        let cursor = |text| Cursor::parse(text).unwrap();
+        for (one, two, same, contradicts) in [
+            ("E.1.a", "E.1.a", true, false),
+            ("E.1.a", "E.1.b", false, true),
+            ("E.1", "E.1.b", true, false),
+            ("E.1.a", "E.2.a", false, false),
+            ("E.1.a", "F.1.a", false, false),
+        ] {
+            assert_eq!(cursor(one).is_same(&cursor(two)), same, "{one} {two}");
+            assert_eq!(cursor(two).contradicts(&cursor(one)), contradicts, "{one} {two}");
         }
     }
 }

@@ -16,4 +16,4 @@ pub mod redact;
 pub mod server;
 
 pub use change::{BugId, Change, Numbered, When};
-pub use cursor::{Cursor, Epoch};
+pub use cursor::{Cursor, Epoch, Tag};

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use crate::change::{BugId, Change};
+use crate::change::{BugId, Change, When};
 use crate::client::Refusal;
 use crate::cursor::Cursor;
 
@@ -137,13 +137,41 @@ pub fn write_update_with_cursor(out: &mut Vec<u8>, change: Change, cursor: &Curs
     write!(out, r#","cursor":"{cursor}"}}"#).expect("writing to a Vec cannot fail");
 }
 
+/// Whether changes can arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeedState {
+    /// They can.
+    Live,
+    /// Nothing can arrive just now: the gateway does not hear of changes. What is missed meanwhile comes later, or is told
+    /// as a gap.
+    Paused,
+}
+
 /// A message of the modern protocol that is no reply.
 #[derive(Clone, Copy, Debug)]
 pub enum Notice<'a> {
     /// The connection lives, and everything up to the cursor has been sent.
-    Heartbeat(Option<&'a Cursor>),
+    Heartbeat {
+        /// Everything up to here has been sent.
+        cursor: Option<&'a Cursor>,
+        /// Said only while the feed is paused.
+        paused: bool,
+    },
     /// The gateway lost continuity: treat all bugs as changed; what follows comes after the cursor.
-    Gap(Option<&'a Cursor>),
+    Gap {
+        /// Where the session goes on.
+        cursor: Option<&'a Cursor>,
+        /// Over how long clients spread their questions to the tracker, in milliseconds; 0 is not said.
+        spread_ms: u64,
+    },
+    /// Whether changes can arrive has changed.
+    Feed {
+        /// Whether they can.
+        state: FeedState,
+        /// Since when.
+        since: When,
+    },
     /// The gateway goes away; a close frame follows.
     GoAway {
         /// How long to wait before reconnecting, in milliseconds.
@@ -153,22 +181,44 @@ pub enum Notice<'a> {
     },
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct NoticeFields<'a> {
     command: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    cursor: Option<&'a Cursor>,
+    /// Shown as null where the gateway has no cursor to give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<Option<&'a Cursor>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<FeedState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<When>,
 }
 
 impl Notice<'_> {
     /// The JSON text.
     pub fn encode(&self) -> Vec<u8> {
+        let empty = NoticeFields::default();
         let fields = match *self {
-            Notice::Heartbeat(cursor) => NoticeFields { command: "heartbeat", retry_after_ms: None, cursor },
-            Notice::Gap(cursor) => NoticeFields { command: "gap", retry_after_ms: None, cursor },
+            Notice::Heartbeat { cursor, paused } => NoticeFields {
+                command: "heartbeat",
+                cursor: Some(cursor),
+                state: paused.then_some(FeedState::Paused),
+                ..empty
+            },
+            Notice::Gap { cursor, spread_ms } => NoticeFields {
+                command: "gap",
+                cursor: Some(cursor),
+                spread_ms: (spread_ms > 0).then_some(spread_ms),
+                ..empty
+            },
+            Notice::Feed { state, since } => {
+                NoticeFields { command: "feed", state: Some(state), since: Some(since), ..empty }
+            }
             Notice::GoAway { retry_after_ms, cursor } => {
-                NoticeFields { command: "goaway", retry_after_ms: Some(retry_after_ms), cursor }
+                NoticeFields { command: "goaway", retry_after_ms: Some(retry_after_ms), cursor: Some(cursor), ..empty }
             }
         };
         serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")

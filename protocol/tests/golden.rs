@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bugfeed_protocol::bus::{self, BusMessage, Format};
+use bugfeed_protocol::bus::{self, BusMessage, Format, Head};
 use bugfeed_protocol::client::{self, Command, Refusal, Resume, errors};
-use bugfeed_protocol::server::{self, Limits, Notice, Reply, Verdict};
-use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
+use bugfeed_protocol::server::{self, FeedState, Limits, Notice, Reply, Verdict};
+use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
 
 fn bug(number: u64) -> BugId {
     BugId::new(number).unwrap()
@@ -24,7 +24,7 @@ fn change() -> Change {
 }
 
 fn cursor(seq: u64) -> Cursor {
-    Cursor { epoch: Epoch::parse("9f86d081884c7d65").unwrap(), seq }
+    Cursor::new(Epoch::parse("9f86d081884c7d65").unwrap(), seq).tagged(Tag::parse("5e3c9a01"))
 }
 
 /// Every golden file below a folder, by its name without `.json`.
@@ -56,6 +56,8 @@ fn what_the_gateway_sends() {
         cursor: Some(&cursor(88)),
         limits: Limits { subscriptions: 10_000, message_bytes: 262_144 },
     };
+    let heartbeat = |paused| Notice::Heartbeat { cursor: Some(&cursor(91)), paused }.encode();
+    let gap = |spread_ms| Notice::Gap { cursor: Some(&cursor(120)), spread_ms }.encode();
     let made: BTreeMap<String, String> = [
         ("hello", hello.encode()),
         ("subscribe-modern", count("subscribe", 2, None, 88)),
@@ -64,8 +66,12 @@ fn what_the_gateway_sends() {
         ("subscribe-gap", count("subscribe", 2, Some(Verdict::Gap), 88)),
         ("unsubscribe-modern", count("unsubscribe", 1, None, 88)),
         ("update-modern", update_modern),
-        ("heartbeat", Notice::Heartbeat(Some(&cursor(91))).encode()),
-        ("gap", Notice::Gap(Some(&cursor(120))).encode()),
+        ("heartbeat", heartbeat(false)),
+        ("heartbeat-paused", heartbeat(true)),
+        ("gap", gap(0)),
+        ("gap-spread", gap(20_000)),
+        ("feed-paused", Notice::Feed { state: FeedState::Paused, since: change().when }.encode()),
+        ("feed-live", Notice::Feed { state: FeedState::Live, since: change().when }.encode()),
         ("goaway", Notice::GoAway { retry_after_ms: 2300, cursor: Some(&cursor(130)) }.encode()),
         ("error-invalid-cursor", refused(Some("subscribe"), errors::INVALID_CURSOR)),
         ("error-invalid-heartbeat", refused(Some("hello"), errors::INVALID_HEARTBEAT)),
@@ -111,17 +117,28 @@ fn what_clients_send() {
 fn what_travels_on_the_bus() {
     let files = files("bus");
     let recorded = when("2014-04-03T21:13:46.5");
-    let numbered = Numbered { change: change(), cursor: cursor(88), recorded };
-    for (name, format, exchange) in
-        [("native", Format::Native, "bugfeed.default"), ("pulse", Format::Pulse, "exchange/bugzilla/simple")]
-    {
-        let made = bus::encode(&numbered, format, exchange);
+    let numbered = Numbered { change: change(), cursor: cursor(88), after: None, recorded };
+    let after = Tag::parse("b07f11c2");
+    for (name, format, exchange, after) in [
+        ("native", Format::Native, "bugfeed.default", after),
+        ("pulse", Format::Pulse, "exchange/bugzilla/simple", None),
+    ] {
+        let made = bus::encode(&Numbered { after, ..numbered.clone() }, format, exchange);
         assert_eq!(String::from_utf8(made.clone()).unwrap(), files[name], "{name}");
-        assert_eq!(bus::decode(&made).unwrap(), BusMessage { change: change(), cursor: Some(cursor(88)) }, "{name}");
+        assert_eq!(
+            bus::decode(&made).unwrap(),
+            BusMessage { change: change(), cursor: Some(cursor(88)), after },
+            "{name}"
+        );
+    }
+    for (name, paused) in [("head", None), ("head-paused", Some("change table".to_owned()))] {
+        let head = Head { cursor: cursor(88), interval_ms: 2000, paused };
+        assert_eq!(String::from_utf8(bus::encode_head(&head)).unwrap(), files[name], "{name}");
+        assert_eq!(bus::decode_head(files[name].as_bytes()).unwrap(), head, "{name}");
     }
     let foreign = bus::decode(files["foreign"].as_bytes()).unwrap();
-    assert_eq!(foreign, BusMessage { change: change(), cursor: None });
-    assert_eq!(files.len(), 3, "a file that nothing checks");
+    assert_eq!(foreign, BusMessage { change: change(), cursor: None, after: None });
+    assert_eq!(files.len(), 5, "a file that nothing checks");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::client::{Command, Refusal};
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::{Change, Cursor};
+use bugfeed_protocol::{Change, Cursor, When};
 
 use super::replay::Pos;
 use super::subscriptions::Slot;
@@ -26,6 +26,16 @@ pub enum Input<P> {
     Gap(Option<Cursor>),
     /// Whether the feed is current: its bus is connected, and history was read. Not so at first.
     Current(bool),
+    /// Whether it is being found out if changes were missed: resumes from a cursor wait for the answer meanwhile. Bounded in
+    /// time by whoever says so.
+    Hold(bool),
+    /// Whether changes can arrive has changed: modern sessions are told.
+    Feed {
+        /// They cannot.
+        paused: bool,
+        /// Since when, by the gateway's clock.
+        since: When,
+    },
     /// Close every session, spread over this many milliseconds.
     Drain {
         /// From now.

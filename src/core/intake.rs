@@ -10,6 +10,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use super::input::Update;
 use super::numbering::Continuity;
 use super::replay::{Recorder, Replay};
+pub use super::sequence::HeadStands;
 use super::sequence::{Admit, Sequence};
 
 /// What became of a message.
@@ -37,6 +38,8 @@ pub struct New {
     pub gap: Option<Cursor>,
     /// It came after later ones.
     pub late: bool,
+    /// Its number was given before, in another history of the same ledger, which was set back or copied.
+    pub forked: bool,
 }
 
 /// The one writer of a feed.
@@ -51,16 +54,37 @@ pub struct Intake {
 impl Intake {
     /// Fills `recorder`'s cache. `own_epoch` numbers the changes of producers that give no number.
     pub fn new(recorder: Recorder, own_epoch: Epoch) -> Intake {
-        Intake { recorder, sequence: Sequence::default(), own: Cursor { epoch: own_epoch, seq: 0 } }
+        Intake { recorder, sequence: Sequence::default(), own: Cursor::new(own_epoch, 0) }
     }
 
     /// Before anything is taken in: the next change of this ledger will be its first. Returns the cursor of those who have
     /// been sent all there is, which is nothing.
     pub fn begin(&mut self, epoch: Epoch) -> Cursor {
-        let start = Cursor { epoch, seq: 0 };
-        self.sequence.admit(&start);
-        self.recorder.begin(&start);
-        start
+        let start = Cursor::new(epoch, 0);
+        self.go_on_after(&start)
+    }
+
+    /// Continuity is lost, and the next change follows this cursor, as a publisher's head says. Returns the cursor to tell
+    /// with the gap.
+    pub fn go_on_after(&mut self, cursor: &Cursor) -> Cursor {
+        if self.sequence.admit(cursor, cursor.tag) == Admit::Known {
+            // A head that lies within what was seen, in a history that cannot be told apart: it goes on from there.
+            self.sequence.fork(cursor);
+        }
+        self.recorder.go_on_after(cursor);
+        cursor.clone()
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next. Returns the cursor to tell with the gap, which on this
+    /// gateway stands for nothing until the next change has come.
+    pub fn lose(&mut self) -> Option<Cursor> {
+        self.recorder.lose();
+        self.sequence.head()
+    }
+
+    /// Where a publisher's head is, given what was taken in.
+    pub fn judge_head(&self, head: &Cursor) -> HeadStands {
+        self.sequence.head_stands(head)
     }
 
     /// Takes a message in, unless it is known or shows a hole. `now` stands in for a producer's word on when it had it.
@@ -74,11 +98,17 @@ impl Intake {
     /// Whether numbers before a message's have not come: how many, and its own.
     fn hole<'a>(&self, message: &'a BusMessage) -> Option<(Option<u64>, &'a Cursor)> {
         let cursor = message.cursor.as_ref()?;
-        match self.sequence.judge(cursor) {
+        match self.sequence.judge(cursor, message.tag_before()) {
             Admit::Ahead { missing } => Some((Some(missing), cursor)),
-            Admit::NewEpoch if cursor.seq > 1 => Some((None, cursor)),
+            Admit::NewEpoch | Admit::Forked if cursor.seq > 1 => Some((None, cursor)),
+            Admit::Known if cursor.seq > 1 && self.contradicts(message, cursor) => Some((None, cursor)),
             _ => None,
         }
+    }
+
+    /// Whether a known number came with another content than the ring holds under it.
+    fn contradicts(&self, message: &BusMessage, number: &Cursor) -> bool {
+        self.recorder.replay().change_at(number).is_some_and(|held| held != message.change)
     }
 
     /// Whether a message would be taken in, or is known: numbers before it have come.
@@ -94,24 +124,30 @@ impl Intake {
         });
         // Between numbered changes, one without a number moves no cursor: it is told, and that is all.
         let beside = message.cursor.is_none() && self.sequence.head().is_some_and(|head| head.epoch != self.own.epoch);
-        let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor) };
-        let continuity = match admit {
-            Admit::Next => Continuity::Next,
-            Admit::NewEpoch | Admit::Ahead { .. } => Continuity::Broken,
-            Admit::Late => Continuity::Late,
+        let before = message.tag_before();
+        let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor, before) };
+        let (continuity, forked) = match admit {
+            Admit::Next => (Continuity::Next, false),
+            Admit::NewEpoch | Admit::Ahead { .. } => (Continuity::Broken, false),
+            Admit::Late => (Continuity::Late, false),
+            Admit::Known if self.contradicts(message, &cursor) => {
+                self.sequence.fork(&cursor);
+                (Continuity::Broken, true)
+            }
             Admit::Known => return Taken::Known,
+            Admit::Forked => (Continuity::Broken, true),
         };
         let change = message.change;
         // A producer whose clock is wrong must not make everything look new for good.
         let latest = When::from_micros(now.as_micros() + 60_000_000).unwrap_or(now);
-        let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, continuity);
+        let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, before, continuity);
         let replay = self.recorder.replay();
         let shown = if continuity == Continuity::Late { replay.cursor_at(pos) } else { Some(cursor.clone()) };
         let shown = shown.unwrap_or_else(|| cursor.clone());
         let number = (continuity != Continuity::Late).then_some(cursor);
         let gap = if continuity == Continuity::Broken { replay.cursor_before(pos) } else { None };
         let update = Update { pos, change, number, cursor: shown };
-        Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside })
+        Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside, forked })
     }
 
     /// The newest number of the epoch that was used last.
@@ -140,9 +176,9 @@ mod tests {
     /// What a message becomes: its cursor as shown, `!` after a gap, `late`.
     fn take(intake: &mut Intake, number: Option<&str>) -> String {
         let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
-        let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()) };
+        let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()), after: None };
         match intake.anyway(&message, None, When::MIN) {
-            Taken::New(New { update, gap, late }) => {
+            Taken::New(New { update, gap, late, .. }) => {
                 let shown = intake.replay().cursor_at(update.pos).unwrap();
                 format!("{shown}{}{}", if gap.is_some() { "!" } else { "" }, if late { " late" } else { "" })
             }
@@ -162,7 +198,7 @@ mod tests {
         let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
         let message = |number: &str| {
             let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
-            BusMessage { change, cursor: Cursor::parse(number) }
+            BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (number, continues) in [("E.1", true), ("E.4", false), ("E.2", true), ("E.4", false), ("E.3", true)] {
             let message = message(number);
@@ -171,6 +207,40 @@ mod tests {
         }
         assert!(intake.continues(&message("E.4")) && intake.continues(&message("E.2")));
         assert!(!intake.continues(&message("F.2")) && intake.continues(&message("F.1")));
+    }
+
+    /// Tags that cannot be compared are no reason to take a change for one that it is not.
+    #[test]
+    fn a_known_number_with_another_content_is_another_history() {
+        let (recorder, _) = replay(ReplayLimits::default());
+        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let message = |number: &str, second: i64| {
+            let when = When::from_micros(second * 1_000_000).unwrap();
+            BusMessage {
+                change: Change { bug: BugId::new(1).unwrap(), when },
+                cursor: Cursor::parse(number),
+                after: None,
+            }
+        };
+        let mut taken = |number, second| match intake.anyway(&message(number, second), None, When::MIN) {
+            Taken::New(New { gap, forked, .. }) => format!("{number} gap {} forked {forked}", gap.is_some()),
+            other => format!("{number} {other:?}"),
+        };
+        let got: Vec<String> = [("E.1", 1), ("E.2", 2), ("E.3", 3), ("E.2", 2), ("E.2", 9), ("E.3", 10), ("E.4", 11)]
+            .map(|(n, s)| taken(n, s))
+            .into();
+        assert_eq!(
+            got,
+            [
+                "E.1 gap false forked false",
+                "E.2 gap false forked false",
+                "E.3 gap false forked false",
+                "E.2 Known",
+                "E.2 gap true forked true",
+                "E.3 gap false forked false",
+                "E.4 gap false forked false",
+            ]
+        );
     }
 
     /// Who was told the beginning of a ledger can come back to it, unless it turns out to be another one's.

@@ -4,6 +4,7 @@
 //! written goes through the [`shard::Peer`] that the caller brings.
 
 pub mod budget;
+pub mod bus_plan;
 pub mod frame;
 mod half;
 pub mod input;

@@ -1,10 +1,13 @@
 //! How the positions of a replay cache and the numbers of ledgers correspond.
 //!
 //! Goes in: the number of each change as it is recorded, and whether it continues what came before. Comes out: the
-//! cursor of a position, the position of a cursor, and an honest "cannot tell". Positions are dense; numbers may begin
+//! cursor of a position, the position of a cursor, and an honest "cannot tell". Lineage tags tell apart the histories of a
+//! ledger that was set back. Positions are dense; numbers may begin
 //! anywhere, skip, or belong to another ledger, so the correspondence is a list of runs.
 
-use bugfeed_protocol::{Cursor, Epoch};
+use std::collections::VecDeque;
+
+use bugfeed_protocol::{Cursor, Epoch, Tag};
 
 use super::replay::Pos;
 
@@ -13,7 +16,8 @@ use super::replay::Pos;
 pub enum Continuity {
     /// It is the next one, or the first ever.
     Next,
-    /// Numbers between it and those before are lost, or cannot be compared: a hole that was not filled, or another epoch.
+    /// Numbers between it and those before are lost, or cannot be compared: a hole that was not filled, another epoch, or
+    /// another history of the same one.
     Broken,
     /// It should have come before others that are recorded already.
     Late,
@@ -37,102 +41,181 @@ struct Run {
     epoch: Epoch,
     /// The number at `first`.
     seq: u64,
+    /// The lineage tag of its numbers.
+    tag: Option<Tag>,
+    /// The tag of the number before `seq`, where it is known.
+    before: Option<Tag>,
     /// Whether the number grows with the position. A late change does not advance the cursor.
     steps: bool,
 }
 
 impl Run {
+    /// The number at `pos`, which may be one before the run: a run is recorded before the head moves.
     fn seq_at(&self, pos: Pos) -> u64 {
-        // `pos` may be one before the run: it is recorded before the head moves.
         if self.steps { self.seq + (pos + 1 - self.first) - 1 } else { self.seq }
+    }
+
+    /// "Everything up to `pos`", for a position of the run, or the one before it.
+    fn cursor_at(&self, pos: Pos) -> Cursor {
+        if self.steps && pos < self.first {
+            return self.cursor_before();
+        }
+        Cursor::new(self.epoch.clone(), self.seq_at(pos)).tagged(self.tag)
+    }
+
+    /// The cursor just before the run's first number.
+    fn cursor_before(&self) -> Cursor {
+        let seq = self.seq - 1;
+        Cursor::new(self.epoch.clone(), seq).tagged(self.before.filter(|_| seq > 0))
+    }
+
+    /// Whether the number that a cursor of this epoch names is that of this run, as far as its tag can be compared. One
+    /// with a tag cannot be compared with a number that has none.
+    fn agrees(&self, cursor: &Cursor) -> bool {
+        let own = if cursor.seq < self.seq { self.before } else { self.tag };
+        cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == own
     }
 }
 
-/// Runs that are remembered; beyond it the oldest is forgotten and what lay in it becomes unknown.
-const MAX_RUNS: usize = 256;
+/// Runs that are remembered: 56 bytes each. Beyond it the oldest is forgotten, and what lay in it becomes unknown; the ring
+/// is trimmed with it, see [`Numbering::first_known`].
+const MAX_RUNS: usize = 65_536;
 
 /// The runs of one cache.
 #[derive(Debug, Default)]
 pub struct Numbering {
-    runs: Vec<Run>,
+    runs: VecDeque<Run>,
     /// The first run of those without a break between them.
     unbroken: usize,
+    /// How many of the runs are late changes.
+    late: usize,
 }
 
 impl Numbering {
     /// Whether the change at `pos` needs [`Numbering::record`]: not if it just continues the last run.
     pub fn continues(&self, pos: Pos, cursor: &Cursor) -> bool {
-        let continues = |run: &Run| run.steps && run.seq_at(pos) == cursor.seq && run.epoch == cursor.epoch;
-        self.runs.last().is_some_and(continues)
+        let continues = |run: &Run| {
+            run.steps && run.seq_at(pos) == cursor.seq && run.tag == cursor.tag && run.epoch == cursor.epoch
+        };
+        self.runs.back().is_some_and(continues)
     }
 
-    /// Records the number of the change at `pos`, the position after the last one recorded.
-    pub fn record(&mut self, pos: Pos, cursor: &Cursor, continuity: Continuity) {
-        if continuity == Continuity::Next && self.continues(pos, cursor) {
+    /// Records the number of the change at `pos`, the position after the last one recorded. `before` is the lineage tag of
+    /// the number before it, where that is known.
+    pub fn record(&mut self, pos: Pos, cursor: &Cursor, before: Option<Tag>, continuity: Continuity) {
+        if continuity == Continuity::Next && self.continues(pos, cursor) && self.unbroken < self.runs.len() {
             return;
         }
-        let before = self.runs.last().filter(|_| continuity == Continuity::Late);
-        let run = match before {
+        let last = self.runs.back().filter(|_| continuity == Continuity::Late);
+        let run = match last {
             Some(last) if !last.steps => return,
-            Some(last) => Run { first: pos, epoch: last.epoch.clone(), seq: last.seq_at(pos - 1), steps: false },
-            None => Run { first: pos, epoch: cursor.epoch.clone(), seq: cursor.seq, steps: true },
+            Some(last) => {
+                let Cursor { epoch, seq, tag } = last.cursor_at(pos - 1);
+                Run { first: pos, epoch, seq, tag, before: None, steps: false }
+            }
+            None => {
+                let Cursor { epoch, seq, tag } = cursor.clone();
+                Run { first: pos, epoch, seq, tag, before, steps: true }
+            }
         };
         if continuity == Continuity::Broken {
             self.unbroken = self.runs.len();
         }
-        self.runs.push(run);
+        self.push(run);
+    }
+
+    /// Continuity is lost, and the change at `pos`, the next one to be recorded, will follow `cursor`.
+    pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor) {
+        let Cursor { epoch, seq, tag } = cursor.clone();
+        self.unbroken = self.runs.len();
+        self.push(Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true });
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next: no cursor can be found until it is recorded.
+    pub fn lose(&mut self) {
+        self.unbroken = self.runs.len();
+    }
+
+    fn push(&mut self, run: Run) {
+        self.late += usize::from(!run.steps);
+        self.runs.push_back(run);
         if self.runs.len() > MAX_RUNS {
-            self.runs.remove(0);
+            let forgotten = self.runs.pop_front();
+            self.late -= usize::from(forgotten.is_some_and(|run| !run.steps));
             self.unbroken = self.unbroken.saturating_sub(1);
         }
     }
 
-    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded.
-    pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
-        let at = self.runs.partition_point(|run| run.first <= pos);
-        let Some(run) = at.checked_sub(1).and_then(|at| self.runs.get(at)) else {
-            return self.runs.first().map(|run| Cursor { epoch: run.epoch.clone(), seq: run.seq - 1 });
-        };
-        Some(Cursor { epoch: run.epoch.clone(), seq: run.seq_at(pos) })
+    /// The first position whose number is known. What lies before it was forgotten, or is not recorded yet.
+    pub fn first_known(&self) -> Option<Pos> {
+        self.runs.front().map(|run| run.first)
     }
 
-    /// The number of the change at `pos`; none of one that came late, which has a number but does not say so here.
-    pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
+    /// The last run that begins at or before a position.
+    fn run_of(&self, pos: Pos) -> Option<&Run> {
         let at = self.runs.partition_point(|run| run.first <= pos).checked_sub(1)?;
-        let run = self.runs.get(at).filter(|run| run.steps)?;
-        Some(Cursor { epoch: run.epoch.clone(), seq: run.seq_at(pos) })
+        self.runs.get(at)
+    }
+
+    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded. Of a position that was
+    /// forgotten, the one that means "nothing".
+    pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
+        if let Some(run) = self.run_of(pos) {
+            return Some(run.cursor_at(pos));
+        }
+        let first = self.runs.front()?;
+        Some(if pos + 1 == first.first { first.cursor_at(pos) } else { Cursor::new(first.epoch.clone(), 0) })
+    }
+
+    /// The number of the change at `pos`; none of one that came late, which has a number but does not say so here, or that
+    /// was forgotten.
+    pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
+        self.run_of(pos).filter(|run| run.steps).map(|run| run.cursor_at(pos))
+    }
+
+    /// Whether the change at `pos` came late. One that was forgotten did not, as far as anybody can tell.
+    pub fn is_late(&self, pos: Pos) -> bool {
+        self.late > 0 && self.run_of(pos).is_some_and(|run| !run.steps)
     }
 
     /// The last of these positions whose change came late.
     pub fn last_late(&self, mut positions: impl DoubleEndedIterator<Item = Pos>) -> Option<Pos> {
-        if self.runs.iter().all(|run| run.steps) {
+        if self.late == 0 {
             return None;
         }
-        positions.rfind(|&pos| self.number_of(pos).is_none())
+        positions.rfind(|&pos| self.is_late(pos))
     }
 
     /// The cursor just before the change at `pos`, in that change's own numbering.
     pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
-        let at = self.runs.partition_point(|run| run.first <= pos).checked_sub(1)?;
-        let run = &self.runs[at];
-        let seq = if run.steps { run.seq_at(pos) - 1 } else { run.seq };
-        Some(Cursor { epoch: run.epoch.clone(), seq })
+        match self.run_of(pos) {
+            Some(run) if run.steps && pos == run.first => Some(run.cursor_before()),
+            Some(run) if run.steps => Some(run.cursor_at(pos - 1)),
+            Some(run) => Some(run.cursor_at(pos)),
+            None => self.cursor_at(pos.checked_sub(1)?),
+        }
     }
 
     /// Finds a cursor, given the last position recorded.
     pub fn locate(&self, cursor: &Cursor, head: Pos) -> Located {
-        let unbroken = &self.runs[self.unbroken.min(self.runs.len())..];
-        // The first that holds the number: what came late after it must be seen as lying after it.
-        for (at, run) in unbroken.iter().enumerate() {
-            let last = unbroken.get(at + 1).map_or(head, |next| next.first - 1);
-            let holds = run.steps && (run.seq - 1..=run.seq_at(last)).contains(&cursor.seq);
-            if holds && run.epoch == cursor.epoch {
-                return Located::At(run.first - 1 + (cursor.seq - (run.seq - 1)));
-            }
+        let unbroken = self.unbroken < self.runs.len();
+        if !self.runs.back().is_some_and(|newest| unbroken && newest.epoch == cursor.epoch) {
+            return Located::Unknown;
         }
-        match unbroken.last() {
-            Some(run) if run.epoch == cursor.epoch && cursor.seq > run.seq_at(head) => Located::Ahead,
-            _ => Located::Unknown,
+        // Numbers never fall from run to run: those that do begin after a break.
+        let last_of = |at: usize| self.runs.get(at + 1).map_or(head, |next| next.first - 1);
+        let (mut low, mut high) = (self.unbroken, self.runs.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.runs[middle].seq_at(last_of(middle)) < cursor.seq { low = middle + 1 } else { high = middle }
+        }
+        // The first that holds the number: what came late after it must be seen as lying after it.
+        match self.runs.get(low) {
+            None => Located::Ahead,
+            Some(run) if run.steps && cursor.seq + 1 >= run.seq && run.agrees(cursor) => {
+                Located::At(run.first - 1 + (cursor.seq - (run.seq - 1)))
+            }
+            Some(_) => Located::Unknown,
         }
     }
 }
@@ -149,7 +232,7 @@ mod tests {
     fn numbering(changes: &[(&str, Continuity)]) -> Numbering {
         let mut numbering = Numbering::default();
         for (pos, (text, continuity)) in (1..).zip(changes) {
-            numbering.record(pos, &cursor(text), *continuity);
+            numbering.record(pos, &cursor(text), None, *continuity);
         }
         numbering
     }
@@ -223,13 +306,81 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_what_is_forgotten_is_unknown() {
         let mut numbering = Numbering::default();
-        numbering.record(1, &cursor("E.1"), Continuity::Next);
-        for pos in 2..5000 {
+        numbering.record(1, &cursor("E.1"), None, Continuity::Next);
+        let last = 4 * MAX_RUNS as u64 - 1;
+        for pos in 2..=last {
             let (seq, continuity) = if pos % 2 == 0 { (1, Continuity::Late) } else { (pos / 2 + 1, Continuity::Next) };
-            numbering.record(pos, &Cursor { seq, ..cursor("E.1") }, continuity);
+            numbering.record(pos, &Cursor { seq, ..cursor("E.1") }, None, continuity);
         }
         assert!(numbering.runs.len() <= MAX_RUNS);
-        assert_eq!(numbering.locate(&cursor("E.1"), 4999), Located::Unknown);
-        assert_eq!(numbering.locate(&cursor("E.2500"), 4999), Located::At(4999));
+        let first = numbering.first_known().unwrap();
+        assert!(first > MAX_RUNS as u64 && !numbering.is_late(first - 2) && numbering.number_of(first - 2).is_none());
+        assert_eq!(numbering.cursor_at(first - 2), Some(cursor("E.0")), "claims nothing");
+        assert_eq!(numbering.locate(&cursor("E.1"), last), Located::Unknown);
+        let newest = Cursor { seq: last / 2 + 1, ..cursor("E.1") };
+        assert_eq!(numbering.cursor_at(last), Some(newest.clone()));
+        assert_eq!(numbering.locate(&newest, last), Located::At(last));
+    }
+
+    #[test]
+    fn tags_tell_the_histories_of_an_epoch_apart() {
+        use Located::*;
+        let mut numbering = Numbering::default();
+        let tag = |text| Tag::parse(text);
+        for (pos, (text, before, continuity)) in (1..).zip([
+            ("E.5.a", Some("f"), Continuity::Next),
+            ("E.6.a", None, Continuity::Next),
+            ("E.7.b", Some("a"), Continuity::Next),
+            ("E.4.a", None, Continuity::Late),
+            ("E.8.b", None, Continuity::Next),
+        ]) {
+            let cursor = cursor(text);
+            numbering.record(pos, &cursor, before.and_then(tag).or(cursor.tag), continuity);
+        }
+        for (text, want) in [
+            ("E.4.f", At(0)),
+            ("E.4.a", Unknown),
+            ("E.4", At(0)),
+            ("E.6.a", At(2)),
+            ("E.6.b", Unknown),
+            ("E.7.b", At(3)),
+            ("E.7.a", Unknown),
+            ("E.8.b", At(5)),
+            ("E.8", At(5)),
+            ("E.9.a", Ahead),
+        ] {
+            assert_eq!(numbering.locate(&cursor(text), 5), want, "{text}");
+        }
+        let told: Vec<String> = (0..=5).map(|pos| numbering.cursor_at(pos).unwrap().to_string()).collect();
+        let tagged = |number: &str, tag: u32| format!("E.{number}.{}", Tag::from_random(tag));
+        let want = [("4", 15), ("5", 10), ("6", 10), ("7", 11), ("7", 11), ("8", 11)];
+        assert_eq!(told, want.map(|(number, tag)| tagged(number, tag)));
+        // Set back to 7: 8 is given again.
+        numbering.record(6, &cursor("E.8.c"), tag("b"), Continuity::Broken);
+        for (text, want) in
+            [("E.7.b", At(5)), ("E.8.b", Unknown), ("E.8.c", At(6)), ("E.6.a", Unknown), ("E.9.b", Ahead)]
+        {
+            assert_eq!(numbering.locate(&cursor(text), 6), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn after_a_break_it_goes_on_where_it_is_told_to() {
+        use Located::*;
+        let mut numbering = numbering(&[("E.1.a", Continuity::Next), ("E.2.a", Continuity::Next)]);
+        numbering.go_on_after(3, &cursor("E.9.b"));
+        for (text, want) in [("E.2.a", Unknown), ("E.9.b", At(2)), ("E.9.a", Unknown), ("E.10.b", Ahead)] {
+            assert_eq!(numbering.locate(&cursor(text), 2), want, "{text}");
+        }
+        numbering.record(3, &cursor("E.10.c"), Tag::parse("b"), Continuity::Next);
+        assert_eq!(numbering.locate(&cursor("E.9.b"), 3), At(2));
+        assert_eq!(numbering.locate(&cursor("E.10.c"), 3), At(3));
+        assert_eq!(numbering.cursor_at(3), Some(cursor("E.10.c")));
+        numbering.lose();
+        assert_eq!(numbering.locate(&cursor("E.10.c"), 3), Unknown);
+        assert_eq!(numbering.cursor_at(3), Some(cursor("E.10.c")), "who was told of the gap goes on from there");
+        numbering.record(4, &cursor("E.11.c"), Tag::parse("c"), Continuity::Next);
+        assert_eq!(numbering.locate(&cursor("E.10.c"), 4), At(3), "it turns out that nothing was missed");
+        assert_eq!(numbering.locate(&cursor("E.9.b"), 4), Unknown);
     }
 }

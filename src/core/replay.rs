@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
-use bugfeed_protocol::{BugId, Change, Cursor, When};
+use bugfeed_protocol::{BugId, Change, Cursor, Tag, When};
 use dashmap::DashMap;
 
 use super::half::Half;
@@ -222,21 +222,43 @@ fn slot(pos: Pos) -> usize {
 }
 
 impl Recorder {
-    /// Before anything is recorded: the next change continues `start`.
-    pub fn begin(&mut self, start: &Cursor) {
-        debug_assert_eq!(self.next, 1, "nothing is recorded");
-        let first = Cursor { epoch: start.epoch.clone(), seq: start.seq + 1 };
-        self.replay.numbering.write().expect("nobody panics holding it").record(1, &first, Continuity::Next);
-        self.next_cursor = Some(first);
+    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`.
+    pub fn go_on_after(&mut self, cursor: &Cursor) {
+        self.numbering().go_on_after(self.next, cursor);
+        self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
+    pub fn lose(&mut self) {
+        self.numbering().lose();
+        self.next_cursor = None;
+    }
+
+    fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, Numbering> {
+        self.replay.numbering.write().expect("nobody panics holding it")
     }
 
     /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
-    /// gateway) first had it;
-    /// `cursor` is its number, and `continuity` how that continues those before.
-    pub fn record(&mut self, change: Change, recorded: When, cursor: &Cursor, continuity: Continuity) -> Pos {
+    /// gateway) first had it; `cursor` is its number, `before` the lineage tag of the number before it, where that is
+    /// known, and `continuity` how it continues those before.
+    pub fn record(
+        &mut self,
+        change: Change,
+        recorded: When,
+        cursor: &Cursor,
+        before: Option<Tag>,
+        continuity: Continuity,
+    ) -> Pos {
         let pos = self.next;
         if continuity != Continuity::Next || self.next_cursor.as_ref() != Some(cursor) {
-            self.replay.numbering.write().expect("nobody panics holding it").record(pos, cursor, continuity);
+            let mut numbering = self.numbering();
+            numbering.record(pos, cursor, before, continuity);
+            let first_known = numbering.first_known().unwrap_or(pos);
+            drop(numbering);
+            // What the ring holds must have a number.
+            if self.replay.start() < first_known {
+                self.trim_to(first_known);
+            }
         }
         if continuity == Continuity::Late {
             // Whatever comes next begins a run.
@@ -246,7 +268,7 @@ impl Recorder {
             if next.epoch != cursor.epoch {
                 next.epoch = cursor.epoch.clone();
             }
-            next.seq = cursor.seq.saturating_add(1);
+            (next.seq, next.tag) = (cursor.seq.saturating_add(1), cursor.tag);
         }
         if pos > 1 && slot(pos) == 0 {
             self.block = Arc::new(Block::new());

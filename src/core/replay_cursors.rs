@@ -1,8 +1,8 @@
 //! What the positions of a replay cache are in the numbers of ledgers, and back.
 
-use bugfeed_protocol::{BugId, Cursor};
+use bugfeed_protocol::{BugId, Change, Cursor};
 
-use super::{Found, Pos, Replay, Standing};
+use super::{Found, Pos, Replay, Standing, slot};
 use crate::core::numbering::Located;
 
 impl Replay {
@@ -14,6 +14,17 @@ impl Replay {
     /// The number of the change at `pos`; none of one that came late.
     pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
         self.numbering.read().expect("nobody panics holding it").number_of(pos)
+    }
+
+    fn is_late(&self, pos: Pos) -> bool {
+        self.numbering.read().expect("nobody panics holding it").is_late(pos)
+    }
+
+    /// What the ring holds under a number; none where it came late, is forgotten, or is of another history.
+    pub fn change_at(&self, number: &Cursor) -> Option<Change> {
+        let Standing::InRing(pos) = self.standing(number) else { return None };
+        let held = pos >= self.start() && self.number_of(pos).is_some_and(|held| held.is_same(number));
+        self.block(pos.max(1)).filter(|_| held).map(|block| block.change(slot(pos)))
     }
 
     /// The position of the last of these changes that came late.
@@ -35,7 +46,7 @@ impl Replay {
             let Some(mut pos) = self.newest_of(bug).map(|newest| newest.pos) else { return false };
             let mut came_late = false;
             while pos > upto && pos >= start {
-                came_late |= self.number_of(pos).is_none();
+                came_late |= self.is_late(pos);
                 match self.back_from(pos) {
                     // None was before it, unless the ring has been trimmed meanwhile.
                     None => return came_late && pos < self.start(),

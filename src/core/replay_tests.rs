@@ -12,8 +12,8 @@ fn at(seconds: i64) -> When {
 
 /// Records a change under the next number.
 fn number(recorder: &mut Recorder, change: Change, recorded: When) {
-    let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: recorder.next };
-    recorder.record(change, recorded, &cursor, Continuity::Next);
+    let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.next);
+    recorder.record(change, recorded, &cursor, None, Continuity::Next);
 }
 
 /// Records (bug, when, recorded) triples.
@@ -182,7 +182,7 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
         number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
     }
     assert!(replay.floor() > 0 && replay.start() == replay.floor() + 1);
-    let cursor = |seq| Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq };
+    let cursor = |seq| Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), seq);
     assert_eq!(replay.standing(&cursor(replay.floor() - 1)), Standing::Unknown);
     assert_eq!(replay.standing(&cursor(replay.floor())), Standing::InRing(replay.floor()));
 }
@@ -193,4 +193,25 @@ fn an_entry_of_the_table_takes_28_bytes() {
     for bits in [0, 1, u64::from(u32::MAX), u64::MAX, 0x0123_4567_89AB_CDEF] {
         assert_eq!(Half::new(bits).get(), bits);
     }
+}
+
+/// Numbered changes alternate with ones that have no number, or came late: each needs a run of its own.
+#[test]
+fn the_ring_holds_nothing_whose_number_was_forgotten() {
+    let (mut recorder, replay) = replay(ReplayLimits::default());
+    let cursor = |seq| Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), seq);
+    for seq in 1..=40_000 {
+        let change = Change { bug: bug(seq % 7 + 1), when: at(100) };
+        recorder.record(change, at(100), &cursor(seq), None, Continuity::Next);
+        recorder.record(change, at(100), &cursor(seq), None, Continuity::Late);
+    }
+    let start = replay.start();
+    assert!(start > 1, "so many runs are not kept");
+    assert_eq!(replay.cursor_at(replay.head()), Some(cursor(40_000)));
+    let (first, last) = (replay.number_of(start), replay.number_of(start + 1));
+    assert!(first.or(last).is_some(), "the first of the ring, or the one after it, has a number");
+    assert_eq!(replay.cursor_at(start - 2), Some(cursor(0)), "who is sent what lies before may claim nothing");
+    assert_eq!(replay.last_late(&[Found { pos: start - 2, change: Change { bug: bug(1), when: at(1) } }]), None);
+    assert_eq!(replay.standing(&cursor(10)), Standing::Unknown);
+    assert!(matches!(replay.standing(&cursor(39_999)), Standing::InRing(_)));
 }

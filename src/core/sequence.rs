@@ -1,10 +1,10 @@
 //! Which of the numbers that arrive on a bus are new.
 //!
-//! Goes in: the cursor of each message, in order of arrival. Comes out: whether it was seen before, and whether numbers
-//! before it are missing. A shim that crashed or lost its broker publishes again with the same numbers; a message may
+//! Goes in: the cursor of each message, in order of arrival. Comes out: whether it was seen before, whether numbers
+//! before it are missing, and whether it is of another history of the same ledger, which its tag tells. A shim that crashed or lost its broker publishes again with the same numbers; a message may
 //! also come after later ones, when its first publication was refused and those behind it were not.
 
-use bugfeed_protocol::{Cursor, Epoch};
+use bugfeed_protocol::{Cursor, Epoch, Tag};
 
 /// What a number means, given those seen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,34 @@ pub enum Admit {
     Late,
     /// Seen before: drop it.
     Known,
+    /// Of another history of the same epoch: the ledger was set back or copied, and gives numbers a second time. What was
+    /// seen from this number on belongs to a history that has ended.
+    Forked,
 }
 
 impl Admit {
-    /// Whether the number is newer than all of its epoch.
+    /// Whether the number is newer than all of its epoch, or begins another history of it.
     fn goes_on(self) -> bool {
-        matches!(self, Admit::Next | Admit::Ahead { .. })
+        matches!(self, Admit::Next | Admit::Ahead { .. } | Admit::Forked)
     }
+}
+
+/// Where a publisher's head is, given the numbers seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadStands {
+    /// At the newest number seen: nothing is missing.
+    Even,
+    /// Beyond it: so many numbers have been published and not come.
+    Behind {
+        /// How many.
+        missing: u64,
+    },
+    /// Before the newest number seen, in the same history as far as can be told.
+    Within,
+    /// In another history of the same epoch.
+    Forked,
+    /// In another epoch than the one that went on last.
+    OtherEpoch,
 }
 
 /// The runs of consecutive numbers seen, of the epochs seen last.
@@ -44,17 +65,37 @@ const MAX_EPOCHS: usize = 8;
 /// How many separate runs of an epoch are remembered; beyond it the oldest two are taken as one, so that what was
 /// missing between them would be dropped if it still came.
 const MAX_RUNS: usize = 1024;
+/// How many runs of histories that have ended are remembered. A repeat of what is forgotten looks like a fork, which is
+/// told as a gap.
+const MAX_ENDED: usize = 64;
 
-/// Ascending, disjoint, never adjacent runs of numbers.
+/// Consecutive numbers that were given under one tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    first: u64,
+    last: u64,
+    tag: Option<Tag>,
+}
+
+/// What is known of one epoch.
 #[derive(Debug, Default)]
-struct Runs(Vec<(u64, u64)>);
+struct Runs {
+    /// Ascending and disjoint; two that are adjacent have different tags.
+    seen: Vec<Run>,
+    /// Seen, and of histories that have ended since.
+    ended: Vec<Run>,
+}
+
+fn contradict(one: Option<Tag>, other: Option<Tag>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
+}
 
 impl Sequence {
-    /// Judges a number and remembers it.
-    pub fn admit(&mut self, cursor: &Cursor) -> Admit {
+    /// Judges a number and remembers it. `before` is the tag of the number before it, where that is known.
+    pub fn admit(&mut self, cursor: &Cursor, before: Option<Tag>) -> Admit {
         let first_ever = self.epochs.is_empty();
         if let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
-            let admit = self.epochs[at].1.admit(cursor.seq);
+            let admit = self.epochs[at].1.admit(cursor.seq, cursor.tag, before);
             if at + 1 == self.epochs.len() || !admit.goes_on() {
                 return admit;
             }
@@ -65,80 +106,160 @@ impl Sequence {
             self.epochs.remove(0);
         }
         let mut runs = Runs::default();
-        let admit = runs.admit(cursor.seq);
+        let admit = runs.admit(cursor.seq, cursor.tag, before);
         self.epochs.push((cursor.epoch.clone(), runs));
         if first_ever { admit } else { Admit::NewEpoch }
     }
 
     /// Judges a number without remembering it.
-    pub fn judge(&self, cursor: &Cursor) -> Admit {
+    pub fn judge(&self, cursor: &Cursor, before: Option<Tag>) -> Admit {
         let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) else {
             return if self.epochs.is_empty() { Admit::Next } else { Admit::NewEpoch };
         };
-        let admit = self.epochs[at].1.judge(cursor.seq);
+        let admit = self.epochs[at].1.judge(cursor.seq, cursor.tag, before);
         if at + 1 < self.epochs.len() && admit.goes_on() { Admit::NewEpoch } else { admit }
+    }
+
+    /// Begins another history of a number's epoch with this number, whatever its tag says: it was seen with another
+    /// content.
+    pub fn fork(&mut self, cursor: &Cursor) {
+        if let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
+            self.epochs[at].1.fork(cursor.seq, cursor.tag);
+            self.epochs[at..].rotate_left(1);
+        }
+    }
+
+    /// Where a publisher's head is. Nothing published is even with nothing seen.
+    pub fn head_stands(&self, head: &Cursor) -> HeadStands {
+        let Some((epoch, runs)) = self.epochs.last() else {
+            return if head.seq == 0 { HeadStands::Even } else { HeadStands::Behind { missing: head.seq } };
+        };
+        if *epoch != head.epoch {
+            return HeadStands::OtherEpoch;
+        }
+        let newest = runs.seen.last().map_or(0, |run| run.last);
+        if head.seq > newest {
+            return HeadStands::Behind { missing: head.seq - newest };
+        }
+        let same = match runs.find(head.seq) {
+            Some(run) => !contradict(run.tag, head.tag),
+            None => head.seq == 0 || runs.may_lie_between(head.seq, head.tag, None),
+        };
+        match (same, head.seq == newest) {
+            (false, _) => HeadStands::Forked,
+            (true, true) => HeadStands::Even,
+            (true, false) => HeadStands::Within,
+        }
     }
 
     /// The newest number of the epoch that was used last.
     pub fn head(&self) -> Option<Cursor> {
         let (epoch, runs) = self.epochs.last()?;
-        Some(Cursor { epoch: epoch.clone(), seq: runs.0.last()?.1 })
+        let newest = runs.seen.last()?;
+        Some(Cursor::new(epoch.clone(), newest.last).tagged(newest.tag))
     }
 }
 
 impl Runs {
-    fn judge(&self, seq: u64) -> Admit {
-        let Some(&(_, head)) = self.0.last() else { return Admit::Next };
-        if seq > head {
-            return match seq - head - 1 {
+    fn find(&self, seq: u64) -> Option<&Run> {
+        let at = self.seen.partition_point(|run| run.last < seq);
+        self.seen.get(at).filter(|run| run.first <= seq)
+    }
+
+    /// Whether a number was seen under this tag, in a history that has ended.
+    fn has_ended(&self, seq: u64, tag: Option<Tag>) -> bool {
+        tag.is_some() && self.ended.iter().any(|run| run.tag == tag && (run.first..=run.last).contains(&seq))
+    }
+
+    fn judge(&self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
+        let Some(newest) = self.seen.last() else { return Admit::Next };
+        if self.has_ended(seq, tag) {
+            return Admit::Known;
+        }
+        if seq > newest.last {
+            return match seq - newest.last - 1 {
+                0 if contradict(newest.tag, before) => Admit::Forked,
                 0 => Admit::Next,
                 missing => Admit::Ahead { missing },
             };
         }
-        let at = self.0.partition_point(|&(_, end)| end < seq);
-        if self.0[at].0 <= seq { Admit::Known } else { Admit::Late }
+        let at = self.seen.partition_point(|run| run.last < seq);
+        let right = self.seen[at];
+        if right.first <= seq {
+            return if contradict(right.tag, tag) { Admit::Forked } else { Admit::Known };
+        }
+        if self.may_lie_between(seq, tag, before) { Admit::Late } else { Admit::Forked }
     }
 
-    fn admit(&mut self, seq: u64) -> Admit {
-        let runs = &mut self.0;
-        let Some(&(_, head)) = runs.last() else {
-            runs.push((seq, seq));
-            return Admit::Next;
-        };
-        if seq > head {
-            let missing = seq - head - 1;
-            if missing == 0 {
-                runs.last_mut().expect("not empty").1 = seq;
-                return Admit::Next;
-            }
-            runs.push((seq, seq));
-            self.bound();
-            return Admit::Ahead { missing };
+    /// Whether a number that was not seen can be of the history of those seen on both sides of it. A tag's numbers follow one
+    /// another: it has the tag of one side, or begins right after the other. A tag of which nothing else is known cannot be
+    /// compared, and counts as another history's: of a ledger that was set back to before what was seen here.
+    fn may_lie_between(&self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> bool {
+        let at = self.seen.partition_point(|run| run.last < seq);
+        let left = at.checked_sub(1).and_then(|left| self.seen.get(left));
+        let (left_tag, right_tag) = (left.and_then(|left| left.tag), self.seen.get(at).and_then(|right| right.tag));
+        if tag.is_none() || left_tag.or(right_tag).is_none() {
+            return true;
         }
-        // The first run that ends at or after seq.
-        let at = runs.partition_point(|&(_, end)| end < seq);
-        if runs[at].0 <= seq {
-            return Admit::Known;
-        }
-        let joins_left = at > 0 && runs[at - 1].1 + 1 == seq;
-        let joins_right = runs[at].0 == seq + 1;
-        match (joins_left, joins_right) {
-            (true, true) => {
-                runs[at].0 = runs[at - 1].0;
-                runs.remove(at - 1);
-            }
-            (true, false) => runs[at - 1].1 = seq,
-            (false, true) => runs[at].0 = seq,
-            (false, false) => runs.insert(at, (seq, seq)),
+        let begins = left.is_some_and(|left| left.last + 1 == seq && left.tag == before);
+        tag == right_tag || left_tag != right_tag && (tag == left_tag || begins)
+    }
+
+    fn admit(&mut self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
+        let admit = self.judge(seq, tag, before);
+        match admit {
+            Admit::Known => return admit,
+            Admit::Forked => self.fork(seq, tag),
+            _ => self.insert(Run { first: seq, last: seq, tag }),
         }
         self.bound();
-        Admit::Late
+        admit
+    }
+
+    /// Adds one number that is in no run.
+    fn insert(&mut self, new: Run) {
+        let seq = new.first;
+        let at = self.seen.partition_point(|run| run.last < seq);
+        let joins_left = at > 0 && self.seen[at - 1].last + 1 == seq && self.seen[at - 1].tag == new.tag;
+        let joins_right = self.seen.get(at).is_some_and(|right| right.first - 1 == seq && right.tag == new.tag);
+        match (joins_left, joins_right) {
+            (true, true) => {
+                self.seen[at].first = self.seen[at - 1].first;
+                self.seen.remove(at - 1);
+            }
+            (true, false) => self.seen[at - 1].last = seq,
+            (false, true) => self.seen[at].first = seq,
+            (false, false) => self.seen.insert(at, new),
+        }
+    }
+
+    /// The history goes on with this number: what was seen from it on has ended.
+    fn fork(&mut self, seq: u64, tag: Option<Tag>) {
+        while let Some(mut run) = self.seen.pop() {
+            if run.last < seq {
+                self.seen.push(run);
+                break;
+            }
+            if run.first < seq {
+                self.seen.push(Run { last: seq - 1, ..run });
+                run.first = seq;
+            }
+            // What has the same tag is of the same history, and comes again in its place.
+            if run.tag.is_some() && run.tag != tag {
+                self.ended.push(run);
+            }
+        }
+        self.insert(Run { first: seq, last: seq, tag });
+        let over = self.ended.len().saturating_sub(MAX_ENDED);
+        self.ended.drain(..over);
     }
 
     fn bound(&mut self) {
-        if self.0.len() > MAX_RUNS {
-            let (start, _) = self.0.remove(0);
-            self.0[0].0 = start;
+        if self.seen.len() > MAX_RUNS {
+            let oldest = self.seen.remove(0);
+            let next = &mut self.seen[0];
+            next.first = oldest.first;
+            next.tag = next.tag.filter(|tag| oldest.tag == Some(*tag));
         }
     }
 }
@@ -149,8 +270,8 @@ mod tests {
 
     fn admit_all(cursors: &[(&str, u64)]) -> Vec<Admit> {
         let mut sequence = Sequence::default();
-        let cursor = |&(epoch, seq): &(&str, u64)| Cursor { epoch: Epoch::parse(epoch).unwrap(), seq };
-        cursors.iter().map(|c| sequence.admit(&cursor(c))).collect()
+        let cursor = |&(epoch, seq): &(&str, u64)| Cursor::new(Epoch::parse(epoch).unwrap(), seq);
+        cursors.iter().map(|c| sequence.admit(&cursor(c), None)).collect()
     }
 
     #[test]
@@ -183,27 +304,109 @@ mod tests {
             let (mut runs, mut seen) = (Runs::default(), std::collections::BTreeSet::new());
             for _ in 0..300 {
                 let seq = random.random_range(1..120);
-                let judged = runs.judge(seq);
-                let admitted = runs.admit(seq);
+                let judged = runs.judge(seq, None, None);
+                let admitted = runs.admit(seq, None, None);
                 assert_eq!(judged, admitted, "seed {seed}, number {seq}");
                 let known = admitted == Admit::Known;
                 assert_eq!(known, !seen.insert(seq), "seed {seed}, number {seq}");
-                assert!(runs.0.windows(2).all(|w| w[0].1 + 1 < w[1].0), "seed {seed}: {runs:?}");
+                assert!(runs.seen.windows(2).all(|w| w[0].last + 1 < w[1].first), "seed {seed}: {runs:?}");
             }
         }
+    }
+
+    /// Numbers of one epoch, as `SEQ.TAG` or `SEQ.TAG after TAG`.
+    fn admit_tagged(numbers: &[&str]) -> Vec<Admit> {
+        let mut sequence = Sequence::default();
+        let admit = |text: &&str| {
+            let (number, before) = text.split_once(" after ").unwrap_or((text, ""));
+            let cursor = Cursor::parse(&format!("E.{number}")).unwrap();
+            let before = Tag::parse(before).or(cursor.tag);
+            let judged = sequence.judge(&cursor, before);
+            assert_eq!(sequence.admit(&cursor, before), judged, "{text}");
+            judged
+        };
+        numbers.iter().map(admit).collect()
+    }
+
+    #[test]
+    fn a_history_that_was_set_back_is_told_by_its_tags() {
+        use Admit::*;
+        let ahead = Ahead { missing: 2 };
+        for (numbers, want) in [
+            // A shim that starts over goes on with another tag.
+            (&["1.a", "2.a", "3.b after a", "4.b"][..], &[Next, Next, Next, Next][..]),
+            // Set back to 1: number 2 comes again. What was published before, and comes once more, is known.
+            (
+                &["1.a", "2.a", "3.a", "2.b after a", "3.b", "3.a", "4.b"],
+                &[Next, Next, Next, Forked, Next, Known, Next],
+            ),
+            // Set back, and as far again by now: what is next does not follow from what was seen.
+            (&["1.a", "2.a", "3.a", "4.b"], &[Next, Next, Next, Forked]),
+            // ... and then the numbers between come too, from history.
+            (
+                &["1.a", "2.a", "3.a", "4.b", "2.b after a", "3.b", "4.b"],
+                &[Next, Next, Next, Forked, Forked, Next, Next],
+            ),
+            // Two machines that started from one copy.
+            (&["1.a", "2.b after a", "2.c after a", "3.b", "3.c", "4.c"], &[Next, Next, Forked, Forked, Forked, Next]),
+            // A number without a tag cannot be told apart.
+            (&["1.a", "2", "2.b", "3.b"], &[Next, Next, Known, Next]),
+            // What lies between two numbers of one tag has that tag.
+            (&["1.a", "4.a", "2.a", "3.b"], &[Next, ahead, Late, Forked]),
+            (&["1.a", "4.b", "2.b after a", "3.b"], &[Next, ahead, Late, Late]),
+            (&["1.a", "4.c", "2.b after a", "3.b"], &[Next, ahead, Late, Late]),
+            // Set back to before all that was seen here.
+            (&["8.a", "7.a", "1.b", "2.b"], &[Next, Late, Forked, Next]),
+        ] {
+            assert_eq!(admit_tagged(numbers), want, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_head_stands() {
+        use HeadStands::*;
+        let cursor = |text| Cursor::parse(text).unwrap();
+        let mut sequence = Sequence::default();
+        assert_eq!(sequence.head_stands(&cursor("E.0")), Even);
+        assert_eq!(sequence.head_stands(&cursor("E.5.a")), Behind { missing: 5 });
+        for number in ["D.7", "E.1.a", "E.2.a", "E.3.b"] {
+            sequence.admit(&cursor(number), None);
+        }
+        for (head, want) in [
+            ("E.3.b", Even),
+            ("E.3", Even),
+            ("E.3.c", Forked),
+            ("E.5.b", Behind { missing: 2 }),
+            ("E.2.a", Within),
+            ("E.2.c", Forked),
+            ("E.0", Within),
+            ("D.7", OtherEpoch),
+            ("F.1", OtherEpoch),
+        ] {
+            assert_eq!(sequence.head_stands(&cursor(head)), want, "{head}");
+        }
+        let mut sequence = Sequence::default();
+        sequence.admit(&cursor("E.8.a"), None);
+        assert_eq!(sequence.head_stands(&cursor("E.5.a")), Within, "the publisher starts over");
+        assert_eq!(sequence.head_stands(&cursor("E.5.b")), Forked, "it cannot be told");
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut runs = Runs::default();
         for seq in 0..10_000 {
-            runs.admit(seq * 2 + 1);
+            runs.admit(seq * 2 + 1, None, None);
         }
-        assert!(runs.0.len() <= MAX_RUNS);
+        assert!(runs.seen.len() <= MAX_RUNS);
         let mut sequence = Sequence::default();
         for bits in 0..1000 {
-            sequence.admit(&Cursor { epoch: Epoch::from_random(bits), seq: 1 });
+            sequence.admit(&Cursor::new(Epoch::from_random(bits), 1), None);
         }
         assert_eq!(sequence.epochs.len(), MAX_EPOCHS);
+        let mut runs = Runs::default();
+        for bits in 1..1000 {
+            runs.admit(1, Some(Tag::from_random(bits)), None);
+        }
+        assert!(runs.seen.len() == 1 && runs.ended.len() == MAX_ENDED);
     }
 }

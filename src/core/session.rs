@@ -130,6 +130,8 @@ pub(super) struct Backlog {
     pub(super) busy: bool,
     /// Work that came while the session was lagging.
     pub(super) deferred: Option<Work>,
+    /// The work waits for this gateway, not for the socket: until [`Input::Hold`](super::shard::Input::Hold) ends.
+    pub(super) parked: bool,
     /// End once all is written.
     pub(super) end: bool,
 }
@@ -145,6 +147,22 @@ pub(super) struct Asked {
     pub(super) since: Option<When>,
     /// Changes that may be found one by one; 0 asks for the newest of each bug.
     pub(super) limit: usize,
+}
+
+/// What a shard's sweep over its sessions knows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepAlive<'a> {
+    /// The position of the last update processed.
+    pub(super) processed: Pos,
+    /// The cursor of a session that has been sent everything.
+    pub(super) head: Option<&'a Cursor>,
+    /// Since when the feed is current.
+    pub(super) current_ms: Option<u64>,
+    /// Whether nothing can arrive just now.
+    pub(super) paused: bool,
+    /// The frame that tells a gap.
+    pub(super) gap: &'a [u8],
+    pub(super) now_ms: u64,
 }
 
 impl<P: Peer> Session<P> {
@@ -178,15 +196,8 @@ impl<P: Peer> Session<P> {
 
     /// Sends a modern session its heartbeat when it is due, and tells it of a gap when what it has seen elsewhere does
     /// not come here. `heartbeat` is the frame for all whose cursor is the head, made when first needed.
-    pub(super) fn keep_alive(
-        &mut self,
-        processed: Pos,
-        head: Option<&Cursor>,
-        current_ms: Option<u64>,
-        heartbeat: &mut Vec<u8>,
-        now_ms: u64,
-        tally: &mut Tally,
-    ) {
+    pub(super) fn keep_alive(&mut self, due: &KeepAlive<'_>, heartbeat: &mut Vec<u8>, tally: &mut Tally) {
+        let KeepAlive { processed, head, current_ms, paused, gap, now_ms } = *due;
         let Some(modern) = &mut self.modern else { return };
         if let Some(seen) = &modern.seen {
             if head.is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq) {
@@ -194,9 +205,7 @@ impl<P: Peer> Session<P> {
             } else if seen.is_over(current_ms, now_ms) {
                 modern.seen = None;
                 tally.gaps += 1;
-                let mut frame = Vec::new();
-                frame::push_text(&mut frame, &Notice::Gap(head).encode());
-                return self.tell_gap(&frame, processed, now_ms);
+                return self.tell_gap(gap, processed, now_ms);
             }
         }
         if now_ms < modern.next_heartbeat_ms {
@@ -206,16 +215,16 @@ impl<P: Peer> Session<P> {
         if self.bugs.is_empty() {
             // It may be about to resume from a cursor that it must not yet exchange for this one.
             let mut frame = Vec::new();
-            frame::push_text(&mut frame, &Notice::Heartbeat(None).encode());
+            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: None, paused }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
         if let Some(seen) = &modern.seen {
             let mut frame = Vec::new();
-            frame::push_text(&mut frame, &Notice::Heartbeat(Some(&seen.cursor)).encode());
+            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: Some(&seen.cursor), paused }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
         if heartbeat.is_empty() {
-            frame::push_text(heartbeat, &Notice::Heartbeat(head).encode());
+            frame::push_text(heartbeat, &Notice::Heartbeat { cursor: head, paused }.encode());
         }
         self.write_or_lag(heartbeat, processed, now_ms, tally);
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bugfeed_protocol::client::{Command, Refusal, Resume, errors};
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::server::{Limits, Notice, Reply, Verdict};
-use bugfeed_protocol::{BugId, Cursor};
+use bugfeed_protocol::server::{FeedState, Limits, Notice, Reply, Verdict};
+use bugfeed_protocol::{BugId, Cursor, When};
 use slab::Slab;
 
 use super::budget::Budget;
@@ -22,7 +22,7 @@ pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
 use super::replay::{Pos, Replay, Standing};
 pub use super::session::Peer;
-use super::session::{Asked, Backlog, Modern, Seen, Session, State};
+use super::session::{Asked, Backlog, KeepAlive, Modern, Seen, Session, State};
 use super::subscriptions::{Slot, Subscriptions};
 use live::Staged;
 
@@ -30,6 +30,15 @@ use live::Staged;
 const PIECE: usize = 4096;
 /// Pieces that one session is written before it is another's turn.
 const PIECES: usize = 16;
+/// A gap told to many makes all of them ask the tracker: they spread their questions over so many milliseconds for each
+/// session of the shard, but never over more than [`SPREAD_MAX_MS`]. So a tracker is asked some fifty times a second for
+/// each shard, which a tracker takes.
+const SPREAD_MS: u64 = 20;
+/// The longest that clients are asked to wait before they ask the tracker, in milliseconds.
+const SPREAD_MAX_MS: u64 = 60_000;
+/// So few sessions may ask at once.
+const SPREAD_FROM: usize = 50;
+
 /// The sessions of one shard.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -45,6 +54,10 @@ pub struct Shard<P> {
     drain: Option<Drain>,
     /// Since when the feed is current.
     current_ms: Option<u64>,
+    /// Resumes wait until it is known whether changes were missed.
+    held: bool,
+    /// Since when nothing can arrive, if so.
+    paused: Option<When>,
     now_ms: u64,
     tally: Tally,
     /// Updates that are processed but not yet written.
@@ -66,6 +79,8 @@ impl<P: Peer> Shard<P> {
             about,
             drain: None,
             current_ms: None,
+            held: false,
+            paused: None,
             now_ms: 0,
             tally: Tally::default(),
             staged: Staged::default(),
@@ -105,6 +120,8 @@ impl<P: Peer> Shard<P> {
             Input::Detach(slot) => self.detach(slot),
             Input::Gap(cursor) => self.gap(cursor),
             Input::Current(current) => self.current_ms = current.then_some(self.now_ms),
+            Input::Hold(held) => self.hold_resumes(held),
+            Input::Feed { paused, since } => self.feed_state(paused, since),
             Input::Drain { window_ms } => {
                 self.drain = Some(Drain { begin_ms: self.now_ms, window_ms });
                 self.drain_due();
@@ -140,6 +157,7 @@ impl<P: Peer> Shard<P> {
     /// Closes the sessions whose turn has come.
     fn drain_due(&mut self) {
         let Some(drain) = self.drain else { return };
+        self.compare_seen();
         let cursor = self.head();
         for (slot, session) in &mut self.sessions {
             if self.now_ms < drain.due_ms(slot) || matches!(session.state, State::Ended) {
@@ -167,8 +185,7 @@ impl<P: Peer> Shard<P> {
     fn gap(&mut self, cursor: Option<Cursor>) {
         debug_assert!(self.staged.is_empty(), "what came before is written before");
         self.resumes_at = cursor;
-        let mut frame = Vec::new();
-        frame::push_text(&mut frame, &Notice::Gap(self.resumes_at.as_ref()).encode());
+        let frame = self.gap_frame();
         let (processed, now_ms) = (self.processed, self.now_ms);
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };
@@ -185,6 +202,65 @@ impl<P: Peer> Shard<P> {
         }
     }
 
+    /// The notice of a gap to a session that goes on from the head.
+    fn gap_frame(&self) -> Vec<u8> {
+        let sessions = self.sessions.len();
+        let many = sessions >= SPREAD_FROM;
+        let spread_ms = if many { (sessions as u64 * SPREAD_MS).min(SPREAD_MAX_MS) } else { 0 };
+        let mut frame = Vec::new();
+        frame::push_text(&mut frame, &Notice::Gap { cursor: self.head().as_ref(), spread_ms }.encode());
+        frame
+    }
+
+    /// Whether resumes wait. Those that have waited are answered.
+    fn hold_resumes(&mut self, held: bool) {
+        self.held = held;
+        if held {
+            return;
+        }
+        let waits = |session: &Session<P>| matches!(&session.state, State::Lagging(backlog) if backlog.parked);
+        let parked: Vec<usize> = self.sessions.iter().filter(|(_, session)| waits(session)).map(|(at, _)| at).collect();
+        for at in parked {
+            self.writable(Slot::try_from(at).expect("sessions are bounded far below 2^32"));
+        }
+    }
+
+    /// Tells every modern session whether changes can arrive. One whose socket is full learns it from a heartbeat.
+    fn feed_state(&mut self, paused: bool, since: When) {
+        if paused == self.paused.is_some() {
+            return;
+        }
+        self.paused = paused.then_some(since);
+        let state = if paused { FeedState::Paused } else { FeedState::Live };
+        let mut frame = Vec::new();
+        frame::push_text(&mut frame, &Notice::Feed { state, since }.encode());
+        for (_, session) in &mut self.sessions {
+            if session.modern.is_some() && matches!(session.state, State::Open) {
+                session.write_or_lag(&frame, self.processed, self.now_ms, &mut self.tally);
+            }
+        }
+    }
+
+    /// Whether a session's client has seen a number elsewhere that came here with another content: the ledger was set back.
+    /// Known only when the number has come here.
+    fn has_seen_another(&self, slot: Slot) -> bool {
+        let session = &self.sessions[slot as usize];
+        let Some(seen) = session.modern.as_ref().and_then(|modern| modern.seen.as_ref()) else { return false };
+        let reached = self.head().is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq);
+        reached && self.replay.standing(&seen.cursor) == Standing::Unknown
+    }
+
+    /// Tells an open session that what its client has seen elsewhere is of another history.
+    fn tell_another(&mut self, slot: Slot) {
+        let frame = self.gap_frame();
+        self.tally.gaps += 1;
+        let session = &mut self.sessions[slot as usize];
+        if let Some(modern) = &mut session.modern {
+            modern.seen = None;
+        }
+        session.tell_gap(&frame, self.processed, self.now_ms);
+    }
+
     /// The cursor of a session that has been sent everything. None before the first update: whoever came earlier may
     /// lack what was published before that one, and is told so when it comes.
     fn head(&self) -> Option<Cursor> {
@@ -193,7 +269,13 @@ impl<P: Peer> Shard<P> {
     }
 
     fn work(&mut self, slot: Slot, work: Work) {
-        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        if !self.sessions.contains(slot as usize) {
+            return;
+        }
+        if matches!(self.sessions[slot as usize].state, State::Open) && self.has_seen_another(slot) {
+            self.tell_another(slot);
+        }
+        let session = &mut self.sessions[slot as usize];
         match &mut session.state {
             State::Ended => session.peer.end(),
             State::Lagging(backlog) => {
@@ -203,7 +285,7 @@ impl<P: Peer> Shard<P> {
             State::Open => {
                 session.progress_ms = self.now_ms;
                 let mut backlog = Box::new(Backlog { behind: self.processed, willing: true, ..Backlog::default() });
-                self.begin(slot, work, &mut backlog);
+                backlog.deferred = Some(work);
                 if !self.pump(slot, backlog) {
                     self.tally.lagged += 1;
                 }
@@ -296,6 +378,9 @@ impl<P: Peer> Shard<P> {
         let cursor = self.cursor(slot);
         let reply = Reply::Hello { version, feed, heartbeat_s, cursor: cursor.as_ref(), limits };
         frame::push_text(&mut backlog.out, &reply.encode());
+        if let Some(since) = self.paused {
+            frame::push_text(&mut backlog.out, &Notice::Feed { state: FeedState::Paused, since }.encode());
+        }
     }
 
     /// What a session that has been sent everything may store.
@@ -384,6 +469,12 @@ impl<P: Peer> Shard<P> {
         (Verdict::Complete, Some(cursor))
     }
 
+    /// Whether a command must wait until it is known whether changes were missed.
+    fn must_wait(&self, slot: Slot, work: &Work) -> bool {
+        let resumes = matches!(work, Work::Command(Ok(Command::Subscribe { resume: Some(_), .. })));
+        self.held && resumes && self.sessions[slot as usize].modern.is_some()
+    }
+
     /// Puts the reply before what was looked up.
     fn reply(&self, slot: Slot, command: &str, replay: Option<(Verdict, Option<Cursor>)>, backlog: &mut Backlog) {
         let session = &self.sessions[slot as usize];
@@ -408,11 +499,13 @@ impl<P: Peer> Shard<P> {
     pub fn tick(&mut self, now_ms: u64) {
         self.flush(usize::MAX);
         self.now_ms = now_ms;
+        self.compare_seen();
         let head = self.head();
+        let gap = self.gap_frame();
         let mut heartbeat = Vec::new();
         for (_, session) in &mut self.sessions {
             let owes = |begun_ms| now_ms.saturating_sub(begun_ms) >= self.limits.message_timeout_ms;
-            match session.state {
+            match &session.state {
                 State::Ended => {}
                 _ if session.peer.begun_ms().is_some_and(owes) => {
                     self.tally.unfinished += 1;
@@ -422,8 +515,9 @@ impl<P: Peer> Shard<P> {
                     }
                     session.end();
                 }
-                State::Lagging(_) => {
-                    if now_ms - session.progress_ms >= self.limits.write_timeout_ms {
+                State::Lagging(backlog) => {
+                    // One that waits for this gateway is not slow.
+                    if !backlog.parked && now_ms - session.progress_ms >= self.limits.write_timeout_ms {
                         self.tally.stalled += 1;
                         session.end();
                     }
@@ -434,8 +528,15 @@ impl<P: Peer> Shard<P> {
                         self.tally.silent += 1;
                         session.end();
                     } else {
-                        let (at, head, current_ms) = (self.processed, head.as_ref(), self.current_ms);
-                        session.keep_alive(at, head, current_ms, &mut heartbeat, now_ms, &mut self.tally);
+                        let due = KeepAlive {
+                            processed: self.processed,
+                            head: head.as_ref(),
+                            current_ms: self.current_ms,
+                            paused: self.paused.is_some(),
+                            gap: &gap,
+                            now_ms,
+                        };
+                        session.keep_alive(&due, &mut heartbeat, &mut self.tally);
                         if now_ms >= session.next_ping_ms {
                             session.next_ping_ms = now_ms + self.limits.ping_interval_ms;
                             if matches!(session.state, State::Open) {
@@ -447,6 +548,20 @@ impl<P: Peer> Shard<P> {
             }
         }
         self.drain_due();
+    }
+
+    /// Tells sessions whose clients have seen another history elsewhere.
+    fn compare_seen(&mut self) {
+        let seen = |session: &Session<P>| {
+            matches!(session.state, State::Open) && session.modern.as_ref().is_some_and(|modern| modern.seen.is_some())
+        };
+        let ahead: Vec<usize> = self.sessions.iter().filter(|(_, session)| seen(session)).map(|(at, _)| at).collect();
+        for at in ahead {
+            let slot = Slot::try_from(at).expect("sessions are bounded far below 2^32");
+            if self.has_seen_another(slot) {
+                self.tell_another(slot);
+            }
+        }
     }
 }
 
@@ -463,3 +578,7 @@ mod tests;
 #[cfg(test)]
 #[path = "shard_modern_tests.rs"]
 mod modern_tests;
+
+#[cfg(test)]
+#[path = "shard_lineage_tests.rs"]
+mod lineage_tests;

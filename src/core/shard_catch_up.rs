@@ -1,7 +1,5 @@
 //! How a shard writes what a session has yet to be sent: looked up, encoded a piece at a time, held back by its socket.
 
-use bugfeed_protocol::server::Notice;
-
 use super::{PIECE, PIECES, Shard};
 use crate::core::frame;
 use crate::core::replay::{Pos, Wanted};
@@ -42,6 +40,12 @@ impl<P: Peer> Shard<P> {
 
     /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
     pub(super) fn pump(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> bool {
+        backlog.parked = false;
+        if self.has_seen_another(slot) {
+            // Before anything of this history that the client would take for its own.
+            self.tally.gaps += u64::from(!backlog.gap);
+            backlog.gap = true;
+        }
         for _ in 0..PIECES {
             self.fill(slot, &mut backlog);
             let session = &mut self.sessions[slot as usize];
@@ -72,8 +76,7 @@ impl<P: Peer> Shard<P> {
                 if let Some(modern) = &mut session.modern {
                     modern.seen = None;
                 }
-                let cursor = self.resumes_at.clone().or_else(|| self.replay.cursor_at(self.processed));
-                frame::push_text(&mut backlog.out, &Notice::Gap(cursor.as_ref()).encode());
+                backlog.out.extend_from_slice(&self.gap_frame());
             } else if backlog.behind < self.processed {
                 let lost = || {
                     backlog.behind < self.replay.floor()
@@ -107,6 +110,11 @@ impl<P: Peer> Shard<P> {
                     session.state = State::Open;
                     return true;
                 };
+                if self.must_wait(slot, &work) {
+                    (backlog.deferred, backlog.parked, backlog.behind) = (Some(work), true, self.processed);
+                    self.sessions[slot as usize].state = State::Lagging(backlog);
+                    return true;
+                }
                 (backlog.newest_from, backlog.willing) = (None, true);
                 self.begin(slot, work, &mut backlog);
             }

@@ -121,38 +121,46 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
-        let mut beside = Vec::new();
+        let (mut beside, mut ahead) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
-            let known = |modern: &super::Modern| update.number.as_ref().is_some_and(|number| modern.has(number));
-            let is_beside = |modern: &super::Modern| modern.is_beside(update.number.as_ref());
-            if !matches!(session.state, State::Open) || session.modern.as_deref().is_some_and(known) {
+            if !matches!(session.state, State::Open) {
                 continue;
             }
-            if session.modern.as_deref().is_some_and(is_beside) {
-                beside.push(slot);
-            } else {
-                self.staged.share_with(slot, bit);
+            match session.modern.as_deref().filter(|modern| modern.seen.is_some()) {
+                None => self.staged.share_with(slot, bit),
+                Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
+                Some(modern) if modern.is_beside(update.number.as_ref()) => beside.push(slot),
+                Some(_) => ahead.push(slot),
             }
         }
         let pos = update.pos;
+        // It goes beyond what their clients have seen elsewhere: is that the same history?
+        let (other, same): (Vec<Slot>, Vec<Slot>) = ahead.into_iter().partition(|&slot| self.has_seen_another(slot));
+        for slot in same {
+            self.staged.share_with(slot, bit);
+        }
         if !self.staged.slots.is_empty() {
             self.staged.updates.push(update);
         }
         if !beside.is_empty() {
-            self.catch_up_beside(&beside, pos);
+            self.lag_behind(&beside, pos - 1, false);
+        }
+        if !other.is_empty() {
+            self.lag_behind(&other, pos, true);
         }
     }
 
-    /// The frame of this update says where this gateway is, and these sessions' clients have seen more elsewhere: they
-    /// are sent it by a catch-up, which knows, after what was staged before.
-    fn catch_up_beside(&mut self, slots: &[Slot], pos: Pos) {
+    /// These sessions go on by a catch-up from a position, after what was staged before: the frame of an update says where
+    /// this gateway is, and their clients have seen more elsewhere. `gap`: of another history, as they are told first.
+    fn lag_behind(&mut self, slots: &[Slot], behind: Pos, gap: bool) {
         self.flush(usize::MAX);
         for &slot in slots {
             let session = &mut self.sessions[slot as usize];
             if matches!(session.state, State::Open) {
                 session.progress_ms = self.now_ms;
-                session.lag(Box::new(Backlog { behind: pos - 1, ..Backlog::default() }));
+                self.tally.gaps += u64::from(gap);
+                session.lag(Box::new(Backlog { behind, gap, ..Backlog::default() }));
             }
         }
     }

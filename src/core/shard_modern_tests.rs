@@ -392,7 +392,7 @@ fn a_cursor_of_another_epoch_is_a_gap_and_the_new_one_is_told() {
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1]}"#);
     wire.take();
     let epoch = Epoch::parse("F").unwrap();
-    let update = bed.record_as(change(1, 1), &Cursor { epoch, seq: 1 }, Continuity::Broken);
+    let update = bed.record_as(change(1, 1), &Cursor::new(epoch, 1), Continuity::Broken);
     bed.shard.handle(Input::Gap(bed.shard.replay.cursor_before(update.pos)));
     bed.shard.handle(Input::Update(update));
     assert_eq!(

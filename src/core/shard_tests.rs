@@ -119,12 +119,12 @@ impl Bed {
 
     pub(super) fn record(&mut self, change: Change) -> Update {
         self.seq += 1;
-        let cursor = Cursor { epoch: bugfeed_protocol::Epoch::parse("E").unwrap(), seq: self.seq };
+        let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), self.seq);
         self.record_as(change, &cursor, Continuity::Next)
     }
 
     pub(super) fn record_as(&mut self, change: Change, cursor: &Cursor, continuity: Continuity) -> Update {
-        let pos = self.recorder.record(change, change.when, cursor, continuity);
+        let pos = self.recorder.record(change, change.when, cursor, cursor.tag, continuity);
         let cursor = self.shard.replay.cursor_at(pos).unwrap();
         Update { pos, change, number: self.shard.replay.number_of(pos), cursor }
     }

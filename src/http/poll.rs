@@ -41,6 +41,9 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if feed.is_shut() {
+        return query::not_ready();
+    }
     let mark = feed.mark();
     // Told by this gateway when it knew no number either: it begins where that answer ended.
     let goes_on = query.mark.as_deref() == Some(&mark);
@@ -77,6 +80,9 @@ struct Answer {
     more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// "paused" while nothing can arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
     cursor: Option<String>,
 }
 
@@ -106,6 +112,7 @@ struct Message {
     cursor: Option<String>,
     replay: Option<String>,
     retry_after_ms: Option<u64>,
+    state: Option<String>,
 }
 
 impl Poll<'_> {
@@ -203,6 +210,7 @@ impl Poll<'_> {
                 self.mark = self.feed.mark();
             }
             ("unsubscribe", ..) => self.where_asked -= 1,
+            ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
             ("goaway", ..) => {
                 self.leaving = true;
                 self.answer.retry_after_ms = message.retry_after_ms;
@@ -268,10 +276,12 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
             let change = Change { bug: BugId::new(bug).unwrap(), when };
-            BusMessage { change, cursor: Cursor::parse(number) }
+            BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
             parts.ingest.take_anyway(&message(bug, number), None).await;
@@ -311,6 +321,8 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
         let tracker = TaskTracker::new();
         let ask = async |query: String| -> (Value, String) {
             let request = Request::get(format!("/changes?bugs=1{query}")).body(Body::empty()).unwrap();
@@ -329,12 +341,12 @@ mod tests {
             assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
         }
         // By then something may have come, and gone by.
-        parts.ingest.lose_continuity().await;
+        parts.ingest.lose().await;
         let (replay, told) = ask(format!("&cursor={told}")).await;
         assert_eq!(replay, "gap");
         assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
-        let message = BusMessage { change, cursor: Cursor::parse("E.7") };
+        let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
         parts.ingest.take_anyway(&message, None).await;
         let (replay, known) = ask(format!("&cursor={told}")).await;
         assert_eq!((replay, &*known), (json!("gap"), "E.7"));

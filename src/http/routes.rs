@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::demo::Demo;
 use super::listen::Takeover;
 use super::origins::Origins;
+use super::page::{About, Depth};
 use super::{page, poll, query, sse};
 use crate::events::Events;
 use crate::hub::Feed;
@@ -48,6 +49,8 @@ pub fn router(site: Site) -> Router {
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
+        .route("/client-shared.js", get(page::client_shared_js))
+        .route("/client-queue.js", get(page::client_queue_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
@@ -70,7 +73,7 @@ pub fn router(site: Site) -> Router {
 }
 
 async fn root(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, &takeover, &request)
+    feed(&site, DEFAULT_FEED, Depth::Root, &takeover, &request)
 }
 
 async fn named(
@@ -81,16 +84,18 @@ async fn named(
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
-        return Redirect::temporary(&format!("/{name}/")).into_response();
+        // Relative, because a proxy may have taken a path off in front; and with what is asked for behind the path.
+        let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+        return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
-    feed(&site, &name, &takeover, &request)
+    feed(&site, &name, Depth::Feed, &takeover, &request)
 }
 
-fn feed(site: &Site, name: &str, takeover: &Takeover, request: &Request) -> Response {
+fn feed(site: &Site, name: &str, depth: Depth, takeover: &Takeover, request: &Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
         Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, takeover, request),
-        Some(_) => page::html(),
+        Some(_) => page::html(depth),
     }
 }
 
@@ -172,6 +177,10 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
         let refusal = *query::refuse(StatusCode::BAD_REQUEST, text);
         return ([(header::SEC_WEBSOCKET_VERSION, "13")], refusal).into_response();
     };
+    if feed.is_shut() {
+        site.events.turned_away("not_ready");
+        return query::not_ready();
+    }
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
     // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
     takeover.when_answered(move |handover| feed.attach(handover, &tracker));
@@ -201,7 +210,9 @@ async fn wrong_method(method: Method) -> Response {
 }
 
 async fn about(State(site): State<Site>, request: Request) -> Response {
-    page::about(site.demo.is_some_and(|demo| demo.is_for(&request)), &site.trackers)
+    let command = page::is_here(request.headers()).then(crate::welcome::program);
+    let demo = site.demo.is_some_and(|demo| demo.is_for(&request));
+    page::about(&About { demo, trackers: &site.trackers, command })
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {

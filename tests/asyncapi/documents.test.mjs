@@ -93,7 +93,8 @@ test("no member of a golden message may be just anything", () => {
 });
 
 test("members that a message always has are required", () => {
-  const optional = { subscribe: ["since", "cursor"], subscribed: ["replay"], hello: ["heartbeat"], foreign: ["_meta"] };
+  const optional = { subscribe: ["since", "cursor"], subscribed: ["replay"], hello: ["heartbeat"], foreign: ["_meta"],
+    heartbeat: ["state"], gap: ["spread_ms"], change: ["tag", "after"], head: ["tag", "paused"] };
   for (const [kind, message] of Object.entries(messages)) {
     for (const { name, payload } of message.examples ?? []) {
       for (const member of Object.keys(payload)) {
@@ -155,7 +156,7 @@ test("values at the edges", () => {
   for (const [schema, good, bad] of [
     ["Bug", [1, 2 ** 53], [0, -1, 1.5, "1", null]],
     ["When", ["1970-01-01T00:00:00", "2199-12-31T23:59:59.999999", "2014-04-03T21:13:45.5"], ["1969-12-31T23:59:59", "2200-01-01T00:00:00", "2014-04-03T21:13:45Z", "2014-04-03", "2014-04-03T21:13:45.", "2014-04-03T21:13:45.50", "2014-04-03T24:00:00", "2014-13-03T21:13:45"]],
-    ["Cursor", ["E.0", "a_b-C9.18446744073709551615"], ["", "E", "E.", ".1", "E.-1", "E.01", "E.1.2", "a b.1", `${"x".repeat(65)}.1`]],
+    ["Cursor", ["E.0", "a_b-C9.18446744073709551615", "E.1.2", "E.1.00c0ffee"], ["", "E", "E.", ".1", "E.-1", "E.01", "E.1.", "E.1.AB", "E.1.2.3", "a b.1", `${"x".repeat(65)}.1`]],
   ]) {
     for (const value of good) assert.equal(faults(schema, value), "", `${schema} ${value}`);
     for (const value of bad) assert.notEqual(faults(schema, value), "", `${schema} ${value}`);

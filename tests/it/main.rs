@@ -5,9 +5,12 @@
 
 mod answers;
 mod bad_input;
+mod banner;
 mod browser;
 mod classic;
 mod commands;
+mod data_dir;
+mod deploy;
 mod environment;
 mod examples;
 mod greedy;
@@ -19,4 +22,5 @@ mod secrets;
 mod support;
 mod watch;
 mod watch_client;
+mod watch_patience;
 mod watch_tls;

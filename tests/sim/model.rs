@@ -155,8 +155,8 @@ impl Model {
         self.published += 1;
         let seq = self.published as u64;
         let change = change(case.bugs[self.published - 1], self.published);
-        let cursor = Some(Cursor { epoch: Epoch::parse("E").unwrap(), seq });
-        match self.intake.offer(&BusMessage { change, cursor }, None, change.when) {
+        let cursor = Some(Cursor::new(Epoch::parse("E").unwrap(), seq));
+        match self.intake.offer(&BusMessage { change, cursor, after: None }, None, change.when) {
             Taken::New(new) => self.handing = Some((new, 0)),
             other => panic!("{other:?}"),
         }

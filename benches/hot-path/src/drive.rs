@@ -68,8 +68,8 @@ impl Hub {
 
     fn message(&mut self, bug: u64) -> Result<BusMessage> {
         self.seq += 1;
-        let cursor = Some(Cursor { epoch: self.epoch.clone(), seq: self.seq });
-        Ok(BusMessage { change: change(bug, self.seq)?, cursor })
+        let cursor = Some(Cursor::new(self.epoch.clone(), self.seq));
+        Ok(BusMessage { change: change(bug, self.seq)?, cursor, after: None })
     }
 
     /// Takes a change in; its frames are written by the next [`Hub::flush`].
@@ -120,8 +120,8 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
     let hub = &mut hub;
     match act {
         "decode a message of the bus" => {
-            let cursor = Cursor { epoch: hub.epoch.clone(), seq: 123_456 };
-            let numbered = Numbered { change: change(1_234_567, 1)?, cursor, recorded: When::MIN };
+            let cursor = Cursor::new(hub.epoch.clone(), 123_456);
+            let numbered = Numbered { change: change(1_234_567, 1)?, cursor, after: None, recorded: When::MIN };
             let body = bus::encode(&numbered, Format::Native, "");
             for _ in 0..count {
                 std::hint::black_box(bus::decode(std::hint::black_box(&body))?);
@@ -176,7 +176,7 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
                 hub.update(1 + number % 2000)?;
             }
             hub.flush();
-            let from = format!(r#","cursor":"{}""#, Cursor { epoch: hub.epoch.clone(), seq: 4800 });
+            let from = format!(r#","cursor":"{}""#, Cursor::new(hub.epoch.clone(), 4800));
             let text = subscribe((0..200).map(|at| 1 + at * 10), &from);
             for _ in 0..count {
                 hub.session(&[r#"{"command":"hello"}"#, &text]);

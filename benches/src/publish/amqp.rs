@@ -42,7 +42,7 @@ impl AmqpPublisher {
             _connection: connection,
             channel,
             exchange: exchange.to_owned(),
-            next: Cursor { epoch: Epoch::parse("bench").context("an epoch")?, seq: 1 },
+            next: Cursor::new(Epoch::parse("bench").context("an epoch")?, 1),
             recorded: When::from_system_time(std::time::SystemTime::now()),
             confirms: Vec::new(),
         })
@@ -54,7 +54,11 @@ impl Publish for AmqpPublisher {
         let cursor = self.next.clone();
         self.next.seq += 1;
         let id = cursor.to_string();
-        let body = bus::encode(&Numbered { change, cursor, recorded: self.recorded }, Format::Native, &self.exchange);
+        let body = bus::encode(
+            &Numbered { change, cursor, after: None, recorded: self.recorded },
+            Format::Native,
+            &self.exchange,
+        );
         let properties = BasicProperties::default()
             .with_delivery_mode(2)
             .with_content_type("application/json".into())

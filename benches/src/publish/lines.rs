@@ -27,7 +27,7 @@ impl LinePublisher {
         let stream = TcpStream::connect(to).with_context(|| format!("no hub at {to}"))?;
         stream.set_nodelay(true)?;
         let answers = BufReader::new(stream.try_clone()?);
-        let next = Cursor { epoch: Epoch::parse("bench").context("an epoch")?, seq: 1 };
+        let next = Cursor::new(Epoch::parse("bench").context("an epoch")?, 1);
         Ok(LinePublisher { out: BufWriter::new(stream), answers, next })
     }
 
@@ -46,7 +46,7 @@ impl Publish for LinePublisher {
     fn send(&mut self, change: Change) -> Result<()> {
         let cursor = self.next.clone();
         self.next.seq += 1;
-        let numbered = Numbered { change, cursor, recorded: When::MIN };
+        let numbered = Numbered { change, cursor, after: None, recorded: When::MIN };
         self.out.write_all(&bus::encode(&numbered, Format::Native, ""))?;
         Ok(self.out.write_all(b"\n")?)
     }

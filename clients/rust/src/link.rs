@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use bugfeed_protocol::redact::redact;
 use futures::{Sink as _, Stream as _, StreamExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::{HeaderMap, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -20,6 +18,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_asyn
 
 use crate::Error;
 use crate::core::Lost;
+use crate::words;
 
 /// The largest message a gateway may send, in bytes: the list of a million bugs, as the classic protocol replies.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
@@ -121,7 +120,7 @@ fn poll_open(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Conte
         return Poll::Ready(match Pin::new(&mut *socket).poll_next(cx) {
             Poll::Ready(Some(Ok(Message::Text(text)))) => Heard::Text(text),
             Poll::Ready(Some(Ok(Message::Close(frame)))) => Heard::Lost(match frame {
-                Some(frame) => Lost::Closed { code: frame.code.into(), text: frame.reason.to_string() },
+                Some(frame) => Lost::Closed { code: frame.code.into(), text: words::plain(&frame.reason) },
                 None => Lost::Broken("closed by the gateway".to_owned()),
             }),
             // Pings are answered by the library; a pong goes out with the next flush, which this loop's next round does.
@@ -167,26 +166,16 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
     match connecting.await {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(answer)) => {
-            let text = answer.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().trim().to_owned();
-            let retry_after = retry_after(answer.headers(), SystemTime::now());
-            Err(Lost::Refused { status: answer.status().as_u16(), text, retry_after })
+            let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
+            Err(Lost::Refused {
+                status: answer.status().as_u16(),
+                text: words::said(answer.status(), answer.body().as_deref().unwrap_or_default(), location),
+                retry_after: retry_after(answer.headers(), SystemTime::now()),
+                by_gateway: answer.headers().contains_key("bugfeed-version"),
+            })
         }
-        Err(error) => {
-            let hint = tls_hint(url, &error).unwrap_or_default();
-            Err(Lost::Broken(format!("cannot connect to {}: {error}{hint}", redact(url))))
-        }
+        Err(error) => Err(words::unreachable(url, &error)),
     }
-}
-
-/// What is wrong where one side speaks TLS and the other does not.
-fn tls_hint(url: &str, error: &WsError) -> Option<&'static str> {
-    let tls = url.starts_with("wss:");
-    let spoke_no_tls = || error.to_string().contains("InvalidContentType");
-    if tls && spoke_no_tls() {
-        return Some(": this port does not speak TLS; use ws://, or the port of the proxy that does");
-    }
-    let spoke_no_http = matches!(error, WsError::Protocol(ProtocolError::HttparseError(_)));
-    (!tls && spoke_no_http).then_some(": this port does not speak HTTP; if it speaks TLS, use wss://")
 }
 
 /// Trusts what this machine trusts. With a provider of its own: an application may have none, or two.
@@ -226,7 +215,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// # Errors
 /// [`Error::Address`], which says what an address looks like.
 pub fn address(text: &str) -> Result<String, Error> {
-    let bad = || Error::Address(redact(text));
+    let bad = || Error::Address(words::shown(text));
     let uri: Uri = text.trim().parse().map_err(|_| bad())?;
     let scheme = match uri.scheme_str() {
         Some("ws" | "http") => "ws",

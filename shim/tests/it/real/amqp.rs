@@ -31,7 +31,8 @@ async fn publisher(url: &str, exchange: &str) -> AmqpPublisher {
 fn numbered(seq: u64, bug_id: u64) -> Numbered {
     Numbered {
         change: Change { bug: bug(bug_id), when: when(T1) },
-        cursor: Cursor { epoch: Epoch::from_random(7), seq },
+        cursor: Cursor::new(Epoch::from_random(7), seq),
+        after: None,
         recorded: When::from_micros(1_396_559_625_000_001).unwrap(),
     }
 }
