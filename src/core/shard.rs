@@ -11,10 +11,12 @@
 use std::sync::Arc;
 
 use bugfeed_protocol::client::{Command, Refusal, Resume, errors};
+use bugfeed_protocol::close::Close;
 use bugfeed_protocol::server::{FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Cursor, When};
 use slab::Slab;
 
+use super::budget::Budget;
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
@@ -51,6 +53,8 @@ pub struct Shard<P> {
     tally: Tally,
     /// Updates that are processed but not yet written.
     staged: Staged,
+    /// Bugs that all sessions of the process may watch.
+    subscriptions: Arc<Budget>,
 }
 
 impl<P: Peer> Shard<P> {
@@ -71,7 +75,15 @@ impl<P: Peer> Shard<P> {
             now_ms: 0,
             tally: Tally::default(),
             staged: Staged::default(),
+            subscriptions: Arc::default(),
         }
+    }
+
+    /// The same shard, whose sessions' bugs count towards a bound shared with others.
+    #[must_use]
+    pub fn within(mut self, subscriptions: Arc<Budget>) -> Shard<P> {
+        self.subscriptions = subscriptions;
+        self
     }
 
     /// What happened since this was last called.
@@ -126,6 +138,7 @@ impl<P: Peer> Shard<P> {
 
     fn detach(&mut self, slot: Slot) {
         if let Some(session) = self.sessions.try_remove(slot as usize) {
+            self.subscriptions.give(session.bugs.len());
             for bug in session.bugs {
                 self.index.remove(bug, slot);
             }
@@ -214,7 +227,12 @@ impl<P: Peer> Shard<P> {
                 self.unsubscribe(slot, bugs);
             }
             Command::Subscribe { bugs, since, resume } => {
-                self.subscribe(slot, &bugs, name)?;
+                if !self.subscribe(slot, &bugs, name)? {
+                    self.tally.no_room += 1;
+                    backlog.out.extend_from_slice(&frame::close(Close::NoRoom));
+                    backlog.end = true;
+                    return Ok(());
+                }
                 let modern = self.sessions[slot as usize].modern.is_some();
                 match resume.filter(|_| modern) {
                     Some(resume) => replay = Some(self.resume(slot, bugs, resume, backlog)),
@@ -258,11 +276,15 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<(), Refusal> {
+    /// Whether the process has room for these bugs: where it has not, another gateway may.
+    fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<bool, Refusal> {
         let session = &mut self.sessions[slot as usize];
         let new: Vec<BugId> = bugs.iter().copied().filter(|bug| session.bugs.binary_search(bug).is_err()).collect();
         if session.bugs.len() + new.len() > self.limits.subscriptions {
             return Err(Refusal { command: Some(name.to_owned()), error: errors::TOO_MANY });
+        }
+        if !self.subscriptions.take(new.len()) {
+            return Ok(false);
         }
         for &bug in &new {
             self.index.add(bug, slot);
@@ -270,12 +292,13 @@ impl<P: Peer> Shard<P> {
         session.bugs.reserve_exact(new.len());
         session.bugs.extend(new);
         session.bugs.sort_unstable();
-        Ok(())
+        Ok(true)
     }
 
     fn unsubscribe(&mut self, slot: Slot, mut bugs: Vec<BugId>) {
         bugs.sort_unstable();
         let session = &mut self.sessions[slot as usize];
+        let before = session.bugs.len();
         session.bugs.retain(|bug| {
             let leaves = bugs.binary_search(bug).is_ok();
             if leaves {
@@ -284,6 +307,7 @@ impl<P: Peer> Shard<P> {
             !leaves
         });
         session.bugs.shrink_to_fit();
+        self.subscriptions.give(before - session.bugs.len());
     }
 
     /// Looks up what a client missed since its cursor; the verdict, and the cursor for the reply.

@@ -138,8 +138,17 @@ impl<P: Peer> Shard<P> {
         let gap = self.gap_frame();
         let mut heartbeat = Vec::new();
         for (_, session) in &mut self.sessions {
+            let owes = |begun_ms| now_ms.saturating_sub(begun_ms) >= self.limits.message_timeout_ms;
             match &session.state {
                 State::Ended => {}
+                _ if session.peer.begun_ms().is_some_and(owes) => {
+                    self.tally.unfinished += 1;
+                    if matches!(session.state, State::Open) {
+                        // Whatever the socket does not take now, it will not be given.
+                        let _ = session.peer.try_write(&frame::close(Close::Unfinished));
+                    }
+                    session.end();
+                }
                 State::Lagging(backlog) => {
                     // One that waits for this gateway is not slow.
                     if !backlog.parked && now_ms - session.progress_ms >= self.limits.write_timeout_ms {
