@@ -47,7 +47,7 @@ async fn a_proxys_page_does_not_begin_anew() {
     let mut proc = Run::new("sh").arg(poll).args([&site.url("/"), "1"]).arg(&file).spawn().unwrap();
     let asked = || state.lock().unwrap().1.clone();
     eventually(SOON, "all were asked", async || if asked().len() == 5 { Ok(()) } else { Err(asked()) }).await.unwrap();
-    assert_eq!(asked(), ["", "E.5.5c0ffee1", "E.5.5c0ffee1", "E.5.5c0ffee1", "E.6.5c0ffee1"]);
+    assert_eq!(asked(), ["none", "E.5.5c0ffee1", "E.5.5c0ffee1", "E.5.5c0ffee1", "E.6.5c0ffee1"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "E.6.5c0ffee1\n");
     let output = proc.output();
     assert!(output.contains("no answer of a gateway: nothing here; trying again in 2 s"), "{output}");
