@@ -10,6 +10,7 @@ use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::{self, Banner};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
+use bugfeed_shim::events::Turn;
 use bugfeed_shim::source::{self, TableSpec};
 use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
@@ -59,9 +60,17 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set).working();
-    std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
-    app::serve(&args, ports, &stop_on_signal()?).await
+    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set);
+    let told = move |turn: &Turn| {
+        let text = match turn {
+            Turn::Starting => return,
+            Turn::Waiting(holder) => banner.waiting(holder),
+            Turn::Working => banner.working(),
+        };
+        // Whoever closed it does not want to know.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    };
+    app::serve(&args, ports, &stop_on_signal()?, told).await
 }
 
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ fn cursor(seq: u64) -> Cursor {
 
 fn record(recorder: &mut Recorder, bugs: u64, seq: u64) {
     let change = change(1 + seq % bugs, i64::try_from(seq).expect("small"));
-    recorder.record(change, change.when, &cursor(seq), Continuity::Next);
+    recorder.record(change, change.when, &cursor(seq), None, Continuity::Next);
 }
 
 /// Recording a change, with as many different bugs.

@@ -209,6 +209,40 @@ mod tests {
         assert!(!intake.continues(&message("F.2")) && intake.continues(&message("F.1")));
     }
 
+    /// Tags that cannot be compared are no reason to take a change for one that it is not.
+    #[test]
+    fn a_known_number_with_another_content_is_another_history() {
+        let (recorder, _) = replay(ReplayLimits::default());
+        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let message = |number: &str, second: i64| {
+            let when = When::from_micros(second * 1_000_000).unwrap();
+            BusMessage {
+                change: Change { bug: BugId::new(1).unwrap(), when },
+                cursor: Cursor::parse(number),
+                after: None,
+            }
+        };
+        let mut taken = |number, second| match intake.anyway(&message(number, second), None, When::MIN) {
+            Taken::New(New { gap, forked, .. }) => format!("{number} gap {} forked {forked}", gap.is_some()),
+            other => format!("{number} {other:?}"),
+        };
+        let got: Vec<String> = [("E.1", 1), ("E.2", 2), ("E.3", 3), ("E.2", 2), ("E.2", 9), ("E.3", 10), ("E.4", 11)]
+            .map(|(n, s)| taken(n, s))
+            .into();
+        assert_eq!(
+            got,
+            [
+                "E.1 gap false forked false",
+                "E.2 gap false forked false",
+                "E.3 gap false forked false",
+                "E.2 Known",
+                "E.2 gap true forked true",
+                "E.3 gap false forked false",
+                "E.4 gap false forked false",
+            ]
+        );
+    }
+
     /// Who was told the beginning of a ledger can come back to it, unless it turns out to be another one's.
     #[test]
     fn a_ledger_without_changes_has_a_beginning() {

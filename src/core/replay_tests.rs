@@ -194,3 +194,24 @@ fn an_entry_of_the_table_takes_28_bytes() {
         assert_eq!(Half::new(bits).get(), bits);
     }
 }
+
+/// Numbered changes alternate with ones that have no number, or came late: each needs a run of its own.
+#[test]
+fn the_ring_holds_nothing_whose_number_was_forgotten() {
+    let (mut recorder, replay) = replay(ReplayLimits::default());
+    let cursor = |seq| Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), seq);
+    for seq in 1..=40_000 {
+        let change = Change { bug: bug(seq % 7 + 1), when: at(100) };
+        recorder.record(change, at(100), &cursor(seq), None, Continuity::Next);
+        recorder.record(change, at(100), &cursor(seq), None, Continuity::Late);
+    }
+    let start = replay.start();
+    assert!(start > 1, "so many runs are not kept");
+    assert_eq!(replay.cursor_at(replay.head()), Some(cursor(40_000)));
+    let (first, last) = (replay.number_of(start), replay.number_of(start + 1));
+    assert!(first.or(last).is_some(), "the first of the ring, or the one after it, has a number");
+    assert_eq!(replay.cursor_at(start - 2), Some(cursor(0)), "who is sent what lies before may claim nothing");
+    assert_eq!(replay.last_late(&[Found { pos: start - 2, change: Change { bug: bug(1), when: at(1) } }]), None);
+    assert_eq!(replay.standing(&cursor(10)), Standing::Unknown);
+    assert!(matches!(replay.standing(&cursor(39_999)), Standing::InRing(_)));
+}

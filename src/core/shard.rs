@@ -145,6 +145,7 @@ impl<P: Peer> Shard<P> {
     /// Closes the sessions whose turn has come.
     fn drain_due(&mut self) {
         let Some(drain) = self.drain else { return };
+        self.compare_seen();
         let cursor = self.head();
         for (slot, session) in &mut self.sessions {
             if self.now_ms < drain.due_ms(slot) || matches!(session.state, State::Ended) {
@@ -157,9 +158,7 @@ impl<P: Peer> Shard<P> {
                     reason = Close::Restart;
                     // Another delay than the one it was closed after.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
-                    // What was seen elsewhere is not compared any more: who has it comes back with it.
-                    let cursor = modern.seen.as_ref().map(|seen| &seen.cursor).or(cursor.as_ref());
-                    let cursor = cursor.filter(|_| !session.bugs.is_empty());
+                    let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.bugs.is_empty());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
                 out.extend_from_slice(&frame::close(reason));
@@ -547,3 +546,7 @@ mod tests;
 #[cfg(test)]
 #[path = "shard_modern_tests.rs"]
 mod modern_tests;
+
+#[cfg(test)]
+#[path = "shard_lineage_tests.rs"]
+mod lineage_tests;

@@ -87,6 +87,16 @@ pub async fn client_fallback_js() -> Response {
     asset(JS, include_str!("../../clients/js/client-fallback.js"))
 }
 
+/// `GET /client-shared.js`: what that one loads in pages, so that all of them share one connection.
+pub async fn client_shared_js() -> Response {
+    asset(JS, include_str!("../../clients/js/client-shared.js"))
+}
+
+/// `GET /client-queue.js`: what the client library loads when something has to wait for whoever deals with it.
+pub async fn client_queue_js() -> Response {
+    asset(JS, include_str!("../../clients/js/client-queue.js"))
+}
+
 /// What the page needs to know about the gateway that serves it.
 #[derive(Debug, Serialize)]
 pub struct About<'a> {

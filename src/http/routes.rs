@@ -49,6 +49,8 @@ pub fn router(site: Site) -> Router {
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
+        .route("/client-shared.js", get(page::client_shared_js))
+        .route("/client-queue.js", get(page::client_queue_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
@@ -173,6 +175,10 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
             Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body\n";
         return (StatusCode::BAD_REQUEST, [(header::SEC_WEBSOCKET_VERSION, "13")], text).into_response();
     };
+    if feed.is_shut() {
+        site.events.turned_away("not_ready");
+        return query::not_ready();
+    }
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
     // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
     takeover.when_answered(move |handover| feed.attach(handover, &tracker));

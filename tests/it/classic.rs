@@ -103,7 +103,9 @@ async fn the_page_and_its_button() {
         ("/page/page.css", "color-scheme"),
         ("/page/main.js", "/client.js"),
         ("/client.js", "client-fallback.js"),
-        ("/client-fallback.js", "export"),
+        ("/client-fallback.js", "client-shared.js"),
+        ("/client-shared.js", "client-fallback.js"),
+        ("/client-queue.js", "export"),
     ] {
         let (status, body) = get(serve.clients, path).await;
         assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");

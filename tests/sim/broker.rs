@@ -132,6 +132,11 @@ impl Broker {
         self.stream.get(usize::try_from(offset.checked_sub(self.first)?).ok()?)
     }
 
+    /// The number that the stream ends with.
+    pub fn last(&self) -> Option<&Cursor> {
+        self.stream.back().map(|message| &message.cursor)
+    }
+
     /// Whether the stream holds, before `end` and in order, everything between two numbers.
     pub fn in_stream(&self, end: u64, head: Option<&Cursor>, number: &Cursor) -> bool {
         let Some(head) = head.filter(|head| head.epoch == number.epoch) else { return false };

@@ -213,7 +213,7 @@ impl Client {
         let Some(cursor) = cursor else { return Ok(()) };
         promise!(session.subscribed, "a cursor that a client about to resume must not store");
         if let Some(last) = &session.cursor {
-            promise!(last.epoch == cursor.epoch, "another ledger than that of {last}, and no gap");
+            promise!(truth.is_one_history(last, &cursor), "another history than that of {last}, and no gap");
             promise!(cursor.seq >= last.seq, "the cursor was {last}");
         }
         // What a client that is ahead asked from is its own word.

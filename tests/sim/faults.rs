@@ -41,6 +41,8 @@ impl World {
                 self.broker.cut(count);
             }
             Act::NewEpoch => self.new_epoch(),
+            Act::Backup => self.backup = Some(self.ledger.clone()),
+            Act::SetBack => self.set_back(),
             Act::PodCrash => self.end_pod(pod, true),
             Act::PodLink => {
                 // Losing a link breaks no promise by itself.
@@ -73,6 +75,7 @@ impl World {
                 Ok(())
             });
         }
+        self.shims.iter_mut().for_each(Shim::reconnects);
         self.broker.up = false;
         self.broker.stream_up = false;
         self.broker_up_at = self.step + away;
@@ -94,13 +97,18 @@ impl World {
         }
         let shadow = life.shadow.borrow();
         self.stats.breaks += u64::from(shadow.breaks);
+        self.stats.forks += u64::from(shadow.forks);
         self.broker.disconnect(pod, self.swarm.durable);
         // Its queue must then give the next life all that this one had not recorded.
         let keeps =
             self.swarm.durable && !self.swarm.history && !self.swarm.has(Act::Refuse) && self.broker.dropped == 0;
         // One that was only given what was published again is behind those before it.
         let before = |head: &Cursor| life.expects.clone().filter(|at| at.epoch == head.epoch && at.seq > head.seq);
-        self.expects[pod] = shadow.head.clone().map(|head| before(&head).unwrap_or(head)).filter(|_| keeps);
+        let expects = match shadow.head.clone() {
+            Some(head) => Some(before(&head).unwrap_or(head)),
+            None => life.expects.clone(),
+        };
+        self.expects[pod] = expects.filter(|_| keeps);
     }
 
     /// The ledger is lost, and made anew. What was recorded and not published is lost with it.
@@ -111,13 +119,9 @@ impl World {
         }
         let epoch = Epoch::from_random(self.random.random());
         let old = std::mem::replace(&mut self.ledger, Ledger::new(epoch));
-        let published = usize::try_from(old.published).unwrap();
-        for numbered in &old.changes[published..] {
-            if !self.table.rows.values().any(|row| row.when == numbered.change.when) {
-                let fact = self.truth.of(numbered.change.when).unwrap();
-                self.void(fact);
-            }
-        }
+        self.lose_unpublished(&old, 0);
+        // Whatever a ledger before it was set back to, this one has another epoch.
+        self.orphans.clear();
         for at in 0..2 {
             // One that sleeps, or is sending, has changes of the old ledger in hand.
             if self.random.random_bool(0.5) {
@@ -129,6 +133,51 @@ impl World {
             if client.session.as_ref().is_some_and(|session| session.shadow.borrow().head.is_none()) {
                 client.missing.clear();
             }
+        }
+    }
+
+    /// What a ledger had numbered from here on and not published is lost with it.
+    fn lose_unpublished(&mut self, old: &Ledger, from: usize) {
+        let published = usize::try_from(old.published).unwrap().max(from);
+        for numbered in old.changes.iter().skip(published) {
+            if !self.table.rows.values().any(|row| row.when == numbered.change.when) {
+                let fact = self.truth.of(numbered.change.when).unwrap();
+                self.void(fact);
+            }
+        }
+    }
+
+    /// The ledger is restored from a backup. What it published since is with gateways and in history only, and what it
+    /// numbers next has the same numbers.
+    fn set_back(&mut self) {
+        let Some(backup) = self.backup.clone().filter(|backup| backup.epoch == self.ledger.epoch) else { return };
+        let old = std::mem::replace(&mut self.ledger, backup);
+        self.ledger.term = old.term;
+        self.shims.iter_mut().for_each(Shim::crash);
+        let kept = self.ledger.changes.len();
+        self.lose_unpublished(&old, kept);
+        let published = usize::try_from(old.published).unwrap();
+        for numbered in old.changes.iter().take(published).skip(kept) {
+            self.orphans.push(self.truth.of(numbered.change.when).unwrap());
+        }
+    }
+
+    /// The shim compares the end of history with its ledger, if it can.
+    pub fn compare(&mut self, at: usize) {
+        let fresh = Epoch::from_random(self.random.random());
+        let end = self.broker.last().cloned().filter(|_| self.broker.streams);
+        let renumbers = self.shims[at].compare(&mut self.ledger, end.as_ref(), fresh);
+        self.say(|| format!("shim {at} compares {end:?}, renumbers: {renumbers}"));
+        let orphans = std::mem::take(&mut self.orphans);
+        if renumbers {
+            self.stats.renumbered += 1;
+            for numbered in self.ledger.changes.clone() {
+                let fact = self.truth.of(numbered.change.when).unwrap();
+                self.truth.number(fact, &numbered);
+            }
+        } else {
+            // Nobody can tell: without history, only gateways that had them see that the numbers come again.
+            orphans.into_iter().for_each(|fact| self.void(fact));
         }
     }
 
@@ -230,7 +279,8 @@ impl World {
                 return Err(format!("change {at} was never numbered: {told:?}"));
             }
         }
-        let head = Cursor::new(self.ledger.epoch.clone(), self.ledger.head());
+        let tag = self.ledger.changes.last().and_then(|last| last.cursor.tag);
+        let head = Cursor::new(self.ledger.epoch.clone(), self.ledger.head()).tagged(tag);
         for (pod, life) in self.pods.iter().enumerate() {
             let has = life.as_ref().and_then(|life| life.shadow.borrow().head.clone());
             if has.as_ref() != Some(&head) {

@@ -18,7 +18,7 @@ use rand::Rng as _;
 use rand::rngs::SmallRng;
 
 use crate::broker::{Broker, Message, bus_message};
-use crate::shadow::{Shadow, Truth};
+use crate::shadow::{Judged, Shadow, Truth};
 use crate::swarm::Swarm;
 use crate::wire::{End, Wire};
 
@@ -204,6 +204,13 @@ impl Life {
             // What came late, and waits in the queue, may stand for something that is not known any more.
             let hidden = self.shadow.borrow().has_late_after(self.lanes[lane].processed);
             conn.wire.may_gap.set(hidden || conn.wire.may_gap.get());
+        }
+        for conn in self.conns.iter().filter(|conn| conn.lane == lane) {
+            // What it has seen elsewhere came here with another content.
+            let ahead = conn.wire.ahead.borrow();
+            if ahead.as_ref().is_some_and(|(cursor, _)| self.shadow.borrow().position(cursor).is_none()) {
+                conn.wire.may_gap.set(true);
+            }
         }
         match &input {
             Input::Update(update) => self.lanes[lane].processed = update.pos,
@@ -461,27 +468,32 @@ impl Life {
         around: &Around<'_>,
     ) -> Checked<Taken> {
         let number = &message.cursor;
+        let before = message.after.or(number.tag);
         let mut shadow = self.shadow.borrow_mut();
-        let known = shadow.knows(number);
-        let (late, broken) = shadow.judge(number);
+        let judged = shadow.judge(number, before);
+        let known = judged == Judged::Known;
+        let broken = judged.breaks();
         match &taken {
             Taken::Known if known => {}
             Taken::Known => return Err(format!("pod {}: {number} was never seen, but dropped", around.pod)),
             Taken::Hole { .. } if broken && !known => {}
             Taken::Hole { .. } => return Err(format!("pod {}: no hole before {number}", around.pod)),
             Taken::New(_) if known => return Err(format!("pod {}: {number} taken in twice", around.pod)),
-            Taken::New(New { update, gap, late: is_late }) => {
-                if (*is_late, gap.is_some()) != (late, broken) {
+            Taken::New(New { update, gap, late, forked }) => {
+                let fits = *late == (judged == Judged::Late) && gap.is_some() == broken;
+                if !fits || *forked != (judged == Judged::Forked) {
                     return Err(format!(
-                        "pod {}: {number} after {:?}: late {is_late}, gap {gap:?}; should be {late}, {broken}",
+                        "pod {}: {number} after {:?}: late {late}, gap {gap:?}, forked {forked}; should be {judged:?}",
                         around.pod, shadow.head
                     ));
                 }
-                if broken && filled.is_some_and(|end| around.broker.in_stream(end, shadow.head.as_ref(), number)) {
+                if judged == Judged::Broken
+                    && filled.is_some_and(|end| around.broker.in_stream(end, shadow.head.as_ref(), number))
+                {
                     return Err(format!("pod {}: gap before {number}, but history has what is missing", around.pod));
                 }
                 let fact = around.truth.of(message.change.when).ok_or("a change that never was")?;
-                let pos = shadow.record(fact, number, late, broken);
+                let pos = shadow.record(fact, number, before, judged);
                 if update.pos != pos {
                     return Err(format!("pod {}: {number} at position {}, not {pos}", around.pod, update.pos));
                 }

@@ -30,6 +30,8 @@ pub enum Act {
     StreamAway,
     Retention,
     NewEpoch,
+    Backup,
+    SetBack,
     PodCrash,
     PodLink,
     Drain,
@@ -39,7 +41,7 @@ pub enum Act {
 }
 
 const WORK: [Act; 8] = [Act::Commit, Act::Shim, Act::Pod, Act::Shard, Act::Read, Act::Conn, Act::Time, Act::Visit];
-const FAULTS: [Act; 15] = [
+const FAULTS: [Act; 17] = [
     Act::ShimCrash,
     Act::ShimPause,
     Act::ShimFailsCommit,
@@ -49,6 +51,8 @@ const FAULTS: [Act; 15] = [
     Act::StreamAway,
     Act::Retention,
     Act::NewEpoch,
+    Act::Backup,
+    Act::SetBack,
     Act::PodCrash,
     Act::PodLink,
     Act::Drain,
@@ -105,7 +109,7 @@ impl Swarm {
         let kinds = random.random_range(0.0..0.8);
         for &fault in &FAULTS {
             if random.random_bool(kinds) {
-                let rare = matches!(fault, Act::NewEpoch | Act::BrokerRestart);
+                let rare = matches!(fault, Act::NewEpoch | Act::SetBack | Act::BrokerRestart);
                 weights.push((fault, if rare { 1 } else { often * random.random_range(1..4) }));
             }
         }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub breaks: u64,
     pub dropped: u64,
     pub faults: u64,
+    pub renumbered: u64,
+    pub forks: u64,
 }
 
 impl Stats {
@@ -46,11 +48,16 @@ impl Stats {
         self.breaks += other.breaks;
         self.dropped += other.dropped;
         self.faults += other.faults;
+        self.renumbered += other.renumbered;
+        self.forks += other.forks;
     }
 
     pub fn assert_all_happened(&self) {
         let Stats { changes, heard, complete, latest, gaps, lagged, caught_up, breaks, dropped, faults, .. } = *self;
-        for count in [changes, heard, complete, latest, gaps, lagged, caught_up, breaks, dropped, faults] {
+        let Stats { renumbered, forks, .. } = *self;
+        for count in
+            [changes, heard, complete, latest, gaps, lagged, caught_up, breaks, dropped, faults, renumbered, forks]
+        {
             assert!(count > 0, "{self:?}");
         }
     }
@@ -70,6 +77,11 @@ pub struct World {
     pub table: Table,
     pub open: Vec<Open>,
     pub ledger: Ledger,
+    pub backup: Option<Ledger>,
+    /// Changes that a ledger published before it was set back, as long as no shim has looked at the end of history.
+    pub orphans: Vec<Fact>,
+    /// How many lineage tags were drawn.
+    pub tags: u32,
     pub shims: [Shim; 2],
     pub broker: Broker,
     pub pods: Vec<Option<Life>>,
@@ -105,6 +117,9 @@ impl World {
             swarm,
             random,
             epochs: 0,
+            backup: None,
+            orphans: Vec::new(),
+            tags: 0,
             trace,
             step: 0,
             now_ms: 1000,
@@ -210,7 +225,9 @@ impl World {
             Some((id, old)) => {
                 self.table.rows.insert(id, change);
                 let old = self.truth.of(old.when).unwrap();
-                if self.truth.all[old].numbers.is_empty() {
+                // A ledger that was lost may have numbered it; if this one did not, nobody will.
+                let when = self.truth.all[old].change.when;
+                if !self.ledger.changes.iter().any(|numbered| numbered.change.when == when) {
                     self.void(old);
                 }
             }
@@ -241,7 +258,8 @@ impl World {
             return;
         }
         if !shim.lives() && !shim.asleep && !other_lives {
-            shim.acquire(&mut self.ledger);
+            self.tags += 1;
+            shim.acquire(&mut self.ledger, self.tags);
         }
         if self.random.random_bool(0.5) {
             let fails = self.swarm.has(Act::ShimFailsCommit) && self.random.random_bool(0.05);
@@ -251,9 +269,14 @@ impl World {
             for numbered in numbered {
                 let fact = self.truth.of(numbered.change.when).unwrap();
                 self.say(|| format!("shim {at} numbers {} {}", numbered.change.bug, numbered.cursor));
-                let numbers = &mut self.truth.all[fact].numbers;
-                assert!(numbers.iter().all(|old| old.epoch != numbered.cursor.epoch), "numbered twice: {numbered:?}");
-                numbers.push(numbered.cursor);
+                self.truth.number(fact, &numbered);
+            }
+            return;
+        }
+        if self.shims[at].must_compare(&self.ledger) {
+            // A stream that is away for a moment is waited for.
+            if self.broker.up && (!self.broker.streams || self.broker.stream_up) {
+                self.compare(at);
             }
             return;
         }
