@@ -11,6 +11,7 @@ mod fallback;
 mod keyboard;
 mod look;
 pub mod page;
+mod paused;
 mod phone;
 pub mod prefix;
 mod restart;

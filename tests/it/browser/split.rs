@@ -27,11 +27,14 @@ async fn a_broker_that_dies_delays_changes_but_loses_none_and_no_connection() {
 
         broker.kill9().await;
         eventually(SOON, "a gateway that misses its broker", async || gateway.readiness().await == 503).await.unwrap();
+        page.is_in_state(&["paused"]).await;
+        page.says("#paused", "No changes can arrive just now, since ").await;
         shim.touch(&["2", "3", "1", "--when", T2]).await;
         broker.start_again().await.unwrap();
         page.lists_within(SOON * 4, &[live(1, T1), live(2, T2), live(1, T2)]).await;
         shim.touch(&["2", "--when", T3]).await;
         page.lists(&[live(1, T1), live(2, T2), live(1, T2), live(2, T3)]).await;
+        assert!(!page.shows("#paused").await);
         page.is_in_state(&["open"]).await;
         assert_eq!(page.sockets().await, 1, "connected all the time");
     };

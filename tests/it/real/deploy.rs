@@ -173,10 +173,6 @@ mod chaos {
         };
         let mut indexer = start();
         indexer.wait_for_line("is bound", SOON).await.unwrap();
-        change().await;
-        indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
-        indexer.sigterm();
-        indexer.wait(SOON).await.unwrap();
         let holds = async |count: usize| {
             eventually(SOON, format!("{count} in the queue"), async || {
                 let queues = rabbit.ctl(&["list_queues", "name", "messages"]).await.unwrap();
@@ -186,6 +182,12 @@ mod chaos {
             .await
             .unwrap();
         };
+        change().await;
+        indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        // Acknowledged, or it would come again.
+        holds(0).await;
+        indexer.sigterm();
+        indexer.wait(SOON).await.unwrap();
         change().await;
         holds(1).await;
         rabbit.ctl(&["purge_queue", "indexer"]).await.unwrap();
