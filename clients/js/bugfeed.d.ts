@@ -132,7 +132,8 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   readonly head: string | null;
   /**
    * Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text, but for
-   * `since:` and a date.
+   * `since:` and a date. It may lie beyond what was told, such as a gap that is told later: what shall outlive the page is
+   * for `storage` to keep.
    */
   cursor: string | null;
   /** What is watched, or will be once there is a connection. */
@@ -212,7 +213,7 @@ export type Transport = (
      * The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known; whether
      * that is the gateway's own last word (`final`); how many ms it wants to be left alone.
      */
-    close(why: { code?: number; reason?: string; status?: number; final?: boolean; retryAfter?: number }): void;
+    close(why: { code?: number; reason?: string; status?: number; final?: boolean; delay?: number }): void;
   },
 ) => Link;
 

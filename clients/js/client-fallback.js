@@ -57,7 +57,7 @@ const judged = (status, header, body) => {
     status,
     reason: own || `HTTP status ${status}`,
     final: !!header("bugfeed-version") && status >= 400 && status < 500 && !LATER.includes(status),
-    retryAfter: [429, 503].includes(status) && wait > 0 ? Math.min(wait, MAX_WAIT_MS) : 0,
+    delay: [429, 503].includes(status) && wait > 0 ? Math.min(wait, MAX_WAIT_MS) : 0,
   };
 };
 

@@ -368,7 +368,7 @@ test("without locks each page asks, and holds no connection", async () => {
   define("navigator", {});
   const alone = await page([1]);
   assert.equal((await answer(alone, "E.9")).wait, "0");
-  assert.deepEqual([alone.feed.state, streams.length], ["open", 0]);
+  assert.deepEqual([alone.feed.state, alone.feed.welcome.heartbeat, streams.length], ["open", 60, 0]);
   await clock.advance(500);
   await answer(alone, "E.9");
   await clock.advance(9_999);
