@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bugfeed_protocol::When;
 use bugfeed_shim::amqp::HistoryBounds;
-use bugfeed_shim::events::Telemetry;
+use bugfeed_shim::events::{Telemetry, Turn};
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_shim::sql::DbUrl;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +28,7 @@ use crate::bus::amqp::{self, AmqpOptions};
 use crate::bus::local;
 use crate::cli::{self, GatewayArgs, ListenArgs, ServeArgs};
 use crate::events::Events;
-use crate::health::Health;
+use crate::health::{FeedHealth, Health};
 use crate::http::demo::Demo;
 use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
@@ -64,6 +64,9 @@ impl Ports {
     }
 }
 
+/// How long the all-in-one may take to be current before it serves clients, and turns them away until it is.
+const OPENING: Duration = Duration::from_secs(2);
+
 /// The parts of a gateway that do not depend on where changes come from.
 struct Gateway {
     args: ListenArgs,
@@ -94,8 +97,8 @@ impl Gateway {
         }
     }
 
-    /// Adds a feed, starts its shards, and returns what its bus feeds.
-    fn add_feed(&mut self, name: &str, clock: Clock) -> Ingest {
+    /// Adds a feed, starts its shards, and returns what its bus feeds, and where it says how it is.
+    fn add_feed(&mut self, name: &str, clock: Clock) -> (Ingest, FeedHealth) {
         let parts = hub::feed(name, &self.args.hub(), clock, &self.events);
         for shard in parts.shards {
             let running = shard.run(self.inner_stop.clone());
@@ -105,7 +108,7 @@ impl Gateway {
             });
         }
         self.feeds.insert(name.to_owned(), parts.feed);
-        parts.ingest
+        (parts.ingest, self.health.feed(name))
     }
 
     /// Serves until `stop`, or until something essential fails.
@@ -186,30 +189,37 @@ pub async fn gateway(args: &GatewayArgs, ports: Ports, stop: &CancellationToken)
     let feeds = cli::feeds(&args.feeds).map_err(anyhow::Error::msg)?;
     let mut gateway = Gateway::new(&args.listen, Health::new());
     let clock = Clock::start();
+    let alone = feeds.len() == 1;
     for (name, exchange) in feeds {
-        let ingest = gateway.add_feed(&name, clock);
+        let (ingest, health) = gateway.add_feed(&name, clock);
         let options = AmqpOptions {
             url: args.amqp.clone(),
             exchange,
             queue: args.queue_name.as_ref().map(|queue| format!("{queue}.{name}")),
             queue_max: args.queue_max,
             prefetch: args.prefetch,
+            alone,
             history: args
                 .history
                 .then_some(HistoryBounds { age_s: args.stream_age.as_secs(), bytes: args.stream_bytes }),
         };
-        let (health, stop) = (gateway.health.clone(), gateway.inner_stop.clone());
+        let stop = gateway.inner_stop.clone();
         let bus = async move { Ok(amqp::run(options, ingest, health, stop).await?) };
         gateway.essential.spawn(bus);
     }
     gateway.run(ports, None, stop).await
 }
 
-/// Runs `bugfeed serve` until `stop`.
+/// Runs `bugfeed serve` until `stop`. `told` hears whose turn it is, at first and whenever that changes.
 ///
 /// # Errors
 /// What a person must mend: a data directory that cannot be used.
-pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    args: &ServeArgs,
+    ports: Ports,
+    stop: &CancellationToken,
+    told: impl Fn(&Turn) + Send + 'static,
+) -> anyhow::Result<()> {
     let spec = TableSpec { table: args.table.clone(), ..TableSpec::default() };
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("cannot make the data directory {} (--data-dir)", args.data_dir.display()))?;
@@ -221,10 +231,10 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
 
     let telemetry = Arc::new(Telemetry::default());
     let mut gateway = Gateway::new(&args.listen, Health::with_relay(Arc::clone(&telemetry)));
-    let mut ingest = gateway.add_feed(cli::SERVE_FEED, Clock::start());
-    warm(&ledger, &mut ingest, args.listen.replay_max).await?;
+    let (ingest, health) = gateway.add_feed(cli::SERVE_FEED, Clock::start());
+    gateway.inner.spawn(tell(telemetry.turn(), told, gateway.inner_stop.clone()));
 
-    let (mut publisher, bus) = local::channel();
+    let (mut publisher, bus) = local::channel(args.listen.replay_max);
     let options = RelayOptions {
         poll_interval: Duration::from_millis(args.poll_interval_ms),
         wake: Arc::new(Notify::new()),
@@ -233,7 +243,7 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
     };
     let wake = Arc::clone(&options.wake);
     let relay_stop = gateway.inner_stop.clone();
-    gateway.inner.spawn(bus.run(ingest, gateway.inner_stop.clone()));
+    gateway.inner.spawn(bus.run(ingest, health, Arc::clone(&options.telemetry), gateway.inner_stop.clone()));
     gateway.essential.spawn(async move {
         let relayed = relay::run(&source, &ledger, &mut publisher, &options, relay_stop).await;
         source.close().await;
@@ -254,24 +264,23 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
             }
         })
     });
+    // Nobody needs to be told to come again in a moment: connections wait in the listener's queue.
+    if let Some(feed) = gateway.feeds.get(cli::SERVE_FEED).map(Arc::clone) {
+        let _ = tokio::time::timeout(OPENING, feed.opened()).await;
+    }
     gateway.run(ports, demo, stop).await
 }
 
-/// Fills the replay cache with what the ledger remembers, so that clients can catch up over a restart.
-async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<()> {
-    const PAGE: usize = 10_000;
-    let head = ledger.head().await?;
-    if head == 0 {
-        ingest.begin(ledger.epoch().clone()).await;
-    }
-    let mut after = head.saturating_sub(max);
+/// Passes on whose turn it is.
+async fn tell(mut turn: watch::Receiver<Turn>, told: impl Fn(&Turn), stop: CancellationToken) {
     loop {
-        let page = ledger.history(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = last.cursor.seq;
-        for numbered in page {
-            let recorded = numbered.recorded;
-            local::take(ingest, numbered.into(), Some(recorded)).await;
+        let now = turn.borrow_and_update().clone();
+        if now != Turn::Starting {
+            told(&now);
+        }
+        tokio::select! {
+            changed = turn.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 
+use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BadMessage;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -45,6 +46,8 @@ pub struct Events {
     poison: PerFeed,
     bus_up: Family<FeedLabel, Gauge>,
     bus_lost: PerFeed,
+    feed_up: Family<FeedLabel, Gauge>,
+    heads: PerFeed,
     connections: Gauge,
     accepted: Counter,
     refused_connections: PerKind,
@@ -84,6 +87,8 @@ impl Events {
         r.register("messages_poison", "Messages on the bus that no change could be read from", events.poison.clone());
         r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
         r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
+        r.register("feed_up", "1 while changes can arrive on the feed", events.feed_up.clone());
+        r.register("heads", "Times a publisher said where it is", events.heads.clone());
         r.register("connections", "Clients connected now", events.connections.clone());
         r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
         r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
@@ -131,6 +136,41 @@ impl Events {
         debug!(feed = name, missing, %before, "changes are missing; asking history");
     }
 
+    /// Whether changes can arrive, and what people should know of the feed: said once, when it changes.
+    pub fn feed_state(&self, name: &str, stopped: Option<&str>, was_stopped: bool) {
+        self.feed_up.get_or_create(&feed(name)).set(i64::from(stopped.is_none()));
+        match stopped {
+            Some(reason) if was_stopped => debug!(feed = name, reason, "still nothing can arrive"),
+            Some(reason) => warn!(feed = name, reason, "nothing can arrive on this feed"),
+            None => info!(feed = name, "changes can arrive on this feed"),
+        }
+    }
+
+    /// Something is odd with a feed that works.
+    pub fn feed_note(&self, name: &str, note: &str) {
+        warn!(feed = name, "{note}");
+    }
+
+    /// A publisher said where it is.
+    pub fn head_heard(&self, name: &str) {
+        self.heads.get_or_create(&feed(name)).inc();
+    }
+
+    /// Heads cannot be heard.
+    pub fn no_heads(&self, name: &str, reason: &impl Display) {
+        warn!(feed = name, %reason, "the publisher's heads cannot be heard; going on without, so that a silent feed is not noticed");
+    }
+
+    /// A head shows that changes are missing; they are looked for.
+    pub fn head_differs(&self, name: &str, head: &impl Display) {
+        warn!(feed = name, %head, "the publisher's head is not what came here; binding the queue anew, and asking history");
+    }
+
+    /// A feed cannot be served, and a person must mend it; the others go on.
+    pub fn feed_fault(&self, name: &str, reason: &impl Display) {
+        error!(feed = name, %reason, "this feed cannot be served; trying again from time to time");
+    }
+
     /// History was read.
     pub fn history_read(&self, name: &str, read: u64) {
         self.history_reads.get_or_create(&feed(name)).inc();
@@ -144,13 +184,21 @@ impl Events {
     }
 
     /// Continuity was lost: a hole that could not be filled, or a new epoch.
-    pub fn gap(&self, name: &str, cursor: &impl Display) {
+    pub fn gap(&self, name: &str, cursor: Option<&Cursor>) {
         self.gaps.get_or_create(&feed(name)).inc();
-        warn!(feed = name, after = %cursor, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'");
+        let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
+        warn!(
+            feed = name,
+            after, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"
+        );
     }
 
-    /// A number came again with another content: the ledger was set back or copied.
-    pub fn forked(&self, name: &str, number: &impl Display) {
+    /// A number came again with another content: the ledger was set back or copied. `now`: not long ago, before anybody
+    /// was served here.
+    pub fn forked(&self, name: &str, number: &impl Display, now: bool) {
+        if !now {
+            return debug!(feed = name, %number, "a number of the past was given twice");
+        }
         error!(
             feed = name,
             %number,

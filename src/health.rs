@@ -1,6 +1,7 @@
-//! Whether this process can do its work, part by part: what `/readyz` answers.
+//! Whether this process can do its work, part by part and feed by feed: what `/readyz` answers.
 //!
-//! Goes in: each part's word on itself. Comes out: "ready", or the reasons why not.
+//! Goes in: each part's word on itself, and each feed's. Comes out: "ready" or not, and the reasons. One feed that is down
+//! does not take the others along: a gateway is ready when any of its feeds can be served.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,9 +11,41 @@ use bugfeed_shim::events::Telemetry;
 /// The parts' words, shared. Cloning shares.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    down: Arc<Mutex<BTreeMap<String, String>>>,
+    words: Arc<Mutex<Words>>,
     /// The relay of the all-in-one, which keeps its own books.
     relay: Option<Arc<Telemetry>>,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    down: BTreeMap<String, String>,
+    feeds: BTreeMap<String, Word>,
+}
+
+#[derive(Debug)]
+struct Word {
+    state: FeedState,
+    notes: Vec<String>,
+}
+
+/// What a feed says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    /// It is not yet known whether it can be served: wait for it.
+    Starting(String),
+    /// It is served.
+    Up,
+    /// It cannot be served, for this reason.
+    Down(String),
+}
+
+/// What `/readyz` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whether clients are to be sent here.
+    pub ready: bool,
+    /// One line for each thing that is not as it should be.
+    pub lines: Vec<String>,
 }
 
 impl Health {
@@ -28,23 +61,56 @@ impl Health {
 
     /// The part cannot do its work; `reason` is for people.
     pub fn down(&self, part: &str, reason: impl Into<String>) {
-        self.parts().insert(part.to_owned(), reason.into());
+        self.words().down.insert(part.to_owned(), reason.into());
     }
 
     /// The part works.
     pub fn up(&self, part: &str) {
-        self.parts().remove(part);
+        self.words().down.remove(part);
     }
 
-    /// One line for each part that does not work; none means ready.
-    pub fn complaints(&self) -> Vec<String> {
-        let parts: Vec<_> = self.parts().iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
-        let relay = self.relay.as_ref().and_then(|relay| relay.ready().err());
-        parts.into_iter().chain(relay).collect()
+    /// A feed is to be served, and has not begun. To be said before anybody may ask.
+    pub fn feed(&self, name: &str) -> FeedHealth {
+        let health = FeedHealth { health: self.clone(), name: name.to_owned() };
+        health.set(FeedState::Starting("not yet connected".to_owned()), Vec::new());
+        health
     }
 
-    fn parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.down.lock().expect("nobody panics holding it")
+    /// Whether this process is ready, and what is not as it should be.
+    pub fn report(&self) -> Report {
+        let words = self.words();
+        let mut lines: Vec<_> = words.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        lines.extend(self.relay.as_ref().and_then(|relay| relay.ready().err()));
+        let feeds = || words.feeds.values().map(|word| &word.state);
+        let ready = lines.is_empty()
+            && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
+            && (words.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
+        for (name, word) in &words.feeds {
+            let reason = match &word.state {
+                FeedState::Up => None,
+                FeedState::Starting(reason) | FeedState::Down(reason) => Some(reason),
+            };
+            lines.extend(reason.into_iter().chain(&word.notes).map(|text| format!("feed {name}: {text}")));
+        }
+        Report { ready, lines }
+    }
+
+    fn words(&self) -> std::sync::MutexGuard<'_, Words> {
+        self.words.lock().expect("nobody panics holding it")
+    }
+}
+
+/// One feed's word.
+#[derive(Clone, Debug)]
+pub struct FeedHealth {
+    health: Health,
+    name: String,
+}
+
+impl FeedHealth {
+    /// How the feed is, and what people should know beside that.
+    pub fn set(&self, state: FeedState, notes: Vec<String>) {
+        self.health.words().feeds.insert(self.name.clone(), Word { state, notes });
     }
 }
 
@@ -53,16 +119,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_when_nobody_complains() {
+    fn ready_when_no_part_complains() {
         let health = Health::new();
-        assert!(health.complaints().is_empty());
-        health.down("feed x", "no broker");
+        assert_eq!(health.report(), Report { ready: true, lines: Vec::new() });
+        health.down("gateway", "shutting down");
         health.clone().down("relay", "no table");
-        health.down("feed x", "still no broker");
-        assert_eq!(health.complaints(), ["feed x: still no broker", "relay: no table"]);
-        health.up("feed x");
+        health.down("gateway", "still shutting down");
+        let report = health.report();
+        assert_eq!(
+            (report.ready, report.lines),
+            (false, vec!["gateway: still shutting down".into(), "relay: no table".into()])
+        );
+        health.up("gateway");
         health.up("relay");
         health.up("relay");
-        assert!(health.complaints().is_empty());
+        assert!(health.report().ready);
+    }
+
+    /// Nobody may be told that all is well before the feeds have had their say.
+    #[test]
+    fn ready_when_some_feed_is_served_and_none_is_awaited() {
+        let health = Health::new();
+        let (one, two) = (health.feed("one"), health.feed("two"));
+        assert_eq!(health.report().lines, ["feed one: not yet connected", "feed two: not yet connected"]);
+        assert!(!health.report().ready);
+        one.set(FeedState::Up, vec!["nobody was heard".to_owned()]);
+        assert!(!health.report().ready, "the other one may be served in a moment");
+        two.set(FeedState::Down("no broker".to_owned()), Vec::new());
+        let report = health.report();
+        assert_eq!(
+            (report.ready, report.lines),
+            (true, vec!["feed one: nobody was heard".into(), "feed two: no broker".into()])
+        );
+        one.set(FeedState::Down("no broker".to_owned()), Vec::new());
+        assert!(!health.report().ready);
+        two.set(FeedState::Up, Vec::new());
+        assert!(health.report().ready);
+        health.down("gateway", "shutting down");
+        assert!(!health.report().ready);
     }
 }

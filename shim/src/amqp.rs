@@ -92,7 +92,7 @@ pub enum AmqpError {
     /// The exchange is there already, with other properties.
     #[error(
         "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable topic \
-         exchange: delete it, or choose another name"
+         exchange (fanout where its name ends in .head): delete it, or choose another name"
     )]
     Exchange {
         /// Which exchange.
@@ -111,8 +111,14 @@ pub enum AmqpError {
         /// The broker's words.
         reason: String,
     },
+    /// Somebody else consumes the queue, or did until just now.
+    #[error(
+        "queue '{0}' has another consumer: each gateway needs a --queue-name of its own; where that one has died, the \
+         broker lets go of it within a minute"
+    )]
+    InUse(String),
     /// The user may not do what is needed.
-    #[error("not permitted: {0}; give the user configure, write and read permission")]
+    #[error("not permitted: {0}; deploy/README.md has the permissions that each role needs")]
     Permission(String),
 }
 
@@ -130,10 +136,26 @@ impl AmqpError {
         self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
     }
 
+    /// Wraps what an exchange's declaration failed with.
+    pub fn exchange(url: &BrokerUrl, exchange: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
+            _ => AmqpError::broker(url, source),
+        }
+    }
+
     /// Wraps what a queue's declaration failed with.
     pub fn queue(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {
             Some((406, reason)) => AmqpError::Queue { queue: queue.to_owned(), reason },
+            _ => AmqpError::broker(url, source),
+        }
+    }
+
+    /// Wraps what consuming a queue failed with.
+    pub fn consume(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((403, reason)) if reason.contains("exclusive use") => AmqpError::InUse(queue.to_owned()),
             _ => AmqpError::broker(url, source),
         }
     }
@@ -154,6 +176,22 @@ fn protocol_error(error: &lapin::Error) -> Option<(u16, String)> {
         _ => return None,
     };
     Some((error.get_id(), error.get_message().to_string()))
+}
+
+/// One call to the broker, which may take so long: a broker that has stopped answering looks like one that thinks.
+///
+/// # Errors
+/// Also when the time is over.
+pub async fn within<T, E>(
+    limit: Duration,
+    url: &BrokerUrl,
+    call: impl Future<Output = Result<T, E>>,
+    wrap: impl FnOnce(E) -> AmqpError,
+) -> Result<T, AmqpError> {
+    match tokio::time::timeout(limit, call).await {
+        Err(_) => Err(AmqpError::Timeout(url.clone())),
+        Ok(answer) => answer.map_err(wrap),
+    }
 }
 
 /// Connects. `name` is what the broker's list of connections shows.
@@ -181,10 +219,7 @@ pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpErro
 pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
-    declared.map_err(|error| match protocol_error(&error) {
-        Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
-        _ => AmqpError::broker(url, error),
-    })
+    declared.map_err(|error| AmqpError::exchange(url, exchange, error))
 }
 
 /// How long and how large a feed's history is kept by the broker.
@@ -201,6 +236,10 @@ impl Default for HistoryBounds {
         HistoryBounds { age_s: 7 * 24 * 3600, bytes: 1 << 30 }
     }
 }
+
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
 
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {

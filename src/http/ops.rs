@@ -20,11 +20,11 @@ pub fn router(health: Health, events: Arc<Events>) -> Router {
 }
 
 fn ready(health: &Health) -> Response {
-    let complaints = health.complaints();
-    if complaints.is_empty() {
-        return "ready\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", complaints.join("\n"))).into_response()
+    let report = health.report();
+    let (status, word) =
+        if report.ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+    let lines: String = report.lines.iter().map(|line| format!("{line}\n")).collect();
+    (status, format!("{word}\n{lines}")).into_response()
 }
 
 fn metrics(events: &Events) -> Response {

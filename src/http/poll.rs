@@ -41,6 +41,9 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if feed.is_shut() {
+        return query::not_ready();
+    }
     // The reply to the last one says that everything before it has come, and where that is.
     let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
     let messages = feed.open(commands, tracker);
@@ -64,6 +67,9 @@ struct Answer {
     more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// "paused" while nothing can arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
     cursor: Option<String>,
 }
 
@@ -88,6 +94,7 @@ struct Message {
     cursor: Option<String>,
     replay: Option<String>,
     retry_after_ms: Option<u64>,
+    state: Option<String>,
 }
 
 impl Poll {
@@ -177,6 +184,7 @@ impl Poll {
             ("update", Some(bug), Some(when)) => self.answer.changes.push(Change { bug, when }),
             ("gap", ..) => self.answer.replay = Some("gap".to_owned()),
             ("unsubscribe", ..) => self.where_asked -= 1,
+            ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
             ("goaway", ..) => {
                 self.leaving = true;
                 self.answer.retry_after_ms = message.retry_after_ms;
@@ -231,6 +239,8 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
             let change = Change { bug: BugId::new(bug).unwrap(), when };

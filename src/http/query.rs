@@ -76,6 +76,12 @@ pub fn refuse(status: StatusCode, error: &str) -> Box<Response> {
     Box::new((status, [(header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
+/// The answer to a client that comes before the feed is current for the first time.
+pub fn not_ready() -> Response {
+    let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "not ready yet: reading history; try again");
+    ([(header::RETRY_AFTER, "2")], *refusal).into_response()
+}
+
 fn resume(text: &str) -> Resume {
     Cursor::parse(text).map_or(Resume::Unreadable, Resume::From)
 }

@@ -30,6 +30,9 @@ use crate::hub::{Feed, Handover, Messages};
 /// sooner.
 const COMMENT_S: u64 = 15;
 
+/// The same while the feed is not current yet, when nothing else says that the connection lives.
+const EARLY_COMMENT_S: u64 = 5;
+
 /// How long a client shall wait before it reconnects, in milliseconds; another time each.
 const RETRY_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
 
@@ -59,16 +62,55 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover,
     }
     let (feed, tracker) = (Arc::clone(feed), tracker.clone());
     takeover.when_answered(move |handover| {
-        let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
-        let messages = feed.open([hello, query.subscribe()], &tracker);
-        let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
-        tracker.spawn(pump(handover, messages, writer));
+        let sessions = tracker.clone();
+        tracker.spawn(async move {
+            if feed.is_shut() && !open_up(&feed, &handover.stream).await {
+                return;
+            }
+            let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
+            let messages = feed.open([hello, query.subscribe()], &sessions);
+            let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
+            pump(handover, messages, writer).await;
+        });
     });
     // A body without end, as HTTP/1.0 has it: everything up to the end of the connection. hyper writes the head and is done,
     // with its buffers, of which an idle connection would keep some 16 KiB.
     let mut response = (headers, Body::from_stream(stream::empty::<io::Result<Bytes>>())).into_response();
     *response.version_mut() = Version::HTTP_10;
     response
+}
+
+/// Keeps a client that came before the feed is current: `EventSource` gives up for good on a 503. False where the client goes,
+/// or the gateway.
+async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
+    let mut piece = Vec::new();
+    push_retry(&mut piece, rand::random_range(RETRY_MS));
+    let opened = feed.opened();
+    tokio::pin!(opened);
+    loop {
+        piece.extend_from_slice(b": not ready yet, reading history\n\n");
+        // A few bytes now and then always find room; where they do not, nobody reads.
+        match stream.try_write(&piece) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
+            _ => piece.clear(),
+        }
+        tokio::select! {
+            open = &mut opened => return open,
+            () = gone(stream) => return false,
+            () = sleep(Duration::from_secs(EARLY_COMMENT_S)) => {}
+        }
+    }
+}
+
+/// Waits until the client has gone.
+async fn gone(stream: &TcpStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 512]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => tokio::task::consume_budget().await,
+        }
+    }
 }
 
 /// Writes events until the session or the connection ends.
@@ -202,6 +244,7 @@ mod tests {
         let heartbeat = r#"{"command":"heartbeat","cursor":"E.91"}"#;
         let nothing_yet = r#"{"command":"heartbeat","cursor":null}"#;
         let update = r#"{"command":"update","bug":1,"when":"2014-04-03T21:13:45","cursor":"E.57"}"#;
+        let paused = r#"{"command":"feed","state":"paused","since":"2014-04-03T21:13:45"}"#;
         let goaway = r#"{"command":"goaway","retry_after_ms":2300,"cursor":"E.130"}"#;
         for (plain, resumed, text, want) in [
             (true, false, hello, String::new()),
@@ -212,6 +255,7 @@ mod tests {
             (true, false, nothing_yet, ": heartbeat\n\n".to_owned()),
             (false, false, heartbeat, format!("id: E.91\ndata: {heartbeat}\n\n")),
             (true, false, update, format!("id: E.57\ndata: {update}\n\n")),
+            (true, false, paused, format!("data: {paused}\n\n")),
             (true, false, goaway, format!("retry: 2300\n\nid: E.130\ndata: {goaway}\n\n")),
         ] {
             assert_eq!(event(plain, resumed, text), want);

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bugfeed_protocol::bus::{self, BusMessage};
+use bugfeed_protocol::bus::{self, BadMessage, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use super::ShardInput;
+use crate::core::bus_plan::Why;
 use crate::core::input::Input;
-use crate::core::intake::{Intake, New, Taken};
+use crate::core::intake::{HeadStands, Intake, New, Taken};
 use crate::core::replay::Recorder;
 use crate::events::Events;
 
@@ -29,6 +30,19 @@ pub struct Ingest {
     changes: Counter,
     last_poison: Option<Instant>,
     current: bool,
+    /// The feed was current once, so that somebody may have been told something.
+    begun: bool,
+}
+
+/// What came of a message.
+#[derive(Debug)]
+pub enum Came {
+    /// The change that was to come.
+    Next,
+    /// One that came late, was known, or ended what went before.
+    Other,
+    /// The sign of a hole.
+    Hole(Hole),
 }
 
 /// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
@@ -53,7 +67,7 @@ impl Ingest {
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
-        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false }
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false, begun: false }
     }
 
     /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
@@ -67,24 +81,35 @@ impl Ingest {
         match bus::decode(body) {
             Ok(message) => Some(message),
             Err(reason) => {
-                let quiet = self.last_poison.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
-                if !quiet {
-                    self.last_poison = Some(Instant::now());
-                }
-                self.events.poison(&self.feed, body, &reason, quiet);
+                self.poison(body, &reason);
                 None
             }
         }
     }
 
-    /// Takes a change in, unless it is known or shows a hole. `recorded` is the producer's word on when it had it.
-    pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Option<Hole> {
-        match self.intake.offer(&message, recorded, now()) {
-            Taken::New(new) => self.deliver(new).await,
-            Taken::Known => self.events.repeated(&self.feed),
-            Taken::Hole { missing, before } => return Some(Hole { message, recorded, missing, before }),
+    /// A message cannot be read.
+    pub fn poison(&mut self, body: &[u8], reason: &BadMessage) {
+        let quiet = self.last_poison.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
+        if !quiet {
+            self.last_poison = Some(Instant::now());
         }
-        None
+        self.events.poison(&self.feed, body, reason, quiet);
+    }
+
+    /// Takes a change in, unless it is known or shows a hole. `recorded` is the producer's word on when it had it.
+    pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Came {
+        match self.intake.offer(&message, recorded, now()) {
+            Taken::New(new) => {
+                let next = !new.late && new.gap.is_none();
+                self.deliver(new).await;
+                if next { Came::Next } else { Came::Other }
+            }
+            Taken::Known => {
+                self.events.repeated(&self.feed);
+                Came::Other
+            }
+            Taken::Hole { missing, before } => Came::Hole(Hole { message, recorded, missing, before }),
+        }
     }
 
     /// Whether a message shows no hole any more.
@@ -104,16 +129,53 @@ impl Ingest {
         let New { update, gap, late, forked } = new;
         self.changes.inc();
         if forked {
-            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor));
+            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), self.begun);
         }
         if late {
             self.events.late(&self.feed);
         }
         if let Some(cursor) = gap {
-            self.events.gap(&self.feed, &cursor);
-            self.to_shards(|| Input::Gap(Some(cursor.clone()))).await;
+            self.tell_gap(Some(cursor)).await;
         }
         self.to_shards(|| Input::Update(update.clone())).await;
+    }
+
+    /// Tells the shards that continuity is lost. What happened before anybody was served is nobody's news.
+    async fn tell_gap(&self, cursor: Option<Cursor>) {
+        if self.begun {
+            self.events.gap(&self.feed, cursor.as_ref());
+        }
+        self.to_shards(|| Input::Gap(cursor.clone())).await;
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next.
+    pub async fn lose(&mut self) {
+        let cursor = self.intake.lose();
+        self.tell_gap(cursor).await;
+    }
+
+    /// Continuity is lost; the next change follows this cursor.
+    pub async fn go_on_after(&mut self, cursor: &Cursor, why: Why) {
+        if why == Why::Forked {
+            self.events.forked(&self.feed, cursor, self.begun);
+        }
+        let cursor = self.intake.go_on_after(cursor);
+        self.tell_gap(Some(cursor)).await;
+    }
+
+    /// Where a publisher's head is, given what was taken in.
+    pub fn judge_head(&self, head: &Cursor) -> HeadStands {
+        self.intake.judge_head(head)
+    }
+
+    /// Whether resumes wait until it is known if changes were missed.
+    pub async fn hold(&self, held: bool) {
+        self.to_shards(|| Input::Hold(held)).await;
+    }
+
+    /// Tells clients whether changes can arrive.
+    pub async fn feed_state(&self, paused: bool, since: When) {
+        self.to_shards(|| Input::Feed { paused, since }).await;
     }
 
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
@@ -128,6 +190,7 @@ impl Ingest {
     pub async fn current(&mut self, current: bool) {
         if self.current != current {
             self.current = current;
+            self.begun |= current;
             self.to_shards(|| Input::Current(current)).await;
         }
     }

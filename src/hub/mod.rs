@@ -5,6 +5,7 @@
 //! commands of clients go through the same queue.
 
 mod conn;
+mod gate;
 mod ingest;
 mod line;
 mod link;
@@ -21,7 +22,8 @@ use tokio_util::task::TaskTracker;
 use bugfeed_protocol::client::Command;
 use conn::Common;
 pub use conn::{Conn, Handover};
-pub use ingest::{Hole, Ingest};
+use gate::Gate;
+pub use ingest::{Came, Hole, Ingest};
 pub use line::{Line, Messages};
 pub use link::Link;
 
@@ -74,6 +76,7 @@ pub struct Feed {
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
     common: Arc<Common>,
+    gate: Arc<Gate>,
 }
 
 /// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
@@ -91,6 +94,7 @@ pub struct FeedParts {
 pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>) -> FeedParts {
     let (recorder, cache) = replay(options.replay);
     let about = About { version: crate::VERSION.into(), feed: name.into() };
+    let gate = Arc::new(Gate::new(options.shards.max(1)));
     let (senders, shards) = (0..options.shards.max(1))
         .map(|_| {
             let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
@@ -100,6 +104,7 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
                 tick: tick_of(&options.session),
                 clock,
                 events: Arc::clone(events),
+                gate: Some(Arc::clone(&gate)),
             };
             (sender, task)
         })
@@ -115,6 +120,7 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
             clock,
             events: Arc::clone(events),
         }),
+        gate,
     };
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
@@ -149,6 +155,17 @@ impl Feed {
         messages
     }
 
+    /// Whether it is too early for clients: the feed was not current yet, and what was published long ago would come to
+    /// them as if it were new.
+    pub fn is_shut(&self) -> bool {
+        self.gate.is_shut()
+    }
+
+    /// Waits until clients may come; false where the gateway stops before.
+    pub async fn opened(&self) -> bool {
+        self.gate.opened().await
+    }
+
     /// Bugs a session may watch.
     pub fn max_bugs(&self) -> usize {
         self.common.max_bugs
@@ -161,6 +178,7 @@ impl Feed {
 
     /// Closes every session with "gateway restarts", spread over this time.
     pub async fn drain(&self, window: Duration) {
+        self.gate.leave();
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         for shard in &self.shards {
             // A shard that is gone has no sessions.
@@ -177,6 +195,8 @@ pub struct ShardTask {
     tick: Duration,
     clock: Clock,
     events: Arc<Events>,
+    /// To be told when this shard is current for the first time.
+    gate: Option<Arc<Gate>>,
 }
 
 impl ShardTask {
@@ -225,8 +245,12 @@ impl ShardTask {
                 continue;
             }
             drains |= matches!(input, Input::Drain { .. });
+            let current = matches!(input, Input::Current(true));
             self.flush().await;
             self.shard.take(input);
+            if let Some(gate) = self.gate.take_if(|_| current) {
+                gate.shard_is_current();
+            }
             if self.count() >= TURN as u64 {
                 tokio::task::yield_now().await;
             }

@@ -1,6 +1,8 @@
 //! Against a real RabbitMQ, MariaDB and PostgreSQL.
 
+mod bus;
 mod chaos;
+mod deploy;
 mod end_to_end;
 mod gateway;
 mod history;

@@ -1,0 +1,402 @@
+//! What a gateway does about its bus: when history is read, when resumes wait, when continuity is broken, and when clients
+//! are told that nothing can arrive.
+//!
+//! Goes in: what happened ([`Event`]), and the time in milliseconds. Comes out: what is to be done about it, in order
+//! ([`Action`]), and what people should know ([`BusPlan::stopped`], [`BusPlan::notes`]). Never touches a broker: whoever
+//! carries the actions out hands in what became of them as further events.
+//!
+//! The rule behind it: continuity is proven or broken. After a reconnect it is proven by history in which the newest number
+//! known here was met, by a publisher's head that equals it, or by the next number. Until then resumes wait, for two heads
+//! at most; a publisher that says no heads is not waited for.
+
+use bugfeed_protocol::bus::Head;
+use bugfeed_protocol::{Cursor, Epoch};
+
+use super::intake::HeadStands;
+pub use publishers::Publishers;
+pub use words::{Action, Event, Note, Queue, Stopped, Why};
+
+/// How long a lost connection may be lost before clients are told: what is back at once is no news.
+const GRACE_MS: u64 = 2_000;
+/// What a head may be late, beside its interval.
+const SLACK_MS: u64 = 1_000;
+/// So many intervals without a head are silence.
+const SILENT_INTERVALS: u64 = 3;
+/// How long history may take to answer when a connection begins: right after a broker's start a stream can be away.
+const BEGIN_PATIENCE_MS: u64 = 20_000;
+/// How long it may take while changes wait behind a hole.
+const HOLE_PATIENCE_MS: u64 = 4_000;
+/// How long history that did not answer is not asked again.
+const REST_MS: u64 = 60_000;
+/// The same of a broker that has none, or refuses it.
+const LONG_REST_MS: u64 = 300_000;
+/// How often the bindings are made anew while heads are silent.
+const REBIND_MS: u64 = 10_000;
+/// From when on it is worth a word that no publisher was heard, and the bindings are made anew: they may have gone before
+/// anybody was.
+const LISTEN_MS: u64 = 10_000;
+/// The same where a publisher that says no heads was heard: it may have nothing to say.
+const IDLE_MS: u64 = 30_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down {
+        since_ms: u64,
+    },
+    /// Connected; since when nothing could arrive.
+    Reading {
+        since_ms: u64,
+    },
+    Live {
+        since_ms: u64,
+    },
+}
+
+/// What history is read for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Job {
+    Begin,
+    Hole,
+    Head(Cursor),
+}
+
+/// What is known of the publisher's heads.
+#[derive(Clone, Debug, Default)]
+struct Heads {
+    /// One was heard, and the publisher has not shown since that it says none.
+    expected: bool,
+    last_ms: u64,
+    interval_ms: u64,
+    /// What the publisher waits for, and since when.
+    paused: Option<(String, u64)>,
+    /// When the bindings were first made anew in this silence, and when they are next.
+    rebound_ms: Option<u64>,
+    rebind_ms: u64,
+}
+
+/// The plan of one feed's bus.
+#[derive(Debug)]
+pub struct BusPlan {
+    history: bool,
+    link: Link,
+    queue: Queue,
+    known: bool,
+    live_once: bool,
+    job: Option<Job>,
+    hold_until_ms: Option<u64>,
+    /// History is not asked from the first to the second.
+    rests: Option<(u64, u64)>,
+    heads: Heads,
+    /// Changes taken so far, and when the last one was.
+    taken: u64,
+    taken_ms: u64,
+    /// A head beyond what is here was heard when so many had been taken.
+    suspect: Option<u64>,
+    heard: bool,
+    publishers: Publishers,
+    paused: bool,
+}
+
+impl BusPlan {
+    /// The plan of a feed that has no connection yet. `history`: whether the broker is to keep any.
+    pub fn new(now_ms: u64, history: bool) -> BusPlan {
+        BusPlan {
+            history,
+            link: Link::Down { since_ms: now_ms },
+            queue: Queue::New,
+            known: false,
+            live_once: false,
+            job: None,
+            hold_until_ms: None,
+            rests: None,
+            heads: Heads::default(),
+            taken: 0,
+            taken_ms: 0,
+            suspect: None,
+            heard: false,
+            publishers: Publishers::default(),
+            paused: false,
+        }
+    }
+
+    /// What to do about an event. `now_ms` never falls.
+    pub fn on(&mut self, now_ms: u64, event: Event<'_>) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Connected { queue, known } => self.connected(now_ms, queue, known, &mut out),
+            Event::Lost => self.lost(now_ms, &mut out),
+            Event::HistoryRead { proven } => self.history_over(now_ms, proven, &mut out),
+            Event::HistoryFailed { for_good } => {
+                self.rests = Some((now_ms, now_ms + if for_good { LONG_REST_MS } else { REST_MS }));
+                self.history_over(now_ms, false, &mut out);
+            }
+            Event::Hole => match self.has_history(now_ms) {
+                true => {
+                    self.job = Some(Job::Hole);
+                    out.push(Action::Current(false));
+                    out.push(Action::ReadHistory { patience_ms: HOLE_PATIENCE_MS });
+                }
+                false => self.go_on(&mut out),
+            },
+            Event::Taken { epoch, next } => self.change(now_ms, epoch, next, &mut out),
+            Event::Head { head, stands } => self.head(now_ms, head, stands, &mut out),
+            Event::Judged(stands) => self.judged(now_ms, stands, &mut out),
+            Event::Tick => self.tick(now_ms, &mut out),
+        }
+        self.tell_flow(now_ms, &mut out);
+        out
+    }
+
+    /// Whether the feed was current once.
+    pub fn was_live(&self) -> bool {
+        self.live_once
+    }
+
+    /// Heads cannot be heard on this connection: their silence means nothing.
+    pub fn expect_no_heads(&mut self) {
+        self.heads = Heads::default();
+    }
+
+    /// Why nothing can arrive just now, and since when.
+    pub fn stopped(&self, now_ms: u64) -> Option<(Stopped, u64)> {
+        match self.link {
+            Link::Down { since_ms } => return Some((Stopped::NotConnected, since_ms)),
+            Link::Reading { since_ms } => return Some((Stopped::ReadingHistory, since_ms)),
+            Link::Live { .. } => {}
+        }
+        // Changes that come without heads come all the same.
+        let heard_ms = self.heads.last_ms.max(self.taken_ms);
+        if self.heads_are_silent(now_ms) && now_ms > heard_ms + self.silence_ms() {
+            return Some((Stopped::Silent, heard_ms));
+        }
+        let (reason, since_ms) = self.heads.paused.clone()?;
+        Some((Stopped::Publisher(reason), since_ms))
+    }
+
+    /// What people should know all the same.
+    pub fn notes(&self, now_ms: u64) -> Vec<Note> {
+        let mut notes = Vec::new();
+        match self.link {
+            Link::Live { since_ms } if !self.heard && now_ms >= since_ms + LISTEN_MS => {
+                notes.push(Note::NoPublisher { since_ms });
+            }
+            _ => {}
+        }
+        notes.extend(self.publishers.two(now_ms).map(|(one, two)| Note::TwoPublishers(one, two)));
+        let rests = self.rests.filter(|&(_, until_ms)| now_ms < until_ms);
+        notes.extend(rests.map(|(since_ms, _)| Note::HistoryAway { since_ms }));
+        notes
+    }
+
+    fn has_history(&self, now_ms: u64) -> bool {
+        self.history && self.rests.is_none_or(|(_, until_ms)| now_ms >= until_ms)
+    }
+
+    fn silence_ms(&self) -> u64 {
+        self.heads.interval_ms * SILENT_INTERVALS + SLACK_MS
+    }
+
+    fn heads_are_silent(&self, now_ms: u64) -> bool {
+        let live = matches!(self.link, Link::Live { .. });
+        live && self.heads.expected && now_ms > self.heads.last_ms + self.silence_ms()
+    }
+
+    fn connected(&mut self, now_ms: u64, queue: Queue, known: bool, out: &mut Vec<Action>) {
+        let (Link::Down { since_ms } | Link::Reading { since_ms }) = self.link else { return };
+        (self.queue, self.known) = (queue, known);
+        self.link = Link::Reading { since_ms };
+        (self.rests, self.suspect, self.heard) = (None, None, false);
+        // From here on heads can come.
+        self.heads = Heads { last_ms: now_ms, rebound_ms: None, rebind_ms: 0, paused: None, ..self.heads.clone() };
+        if self.history {
+            self.job = Some(Job::Begin);
+            out.push(Action::ReadHistory { patience_ms: BEGIN_PATIENCE_MS });
+        } else {
+            self.settle(now_ms, false, out);
+        }
+    }
+
+    /// What came before the connection is through.
+    fn settle(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
+        self.link = Link::Live { since_ms: now_ms };
+        // At first nobody was told anything. A durable queue that was there has missed nothing, unless a head says so.
+        let kept = self.queue == Queue::Durable { kept: true } && !self.heads.expected;
+        let sure = proven || kept || !self.known || !self.live_once;
+        self.live_once = true;
+        if !sure && self.heads.expected {
+            self.hold_until_ms = Some(now_ms + 2 * self.heads.interval_ms + SLACK_MS);
+            out.push(Action::Hold(true));
+        } else if !sure {
+            out.push(Action::Lose);
+        }
+        out.push(Action::Current(true));
+    }
+
+    fn lost(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        if let Link::Live { .. } = self.link {
+            self.link = Link::Down { since_ms: now_ms };
+        } else if let Link::Reading { since_ms } = self.link {
+            self.link = Link::Down { since_ms };
+        }
+        self.job = None;
+        if self.hold_until_ms.is_some() {
+            // It was not proven, and now cannot be for a while.
+            out.push(Action::Lose);
+            self.release(out);
+        }
+        out.push(Action::Current(false));
+    }
+
+    fn release(&mut self, out: &mut Vec<Action>) {
+        if self.hold_until_ms.take().is_some() {
+            out.push(Action::Hold(false));
+        }
+    }
+
+    /// A hole is given up, or was filled: from here on continuity is proven, or was said to be broken.
+    fn go_on(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::TakeAnyway);
+        self.release(out);
+    }
+
+    fn history_over(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
+        match self.job.take() {
+            Some(Job::Begin) => self.settle(now_ms, proven, out),
+            Some(Job::Hole) => {
+                self.go_on(out);
+                out.push(Action::Current(true));
+            }
+            Some(Job::Head(cursor)) => {
+                self.job = Some(Job::Head(cursor));
+                out.push(Action::Judge);
+            }
+            None => {}
+        }
+    }
+
+    fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Action>) {
+        (self.taken, self.taken_ms, self.heard) = (self.taken + 1, now_ms, true);
+        if let Some(epoch) = epoch {
+            self.publishers.heard(epoch, now_ms);
+        }
+        if next {
+            self.release(out);
+        }
+        // The way is open, and still only changes come through it.
+        if self.heads.rebound_ms.is_some_and(|at_ms| now_ms > at_ms + self.silence_ms()) {
+            (self.heads.expected, self.heads.rebound_ms) = (false, None);
+        }
+    }
+
+    fn head(&mut self, now_ms: u64, head: &Head, stands: HeadStands, out: &mut Vec<Action>) {
+        self.heard = true;
+        self.publishers.heard(&head.cursor.epoch, now_ms);
+        let since_ms = self.heads.paused.as_ref().map_or(now_ms, |(_, since_ms)| *since_ms);
+        self.heads = Heads {
+            expected: true,
+            last_ms: now_ms,
+            interval_ms: head.interval_ms,
+            paused: head.paused.clone().map(|reason| (reason, since_ms)),
+            rebound_ms: None,
+            rebind_ms: 0,
+        };
+        if !matches!(self.link, Link::Live { .. }) || self.job.is_some() {
+            return;
+        }
+        match stands {
+            HeadStands::Even | HeadStands::Within => {
+                self.suspect = None;
+                self.release(out);
+            }
+            HeadStands::Behind { .. } if !self.is_sure() => {}
+            HeadStands::Behind { .. } => self.look_into(now_ms, &head.cursor, out),
+            HeadStands::Forked => {
+                out.push(Action::GoOnAfter(head.cursor.clone(), Why::Forked));
+                self.release(out);
+            }
+            // While the other ledger lives, going over to this one would only be the beginning of going to and fro.
+            HeadStands::OtherEpoch if self.publishers.others(&head.cursor.epoch, now_ms, self.silence_ms()) => {}
+            HeadStands::OtherEpoch => self.look_into(now_ms, &head.cursor, out),
+        }
+    }
+
+    /// Whether what a head has more will not come by itself. Beside a durable queue it may still wait in that: it is missing
+    /// if nothing came from one head to the next.
+    fn is_sure(&mut self) -> bool {
+        self.queue == Queue::New || self.suspect.replace(self.taken) == Some(self.taken)
+    }
+
+    /// A head says that something was published and did not come. The binding may be gone: it is made before history is
+    /// read, so that nothing falls in between.
+    fn look_into(&mut self, now_ms: u64, head: &Cursor, out: &mut Vec<Action>) {
+        self.suspect = None;
+        self.job = Some(Job::Head(head.clone()));
+        out.push(Action::Current(false));
+        out.push(Action::Rebind);
+        out.push(match self.has_history(now_ms) {
+            true => Action::ReadHistory { patience_ms: HOLE_PATIENCE_MS },
+            false => Action::Judge,
+        });
+    }
+
+    fn judged(&mut self, now_ms: u64, stands: HeadStands, out: &mut Vec<Action>) {
+        let Some(Job::Head(head)) = self.job.take() else { return };
+        let why = match stands {
+            HeadStands::Even | HeadStands::Within => None,
+            HeadStands::Behind { .. } => Some(Why::Missing),
+            HeadStands::Forked => Some(Why::Forked),
+            HeadStands::OtherEpoch => Some(Why::OtherLedger),
+        };
+        out.extend(why.map(|why| Action::GoOnAfter(head, why)));
+        self.release(out);
+        out.push(Action::Current(true));
+        // Reading may have taken longer than a head's interval, and no head was looked at meanwhile.
+        self.heads.last_ms = now_ms;
+    }
+
+    fn tick(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        if self.hold_until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
+            out.push(Action::Lose);
+            self.release(out);
+        }
+        let Link::Live { since_ms } = self.link else { return };
+        let silent = self.heads_are_silent(now_ms);
+        let idle = if self.heard { self.taken_ms + IDLE_MS } else { since_ms + LISTEN_MS };
+        let idle = !self.heads.expected && now_ms >= idle.max(since_ms + LISTEN_MS);
+        if self.job.is_none() && (silent || idle) && now_ms >= self.heads.rebind_ms {
+            self.heads.rebind_ms = now_ms + if silent { REBIND_MS } else { IDLE_MS };
+            if silent {
+                self.heads.rebound_ms.get_or_insert(now_ms);
+            }
+            out.push(Action::Rebind);
+        }
+    }
+
+    fn tell_flow(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let stopped = self.stopped(now_ms);
+        match (self.paused, stopped) {
+            (true, None) => {
+                self.paused = false;
+                out.push(Action::Feed { paused: false, since_ms: now_ms });
+            }
+            (false, Some((reason, since_ms))) => {
+                let short = matches!(reason, Stopped::NotConnected | Stopped::ReadingHistory);
+                if !short || now_ms >= since_ms + GRACE_MS {
+                    self.paused = true;
+                    out.push(Action::Feed { paused: true, since_ms });
+                }
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+}
+
+#[path = "publishers.rs"]
+mod publishers;
+
+#[path = "bus_words.rs"]
+mod words;
+
+#[cfg(test)]
+#[path = "bus_plan_tests.rs"]
+mod tests;
