@@ -8,15 +8,10 @@ const world = globalThis;
 const soon = queueMicrotask;
 /** How long opening a connection may take, in ms. */
 const CONNECT_MS = 15_000;
-/** How long an answer may take where there is reason to doubt the connection, in ms. */
-const PROBE_MS = 5_000;
-/** No gateway is waited for longer than this, in ms. */
-const MAX_WAIT_MS = 300_000;
 /** Marks a cursor that is a date, for gateways that know no cursors. */
 const SINCE = "since:";
 /** What is named often. */
 const WAITING = "waiting";
-const CLOSED = "closed";
 const SUBSCRIBE = "subscribe";
 const CLASSIC = "classic";
 const HELLO = "hello";
@@ -25,8 +20,8 @@ const ERROR = "error";
 const UNKNOWN = "unknown";
 
 /** Some browsers never ask again for a module that once was not to be had; under another address they do. */
-const loadOthers = () =>
-  import("./client-fallback.js").catch(() => import(`./client-fallback.js?${Date.now()}`));
+const again = (module, name) => module.catch(() => import(`./client-${name}.js?${Date.now()}`));
+const loadOthers = () => again(import("./client-fallback.js"), "fallback");
 
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
@@ -162,7 +157,7 @@ export class Bugfeed extends EventTarget {
   }
 
   close = () => {
-    if (this.state === CLOSED) return;
+    if (this.state === "closed") return;
     // Before what is still to be done.
     this.#queue.unshift((queue) => queue.close());
     this.#end();
@@ -207,7 +202,7 @@ export class Bugfeed extends EventTarget {
       // Last: whoever hears of it may close the feed, and the link with it.
       this.#become("connecting");
     } catch (cause) {
-      this.#fail(cause, { cause });
+      this.#fail(cause);
     }
   }
 
@@ -224,7 +219,8 @@ export class Bugfeed extends EventTarget {
     const message = `${this.url} refuses (${status || code}): ${reason}`;
     // After these, the same would be refused again.
     if (final || [1002, 1003, 1007, 1009].includes(code)) return this.#fail(message, { code, status });
-    this.#row = { [status]: 1 + (this.#row[status] | 0) };
+    const row = 1 + (this.#row[status] | 0);
+    this.#row = { [status]: row };
     // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
     const delay =
       this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random()) + least;
@@ -236,7 +232,7 @@ export class Bugfeed extends EventTarget {
         () => {},
       );
     this.#become(WAITING, { reason: reason || `connection lost (${code})`, delay });
-    if (status && this.#row[status] === 3) this.#tell(ERROR, new BugfeedError(`${message}; retrying`, { status }));
+    if (status && row === 3) this.#tell(ERROR, new BugfeedError(`${message}; retrying`, { status }));
   }
 
   #leave() {
@@ -254,7 +250,7 @@ export class Bugfeed extends EventTarget {
     clearTimeout(this.#timer);
     this.#leave();
     this.#ended.abort();
-    this.#become(CLOSED);
+    this.#become("closed");
   }
 
   #become(state, about) {
@@ -265,11 +261,12 @@ export class Bugfeed extends EventTarget {
   /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection blindly. */
   #wake = () => {
     if (world.document?.hidden) return;
-    if (this.#sent) this.#probe(PROBE_MS);
+    if (this.#sent) this.#probe();
     else this.#retryAfter ?? this.reconnect();
   };
 
-  #probe(ms) {
+  /** How long the answer may take where there is reason to doubt the connection, in ms. */
+  #probe(ms = 5_000) {
     this.#link.send({ command: "version" });
     this.#after(ms);
   }
@@ -337,12 +334,21 @@ export class Bugfeed extends EventTarget {
     }
     this.#last = command;
     if (command === "update") {
+      // On a classic gateway the largest date is where to resume, but none that lies in the future.
       if (Number.isSafeInteger(bug) && typeof when === "string")
-        this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
+        this.#move(
+          cursor ??
+            (this.protocol === CLASSIC &&
+              !(when <= dateOf(this.cursor)) &&
+              when < new Date().toISOString() &&
+              SINCE + when),
+          this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when },
+        );
     } else if (command === "gap") {
       this.#missed(cursor, [...this.#sent], spread);
     } else if (isBeat || command === "goaway") {
-      if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
+      // No gateway is waited for longer than five minutes.
+      if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, 300_000);
       this.#move(cursor);
     } else if (this.#asked.delete(asked)) {
       if (command === HELLO) this.#welcomed(message, cursor, isRefused);
@@ -386,11 +392,6 @@ export class Bugfeed extends EventTarget {
     this.#move(cursor, bugs.length && { type: "gap", bugs }, spread);
   }
 
-  /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
-  #since(when) {
-    return this.protocol === CLASSIC && !(when <= dateOf(this.cursor)) && when < new Date().toISOString() && SINCE + when;
-  }
-
   // What the application hears.
 
   /** Passes something on, and moves the cursor: what is resumed from at once, what is stored when it is dealt with. */
@@ -402,7 +403,7 @@ export class Bugfeed extends EventTarget {
   }
 
   #later(call) {
-    this.#loading ??= import("./client-queue.js").then(
+    this.#loading ??= again(import("./client-queue.js"), "queue").then(
       (module) => (this.#queue = new module.Queue(this.#queue, this, this.#tell, this.#save, BugfeedError)),
       (cause) => {
         this.#loading = null;

@@ -374,7 +374,9 @@ const shared = (name, direct, fetch) => (url, on) => {
   let link;
   let isClosed = false;
   const begin = (transport) => isClosed || (link = transport(url, on));
-  import("./client-shared.js").then(
+  // As bugfeed.js does.
+  const loading = import("./client-shared.js").catch(() => import(`./client-shared.js?${Date.now()}`));
+  loading.then(
     (module) => begin(module.shared(name, direct, fetch)),
     () => begin(direct),
   );
