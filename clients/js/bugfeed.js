@@ -121,7 +121,17 @@ export class Bugfeed extends EventTarget {
 
   constructor(
     url,
-    { bugs = [], signal, storage, key, cursor, heartbeat = 30, transport, withCredentials, WebSocket = world.WebSocket } = {},
+    {
+      bugs = [],
+      signal,
+      storage,
+      key,
+      cursor,
+      heartbeat = 30,
+      transport,
+      withCredentials,
+      WebSocket = world.WebSocket,
+    } = {},
   ) {
     super();
     this.url = address(url);

@@ -166,7 +166,7 @@ for (const [name, browser] of Object.entries(browsers)) {
     [false, "sse"],
     [true, "long-poll"],
   ])
-    test(`${name}: behind a proxy without WebSocket, by ${transport}: resumes after kill -9 of the gateway`, options, async () => {
+    test(`${name}: behind a proxy without WebSocket, by ${transport}: resumes after kill -9`, options, async () => {
       const gateway = await Gateway.start();
       gateway.touch(9); // So that it knows a number.
       const proxy = await Proxy.start(gateway.port, { refuse: 502, keep });

@@ -8,7 +8,8 @@ import { Http } from "./http.mjs";
 import { Channel, Locks, freeze, openChannels, thaw } from "./pages.mjs";
 import { Clock, settled } from "./support.mjs";
 
-const own = ["navigator", "BroadcastChannel", "document"].map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]);
+const describe = (name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)];
+const own = ["navigator", "BroadcastChannel", "document"].map(describe);
 const define = (name, value) => Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
 let clock;
 let feeds;

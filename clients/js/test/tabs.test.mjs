@@ -40,7 +40,8 @@ const bugPage = (bug) => `<!doctype html><title>${bug}</title><body><form name="
     tell("loaded");
   </script>`;
 
-const modules = { client: "bugfeed", "client-queue": "client-queue", "client-fallback": "client-fallback", "client-shared": "client-shared" };
+/** As the gateway names it; the others have their own names. */
+const modules = { client: "bugfeed" };
 
 /** The tracker's host: its pages, and below /bugfeed/ the gateway. */
 class Tracker {
@@ -54,7 +55,8 @@ class Tracker {
   static async start(gateway) {
     const tracker = new Tracker();
     tracker.server = createServer((incoming, answer) => tracker.#serve(gateway, incoming, answer));
-    tracker.server.on("upgrade", (_, socket) => socket.end("HTTP/1.1 502 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"));
+    const refusal = "HTTP/1.1 502 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    tracker.server.on("upgrade", (_, socket) => socket.end(refusal));
     tracker.server.listen(0, "127.0.0.1");
     await once(tracker.server, "listening");
     tracker.url = `http://127.0.0.1:${tracker.server.address().port}/`;
@@ -72,7 +74,7 @@ class Tracker {
     } else if (this.isAway && incoming.url.startsWith("/bugfeed/")) {
       answer.writeHead(404).end("nginx");
     } else if (name) {
-      const source = readFileSync(new URL(`../${modules[name]}.js`, import.meta.url));
+      const source = readFileSync(new URL(`../${modules[name] ?? name}.js`, import.meta.url));
       answer.setHeader("content-type", "text/javascript").end(source);
     } else if (incoming.url === "/extension.js") {
       const source = readFileSync(new URL("../../../examples/userscript/bugfeed.user.js", import.meta.url));
@@ -88,7 +90,8 @@ class Tracker {
     answer.on("close", () => this.held.delete(answer));
     const { host, connection, ...headers } = incoming.headers;
     const path = incoming.url.replace("/bugfeed", "");
-    const outgoing = request({ host: "127.0.0.1", port: gateway.port, method: incoming.method, path, headers }, (response) => {
+    const onward = { host: "127.0.0.1", port: gateway.port, method: incoming.method, path, headers };
+    const outgoing = request(onward, (response) => {
       answer.writeHead(response.statusCode, response.headers);
       answer.flushHeaders();
       response.pipe(answer);
@@ -193,7 +196,8 @@ test("seven tabs share one connection, whoever of them is closed", { skip: missi
     await gateway.start();
     const back = await tracker.words(12);
     assert.deepEqual(back.filter(([, word]) => word === ALL), TABS.slice(1).map((tab) => [tab, ALL]));
-    assert.deepEqual(back.filter(([, word]) => word === "subscribed").map(([, , replay]) => replay), Array(6).fill("complete"));
+    const verdicts = back.filter(([, word]) => word === "subscribed").map(([, , replay]) => replay);
+    assert.deepEqual(verdicts, Array(6).fill("complete"));
     await eventually(() => tracker.streams.length === 1);
     assert.deepEqual(tracker.heard, []);
   } finally {
