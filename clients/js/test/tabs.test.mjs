@@ -8,6 +8,7 @@ import { createServer, request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { WebSocket } from "ws";
 import { Gateway, binary } from "./support.mjs";
 
 const browser = ["chromium", "chromium-browser", "google-chrome"].find((name) => !spawnSync(name, ["--version"]).error);
@@ -151,6 +152,15 @@ class Tabs {
     await this.#ask(`close/${id}`);
   }
 
+  /** `frozen`, as browsers do with tabs that nobody looks at, or `active`. */
+  async become(state, id) {
+    const socket = new WebSocket(`ws://127.0.0.1:${this.port}/devtools/page/${id}`);
+    await once(socket, "open");
+    socket.send(JSON.stringify({ id: 1, method: "Page.setWebLifecycleState", params: { state } }));
+    await once(socket, "message");
+    socket.close();
+  }
+
   async end() {
     const ended = once(this.child, "exit");
     process.kill(-this.child.pid, "SIGTERM");
@@ -188,6 +198,22 @@ test("seven tabs share one connection, whoever of them is closed", { skip: missi
     const words = await tracker.words(7);
     assert.deepEqual(words.filter(([, bug]) => bug === ALL), TABS.slice(1).map((tab) => [tab, ALL]));
     assert.deepEqual(words.filter(([, bug]) => bug === 5), [[5, 5]]);
+    await eventually(() => tracker.streams.length === 1);
+
+    // All but the last are frozen, the leader among them; when they wake up, they miss nothing.
+    for (const id of opened.slice(1, -1)) await tabs.become("frozen", id);
+    gateway.touch(ALL);
+    let told = await tracker.next();
+    while (told[1] !== ALL) told = await tracker.next();
+    assert.equal(told[0], 7);
+    for (const id of opened.slice(1, -1)) await tabs.become("active", id);
+    const awake = new Map();
+    while (awake.size < 5) {
+      const [tab, word] = await tracker.next();
+      assert.ok(["subscribed", ALL].includes(word), word);
+      if (word === ALL) awake.set(tab, (awake.get(tab) ?? 0) + 1);
+    }
+    assert.deepEqual([...awake].sort(), TABS.slice(1, -1).map((tab) => [tab, 1]));
     await eventually(() => tracker.streams.length === 1);
 
     // While the gateway is away.
