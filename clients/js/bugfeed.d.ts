@@ -60,7 +60,10 @@ export type FeedState = "live" | "paused";
 /** The gateway on what was missed: every change follows, the newest of each bug follows, or nobody knows. */
 export type Replay = "complete" | "latest" | "gap";
 
-/** The gateway's reply to `hello`. One of 2014 has none of these members, long-poll has the last two. */
+/**
+ * The gateway's reply to `hello`. One of 2014 has none of these members; by long-poll, and where pages share a connection,
+ * there are the last two.
+ */
 export interface Welcome {
   version?: string;
   feed?: string;
