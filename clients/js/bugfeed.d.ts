@@ -60,7 +60,10 @@ export type FeedState = "live" | "paused";
 /** The gateway on what was missed: every change follows, the newest of each bug follows, or nobody knows. */
 export type Replay = "complete" | "latest" | "gap";
 
-/** The gateway's reply to `hello`. One of 2014 has none of these members, long-poll has the last two. */
+/**
+ * The gateway's reply to `hello`. One of 2014 has none of these members; by long-poll, and where pages share a connection,
+ * there are the last two.
+ */
 export interface Welcome {
   version?: string;
   feed?: string;
@@ -132,7 +135,8 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   readonly head: string | null;
   /**
    * Up to here everything was received. The first `subscribe` of a connection resumes from here. Opaque text, but for
-   * `since:` and a date.
+   * `since:` and a date. It may lie beyond what was told, such as a gap that is told later: what shall outlive the page is
+   * for `storage` to keep.
    */
   cursor: string | null;
   /** What is watched, or will be once there is a connection. */
@@ -212,7 +216,7 @@ export type Transport = (
      * The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known; whether
      * that is the gateway's own last word (`final`); how many ms it wants to be left alone.
      */
-    close(why: { code?: number; reason?: string; status?: number; final?: boolean; retryAfter?: number }): void;
+    close(why: { code?: number; reason?: string; status?: number; final?: boolean; delay?: number }): void;
   },
 ) => Link;
 

@@ -6,30 +6,27 @@
 
 const world = globalThis;
 const soon = queueMicrotask;
-/** Close codes after which the same would be refused again. */
-const FINAL = [1002, 1003, 1007, 1009];
 /** How long opening a connection may take, in ms. */
 const CONNECT_MS = 15_000;
-/** How long an answer may take where there is reason to doubt the connection, in ms. */
-const PROBE_MS = 5_000;
-/** No gateway is waited for longer than this, in ms. */
-const MAX_WAIT_MS = 300_000;
 /** Marks a cursor that is a date, for gateways that know no cursors. */
 const SINCE = "since:";
-/** States, a command and a protocol that are named often. */
+/** What is named often. */
 const WAITING = "waiting";
-const CLOSED = "closed";
 const SUBSCRIBE = "subscribe";
 const CLASSIC = "classic";
+const HELLO = "hello";
+const ERROR = "error";
 /** The cursor of those who were given none: no gateway made it, so that resuming from it is a gap. */
 const UNKNOWN = "unknown";
 
-const loadOthers = () => import("./client-fallback.js");
+/** Some browsers never ask again for a module that once was not to be had; under another address they do. */
+const again = (module, name) => module.catch(() => import(`./client-${name}.js?${Date.now()}`));
+const loadOthers = () => again(import("./client-fallback.js"), "fallback");
 
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
   name = "BugfeedError";
-  type = "error";
+  type = ERROR;
   final = false;
 
   /** @param {string} message @param {object} [about] more members */
@@ -67,7 +64,8 @@ export const webSocket = (Socket) => (url, on) => {
   };
 };
 
-const within = (number, least, most) => typeof number === "number" && number >= least && number <= most;
+/** A heartbeat, if nothing else is said. */
+const within = (number, least = 1, most = 300) => typeof number === "number" && number >= least && number <= most;
 
 /** @throws RangeError if one is no bug number */
 const numbers = (bugs) =>
@@ -123,11 +121,21 @@ export class Bugfeed extends EventTarget {
 
   constructor(
     url,
-    { bugs = [], signal, storage, key, cursor, heartbeat = 30, transport, withCredentials, WebSocket = world.WebSocket } = {},
+    {
+      bugs = [],
+      signal,
+      storage,
+      key,
+      cursor,
+      heartbeat = 30,
+      transport,
+      withCredentials,
+      WebSocket = world.WebSocket,
+    } = {},
   ) {
     super();
     this.url = address(url);
-    if (!within(heartbeat, 1, 300) || heartbeat % 1) throw new RangeError("heartbeat: whole, 1 to 300");
+    if (!within(heartbeat) || heartbeat % 1) throw new RangeError("heartbeat: whole, 1 to 300");
     if (!transport && !WebSocket)
       throw new TypeError("no WebSocket: npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}");
     if (storage && !key) throw new TypeError("storage needs a key");
@@ -159,7 +167,7 @@ export class Bugfeed extends EventTarget {
   }
 
   close = () => {
-    if (this.state === CLOSED) return;
+    if (this.state === "closed") return;
     // Before what is still to be done.
     this.#queue.unshift((queue) => queue.close());
     this.#end();
@@ -174,7 +182,7 @@ export class Bugfeed extends EventTarget {
   // An event that nobody hears waits for somebody who does.
 
   addEventListener(type, listener, options) {
-    if (listener && !ears.has(listener)) ears.set(listener, (event) => (event.heard = true));
+    if (listener && !ears.has(listener)) ears.set(listener, (event) => (event.heard = 1));
     for (const each of [ears.get(listener), listener]) super.addEventListener(type, each, options);
     // In a moment, when those of other types are there, too.
     soon(() => this.#queue.offer?.());
@@ -204,7 +212,7 @@ export class Bugfeed extends EventTarget {
       // Last: whoever hears of it may close the feed, and the link with it.
       this.#become("connecting");
     } catch (cause) {
-      this.#fail(cause, { cause });
+      this.#fail(cause);
     }
   }
 
@@ -212,18 +220,20 @@ export class Bugfeed extends EventTarget {
     this.#sent = new Set();
     // Where there are other ways, one that opens and then says nothing is not waited for any longer.
     if (!this.#others) this.#heard();
-    this.#ask({ command: "hello", heartbeat: this.#heartbeat });
+    this.#ask({ command: HELLO, heartbeat: this.#heartbeat });
     this.#flush();
   }
 
-  #lost({ code, reason, status, final, retryAfter = 0 }) {
+  #lost({ code, reason, status, final, delay: least = 0 }) {
     this.#leave();
     const message = `${this.url} refuses (${status || code}): ${reason}`;
-    if (final || FINAL.includes(code)) return this.#fail(message, { code, status });
-    this.#row = { [status]: 1 + (this.#row[status] ?? 0) };
+    // After these, the same would be refused again.
+    if (final || [1002, 1003, 1007, 1009].includes(code)) return this.#fail(message, { code, status });
+    const row = 1 + (this.#row[status] | 0);
+    this.#row = { [status]: row };
     // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
     const delay =
-      this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random()) + retryAfter;
+      this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random()) + least;
     this.#after(delay, () => this.reconnect());
     // Perhaps WebSocket does not pass here: from now on it takes turns with others, if the module is to be had.
     if (this.#others && this.#failures % 3 === 2)
@@ -232,7 +242,7 @@ export class Bugfeed extends EventTarget {
         () => {},
       );
     this.#become(WAITING, { reason: reason || `connection lost (${code})`, delay });
-    if (status && this.#row[status] === 3) this.#tell("error", new BugfeedError(`${message}; trying on`, { status }));
+    if (status && row === 3) this.#tell(ERROR, new BugfeedError(`${message}; retrying`, { status }));
   }
 
   #leave() {
@@ -250,7 +260,7 @@ export class Bugfeed extends EventTarget {
     clearTimeout(this.#timer);
     this.#leave();
     this.#ended.abort();
-    this.#become(CLOSED);
+    this.#become("closed");
   }
 
   #become(state, about) {
@@ -261,11 +271,12 @@ export class Bugfeed extends EventTarget {
   /** The network is back, or somebody looks at the page: no time to wait, nor to trust a connection blindly. */
   #wake = () => {
     if (world.document?.hidden) return;
-    if (this.#sent) this.#probe(PROBE_MS);
-    else if (this.#retryAfter === null) this.reconnect();
+    if (this.#sent) this.#probe();
+    else this.#retryAfter ?? this.reconnect();
   };
 
-  #probe(ms) {
+  /** How long the answer may take where there is reason to doubt the connection, in ms. */
+  #probe(ms = 5_000) {
     this.#link.send({ command: "version" });
     this.#after(ms);
   }
@@ -324,24 +335,33 @@ export class Bugfeed extends EventTarget {
     const { command, bug, when, cursor: place, state, since, retry_after_ms: delay, spread_ms: spread } = message;
     const cursor = typeof place === "string" ? place : null;
     const isBeat = command === "heartbeat";
-    const isRefused = message.result === "error";
+    const isRefused = message.result === ERROR;
     const asked = [...this.#asked].find((each) => each.command === command);
     // Whether anything can come just now; until a new gateway has spoken, it is as it was.
-    if (this.#last === "hello" || isBeat || command === "feed") {
+    if (this.#last === HELLO || isBeat || command === "feed") {
       const now = state === "paused" ? state : "live";
       if (now !== this.feedState) this.#tell("feed", { state: (this.feedState = now), since });
     }
     this.#last = command;
     if (command === "update") {
+      // On a classic gateway the largest date is where to resume, but none that lies in the future.
       if (Number.isSafeInteger(bug) && typeof when === "string")
-        this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
+        this.#move(
+          cursor ??
+            (this.protocol === CLASSIC &&
+              !(when <= dateOf(this.cursor)) &&
+              when < new Date().toISOString() &&
+              SINCE + when),
+          this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when },
+        );
     } else if (command === "gap") {
       this.#missed(cursor, [...this.#sent], spread);
     } else if (isBeat || command === "goaway") {
-      if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
+      // No gateway is waited for longer than five minutes.
+      if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, 300_000);
       this.#move(cursor);
     } else if (this.#asked.delete(asked)) {
-      if (command === "hello") this.#welcomed(message, cursor, isRefused);
+      if (command === HELLO) this.#welcomed(message, cursor, isRefused);
       else if (isRefused) this.#refused(asked, message.error);
       else if (command === SUBSCRIBE) this.#subscribed(asked, message.replay ?? null, cursor, spread);
       else this.#move(cursor);
@@ -353,7 +373,7 @@ export class Bugfeed extends EventTarget {
     if (isRefused && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
     this.protocol = isRefused ? CLASSIC : "modern";
     this.welcome = message;
-    if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
+    if (within(heartbeat)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
     this.head = cursor ?? UNKNOWN;
     this.#heard();
@@ -382,11 +402,6 @@ export class Bugfeed extends EventTarget {
     this.#move(cursor, bugs.length && { type: "gap", bugs }, spread);
   }
 
-  /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
-  #since(when) {
-    return this.protocol === CLASSIC && !(when <= dateOf(this.cursor)) && when < new Date().toISOString() && SINCE + when;
-  }
-
   // What the application hears.
 
   /** Passes something on, and moves the cursor: what is resumed from at once, what is stored when it is dealt with. */
@@ -398,11 +413,11 @@ export class Bugfeed extends EventTarget {
   }
 
   #later(call) {
-    this.#loading ??= import("./client-queue.js").then(
+    this.#loading ??= again(import("./client-queue.js"), "queue").then(
       (module) => (this.#queue = new module.Queue(this.#queue, this, this.#tell, this.#save, BugfeedError)),
       (cause) => {
         this.#loading = null;
-        this.#tell("error", new BugfeedError(cause));
+        this.#tell(ERROR, new BugfeedError(cause));
       },
     );
     return new Promise((resolve) => this.#queue.push((queue) => resolve(call(queue))));

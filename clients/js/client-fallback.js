@@ -57,7 +57,7 @@ const judged = (status, header, body) => {
     status,
     reason: own || `HTTP status ${status}`,
     final: !!header("bugfeed-version") && status >= 400 && status < 500 && !LATER.includes(status),
-    retryAfter: [429, 503].includes(status) && wait > 0 ? Math.min(wait, MAX_WAIT_MS) : 0,
+    delay: [429, 503].includes(status) && wait > 0 ? Math.min(wait, MAX_WAIT_MS) : 0,
   };
 };
 
@@ -374,7 +374,9 @@ const shared = (name, direct, fetch) => (url, on) => {
   let link;
   let isClosed = false;
   const begin = (transport) => isClosed || (link = transport(url, on));
-  import("./client-shared.js").then(
+  // As bugfeed.js does.
+  const loading = import("./client-shared.js").catch(() => import(`./client-shared.js?${Date.now()}`));
+  loading.then(
     (module) => begin(module.shared(name, direct, fetch)),
     () => begin(direct),
   );

@@ -118,6 +118,8 @@ export class Queue {
   /** Tells. What was heard is dealt with, and with it what waited before it: who listens does not care for that. */
   #offer(entries) {
     for (const entry of entries) {
+      // By one of those who heard.
+      if (this.#isClosed) return;
       const [item] = entry;
       const isHeard = item && this.#tell(item.type, item);
       const at = this.#waiting.indexOf(entry);
@@ -142,7 +144,12 @@ export class Queue {
    */
   async next(reader) {
     if ((this.#reader ??= reader) !== reader) throw new this.#BugfeedError("has a reader already");
-    return (this.#answer ??= this.#take(reader).finally(() => (this.#answer = null)));
+    if (!this.#answer) {
+      // By then it may be another reader's.
+      const answer = this.#take(reader).finally(() => this.#answer === answer && (this.#answer = null));
+      this.#answer = answer;
+    }
+    return this.#answer;
   }
 
   async #take(reader) {

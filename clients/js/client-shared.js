@@ -31,11 +31,12 @@ class Alone extends Poll {
   terms(asking) {
     const terms = super.terms(true);
     this.asking = asking;
+    // What hears so seldom is no dead connection.
+    this.heartbeat = 60;
     return terms;
   }
 
   pause(changes, more) {
-    this.heartbeat = 60;
     return this.asking || more ? PACE_MS : alone();
   }
 }

@@ -1,7 +1,7 @@
 // ==UserScript==
 // @name         bugfeed for Bugzilla
 // @description  Says at once when the open bug has changed, before you lose a comment to it; keeps bug lists current.
-// @version      1.0
+// @version      1.1
 // @license      MIT OR Apache-2.0
 // @match        https://bugs.example.org/show_bug.cgi*
 // @match        https://bugs.example.org/process_bug.cgi*
@@ -55,11 +55,27 @@
     return shown(second) === naive && shown(first) !== naive ? second : first;
   }
 
+  /**
+   * The client library, as soon as it is to be had: perhaps the gateway just restarts. Some browsers never ask again for a
+   * module that failed; under another address they do.
+   */
+  async function library(url) {
+    for (let tries = 0; ; tries++) {
+      try {
+        return await import(tries ? `${url}?${tries}` : url);
+      } catch (error) {
+        const ms = Math.min(2 ** tries * 1_000, 300_000) * (0.5 + Math.random() / 2);
+        console.warn(`bugfeed: ${error.message}; asking again in ${Math.round(ms / 1000)} s`);
+        await new Promise((again) => setTimeout(again, ms));
+      }
+    }
+  }
+
   /** Hears of the bugs' changes, from a moment on where one is given. */
   async function listen(bugs, since, { change, gap }) {
     // With its slash at the end, below which the client library is.
     const gateway = new URL(settings.gateway.replace(/\/*$/, "/"), location.href);
-    const { Bugfeed } = await import(settings.client || new URL("client.js", gateway).href);
+    const { Bugfeed } = await library(settings.client || new URL("client.js", gateway).href);
     const cursor = Number.isFinite(since) ? `since:${new Date(since).toISOString().slice(0, 19)}` : null;
     const feed = new Bugfeed(gateway, { bugs, cursor });
     feed.addEventListener("change", ({ detail }) => change(detail));

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { Bugfeed } from "../../clients/js/bugfeed.js";
+// What the library loads by itself when it has reason to.
+import "../../clients/js/client-queue.js";
 import { repeats } from "../../src/http/page/lib.js";
 import { Watch } from "../../src/http/page/watch.js";
 
@@ -286,4 +288,17 @@ test("while the gateway hears nothing the state is paused, on whatever connectio
   watch.retry();
   await gateway.opens();
   assert.deepEqual(shown(), ["open", null], "a feed of its own, which was told nothing");
+});
+
+test("what is kept for the next visit, or for a retry, never lies beyond a gap that is told later", async () => {
+  const { watch, gateway } = start({ bugs: [1], cursor: "E.5" });
+  await gateway.opens();
+  gateway.says(ok({ replay: "complete", cursor: "E.5" }), FENCE, update(1, T1, "E.7"));
+  assert.equal(watch.cursor, "E.7");
+  gateway.says({ command: "gap", cursor: "E.9", spread_ms: 20_000 }, { command: "heartbeat", cursor: "E.10" });
+  await settled();
+  assert.equal(watch.cursor, "E.7");
+  watch.retry();
+  await gateway.opens();
+  assert.equal(gateway.sent[1].cursor, "E.7");
 });

@@ -43,19 +43,22 @@ const page = (url) => `<!doctype html><script type="module">
 
 /** Serves the page and the module, and collects what the page says. */
 const serve = async (html) => {
-  const site = { reload: false, loading: () => {}, close: () => server.close() };
+  const site = { reload: false, loading: () => {}, close: () => server.close(), away: new Set() };
   const heard = [];
   const waiting = [];
   const module = (name) => readFileSync(new URL(`..${name}`, import.meta.url));
   const server = createServer(async (request, response) => {
-    if (request.url === "/heard") {
+    const { pathname } = new URL(request.url, "http://site.test");
+    if (site.away.delete(pathname)) {
+      response.writeHead(404).end();
+    } else if (pathname === "/heard") {
       let body = "";
       for await (const piece of request) body += piece;
       const told = JSON.parse(body);
       waiting.length ? waiting.shift()(told) : heard.push(told);
       response.end(site.reload ? "reload" : "");
-    } else if (request.url.endsWith(".js")) {
-      response.setHeader("content-type", "text/javascript").end(module(request.url));
+    } else if (pathname.endsWith(".js")) {
+      response.setHeader("content-type", "text/javascript").end(module(pathname));
     } else {
       site.loading();
       response.setHeader("content-type", "text/html").end(html);
@@ -163,15 +166,18 @@ for (const [name, browser] of Object.entries(browsers)) {
     [false, "sse"],
     [true, "long-poll"],
   ])
-    test(`${name}: behind a proxy without WebSocket, by ${transport}: resumes after kill -9 of the gateway`, options, async () => {
+    test(`${name}: behind a proxy without WebSocket, by ${transport}: resumes after kill -9`, options, async () => {
       const gateway = await Gateway.start();
       gateway.touch(9); // So that it knows a number.
       const proxy = await Proxy.start(gateway.port, { refuse: 502, keep });
       try {
         await play(browser, proxy.url, async (site, next) => {
+          // Firefox never asks again for a module that failed once.
+          site.away.add("/client-fallback.js");
           // That a proxy keeps a stream shows after a while.
-          assert.deepEqual(await next(), ["subscribed", null, "sse"]);
-          if (keep) assert.deepEqual(await next(), ["subscribed", "complete", transport]);
+          let told = await next();
+          if (keep && told[2] === "sse") told = await next();
+          assert.deepEqual([told[0], told[2]], ["subscribed", transport]);
           gateway.touch(1);
           assert.deepEqual(await next(), ["change", 1]);
           await gateway.stop("SIGKILL");

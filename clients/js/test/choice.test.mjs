@@ -270,7 +270,9 @@ test("what `ws` shows of a refusal: only the gateway's own is final, and a strip
     const { Socket, ...tried } = refusing(status, headers, '{"error":"There is ', 'no feed here"}');
     const feed = new Bugfeed("ws://gateway.test/", { bugs: [1], WebSocket: Socket });
     feeds.push(feed);
-    const waiting = new Promise((resolve) => feed.addEventListener("state", ({ detail }) => detail.reason && resolve(detail)));
+    const waiting = new Promise((resolve) =>
+      feed.addEventListener("state", ({ detail }) => detail.reason && resolve(detail)),
+    );
     const failed = new Promise((resolve) => feed.addEventListener("error", ({ detail }) => resolve(detail)));
     await flow();
     tried.next().answered();

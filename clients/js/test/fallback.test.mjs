@@ -241,9 +241,9 @@ test("the gateway's own word is the error's text; another page in its place is n
 
 test("three answers of a kind in a row are told once, in the answerer's words, and the feed goes on", async () => {
   for (const [answer, status, words] of [
-    [["nginx", 404, "text/html"], 404, /404.*trying on/],
-    [["<p>Log in to this network", 200, "text/html"], 200, /200.*no (stream|answer) of a gateway.*trying on/],
-    [[{ error: "the gateway is full" }, 503, "application/json", { gateway: true }], 503, /503.*is full.*trying on/],
+    [["nginx", 404, "text/html"], 404, /404.*retrying/],
+    [["<p>Log in to this network", 200, "text/html"], 200, /200.*no (stream|answer) of a gateway.*retrying/],
+    [[{ error: "the gateway is full" }, 503, "application/json", { gateway: true }], 503, /503.*is full.*retrying/],
   ])
     for (const transport of [eventStream, longPoll]) {
       let { feed, request } = await start(transport);

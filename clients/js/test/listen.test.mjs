@@ -123,7 +123,8 @@ test("of several listeners, one that stays is enough, and each hears an event on
 
 test("one event for each listener that listens once: a chain of them misses none", async () => {
   const { feed, link } = await start();
-  const next = () => new Promise((resolve) => feed.addEventListener("change", ({ detail }) => resolve(detail.bug), { once: true }));
+  const once = { once: true };
+  const next = () => new Promise((resolve) => feed.addEventListener("change", ({ detail }) => resolve(detail.bug), once));
   const first = next();
   for (const bug of [1, 2, 3]) link.update(bug, 4 + bug);
   assert.equal(await first, 1);
@@ -185,6 +186,19 @@ test("a feed that was closed tells nothing of what waited", async () => {
   await settled();
   assert.deepEqual([seen, stored()], [[], "E.1"]);
   assert.deepEqual(await feed[Symbol.asyncIterator]().next(), { value: undefined, done: true });
+});
+
+test("a listener that closes the feed hears nothing more of what waited", async () => {
+  const { feed, link } = await start();
+  for (const bug of [1, 2, 3]) link.update(bug, 4 + bug);
+  await settled();
+  const seen = [];
+  feed.addEventListener("change", ({ detail }) => {
+    seen.push(detail.bug);
+    if (detail.bug === 2) feed.close();
+  });
+  await settled();
+  assert.deepEqual([seen, stored()], [[1, 2], "E.6"]);
 });
 
 test("what failed tells its end to a loop that begins later, after what came before", async () => {

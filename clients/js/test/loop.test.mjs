@@ -153,6 +153,22 @@ test("a loop can be left while it waits, at once; the subscription goes on, and 
   feed.close();
 });
 
+test("a loop that follows one that was left while it waited may be asked again and again, too", async () => {
+  const { feed, link } = await open();
+  const left = feed[Symbol.asyncIterator]();
+  const waiting = left.next();
+  await settled();
+  left.return();
+  const reader = feed[Symbol.asyncIterator]();
+  const first = reader.next();
+  await waiting;
+  const again = reader.next();
+  await settled();
+  link.update(1, 5);
+  assert.deepEqual((await Promise.all([first, again])).map(({ value }) => value.bug), [1, 1]);
+  feed.close();
+});
+
 test("what came while a loop was left waits for the next one, with what the first had not asked for", async () => {
   const storage = memory();
   const { feed, link } = await open({ storage, key: "bot" });

@@ -15,7 +15,7 @@ const [esbuild, typescript] = await Promise.all([load("esbuild"), load("typescri
 const unless = (module) => ({ skip: !module && "run npm ci" });
 
 /** What each module may weigh, minified. Only the first one is always loaded; the others where there is reason to. */
-const BUDGETS = { "bugfeed.js": 6500, "client-queue.js": 2100, "client-fallback.js": 7500, "client-shared.js": 4500 };
+const BUDGETS = { "bugfeed.js": 6500, "client-queue.js": 2200, "client-fallback.js": 7600, "client-shared.js": 4500 };
 
 test("small: 6.5 kB minified, and more only where it is needed; without dependencies", unless(esbuild), async () => {
   for (const [name, most] of Object.entries(BUDGETS)) {

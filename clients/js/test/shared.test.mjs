@@ -8,7 +8,8 @@ import { Http } from "./http.mjs";
 import { Channel, Locks, freeze, openChannels, thaw } from "./pages.mjs";
 import { Clock, settled } from "./support.mjs";
 
-const own = ["navigator", "BroadcastChannel", "document"].map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]);
+const describe = (name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)];
+const own = ["navigator", "BroadcastChannel", "document"].map(describe);
 const define = (name, value) => Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
 let clock;
 let feeds;
@@ -368,7 +369,7 @@ test("without locks each page asks, and holds no connection", async () => {
   define("navigator", {});
   const alone = await page([1]);
   assert.equal((await answer(alone, "E.9")).wait, "0");
-  assert.deepEqual([alone.feed.state, streams.length], ["open", 0]);
+  assert.deepEqual([alone.feed.state, alone.feed.welcome.heartbeat, streams.length], ["open", 60, 0]);
   await clock.advance(500);
   await answer(alone, "E.9");
   await clock.advance(9_999);

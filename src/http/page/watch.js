@@ -18,6 +18,7 @@ export class Watch {
   active = new Set();
 
   #feed;
+  #cursor;
   #pausedSince = null;
   #library;
   #url;
@@ -48,8 +49,9 @@ export class Watch {
     return this.#feed.bugs;
   }
 
+  /** Up to here everything was told. The feed's own cursor may lie beyond a gap that it tells later. */
   get cursor() {
-    return this.#feed.cursor;
+    return this.#cursor;
   }
 
   /** The state, and "paused" where there is a connection on which nothing can arrive. */
@@ -79,21 +81,27 @@ export class Watch {
     this.#feed.unsubscribe(bugs);
     for (const bug of bugs) this.active.delete(bug);
     // The cursor spoke for these bugs. Others, watched later, begin when they are.
-    if (this.bugs.length === 0) this.#feed.cursor = null;
+    if (this.bugs.length === 0) this.#cursor = this.#feed.cursor = null;
     this.#on.watched();
   }
 
   /** Connects at once, from where the feed is now. */
   retry() {
     const replaced = this.#feed;
-    this.#start(replaced.bugs, replaced.cursor);
+    this.#start(replaced.bugs, this.#cursor);
     replaced.close();
   }
 
   #start(bugs, cursor) {
+    this.#cursor = cursor;
+    const keep = (_, told) => {
+      if (feed === this.#feed) this.#cursor = told;
+    };
     const feed = new this.#library.Bugfeed(this.#url, {
       bugs,
       cursor,
+      storage: { getItem: () => null, setItem: keep },
+      key: "told",
       heartbeat: HEARTBEAT_S,
       transport: this.line.transport,
     });

@@ -31,5 +31,5 @@ async fn lists_changes_also_those_that_it_missed() {
         page.says_within(Duration::from_secs(60), "#changes li", "Bug 5678 changed at 2014-04-03T21:13:46 UTC").await;
         assert_eq!(page.js("document.querySelectorAll('#changes li').length").await, 2);
     };
-    page.play("page", &["WebSocket connection"], scenario).await;
+    page.play("page", &["WebSocket connection", "net::ERR_CONNECTION_REFUSED"], scenario).await;
 }
