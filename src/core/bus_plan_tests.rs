@@ -290,6 +290,18 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
     let epoch = |text| Epoch::parse(text).unwrap();
     assert_eq!(plan.notes(now_ms), [Note::TwoPublishers(epoch("E"), epoch("F"))]);
     assert_eq!(plan.notes(now_ms + 61_000), [], "it is over");
+    // Their turns are not worth a reading each.
+    let turns: &[(u64, Ev, &[&str])] = &[
+        (0, Ev::Up(OWN, false), &["read"]),
+        (1, Ev::Read(false), &["current"]),
+        (10, Ev::Next("E.5"), &[]),
+        (20, Ev::Other("F.5"), &[]),
+        (21, Ev::Hole, &["not current", "read"]),
+        (22, Ev::Read(false), &["anyway", "current"]),
+        (30, Ev::Other("E.6"), &[]),
+        (31, Ev::Hole, &["anyway"]),
+    ];
+    check(true, turns);
 }
 
 #[test]
