@@ -9,6 +9,7 @@ pub mod health;
 pub mod http;
 pub mod hub;
 pub mod watch;
+pub mod welcome;
 
 /// The version of this build, as the version command and `--version` tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -7,8 +7,10 @@ use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
+use bugfeed::welcome::{self, Banner};
 use bugfeed_shim::app::init_logging;
 use bugfeed_shim::cli::usage_error;
+use bugfeed_shim::events::Turn;
 use bugfeed_shim::source::{self, TableSpec};
 use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
@@ -57,25 +59,18 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    let dir = args.data_dir.display().to_string();
-    let dir = dir.trim_end_matches('/');
-    let source = if dir == "./data" { String::new() } else { format!(" --source sqlite://{dir}/bugfeed.db") };
-    let url = if clients.port() == 8844 { String::new() } else { format!(" --url ws://{clients}/") };
-    let banner = format!(
-        "bugfeed {version}, all in one\n\
-         \x20 live page  http://{clients}/\n\
-         \x20 clients    ws://{clients}/\n\
-         \x20 admin      http://{admin}/readyz, /metrics\n\
-         \x20 table      {table} in {dir}/bugfeed.db\n\
-         \x20 ledger     {dir}/ledger.db\n\
-         Try, in two other terminals:\n\
-         \x20 bugfeed watch 1234{url}\n\
-         \x20 bugfeed touch 1234{source}\n",
-        version = bugfeed::VERSION,
-        table = args.table,
-    );
-    std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
-    app::serve(&args, ports, &stop_on_signal()?).await
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set);
+    let told = move |turn: &Turn| {
+        let text = match turn {
+            Turn::Starting => return,
+            Turn::Waiting(holder) => banner.waiting(holder),
+            Turn::Working => banner.working(),
+        };
+        // Whoever closed it does not want to know.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    };
+    app::serve(&args, ports, &stop_on_signal()?, told).await
 }
 
 async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {

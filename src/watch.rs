@@ -9,11 +9,12 @@ mod screen;
 mod signals;
 mod state;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bugfeed_client::{Error as ClientError, Event, Feed, Protocol, State, Verdict};
+use bugfeed_client::{Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
 use bugfeed_protocol::{BugId, When};
 
 pub use self::exec::{Template, parse_template};
@@ -25,9 +26,21 @@ use crate::cli::WatchArgs;
 /// How often the gateway is asked for a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A checked `ws://` or `wss://` address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A checked `ws://` or `wss://` address. It is shown without what may be secret in it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct GatewayUrl(String);
+
+impl fmt::Display for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.0))
+    }
+}
+
+impl fmt::Debug for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// Reads a gateway's address; `http` and `https`, as of its live page, are taken for `ws` and `wss`.
 ///
@@ -83,9 +96,9 @@ pub async fn run<O: Write, S: Write>(
     screen: &mut Screen<O, S>,
     signals: &mut Signals,
 ) -> Result<Ended, WatchError> {
-    let mut watch = Watch { args, screen, signals, left: args.count };
+    let mut watch = Watch { args, screen, signals, left: args.count, paused: None };
     let state = match &args.state {
-        Some(path) => Some(StateFile::open(path, &args.url.0, &args.bugs)?),
+        Some(path) => Some(StateFile::open(path, &args.url.to_string(), &args.bugs)?),
         None => None,
     };
     let mut feed = Feed::builder(&args.url.0)?
@@ -117,6 +130,8 @@ struct Watch<'a, O, S> {
     signals: &'a mut Signals,
     /// Changes to come until the end.
     left: Option<u64>,
+    /// What is to be said while nothing can arrive.
+    paused: Option<String>,
 }
 
 impl<O: Write, S: Write> Watch<'_, O, S> {
@@ -162,9 +177,25 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
                 return Ok(stop);
             }
             Event::Gap(bugs) => return self.gap(&bugs).await,
-            Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.args.url.0)),
+            Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.args.url)),
             Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
-            Event::Subscribed { replay, .. } => self.screen.status(&connected(&self.args.url.0, replay, feed)),
+            Event::Subscribed { replay, .. } => {
+                let text = connected(&self.args.url, replay, feed);
+                // A connection alone is no good news.
+                let paused = self.paused.as_ref().map(|paused| format!("; {paused}")).unwrap_or_default();
+                self.screen.status(&format!("{text}{paused}"));
+            }
+            Event::Feed { state: FeedState::Paused, since } => {
+                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+                let text = format!("updates are paused{since}: nothing can arrive just now");
+                self.screen.status(&text);
+                self.paused = Some(text);
+            }
+            Event::Feed { state: FeedState::Live, .. } => {
+                self.paused = None;
+                self.screen.status("updates flow again");
+            }
+            Event::Trouble { text, .. } => self.screen.warn(&text),
             _ => {}
         }
         Ok(None)
@@ -201,7 +232,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
     }
 }
 
-fn connected(url: &str, replay: Option<Verdict>, feed: &Feed) -> String {
+fn connected(url: &GatewayUrl, replay: Option<Verdict>, feed: &Feed) -> String {
     let about = match (replay, feed.handle().protocol()) {
         (_, Some(Protocol::Classic)) => ", with the protocol of 2014: it resumes by date, and cannot tell of every gap",
         (Some(Verdict::Complete), _) => "; what was missed comes first",

@@ -16,6 +16,7 @@ import random
 import sys
 import urllib.error
 import urllib.request
+from typing import Optional
 
 from bugfeed_client import Bugfeed, BugfeedError, Change, Event
 
@@ -23,10 +24,22 @@ from bugfeed_client import Bugfeed, BugfeedError, Change, Event
 MAX_NAMED = 20
 #: No longer than this between two attempts, in seconds.
 MAX_WAIT_S = 60.0
+#: So many refusals in a row are believed: one may be a proxy's, while the chat behind it restarts.
+REFUSALS = 3
 
 
 class Refused(Exception):
-    """The chat will not take this message, however often it is asked."""
+    """The chat does not take this message."""
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST becomes a GET, whose answer would be taken for the chat's yes."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(NoRedirects)
 
 
 def text(event: Event, link: str) -> str:
@@ -42,7 +55,7 @@ def post(webhook: str, message: str) -> float:
     body = json.dumps({"text": message}).encode()
     request = urllib.request.Request(webhook, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30):
+        with OPENER.open(request, timeout=30):
             return 0
     except urllib.error.HTTPError as error:
         if error.code < 500 and error.code not in (408, 429):
@@ -57,14 +70,26 @@ def post(webhook: str, message: str) -> float:
 
 async def deliver(webhook: str, message: str) -> None:
     """Returns when the chat has the message."""
-    backoff = 1.0
-    while wait := await asyncio.to_thread(post, webhook, message):
+    backoff, refusals = 1.0, 0
+    while True:
+        try:
+            wait = await asyncio.to_thread(post, webhook, message)
+        except Refused as error:
+            refusals += 1
+            if refusals == REFUSALS:
+                raise
+            print(error, file=sys.stderr, flush=True)
+            wait = 1.0
+        else:
+            refusals = 0
+            if not wait:
+                return
         await asyncio.sleep(min(max(wait, backoff * random.uniform(0.5, 1)), MAX_WAIT_S))
         backoff = min(backoff * 2, MAX_WAIT_S)
 
 
 async def run(options: argparse.Namespace) -> None:
-    async with Bugfeed(options.feed, state=options.state, on_state=report) as feed:
+    async with Bugfeed(options.feed, state=options.state, on_state=report, on_feed=report_feed) as feed:
         # The cursor is stored when the loop asks for the next event, thus after the chat has taken the message.
         async for event in feed.watch(options.bugs):
             await deliver(options.webhook, text(event, options.link))
@@ -75,10 +100,22 @@ def report(state: str, reason: str) -> None:
     print(state, reason, file=sys.stderr, flush=True)
 
 
+def report_feed(state: str, since: Optional[str]) -> None:
+    report(f"the feed is {state}", f"since {since}" if since else "")
+
+
+def address(text: str) -> str:
+    """Checks it here: whoever complains of it later would show it."""
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("a webhook's address begins with https://")
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tells a chat which bugs changed.")
     webhook = os.environ.get("BUGFEED_WEBHOOK")
-    parser.add_argument("--webhook", default=webhook, required=not webhook, help="the chat's; or BUGFEED_WEBHOOK")
+    about = "the chat's; or BUGFEED_WEBHOOK"
+    parser.add_argument("--webhook", type=address, default=webhook, required=not webhook, help=about)
     parser.add_argument("--feed", default="ws://127.0.0.1:8844/", help="the gateway (%(default)s)")
     parser.add_argument("--link", default="https://bugs.example.org/show_bug.cgi?id={bug}", help="(%(default)s)")
     parser.add_argument("--state", default="chat.cursor", help="a file of its own for each set of bugs (%(default)s)")

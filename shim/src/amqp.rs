@@ -118,7 +118,7 @@ pub enum AmqpError {
     )]
     InUse(String),
     /// The user may not do what is needed.
-    #[error("not permitted: {0}; give the user configure, write and read permission")]
+    #[error("not permitted: {0}; deploy/README.md has the permissions that each role needs")]
     Permission(String),
 }
 
@@ -236,6 +236,10 @@ impl Default for HistoryBounds {
         HistoryBounds { age_s: 7 * 24 * 3600, bytes: 1 << 30 }
     }
 }
+
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
 
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {

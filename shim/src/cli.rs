@@ -22,7 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   Create the change table in the tracker's database:
     bugfeed-shim init --source mysql://root:secret@localhost/bugs
-  Publish its changes (the ledger is created in the current folder):
+  Publish its changes (the ledger is kept in data/bugfeed-ledger.db below the current folder):
     bugfeed-shim --source mysql://bugfeed:secret@localhost/bugs --amqp amqp://guest:guest@localhost/%2f
   A tracker that writes local time, and a ledger that a standby can share:
     bugfeed-shim --source postgres://bugfeed@db/tracker --timezone America/Los_Angeles \\
@@ -30,7 +30,7 @@ Examples:
   Publish what is there, then exit:
     bugfeed-shim run --once --source sqlite://tracker.db
   How far is it?
-    bugfeed-shim status --ledger sqlite://bugfeed-ledger.db
+    bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db
 
 Passwords are better given by environment variables (BUGFEED_SHIM_SOURCE, BUGFEED_SHIM_LEDGER, BUGFEED_SHIM_AMQP):
 other users of the machine can see arguments.";
@@ -39,7 +39,7 @@ other users of the machine can see arguments.";
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed-shim", version, after_help = EXAMPLES)]
 #[command(
-    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim run --help"
+    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim new-epoch --ledger URL --yes\n       bugfeed-shim run --help"
 )]
 pub struct Cli {
     /// What to do; `run` when nothing is said.
@@ -99,8 +99,17 @@ pub enum Command {
     )]
     Init(TableArgs),
     /// Show how far a ledger is: numbers given and published, rows set aside, who works on it
-    #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://bugfeed-ledger.db")]
+    #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db")]
     Status(LedgerArgs),
+    /// Begin a new epoch in a ledger whose history is not to be trusted: after it was restored from a copy, for instance
+    ///
+    /// Changes that are not published stay, with new numbers. At the next start of the shim, every client is told 'gap' and
+    /// asks the tracker again for what it watches. A shim that finds its ledger set back does this by itself.
+    #[command(
+        name = "new-epoch",
+        after_help = "Example:\n  systemctl stop bugfeed-shim\n  bugfeed-shim new-epoch --ledger sqlite://bugfeed-ledger.db --yes"
+    )]
+    NewEpoch(NewEpochArgs),
 }
 
 /// Which change table.
@@ -135,21 +144,36 @@ impl TableArgs {
     }
 }
 
+/// Where the ledger is when nothing is said; the folder is made.
+pub const DEFAULT_LEDGER: &str = "sqlite://data/bugfeed-ledger.db";
+
 /// Which ledger.
 #[derive(Clone, Debug, Args)]
 pub struct LedgerArgs {
-    /// Database of the ledger, one per feed. With mysql:// or postgres:// a standby shim can share it
+    /// Database of the ledger, one per feed: always the same one, because it holds the numbers. With mysql:// or
+    /// postgres:// a standby shim can share it
     #[arg(
         long,
         value_name = "URL",
         env = "BUGFEED_SHIM_LEDGER",
         hide_env_values = true,
-        default_value = "sqlite://bugfeed-ledger.db"
+        default_value = DEFAULT_LEDGER
     )]
     pub ledger: DbUrl,
     /// Beginning of the ledger's table names, so that several feeds can share a database
     #[arg(long, value_name = "PREFIX", env = "BUGFEED_SHIM_LEDGER_PREFIX", default_value = "bugfeed_")]
     pub ledger_prefix: Prefix,
+}
+
+/// The options of `new-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct NewEpochArgs {
+    /// Which ledger.
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
+    /// Do it; without this, only say what it would do
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// The options of `run`.

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::demo::Demo;
 use super::listen::Takeover;
 use super::origins::Origins;
+use super::page::{About, Depth};
 use super::{page, poll, query, sse};
 use crate::events::Events;
 use crate::hub::Feed;
@@ -48,6 +49,8 @@ pub fn router(site: Site) -> Router {
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
+        .route("/client-shared.js", get(page::client_shared_js))
+        .route("/client-queue.js", get(page::client_queue_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
@@ -69,7 +72,7 @@ pub fn router(site: Site) -> Router {
 }
 
 async fn root(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, &takeover, &request)
+    feed(&site, DEFAULT_FEED, Depth::Root, &takeover, &request)
 }
 
 async fn named(
@@ -80,16 +83,18 @@ async fn named(
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
-        return Redirect::temporary(&format!("/{name}/")).into_response();
+        // Relative, because a proxy may have taken a path off in front; and with what is asked for behind the path.
+        let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+        return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
-    feed(&site, &name, &takeover, &request)
+    feed(&site, &name, Depth::Feed, &takeover, &request)
 }
 
-fn feed(site: &Site, name: &str, takeover: &Takeover, request: &Request) -> Response {
+fn feed(site: &Site, name: &str, depth: Depth, takeover: &Takeover, request: &Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
         Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, takeover, request),
-        Some(_) => page::html(),
+        Some(_) => page::html(depth),
     }
 }
 
@@ -202,8 +207,9 @@ async fn wrong_method(method: Method) -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
 }
 
-async fn about(State(site): State<Site>) -> Response {
-    page::about(site.demo.is_some(), &site.trackers)
+async fn about(State(site): State<Site>, headers: HeaderMap) -> Response {
+    let command = page::is_here(&headers).then(crate::welcome::program);
+    page::about(&About { demo: site.demo.is_some(), trackers: &site.trackers, command })
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {

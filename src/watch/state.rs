@@ -1,4 +1,5 @@
-//! `--state`: how far a bot is, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`.
+//! `--state`: how far a bot is, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`. The address is written
+//! without what may be secret in it.
 //!
 //! In: cursors, the address, the bugs of this run. Out: the cursor of the last run, and which bugs it did not watch:
 //! the cursor says nothing of those. Never overwrites a file that is something else.
@@ -7,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bugfeed_client::{Store, replace_file};
+use bugfeed_client::{Store, replace_file, shown};
 use bugfeed_protocol::BugId;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,8 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Reads what the last run left, if there was one, and makes sure that the file can be written.
+    /// Reads what the last run left, if there was one, and makes sure that the file can be written. `url` is the address
+    /// as it may be shown.
     ///
     /// # Errors
     /// When it cannot be read or written, or is something else.
@@ -53,6 +55,7 @@ impl StateFile {
         };
         // Where nothing was received yet, nothing can be missing.
         let before = before.filter(|content: &Content| content.cursor.is_some());
+        let before = before.map(|content| Content { url: shown(&content.url), ..content });
         let file = StateFile { path, url, bugs, before };
         // What it says must stay true until something newer was dealt with.
         let same = match &file.before {
@@ -139,6 +142,16 @@ mod tests {
         // Bug 2 was not watched meanwhile.
         assert_eq!(open("ws://b/", &[1, 2]).new_bugs(), bugs(&[2]));
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"url\":\"ws://b/\",\"bugs\":[1,4,9],\"cursor\":\"E.6\"}\n");
+    }
+
+    #[test]
+    fn no_secret_of_an_address_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bot.state");
+        fs::write(&path, r#"{"url":"ws://u:secret@a/?key=secret","bugs":[1],"cursor":"E.5"}"#).unwrap();
+        let same = StateFile::open(&path, "ws://…@a/?…", &bugs(&[1])).unwrap();
+        assert_eq!(same.other_url(), None);
+        assert!(!fs::read_to_string(&path).unwrap().contains("secret"), "written by an older version");
     }
 
     #[test]

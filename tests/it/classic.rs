@@ -1,7 +1,7 @@
 //! The classic protocol over a real socket, from the change table on.
 
 use bugfeed_testbed::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Client, SOON, Serve, get};
 
@@ -103,14 +103,24 @@ async fn the_page_and_its_button() {
         ("/page/page.css", "color-scheme"),
         ("/page/main.js", "/client.js"),
         ("/client.js", "client-fallback.js"),
-        ("/client-fallback.js", "export"),
+        ("/client-fallback.js", "client-shared.js"),
+        ("/client-shared.js", "client-fallback.js"),
+        ("/client-queue.js", "export"),
     ] {
         let (status, body) = get(serve.clients, path).await;
         assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");
     }
     assert_eq!(get(serve.clients, "/default").await.0, 307);
+    // Below a path that a proxy takes off, an address from the root would lead out of it.
+    let head = crate::support::head(serve.clients, "/default?tracker=x").await;
+    assert!(head.contains("\r\nlocation: default/?tracker=x\r\n"), "{head}");
     let about = async |serve: &Serve| get(serve.clients, "/page.json").await.1;
-    assert_eq!(about(&serve).await, r#"{"demo":true,"trackers":{}}"#);
+    let told: Value = serde_json::from_str(&about(&serve).await).unwrap();
+    assert_eq!((&told["demo"], &told["trackers"]), (&json!(true), &json!({})));
+    // Who sits at this machine is told how this program was called; others are not.
+    assert!(told["command"].is_string(), "{told}");
+    let elsewhere = "GET /page.json HTTP/1.1\r\nHost: bugs.example.org\r\nConnection: close\r\n\r\n";
+    assert!(!crate::support::request(serve.clients, elsewhere).await.1.contains("command"));
 
     let mut client = serve.client().await;
     client.subscribe(&[7]).await;
@@ -131,7 +141,8 @@ async fn the_page_and_its_button() {
     assert_eq!(client.update().await.0, 7);
     let template = "https://bugs.example.org/show_bug.cgi?id={bug}";
     let quiet = Serve::start(&["--demo", "false", "--tracker-url", template]).await;
-    assert_eq!(about(&quiet).await, json!({ "demo": false, "trackers": { "default": template } }).to_string());
+    let told: Value = serde_json::from_str(&about(&quiet).await).unwrap();
+    assert_eq!((&told["demo"], &told["trackers"]), (&json!(false), &json!({ "default": template })));
     let nowhere = press("application/json", r#"{"bugs":[7]}"#, "").replace(&serve.clients.to_string(), "x");
     assert_eq!(crate::support::request(quiet.clients, &nowhere).await.0, 404);
 }

@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod bad_input;
+mod banner;
 mod browser;
 mod classic;
 mod commands;
+mod data_dir;
+mod deploy;
 mod examples;
 mod hygiene;
 mod old_clients;
@@ -15,4 +18,5 @@ mod real;
 mod support;
 mod watch;
 mod watch_client;
+mod watch_patience;
 mod watch_tls;

@@ -69,5 +69,14 @@ async fn tls_with_the_certificates_of_this_machine() {
 
     let mut wary = Proc::spawn(bugfeed(), &args, &[]).unwrap();
     let said = wary.wait_for_line("trying again in", SOON).await.unwrap();
-    assert!(said.contains("invalid peer certificate"), "{said}");
+    assert!(said.contains("not trusted here: invalid peer certificate"), "{said}");
+    // Without TLS at such a port, and with TLS at the gateway's own.
+    for (url, want) in [
+        (url.replace("https://", "http://"), "if it wants TLS, write wss://"),
+        (format!("https://localhost:{}/", serve.clients.port()), "for a gateway without TLS write ws://"),
+    ] {
+        let mut wrong = Proc::spawn(bugfeed(), &["watch", "1", "--url", &url], &[]).unwrap();
+        let said = wrong.wait_for_line("trying again in", SOON).await.unwrap();
+        assert!(said.contains(want), "{said}");
+    }
 }

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  MAX_BUGS, Touch, ago, bugsOfHash, clockAhead, closeMeaning, emptyTexts, feedOf, localTime, matches, normalTime, parseBugs,
-  parseSince, repeats, shownTime, timeBefore, took, verdictText, whyLost,
+  MAX_BUGS, Touch, ago, bugsOfHash, clockAhead, clockHint, closeMeaning, emptyTexts, feedOf, localTime, matches, normalTime,
+  oddDate, parseBugs, parseSince, pausedText, placeOf, repeats, shownTime, terminalCommand, timeBefore, took, verdictText,
+  whyLost,
 } from "../../src/http/page/lib.js";
 
 const table = (name, cases, check) => {
@@ -94,13 +95,71 @@ test("the server's clock counts only when it is clearly another one", () => {
 });
 
 test("the empty list tells what to do next", () => {
-  assert.equal(emptyTexts([], true).command, "bugfeed watch 1234");
   assert.match(emptyTexts([], false).title, /Nothing watched/);
   assert.equal(emptyTexts([7], false).title, "Waiting for bug 7 to change");
   assert.ok(!emptyTexts([7], false).text.includes("Change bug"));
   assert.ok(emptyTexts([7], true).text.includes("Change bug"));
   assert.equal(emptyTexts([1, 2, 3, 4, 5, 6], false).title, "Waiting for one of 6 bugs to change");
-  assert.equal(emptyTexts([1, 2, 3, 4, 5, 6], false).command, "bugfeed watch 1 2 3 4 5");
+});
+
+test("nobody is promised changes that cannot come", () => {
+  const promise = /by itself|the moment|Waiting for/;
+  for (const bugs of [[], [7], [7, 8]]) {
+    const { title, text } = emptyTexts(bugs, true, "open");
+    assert.match(`${title} ${text}`, promise);
+    for (const state of ["connecting", "paused", "waiting", "closed"]) {
+      const told = emptyTexts(bugs, true, state);
+      assert.doesNotMatch(`${told.title} ${told.text}`.replace("not tried again by itself", ""), promise, state);
+    }
+  }
+});
+
+table("the command for a terminal", [
+  [["target/release/bugfeed", "ws://127.0.0.1:8844/", []], "target/release/bugfeed watch 1234"],
+  [["target/release/bugfeed", "ws://127.0.0.1:8854/", [7, 8]], "target/release/bugfeed watch 7 8 --url ws://127.0.0.1:8854/"],
+  [[undefined, "wss://bugs.example/feed/kde/", [7]], "bugfeed watch 7 --url wss://bugs.example/feed/kde/"],
+  [["bugfeed", "ws://127.0.0.1:8844/", [1, 2, 3, 4, 5, 6]], "bugfeed watch 1 2 3 4 5"],
+], (args, command) => assert.equal(terminalCommand(...args), command));
+
+const AT = Date.parse("2014-04-03T21:13:45Z");
+const dated = (offsetS, kind = "live") => ({ kind, bug: 7, when: timeBefore(AT, -offsetS), at: AT });
+
+table("odd dates", [
+  [0, null], [-240, null], [60, null], [-400, "late"], [-80_000, "late"], [-90_000, "old"], [-150_000_000, "old"], [180, "ahead"],
+], (offset, odd) => assert.equal(oddDate(dated(offset)), odd));
+
+test("the date of what was made earlier, or is not known to have just come, is not odd", () => {
+  assert.equal(oddDate(dated(-90_000, "catchup")), null);
+  assert.equal(oddDate({ kind: "live", bug: 7, when: "2009-01-01T00:00:00" }), null);
+  assert.equal(oddDate({ kind: "live", bug: 7, when: "soon", at: AT }), null);
+});
+
+table("a wrong clock", [
+  [[], ""],
+  [[0, 0, 0], ""],
+  [[7_200], /about 2 hours ahead of the clock/],
+  [[3_590], /about 1 hour ahead/],
+  [[-7_200], ""],
+  [[-25_200, -25_201, -25_230], /about 7 hours behind the clock/],
+  [[-20_000, -20_700, -19_801], ""],
+  [[-9_000, -7_200, -5_400], ""],
+  [[-25_200, -25_201, 0], ""],
+  [[-150_000_000, -150_000_000, -150_000_000], ""],
+  [[600_000_000], ""],
+], (offsets, hint) => {
+  const said = clockHint(offsets.map((offset) => dated(offset)));
+  if (hint === "") assert.equal(said, "");
+  else assert.match(said, hint);
+});
+
+test("catch-ups, gaps and entries of an older page say nothing of the clock", () => {
+  const others = [{ kind: "gap", bugs: [7], when: "2030-01-01T00:00:00" }, { kind: "live", bug: 7, when: "2014-04-03T23:13:45" }];
+  assert.equal(clockHint([dated(7_200, "catchup"), ...others]), "");
+});
+
+test("a pause is told with its beginning, where that is known", () => {
+  assert.match(pausedText("2014-04-03T21:13:45", AT + 60_000), /No changes can arrive just now, since .*:13:45: /);
+  assert.match(pausedText(null, AT), /No changes can arrive just now: /);
 });
 
 test("a change made here is timed whether its update comes before or after the answer", () => {
@@ -128,6 +187,15 @@ test("an answer without a time takes the first arrival", () => {
   assert.equal(touch.took({ late: true }), null);
   touch.arrived(1, "2014-04-03T21:13:44", 1_020);
   assert.equal(touch.took({ late: false }), 20);
+});
+
+table("feed below a path", [
+  ["/feed/", "default"], ["/feed/kde/", "kde"], ["/feed/default/", "default"], ["/elsewhere/", "default"],
+], (path, expected) => assert.equal(feedOf(path, "/feed/"), expected));
+
+test("what is remembered of two gateways on one site is kept apart", () => {
+  const places = [["default", "/"], ["kde", "/"], ["default", "/kde/"], ["kde", "/a/"], ["default", "/a/"]];
+  assert.equal(new Set(places.map((at) => placeOf(...at))).size, places.length);
 });
 
 table("feed", [["/", "default"], ["/default/", "default"], ["/mozilla/", "mozilla"], ["/a%20b/", "a b"], ["/%zz/", "%zz"]],
@@ -159,11 +227,11 @@ test("a time is shown where the person is, with its date unless that is today", 
 });
 
 test("the verdict is said in plain words, an unknown one as a gap", () => {
-  assert.equal(verdictText(null, 0), "Live from now on");
-  assert.equal(verdictText("complete", 0), "Resumed: nothing missed");
-  assert.equal(verdictText("complete", 2), "Resumed: nothing missed, 2 caught up");
-  assert.match(verdictText("latest", 1), /newest change of each bug, 1 caught up/);
-  for (const replay of ["gap", "else"]) assert.match(verdictText(replay, 0), /gap: look at all/);
+  assert.match(verdictText(null, 0), /changes from now on/);
+  assert.match(verdictText("complete", 0), /nothing missed\.$/);
+  assert.match(verdictText("complete", 2), /nothing missed, 2 caught up\.$/);
+  assert.match(verdictText("latest", 1), /newest change is shown, 1 caught up/);
+  for (const replay of ["gap", "else"]) assert.match(verdictText(replay, 0), /look at all bugs/);
 });
 
 table("why the connection is gone", [

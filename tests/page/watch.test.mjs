@@ -28,7 +28,14 @@ function start(begin = {}, shown = []) {
     return { name: gateway.name, send: (command) => gateway.sent.push(command), close: () => (gateway.closed = true) };
   };
   const fallBack = (proven) => seen.fallBacks.push(proven);
-  const watch = new Watch({ Bugfeed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
+  const feeds = [];
+  class Feed extends Bugfeed {
+    constructor(...args) {
+      super(...args);
+      feeds.push(this);
+    }
+  }
+  const watch = new Watch({ Bugfeed: Feed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
     state: () => {},
     watched: () => {},
     change: ({ bug, when, kind }) => seen.changes.push(`${bug} ${when} ${kind}`),
@@ -43,7 +50,7 @@ function start(begin = {}, shown = []) {
     await settled();
     gateway.says(HELLO);
   };
-  return { watch, gateway, seen };
+  return { watch, gateway, seen, feeds };
 }
 
 const HELLO = { command: "hello", result: "ok", version: "1.2.3", feed: "default", heartbeat: 15, cursor: "E.9" };
@@ -253,4 +260,30 @@ test("nonsense from the gateway does no harm", async () => {
     gateway.links.at(-1).message(text);
   }
   assert.deepEqual(seen, { changes: [], gaps: [], errors: [], fallBacks: [] });
+});
+
+test("while the gateway hears nothing the state is paused, on whatever connection", async () => {
+  const { watch, gateway, feeds } = start({ bugs: [1] });
+  // As the library does it: the property first, and an event where it changes.
+  const hears = (state, since) => {
+    feeds.at(-1).feedState = state;
+    feeds.at(-1).dispatchEvent(new CustomEvent("feed", { detail: { state, since } }));
+  };
+  const shown = () => [watch.shownState, watch.pausedSince];
+  await gateway.opens();
+  assert.deepEqual(shown(), ["open", null]);
+  hears("paused", T1);
+  assert.deepEqual(shown(), ["paused", T1]);
+  hears("live", T2);
+  assert.deepEqual(shown(), ["open", null]);
+  hears("paused");
+  assert.deepEqual(shown(), ["paused", null], "the notice was lost, a heartbeat told it: its time is not known");
+  hears("live");
+  hears("paused", T2);
+  gateway.links.at(-1).close({ code: 1006 });
+  assert.deepEqual(shown(), ["waiting", null]);
+  await gateway.opens();
+  watch.retry();
+  await gateway.opens();
+  assert.deepEqual(shown(), ["open", null], "a feed of its own, which was told nothing");
 });

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Callable, Optional, Union
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from ._core import Core, Transport, number
 from ._events import BugfeedError, Change, Event
 from ._state import FileState, State
 from ._websocket import WebSocketTransport
+from ._words import plain, shown
 
 log = logging.getLogger("bugfeed_client")
 
@@ -41,6 +42,10 @@ class Bugfeed:
         dead connection.
     :param connect: further arguments of ``websockets.connect``, such as ``ssl``, ``proxy`` or ``additional_headers``
     :param on_state: called with ``connecting``, ``open``, ``waiting`` or ``closed``, and a reason (or ``""``)
+    :param on_feed: called with ``paused`` when nothing can arrive just now although the connection stands (the broker
+        or the tracker's database is away), with ``live`` when it can again; and since when, in UTC, or None
+    :param on_trouble: called with a :class:`BugfeedError` that ends nothing but that somebody should look at: three
+        attempts to connect in a row failed alike (a proxy's 404, a certificate). Logged besides
     :param transport: another way to reach the gateway than WebSocket
     :raises ValueError: if the address or the heartbeat is none
     """
@@ -53,11 +58,11 @@ class Bugfeed:
         heartbeat: int = 30,
         connect: Optional[Mapping[str, Any]] = None,
         on_state: Optional[Callable[[str, str], None]] = None,
+        on_feed: Optional[Callable[[str, Optional[str]], None]] = None,
+        on_trouble: Optional[Callable[[BugfeedError], None]] = None,
         transport: Optional[Transport] = None,
     ) -> None:
-        scheme, rest = urlsplit(url).scheme, urlsplit(url).hostname
-        if scheme not in ("ws", "wss", "http", "https") or not rest:
-            raise ValueError(f"not a gateway's address: {url!r}; write ws://HOST:PORT/, or wss://HOST/ for TLS")
+        scheme = _scheme(url)
         if not isinstance(heartbeat, int) or not 1 <= heartbeat <= 300:
             raise ValueError("heartbeat is a whole number of seconds from 1 to 300")
         self._url = url.replace("http", "ws", 1) if scheme.startswith("http") else url
@@ -65,11 +70,12 @@ class Bugfeed:
         self._heartbeat = heartbeat
         self._sockets = WebSocketTransport(connect or {})
         self._transport: Transport = transport or self._sockets
-        self._on_state = on_state
+        self._on_state, self._on_feed, self._on_trouble = on_state, on_feed, on_trouble
         self._core: Optional[Core] = None
         self._queue: deque[_Waiting] = deque()
         self._more: asyncio.Event  # Made when entered: in Python 3.9 it belongs to the loop it is made in.
-        self._reader: object = None
+        self._reader: Optional[_Reader] = None
+        self._asking: object = None
         self._in_hand: Optional[_Waiting] = None
         self._saved: Optional[str] = None
         self._failure: Optional[BugfeedError] = None
@@ -87,6 +93,8 @@ class Bugfeed:
             cursor=self._saved,
             heartbeat=self._heartbeat,
             changed=self._changed,
+            fed=self._fed,
+            troubled=self._troubled,
         )
         self._core.start()
         return self
@@ -102,37 +110,22 @@ class Bugfeed:
         self._running.close()
         await self._sockets.finish()
 
-    async def watch(self, bugs: Iterable[Union[int, str]] = ()) -> AsyncIterator[Event]:
+    def watch(self, bugs: Iterable[Union[int, str]] = ()) -> AsyncIterator[Event]:
         """Watches these bugs besides those that are watched already, and yields changes and gaps as they come.
 
         The cursor is saved when the loop asks for the next event: a bot that dies, or leaves the feed, while it deals
         with one gets that one again when it is run the next time. After leaving the loop, ``watch()`` goes on.
 
-        :raises BugfeedError: if a subscription is refused (``watch()`` goes on without those bugs), the cursor cannot
-            be saved, or trying again would not help
+        A wait for the next event may be cancelled at any time, by ``asyncio.wait_for`` for example: nothing is lost,
+        and the same loop or iterator goes on. What was handed out, though, is the application's: if it is cancelled
+        while it deals with an event and then asks for the next one, it says that it is done with that one.
+
+        :raises BugfeedError: if a subscription is refused (the loop may be entered again, without those bugs), the
+            cursor cannot be saved, or trying again would not help
         :raises ValueError: if one is no bug number (1 to 2^63 - 1)
         """
         self.subscribe(*bugs)
-        reader = self._reader = object()
-        while True:
-            self._dealt_with()
-            while self._queue:
-                item, cursor = self._in_hand = self._queue.popleft()
-                if isinstance(item, BugfeedError):
-                    raise item
-                if item is not None:
-                    yield item
-                    if self._reader is not reader:
-                        raise BugfeedError("another watch() reads this feed")
-                self._dealt_with()
-            if self._failure:
-                raise self._failure
-            if self._running.state == "closed":
-                return
-            self._more.clear()
-            await self._more.wait()
-            if self._reader is not reader:
-                raise BugfeedError("another watch() reads this feed")
+        return _Reader(self._next)
 
     def subscribe(self, *bugs: Union[int, str]) -> None:
         """Watches more bugs, connected or not; ``ValueError`` if one is none, and then nothing changes."""
@@ -162,6 +155,12 @@ class Bugfeed:
         return self._running.state
 
     @property
+    def feed_state(self) -> str:
+        """``live``, or ``paused`` while nothing can arrive although the connection stands. What the gateway said last;
+        ``live`` if it never said anything."""
+        return self._running.feed_state
+
+    @property
     def protocol(self) -> Optional[str]:
         """``modern``, or ``classic`` for a gateway of 2014, which resumes by date and cannot tell when that is not
         enough. None until it has answered."""
@@ -189,10 +188,50 @@ class Bugfeed:
         return self._core
 
     def _changed(self, state: str, reason: str) -> None:
-        log.log(logging.WARNING if state == "waiting" else logging.INFO, "%s: %s %s", self._url, state, reason)
+        log.log(logging.WARNING if state == "waiting" else logging.INFO, "%s: %s %s", shown(self._url), state, reason)
         self._more.set()
-        if self._on_state:
-            self._on_state(state, reason)
+        _call(self._on_state, state, reason)
+
+    def _fed(self, state: str, since: Optional[str]) -> None:
+        if state == "paused":
+            told = f" since {plain(since)}" if since else ""
+            log.warning("%s: updates are paused%s: nothing can arrive just now", shown(self._url), told)
+        else:
+            log.info("%s: updates flow again", shown(self._url))
+        _call(self._on_feed, state, since)
+
+    def _troubled(self, error: BugfeedError) -> None:
+        log.error("%s", error)
+        _call(self._on_trouble, error)
+
+    async def _next(self, reader: "_Reader") -> Event:
+        """The next event for this reader, which takes over from others. It is taken and handed out without a pause in
+        between in which it could be cancelled."""
+        if self._reader is not reader:
+            if reader.has_begun:
+                raise BugfeedError("another watch() reads this feed")
+            reader.has_begun, self._reader = True, reader
+        # Asking for an event says that the last one was dealt with.
+        self._dealt_with()
+        asking = self._asking = object()
+        while True:
+            while self._queue:
+                item, _ = self._in_hand = self._queue.popleft()
+                if isinstance(item, BugfeedError):
+                    raise item
+                if item is not None:
+                    return item
+                self._dealt_with()
+            if self._failure:
+                raise self._failure
+            if self._running.state == "closed":
+                raise StopAsyncIteration
+            self._more.clear()
+            await self._more.wait()
+            if self._reader is not reader:
+                raise BugfeedError("another watch() reads this feed")
+            if self._asking is not asking:
+                raise BugfeedError("the next event was asked for again while this wait for it went on")
 
     def _deliver(self, item: Union[Event, BugfeedError, None], cursor: Optional[str]) -> None:
         if isinstance(item, BugfeedError) and item.final:
@@ -219,9 +258,49 @@ class Bugfeed:
             return
         try:
             self._state.save(cursor)
-        except OSError as error:
+        except Exception as error:  # Of a file, or of whatever the application keeps it in.
             raise BugfeedError(f"cannot save the cursor: {error}") from error
         self._saved = cursor
+
+
+class _Reader(AsyncIterator[Event]):
+    """An iterator, and no generator: those end for good when a wait in them is cancelled."""
+
+    def __init__(self, following: "Callable[[_Reader], Coroutine[Any, Any, Event]]") -> None:
+        self._following = following
+        self._is_closed = False
+        #: Whether it has been asked for an event.
+        self.has_begun = False
+
+    async def __anext__(self) -> Event:
+        if self._is_closed:
+            raise StopAsyncIteration
+        return await self._following(self)
+
+    async def aclose(self) -> None:
+        """As generators have it, for ``contextlib.aclosing``. The feed goes on."""
+        self._is_closed = True
+
+
+def _scheme(url: str) -> str:
+    """The address's; ``ValueError`` if it is none."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss", "http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False  # Its words may hold a password.
+    if good:
+        return parts.scheme
+    raise ValueError(f"not a gateway's address: '{shown(url)}'; write ws://HOST:PORT/, or wss://HOST/ for TLS")
+
+
+def _call(callback: Optional[Callable[..., None]], *arguments: object) -> None:
+    """The application's own; what goes wrong there must not stop the feed half-way."""
+    try:
+        if callback:
+            callback(*arguments)
+    except Exception:
+        log.exception("bugfeed: a callback failed")
 
 
 def _newest(waiting: Iterable[_Waiting]) -> Iterable[_Waiting]:

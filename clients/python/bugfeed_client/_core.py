@@ -1,7 +1,8 @@
 """The client protocol, without a network, a clock or an event loop: those are handed in, so that tests bring their own.
 
 What comes back to the application goes to ``deliver(item, cursor)``: a change, a gap or an error (or None), and the
-cursor that may be stored once the item is dealt with (or None).
+cursor that may be stored once the item is dealt with (or None). What it may want to know besides goes to ``changed``
+(the connection), ``fed`` (whether anything can arrive) and ``troubled`` (answers that somebody should look at).
 """
 
 import json
@@ -11,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Optional, Protocol, Union
 
 from ._events import BugfeedError, Change, Event, Gap
+from ._words import advice, plain, shown
 
 #: Close codes after which the same would be refused again.
 FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009))
@@ -20,8 +22,10 @@ LATER: frozenset[int] = frozenset((408, 425, 429))
 BUSY: frozenset[int] = frozenset((429, 503))
 #: How long opening a connection may take, in seconds.
 CONNECT_S = 15.0
-#: No gateway is waited for longer than this, in seconds.
+#: No gateway is waited for longer than this, in seconds, and no gap is told later.
 MAX_WAIT_S = 300.0
+#: So many attempts in a row that end alike are worth a word.
+TRIES = 3
 #: Marks a cursor that is a date, for gateways that know no cursors.
 SINCE = "since:"
 #: The cursor of those who were given none: no gateway made it, so that resuming from it is a gap.
@@ -53,9 +57,13 @@ class Listener(Protocol):
         reason: str = "",
         status: Optional[int] = None,
         retry_after: Optional[float] = None,
+        gateway: bool = False,
+        fault: str = "",
     ) -> None:
-        """The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, and how many seconds its
-        ``Retry-After`` asks to wait, where they are known."""
+        """The end, or that there was no beginning: a close code of RFC 6455, or an HTTP status and how many seconds
+        its ``Retry-After`` asks to wait, where they are known. ``gateway``: whether it was the gateway that answered
+        (its header ``Bugfeed-Version``), and no proxy. ``fault``: which other fault kept it from beginning, in a
+        word, so that the same one is noticed (``tls``, ``dns``)."""
 
 
 Transport = Callable[[str, Listener], Link]
@@ -67,6 +75,8 @@ class Timer(Protocol):
 
 class Clock(Protocol):
     """What is needed of an asyncio event loop."""
+
+    def time(self) -> float: ...
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> Timer: ...
 
@@ -96,6 +106,17 @@ class _Asked:
         self.first = first
 
 
+class _Pending:
+    """A gap that is to be told later. What comes meanwhile is told at once, but its cursor waits here: whoever stored
+    it and died would never hear of the gap."""
+
+    def __init__(self) -> None:
+        self.bugs: set[int] = set()
+        self.cursor: Optional[str] = None
+        self.at = float("inf")
+        self.timer: Optional[Timer] = None
+
+
 class _Connection:
     """What is known of one connection. It listens to its link, for as long as it is the feed's."""
 
@@ -103,6 +124,8 @@ class _Connection:
         self.core = core
         self.link: Optional[Link] = None
         self.is_open = False
+        #: Whether hello was answered, and nothing has come since.
+        self.is_new = False
         self.resumed = False
         self.sent: set[int] = set()
         self.asked: list[_Asked] = []
@@ -124,9 +147,11 @@ class _Connection:
         reason: str = "",
         status: Optional[int] = None,
         retry_after: Optional[float] = None,
+        gateway: bool = False,
+        fault: str = "",
     ) -> None:
         if self is self.core.connection:
-            self.core.lost(code, reason, status, retry_after)
+            self.core.lost(code, reason, status, retry_after, gateway, fault)
 
 
 class Core:
@@ -144,9 +169,12 @@ class Core:
         heartbeat: int = 30,
         chance: Callable[[], float] = random.random,
         changed: Callable[[str, str], None] = lambda state, reason: None,
+        fed: Callable[[str, Optional[str]], None] = lambda state, since: None,
+        troubled: Callable[[BugfeedError], None] = lambda error: None,
     ) -> None:
         self.url = url
         self.state = "connecting"
+        self.feed_state = "live"
         self.protocol: Optional[str] = None
         self.replay: Optional[str] = None
         self.head: Optional[str] = None
@@ -159,8 +187,12 @@ class Core:
         self._deliver = deliver
         self._chance = chance
         self._changed = changed
+        self._fed = fed
+        self._troubled = troubled
         self._timer: Optional[Timer] = None
         self._failures = 0
+        self._alike: tuple[object, int] = (None, 0)
+        self._pending: Optional[_Pending] = None
 
     # What the application does.
 
@@ -170,7 +202,7 @@ class Core:
         connection = self.connection = _Connection(self)
         self.protocol = None
         self._become("connecting")
-        self._after(CONNECT_S, self._dead)
+        self._after(CONNECT_S, lambda: self.lost(None, f"{shown(self.url)} does not answer within {CONNECT_S:.0f} s"))
         connection.link = self._transport(self.url, connection)
 
     def subscribe(self, bugs: Iterable[int]) -> None:
@@ -186,6 +218,8 @@ class Core:
             return
         if self._timer:
             self._timer.cancel()
+        if self._pending and self._pending.timer:
+            self._pending.timer.cancel()
         self._leave()
         self._become("closed")
 
@@ -203,11 +237,14 @@ class Core:
         reason: str,
         status: Optional[int] = None,
         retry_after: Optional[float] = None,
+        gateway: bool = False,
+        fault: str = "",
     ) -> None:
         connection = self.connection
         self._leave()
-        if status is not None and 400 <= status < 500 and status not in LATER:
-            return self._fail(f"{self.url} is no feed: {status} {reason}".rstrip(), status=status)
+        # Only the gateway itself can say "never": a proxy says 404 while the gateway behind it restarts.
+        if gateway and status is not None and 400 <= status < 500 and status not in LATER:
+            return self._fail(f"{shown(self.url)} is no feed: {status} {reason}".rstrip(), status=status)
         if code in FINAL:
             return self._fail(f"closed by the gateway ({code}): {reason}", code=code)
         # A gateway that goes away says when to come back, another time to each client.
@@ -219,7 +256,20 @@ class Core:
             if status in BUSY:
                 delay += min(retry_after or 0.0, MAX_WAIT_S)
         self._after(delay, self.start)
-        self._become("waiting", f"{reason or f'connection lost ({code})'}; trying again in {delay:.1f} s")
+        if status is not None:
+            reason = f"{shown(self.url)} answers {status} {reason}".rstrip()
+        reason = reason or f"connection lost ({code})"
+        self._become("waiting", f"{reason}; trying again in {delay:.1f} s")
+        self._count(status or fault or None, reason, status, gateway)
+
+    def _count(self, kind: object, reason: str, status: Optional[int], gateway: bool) -> None:
+        """Says so, once, when three attempts in a row have ended alike: that may not mend itself."""
+        last, times = self._alike
+        self._alike = (kind, times + 1 if kind == last else 1)
+        if kind and self._alike[1] == TRIES:
+            hint = "" if gateway else advice(status)
+            words = filter(None, (f"{reason}, {TRIES} times in a row", hint, "this client goes on trying"))
+            self._troubled(BugfeedError("; ".join(words), status=status))
 
     def received(self, connection: _Connection, text: str) -> None:
         self._failures = 0
@@ -233,10 +283,15 @@ class Core:
         command = message.get("command")
         cursor = message.get("cursor")
         cursor = cursor if isinstance(cursor, str) else None
+        # A gateway whose feed is paused says so right after the reply to hello, or in a heartbeat.
+        if connection.is_new or command in ("feed", "heartbeat"):
+            self._flows(message if command in ("feed", "heartbeat") else {})
+        connection.is_new = False
         if command == "update":
             self._updated(message.get("bug"), message.get("when"), cursor)
         elif command == "gap":
-            self._move(cursor, self._gap(connection.sent))
+            spread_ms = _within(message.get("spread_ms"), 0, float("inf"))
+            self._lose(connection.sent, cursor, min((spread_ms or 0.0) / 1000, MAX_WAIT_S))
         elif command == "goaway":
             delay_ms = _within(message.get("retry_after_ms"), 0, float("inf"))
             if delay_ms is not None:
@@ -244,7 +299,7 @@ class Core:
             self._move(cursor)
         elif command == "heartbeat":
             self._move(cursor)
-        else:
+        elif command != "feed":
             asked = next((asked for asked in connection.asked if asked.command == command), None)
             if asked:
                 connection.asked.remove(asked)
@@ -324,7 +379,7 @@ class Core:
     def _answered(
         self, connection: _Connection, asked: _Asked, message: Mapping[str, Any], cursor: Optional[str]
     ) -> None:
-        error = str(message.get("error")) if message.get("result") == "error" else None
+        error = plain(str(message.get("error"))) if message.get("result") == "error" else None
         if asked.command == "hello":
             self._welcomed(connection, message.get("heartbeat"), cursor, error)
         elif error is not None:
@@ -343,6 +398,7 @@ class Core:
         connection.interval = _within(heartbeat, 1, 300) or connection.interval
         # For those who start afresh; it is no position of ours.
         self.head = cursor or UNKNOWN
+        connection.is_new = True
         self._heard(connection)
         self._become("open", "" if error is None else "a gateway of 2014: it resumes by date, and cannot tell of gaps")
 
@@ -350,7 +406,7 @@ class Core:
         self.replay = replay if isinstance(replay, str) else None
         # Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
         missed = asked.cursor and replay not in ("complete", "latest")
-        self._move(cursor or (None if self.cursor else UNKNOWN), self._gap(asked.bugs) if missed else None)
+        self._lose(asked.bugs if missed else (), cursor or (None if self.cursor else UNKNOWN))
 
     def _refused(self, connection: _Connection, asked: _Asked, error: str) -> None:
         self.bugs.difference_update(asked.bugs)
@@ -360,8 +416,39 @@ class Core:
         message = f"{asked.command} refused by the gateway: {error}"
         self._deliver(BugfeedError(message, bugs=tuple(asked.bugs)), None)
 
-    def _gap(self, bugs: Iterable[int]) -> Gap:
-        return Gap(tuple(sorted(self.bugs.intersection(bugs))))
+    def _flows(self, message: Mapping[str, Any]) -> None:
+        """What the message says of whether anything can arrive."""
+        state = "paused" if message.get("state") == "paused" else "live"
+        if state != self.feed_state:
+            self.feed_state = state
+            since = message.get("since")
+            self._fed(state, since if isinstance(since, str) else None)
+
+    def _lose(self, bugs: Iterable[int], cursor: Optional[str], spread: float = 0.0) -> None:
+        """Nobody can tell what these bugs went through up to the cursor. To be told within ``spread`` seconds, by
+        chance: a gap is told to everybody, and nobody shall ask the tracker at the same moment as all others."""
+        lost = self.bugs.intersection(bugs)
+        if not lost:
+            return self._move(cursor)
+        pending = self._pending = self._pending or _Pending()
+        pending.bugs |= lost
+        self._move(cursor)
+        delay = spread and spread * self._chance()
+        at = self._clock.time() + delay
+        if not delay:
+            self._tell_gap()
+        elif at < pending.at:
+            if pending.timer:
+                pending.timer.cancel()
+            pending.at, pending.timer = at, self._clock.call_later(delay, self._tell_gap)
+
+    def _tell_gap(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending:
+            if pending.timer:
+                pending.timer.cancel()
+            lost = tuple(sorted(self.bugs & pending.bugs))
+            self._move(pending.cursor, Gap(lost) if lost else None)
 
     def _since(self, when: str) -> Optional[str]:
         """Where to resume on a classic gateway: the largest date received, but none that lies in the future."""
@@ -373,5 +460,7 @@ class Core:
     def _move(self, cursor: Optional[str], item: Optional[Event] = None) -> None:
         if cursor:
             self.cursor = cursor
+        if cursor and self._pending:
+            self._pending.cursor, cursor = cursor, None
         if cursor or item:
             self._deliver(item, cursor)

@@ -9,9 +9,17 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Optional
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    ProxyError,
+    WebSocketException,
+)
 
 from ._core import Link, Listener
+from ._words import first_line, plain, proxy_unused, proxy_used, shown, without_answer
 
 log = logging.getLogger("bugfeed_client")
 
@@ -53,6 +61,41 @@ def retry_after(text: Optional[str]) -> Optional[float]:
         return None  # No date, or one without a zone.
 
 
+def why(error: BaseException, url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a listener is told of an attempt that failed."""
+    cause: Optional[BaseException] = error
+    # A redirect that the library follows no further (to http(s)://, for example) hides in what it says of that.
+    while cause and not isinstance(cause, InvalidStatus):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, InvalidStatus):
+        response = cause.response
+        text = first_line(bytes(response.body or b"")) or plain(response.reason_phrase)
+        text = text[4:] if text.startswith(f"{response.status_code} ") else text  # As nginx has it in its pages.
+        location = next(iter(response.headers.get_all("Location")), None)
+        if location and 300 <= response.status_code < 400:
+            text = f"{text}, which leads to {shown(location)}"
+        return {
+            "status": response.status_code,
+            "reason": text,
+            "retry_after": retry_after(next(iter(response.headers.get_all("Retry-After")), None)),
+            "gateway": "Bugfeed-Version" in response.headers,
+        }
+    used = proxy_used(url, options)
+    via = f"the proxy that {used} names" if used else "the proxy"
+    if isinstance(error, InvalidProxyStatus):
+        return {"status": error.response.status_code, "reason": f"{error.response.reason_phrase}, says {via}"}
+    if isinstance(error, (InvalidProxy, ProxyError, ImportError)):
+        # The library's own words may show the proxy's password.
+        need = "; install python-socks" if isinstance(error, ImportError) else ""
+        return {"reason": f"cannot connect to {shown(url)} through {via}{need}", "fault": "proxy"}
+    reason, fault = without_answer(error, url)
+    if used:
+        reason += f" (through {via})"
+    elif unused := proxy_unused(url):
+        reason += f" ({unused} is set; not used here)"
+    return {"reason": reason, "fault": fault}
+
+
 class _Link:
     def __init__(self, url: str, listener: Listener, options: Mapping[str, Any]) -> None:
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
@@ -68,18 +111,16 @@ class _Link:
     async def _run(self, url: str, options: Mapping[str, Any]) -> None:
         try:
             socket = await connect(url, **options)
+        except (OSError, EOFError, asyncio.TimeoutError, ImportError, WebSocketException) as error:
+            return self._listener.close(**why(error, url, options))
+        except Exception as error:
+            log.exception("bugfeed: unexpected; cannot connect")
+            return self._listener.close(reason=plain(str(error)) or type(error).__name__)
+        try:
             try:
                 code, reason = await self._talk(socket)
             finally:
                 await socket.close()
-        except InvalidStatus as error:
-            response = error.response
-            text = (response.body or b"").decode("utf-8", "replace").strip()
-            self._listener.close(
-                status=response.status_code,
-                reason=text or response.reason_phrase,
-                retry_after=retry_after(next(iter(response.headers.get_all("Retry-After")), None)),
-            )
         except (OSError, EOFError, asyncio.TimeoutError, WebSocketException) as error:
             self._listener.close(reason=str(error) or type(error).__name__)
         except Exception as error:
@@ -99,7 +140,7 @@ class _Link:
             pass
         finally:
             writer.cancel()
-        return socket.close_code or 1006, socket.close_reason or ""
+        return socket.close_code or 1006, plain(socket.close_reason or "")
 
     async def _write(self, socket: ClientConnection) -> None:
         try:

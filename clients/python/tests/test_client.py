@@ -62,6 +62,53 @@ def test_a_cursor_is_saved_when_the_loop_asks_for_the_next_event_not_before() ->
     asyncio.run(run())
 
 
+def test_a_gap_is_told_when_it_is_due_and_no_cursor_passes_it_before() -> None:
+    async def run() -> None:
+        network, state = FakeNetwork(), Memory("E.1")
+        async with Bugfeed("ws://gateway.test/", state=state, transport=network) as feed:
+            network.link.accept()
+            reader = feed.watch([1, 2])
+            network.link.say(command="gap", cursor="E.9", spread_ms=50)
+            network.link.update(1, 10)
+            assert await reader.__anext__() == Change(1, WHEN)
+            gap = asyncio.ensure_future(reader.__anext__())
+            await settled()
+            network.link.heartbeat(11)
+            assert (state.cursor, feed.cursor) == ("E.1", "E.11")
+            assert await gap == Gap((1, 2))
+            assert state.cursor == "E.1", "the gap is being dealt with"
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(reader.__anext__(), 0.001)
+            assert state.cursor == "E.11"
+
+    asyncio.run(run())
+
+
+def test_whether_anything_can_arrive_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        network = FakeNetwork()
+        told: list[tuple[str, Optional[str], str]] = []
+
+        def on_feed(state: str, since: Optional[str]) -> None:
+            told.append((state, since, feed.feed_state))
+
+        async with Bugfeed("ws://gateway.test/", transport=network, on_feed=on_feed) as feed:
+            network.link.accept()
+            assert feed.feed_state == "live"
+            network.link.say(command="feed", state="paused", since=WHEN)
+            network.link.say(command="heartbeat", state="paused", cursor="E.5")
+            network.link.heartbeat(6)
+            network.link.say(command="heartbeat", state="paused", cursor="E.6")
+            assert told == [("paused", WHEN, "paused"), ("live", None, "live"), ("paused", None, "paused")]
+
+    asyncio.run(run())
+    told = [record.message for record in caplog.records if "updates" in record.message]
+    assert told == [
+        f"ws://gateway.test/: updates are paused since {WHEN}: nothing can arrive just now",
+        "ws://gateway.test/: updates are paused: nothing can arrive just now",
+    ]
+
+
 def test_a_loop_that_is_left_goes_on_with_the_next_event() -> None:
     async def run() -> None:
         network, state = FakeNetwork(), Memory()
@@ -235,7 +282,7 @@ def test_starting_from_the_head() -> None:
             await feed.start_from_head()
             assert feed.cursor == "E.0"
         async with Bugfeed("ws://gateway.test/", transport=network) as feed:
-            network.link.listener.close(status=404, reason="no such feed")
+            network.link.listener.close(status=404, reason="no such feed", gateway=True)
             with pytest.raises(BugfeedError, match="no such feed"):
                 await feed.start_from_head()
 

@@ -28,6 +28,9 @@ class FakeClock:
         self.now = 0
         self.timers: list[FakeTimer] = []
 
+    def time(self) -> float:
+        return self.now / 1000
+
     def call_later(self, delay: float, callback: Callable[[], Any]) -> FakeTimer:
         timer = FakeTimer(self.now + round(delay * 1000), callback)
         self.timers.append(timer)
@@ -87,6 +90,10 @@ class Script:
                 self.events.append({"error": {**vars(item), "bugs": list(item.bugs)}})
             self.stored = cursor or self.stored
 
+        def note(event: dict[str, Any]) -> None:
+            if core is self.core:
+                self.events.append(event)
+
         chance = float(self.client.get("random", 0.5))
         core = self.core = Core(
             "ws://gateway.test/",
@@ -97,6 +104,8 @@ class Script:
             cursor=self.stored,
             heartbeat=self.client.get("heartbeat", 30),
             chance=lambda: chance,
+            fed=lambda state, _since: note({"feed": state}),
+            troubled=lambda error: note({"error": {**vars(error), "bugs": []}}),
         )
         core.start()
 
@@ -128,9 +137,9 @@ class Script:
     def do_ignore(self, _: Any, __: Any) -> None:
         self.begin()
 
-    def do_refuse(self, status: Optional[int], _: Any) -> None:
+    def do_refuse(self, status: Optional[int], step: dict[str, Any]) -> None:
         self.begin()
-        self.end(status=status, reason="refused")
+        self.end(status=status, reason="refused", gateway=step.get("gateway", False))
 
     def do_receive(self, message: dict[str, Any], _: Any) -> None:
         assert self.link and self.link.sent, "the client has sent nothing"
@@ -188,7 +197,7 @@ class Script:
 
     def do_expect(self, about: dict[str, Any], _: Any) -> None:
         core = self.core
-        known = {"cursor": self.stored, "bugs": sorted(core.bugs)}
+        known = {"cursor": self.stored, "bugs": sorted(core.bugs), "feed": core.feed_state}
         assert {name: known[name] if name in known else getattr(core, name) for name in about} == about
 
     def do_restart(self, _: Any, __: Any) -> None:
@@ -213,4 +222,4 @@ def test_conversation(case: dict[str, Any]) -> None:
 
 
 def test_there_are_conversations() -> None:
-    assert len(cases()) > 40
+    assert len(cases()) > 60

@@ -113,7 +113,8 @@ impl Script {
     }
 
     fn step(&mut self, step: &Value) {
-        let (name, argument) = step.as_object().unwrap().iter().find(|(name, _)| *name != "reason").unwrap();
+        let (name, argument) =
+            step.as_object().unwrap().iter().find(|(name, _)| *name != "reason" && *name != "gateway").unwrap();
         if matches!(&**name, "send" | "send_text" | "close" | "drop" | "client" | "advance_ms" | "waits_ms") {
             self.quiet();
         }
@@ -127,7 +128,10 @@ impl Script {
                 self.begin();
                 let text = "refused".to_owned();
                 self.end(match argument.as_u64() {
-                    Some(status) => Lost::Refused { status: status.try_into().unwrap(), text, retry_after: None },
+                    Some(status) => {
+                        let (status, by_gateway) = (status.try_into().unwrap(), step["gateway"] == true);
+                        Lost::Refused { status, text, retry_after: None, by_gateway }
+                    }
                     None => Lost::Broken(text),
                 });
             }
@@ -212,6 +216,7 @@ impl Script {
             "state": state,
             "protocol": protocol,
             "replay": self.core.replay(),
+            "feed": self.core.feed_state(),
             "head": self.core.head(),
             "bugs": self.core.bugs(),
             "cursor": self.stored,
@@ -227,6 +232,10 @@ fn shown(item: Result<Event, Error>) -> Option<Value> {
     let error = match item {
         Ok(Event::Change(change)) => return Some(json!({ "change": change.bug, "when": change.when })),
         Ok(Event::Gap(bugs)) => return Some(json!({ "gap": bugs })),
+        Ok(Event::Feed { state, .. }) => return Some(json!({ "feed": state })),
+        Ok(Event::Trouble { status, .. }) => {
+            return Some(json!({ "error": { "final": false, "bugs": [], "code": null, "status": status } }));
+        }
         Ok(_) => return None,
         Err(error) => error,
     };
@@ -244,7 +253,7 @@ fn every_conversation() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conformance/cases");
     let mut paths: Vec<_> = fs::read_dir(cases).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    assert!(paths.len() > 40, "the conversations are there");
+    assert!(paths.len() > 60, "the conversations are there");
     for path in paths {
         let case: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let mut script = Script::new(&case["client"]);

@@ -10,16 +10,21 @@ use std::time::Duration;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::client::errors::INVALID_COMMAND;
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::server::Verdict;
-use bugfeed_protocol::{BugId, Change, When};
-use serde_json::{Map, Value, json};
+use bugfeed_protocol::server::{FeedState, Verdict};
+use bugfeed_protocol::{BugId, When};
+use serde_json::{Value, json};
 
+use crate::words::{advice, shown};
 use crate::{Error, Event, Protocol, State};
+
+mod said;
 
 /// How long opening a connection may take.
 const CONNECT: Duration = Duration::from_secs(15);
-/// No gateway is waited for longer than this, whatever it asks.
+/// No gateway is waited for longer than this, whatever it asks, and no gap is told later.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+/// So many attempts in a row that end alike are worth a word.
+const TRIES: u32 = 3;
 /// Marks a cursor that is a date, for gateways that know no cursors.
 pub(crate) const SINCE: &str = "since:";
 /// The cursor of those who were given none: no gateway made it, so that resuming from it is a gap.
@@ -50,8 +55,10 @@ pub(crate) enum Action {
 /// How a connection ended, or why there was none.
 #[derive(Debug)]
 pub(crate) enum Lost {
-    /// The handshake was answered by something else.
-    Refused { status: u16, text: String, retry_after: Option<Duration> },
+    /// The handshake was answered by something else: by the gateway itself, or by what is in between.
+    Refused { status: u16, text: String, retry_after: Option<Duration>, by_gateway: bool },
+    /// There was no answer, for a reason that is known; and a word for it, by which the same one is noticed.
+    Unreachable { reason: String, fault: &'static str },
     /// A close frame came.
     Closed { code: u16, text: String },
     /// Anything else.
@@ -73,6 +80,21 @@ enum Due {
     GiveUp,
 }
 
+/// How an attempt ended, where that may be the same the next time.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Status(u16),
+    Fault(&'static str),
+}
+
+/// A gap that is to be told later. What comes meanwhile is told at once, but its cursor waits here: whoever stored it and
+/// died would never hear of the gap.
+struct Pending {
+    bugs: BTreeSet<BugId>,
+    cursor: Option<String>,
+    at: Duration,
+}
+
 /// A command that is not answered yet.
 struct Asked {
     command: &'static str,
@@ -85,6 +107,8 @@ struct Asked {
 
 struct Connection {
     is_open: bool,
+    /// Whether hello was answered, and nothing has come since.
+    is_new: bool,
     resumed: bool,
     sent: BTreeSet<BugId>,
     asked: VecDeque<Asked>,
@@ -100,6 +124,7 @@ pub(crate) struct Core {
     classic: bool,
     state: State,
     protocol: Option<Protocol>,
+    feed_state: FeedState,
     replay: Option<Verdict>,
     head: Option<String>,
     cursor: Option<String>,
@@ -109,6 +134,9 @@ pub(crate) struct Core {
     connection: Option<Connection>,
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
+    /// How the last attempts ended, and how many of them.
+    alike: Option<(Kind, u32)>,
+    pending: Option<Pending>,
     actions: VecDeque<Action>,
     deliveries: VecDeque<Delivery>,
 }
@@ -121,6 +149,7 @@ impl Core {
             classic,
             state: State::Connecting,
             protocol: None,
+            feed_state: FeedState::Live,
             replay: None,
             head: None,
             cursor: None,
@@ -129,6 +158,8 @@ impl Core {
             connection: None,
             timer: None,
             backoff: Backoff::CLIENT,
+            alike: None,
+            pending: None,
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
         }
@@ -140,6 +171,10 @@ impl Core {
 
     pub(crate) fn protocol(&self) -> Option<Protocol> {
         self.protocol
+    }
+
+    pub(crate) fn feed_state(&self) -> FeedState {
+        self.feed_state
     }
 
     pub(crate) fn replay(&self) -> Option<Verdict> {
@@ -170,7 +205,8 @@ impl Core {
 
     /// When [`Core::alarm`] is due, on the clock of [`Now`].
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.timer.map(|(at, _)| at)
+        let gap = self.pending.as_ref().map(|pending| pending.at);
+        self.timer.map(|(at, _)| at).into_iter().chain(gap).min()
     }
 
     // What the application does.
@@ -230,6 +266,8 @@ impl Core {
     pub(crate) fn close(&mut self) {
         if self.state != State::Closed {
             self.timer = None;
+            // Not told: the cursor that is stored is from before it.
+            self.pending = None;
             self.leave();
             self.become_state(State::Closed);
         }
@@ -247,10 +285,21 @@ impl Core {
 
     /// The deadline is reached. Nothing happens before it.
     pub(crate) fn alarm(&mut self, now: Now) {
+        if self.pending.as_ref().is_some_and(|pending| pending.at <= now.clock) {
+            self.tell_gap();
+        }
         let Some((_, due)) = self.timer.take_if(|(at, _)| *at <= now.clock) else { return };
         match due {
             Due::Connect => self.connect(now),
-            Due::GiveUp => self.lost(Lost::Broken("the gateway is silent".to_owned()), now),
+            Due::GiveUp => {
+                let reason = match self.state {
+                    State::Connecting if !self.is_open() => {
+                        format!("{} does not answer within {} s", shown(&self.url), CONNECT.as_secs())
+                    }
+                    _ => "the gateway is silent".to_owned(),
+                };
+                self.lost(Lost::Broken(reason), now);
+            }
             Due::Probe => {
                 self.actions.push_back(Action::Send(json!({ "command": "version" }).to_string()));
                 let patience = self.interval().mul_f64(1.5);
@@ -278,16 +327,20 @@ impl Core {
     pub(crate) fn lost(&mut self, lost: Lost, now: Now) {
         let Some(goaway) = self.connection.as_ref().map(|connection| connection.retry_after) else { return };
         self.leave();
-        let (reason, least) = match lost {
-            Lost::Refused { status, text, .. } if is_final_status(status) => {
-                return self.fail(Error::NotAFeed { url: self.url.clone(), status, text });
+        let (reason, least, kind, advice) = match lost {
+            Lost::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
+                return self.fail(Error::NotAFeed { url: shown(&self.url), status, text });
             }
             Lost::Closed { code, text } if is_final_code(code) => return self.fail(Error::Closed { code, text }),
-            Lost::Refused { status, text, retry_after } => {
-                (format!("{} answers {status} {text}", self.url), retry_after.filter(|_| matches!(status, 429 | 503)))
-            }
-            Lost::Closed { code, text } => (format!("closed ({code}): {text}"), None),
-            Lost::Broken(reason) => (reason, None),
+            Lost::Refused { status, text, retry_after, by_gateway } => (
+                format!("{} answers {status} {text}", shown(&self.url)),
+                retry_after.filter(|_| matches!(status, 429 | 503)),
+                Some(Kind::Status(status)),
+                advice(status).filter(|_| !by_gateway),
+            ),
+            Lost::Unreachable { reason, fault } => (reason, None, Some(Kind::Fault(fault)), None),
+            Lost::Closed { code, text } => (format!("closed ({code}): {text}"), None, None, None),
+            Lost::Broken(reason) => (reason, None, None, None),
         };
         let reason = reason.trim_end_matches([' ', ':']).to_owned();
         // A gateway that goes away says when to come back, another time to each client. One that is full says the same to
@@ -296,33 +349,21 @@ impl Core {
             self.backoff.next(now.chance) + least.map_or(Duration::ZERO, |least| least.min(MAX_WAIT))
         });
         self.timer = Some((now.clock + delay, Due::Connect));
-        self.become_state(State::Waiting { delay, reason });
+        self.become_state(State::Waiting { delay, reason: reason.clone() });
+        self.count(kind, &reason, advice);
     }
 
-    /// A text came.
-    pub(crate) fn received(&mut self, text: &str, now: Now) {
-        if self.connection.is_none() {
-            return;
-        }
-        self.backoff.reset();
-        self.heard(now);
-        // What this version does not understand is for newer ones.
-        let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };
-        let cursor = message.get("cursor").and_then(Value::as_str).map(str::to_owned);
-        match message.get("command").and_then(Value::as_str) {
-            Some("update") => self.updated(&message, cursor, now),
-            Some("gap") => self.lost_continuity(cursor),
-            Some("goaway") => {
-                let delay_ms = message.get("retry_after_ms").and_then(Value::as_f64).filter(|ms| *ms >= 0.0);
-                if let Some(connection) = &mut self.connection {
-                    let delay = delay_ms.map(|ms| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or(MAX_WAIT));
-                    connection.retry_after = delay.map(|delay| delay.min(MAX_WAIT)).or(connection.retry_after);
-                }
-                self.tell(None, cursor);
-            }
-            Some("heartbeat") => self.tell(None, cursor),
-            Some(command) => self.answered(command, &message, cursor, now),
-            None => {}
+    /// Says so, once, when three attempts in a row have ended alike: that may not mend itself.
+    fn count(&mut self, kind: Option<Kind>, reason: &str, advice: Option<&str>) {
+        let before = self.alike.take();
+        let Some(kind) = kind else { return };
+        let times = before.filter(|(last, _)| *last == kind).map_or(1, |(_, times)| times.saturating_add(1));
+        self.alike = Some((kind, times));
+        if times == TRIES {
+            let status = if let Kind::Status(status) = kind { Some(status) } else { None };
+            let advice = advice.map(|advice| format!("{advice}; ")).unwrap_or_default();
+            let text = format!("{reason}, {TRIES} times in a row; {advice}this client goes on trying");
+            self.tell(Some(Event::Trouble { status, text }), None);
         }
     }
 
@@ -331,6 +372,7 @@ impl Core {
     fn connect(&mut self, now: Now) {
         self.connection = Some(Connection {
             is_open: false,
+            is_new: false,
             resumed: false,
             sent: BTreeSet::new(),
             asked: VecDeque::new(),
@@ -352,6 +394,10 @@ impl Core {
     fn become_state(&mut self, state: State) {
         self.state = state.clone();
         self.tell(Some(Event::State(state)), None);
+    }
+
+    fn is_open(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.is_open)
     }
 
     fn interval(&self) -> Duration {
@@ -389,108 +435,24 @@ impl Core {
         self.actions.push_back(Action::Send(message.to_string()));
     }
 
-    // What the gateway says.
-
-    fn updated(&mut self, message: &Map<String, Value>, cursor: Option<String>, now: Now) {
-        let Some(bug) = message.get("bug").and_then(Value::as_u64).and_then(BugId::new) else { return };
-        let Some(when) = message.get("when").and_then(Value::as_str) else { return };
-        let (event, cursor) = match When::parse_utc(when) {
-            Ok(when) => (Event::Change(Change { bug, when }), cursor.or_else(|| self.since(when, now.date))),
-            // It changed, but nobody can tell when: what is not known exactly is a gap.
-            Err(_) => (Event::Gap(vec![bug]), cursor),
-        };
-        self.tell(Some(event).filter(|_| self.bugs.contains(&bug)), cursor);
-    }
-
-    fn lost_continuity(&mut self, cursor: Option<String>) {
-        let sent = self.connection.as_ref().map(|connection| connection.sent.clone()).unwrap_or_default();
-        let gap = self.gap(sent);
-        self.tell(gap, cursor);
-    }
-
-    fn answered(&mut self, command: &str, message: &Map<String, Value>, cursor: Option<String>, now: Now) {
-        let Some(connection) = &mut self.connection else { return };
-        let Some(place) = connection.asked.iter().position(|asked| asked.command == command) else { return };
-        let Some(asked) = connection.asked.remove(place) else { return };
-        let error = (message.get("result").and_then(Value::as_str) == Some("error"))
-            .then(|| message.get("error").and_then(Value::as_str).unwrap_or("without saying why").to_owned());
-        match (asked.command, error) {
-            ("hello", error) => self.welcomed(message.get("heartbeat").and_then(Value::as_f64), cursor, error, now),
-            (_, Some(error)) => self.refused(asked, error),
-            ("subscribe", None) => self.subscribed(asked, message.get("replay").and_then(Value::as_str), cursor),
-            (_, None) => self.tell(None, cursor),
-        }
-    }
-
-    fn welcomed(&mut self, heartbeat_s: Option<f64>, cursor: Option<String>, error: Option<String>, now: Now) {
-        self.protocol = match error {
-            None => Some(Protocol::Modern),
-            Some(error) if error == INVALID_COMMAND => Some(Protocol::Classic),
-            Some(error) => return self.fail(Error::NotWelcome(error)),
-        };
-        if let Some(connection) = &mut self.connection
-            && let Some(granted) = heartbeat_s.filter(|seconds| (1.0..=300.0).contains(seconds))
-        {
-            connection.interval = Duration::from_secs_f64(granted);
-        }
-        // For those who start afresh; it is no position of ours.
-        self.head = Some(cursor.unwrap_or_else(|| UNKNOWN.to_owned()));
-        self.heard(now);
-        self.become_state(State::Open);
-    }
-
-    fn subscribed(&mut self, asked: Asked, replay: Option<&str>, cursor: Option<String>) {
-        self.replay = match replay {
-            Some("complete") => Some(Verdict::Complete),
-            Some("latest") => Some(Verdict::Latest),
-            Some("gap") => Some(Verdict::Gap),
-            _ => None,
-        };
-        self.tell(Some(Event::Subscribed { bugs: asked.bugs.clone(), replay: self.replay }), None);
-        // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
-        let kept = matches!(self.replay, Some(Verdict::Complete | Verdict::Latest));
-        let gap = if asked.cursor.is_some() && !kept { self.gap(asked.bugs) } else { None };
-        // Something has begun. Who comes back without a cursor must not begin anew silently.
-        let begun = self.cursor.is_none().then(|| UNKNOWN.to_owned());
-        self.tell(gap, cursor.or(begun));
-    }
-
-    fn refused(&mut self, asked: Asked, text: String) {
-        self.unsubscribe(asked.bugs.iter().copied());
-        if let Some(connection) = &mut self.connection {
-            for bug in &asked.bugs {
-                connection.sent.remove(bug);
-            }
-            connection.resumed &= !asked.first;
-        }
-        let error = Error::Refused { command: asked.command, bugs: asked.bugs, text };
-        self.deliveries.push_back(Delivery { item: Some(Err(error)), cursor: None });
-    }
-
-    /// A gap of those that are still wanted, if any are.
-    fn gap(&self, bugs: impl IntoIterator<Item = BugId>) -> Option<Event> {
-        let bugs: Vec<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
-        (!bugs.is_empty()).then_some(Event::Gap(bugs))
-    }
-
-    /// Where to resume on a classic gateway: the largest date received, but none that lies in the future.
-    fn since(&self, when: When, today: When) -> Option<String> {
-        let before = self.cursor.as_deref().and_then(|cursor| cursor.strip_prefix(SINCE));
-        let is_later = before.and_then(|since| When::parse_utc(since).ok()).is_none_or(|before| when > before);
-        (self.protocol == Some(Protocol::Classic) && is_later && when < today).then(|| format!("{SINCE}{when}"))
-    }
-
     fn tell(&mut self, event: Option<Event>, cursor: Option<String>) {
         if let Some(cursor) = &cursor {
             self.cursor = Some(cursor.clone());
         }
+        let cursor = match &mut self.pending {
+            Some(pending) => {
+                pending.cursor = cursor.or(pending.cursor.take());
+                None
+            }
+            None => cursor,
+        };
         if event.is_some() || cursor.is_some() {
             self.deliveries.push_back(Delivery { item: event.map(Ok), cursor });
         }
     }
 }
 
-/// An answer to the handshake that trying again would not mend. The three others of the 400s mean "later".
+/// An answer of the gateway to the handshake that trying again would not mend. The three others of the 400s mean "later".
 fn is_final_status(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
 }

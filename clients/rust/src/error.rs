@@ -16,10 +16,10 @@ pub enum Error {
     /// The number is none of a bug.
     #[error("{0} is not a bug number; use a whole number from 1 to 9223372036854775807")]
     Bug(u64),
-    /// The gateway answered, but not with a feed.
+    /// The gateway itself answered, but not with a feed. Other answers (a proxy's) are never final.
     #[error("{url} is no feed: {status} {text}")]
     NotAFeed {
-        /// The address.
+        /// The address, without what may be secret in it.
         url: String,
         /// The HTTP status, 400 to 499.
         status: u16,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use bugfeed_protocol::server::Verdict;
-use bugfeed_protocol::{BugId, Change};
+use bugfeed_protocol::server::{FeedState, Verdict};
+use bugfeed_protocol::{BugId, Change, When};
 
 /// What a feed has to say. More kinds may come: end a `match` with `_ => {}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,22 @@ pub enum Event {
         bugs: Vec<BugId>,
         /// The verdict, where this was a resume and the gateway gave one. A gap is told as [`Event::Gap`] besides.
         replay: Option<Verdict>,
+    },
+    /// Whether anything can arrive has changed, as the gateway says. While it is [`FeedState::Paused`] the connection
+    /// stands, but the gateway itself hears of nothing; what was missed comes later, or is told as a gap.
+    Feed {
+        /// Whether anything can arrive.
+        state: FeedState,
+        /// Since when, where the gateway said so, by its clock.
+        since: Option<When>,
+    },
+    /// Somebody should look at this, though the feed goes on and tries again: three attempts in a row ended alike, with
+    /// a proxy's 404 for example, or a certificate that is not trusted.
+    Trouble {
+        /// The HTTP status, if that was it.
+        status: Option<u16>,
+        /// What it was and what may help, for people.
+        text: String,
     },
 }
 

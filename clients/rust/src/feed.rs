@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bugfeed_protocol::server::Verdict;
+use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use futures::Stream;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use crate::core::{Core, SINCE};
 use crate::driver::{Shared, drive, heartbeat_s};
 use crate::keeper::Keeper;
 use crate::store::{FileStore, Store};
-use crate::{Error, Event, Protocol, State, link};
+use crate::{Error, Event, Protocol, State, link, words};
 
 /// How a feed is to be.
 pub struct Builder {
@@ -35,7 +35,10 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("url", &self.url).field("bugs", &self.bugs).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("url", &words::shown(&self.url))
+            .field("bugs", &self.bugs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -286,6 +289,11 @@ impl Handle {
     /// Which protocol the gateway speaks; `None` until it has answered.
     pub fn protocol(&self) -> Option<Protocol> {
         self.shared.lock().core.protocol()
+    }
+
+    /// Whether anything can arrive, as the gateway said last; it can, if nothing was said.
+    pub fn feed_state(&self) -> FeedState {
+        self.shared.lock().core.feed_state()
     }
 
     /// The last verdict on what was missed.

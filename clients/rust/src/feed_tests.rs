@@ -17,31 +17,45 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{Builder, Error, Event, Feed, Protocol, State, Store};
 
 /// Long enough for a busy machine; nothing here waits this long unless it fails.
-const SOON: Duration = Duration::from_secs(20);
-const WHEN: &str = "2014-04-03T21:13:45";
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const WHEN: &str = "2014-04-03T21:13:45";
 
 /// A gateway whose lines the test speaks.
-struct Gateway(TcpListener);
+pub(crate) struct Gateway(TcpListener);
 
 impl Gateway {
-    async fn new() -> Gateway {
+    pub(crate) async fn new() -> Gateway {
         Gateway(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    fn builder(&self) -> Builder {
+    pub(crate) fn builder(&self) -> Builder {
         Feed::builder(&format!("http://{}/", self.0.local_addr().unwrap())).unwrap()
+    }
+
+    pub(crate) fn port(&self) -> String {
+        self.0.local_addr().unwrap().port().to_string()
+    }
+
+    /// Answers the first byte, whatever it is.
+    pub(crate) async fn say_at_once(&self, answer: &[u8]) {
+        let mut stream = self.tcp().await;
+        stream.read_exact(&mut [0]).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        // To the end: what is left unread would make the system break the connection off.
+        stream.shutdown().await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
     async fn tcp(&self) -> TcpStream {
         timeout(SOON, self.0.accept()).await.expect("a connection in time").unwrap().0
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client(tokio_tungstenite::accept_async(self.tcp().await).await.unwrap())
     }
 
     /// Answers an attempt with something else than a feed.
-    async fn refuse(&self, answer: &str) {
+    pub(crate) async fn refuse(&self, answer: &str) {
         let mut stream = self.tcp().await;
         let mut head = [0; 4096];
         let mut read = 0;
@@ -54,14 +68,14 @@ impl Gateway {
 }
 
 /// A connection as the gateway sees it.
-struct Client(WebSocketStream<TcpStream>);
+pub(crate) struct Client(WebSocketStream<TcpStream>);
 
 impl Client {
-    async fn say(&mut self, message: Value) {
+    pub(crate) async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
-    async fn update(&mut self, bug: u64, seq: u64) {
+    pub(crate) async fn update(&mut self, bug: u64, seq: u64) {
         let cursor = format!("E.{seq}");
         self.say(json!({ "command": "update", "bug": bug, "when": WHEN, "cursor": cursor })).await;
     }
@@ -81,7 +95,7 @@ impl Client {
     }
 
     /// Reads hello and subscribe, answers both, and returns the subscribe.
-    async fn greet(&mut self, seq: u64) -> Value {
+    pub(crate) async fn greet(&mut self, seq: u64) -> Value {
         assert_eq!(self.hear_json().await["command"], "hello");
         let subscribe = self.hear_json().await;
         let cursor = format!("E.{seq}");
@@ -94,15 +108,15 @@ impl Client {
 }
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Memory(Arc<Mutex<Vec<String>>>);
 
 impl Memory {
-    fn last(&self) -> Option<String> {
+    pub(crate) fn last(&self) -> Option<String> {
         self.0.lock().unwrap().last().cloned()
     }
 
     /// Waits until this is stored.
-    async fn holds(&self, cursor: &str) {
+    pub(crate) async fn holds(&self, cursor: &str) {
         let holds = async || if self.last().as_deref() == Some(cursor) { Ok(()) } else { Err(self.last()) };
         eventually(SOON, format!("{cursor} to be stored"), holds).await.unwrap();
     }
@@ -120,7 +134,7 @@ impl Store for Memory {
 }
 
 /// The next event that is about bugs.
-async fn next(feed: &mut Feed) -> Event {
+pub(crate) async fn next(feed: &mut Feed) -> Event {
     loop {
         let event = timeout(SOON, feed.next()).await.expect("an event in time").expect("an event").unwrap();
         if !event.bugs().is_empty() {
@@ -129,12 +143,12 @@ async fn next(feed: &mut Feed) -> Event {
     }
 }
 
-fn bugs(event: &Event) -> Vec<u64> {
+pub(crate) fn bugs(event: &Event) -> Vec<u64> {
     event.bugs().iter().map(|bug| bug.get()).collect()
 }
 
 /// The next state but connecting.
-async fn state(feed: &mut Feed) -> State {
+pub(crate) async fn state(feed: &mut Feed) -> State {
     loop {
         match timeout(SOON, feed.next()).await.expect("an event in time").expect("an event") {
             Ok(Event::State(State::Connecting)) => {}
@@ -293,7 +307,8 @@ async fn an_answer_that_means_later_is_tried_again_and_retry_after_is_honoured()
 async fn what_trying_again_would_not_mend_ends_the_feed() {
     let gateway = Gateway::new().await;
     let mut feed = gateway.builder().bugs([1]).connect();
-    gateway.refuse("404 Not Found\r\nContent-Length: 16\r\n\r\nFeeds: default.\n").await;
+    let answer = "404 Not Found\r\nBugfeed-Version: 0.1.0\r\nContent-Length: 27\r\n\r\n{\"error\":\"Feeds: default.\"}";
+    gateway.refuse(answer).await;
     let error = loop {
         match feed.next().await.expect("an item") {
             Ok(event) => assert!(matches!(event, Event::State(_)), "{event:?}"),

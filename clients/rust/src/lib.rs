@@ -36,13 +36,16 @@ mod keeper;
 mod link;
 mod mailbox;
 mod store;
+mod words;
 
 #[cfg(test)]
 mod conformance_tests;
 #[cfg(test)]
 mod feed_tests;
+#[cfg(test)]
+mod patience_tests;
 
-pub use bugfeed_protocol::server::Verdict;
+pub use bugfeed_protocol::server::{FeedState, Verdict};
 pub use bugfeed_protocol::{BugId, Change, When};
 
 pub use crate::error::Error;
@@ -50,6 +53,7 @@ pub use crate::event::{Event, Protocol, State};
 pub use crate::feed::{Builder, Feed, Handle};
 pub use crate::link::address;
 pub use crate::store::{FileStore, Store, replace_file};
+pub use crate::words::{plain, shown};
 
 /// The README's bot, which must compile.
 #[cfg(doctest)]

@@ -18,6 +18,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_asyn
 
 use crate::Error;
 use crate::core::Lost;
+use crate::words;
 
 /// The largest message a gateway may send, in bytes: the list of a million bugs, as the classic protocol replies.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
@@ -119,7 +120,7 @@ fn poll_open(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Conte
         return Poll::Ready(match Pin::new(&mut *socket).poll_next(cx) {
             Poll::Ready(Some(Ok(Message::Text(text)))) => Heard::Text(text),
             Poll::Ready(Some(Ok(Message::Close(frame)))) => Heard::Lost(match frame {
-                Some(frame) => Lost::Closed { code: frame.code.into(), text: frame.reason.to_string() },
+                Some(frame) => Lost::Closed { code: frame.code.into(), text: words::plain(&frame.reason) },
                 None => Lost::Broken("closed by the gateway".to_owned()),
             }),
             // Pings are answered by the library; a pong goes out with the next flush, which this loop's next round does.
@@ -165,11 +166,15 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
     match connecting.await {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(answer)) => {
-            let text = answer.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().trim().to_owned();
-            let retry_after = retry_after(answer.headers(), SystemTime::now());
-            Err(Lost::Refused { status: answer.status().as_u16(), text, retry_after })
+            let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
+            Err(Lost::Refused {
+                status: answer.status().as_u16(),
+                text: words::said(answer.status(), answer.body().as_deref().unwrap_or_default(), location),
+                retry_after: retry_after(answer.headers(), SystemTime::now()),
+                by_gateway: answer.headers().contains_key("bugfeed-version"),
+            })
         }
-        Err(error) => Err(Lost::Broken(format!("cannot connect to {url}: {error}"))),
+        Err(error) => Err(words::unreachable(url, &error)),
     }
 }
 
@@ -210,7 +215,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// # Errors
 /// [`Error::Address`], which says what an address looks like.
 pub fn address(text: &str) -> Result<String, Error> {
-    let bad = || Error::Address(text.trim().to_owned());
+    let bad = || Error::Address(words::shown(text));
     let uri: Uri = text.trim().parse().map_err(|_| bad())?;
     let scheme = match uri.scheme_str() {
         Some("ws" | "http") => "ws",

@@ -90,15 +90,15 @@ impl Mailbox {
     /// cursors between: whoever resumes from one of those gets the newer one again.
     fn conflate(&mut self) {
         self.merge_gaps();
-        let (mut changed, mut has_state, mut has_subscribed, mut has_cursor) = (HashSet::new(), false, false, false);
+        let (mut changed, mut kinds) = (HashSet::new(), HashSet::new());
         let mut kept = VecDeque::new();
         while let Some(delivery) = self.waiting.pop_back() {
             let is_newest = match &delivery.item {
                 Some(Ok(Event::Change(change))) => changed.insert(change.bug),
-                Some(Ok(Event::State(_))) => !std::mem::replace(&mut has_state, true),
-                Some(Ok(Event::Subscribed { .. })) => !std::mem::replace(&mut has_subscribed, true),
-                Some(_) => true,
-                None => !std::mem::replace(&mut has_cursor, true),
+                // All of these are told.
+                Some(Ok(Event::Gap(_)) | Err(_)) => true,
+                Some(Ok(event)) => kinds.insert(Some(std::mem::discriminant(event))),
+                None => kinds.insert(None),
             };
             if is_newest {
                 kept.push_front(delivery);

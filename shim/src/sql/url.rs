@@ -11,6 +11,8 @@ use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
+use super::Dialect;
+
 /// A checked database URL. `Debug` and `Display` leave the password out.
 #[derive(Clone)]
 pub struct DbUrl {
@@ -105,6 +107,22 @@ impl DbUrl {
             options: DbOptions::Sqlite(Box::new(SqliteConnectOptions::new().filename(path))),
             shown: format!("sqlite://{}", path.display()),
         }
+    }
+
+    /// Which SQL is spoken there, and the database's name.
+    pub(crate) fn dialect_and_database(&self) -> (Dialect, Option<&str>) {
+        match &self.options {
+            DbOptions::MySql(options) => (Dialect::MySql, options.get_database()),
+            DbOptions::Postgres(options) => (Dialect::Postgres, options.get_database()),
+            DbOptions::Sqlite(_) => (Dialect::Sqlite, None),
+        }
+    }
+
+    /// The address with another login, to be shown as an example.
+    pub(crate) fn with_login(&self, user: &str, password: &str) -> String {
+        let (scheme, rest) = self.shown.split_once("://").unwrap_or(("", &self.shown));
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        format!("{scheme}://{user}:{password}@{place}")
     }
 
     /// Whether it is a PostgreSQL server's.

@@ -23,6 +23,7 @@ on_each_database!(
     init_creates_once_and_checks,
     touch_writes_local_time,
     other_names,
+    rows_that_somebody_else_deletes_are_counted,
 );
 
 async fn a_lower_id_that_is_committed_later(place: Place) {
@@ -260,6 +261,18 @@ async fn other_names(place: Place) {
     let mut collector = Collector::default();
     relay_once(&source, &place.file_ledger().await, &mut collector).await;
     assert_eq!(collector.told().len(), 1);
+}
+
+/// As another shim with another ledger does.
+async fn rows_that_somebody_else_deletes_are_counted(place: Place) {
+    let source = place.table().await;
+    let mut tracker = place.session().await;
+    tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
+    let keys: Vec<_> = source.read(10).await.unwrap().into_iter().map(|row| row.key).collect();
+    tracker.exec("DELETE FROM push_notify WHERE bug_id <> 2").await;
+    let deleted = source.delete(&keys).await.unwrap();
+    assert_eq!((deleted.gone.len(), deleted.kept.len(), deleted.vanished), (3, 0, 2));
+    assert!(!source.in_place());
 }
 
 /// Without AUTOINCREMENT, SQLite gives the id of the last deleted row to the next one.

@@ -26,8 +26,8 @@ export class Demo {
     $("try").addEventListener("click", () => {
       $("demo-bug").value = DEMO_BUG;
       this.#change(DEMO_BUG);
-      // The button is gone now; what it did can be repeated here.
-      $("demo-touch").focus();
+      // The button is gone now; what it did can be repeated here. On a phone that is below the change that comes.
+      $("demo-touch").focus({ preventScroll: true });
     });
   }
 
@@ -116,7 +116,7 @@ export class Demo {
 
 /** Makes the change; returns the time it was given. */
 async function post(bug) {
-  const response = await fetch("/demo/touch", {
+  const response = await fetch(new URL("../demo/touch", import.meta.url), {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ bugs: [bug] }),

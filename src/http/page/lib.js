@@ -113,14 +113,20 @@ export function clockAhead(date, now) {
   return Math.abs(ahead) > 3_000 ? ahead : 0;
 }
 
-/** `/` and `/default/` are the feed "default", `/NAME/` is NAME. */
-export function feedOf(path) {
-  const name = path.split("/").filter(Boolean)[0] ?? "default";
+/** Below the gateway's own path, `root`: nothing and `default/` are the feed "default", `NAME/` is NAME. */
+export function feedOf(path, root = "/") {
+  const below = path.startsWith(root) ? path.slice(root.length) : "";
+  const name = below.split("/").filter(Boolean)[0] ?? "default";
   try {
     return decodeURIComponent(name);
   } catch {
     return name;
   }
+}
+
+/** What is remembered is kept under this name: two gateways may lie below two paths of one site. */
+export function placeOf(feed, root) {
+  return root === "/" ? feed : `${root} ${feed}`;
 }
 
 /** Why the connection is gone, to the person in front of the page; nothing where it says nothing. */
@@ -133,12 +139,19 @@ export function whyLost(reason) {
 export function verdictText(replay, count) {
   const caught = count > 0 ? `, ${count} caught up` : "";
   const texts = {
-    complete: `Resumed: nothing missed${caught}`,
-    latest: `Resumed: newest change of each bug${caught}`,
-    gap: "Resumed with a gap: look at all bugs",
+    complete: `Back where you were: nothing missed${caught}.`,
+    latest: `Away for long: of each bug that changed, the newest change is shown${caught}.`,
+    gap: "Something may have been missed, and nobody can tell what: look at all bugs.",
   };
-  if (replay === null) return "Live from now on";
+  if (replay === null) return "Shows changes from now on.";
   return texts[replay] ?? texts.gap;
+}
+
+/** What somebody is told while the gateway itself hears nothing. `since`: when that began, if it is known. */
+export function pausedText(since, now) {
+  const ms = since === null ? null : msOf(since);
+  const when = ms === null ? "" : `, since ${localTime(since, now)}`;
+  return `No changes can arrive just now${when}: the gateway does not hear from the tracker. What changes meanwhile is shown as soon as it does.`;
 }
 
 /** What a close code says, by section 3 of PROTOCOL.md. */
@@ -164,17 +177,68 @@ export function matches(query, texts) {
   return words.every((word) => text.includes(word.replace(/^#(?=\d)/, "")));
 }
 
-/** What the empty list says: somebody new has to learn what to do next. */
-export function emptyTexts(wanted, hasDemo) {
+/** What the empty list says: somebody new has to learn what to do next, and nobody may be promised what cannot be. */
+export function emptyTexts(wanted, hasDemo, state = "open") {
   const [first] = wanted;
-  const command = `bugfeed watch ${wanted.slice(0, 5).join(" ") || 1234}`;
+  const later = {
+    connecting: "Connecting to the gateway…",
+    paused: "No changes can arrive just now. What changes meanwhile is shown as soon as they can.",
+    waiting: "There is no connection just now. What changes meanwhile is shown when it is back, or you are told that it cannot be known.",
+    closed: "There is no connection, and it is not tried again by itself: press “Retry now”.",
+  };
   if (first === undefined) {
-    const text = "Enter a bug number and press Subscribe. Each change of that bug then appears here the moment the tracker makes it.";
-    return { title: "Nothing watched yet", text, command };
+    const text = later[state] ?? "Each change of that bug then appears here the moment the tracker makes it.";
+    return { title: "Nothing watched yet", text: `Enter a bug number and press Subscribe. ${text}` };
   }
   const [which, it] = wanted.length > 1 ? [`one of ${wanted.length} bugs`, "one"] : [`bug ${first}`, "it"];
+  if (later[state]) return { title: `Nothing heard yet of ${wanted.length > 1 ? `${wanted.length} bugs` : which}`, text: later[state] };
   const text = `Edit ${it} in the tracker${hasDemo ? ", or press “Change bug” here" : ""}. The change appears here by itself.`;
-  return { title: `Waiting for ${which} to change`, text, command };
+  return { title: `Waiting for ${which} to change`, text };
+}
+
+/** The command that shows the same in a terminal. `program`: how it is called here, if it runs on the person's machine. */
+export function terminalCommand(program, address, wanted) {
+  const bugs = wanted.slice(0, 5).join(" ") || "1234";
+  const url = address === "ws://127.0.0.1:8844/" ? "" : ` --url ${address}`;
+  return `${program ?? "bugfeed"} watch ${bugs}${url}`;
+}
+
+/** A change is late, when it comes so much later than its date; and its date is wrong, when it lies ahead by so much. */
+const LATE_MS = 5 * 60_000;
+const AHEAD_MS = 2 * 60_000;
+const DAY_MS = 86_400_000;
+
+/** What is odd about the date of a change that arrived at `at`: "ahead", "late", "old", or null. */
+export function oddDate({ kind, when, at }) {
+  const ms = msOf(when);
+  if (kind !== "live" || ms === null || !Number.isFinite(at)) return null;
+  if (ms - at > AHEAD_MS) return "ahead";
+  if (at - ms > DAY_MS) return "old";
+  return at - ms > LATE_MS ? "late" : null;
+}
+
+/** From so much on, a clock or a time zone is wrong; and from so much on, it is something else. */
+const ZONE_MS = [25 * 60_000, 26 * 3_600_000];
+/** Differences so alike come from a clock; where the feed itself is late, it catches up, and they differ. */
+const ALIKE_MS = 2 * 60_000;
+/** One may be a late change; so many in a row, all behind by the same, are a clock. */
+const IN_A_ROW = 3;
+
+/** What to say when fresh changes are dated hours ahead, or all the same hours behind; empty otherwise. */
+export function clockHint(entries) {
+  const behind = entries
+    .slice(-50)
+    .filter(({ kind, when, at }) => kind === "live" && Number.isFinite(at) && msOf(when) !== null)
+    .slice(-IN_A_ROW)
+    .map(({ when, at }) => at - msOf(when));
+  const off = behind.at(-1) ?? 0;
+  const [least, most] = ZONE_MS;
+  if (Math.abs(off) < least || Math.abs(off) > most) return "";
+  const isClock = off < 0 || (behind.length === IN_A_ROW && behind.every((ms) => Math.abs(ms - off) < ALIKE_MS));
+  if (!isClock) return "";
+  const hours = Math.round(Math.abs(off) / 1_800_000) / 2;
+  const [count, way] = [hours === 1 ? "1 hour" : `${hours} hours`, off < 0 ? "ahead of" : "behind"];
+  return `New changes are dated about ${count} ${way} the clock: perhaps the tracker writes another time zone than the feed is told (--timezone).`;
 }
 
 /**

@@ -16,7 +16,10 @@ export class Links {
   #tracker = null;
   #details = null;
 
-  /** @param told called when links or texts changed */
+  /**
+   * @param feed its place on this site: what is saved is saved for it
+   * @param told called when links or texts changed
+   */
   constructor(feed, storage, told) {
     this.#feed = feed;
     this.#storage = storage;

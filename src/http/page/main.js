@@ -4,24 +4,27 @@
 // The address says what is watched (/#1234,5678): a reload keeps it, a bookmark and a copied link bring it back.
 //
 // Ids and attributes the browser tests rely on:
-//   #state [data-state=connecting|open|waiting|closed], #version, #feed-name, #protocol, #verdict [data-replay], #cursor
+//   #state [data-state=connecting|open|paused|waiting|closed], #paused (a notice while nothing can arrive), #version, #feed-name, #protocol, #verdict [data-replay], #cursor
 //   #bugs, #since, #subscribe, #error        the form; #error also shows the server's errors
 //   #subscriptions > li[data-bug]            with [data-pending] until the server confirmed it
-//   #updates > li[data-bug][data-when][data-kind=live|catchup] or [data-kind=gap][data-bugs]   newest first
+//   #updates > li[data-bug][data-when][data-kind=live|catchup] or [data-kind=gap][data-bugs]   newest first; [data-odd=
+//                                            ahead|late|old] where a live one's date is; #clock-hint where all are
 //   #filter, #clear, #reconnect, #unsubscribe-all, #copy-link
 //   #tracker, #tracker-save, #tracker-state, #tracker-question, #tracker-accept
 //   #demo (hidden when the server has none), #demo-bug, #demo-touch, #demo-latency [data-kind=ok|error], #try
 //   #tab-live, #tab-console, #console-input, #console-send, #console-binary, #console-log > li[data-kind]
 
-import { Bugfeed, webSocket } from "/client.js";
+import { Bugfeed, webSocket } from "../client.js";
 import { Console } from "./console.js";
 import { Demo } from "./demo.js";
 import { $, copy, element, setText } from "./dom.js";
 import {
-  bugsOfHash, clockAhead, emptyTexts, feedOf, parseBugs, parseSince, repeats, timeBefore, took, verdictText, whyLost,
+  bugsOfHash, clockAhead, emptyTexts, feedOf, parseBugs, parseSince, pausedText, placeOf, repeats, terminalCommand,
+  timeBefore, took, verdictText, whyLost,
 } from "./lib.js";
 import { Links } from "./links.js";
 import { Memory } from "./memory.js";
+import { Sign } from "./sign.js";
 import { Timeline } from "./timeline.js";
 import { Watch } from "./watch.js";
 
@@ -30,8 +33,11 @@ const RESTORED = 20;
 /** How often the round trip is measured while somebody looks, in seconds. */
 const PING_S = 10;
 
-const feed = feedOf(location.pathname);
-const title = feed === "default" ? "bugfeed" : `${feed} · bugfeed`;
+/** The gateway's own path: "/", or what a proxy in front takes off. All else is asked for relative to this module. */
+const root = new URL("..", import.meta.url).pathname;
+const feed = feedOf(location.pathname, root);
+const place = placeOf(feed, root);
+const sign = new Sign(feed === "default" ? "bugfeed" : `${feed} · bugfeed`);
 const address = new URL(location.pathname, location.href.replace(/^http/, "ws")).href;
 
 /** A browser may forbid its storage; asking for it is enough to be refused. */
@@ -49,11 +55,11 @@ const serverNow = () => Date.now() + clockAheadMs;
 
 // ---- What there is --------------------------------------------------------------------------------------------------
 
-const memory = new Memory(storage("sessionStorage"), storage("localStorage"), feed);
+const memory = new Memory(storage("sessionStorage"), storage("localStorage"), place);
 const asked = bugsOfHash(location.hash);
 const remembered = memory.load(asked.bugs);
 
-const links = new Links(feed, storage("localStorage"), (other) => {
+const links = new Links(place, storage("localStorage"), (other) => {
   // Another tracker: what is in the list is asked for again, there.
   if (other) for (const entry of timeline.entries.slice(-RESTORED)) askTracker(entry);
   timeline.refresh();
@@ -65,7 +71,7 @@ const library = {
   Bugfeed,
   transport: (url, on) => transport(url, on),
   fallBack: (proven) =>
-    import("/client-fallback.js").then(
+    import("../client-fallback.js").then(
       ({ fallback }) => (transport = fallback(transport, proven)),
       () => {}, // The gateway is away altogether: the next two attempts ask again.
     ),
@@ -90,11 +96,10 @@ new Console(address, () => ({
 
 // ---- Changes --------------------------------------------------------------------------------------------------------
 
-let unseen = 0;
 let unspoken = [];
 
 function changed(change) {
-  show(change);
+  show({ ...change, at: serverNow() });
   demo.arrived(change.bug, change.when);
 }
 
@@ -102,7 +107,7 @@ function show(entry) {
   timeline.add(entry);
   askTracker(entry);
   unspoken = [...unspoken.slice(-1), entry];
-  if (document.hidden) document.title = `(${(unseen += 1)}) ${title}`;
+  sign.arrived(entry);
 }
 
 function askTracker({ kind, bug, bugs, when }) {
@@ -120,8 +125,9 @@ function announce() {
 }
 
 function showEmpty() {
-  const texts = emptyTexts(watch.bugs, demo.isThere);
-  for (const part of ["title", "text", "command"]) setText($(`empty-${part}`), texts[part]);
+  const texts = emptyTexts(watch.bugs, demo.isThere, watch.shownState);
+  for (const part of ["title", "text"]) setText($(`empty-${part}`), texts[part]);
+  setText($("empty-command"), terminalCommand(program, address, watch.bugs));
 }
 
 // ---- Connection and subscriptions -----------------------------------------------------------------------------------
@@ -131,21 +137,25 @@ function showState() {
   const texts = {
     connecting: "Connecting…",
     open: "Connected",
+    paused: "Paused",
     waiting: `Disconnected${why && ": "}${why}`,
     closed: `Stopped: ${watch.why}`,
   };
-  $("state").dataset.state = watch.state;
-  setText($("state-text"), texts[watch.state]);
+  $("state").dataset.state = watch.shownState;
+  setText($("state-text"), texts[watch.shownState]);
+  $("paused").hidden = watch.shownState !== "paused";
+  sign.became(watch.shownState);
   const canRetry = watch.state === "waiting" || watch.state === "closed";
   if ($("reconnect").contains(document.activeElement) && !canRetry) $("changes").focus({ preventScroll: true });
   $("reconnect").hidden = !canRetry;
+  showEmpty();
   showFacts();
 }
 
 /** What changes by the second. */
 function showFacts() {
-  const { state, line, protocol, cursor, verdict, retryAt } = watch;
-  const isOpen = state === "open";
+  const { state, line, protocol, cursor, verdict, retryAt, pausedSince, bugs } = watch;
+  const hasVerdict = watch.shownState === "open" && bugs.length > 0;
   const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1000));
   setText($("countdown"), state === "waiting" ? `, reconnecting in ${seconds} s` : "");
   if (line.version) setText($("version"), line.version);
@@ -155,8 +165,10 @@ function showFacts() {
   setText($("heartbeat"), silent === null ? "–" : `${silent} s ago`);
   setText($("cursor"), cursor ?? "–");
   $("cursor").title = cursor ?? "";
-  setText($("verdict"), isOpen ? verdictText(verdict.replay, verdict.count) : "–");
-  $("verdict").dataset.replay = (isOpen && verdict.replay) || "";
+  setText($("verdict"), hasVerdict ? verdictText(verdict.replay, verdict.count) : "");
+  $("verdict").dataset.replay = (hasVerdict && verdict.replay) || "";
+  // Not by the second: screen readers would read it out each time.
+  setText($("paused"), watch.shownState === "paused" ? pausedText(pausedSince, serverNow()) : "");
 }
 
 function showError(text, field) {
@@ -251,13 +263,16 @@ async function copyLink() {
 
 /** Whether there is a demo tracker, and where the feeds' bugs are. Asked until it answers. */
 let about = "unasked";
+/** What the gateway's program is called, where this is its machine. */
+let program;
 
 async function askAbout() {
   about = "asked";
   try {
-    const response = await fetch("/page.json", { cache: "no-store" });
+    const response = await fetch(new URL("../page.json", import.meta.url), { cache: "no-store" });
     clockAheadMs = clockAhead(response.headers.get("date"), Date.now());
-    const { demo: hasDemo, trackers } = response.ok ? await response.json() : {};
+    const { demo: hasDemo, trackers, command } = response.ok ? await response.json() : {};
+    if (typeof command === "string") program = command;
     // The demo tracker belongs to the default feed: on another one the change would never arrive.
     demo.isThere = hasDemo === true && feed === "default";
     links.offer(typeof trackers?.[feed] === "string" ? trackers[feed] : null);
@@ -313,7 +328,6 @@ for (const [name, other] of [["live", "console"], ["console", "live"]]) {
   });
 }
 
-document.title = title;
 setText($("feed-name"), feed);
 setText($("address"), address);
 timeline.restore(remembered.entries, remembered.filter);
@@ -339,10 +353,10 @@ addEventListener("hashchange", followHash);
 addEventListener("pagehide", save);
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return save();
-  unseen = 0;
-  document.title = title;
+  sign.looked();
   return tick();
 });
+for (const deed of ["pointerdown", "keydown"]) addEventListener(deed, () => sign.looked(), { passive: true });
 
 showState();
 showWatched();

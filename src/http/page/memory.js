@@ -5,7 +5,7 @@
 // resumes exactly where its list ends, and shows each change once.
 //
 // The browser's storage (localStorage) keeps one cursor for each set of bugs, so that a bookmark opened tomorrow in a
-// new tab tells what changed since the last visit. It is keyed by feed and set, because a cursor speaks for the bugs
+// new tab tells what changed since the last visit. It is keyed by feed and set (by the gateway's path too, where that is not the site's root), because a cursor speaks for the bugs
 // that were watched with it, and it does not serve reloads, because another tab with the same bugs may be further on.
 
 /** How many sets of bugs are remembered, the ones visited last; and how long a set's key may be. */
@@ -20,7 +20,7 @@ export class Memory {
   #browser;
   #feed;
 
-  /** Storages may be null where the browser forbids them; then nothing is remembered. */
+  /** Storages may be null where the browser forbids them; then nothing is remembered. `feed`: its place on this site. */
   constructor(tab, browser, feed) {
     this.#tab = tab;
     this.#browser = browser;

@@ -2,14 +2,22 @@
 // rows. A burst is drawn once per frame, and a hidden tab draws nothing.
 
 import { $, element, perFrame, setText } from "./dom.js";
-import { ago, localTime, matches, msOf, normalTime, shownTime } from "./lib.js";
+import { ago, clockHint, localTime, matches, msOf, normalTime, oddDate, shownTime } from "./lib.js";
 
 const MAX_ENTRIES = 500;
 /** Bugs of a gap that are listed one by one. */
 const MAX_LISTED = 30;
+/** How an entry is marked, and what that means: by how it came, or by what is odd about its date. */
+const MARKS = {
+  live: ["live", "Arrived the moment it was made"],
+  catchup: ["caught up", "Made earlier, and delivered now"],
+  late: ["late", "Arrived just now, some time after the tracker's date of it"],
+  old: ["old date", "Arrived just now, but the tracker says that it was made long ago"],
+  ahead: ["date ahead", "Arrived just now, but by the tracker's date it is still to come"],
+};
 
 export class Timeline {
-  /** Oldest first. `{ kind: "live" | "catchup", bug, when }` or `{ kind: "gap", bugs, when }`. */
+  /** Oldest first. `{ kind: "live" | "catchup", bug, when, at }` (`at`: when it came) or `{ kind: "gap", bugs, when }`. */
   entries = [];
   filter = "";
 
@@ -101,12 +109,15 @@ export class Timeline {
     this.#showCounts();
   }
 
-  #newRow({ bug, when, kind }) {
+  #newRow(entry) {
+    const { bug, when, kind } = entry;
+    const odd = oddDate(entry);
     const row = element("li", "entry");
     Object.assign(row.dataset, { bug, when, kind });
-    const label = element("span", "kind", kind === "live" ? "live" : "catch-up");
-    label.title = kind === "live" ? "Arrived the moment it was made" : "Made earlier, and delivered now";
-    row.append(this.#newBug(bug), element("div", "what"), this.#newTime(when), label);
+    if (odd) row.dataset.odd = odd;
+    const [mark, meaning] = MARKS[odd ?? kind];
+    const label = Object.assign(element("span", "kind", mark), { title: meaning });
+    row.append(this.#newBug(bug), element("div", "what"), this.#newTime(when, odd && "changed at "), label);
     return row;
   }
 
@@ -132,9 +143,9 @@ export class Timeline {
     return name;
   }
 
-  #newTime(when) {
+  #newTime(when, before) {
     const box = element("div", "time");
-    const time = element("time", "when", localTime(when, this.#now()));
+    const time = element("time", "when", `${before ?? ""}${localTime(when, this.#now())}`);
     const utc = normalTime(when);
     if (utc) time.dateTime = `${utc}Z`;
     time.title = shownTime(when);
@@ -186,6 +197,9 @@ export class Timeline {
     $("bound-note").hidden = this.#total <= rows.length;
     setText($("bound-note"), `The newest ${rows.length} of ${this.#total} changes; older ones are not kept on this page.`);
     $("empty").hidden = rows.length > 0;
+    const hint = clockHint(this.entries);
+    $("clock-hint").hidden = hint === "";
+    setText($("clock-hint"), hint);
     this.#changed();
   }
 }

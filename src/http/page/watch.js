@@ -18,6 +18,7 @@ export class Watch {
   active = new Set();
 
   #feed;
+  #pausedSince = null;
   #library;
   #url;
   #now;
@@ -49,6 +50,16 @@ export class Watch {
 
   get cursor() {
     return this.#feed.cursor;
+  }
+
+  /** The state, and "paused" where there is a connection on which nothing can arrive. */
+  get shownState() {
+    return this.state === "open" && this.#feed.feedState === "paused" ? "paused" : this.state;
+  }
+
+  /** Since when nothing can arrive; null where that is not known, or is not so. */
+  get pausedSince() {
+    return this.shownState === "paused" ? this.#pausedSince : null;
   }
 
   get protocol() {
@@ -93,6 +104,10 @@ export class Watch {
     listen("subscribed", (detail) => this.#subscribed(detail));
     listen("change", ({ bug, when }) => this.#changed(bug, when));
     listen("gap", ({ bugs: missed }) => this.#on.gap(missed));
+    listen("feed", ({ since }) => {
+      this.#pausedSince = typeof since === "string" ? since : null;
+      this.#on.state();
+    });
     listen("error", (error) => this.#failed(error));
   }
 

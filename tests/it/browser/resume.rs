@@ -32,7 +32,7 @@ async fn a_reload_misses_nothing_and_a_new_tab_goes_on_from_the_last_visit() {
         page.says("#verdict[data-replay=complete]", "nothing missed, 2 caught up").await;
         page.driver.reload().await;
         page.watches(&[1, 2]).await;
-        page.says("#verdict[data-replay=complete]", "Resumed: nothing missed").await;
+        page.says("#verdict[data-replay=complete]", "nothing missed.").await;
         server.touch(&["2", "--when", T2]).await;
         expected.push(live(2, T2));
         page.lists(&expected).await;
@@ -49,7 +49,7 @@ async fn a_reload_misses_nothing_and_a_new_tab_goes_on_from_the_last_visit() {
         page.watches(&[2]).await;
         server.touch(&["2", "--when", T2]).await;
         page.lists(&[live(2, T2)]).await;
-        page.says("#verdict", "Live from now on").await;
+        page.says("#verdict", "changes from now on").await;
     };
     page.play("reload", &[], scenario).await;
 }

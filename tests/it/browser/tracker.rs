@@ -90,7 +90,7 @@ async fn the_operators_tracker_counts_until_another_is_saved() {
     let server = Server::start(&[]).await;
     let link = "document.querySelector('#updates a').href";
     let about = "const fetched = window.fetch;
-        window.fetch = (url, ...more) => url !== '/page.json' ? fetched(url, ...more)
+        window.fetch = (url, ...more) => !String(url).endsWith('/page.json') ? fetched(url, ...more)
             : Promise.resolve(Response.json({ trackers: { default: 'https://operator.example/{bug}' } }));";
     let scenario = async || {
         page.driver.devtools("Page.addScriptToEvaluateOnNewDocument", serde_json::json!({ "source": about })).await;

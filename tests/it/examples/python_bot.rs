@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use axum::Json;
 use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
 use bugfeed_testbed::{Proc, eventually};
 use serde_json::Value;
 
@@ -17,9 +17,12 @@ use crate::support::SOON;
 /// A chat with an incoming webhook. "At once", it says to who shall come again: that is no reason to take it for a yes.
 async fn chat(mood: &Mood) -> Site {
     let mood = mood.clone();
-    let hook =
-        async move |Json(message): Json<Value>| (mood.ask(message["text"].as_str().unwrap()), [("retry-after", "0")]);
-    Site::start(Router::new().route("/hooks/KEY", post(hook))).await
+    let hook = async move |Json(message): Json<Value>| {
+        let headers = [("retry-after", "0"), ("location", "/login")];
+        (mood.ask(message["text"].as_str().unwrap()), headers)
+    };
+    let login = get(async || "Who are you?");
+    Site::start(Router::new().route("/hooks/KEY", post(hook)).route("/login", login)).await
 }
 
 struct Bot {
@@ -88,6 +91,13 @@ async fn tells_the_chat_of_every_change_whoever_dies() {
     let mut told = vec![changed(1), changed(2), changed(3)];
     is_told(&mood, &told).await;
 
+    // A proxy says that for a moment while the chat restarts; and a page that a redirect leads to is no yes.
+    mood.once(StatusCode::NOT_FOUND);
+    mood.once(StatusCode::FOUND);
+    server.touch(&["1"]).await;
+    told.extend([changed(1).replace("200", "404"), changed(1).replace("200", "302"), changed(1)]);
+    is_told(&mood, &told).await;
+
     // A webhook that is gone is for a person to mend; the change waits.
     mood.always(StatusCode::NOT_FOUND);
     server.touch(&["2"]).await;
@@ -95,11 +105,21 @@ async fn tells_the_chat_of_every_change_whoever_dies() {
     assert!(second.output().contains("is its address right?"), "{}", second.output());
     mood.always(StatusCode::OK);
     let mut third = bot.start().await;
-    told.extend([changed(2).replace("200", "404"), changed(2)]);
+    told.extend(std::iter::repeat_n(changed(2).replace("200", "404"), 3));
+    told.push(changed(2));
     is_told(&mood, &told).await;
     third.kill9();
 
     one_message_after_a_gap(&bot, &mood, &told, dir.path()).await;
+}
+
+#[tokio::test]
+async fn no_complaint_shows_the_webhook() {
+    let Some(python) = Python::find_or_skip() else { return };
+    let mut bot =
+        python.run("python-bot/bot.py").args(["1"]).env("BUGFEED_WEBHOOK", "chat.example/hooks/KEY").spawn().unwrap();
+    assert_eq!(bot.wait(SOON).await.unwrap().code(), Some(2));
+    assert!(bot.output().contains("begins with https://") && !bot.output().contains("KEY"), "{}", bot.output());
 }
 
 async fn one_message_after_a_gap(bot: &Bot, mood: &Mood, told: &[String], dir: &Path) {

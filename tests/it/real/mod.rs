@@ -2,6 +2,7 @@
 
 mod bus;
 mod chaos;
+mod deploy;
 mod end_to_end;
 mod gateway;
 mod history;

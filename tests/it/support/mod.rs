@@ -44,7 +44,7 @@ impl Serve {
         let (clients, admin) = ports.addresses().unwrap();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let running = tokio::spawn(async move { app::serve(&args, ports, &stopped).await });
+        let running = tokio::spawn(async move { app::serve(&args, ports, &stopped, |_| {}).await });
         Serve { clients, admin, dir, stop, running: Some(running) }
     }
 
@@ -163,12 +163,24 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 /// Sends a request as it is; status and body.
 pub async fn request(address: SocketAddr, request: &str) -> (u16, String) {
+    let answer = answer(address, request).await;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    (status, body)
+}
+
+/// The head of the answer to a GET.
+pub async fn head(address: SocketAddr, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let answer = answer(address, &request).await;
+    answer.split_inclusive("\r\n\r\n").next().unwrap_or_default().to_owned()
+}
+
+async fn answer(address: SocketAddr, request: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     tokio::time::timeout(SOON, stream.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-    (status, body)
+    answer
 }

@@ -4,3 +4,4 @@ mod bug_page;
 mod bugzilla;
 mod list;
 mod page;
+mod readme;

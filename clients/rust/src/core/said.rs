@@ -1,0 +1,181 @@
+//! What the gateway says: messages of any kind and nonsense go in, deliveries come out.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bugfeed_protocol::client::errors::INVALID_COMMAND;
+use bugfeed_protocol::server::{FeedState, Verdict};
+use bugfeed_protocol::{BugId, Change, When};
+use serde_json::{Map, Value};
+
+use super::{Asked, Core, Delivery, MAX_WAIT, Now, Pending, SINCE, UNKNOWN};
+use crate::{Error, Event, Protocol, State};
+
+impl Core {
+    /// A text came.
+    pub(crate) fn received(&mut self, text: &str, now: Now) {
+        if self.connection.is_none() {
+            return;
+        }
+        self.backoff.reset();
+        self.heard(now);
+        // What this version does not understand is for newer ones.
+        let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };
+        let cursor = message.get("cursor").and_then(Value::as_str).map(str::to_owned);
+        let command = message.get("command").and_then(Value::as_str);
+        // A gateway whose feed is paused says so right after the reply to hello, or in a heartbeat.
+        let is_first = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.is_new));
+        match command {
+            Some("feed" | "heartbeat") => self.flows(message.get("state"), message.get("since")),
+            _ if is_first => self.flows(None, None),
+            _ => {}
+        }
+        match command {
+            Some("update") => self.updated(&message, cursor, now),
+            Some("gap") => self.lost_continuity(message.get("spread_ms"), cursor, now),
+            Some("goaway") => {
+                let delay_ms = message.get("retry_after_ms").and_then(Value::as_f64).filter(|ms| *ms >= 0.0);
+                if let Some(connection) = &mut self.connection {
+                    let delay = delay_ms.map(|ms| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or(MAX_WAIT));
+                    connection.retry_after = delay.map(|delay| delay.min(MAX_WAIT)).or(connection.retry_after);
+                }
+                self.tell(None, cursor);
+            }
+            Some("heartbeat") => self.tell(None, cursor),
+            Some("feed") => {}
+            Some(command) => self.answered(command, &message, cursor, now),
+            None => {}
+        }
+    }
+
+    fn updated(&mut self, message: &Map<String, Value>, cursor: Option<String>, now: Now) {
+        let Some(bug) = message.get("bug").and_then(Value::as_u64).and_then(BugId::new) else { return };
+        let Some(when) = message.get("when").and_then(Value::as_str) else { return };
+        let (event, cursor) = match When::parse_utc(when) {
+            Ok(when) => (Event::Change(Change { bug, when }), cursor.or_else(|| self.since(when, now.date))),
+            // It changed, but nobody can tell when: what is not known exactly is a gap.
+            Err(_) => (Event::Gap(vec![bug]), cursor),
+        };
+        self.tell(Some(event).filter(|_| self.bugs.contains(&bug)), cursor);
+    }
+
+    /// What a message says of whether anything can arrive. What is not known means that it can.
+    fn flows(&mut self, state: Option<&Value>, since: Option<&Value>) {
+        let state = if state.and_then(Value::as_str) == Some("paused") { FeedState::Paused } else { FeedState::Live };
+        if state != self.feed_state {
+            self.feed_state = state;
+            let since = since.and_then(Value::as_str).and_then(|since| When::parse_utc(since).ok());
+            self.tell(Some(Event::Feed { state, since }), None);
+        }
+    }
+
+    /// The gateway lost continuity, and tells everybody: nobody shall ask the tracker at the same moment as all others.
+    fn lost_continuity(&mut self, spread_ms: Option<&Value>, cursor: Option<String>, now: Now) {
+        let sent = self.connection.as_ref().map(|connection| connection.sent.clone()).unwrap_or_default();
+        let spread_ms = spread_ms.and_then(Value::as_f64).filter(|ms| *ms >= 0.0).unwrap_or(0.0);
+        let spread = Duration::try_from_secs_f64(spread_ms / 1000.0).unwrap_or(MAX_WAIT).min(MAX_WAIT);
+        self.lose(sent, cursor, now.clock + spread.mul_f64(now.chance), now);
+    }
+
+    /// Nobody can tell what these bugs went through up to the cursor; to be told at that time, with what is to be told
+    /// already, as soon as either is due.
+    fn lose(&mut self, bugs: impl IntoIterator<Item = BugId>, cursor: Option<String>, at: Duration, now: Now) {
+        let lost: BTreeSet<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
+        if lost.is_empty() {
+            return self.tell(None, cursor);
+        }
+        let pending = self.pending.get_or_insert(Pending { bugs: BTreeSet::new(), cursor: None, at });
+        pending.bugs.extend(lost);
+        pending.at = pending.at.min(at);
+        let is_due = pending.at <= now.clock;
+        self.tell(None, cursor);
+        if is_due {
+            self.tell_gap();
+        }
+    }
+
+    /// Tells the gap that waits, of those bugs that are still wanted.
+    pub(super) fn tell_gap(&mut self) {
+        if let Some(Pending { bugs, cursor, .. }) = self.pending.take() {
+            let lost: Vec<BugId> = bugs.intersection(&self.bugs).copied().collect();
+            self.tell(Some(Event::Gap(lost)).filter(|gap| !gap.bugs().is_empty()), cursor);
+        }
+    }
+
+    fn answered(&mut self, command: &str, message: &Map<String, Value>, cursor: Option<String>, now: Now) {
+        let Some(connection) = &mut self.connection else { return };
+        let Some(place) = connection.asked.iter().position(|asked| asked.command == command) else { return };
+        let Some(asked) = connection.asked.remove(place) else { return };
+        let error = (message.get("result").and_then(Value::as_str) == Some("error"))
+            .then(|| message.get("error").and_then(Value::as_str).unwrap_or("without saying why").to_owned());
+        match (asked.command, error) {
+            ("hello", error) => self.welcomed(message.get("heartbeat").and_then(Value::as_f64), cursor, error, now),
+            (_, Some(error)) => self.refused(asked, error),
+            ("subscribe", None) => {
+                self.subscribed(asked, message.get("replay").and_then(Value::as_str), cursor, now);
+            }
+            (_, None) => self.tell(None, cursor),
+        }
+    }
+
+    pub(super) fn welcomed(
+        &mut self,
+        heartbeat_s: Option<f64>,
+        cursor: Option<String>,
+        error: Option<String>,
+        now: Now,
+    ) {
+        self.protocol = match error {
+            None => Some(Protocol::Modern),
+            Some(error) if error == INVALID_COMMAND => Some(Protocol::Classic),
+            Some(error) => return self.fail(Error::NotWelcome(error)),
+        };
+        if let Some(connection) = &mut self.connection
+            && let Some(granted) = heartbeat_s.filter(|seconds| (1.0..=300.0).contains(seconds))
+        {
+            connection.interval = Duration::from_secs_f64(granted);
+        }
+        // For those who start afresh; it is no position of ours.
+        self.head = Some(cursor.unwrap_or_else(|| UNKNOWN.to_owned()));
+        if let Some(connection) = &mut self.connection {
+            connection.is_new = true;
+        }
+        self.heard(now);
+        self.become_state(State::Open);
+    }
+
+    fn subscribed(&mut self, asked: Asked, replay: Option<&str>, cursor: Option<String>, now: Now) {
+        self.replay = match replay {
+            Some("complete") => Some(Verdict::Complete),
+            Some("latest") => Some(Verdict::Latest),
+            Some("gap") => Some(Verdict::Gap),
+            _ => None,
+        };
+        self.tell(Some(Event::Subscribed { bugs: asked.bugs.clone(), replay: self.replay }), None);
+        // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
+        let kept = matches!(self.replay, Some(Verdict::Complete | Verdict::Latest));
+        let lost = if asked.cursor.is_some() && !kept { asked.bugs } else { Vec::new() };
+        // Something has begun. Who comes back without a cursor must not begin anew silently.
+        let begun = self.cursor.is_none().then(|| UNKNOWN.to_owned());
+        self.lose(lost, cursor.or(begun), now.clock, now);
+    }
+
+    fn refused(&mut self, asked: Asked, text: String) {
+        self.unsubscribe(asked.bugs.iter().copied());
+        if let Some(connection) = &mut self.connection {
+            for bug in &asked.bugs {
+                connection.sent.remove(bug);
+            }
+            connection.resumed &= !asked.first;
+        }
+        let error = Error::Refused { command: asked.command, bugs: asked.bugs, text };
+        self.deliveries.push_back(Delivery { item: Some(Err(error)), cursor: None });
+    }
+
+    /// Where to resume on a classic gateway: the largest date received, but none that lies in the future.
+    fn since(&self, when: When, today: When) -> Option<String> {
+        let before = self.cursor.as_deref().and_then(|cursor| cursor.strip_prefix(SINCE));
+        let is_later = before.and_then(|since| When::parse_utc(since).ok()).is_none_or(|before| when > before);
+        (self.protocol == Some(Protocol::Classic) && is_later && when < today).then(|| format!("{SINCE}{when}"))
+    }
+}

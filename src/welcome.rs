@@ -1,0 +1,179 @@
+//! What the all-in-one says at its start. In: its options, its ports, how it was called, which variables are set here.
+//! Out: text whose commands run as they are printed, in another terminal of the same folder.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::cli::ServeArgs;
+
+/// Where the all-in-one's table is, unless it is told otherwise; `touch` looks there too.
+const DATA_DIR: &str = "data";
+const TABLE: &str = "push_notify";
+
+/// How this program was called, as a shell takes it: `target/release/bugfeed`, or `bugfeed` where it is in the PATH.
+pub fn program() -> String {
+    quoted(&std::env::args_os().next().map_or_else(|| "bugfeed".into(), |name| name.to_string_lossy().into_owned()))
+}
+
+/// What is printed: once it works, or while another one does.
+#[derive(Clone, Debug)]
+pub struct Banner {
+    name: String,
+    dir: String,
+    places: String,
+    commands: String,
+}
+
+impl Banner {
+    /// For these options and the ports they came to. `is_set` says whether an environment variable is set.
+    pub fn new(
+        args: &ServeArgs,
+        (clients, admin): (SocketAddr, SocketAddr),
+        program: &str,
+        is_set: impl Fn(&str) -> bool,
+    ) -> Banner {
+        let dir = args.data_dir.display().to_string();
+        let dir = dir.trim_end_matches('/').to_owned();
+        let everywhere =
+            if clients.ip().is_unspecified() { ", and at every other address of this machine" } else { "" };
+        let (reached, admin) = (reachable(clients), reachable(admin));
+        let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL");
+        let watch = if is_default { String::new() } else { format!(" --url ws://{reached}/") };
+        let touch = touch_options(args, &dir, is_set);
+        let places = format!(
+            "\x20 live page  http://{reached}/\n\
+             \x20 clients    ws://{reached}/{everywhere}\n\
+             \x20 admin      http://{admin}/readyz, /metrics\n\
+             \x20 table      {table} in {dir}/bugfeed.db\n\
+             \x20 ledger     {dir}/ledger.db\n",
+            table = args.table,
+        );
+        let commands = format!(
+            "Try, in two other terminals:\n\
+             \x20 {program} watch 1234{watch}\n\
+             \x20 {program} touch 1234{touch}\n"
+        );
+        Banner { name: format!("bugfeed {}, all in one", crate::VERSION), dir, places, commands }
+    }
+
+    /// It is this one's turn.
+    pub fn working(&self) -> String {
+        format!("{}\n{}{}", self.name, self.places, self.commands)
+    }
+
+    /// `holder` works in the same folder. No commands: they would reach nobody.
+    pub fn waiting(&self, holder: &str) -> String {
+        format!(
+            "{}: WAITING for its turn. {holder} works on {}, and this one takes over when that one ends.\n\
+             Until then it serves nobody: clients are told to come again (503).\n{}",
+            self.name, self.dir, self.places
+        )
+    }
+}
+
+/// What `touch` must be told to write into this table.
+fn touch_options(args: &ServeArgs, dir: &str, is_set: impl Fn(&str) -> bool) -> String {
+    let mut options = String::new();
+    // A variable of this terminal may be set in the other one too, and name another table.
+    let elsewhere = ["BUGFEED_SOURCE", "BUGFEED_SHIM_SOURCE"].into_iter().any(&is_set);
+    if dir.strip_prefix("./").unwrap_or(dir) != DATA_DIR || elsewhere {
+        options = format!(" --source {}", quoted(&format!("sqlite://{}/bugfeed.db", escaped(dir))));
+    }
+    // Writing to a String never fails.
+    if args.table.to_string() != TABLE || is_set("BUGFEED_TABLE") {
+        let _ = write!(options, " --table {}", args.table);
+    }
+    let zone = args.timezone.iana_name().unwrap_or("UTC");
+    if zone != "UTC" || is_set("BUGFEED_TIMEZONE") {
+        let _ = write!(options, " --timezone {zone}");
+    }
+    options
+}
+
+/// An address to connect to: a server that listens everywhere is reached at this machine's own.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// A path within a URL.
+fn escaped(path: &str) -> String {
+    path.chars().fold(String::new(), |mut escaped, char| {
+        match char {
+            '%' | '?' | '#' => {
+                let _ = write!(escaped, "%{:02X}", u32::from(char));
+            }
+            char => escaped.push(char),
+        }
+        escaped
+    })
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn commands(options: &[&str], listen: &str, set: &[&str]) -> Vec<String> {
+        let args = ["bugfeed"].iter().chain(options).map(OsString::from);
+        let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
+        let ports = (listen.parse().unwrap(), "127.0.0.1:8845".parse().unwrap());
+        let banner = Banner::new(&args, ports, "target/release/bugfeed", |name| set.contains(&name));
+        let waiting = banner.waiting("pid 7");
+        assert!(waiting.contains("pid 7") && !waiting.contains("watch 1234"), "{waiting}");
+        let text = banner.working();
+        text.lines().filter_map(|line| line.strip_prefix("  target/release/bugfeed ")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn commands_have_the_options_that_reach_this_instance_and_no_others() {
+        let plain = "127.0.0.1:8844";
+        for (options, listen, set, watch, touch) in [
+            (&[][..], plain, &[][..], "watch 1234", "touch 1234"),
+            (&["--data-dir", "data/"], plain, &[], "watch 1234", "touch 1234"),
+            (&[], "127.0.0.1:8854", &[], "watch 1234 --url ws://127.0.0.1:8854/", "touch 1234"),
+            (&[], "192.0.2.7:8844", &[], "watch 1234 --url ws://192.0.2.7:8844/", "touch 1234"),
+            (&[], "0.0.0.0:8844", &[], "watch 1234", "touch 1234"),
+            (&[], "[::]:8844", &[], "watch 1234 --url ws://[::1]:8844/", "touch 1234"),
+            (&["--data-dir", "/srv/b"], plain, &[], "watch 1234", "touch 1234 --source sqlite:///srv/b/bugfeed.db"),
+            (&["--data-dir", "my data"], plain, &[], "watch 1234", "touch 1234 --source 'sqlite://my data/bugfeed.db'"),
+            (&["--data-dir", "50%"], plain, &[], "watch 1234", "touch 1234 --source sqlite://50%25/bugfeed.db"),
+            (&["--table", "t"], plain, &[], "watch 1234", "touch 1234 --table t"),
+            (&["--timezone", "Europe/Berlin"], plain, &[], "watch 1234", "touch 1234 --timezone Europe/Berlin"),
+            (
+                &[],
+                plain,
+                &["BUGFEED_URL", "BUGFEED_SHIM_SOURCE", "BUGFEED_TABLE", "BUGFEED_TIMEZONE"],
+                "watch 1234 --url ws://127.0.0.1:8844/",
+                "touch 1234 --source sqlite://./data/bugfeed.db --table push_notify --timezone UTC",
+            ),
+        ] {
+            assert_eq!(commands(options, listen, set), [watch, touch], "{options:?} {listen} {set:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_take_it_apart() {
+        for (word, want) in
+            [("/opt/b-1/bugfeed", "/opt/b-1/bugfeed"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("", "''")]
+        {
+            assert_eq!(quoted(word), want);
+        }
+    }
+}

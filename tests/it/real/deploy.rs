@@ -1,0 +1,202 @@
+//! deploy/README.md, tried: users with exactly the permissions of its commands, the units' command lines, the samples'
+//! variables (with the addresses of the test's servers), and a change that goes all the way.
+
+mod chaos {
+    use std::net::SocketAddr;
+
+    use bugfeed_testbed::{Proc, RabbitMq, Run, SqlServer, bin, eventually, free_port, shared, unique};
+    use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+    use lapin::{BasicProperties, Connection, ConnectionProperties};
+
+    use crate::deploy::{commands, sample, unit};
+    use crate::examples::tools::Python;
+    use crate::support::{Client, SOON, get};
+
+    const T: &str = "2014-04-03T21:13:45";
+
+    /// A command line, taken apart as a shell does it.
+    async fn words(line: &str) -> Vec<String> {
+        let code = format!("sudo() {{ printf '%s\\n' \"$@\"; }}\n{line}");
+        let mut shell = Run::new("sh").args(["-c", &code]).spawn().unwrap();
+        assert!(shell.wait(SOON).await.unwrap().success(), "{line}");
+        shell.output().lines().map(str::to_owned).collect()
+    }
+
+    /// A node whose users are those of the document.
+    async fn broker_or_skip() -> Option<RabbitMq> {
+        let rabbit = RabbitMq::start_or_skip().await?;
+        let mut users = 0;
+        for line in commands().iter().filter(|line| line.starts_with("sudo rabbitmqctl")) {
+            let words = words(line).await;
+            rabbit.ctl(&words[1..].iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
+            users += usize::from(words[1] == "set_permissions");
+        }
+        assert_eq!(users, 3, "shim, gateway, indexer");
+        Some(rabbit)
+    }
+
+    /// A database with the change table, and the URL of a user who may do no more than the document says.
+    async fn tracker(server: &SqlServer) -> (String, String) {
+        let database = server.create_database().await.unwrap();
+        super::super::split::init(&server.url(&database)).await;
+        let user = unique("u").replace("u_", "u").chars().take(30).collect::<String>();
+        let grants = format!(
+            "CREATE USER {user}@'%' IDENTIFIED BY 'SECRET'; GRANT SELECT, DELETE ON {database}.push_notify TO {user}@'%'"
+        );
+        server.sql(&database, &grants).await.unwrap();
+        let url = server.url(&database);
+        let host = url.rsplit_once('@').unwrap().1;
+        (database, format!("mysql://{user}:SECRET@{host}"))
+    }
+
+    /// What a unit starts, with the variables that it has it read, those in `instead` with other values.
+    fn start(unit_name: &str, sample_name: &str, instead: &[(&str, &str)], dir: &std::path::Path) -> Proc {
+        let unit = unit(unit_name);
+        let mut words = unit["ExecStart"][0].split(' ');
+        let program = words.next().unwrap().strip_prefix("/usr/local/bin/").unwrap();
+        let pairs = unit.get("Environment").into_iter().flatten().map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        });
+        let mut variables: Vec<(String, String)> = pairs.chain(sample(sample_name).0).collect();
+        for (name, value) in instead {
+            variables.retain(|(other, _)| other != name);
+            variables.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        Run::new(bin(program).unwrap()).args(words).envs(variables).dir(dir).spawn().unwrap()
+    }
+
+    /// The address of a sample's user at the test's broker.
+    fn at(rabbit: &RabbitMq, sample_name: &str, variable: &str) -> String {
+        let (set, _) = sample(sample_name);
+        let (_, url) = set.into_iter().find(|(name, _)| name == variable).unwrap();
+        url.replace("@127.0.0.1/", &format!("@127.0.0.1:{}/", rabbit.port()))
+    }
+
+    async fn is_ready(proc: &Proc, admin: &str) {
+        let admin: SocketAddr = admin.parse().unwrap();
+        let look = async || {
+            tokio::net::TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
+            let (status, body) = get(admin, "/readyz").await;
+            if status == 200 { Ok(()) } else { Err(body) }
+        };
+        eventually(SOON * 2, "readiness", look).await.unwrap_or_else(|error| panic!("{error:?}\n{}", proc.output()));
+    }
+
+    fn address() -> String {
+        format!("127.0.0.1:{}", free_port().unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_documents_users_units_and_samples_carry_a_change() {
+        let Some(server) = shared::mariadb().await else { return };
+        let Some(rabbit) = broker_or_skip().await else { return };
+        let (database, source) = tracker(&server).await;
+        let dir = tempfile::tempdir().unwrap();
+        let shim_admin = address();
+        let amqp = at(&rabbit, "env/shim.env", "BUGFEED_SHIM_AMQP");
+        let ledger = format!("sqlite://{}/ledger.db", dir.path().display());
+        let instead = [
+            ("BUGFEED_SHIM_SOURCE", source.as_str()),
+            ("BUGFEED_SHIM_AMQP", &amqp),
+            ("BUGFEED_SHIM_LEDGER", &ledger),
+            ("BUGFEED_SHIM_ADMIN_LISTEN", &shim_admin),
+        ];
+        let shim = start("systemd/bugfeed-shim.service", "env/shim.env", &instead, dir.path());
+        is_ready(&shim, &shim_admin).await;
+
+        // One gateway as it is, one with the durable queue of the file beside the unit.
+        let amqp = at(&rabbit, "env/gateway.env", "BUGFEED_AMQP");
+        let durable = unit("systemd/bugfeed-gateway@.service.d/durable-queue.conf")["Environment"][0].clone();
+        let durable = durable.strip_prefix("BUGFEED_QUEUE_NAME=").unwrap().replace("%l", "host").replace("%i", "b");
+        let mut gateways = Vec::new();
+        for queue in [None, Some(durable.as_str())] {
+            let (clients, admin) = (address(), address());
+            let mut instead =
+                vec![("BUGFEED_AMQP", amqp.as_str()), ("BUGFEED_LISTEN", &clients), ("BUGFEED_ADMIN_LISTEN", &admin)];
+            instead.extend(queue.map(|name| ("BUGFEED_QUEUE_NAME", name)));
+            let proc = start("systemd/bugfeed-gateway@.service", "env/gateway.env", &instead, dir.path());
+            is_ready(&proc, &admin).await;
+            let mut client = Client::connect(&format!("ws://{clients}/")).await;
+            client.subscribe(&[1234]).await;
+            gateways.push((proc, admin, client));
+        }
+        let change = async || {
+            let sql = format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, '{}')", T.replace('T', " "));
+            server.sql(&database, &sql).await.unwrap();
+        };
+        change().await;
+        for (_, _, client) in &mut gateways {
+            assert_eq!(client.update().await, (1234, T.to_owned()));
+        }
+
+        // Both find their way back, by history and by queue.
+        rabbit.ctl(&["close_all_connections", "a test"]).await.unwrap();
+        change().await;
+        for (proc, admin, client) in &mut gateways {
+            assert_eq!(client.update().await, (1234, T.to_owned()));
+            is_ready(proc, admin).await;
+        }
+        for text in gateways.iter().map(|(proc, ..)| proc.output()).chain([shim.output()]) {
+            assert!(!text.contains("not permitted") && !text.contains("ACCESS_REFUSED"), "{text}");
+        }
+        a_gateway_cannot_publish(&amqp).await;
+        an_indexer_reads(&rabbit, dir.path(), change).await;
+    }
+
+    /// Only the shim publishes.
+    async fn a_gateway_cannot_publish(amqp: &str) {
+        let connection = Connection::connect(amqp, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let (exchange, options) = ("bugfeed.default".into(), BasicPublishOptions::default());
+        let sent = channel.basic_publish(exchange, "1".into(), options, b"{}", BasicProperties::default()).await;
+        let refused = match sent {
+            Ok(confirm) => confirm.await.err(),
+            Err(error) => Some(error),
+        };
+        assert!(refused.is_some_and(|error| error.to_string().contains("ACCESS_REFUSED")), "it was taken");
+    }
+
+    /// A consumer with its own permissions: it is bound, hears of changes, and reads from history what its queue lost.
+    async fn an_indexer_reads(rabbit: &RabbitMq, dir: &std::path::Path, change: impl AsyncFn()) {
+        let Some(python) = Python::find_or_skip() else { return };
+        let amqp = format!("amqp://indexer:SECRET@127.0.0.1:{}/%2f", rabbit.port());
+        let start = || {
+            python
+                .run("amqp-indexer/indexer.py")
+                .args(["--amqp", &amqp, "--exchange", "bugfeed.default", "--queue", "indexer"])
+                .arg("--database")
+                .arg(dir.join("index.db"))
+                .spawn()
+                .unwrap()
+        };
+        let mut indexer = start();
+        indexer.wait_for_line("is bound", SOON).await.unwrap();
+        change().await;
+        indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        indexer.sigterm();
+        indexer.wait(SOON).await.unwrap();
+        let holds = async |count: usize| {
+            eventually(SOON, format!("{count} in the queue"), async || {
+                let queues = rabbit.ctl(&["list_queues", "name", "messages"]).await.unwrap();
+                let count = format!("indexer\t{count}");
+                if queues.lines().any(|line| line == count) { Ok(()) } else { Err(queues) }
+            })
+            .await
+            .unwrap();
+        };
+        change().await;
+        holds(1).await;
+        rabbit.ctl(&["purge_queue", "indexer"]).await.unwrap();
+        change().await;
+        holds(1).await;
+        let mut indexer = start();
+        indexer.wait_for_line("did not come: reading history", SOON).await.unwrap();
+        for _ in 0..2 {
+            indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        }
+        let text = indexer.output();
+        assert!(!text.contains("ACCESS_REFUSED") && !text.contains("cannot read"), "{text}");
+    }
+}
