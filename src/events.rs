@@ -136,14 +136,23 @@ impl Events {
         debug!(feed = name, missing, %before, "changes are missing; asking history");
     }
 
-    /// Whether changes can arrive, and what people should know of the feed: said once, when it changes.
-    pub fn feed_state(&self, name: &str, stopped: Option<&str>, was_stopped: bool) {
-        self.feed_up.get_or_create(&feed(name)).set(i64::from(stopped.is_none()));
-        match stopped {
-            Some(reason) if was_stopped => debug!(feed = name, reason, "still nothing can arrive"),
-            Some(reason) => warn!(feed = name, reason, "nothing can arrive on this feed"),
-            None => info!(feed = name, "changes can arrive on this feed"),
+    /// Whether changes can arrive on a feed.
+    pub fn feed_is_up(&self, name: &str, up: bool) {
+        self.feed_up.get_or_create(&feed(name)).set(i64::from(up));
+    }
+
+    /// Nothing can arrive any more; `known`: it was said already that the connection is lost, or is not there yet.
+    pub fn feed_stopped(&self, name: &str, reason: &str, known: bool) {
+        if known {
+            debug!(feed = name, reason, "nothing can arrive on this feed");
+        } else {
+            warn!(feed = name, reason, "nothing can arrive on this feed");
         }
+    }
+
+    /// Changes can arrive again.
+    pub fn feed_flows(&self, name: &str) {
+        info!(feed = name, "changes can arrive on this feed");
     }
 
     /// Something is odd with a feed that works.
@@ -184,9 +193,13 @@ impl Events {
     }
 
     /// Continuity was lost: a hole that could not be filled, or a new epoch.
-    pub fn gap(&self, name: &str, cursor: Option<&Cursor>) {
+    /// The first of a minute is logged as a warning: two ledgers on one exchange make one after the other.
+    pub fn gap(&self, name: &str, cursor: Option<&Cursor>, quiet: bool) {
         self.gaps.get_or_create(&feed(name)).inc();
         let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
+        if quiet {
+            return debug!(feed = name, after, "continuity lost once more");
+        }
         warn!(
             feed = name,
             after, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"

@@ -235,7 +235,9 @@ impl<'a> Carrier<'a> {
     fn show(&mut self) {
         let now_ms = self.now_ms();
         let exchange = &self.options.exchange;
-        let stopped = self.plan.stopped(now_ms).map(|(reason, since_ms)| match reason {
+        let stopped = self.plan.stopped(now_ms);
+        let known = matches!(stopped, Some((Stopped::NotConnected | Stopped::ReadingHistory, _)));
+        let stopped = stopped.map(|(reason, since_ms)| match reason {
             Stopped::NotConnected => self.lost.clone().unwrap_or_else(|| "not yet connected to the broker".to_owned()),
             Stopped::ReadingHistory => "reading history".to_owned(),
             Stopped::Silent => format!(
@@ -250,11 +252,13 @@ impl<'a> Carrier<'a> {
         if self.shown.as_ref() == Some(&shown) {
             return;
         }
-        let (was_stopped, old_notes) =
-            self.shown.take().map_or((false, Vec::new()), |(stopped, notes)| (stopped.is_some(), notes));
+        let (old, old_notes) = self.shown.take().unwrap_or_default();
         let (events, feed) = (&self.ingest.events, &self.ingest.feed);
-        if was_stopped || shown.0.is_some() {
-            events.feed_state(feed, shown.0.as_deref(), was_stopped);
+        events.feed_is_up(feed, shown.0.is_none());
+        match &shown.0 {
+            Some(reason) if old.as_ref() != Some(reason) => events.feed_stopped(feed, reason, known),
+            None if old.is_some() => events.feed_flows(feed),
+            _ => {}
         }
         shown.1.iter().filter(|note| !old_notes.contains(note)).for_each(|note| events.feed_note(feed, note));
         let state = match &shown.0 {

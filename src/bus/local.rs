@@ -120,6 +120,7 @@ impl LocalFeed {
                     self.current = true;
                     self.ingest.current(true).await;
                     self.health.set(FeedState::Up, Vec::new());
+                    self.ingest.events.feed_is_up(&self.ingest.feed, true);
                 }
                 // A relay that stopped waiting begins again.
                 let _ = done.send(read);
@@ -129,6 +130,7 @@ impl LocalFeed {
                 self.ingest.current(false).await;
                 let reason = "another process works on the ledger, and this one waits for its turn";
                 self.health.set(FeedState::Down(reason.to_owned()), Vec::new());
+                self.ingest.events.feed_is_up(&self.ingest.feed, false);
             }
             Order::Batch(batch, done) => {
                 let count = batch.len();

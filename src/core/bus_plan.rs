@@ -130,7 +130,8 @@ impl BusPlan {
                 self.rests = Some((now_ms, now_ms + if for_good { LONG_REST_MS } else { REST_MS }));
                 self.history_over(now_ms, false, &mut out);
             }
-            Event::Hole => match self.has_history(now_ms) {
+            // Two ledgers that take turns are a hole each time, and no history fills it.
+            Event::Hole => match self.has_history(now_ms) && self.publishers.two(now_ms).is_none() {
                 true => {
                     self.job = Some(Job::Hole);
                     out.push(Action::Current(false));

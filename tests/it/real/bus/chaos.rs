@@ -117,3 +117,36 @@ async fn history_that_does_not_answer_is_not_asked_for_each_hole() {
     let (status, body) = get(gateway.admin, "/readyz").await;
     assert!(status == 200 && body.contains("history cannot be read since"), "{status} {body}");
 }
+
+/// A user who may do what one feed needs, and nothing else: no heads, and not the other feed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_permitted_costs_that_and_nothing_else() {
+    let Some(rabbit) = RabbitMq::start_or_skip().await else { return };
+    let publisher = Publisher::start(&rabbit.url(), "good", "e1").await;
+    rabbit.ctl(&["add_user", "narrow", "secret"]).await.unwrap();
+    let own = r"^(good|good\.history|amq\.gen.*)$";
+    let write = r"^(good|good\.history|amq\.gen.*|amq\.default)$";
+    rabbit.ctl(&["set_permissions", "narrow", own, write, own]).await.unwrap();
+    let url = rabbit.url().replace("guest:guest", "narrow:secret");
+    let gateway = Gateway::start(&url, &["--feed", "default=good", "--feed", "bad=bad"]).await;
+    eventually(SOON, "the other feed is named", async || {
+        let (status, body) = get(gateway.admin, "/readyz").await;
+        if status == 200 && body.contains("feed bad: not permitted") { Ok(()) } else { Err(body) }
+    })
+    .await
+    .unwrap();
+    let (mut client, _) = Watcher::resume(&gateway, None).await;
+    let cursor = publisher.publish().await;
+    assert_eq!(client.update().await, cursor);
+    let logged = async || gateway.proc.output().matches("heads cannot be heard").count();
+    eventually(SOON, "it is in the log", async || logged().await > 0).await.unwrap();
+    assert_eq!(logged().await, 1, "{}", gateway.proc.output());
+    // Nobody may end the gateway's start for it, but where it is all that was asked for.
+    let mut alone = bugfeed_testbed::Proc::spawn(
+        bugfeed_testbed::bin("bugfeed").unwrap(),
+        &["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--amqp", &url, "--feed", "bad=bad"],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(alone.wait(SOON).await.unwrap().code(), Some(1));
+}
