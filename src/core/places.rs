@@ -106,6 +106,12 @@ impl Reading {
         Reading { start, head, first: true, proven: false, read: 0 }
     }
 
+    /// The same once more, from the beginning.
+    #[must_use]
+    pub fn from_first(&self) -> Reading {
+        Reading::new(Start::First, self.head.clone())
+    }
+
     /// Where it began.
     pub fn start(&self) -> &Start {
         &self.start
