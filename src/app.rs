@@ -64,6 +64,9 @@ impl Ports {
     }
 }
 
+/// How long the all-in-one may take to be current before it serves clients, and turns them away until it is.
+const OPENING: Duration = Duration::from_secs(2);
+
 /// The parts of a gateway that do not depend on where changes come from.
 struct Gateway {
     args: ListenArgs,
@@ -256,6 +259,10 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
             }
         })
     });
+    // Nobody needs to be told to come again in a moment: connections wait in the listener's queue.
+    if let Some(feed) = gateway.feeds.get(cli::SERVE_FEED).map(Arc::clone) {
+        let _ = tokio::time::timeout(OPENING, feed.opened()).await;
+    }
     gateway.run(ports, demo, stop).await
 }
 

@@ -47,6 +47,7 @@ pub struct Events {
     bus_up: Family<FeedLabel, Gauge>,
     bus_lost: PerFeed,
     feed_up: Family<FeedLabel, Gauge>,
+    heads: PerFeed,
     connections: Gauge,
     accepted: Counter,
     refused_connections: PerKind,
@@ -87,6 +88,7 @@ impl Events {
         r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
         r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
         r.register("feed_up", "1 while changes can arrive on the feed", events.feed_up.clone());
+        r.register("heads", "Times a publisher said where it is", events.heads.clone());
         r.register("connections", "Clients connected now", events.connections.clone());
         r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
         r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
@@ -134,19 +136,33 @@ impl Events {
         debug!(feed = name, missing, %before, "changes are missing; asking history");
     }
 
-    /// Whether changes can arrive, and what people should know of the feed: said once, when it changes.
-    pub fn feed_state(&self, name: &str, stopped: Option<&str>, was_stopped: bool) {
-        self.feed_up.get_or_create(&feed(name)).set(i64::from(stopped.is_none()));
-        match stopped {
-            Some(reason) if was_stopped => debug!(feed = name, reason, "still nothing can arrive"),
-            Some(reason) => warn!(feed = name, reason, "nothing can arrive on this feed"),
-            None => info!(feed = name, "changes can arrive on this feed"),
+    /// Whether changes can arrive on a feed.
+    pub fn feed_is_up(&self, name: &str, up: bool) {
+        self.feed_up.get_or_create(&feed(name)).set(i64::from(up));
+    }
+
+    /// Nothing can arrive any more; `known`: it was said already that the connection is lost, or is not there yet.
+    pub fn feed_stopped(&self, name: &str, reason: &str, known: bool) {
+        if known {
+            debug!(feed = name, reason, "nothing can arrive on this feed");
+        } else {
+            warn!(feed = name, reason, "nothing can arrive on this feed");
         }
+    }
+
+    /// Changes can arrive again.
+    pub fn feed_flows(&self, name: &str) {
+        info!(feed = name, "changes can arrive on this feed");
     }
 
     /// Something is odd with a feed that works.
     pub fn feed_note(&self, name: &str, note: &str) {
         warn!(feed = name, "{note}");
+    }
+
+    /// A publisher said where it is.
+    pub fn head_heard(&self, name: &str) {
+        self.heads.get_or_create(&feed(name)).inc();
     }
 
     /// Heads cannot be heard.
@@ -177,9 +193,13 @@ impl Events {
     }
 
     /// Continuity was lost: a hole that could not be filled, or a new epoch.
-    pub fn gap(&self, name: &str, cursor: Option<&Cursor>) {
+    /// The first of a minute is logged as a warning: two ledgers on one exchange make one after the other.
+    pub fn gap(&self, name: &str, cursor: Option<&Cursor>, quiet: bool) {
         self.gaps.get_or_create(&feed(name)).inc();
         let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
+        if quiet {
+            return debug!(feed = name, after, "continuity lost once more");
+        }
         warn!(
             feed = name,
             after, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"

@@ -72,6 +72,17 @@ impl<'a> Carrier<'a> {
         When::from_micros(now.as_micros() - ago / 1000 * 1_000_000).unwrap_or(now)
     }
 
+    /// What the plan says. People see how things are before clients hear of it.
+    fn ask(&mut self, event: Event<'_>) -> Vec<Action> {
+        let now_ms = self.now_ms();
+        let tick = matches!(event, Event::Tick);
+        let actions = self.plan.on(now_ms, event);
+        if tick || !actions.is_empty() {
+            self.show();
+        }
+        actions
+    }
+
     /// Does something that takes its time, and what is due meanwhile.
     pub(super) async fn while_ticking<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
@@ -86,11 +97,9 @@ impl<'a> Carrier<'a> {
     /// A tick while something else goes on. What needs the connection is not due then.
     async fn tick_aside(&mut self) {
         self.ingest.tick();
-        let now_ms = self.now_ms();
-        for action in self.plan.on(now_ms, Event::Tick) {
+        for action in self.ask(Event::Tick) {
             self.tell(action).await;
         }
-        self.show();
     }
 
     /// Waits for the next tick, and does what is due.
@@ -115,11 +124,11 @@ impl<'a> Carrier<'a> {
     pub(super) async fn lost(&mut self, reason: &AmqpError) {
         self.lost = Some(reason.to_string());
         (self.hole, self.head) = (None, None);
-        let now_ms = self.now_ms();
-        for action in self.plan.on(now_ms, Event::Lost) {
+        let actions = self.ask(Event::Lost);
+        self.show();
+        for action in actions {
             self.tell(action).await;
         }
-        self.show();
     }
 
     async fn bind_heads(&mut self, link: &mut Link) -> Result<(), AmqpError> {
@@ -134,6 +143,7 @@ impl<'a> Carrier<'a> {
                     self.ingest.events.no_heads(&self.ingest.feed, &error);
                 }
                 self.no_heads = true;
+                self.plan.expect_no_heads();
                 Ok(())
             }
         }
@@ -166,6 +176,7 @@ impl<'a> Carrier<'a> {
                 return Ok(());
             }
         };
+        self.ingest.events.head_heard(&self.ingest.feed);
         let stands = self.ingest.judge_head(&head.cursor);
         self.head = Some(head.cursor.clone());
         self.drive(link, Event::Head { head: &head, stands }).await
@@ -173,14 +184,11 @@ impl<'a> Carrier<'a> {
 
     /// Hands an event to the plan, and carries out what comes of it.
     async fn drive(&mut self, link: &mut Link, event: Event<'_>) -> Result<(), AmqpError> {
-        let now_ms = self.now_ms();
         let tick = matches!(event, Event::Tick);
-        let mut actions = VecDeque::from(self.plan.on(now_ms, event));
-        let show = tick || !actions.is_empty();
+        let mut actions = VecDeque::from(self.ask(event));
         while let Some(action) = actions.pop_front() {
             let event = match action {
                 Action::ReadHistory { patience_ms } => {
-                    self.show();
                     self.read_history(link, Duration::from_millis(patience_ms)).await?
                 }
                 Action::Judge => {
@@ -188,7 +196,7 @@ impl<'a> Carrier<'a> {
                     Event::Judged(stands.unwrap_or(HeadStands::Even))
                 }
                 Action::Rebind => {
-                    if let Some(head) = &self.head {
+                    if let Some(head) = self.head.as_ref().filter(|_| !tick) {
                         self.ingest.events.head_differs(&self.ingest.feed, head);
                     }
                     link.rebind(self.options).await?;
@@ -200,11 +208,7 @@ impl<'a> Carrier<'a> {
                     continue;
                 }
             };
-            let now_ms = self.now_ms();
-            actions.extend(self.plan.on(now_ms, event));
-        }
-        if show {
-            self.show();
+            actions.extend(self.ask(event));
         }
         Ok(())
     }
@@ -232,7 +236,9 @@ impl<'a> Carrier<'a> {
     fn show(&mut self) {
         let now_ms = self.now_ms();
         let exchange = &self.options.exchange;
-        let stopped = self.plan.stopped(now_ms).map(|(reason, since_ms)| match reason {
+        let stopped = self.plan.stopped(now_ms);
+        let known = matches!(stopped, Some((Stopped::NotConnected | Stopped::ReadingHistory, _)));
+        let stopped = stopped.map(|(reason, since_ms)| match reason {
             Stopped::NotConnected => self.lost.clone().unwrap_or_else(|| "not yet connected to the broker".to_owned()),
             Stopped::ReadingHistory => "reading history".to_owned(),
             Stopped::Silent => format!(
@@ -247,11 +253,13 @@ impl<'a> Carrier<'a> {
         if self.shown.as_ref() == Some(&shown) {
             return;
         }
-        let (was_stopped, old_notes) =
-            self.shown.take().map_or((false, Vec::new()), |(stopped, notes)| (stopped.is_some(), notes));
+        let (old, old_notes) = self.shown.take().unwrap_or_default();
         let (events, feed) = (&self.ingest.events, &self.ingest.feed);
-        if was_stopped || shown.0.is_some() {
-            events.feed_state(feed, shown.0.as_deref(), was_stopped);
+        events.feed_is_up(feed, shown.0.is_none());
+        match &shown.0 {
+            Some(reason) if old.as_ref() != Some(reason) => events.feed_stopped(feed, reason, known),
+            None if old.is_some() => events.feed_flows(feed),
+            _ => {}
         }
         shown.1.iter().filter(|note| !old_notes.contains(note)).for_each(|note| events.feed_note(feed, note));
         let state = match &shown.0 {

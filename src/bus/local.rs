@@ -48,6 +48,7 @@ impl LocalBus {
         // There is no way to be cut off, and the ledger was read before.
         ingest.current(true).await;
         health.set(FeedState::Up, Vec::new());
+        ingest.events.feed_is_up(&ingest.feed, true);
         loop {
             tokio::select! {
                 batch = self.0.recv() => {

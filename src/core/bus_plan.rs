@@ -10,10 +10,11 @@
 //! at most; a publisher that says no heads is not waited for.
 
 use bugfeed_protocol::bus::Head;
-use bugfeed_protocol::{Cursor, Epoch, When};
+use bugfeed_protocol::{Cursor, Epoch};
 
 use super::intake::HeadStands;
 pub use publishers::Publishers;
+pub use words::{Action, Event, Note, Queue, Stopped, Why};
 
 /// How long a lost connection may be lost before clients are told: what is back at once is no news.
 const GRACE_MS: u64 = 2_000;
@@ -31,156 +32,11 @@ const REST_MS: u64 = 60_000;
 const LONG_REST_MS: u64 = 300_000;
 /// How often the bindings are made anew while heads are silent.
 const REBIND_MS: u64 = 10_000;
-/// From when on it is worth a word that no publisher was heard.
+/// From when on it is worth a word that no publisher was heard, and the bindings are made anew: they may have gone before
+/// anybody was.
 const LISTEN_MS: u64 = 10_000;
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// The queue is bound, and delivers.
-    Connected {
-        /// Which queue.
-        queue: Queue,
-        /// Whether any number is known here.
-        known: bool,
-    },
-    /// The connection is lost.
-    Lost,
-    /// History was read to its end.
-    HistoryRead {
-        /// The newest number known here was met in it, so that nothing lies between.
-        proven: bool,
-    },
-    /// It could not be read.
-    HistoryFailed {
-        /// It will be the same the next time: the broker has none, or refuses.
-        for_good: bool,
-    },
-    /// A message shows that others are missing before it.
-    Hole,
-    /// A change came from the queue.
-    Taken {
-        /// Its ledger; none where its producer gives no number.
-        epoch: Option<&'a Epoch>,
-        /// It is the number that was to come.
-        next: bool,
-    },
-    /// A publisher says where it is.
-    Head {
-        /// What it says.
-        head: &'a Head,
-        /// How that lies to what was taken in.
-        stands: HeadStands,
-    },
-    /// The answer to [`Action::Judge`].
-    Judged(HeadStands),
-    /// About once a second.
-    Tick,
-}
-
-/// A gateway's own queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    /// Made for this connection; heads come through it, in order with the changes.
-    New,
-    /// A durable one, in which changes may wait. Heads come beside it.
-    Durable {
-        /// It was there already, so that it has missed nothing, as far as is known.
-        kept: bool,
-    },
-}
-
-/// Why the feed goes on after a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// What lies before it did not come, and is not in history.
-    Missing,
-    /// It is of another history of the same ledger.
-    Forked,
-    /// It is of another ledger.
-    OtherLedger,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Read history; hand in [`Event::HistoryRead`] or [`Event::HistoryFailed`].
-    ReadHistory {
-        /// How long it may take to begin.
-        patience_ms: u64,
-    },
-    /// Look again how the head in hand lies; hand in [`Event::Judged`].
-    Judge,
-    /// Make exchanges and bindings, should they be gone.
-    Rebind,
-    /// The message that showed a hole goes on as it is.
-    TakeAnyway,
-    /// Whether resumes wait.
-    Hold(bool),
-    /// Continuity is lost, and nothing is known of what comes next.
-    Lose,
-    /// Continuity is lost; what comes next follows this cursor.
-    GoOnAfter(Cursor, Why),
-    /// Whether the feed is current.
-    Current(bool),
-    /// Whether changes can arrive.
-    Feed {
-        /// They cannot.
-        paused: bool,
-        /// Since when.
-        since_ms: u64,
-    },
-}
-
-/// Why nothing can arrive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// No connection to the broker.
-    NotConnected,
-    /// Connected, and not through with what came before.
-    ReadingHistory,
-    /// The publisher said its head regularly, and does not any more.
-    Silent,
-    /// The publisher says that it waits for this.
-    Publisher(String),
-}
-
-/// What people should know of a feed that works.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Nobody was heard on this exchange, since then.
-    NoPublisher {
-        /// Since the connection was made.
-        since_ms: u64,
-    },
-    /// Two ledgers publish on it.
-    TwoPublishers(Epoch, Epoch),
-    /// History cannot be had; what is missing is told as a gap.
-    HistoryAway {
-        /// Since when.
-        since_ms: u64,
-    },
-}
-
-impl Note {
-    /// The note in words. `when` tells a moment of the plan's clock.
-    pub fn text(&self, exchange: &str, when: impl Fn(u64) -> When) -> String {
-        match self {
-            Note::NoPublisher { since_ms } => format!(
-                "no publisher seen here since {} (exchange '{exchange}'); does the shim publish to it?",
-                when(*since_ms)
-            ),
-            Note::TwoPublishers(one, two) => format!(
-                "two ledgers publish here (exchange '{exchange}', epochs {one} and {two}): clients are told a gap each \
-                 time they take turns; give each tracker an exchange of its own"
-            ),
-            Note::HistoryAway { since_ms } => format!(
-                "history cannot be read since {} (stream '{exchange}.history'); changes that are missing are told as gaps",
-                when(*since_ms)
-            ),
-        }
-    }
-}
+/// The same where a publisher that says no heads was heard: it may have nothing to say.
+const IDLE_MS: u64 = 30_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -274,7 +130,8 @@ impl BusPlan {
                 self.rests = Some((now_ms, now_ms + if for_good { LONG_REST_MS } else { REST_MS }));
                 self.history_over(now_ms, false, &mut out);
             }
-            Event::Hole => match self.has_history(now_ms) {
+            // Two ledgers that take turns are a hole each time, and no history fills it.
+            Event::Hole => match self.has_history(now_ms) && self.publishers.two(now_ms).is_none() {
                 true => {
                     self.job = Some(Job::Hole);
                     out.push(Action::Current(false));
@@ -294,6 +151,11 @@ impl BusPlan {
     /// Whether the feed was current once.
     pub fn was_live(&self) -> bool {
         self.live_once
+    }
+
+    /// Heads cannot be heard on this connection: their silence means nothing.
+    pub fn expect_no_heads(&mut self) {
+        self.heads = Heads::default();
     }
 
     /// Why nothing can arrive just now, and since when.
@@ -346,7 +208,7 @@ impl BusPlan {
         self.link = Link::Reading { since_ms };
         (self.rests, self.suspect, self.heard) = (None, None, false);
         // From here on heads can come.
-        (self.heads.last_ms, self.heads.rebound_ms, self.heads.paused) = (now_ms, None, None);
+        self.heads = Heads { last_ms: now_ms, rebound_ms: None, rebind_ms: 0, paused: None, ..self.heads.clone() };
         if self.history {
             self.job = Some(Job::Begin);
             out.push(Action::ReadHistory { patience_ms: BEGIN_PATIENCE_MS });
@@ -498,9 +360,15 @@ impl BusPlan {
             out.push(Action::Lose);
             self.release(out);
         }
-        if self.job.is_none() && self.heads_are_silent(now_ms) && now_ms >= self.heads.rebind_ms {
-            self.heads.rebound_ms.get_or_insert(now_ms);
-            self.heads.rebind_ms = now_ms + REBIND_MS;
+        let Link::Live { since_ms } = self.link else { return };
+        let silent = self.heads_are_silent(now_ms);
+        let idle = if self.heard { self.taken_ms + IDLE_MS } else { since_ms + LISTEN_MS };
+        let idle = !self.heads.expected && now_ms >= idle.max(since_ms + LISTEN_MS);
+        if self.job.is_none() && (silent || idle) && now_ms >= self.heads.rebind_ms {
+            self.heads.rebind_ms = now_ms + if silent { REBIND_MS } else { IDLE_MS };
+            if silent {
+                self.heads.rebound_ms.get_or_insert(now_ms);
+            }
             out.push(Action::Rebind);
         }
     }
@@ -526,6 +394,9 @@ impl BusPlan {
 
 #[path = "publishers.rs"]
 mod publishers;
+
+#[path = "bus_words.rs"]
+mod words;
 
 #[cfg(test)]
 #[path = "bus_plan_tests.rs"]

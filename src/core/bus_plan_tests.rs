@@ -1,7 +1,7 @@
 //! The plan: what is said to each row of events, second by second.
 
 use bugfeed_protocol::bus::Head;
-use bugfeed_protocol::{Cursor, Epoch};
+use bugfeed_protocol::{Cursor, Epoch, When};
 
 use super::*;
 use crate::core::intake::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Within};
@@ -219,7 +219,16 @@ fn what_still_waits_in_a_durable_queue_is_not_missing() {
 #[test]
 fn silence_of_heads_says_something_only_where_there_were_any() {
     let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["current"])];
-    check(false, &[begin, &[(5, Ev::Next("E.1"), &[]), (100_000, Ev::Tick, &[])]].concat());
+    // Bindings may go all the same, and cost little.
+    let idle: &[(u64, Ev, &[&str])] = &[
+        (5, Ev::Next("E.1"), &[]),
+        (30_004, Ev::Tick, &[]),
+        (30_005, Ev::Tick, &["rebind"]),
+        (60_004, Ev::Tick, &[]),
+        (60_005, Ev::Tick, &["rebind"]),
+    ];
+    check(false, &[begin, idle].concat());
+    check(false, &[begin, &[(9_999, Ev::Tick, &[]), (10_000, Ev::Tick, &["rebind"])]].concat());
     let silent: &[(u64, Ev, &[&str])] = &[
         (1000, Ev::Head("E.5", Even), &[]),
         (8000, Ev::Tick, &[]),
@@ -281,6 +290,18 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
     let epoch = |text| Epoch::parse(text).unwrap();
     assert_eq!(plan.notes(now_ms), [Note::TwoPublishers(epoch("E"), epoch("F"))]);
     assert_eq!(plan.notes(now_ms + 61_000), [], "it is over");
+    // Their turns are not worth a reading each.
+    let turns: &[(u64, Ev, &[&str])] = &[
+        (0, Ev::Up(OWN, false), &["read"]),
+        (1, Ev::Read(false), &["current"]),
+        (10, Ev::Next("E.5"), &[]),
+        (20, Ev::Other("F.5"), &[]),
+        (21, Ev::Hole, &["not current", "read"]),
+        (22, Ev::Read(false), &["anyway", "current"]),
+        (30, Ev::Other("E.6"), &[]),
+        (31, Ev::Hole, &["anyway"]),
+    ];
+    check(true, turns);
 }
 
 #[test]

@@ -61,3 +61,51 @@ impl Gate {
         opened.is_ok_and(|door| *door == Door::Open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::core::input::SessionLimits;
+    use crate::core::replay::ReplayLimits;
+    use crate::events::Events;
+    use crate::hub::{Clock, HubOptions, feed};
+
+    /// What was read from history may still wait in a shard's queue.
+    #[tokio::test]
+    async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
+        let options = HubOptions { shards: 2, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        let mut shards = parts.shards.into_iter();
+        let stop = CancellationToken::new();
+        let first = tokio::spawn(shards.next().unwrap().run(stop.clone()));
+        parts.ingest.current(true).await;
+        while parts.feed.gate.shards.load(Ordering::Relaxed) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(parts.feed.is_shut() && parts.feed.opened().now_or_never().is_none());
+        let second = tokio::spawn(shards.next().unwrap().run(stop.clone()));
+        assert!(parts.feed.opened().await);
+        // An outage does not shut it again.
+        parts.ingest.current(false).await;
+        parts.ingest.current(true).await;
+        parts.feed.gate.leave();
+        assert!(!parts.feed.is_shut() && parts.feed.opened().await);
+        stop.cancel();
+        first.await.unwrap();
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_let_go_when_the_gateway_stops() {
+        let gate = Gate::new(1);
+        assert!(gate.opened().now_or_never().is_none());
+        gate.leave();
+        gate.shard_is_current();
+        assert!(!gate.opened().await);
+    }
+}

@@ -29,6 +29,7 @@ pub struct Ingest {
     pub events: Arc<Events>,
     changes: Counter,
     last_poison: Option<Instant>,
+    last_gap: Option<Instant>,
     current: bool,
     /// The feed was current once, so that somebody may have been told something.
     begun: bool,
@@ -67,7 +68,17 @@ impl Ingest {
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
-        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false, begun: false }
+        Ingest {
+            feed,
+            intake,
+            shards,
+            events,
+            changes,
+            last_poison: None,
+            last_gap: None,
+            current: false,
+            begun: false,
+        }
     }
 
     /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
@@ -89,10 +100,7 @@ impl Ingest {
 
     /// A message cannot be read.
     pub fn poison(&mut self, body: &[u8], reason: &BadMessage) {
-        let quiet = self.last_poison.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
-        if !quiet {
-            self.last_poison = Some(Instant::now());
-        }
+        let quiet = is_recent(&mut self.last_poison);
         self.events.poison(&self.feed, body, reason, quiet);
     }
 
@@ -141,9 +149,10 @@ impl Ingest {
     }
 
     /// Tells the shards that continuity is lost. What happened before anybody was served is nobody's news.
-    async fn tell_gap(&self, cursor: Option<Cursor>) {
+    async fn tell_gap(&mut self, cursor: Option<Cursor>) {
         if self.begun {
-            self.events.gap(&self.feed, cursor.as_ref());
+            let quiet = is_recent(&mut self.last_gap);
+            self.events.gap(&self.feed, cursor.as_ref(), quiet);
         }
         self.to_shards(|| Input::Gap(cursor.clone())).await;
     }
@@ -204,6 +213,15 @@ impl Ingest {
     pub fn tick(&mut self) {
         self.intake.tick(now());
     }
+}
+
+/// Whether something was said within a minute; if not, it is said now.
+fn is_recent(said: &mut Option<Instant>) -> bool {
+    let recent = said.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
+    if !recent {
+        *said = Some(Instant::now());
+    }
+    recent
 }
 
 fn now() -> When {

@@ -1,5 +1,6 @@
 //! Against a real RabbitMQ, MariaDB and PostgreSQL.
 
+mod bus;
 mod chaos;
 mod deploy;
 mod end_to_end;

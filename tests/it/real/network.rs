@@ -25,7 +25,7 @@ const OUTAGE: Duration = Duration::from_secs(60);
 const BACK: Duration = Duration::from_secs(75);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Line {
+pub(super) enum Line {
     Up,
     /// Connections are broken, new ones at once.
     Cut,
@@ -33,17 +33,17 @@ enum Line {
     Dark,
 }
 
-/// A cable to a gateway.
-struct Network {
-    address: SocketAddr,
-    line: watch::Sender<Line>,
+/// A cable to a server.
+pub(super) struct Network {
+    pub(super) address: SocketAddr,
+    pub(super) line: watch::Sender<Line>,
     /// What will become of it.
     fate: Line,
     accepting: AbortHandle,
 }
 
 impl Network {
-    async fn to(gateway: SocketAddr, fate: Line) -> Network {
+    pub(super) async fn to(gateway: SocketAddr, fate: Line) -> Network {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (line, state) = watch::channel(Line::Up);

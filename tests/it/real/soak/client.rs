@@ -216,7 +216,7 @@ impl Client {
                 self.seen().goaways += 1;
                 self.retry_after = frame.retry_after_ms.map(Duration::from_millis);
             }
-            "heartbeat" if self.plan.modern => {}
+            "heartbeat" | "feed" if self.plan.modern => {}
             _ => self.seen().wrong.push(format!("not to be sent: {text}")),
         }
         let mut behind = false;
