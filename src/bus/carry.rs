@@ -116,8 +116,7 @@ impl<'a> Carrier<'a> {
     pub(super) async fn connected(&mut self, link: &mut Link) -> Result<(), AmqpError> {
         self.lost = None;
         self.bind_heads(link).await?;
-        let known = self.ingest.head().is_some();
-        self.drive(link, Event::Connected { queue: link.queue, known }).await
+        self.drive(link, Event::Connected { queue: link.queue }).await
     }
 
     /// The connection is lost, or could not be made.
@@ -357,7 +356,7 @@ impl<'a> Carrier<'a> {
                     let Some(message) = self.ingest.read(&delivery.data) else { continue };
                     let met = reading.message(&message, offset, &mut history.places);
                     if met == Met::New {
-                        self.take_old(message, recorded(&delivery)).await;
+                        self.take_old(message, recorded(&delivery), &mut reading).await;
                     }
                     met
                 }
@@ -370,8 +369,9 @@ impl<'a> Carrier<'a> {
     }
 
     /// Takes in a message of history. Holes in the history itself are given up: they are gaps.
-    async fn take_old(&mut self, message: BusMessage, recorded: Option<When>) {
+    async fn take_old(&mut self, message: BusMessage, recorded: Option<When>, reading: &mut Reading) {
         if let Came::Hole(hole) = self.ingest.take(message, recorded).await {
+            reading.gave_up();
             self.ingest.take_anyway(&hole.message, hole.recorded).await;
         }
     }

@@ -94,7 +94,7 @@ pub struct Reading {
     head: Option<Cursor>,
     /// Nothing was met yet that shows that the place is right.
     first: bool,
-    /// Nothing lies between what is known and what was read.
+    /// Nothing lies between what is known and what was read, or clients are told.
     pub proven: bool,
     /// Messages taken in.
     pub read: u64,
@@ -141,6 +141,11 @@ impl Reading {
         places.remember(message, offset);
         self.read += 1;
         Met::New
+    }
+
+    /// A hole in history itself was given up: clients are told, and from there on nothing is missing.
+    pub fn gave_up(&mut self) {
+        self.proven = true;
     }
 
     /// Its own marker was met: the end. Useless where it began at the end of a stream that is not the one it was in.

@@ -68,6 +68,8 @@ pub struct Bus {
     taken: usize,
     tick_ms: u64,
     current: bool,
+    /// It was current on this connection.
+    through: bool,
     /// Resumes wait.
     pub held: bool,
     /// What clients were told last.
@@ -95,6 +97,7 @@ impl Bus {
             taken: 0,
             tick_ms: now_ms,
             current: false,
+            through: false,
             held: false,
             paused: false,
             down_ms: now_ms,
@@ -149,8 +152,7 @@ impl Life {
             self.expects = None;
         }
         self.bus.connected = true;
-        let known = self.intake.head().is_some();
-        self.drive(Event::Connected { queue, known }, around)
+        self.drive(Event::Connected { queue }, around)
     }
 
     /// The connection to the broker is lost.
@@ -164,7 +166,7 @@ impl Life {
 
     fn lost(&mut self, around: &mut Around<'_>) -> Checked {
         let bus = &mut self.bus;
-        bus.connected = false;
+        (bus.connected, bus.through) = (false, false);
         (bus.job, bus.hole, bus.head, bus.taken, bus.read_to) = (None, None, None, 0, None);
         bus.todo.clear();
         let actions = bus.plan.on(around.now_ms, Event::Lost);
@@ -272,13 +274,14 @@ impl Life {
             }
             Action::GoOnAfter(cursor, why) => self.go_on_after(&cursor, why, around)?,
             Action::Current(current) => {
+                self.bus.through |= current;
                 if std::mem::replace(&mut self.bus.current, current) != current {
                     self.shadow.borrow_mut().current(current);
                     self.to_lanes(|| Input::Current(current));
                 }
             }
             Action::Feed { paused, .. } => {
-                if !paused && !self.bus.is_current() {
+                if !paused && !(self.bus.connected && self.bus.through) {
                     return Err(format!("pod {}: live, without a connection or history", around.pod));
                 }
                 self.bus.pauses += u64::from(paused);
@@ -296,6 +299,7 @@ impl Life {
     fn go_on_after(&mut self, cursor: &Cursor, why: Why, around: &Around<'_>) -> Checked {
         let head = self.intake.head();
         if let Some(end) = self.bus.read_to.filter(|_| why == Why::Missing)
+            && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
             && around.broker.in_stream(end, head.as_ref(), &cursor.epoch, cursor.seq + 1)
         {
             return Err(format!("pod {}: gap up to {cursor} after {head:?}, but history has it", around.pod));
@@ -367,6 +371,9 @@ impl Life {
             }
             (Met::New, Some(item)) => {
                 if let Taken::Hole { .. } = self.offer(&item, around)? {
+                    if let Some(Job { open: Some(open), .. }) = &mut self.bus.job {
+                        open.reading.gave_up();
+                    }
                     self.anyway(&item, None, around)?;
                 }
             }
@@ -445,7 +452,8 @@ impl Life {
                         shadow.head
                     ));
                 }
-                let has = |end| around.broker.in_stream(end, shadow.head.as_ref(), &number.epoch, number.seq);
+                let same = shadow.head.as_ref().is_some_and(|head| around.truth.is_one_history(head, &number));
+                let has = |end| same && around.broker.in_stream(end, shadow.head.as_ref(), &number.epoch, number.seq);
                 if judged == Judged::Broken && filled.is_some_and(has) {
                     return Err(format!("pod {pod}: gap before {number}, but history has what is missing"));
                 }

@@ -75,6 +75,10 @@ impl World {
     pub fn outage(&mut self) -> Checked {
         let kind = self.random.random_range(0..if self.swarm.heads { 3 } else { 1 });
         self.say(|| format!("outage {kind}"));
+        // Silence says something only where heads were heard.
+        for _ in 0..2 {
+            self.advance(INTERVAL_MS)?;
+        }
         let until_ms = self.now_ms
             + match kind {
                 0 => {

@@ -217,12 +217,14 @@ impl Shadow {
         self.turns += u64::from(judged == Judged::Beside && self.records.last().is_some_and(|last| !last.late));
         self.records.push(Record { number: number.clone(), late });
         let pos = self.records.len() as Pos;
-        self.places.entry(fact).or_default().push(pos);
+        let places = self.places.entry(fact).or_default();
+        places.push(pos);
+        let new = places.len() == 1;
         if self.lost {
             self.lost = false;
             self.begin = (!late).then(|| before_number(number, before));
         }
-        if judged == Judged::Beside || number.epoch == self.own.epoch {
+        if new && (judged == Judged::Beside || number.epoch == self.own.epoch) {
             self.foreign.push(fact);
         }
         if judged == Judged::Beside {
