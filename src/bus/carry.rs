@@ -370,9 +370,13 @@ impl<'a> Carrier<'a> {
 
     /// Takes in a message of history. Holes in the history itself are given up: they are gaps.
     async fn take_old(&mut self, message: BusMessage, recorded: Option<When>, reading: &mut Reading) {
-        if let Came::Hole(hole) = self.ingest.take(message, recorded).await {
-            reading.gave_up();
-            self.ingest.take_anyway(&hole.message, hole.recorded).await;
+        match self.ingest.take(message, recorded).await {
+            Came::Next | Came::Other => {}
+            Came::Broken => reading.gave_up(),
+            Came::Hole(hole) => {
+                reading.gave_up();
+                self.ingest.take_anyway(&hole.message, hole.recorded).await;
+            }
         }
     }
 

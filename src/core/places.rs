@@ -143,7 +143,7 @@ impl Reading {
         Met::New
     }
 
-    /// A hole in history itself was given up: clients are told, and from there on nothing is missing.
+    /// Continuity was broken by what was read: clients are told, and from there on nothing is missing.
     pub fn gave_up(&mut self) {
         self.proven = true;
     }

@@ -202,7 +202,7 @@ impl Broker {
         {
             return Some((head, true));
         }
-        let item = queue.ready.pop_front().filter(|_| waits)?;
+        let item = if waits { queue.ready.pop_front()? } else { return None };
         queue.unacked.push_back(item.clone());
         Some((item, false))
     }

@@ -194,7 +194,7 @@ impl Life {
 
     fn take_head(&mut self, head: &Head, around: &mut Around<'_>) -> Checked {
         let stands = self.intake.judge_head(&head.cursor);
-        self.bus.head = Some(head.cursor.clone());
+        (self.bus.head, self.bus.read_to) = (Some(head.cursor.clone()), None);
         self.drive(Event::Head { head, stands }, around)
     }
 
@@ -216,7 +216,7 @@ impl Life {
         let next = matches!(&taken, Taken::New(New { gap: None, late: false, .. }));
         self.drive(Event::Taken { epoch: cursor.as_ref().map(|cursor| &cursor.epoch), next }, around)?;
         if let Taken::Hole { .. } = taken {
-            self.bus.hole = Some(item);
+            (self.bus.hole, self.bus.read_to) = (Some(item), None);
             self.drive(Event::Hole, around)?;
         }
         Ok(())
@@ -370,10 +370,14 @@ impl Life {
                 self.from_first(around);
             }
             (Met::New, Some(item)) => {
-                if let Taken::Hole { .. } = self.offer(&item, around)? {
-                    if let Some(Job { open: Some(open), .. }) = &mut self.bus.job {
-                        open.reading.gave_up();
-                    }
+                let taken = self.offer(&item, around)?;
+                let hole = matches!(taken, Taken::Hole { .. });
+                if let Some(Job { open: Some(open), .. }) = &mut self.bus.job
+                    && (hole || matches!(taken, Taken::New(New { gap: Some(_), .. })))
+                {
+                    open.reading.gave_up();
+                }
+                if hole {
                     self.anyway(&item, None, around)?;
                 }
             }

@@ -93,8 +93,9 @@ impl World {
     fn outlet_step(&mut self, at: usize) {
         let Tracker { shims, ledger, .. } = &mut self.tracker;
         if shims[at].must_compare(ledger) {
-            // A stream that is away for a moment is waited for.
-            if self.broker.up && (!self.broker.streams || self.broker.stream_up) {
+            // A stream that is away for a moment is waited for; not one that never answers.
+            let answers = !self.broker.streams || self.broker.stream_up || self.stream_up_at == usize::MAX;
+            if self.broker.up && answers {
                 self.broker.connect_shim();
                 self.compare(at);
                 self.tracker.heads_ms[at] = self.now_ms;
@@ -118,7 +119,7 @@ impl World {
     /// The shim compares the end of history with its ledger, if it can.
     fn compare(&mut self, at: usize) {
         let fresh = Epoch::from_random(self.random.random());
-        let end = self.broker.last().cloned().filter(|_| self.broker.streams);
+        let end = self.broker.last().cloned().filter(|_| self.broker.streams && self.broker.stream_up);
         let Tracker { shims, ledger, orphans, .. } = &mut self.tracker;
         let renumbers = shims[at].compare(ledger, end.as_ref(), fresh);
         let orphans = std::mem::take(orphans);
