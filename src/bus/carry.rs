@@ -13,10 +13,11 @@ use bugfeed_shim::amqp::AmqpError;
 use tokio::time::{Instant, Interval};
 
 use super::amqp::AmqpOptions;
-use super::history::{History, HistoryError, Item, Start, recorded};
+use super::history::{History, HistoryError, Item, recorded};
 use super::link::{self, Link};
 use crate::core::bus_plan::{Action, BusPlan, Event, Stopped};
 use crate::core::intake::HeadStands;
+use crate::core::places::{Met, Reading, Start};
 use crate::health::{FeedHealth, FeedState};
 use crate::hub::{Came, Hole, Ingest};
 
@@ -115,8 +116,7 @@ impl<'a> Carrier<'a> {
     pub(super) async fn connected(&mut self, link: &mut Link) -> Result<(), AmqpError> {
         self.lost = None;
         self.bind_heads(link).await?;
-        let known = self.ingest.head().is_some();
-        self.drive(link, Event::Connected { queue: link.queue, known }).await
+        self.drive(link, Event::Connected { queue: link.queue }).await
     }
 
     /// The connection is lost, or could not be made.
@@ -304,19 +304,19 @@ impl<'a> Carrier<'a> {
     async fn read_once(&mut self, link: &Link) -> Result<(u64, bool), HistoryError> {
         let Some(history) = &self.history else { return Ok((0, false)) };
         let head = self.ingest.head();
-        let start = history.start(head.as_ref());
+        let start = history.places.start(head.as_ref());
         if start != Start::First {
-            let read = self.read_from(link, &start, head.as_ref()).await?;
+            let read = self.read_from(link, start, head.clone()).await?;
             if read.is_none()
                 && let Some(history) = &mut self.history
             {
-                history.forget();
+                history.places.forget();
             }
             if let Some(read) = read.filter(|_| self.is_found()) {
                 return Ok(read);
             }
         }
-        Ok(self.read_from(link, &Start::First, head.as_ref()).await?.unwrap_or_default())
+        Ok(self.read_from(link, Start::First, head).await?.unwrap_or_default())
     }
 
     /// Whether what history was read for has come.
@@ -333,58 +333,50 @@ impl<'a> Carrier<'a> {
     async fn read_from(
         &mut self,
         link: &Link,
-        start: &Start,
-        head: Option<&Cursor>,
+        start: Start,
+        head: Option<Cursor>,
     ) -> Result<Option<(u64, bool)>, HistoryError> {
         let Some(history) = &self.history else { return Ok(None) };
-        let opening = history.open(&self.options.url, &link.connection, start);
+        let opening = history.open(&self.options.url, &link.connection, &start);
         let mut reader = self.while_ticking(opening).await?;
-        let (mut read, mut proven, mut first) = (0, false, true);
+        let mut reading = Reading::new(start, head);
         loop {
-            let item = self.while_ticking(reader.next(start)).await?;
-            match item {
+            let item = self.while_ticking(reader.next(reading.start())).await?;
+            let Some(history) = &mut self.history else { return Ok(None) };
+            let met = match item {
                 // Beyond the end: another stream.
-                None => break,
-                Some(Item::Marker(marker)) => {
-                    let same = matches!(start, Start::Mark(mark, _) if *mark == marker);
-                    if first && matches!(start, Start::Mark(..)) && !same {
-                        break;
-                    }
-                    proven |= same;
-                    first &= !same;
-                }
+                None => Met::Useless,
+                Some(Item::Marker(marker)) => reading.marker(&marker),
                 Some(Item::End(offset)) => {
-                    if let Some(history) = &mut self.history {
-                        history.ended(&reader, offset);
-                    }
+                    let end = reading.end(&reader.marker, offset, &mut history.places);
                     reader.close().await?;
-                    return Ok(Some((read, proven)));
+                    return Ok((end != Met::Useless).then_some((reading.read, reading.proven)));
                 }
                 Some(Item::Message(delivery, offset)) => {
                     let Some(message) = self.ingest.read(&delivery.data) else { continue };
-                    if first && is_beyond(&message, start) {
-                        break;
+                    let met = reading.message(&message, offset, &mut history.places);
+                    if met == Met::New {
+                        self.take_old(message, recorded(&delivery), &mut reading).await;
                     }
-                    first = false;
-                    proven |= head.zip(message.cursor.as_ref()).is_some_and(|(head, cursor)| meets(head, cursor));
-                    self.take_old(message, recorded(&delivery), offset, start).await;
-                    read += 1;
+                    met
                 }
+            };
+            if met == Met::Useless {
+                reader.close().await?;
+                return Ok(None);
             }
         }
-        reader.close().await?;
-        Ok(None)
     }
 
     /// Takes in a message of history. Holes in the history itself are given up: they are gaps.
-    async fn take_old(&mut self, message: BusMessage, recorded: Option<When>, offset: i64, start: &Start) {
-        let Some(history) = &mut self.history else { return };
-        if *start == Start::First && history.has_passed(&message, offset) {
-            return;
-        }
-        history.remember(&message, offset);
-        if let Came::Hole(hole) = self.ingest.take(message, recorded).await {
-            self.ingest.take_anyway(&hole.message, hole.recorded).await;
+    async fn take_old(&mut self, message: BusMessage, recorded: Option<When>, reading: &mut Reading) {
+        match self.ingest.take(message, recorded).await {
+            Came::Next | Came::Other => {}
+            Came::Broken => reading.gave_up(),
+            Came::Hole(hole) => {
+                reading.gave_up();
+                self.ingest.take_anyway(&hole.message, hole.recorded).await;
+            }
         }
     }
 
@@ -399,18 +391,4 @@ impl<'a> Carrier<'a> {
         // What was not acknowledged goes to whoever comes next.
         let _ = tokio::time::timeout(Duration::from_secs(2), leaving).await;
     }
-}
-
-/// Whether what a reading meets first comes after what it was to begin with.
-fn is_beyond(message: &BusMessage, start: &Start) -> bool {
-    match (start, &message.cursor) {
-        (Start::After(after, _), Some(cursor)) => cursor.epoch != after.epoch || cursor.seq > after.seq + 1,
-        (Start::Mark(..), _) => true,
-        _ => false,
-    }
-}
-
-/// Whether a number is the newest one known, or the next: between the two nothing is missing.
-fn meets(head: &Cursor, cursor: &Cursor) -> bool {
-    head.epoch == cursor.epoch && (head.is_same(cursor) || Some(cursor.seq) == head.seq.checked_add(1))
 }

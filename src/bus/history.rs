@@ -1,22 +1,15 @@
 //! A feed's history: the RabbitMQ stream that is bound to its exchange beside the gateways' own queues.
 //!
 //! Goes in: a connection. Comes out: everything the stream holds, in order, up to what was published before the reading
-//! began; where to begin, given what is known already. A gateway reads it before it becomes ready, after each reconnect, and
-//! whenever a number is missing. What a message means is the intake's to say, and when to read the plan's.
+//! began. A gateway reads it before it becomes ready, after each reconnect, and whenever a number is missing. Where to begin
+//! is for [`Places`] to say, what a message means for the intake, and when to read for the plan.
 //!
 //! How the end is known: a stream has no end that a consumer is told of, so the reader first publishes a *marker* into
 //! the stream, past the exchange, and reads until it meets it. Gateways pass over markers.
-//!
-//! Where to begin: each change is in the stream at least once and in order, so the offset of number n + k is at least
-//! that of n plus k. From the last number read here the next one is looked for there; where nothing is numbered, the last
-//! marker is where to go on. A stream that was made anew, or cut off at its beginning, shows by what is read first, or by
-//! silence where the offset lies beyond its end; then everything is read. So it is where a hole is not filled from there:
-//! what the stream refused at first lies further on in it, and what is sought may lie before that.
 
 use std::time::Duration;
 
-use bugfeed_protocol::bus::BusMessage;
-use bugfeed_protocol::{Cursor, When};
+use bugfeed_protocol::When;
 use bugfeed_shim::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use futures::StreamExt as _;
 use lapin::message::Delivery;
@@ -25,6 +18,8 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
+
+use crate::core::places::{Places, Start};
 
 /// The type of a marker, as a message property.
 const MARKER: &str = "bugfeed.marker";
@@ -41,21 +36,8 @@ const PREFETCH: u16 = 2000;
 pub struct History {
     exchange: String,
     bounds: HistoryBounds,
-    /// A number, and where it lies in the stream.
-    known: Option<(Cursor, i64)>,
-    /// The last marker that was met, and where it lies.
-    mark: Option<(String, i64)>,
-}
-
-/// Where reading begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// Everything.
-    First,
-    /// At or before the next number after this.
-    After(Cursor, i64),
-    /// At this marker.
-    Mark(String, i64),
+    /// Where its messages lie.
+    pub(super) places: Places,
 }
 
 /// Why history could not be read to its end.
@@ -96,45 +78,7 @@ pub enum Item {
 impl History {
     /// The history of an exchange's feed.
     pub fn new(exchange: &str, bounds: HistoryBounds) -> History {
-        History { exchange: exchange.to_owned(), bounds, known: None, mark: None }
-    }
-
-    /// Where to begin, given the newest number taken in.
-    pub fn start(&self, head: Option<&Cursor>) -> Start {
-        let after = |head: &Cursor| {
-            let (known, offset) = self.known.as_ref()?;
-            let ahead = head.seq.checked_sub(known.seq).filter(|_| known.epoch == head.epoch)?;
-            let offset = offset.checked_add(i64::try_from(ahead).ok()?)?;
-            Some(Start::After(head.clone(), offset))
-        };
-        let mark = || self.mark.clone().map(|(marker, offset)| Start::Mark(marker, offset));
-        head.and_then(after).or_else(mark).unwrap_or(Start::First)
-    }
-
-    /// What was remembered is not of the stream that is there.
-    pub fn forget(&mut self) {
-        (self.known, self.mark) = (None, None);
-    }
-
-    /// Whether a message without a number lies before what was read to its end once, and so was taken in.
-    pub fn has_passed(&self, message: &BusMessage, offset: i64) -> bool {
-        message.cursor.is_none() && self.mark.as_ref().is_some_and(|(_, mark)| offset < *mark)
-    }
-
-    /// Remembers where a message lies.
-    pub fn remember(&mut self, message: &BusMessage, offset: i64) {
-        let Some(cursor) = &message.cursor else { return };
-        // A repeat lies further on than where its number is first found.
-        let repeat =
-            self.known.as_ref().is_some_and(|(known, _)| known.epoch == cursor.epoch && cursor.seq <= known.seq);
-        if !repeat {
-            self.known = Some((cursor.clone(), offset));
-        }
-    }
-
-    /// A reading came to its end, which lies there.
-    pub fn ended(&mut self, reader: &Reader, offset: i64) {
-        self.mark = Some((reader.marker.clone(), offset));
+        History { exchange: exchange.to_owned(), bounds, places: Places::default() }
     }
 
     /// Makes sure that the stream exists and is bound, and begins to read it.
@@ -144,10 +88,8 @@ impl History {
         connection: &'a Connection,
         start: &Start,
     ) -> impl Future<Output = Result<Reader, HistoryError>> + use<'a> {
-        let offset = match start {
-            Start::First => AMQPValue::LongString("first".into()),
-            Start::After(_, offset) | Start::Mark(_, offset) => AMQPValue::LongLongInt(*offset),
-        };
+        let first = || AMQPValue::LongString("first".into());
+        let offset = start.offset().map_or_else(first, AMQPValue::LongLongInt);
         open(url, connection, self.exchange.clone(), self.bounds.clone(), offset)
     }
 }
@@ -196,7 +138,7 @@ pub struct Reader {
     name: String,
     channel: Channel,
     consumer: Consumer,
-    marker: String,
+    pub(super) marker: String,
     unacknowledged: u32,
     begun: bool,
 }

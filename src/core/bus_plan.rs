@@ -35,7 +35,8 @@ const REBIND_MS: u64 = 10_000;
 /// From when on it is worth a word that no publisher was heard, and the bindings are made anew: they may have gone before
 /// anybody was.
 const LISTEN_MS: u64 = 10_000;
-/// The same where a publisher that says no heads was heard: it may have nothing to say.
+/// The same where somebody was heard, and no change came: there may be none. Heads do not tell: what nobody takes is not
+/// confirmed, and what is not confirmed is no head.
 const IDLE_MS: u64 = 30_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,6 @@ pub struct BusPlan {
     history: bool,
     link: Link,
     queue: Queue,
-    known: bool,
     live_once: bool,
     job: Option<Job>,
     hold_until_ms: Option<u64>,
@@ -104,7 +104,6 @@ impl BusPlan {
             history,
             link: Link::Down { since_ms: now_ms },
             queue: Queue::New,
-            known: false,
             live_once: false,
             job: None,
             hold_until_ms: None,
@@ -123,7 +122,7 @@ impl BusPlan {
     pub fn on(&mut self, now_ms: u64, event: Event<'_>) -> Vec<Action> {
         let mut out = Vec::new();
         match event {
-            Event::Connected { queue, known } => self.connected(now_ms, queue, known, &mut out),
+            Event::Connected { queue } => self.connected(now_ms, queue, &mut out),
             Event::Lost => self.lost(now_ms, &mut out),
             Event::HistoryRead { proven } => self.history_over(now_ms, proven, &mut out),
             Event::HistoryFailed { for_good } => {
@@ -202,9 +201,9 @@ impl BusPlan {
         live && self.heads.expected && now_ms > self.heads.last_ms + self.silence_ms()
     }
 
-    fn connected(&mut self, now_ms: u64, queue: Queue, known: bool, out: &mut Vec<Action>) {
+    fn connected(&mut self, now_ms: u64, queue: Queue, out: &mut Vec<Action>) {
         let (Link::Down { since_ms } | Link::Reading { since_ms }) = self.link else { return };
-        (self.queue, self.known) = (queue, known);
+        self.queue = queue;
         self.link = Link::Reading { since_ms };
         (self.rests, self.suspect, self.heard) = (None, None, false);
         // From here on heads can come.
@@ -222,7 +221,7 @@ impl BusPlan {
         self.link = Link::Live { since_ms: now_ms };
         // At first nobody was told anything. A durable queue that was there has missed nothing, unless a head says so.
         let kept = self.queue == Queue::Durable { kept: true } && !self.heads.expected;
-        let sure = proven || kept || !self.known || !self.live_once;
+        let sure = proven || kept || !self.live_once;
         self.live_once = true;
         if !sure && self.heads.expected {
             self.hold_until_ms = Some(now_ms + 2 * self.heads.interval_ms + SLACK_MS);
@@ -299,16 +298,18 @@ impl BusPlan {
             interval_ms: head.interval_ms,
             paused: head.paused.clone().map(|reason| (reason, since_ms)),
             rebound_ms: None,
-            rebind_ms: 0,
+            rebind_ms: self.heads.rebind_ms,
         };
         if !matches!(self.link, Link::Live { .. }) || self.job.is_some() {
             return;
         }
         match stands {
-            HeadStands::Even | HeadStands::Within => {
+            HeadStands::Even => {
                 self.suspect = None;
                 self.release(out);
             }
+            // What came after it may have been published while this gateway was away, and not been confirmed yet.
+            HeadStands::Within => self.suspect = None,
             HeadStands::Behind { .. } if !self.is_sure() => {}
             HeadStands::Behind { .. } => self.look_into(now_ms, &head.cursor, out),
             HeadStands::Forked => {
@@ -363,7 +364,7 @@ impl BusPlan {
         let Link::Live { since_ms } = self.link else { return };
         let silent = self.heads_are_silent(now_ms);
         let idle = if self.heard { self.taken_ms + IDLE_MS } else { since_ms + LISTEN_MS };
-        let idle = !self.heads.expected && now_ms >= idle.max(since_ms + LISTEN_MS);
+        let idle = now_ms >= idle.max(since_ms + LISTEN_MS);
         if self.job.is_none() && (silent || idle) && now_ms >= self.heads.rebind_ms {
             self.heads.rebind_ms = now_ms + if silent { REBIND_MS } else { IDLE_MS };
             if silent {

@@ -12,7 +12,7 @@ const KEPT: Queue = Queue::Durable { kept: true };
 /// What happens in a row of a test.
 #[derive(Clone, Copy, Debug)]
 enum Ev {
-    Up(Queue, bool),
+    Up(Queue),
     Lost,
     Read(bool),
     Failed(bool),
@@ -53,7 +53,7 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
         };
         let epoch = |number: &str| Cursor::parse(number).unwrap().epoch;
         let said = match *event {
-            Ev::Up(queue, known) => plan.on(now_ms, Event::Connected { queue, known }),
+            Ev::Up(queue) => plan.on(now_ms, Event::Connected { queue }),
             Ev::Lost => plan.on(now_ms, Event::Lost),
             Ev::Read(proven) => plan.on(now_ms, Event::HistoryRead { proven }),
             Ev::Failed(for_good) => plan.on(now_ms, Event::HistoryFailed { for_good }),
@@ -75,12 +75,12 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
 
 #[test]
 fn at_first_nobody_was_told_anything_so_nothing_can_be_broken() {
-    check(true, &[(0, Ev::Up(OWN, false), &["read"]), (9, Ev::Read(false), &["current"])]);
-    check(true, &[(0, Ev::Up(OWN, true), &["read"]), (1, Ev::Failed(true), &["current"])]);
-    check(false, &[(0, Ev::Up(OWN, false), &["current"])]);
+    check(true, &[(0, Ev::Up(OWN), &["read"]), (9, Ev::Read(false), &["current"])]);
+    check(true, &[(0, Ev::Up(OWN), &["read"]), (1, Ev::Failed(true), &["current"])]);
+    check(false, &[(0, Ev::Up(OWN), &["current"])]);
     // Clients are told of a start that takes long, and of its end.
     let slow: &[(u64, Ev, &[&str])] = &[
-        (100, Ev::Up(OWN, false), &["read"]),
+        (100, Ev::Up(OWN), &["read"]),
         (2100, Ev::Tick, &["paused 0"]),
         (3000, Ev::Read(false), &["current", "live 3000"]),
     ];
@@ -89,19 +89,19 @@ fn at_first_nobody_was_told_anything_so_nothing_can_be_broken() {
 
 #[test]
 fn after_a_reconnect_continuity_is_proven_or_broken() {
-    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["current"])];
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["current"])];
     let with_heads = [begin, &[(10, Ev::Head("E.5", Even), &[]), (20, Ev::Lost, &["not current"])]].concat();
     let without = [begin, &[(10, Ev::Next("E.5"), &[]), (20, Ev::Lost, &["not current"])]].concat();
     let run = |before: &[(u64, Ev, &'static [&'static str])], after: &[(u64, Ev, &'static [&'static str])]| {
         check(false, &[before, after].concat())
     };
     // A publisher that says no heads: at once.
-    run(&without, &[(30, Ev::Up(OWN, true), &["lose", "current"])]);
+    run(&without, &[(30, Ev::Up(OWN), &["lose", "current"])]);
     // The head is even.
     run(
         &with_heads,
         &[
-            (30, Ev::Up(OWN, true), &["hold", "current"]),
+            (30, Ev::Up(OWN), &["hold", "current"]),
             (1000, Ev::Tick, &[]),
             (2000, Ev::Head("E.5", Even), &["release"]),
         ],
@@ -110,19 +110,19 @@ fn after_a_reconnect_continuity_is_proven_or_broken() {
     run(
         &with_heads,
         &[
-            (30, Ev::Up(OWN, true), &["hold", "current"]),
+            (30, Ev::Up(OWN), &["hold", "current"]),
             (2000, Ev::Head("E.7", Behind { missing: 2 }), &["not current", "rebind", "judge"]),
             (2001, Ev::Judged(Behind { missing: 2 }), &["after E.7 Missing", "release", "current"]),
         ],
     );
     // The next number comes first, or a hole.
-    run(&with_heads, &[(30, Ev::Up(OWN, true), &["hold", "current"]), (40, Ev::Next("E.6"), &["release"])]);
-    run(&with_heads, &[(30, Ev::Up(OWN, true), &["hold", "current"]), (40, Ev::Hole, &["anyway", "release"])]);
+    run(&with_heads, &[(30, Ev::Up(OWN), &["hold", "current"]), (40, Ev::Next("E.6"), &["release"])]);
+    run(&with_heads, &[(30, Ev::Up(OWN), &["hold", "current"]), (40, Ev::Hole, &["anyway", "release"])]);
     // A repeat proves nothing, and no head comes any more.
     run(
         &with_heads,
         &[
-            (30, Ev::Up(OWN, true), &["hold", "current"]),
+            (30, Ev::Up(OWN), &["hold", "current"]),
             (40, Ev::Other("E.5"), &[]),
             (5029, Ev::Tick, &[]),
             (5030, Ev::Tick, &["lose", "release"]),
@@ -132,24 +132,24 @@ fn after_a_reconnect_continuity_is_proven_or_broken() {
     run(
         &with_heads,
         &[
-            (30, Ev::Up(OWN, true), &["hold", "current"]),
+            (30, Ev::Up(OWN), &["hold", "current"]),
             (40, Ev::Lost, &["lose", "release", "not current"]),
-            (50, Ev::Up(OWN, true), &["hold", "current"]),
+            (50, Ev::Up(OWN), &["hold", "current"]),
         ],
     );
     // A durable queue that was there, and one that was deleted meanwhile.
-    run(&without, &[(30, Ev::Up(KEPT, true), &["current"])]);
-    run(&without, &[(30, Ev::Up(Queue::Durable { kept: false }, true), &["lose", "current"])]);
-    run(&with_heads, &[(30, Ev::Up(KEPT, true), &["hold", "current"])]);
+    run(&without, &[(30, Ev::Up(KEPT), &["current"])]);
+    run(&without, &[(30, Ev::Up(Queue::Durable { kept: false }), &["lose", "current"])]);
+    run(&with_heads, &[(30, Ev::Up(KEPT), &["hold", "current"])]);
 }
 
 #[test]
 fn history_proves_continuity_only_where_it_meets_what_is_known() {
     let begin: &[(u64, Ev, &[&str])] = &[
-        (0, Ev::Up(OWN, false), &["read"]),
+        (0, Ev::Up(OWN), &["read"]),
         (1, Ev::Read(false), &["current"]),
         (10, Ev::Lost, &["not current"]),
-        (20, Ev::Up(OWN, true), &["read"]),
+        (20, Ev::Up(OWN), &["read"]),
     ];
     check(true, &[begin, &[(30, Ev::Read(true), &["current"])]].concat());
     // The stream was made anew, or cannot be read.
@@ -159,7 +159,7 @@ fn history_proves_continuity_only_where_it_meets_what_is_known() {
 
 #[test]
 fn a_hole_is_filled_and_history_that_does_not_answer_is_left_alone() {
-    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["read"]), (1, Ev::Read(false), &["current"])];
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["read"]), (1, Ev::Read(false), &["current"])];
     let failed = |for_good| {
         let rows: &[(u64, Ev, &[&str])] = &[
             (10, Ev::Hole, &["not current", "read"]),
@@ -176,7 +176,7 @@ fn a_hole_is_filled_and_history_that_does_not_answer_is_left_alone() {
     // It is asked again after a reconnect.
     let again: &[(u64, Ev, &[&str])] = &[
         (60_000, Ev::Lost, &["not current"]),
-        (60_001, Ev::Up(OWN, true), &["read"]),
+        (60_001, Ev::Up(OWN), &["read"]),
         (60_002, Ev::Read(true), &["current"]),
     ];
     let (plan, now_ms) = check(true, &[&failed(true)[..], again].concat());
@@ -186,7 +186,7 @@ fn a_hole_is_filled_and_history_that_does_not_answer_is_left_alone() {
 /// Its binding is gone: the publisher's head says so.
 #[test]
 fn a_head_beyond_what_came_binds_anew_and_fills() {
-    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["read"]), (1, Ev::Read(false), &["current"])];
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["read"]), (1, Ev::Read(false), &["current"])];
     let behind: &[(u64, Ev, &[&str])] = &[
         (2000, Ev::Head("E.3", Even), &[]),
         (4000, Ev::Head("E.5", Behind { missing: 2 }), &["not current", "rebind", "read"]),
@@ -207,7 +207,7 @@ fn what_still_waits_in_a_durable_queue_is_not_missing() {
     check(
         false,
         &[
-            (0, Ev::Up(KEPT, false), &["current"]),
+            (0, Ev::Up(KEPT), &["current"]),
             (2000, Ev::Head("E.5", behind), &[]),
             (2001, Ev::Next("E.4"), &[]),
             (4000, Ev::Head("E.6", behind), &[]),
@@ -218,7 +218,7 @@ fn what_still_waits_in_a_durable_queue_is_not_missing() {
 
 #[test]
 fn silence_of_heads_says_something_only_where_there_were_any() {
-    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["current"])];
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["current"])];
     // Bindings may go all the same, and cost little.
     let idle: &[(u64, Ev, &[&str])] = &[
         (5, Ev::Next("E.1"), &[]),
@@ -248,7 +248,7 @@ fn silence_of_heads_says_something_only_where_there_were_any() {
 #[test]
 fn a_publisher_that_waits_pauses_the_feed() {
     let rows: &[(u64, Ev, &[&str])] = &[
-        (0, Ev::Up(OWN, false), &["current"]),
+        (0, Ev::Up(OWN), &["current"]),
         (1000, Ev::Waits("E.5"), &["paused 1000"]),
         (3000, Ev::Waits("E.5"), &[]),
     ];
@@ -260,19 +260,19 @@ fn a_publisher_that_waits_pauses_the_feed() {
 #[test]
 fn a_connection_that_is_back_at_once_is_no_news() {
     let begin: &[(u64, Ev, &[&str])] =
-        &[(0, Ev::Up(OWN, false), &["current"]), (1000, Ev::Lost, &["not current"]), (2000, Ev::Tick, &[])];
-    check(false, &[begin, &[(2500, Ev::Up(OWN, false), &["current"])]].concat());
+        &[(0, Ev::Up(OWN), &["current"]), (1000, Ev::Lost, &["not current"]), (2000, Ev::Tick, &[])];
+    check(false, &[begin, &[(2500, Ev::Up(OWN), &["current"])]].concat());
     let long: &[(u64, Ev, &[&str])] = &[
         (3000, Ev::Tick, &["paused 1000"]),
         (4000, Ev::Lost, &["not current"]),
-        (9000, Ev::Up(OWN, false), &["current", "live 9000"]),
+        (9000, Ev::Up(OWN), &["current", "live 9000"]),
     ];
     check(false, &[begin, long].concat());
 }
 
 #[test]
 fn another_ledger_follows_only_when_the_old_one_is_silent() {
-    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN, false), &["current"]), (1000, Ev::Head("E.5", Even), &[])];
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["current"]), (1000, Ev::Head("E.5", Even), &[])];
     let replaced: &[(u64, Ev, &[&str])] = &[
         (2000, Ev::Head("F.0", OtherEpoch), &[]),
         (8000, Ev::Head("F.0", OtherEpoch), &[]),
@@ -292,7 +292,7 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
     assert_eq!(plan.notes(now_ms + 61_000), [], "it is over");
     // Their turns are not worth a reading each.
     let turns: &[(u64, Ev, &[&str])] = &[
-        (0, Ev::Up(OWN, false), &["read"]),
+        (0, Ev::Up(OWN), &["read"]),
         (1, Ev::Read(false), &["current"]),
         (10, Ev::Next("E.5"), &[]),
         (20, Ev::Other("F.5"), &[]),
@@ -306,11 +306,11 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
 
 #[test]
 fn who_never_heard_anybody_says_so() {
-    let (plan, _) = check(false, &[(100, Ev::Up(OWN, false), &["current"])]);
+    let (plan, _) = check(false, &[(100, Ev::Up(OWN), &["current"])]);
     assert_eq!(plan.notes(10_099), []);
     assert_eq!(plan.notes(10_100), [Note::NoPublisher { since_ms: 100 }]);
     assert!(plan.notes(10_100)[0].text("bugs", |_| When::MIN).contains("'bugs'"));
-    let (plan, _) = check(false, &[(100, Ev::Up(OWN, false), &["current"]), (200, Ev::Other("E.1"), &[])]);
+    let (plan, _) = check(false, &[(100, Ev::Up(OWN), &["current"]), (200, Ev::Other("E.1"), &[])]);
     assert_eq!(plan.notes(60_000), []);
 }
 

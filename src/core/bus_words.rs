@@ -12,8 +12,6 @@ pub enum Event<'a> {
     Connected {
         /// Which queue.
         queue: Queue,
-        /// Whether any number is known here.
-        known: bool,
     },
     /// The connection is lost.
     Lost,

@@ -10,6 +10,7 @@ mod half;
 pub mod input;
 pub mod intake;
 pub mod numbering;
+pub mod places;
 pub mod replay;
 pub mod sequence;
 mod session;

@@ -41,8 +41,10 @@ pub struct Ingest {
 pub enum Came {
     /// The change that was to come.
     Next,
-    /// One that came late, was known, or ended what went before.
+    /// One that came late, or was known.
     Other,
+    /// One that ended what went before: clients are told of a gap.
+    Broken,
     /// The sign of a hole.
     Hole(Hole),
 }
@@ -111,9 +113,13 @@ impl Ingest {
     pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Came {
         match self.intake.offer(&message, recorded, now()) {
             Taken::New(new) => {
-                let next = !new.late && new.gap.is_none();
+                let came = match &new {
+                    New { gap: Some(_), .. } => Came::Broken,
+                    New { late: true, .. } => Came::Other,
+                    New { .. } => Came::Next,
+                };
                 self.deliver(new).await;
-                if next { Came::Next } else { Came::Other }
+                came
             }
             Taken::Known => {
                 self.events.repeated(&self.feed);

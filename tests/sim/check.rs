@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::client::{Client, Pending, Session};
 use crate::shadow::{Fact, Told, Truth};
+use crate::wire::Asked;
 
 type Checked<T = ()> = Result<T, String>;
 
@@ -36,7 +37,17 @@ impl Client {
         promise!(value["result"] != "error", "refused");
         match command {
             "update" => self.update(&value, cursor, truth),
-            "heartbeat" => self.moved(cursor, truth),
+            "heartbeat" => {
+                session.paused = value["state"] == "paused";
+                self.moved(cursor, truth)
+            }
+            "feed" => {
+                promise!(session.greeted, "who did not say hello is told of the feed's state");
+                let paused = value["state"] == "paused";
+                promise!(paused || value["state"] == "live", "a state that is none");
+                session.paused = paused;
+                Ok(())
+            }
             "gap" => self.gap(cursor),
             "goaway" => {
                 session.over = true;
@@ -59,6 +70,9 @@ impl Client {
     ) -> Checked {
         match (command, pending) {
             ("hello", Pending::Hello) => {
+                if let Some(session) = &mut self.session {
+                    session.greeted = true;
+                }
                 let waits = self.session.as_ref().is_some_and(|session| session.pending.is_empty());
                 if waits && !self.bugs.is_empty() {
                     // It asks the tracker now, and for what follows the gateway.
@@ -88,9 +102,9 @@ impl Client {
     /// asked for. Whether it could tell what was not known.
     fn begins(&mut self, bugs: &[BugId]) -> bool {
         let session = self.session.as_mut().expect("who hears is connected");
-        let (could_tell, sent) = session.wire.asked.borrow_mut().pop_front().unwrap_or_default();
+        let Asked { can_tell, sent, loses } = session.wire.asked.borrow_mut().pop_front().unwrap_or_default();
         session.last.extend(bugs.iter().map(|&bug| (bug, sent)));
-        could_tell
+        can_tell && loses == session.shadow.borrow().loses
     }
 
     fn subscribed(
@@ -165,13 +179,19 @@ impl Client {
         let last = session.last.get(&bug).copied().unwrap_or(0);
         let place = session.shadow.borrow().told(fact, last, cursor.as_ref());
         let place = place.ok_or_else(|| format!("bug {bug}: not after position {last}, or never taken in"))?;
+        if session.fresh {
+            let begun = session.shadow.borrow().begun;
+            promise!(begun.is_some_and(|begun| place > begun), "news from before the pod was current ({begun:?})");
+        }
         session.last.insert(bug, place);
         session.sent(place, cursor.as_ref())?;
         self.received(bug, fact, place, truth)?;
         if self.modern {
             self.moved(cursor, truth)
         } else {
-            self.since = self.since.max(Some(when));
+            if !truth.all[fact].foreign {
+                self.since = self.since.max(Some(when));
+            }
             Ok(())
         }
     }
@@ -197,7 +217,10 @@ impl Client {
             asked.is_some_and(|asked| truth.number_in(*other, asked).is_some_and(|number| number <= asked.seq))
         };
         // Where ledgers alternate, the way back to the newer one is a gap.
-        let counts = |other: &Fact| session.cursor.as_ref().is_none_or(|at| truth.number_in(*other, at).is_some());
+        let counts = |other: &Fact| {
+            let here = |at| truth.all[*other].foreign || truth.number_in(*other, at).is_some();
+            session.cursor.as_ref().is_none_or(here)
+        };
         let all = !session.conflated && !session.wire.lagged.get();
         let skips = |other: &&Fact| all && older(other) && !earlier(other) && counts(other);
         if let Some(skipped) = self.missing.iter().find(skips) {

@@ -48,6 +48,12 @@ pub struct Session {
     pub last: BTreeMap<BugId, Pos>,
     pub breaks: u32,
     pub over: bool,
+    /// Its hello was answered.
+    pub greeted: bool,
+    /// It was told that nothing can arrive just now.
+    pub paused: bool,
+    /// It asked for what comes from now on, and for nothing that was.
+    pub fresh: bool,
 }
 
 /// What it knows for good.
@@ -69,6 +75,8 @@ pub struct Client {
     pub synced: bool,
     /// Changes of its bugs that it has not been told of.
     pub missing: BTreeSet<Fact>,
+    /// Those of them that have no number: owed in this session only.
+    foreign: BTreeSet<Fact>,
     pub session: Option<Session>,
     pub stalled_until: usize,
 }
@@ -109,7 +117,8 @@ impl Client {
             cursor: self.cursor.clone(),
             since: self.since,
             synced: self.synced,
-            missing: self.missing.clone(),
+            missing: self.missing.difference(&self.foreign).copied().collect(),
+            foreign: BTreeSet::new(),
             session: None,
             stalled_until: 0,
         }
@@ -125,6 +134,17 @@ impl Client {
     pub fn committed(&mut self, bug: BugId, fact: Fact) {
         if self.synced && self.bugs.contains(&bug) {
             self.missing.insert(fact);
+        }
+    }
+
+    /// A pod has these changes without a number: who is on it is told.
+    pub fn recorded(&mut self, foreign: &[Fact], shadow: &Rc<RefCell<Shadow>>, truth: &Truth) {
+        let here = |session: &Session| session.subscribed && Rc::ptr_eq(&session.shadow, shadow);
+        if self.session.as_ref().is_some_and(here) {
+            let mine: Vec<Fact> =
+                foreign.iter().copied().filter(|&fact| self.bugs.contains(&truth.all[fact].change.bug)).collect();
+            self.missing.extend(&mine);
+            self.foreign.extend(mine);
         }
     }
 
@@ -147,6 +167,9 @@ impl Client {
             last: BTreeMap::new(),
             breaks,
             over: false,
+            greeted: false,
+            paused: false,
+            fresh: false,
         });
         if self.modern {
             self.say(r#"{"command":"hello","heartbeat":2}"#.to_owned(), Pending::Hello);
@@ -171,6 +194,9 @@ impl Client {
             _ => String::new(),
         };
         let asked = self.cursor.clone().filter(|_| self.modern);
+        if let Some(session) = self.session.as_mut().filter(|_| from.is_empty()) {
+            session.fresh = true;
+        }
         self.say(format!(r#"{{"command":"subscribe","bugs":[{bugs}]{from}}}"#), Pending::All(asked));
     }
 
@@ -202,6 +228,8 @@ impl Client {
             session.wire.gone.set(true);
             session.wire.broken.set(reset);
             session.wire.commands.borrow_mut().clear();
+            let foreign = std::mem::take(&mut self.foreign);
+            self.missing.retain(|fact| !foreign.contains(fact));
             if !self.modern && session.subscribed {
                 // Its memory is a date: what a gateway that had lost continuity took in after newer changes, and had yet
                 // to send, it will not ask for. It cannot be told.

@@ -6,6 +6,7 @@ use bugfeed_protocol::{Cursor, Epoch};
 use rand::Rng as _;
 
 use crate::pod::Life;
+use crate::publishers::EPOCHS;
 use crate::shim::{Ledger, Shim};
 use crate::swarm::Act;
 use crate::world::World;
@@ -15,23 +16,20 @@ type Checked<T = ()> = Result<T, String>;
 /// How many rounds coming to rest may take.
 const ROUNDS: usize = 20_000;
 
-/// How often a ledger is made anew; a gateway remembers the numbers of eight.
-const EPOCHS: usize = 6;
-
 impl World {
-    pub fn fault(&mut self, fault: Act) {
+    pub fn fault(&mut self, fault: Act) -> Checked {
         self.say(|| format!("{fault:?}"));
         self.stats.faults += 1;
         let away = self.random.random_range(10..300);
         let pod = self.random.random_range(0..self.pods.len());
         let at = self.random.random_range(0..self.clients.len());
         match fault {
-            Act::ShimCrash => self.shims[at % 2].crash(),
+            Act::ShimCrash => self.tracker.shims[at % 2].crash(),
             Act::ShimPause => {
-                let shim = &mut self.shims[at % 2];
+                let shim = &mut self.tracker.shims[at % 2];
                 shim.asleep = !shim.asleep;
             }
-            Act::BrokerRestart => self.restart_broker(away),
+            Act::BrokerRestart => self.restart_broker(away)?,
             Act::StreamAway => {
                 self.broker.stream_up = false;
                 self.stream_up_at = self.step + away;
@@ -41,15 +39,17 @@ impl World {
                 self.broker.cut(count);
             }
             Act::NewEpoch => self.new_epoch(),
-            Act::Backup => self.backup = Some(self.ledger.clone()),
+            Act::Backup => self.backup = Some(self.tracker.ledger.clone()),
             Act::SetBack => self.set_back(),
             Act::PodCrash => self.end_pod(pod, true),
-            Act::PodLink => {
-                // Losing a link breaks no promise by itself.
-                let _ = self.on_bus(pod, |life, around| {
-                    life.lose_link(around);
-                    Ok(())
-                });
+            Act::PodLink => self.on_bus(pod, Life::lose_link)?,
+            Act::Wipe => self.wipe(away)?,
+            Act::Unbind => self.unbind(),
+            Act::Second => self.begin_second(false),
+            Act::Copy => self.begin_second(true),
+            Act::TableAway => {
+                self.table_back_at = self.step + away;
+                self.stats.waits += 1;
             }
             Act::Drain => {
                 let (now_ms, window_ms) = (self.now_ms, self.random.random_range(0..2000));
@@ -66,20 +66,52 @@ impl World {
             // These happen where they belong.
             _ => {}
         }
+        Ok(())
     }
 
-    fn restart_broker(&mut self, away: usize) {
+    pub fn restart_broker(&mut self, away: usize) -> Checked {
         for pod in 0..self.pods.len() {
-            let _ = self.on_bus(pod, |life, around| {
-                life.lose_link(around);
-                Ok(())
-            });
+            self.on_bus(pod, Life::lose_link)?;
         }
-        self.shims.iter_mut().for_each(Shim::reconnects);
+        self.tracker.shims.iter_mut().for_each(Shim::reconnects);
+        self.on_second(|world| world.tracker.shims.iter_mut().for_each(Shim::reconnects));
         self.broker.up = false;
         self.broker.stream_up = false;
         self.broker_up_at = self.step + away;
         self.stream_up_at = self.broker_up_at + self.random.random_range(0..200);
+        Ok(())
+    }
+
+    /// The broker comes back with nothing on its disk.
+    fn wipe(&mut self, away: usize) -> Checked {
+        self.restart_broker(away)?;
+        self.broker.wipe();
+        self.queues_had_all(false);
+        self.stats.wiped += 1;
+        Ok(())
+    }
+
+    /// The exchange is deleted. Only heads tell those whose queues hang in the air.
+    fn unbind(&mut self) {
+        if !self.swarm.heads {
+            return;
+        }
+        let heads = self.random.random_bool(0.3);
+        self.broker.unbind(heads);
+        if self.random.random_bool(0.3) {
+            // The stream with it: it is made anew, from offset 0.
+            (self.broker.stream, self.broker.first) = (std::collections::VecDeque::new(), 0);
+        }
+        self.queues_had_all(false);
+        self.stats.unbound += 1;
+    }
+
+    /// What is known of the queues of pods before this.
+    fn queues_had_all(&mut self, known: bool) {
+        if !known {
+            self.expects.iter_mut().for_each(|expects| *expects = None);
+            self.pods.iter_mut().flatten().for_each(|life| life.expects = None);
+        }
     }
 
     /// The process dies, or (not `crash`) has drained.
@@ -98,6 +130,11 @@ impl World {
         let shadow = life.shadow.borrow();
         self.stats.breaks += u64::from(shadow.breaks);
         self.stats.forks += u64::from(shadow.forks);
+        self.stats.head_gaps += life.bus.head_gaps;
+        self.stats.loses += life.bus.loses;
+        self.stats.rebinds += life.bus.rebinds;
+        self.stats.many_runs += u64::from(shadow.turns > 150);
+        self.stats.begun_late += u64::from(shadow.begun.is_some_and(|begun| begun > 0));
         self.broker.disconnect(pod, self.swarm.durable);
         // Its queue must then give the next life all that this one had not recorded.
         let keeps =
@@ -113,19 +150,19 @@ impl World {
 
     /// The ledger is lost, and made anew. What was recorded and not published is lost with it.
     fn new_epoch(&mut self) {
-        self.epochs += 1;
-        if self.epochs > EPOCHS {
+        if self.epochs >= EPOCHS {
             return;
         }
+        self.epochs += 1;
         let epoch = Epoch::from_random(self.random.random());
-        let old = std::mem::replace(&mut self.ledger, Ledger::new(epoch));
+        let old = std::mem::replace(&mut self.tracker.ledger, Ledger::new(epoch));
         self.lose_unpublished(&old, 0);
         // Whatever a ledger before it was set back to, this one has another epoch.
-        self.orphans.clear();
+        self.tracker.orphans.clear();
         for at in 0..2 {
             // One that sleeps, or is sending, has changes of the old ledger in hand.
             if self.random.random_bool(0.5) {
-                self.shims[at].crash();
+                self.tracker.shims[at].crash();
             }
         }
         // A pod that knows nothing cannot know either that there was another ledger.
@@ -140,7 +177,7 @@ impl World {
     fn lose_unpublished(&mut self, old: &Ledger, from: usize) {
         let published = usize::try_from(old.published).unwrap().max(from);
         for numbered in old.changes.iter().skip(published) {
-            if !self.table.rows.values().any(|row| row.when == numbered.change.when) {
+            if !self.tracker.table.rows.values().any(|row| row.when == numbered.change.when) {
                 let fact = self.truth.of(numbered.change.when).unwrap();
                 self.void(fact);
             }
@@ -150,34 +187,20 @@ impl World {
     /// The ledger is restored from a backup. What it published since is with gateways and in history only, and what it
     /// numbers next has the same numbers.
     fn set_back(&mut self) {
-        let Some(backup) = self.backup.clone().filter(|backup| backup.epoch == self.ledger.epoch) else { return };
-        let old = std::mem::replace(&mut self.ledger, backup);
-        self.ledger.term = old.term;
-        self.shims.iter_mut().for_each(Shim::crash);
-        let kept = self.ledger.changes.len();
+        let epoch = &self.tracker.ledger.epoch;
+        let Some(backup) = self.backup.clone().filter(|backup| backup.epoch == *epoch) else { return };
+        if self.epochs >= EPOCHS {
+            return;
+        }
+        self.epochs += 1;
+        let old = std::mem::replace(&mut self.tracker.ledger, backup);
+        self.tracker.ledger.term = old.term;
+        self.tracker.shims.iter_mut().for_each(Shim::crash);
+        let kept = self.tracker.ledger.changes.len();
         self.lose_unpublished(&old, kept);
         let published = usize::try_from(old.published).unwrap();
         for numbered in old.changes.iter().take(published).skip(kept) {
-            self.orphans.push(self.truth.of(numbered.change.when).unwrap());
-        }
-    }
-
-    /// The shim compares the end of history with its ledger, if it can.
-    pub fn compare(&mut self, at: usize) {
-        let fresh = Epoch::from_random(self.random.random());
-        let end = self.broker.last().cloned().filter(|_| self.broker.streams);
-        let renumbers = self.shims[at].compare(&mut self.ledger, end.as_ref(), fresh);
-        self.say(|| format!("shim {at} compares {end:?}, renumbers: {renumbers}"));
-        let orphans = std::mem::take(&mut self.orphans);
-        if renumbers {
-            self.stats.renumbered += 1;
-            for numbered in self.ledger.changes.clone() {
-                let fact = self.truth.of(numbered.change.when).unwrap();
-                self.truth.number(fact, &numbered);
-            }
-        } else {
-            // Nobody can tell: without history, only gateways that had them see that the numbers come again.
-            orphans.into_iter().for_each(|fact| self.void(fact));
+            self.tracker.orphans.push(self.truth.of(numbered.change.when).unwrap());
         }
     }
 
@@ -205,15 +228,20 @@ impl World {
 
     /// Everything heals, and works until nothing is left to do.
     pub fn settle(&mut self) -> Checked {
-        (self.broker_up_at, self.stream_up_at) = (0, 0);
+        (self.broker_up_at, self.stream_up_at, self.table_back_at) = (0, 0, 0);
         self.broker.up = true;
         self.broker.stream_up = self.broker.streams;
-        for shim in &mut self.shims {
+        for shim in &mut self.tracker.shims {
             shim.asleep = false;
         }
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             self.step += 1;
             self.now_ms += 1;
+            if round % 8 == 7 {
+                // Some things take their time.
+                self.now_ms += 250;
+                self.tick()?;
+            }
             self.round()?;
             if self.at_rest() {
                 return Ok(());
@@ -222,10 +250,14 @@ impl World {
         Err("it does not come to rest".to_owned())
     }
 
-    fn round(&mut self) -> Checked {
-        for _ in 0..8 {
+    pub fn round(&mut self) -> Checked {
+        for _ in 0..if self.asleep { 0 } else { 8 } {
             self.shim_step();
         }
+        if self.second_is_done() {
+            self.end_second();
+        }
+        self.recover();
         for pod in 0..self.pods.len() {
             if self.pods[pod].as_ref().is_some_and(|life| life.drains_until_ms.is_some()) {
                 self.end_pod(pod, false);
@@ -256,20 +288,30 @@ impl World {
         Ok(())
     }
 
+    /// Nothing is left to publish.
+    pub fn at_rest_but_pods(&self) -> bool {
+        let ledger = &self.tracker.ledger;
+        let sending = self.tracker.shims.iter().any(Shim::is_sending);
+        let shims = self.tracker.table.rows.is_empty() && ledger.published == ledger.head() && !sending;
+        shims && self.second.is_none()
+    }
+
     fn at_rest(&self) -> bool {
-        let ledger = &self.ledger;
-        let sending = self.shims.iter().any(Shim::is_sending);
-        let shims = self.table.rows.is_empty() && ledger.published == ledger.head() && !sending;
         let pods = self.pods.iter().enumerate().all(|(pod, life)| {
-            let queue = self.broker.queues[pod].as_ref();
-            queue.is_some_and(|queue| queue.ready.is_empty() && queue.unacked.is_empty())
-                && life.as_ref().is_some_and(|life| life.is_live() && life.idle())
+            let rests = |life: &Life| life.bus.is_live() && life.idle();
+            self.broker.is_drained(pod) && life.as_ref().is_some_and(rests)
         });
         let clients = self.clients.iter().all(|client| {
             let session = client.session.as_ref();
             session.is_some_and(|session| session.subscribed && session.wire.bytes.borrow().is_empty())
         });
-        shims && pods && clients
+        self.at_rest_but_pods() && pods && clients
+    }
+
+    /// Where the ledger is.
+    pub fn ledger_head(&self) -> Cursor {
+        let ledger = &self.tracker.ledger;
+        Cursor::new(ledger.epoch.clone(), ledger.head()).tagged(ledger.tag_of(ledger.head()))
     }
 
     /// Nothing is lost.
@@ -279,21 +321,23 @@ impl World {
                 return Err(format!("change {at} was never numbered: {told:?}"));
             }
         }
-        let tag = self.ledger.changes.last().and_then(|last| last.cursor.tag);
-        let head = Cursor::new(self.ledger.epoch.clone(), self.ledger.head()).tagged(tag);
+        let head = self.ledger_head();
         for (pod, life) in self.pods.iter().enumerate() {
             let has = life.as_ref().and_then(|life| life.shadow.borrow().head.clone());
-            if has.as_ref() != Some(&head) {
+            let nothing = has.is_none() && head.seq == 0;
+            if has.as_ref() != Some(&head) && !nothing {
                 return Err(format!("pod {pod} has {has:?}, the ledger {head}"));
             }
         }
+        self.told_paused(false)?;
         for client in &mut self.clients {
             client.give_up(&self.truth);
             if let Some(&fact) = client.missing.first() {
                 let (name, pod) = (client.name, client.session.as_ref().map(|session| session.pod));
                 return Err(format!("client {name} on pod {pod:?} was never told of {:?}", self.truth.all[fact]));
             }
-            if client.modern && client.cursor.as_ref() != Some(&head) {
+            let nothing = client.cursor.is_none() && head.seq == 0;
+            if client.modern && client.cursor.as_ref() != Some(&head) && !nothing {
                 return Err(format!("client {} has cursor {:?}, not {head}", client.name, client.cursor));
             }
         }

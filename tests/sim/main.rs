@@ -9,15 +9,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
 mod broker;
+mod bus;
 mod check;
 mod client;
 mod faults;
 mod model;
 mod model_ledger;
-
 mod pod;
+mod publishers;
+mod quiet;
 mod shadow;
 mod shim;
+mod stats;
 mod swarm;
 mod wire;
 mod world;
@@ -35,7 +38,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use world::{Stats, World};
+use stats::Stats;
+use world::World;
 
 /// How many seeds the normal run takes: ten to twenty seconds of two cores, unoptimised.
 const SEEDS: u64 = 5000;
@@ -83,6 +87,7 @@ fn many(end: u64) {
             }
             match run(seed, false) {
                 Ok(stats) => total.add(&stats),
+                Err(broken) if std::env::var("KEEP").is_ok() => println!("FAILED seed {seed}: {broken}"),
                 Err(broken) => {
                     stop.store(true, Ordering::Relaxed);
                     return Err(format!(

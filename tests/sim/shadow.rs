@@ -18,6 +18,8 @@ pub struct Told {
     pub numbers: Vec<Cursor>,
     /// It will never be numbered: updated in place, or lost with a ledger.
     pub void: bool,
+    /// Its producer gives no numbers: nobody can tell whether it is missing, but a gateway that has it tells it.
+    pub foreign: bool,
 }
 
 /// Every change, in the order of commits.
@@ -30,9 +32,9 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub fn commit(&mut self, change: Change) -> Fact {
+    pub fn commit(&mut self, change: Change, foreign: bool) -> Fact {
         let fact = self.all.len();
-        self.all.push(Told { change, numbers: Vec::new(), void: false });
+        self.all.push(Told { change, numbers: Vec::new(), void: foreign, foreign });
         assert!(self.by_when.insert(change.when, fact).is_none(), "dates tell changes apart here");
         fact
     }
@@ -79,7 +81,7 @@ impl Truth {
 #[derive(Debug)]
 struct Record {
     number: Cursor,
-    before: Option<Tag>,
+    /// It moves no cursor.
     late: bool,
 }
 
@@ -93,6 +95,8 @@ pub enum Judged {
     Broken,
     /// Continuity is lost, and the number is of another history of its epoch.
     Forked,
+    /// Without a number, beside those that have one: it moves no cursor.
+    Beside,
 }
 
 impl Judged {
@@ -102,8 +106,10 @@ impl Judged {
 }
 
 /// One life of a pod.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shadow {
+    /// The last number that the pod gave to a change without one.
+    own: Cursor,
     records: Vec<Record>,
     places: HashMap<Fact, Vec<Pos>>,
     seen: HashMap<Cursor, Pos>,
@@ -113,6 +119,17 @@ pub struct Shadow {
     ended: HashSet<Cursor>,
     /// The first position after the last break.
     unbroken: Pos,
+    /// What "everything before that position" is called, where it can be told.
+    begin: Option<Cursor>,
+    /// Nothing is known of what comes next, so that no cursor can be compared.
+    lost: bool,
+    pub loses: u32,
+    /// The position up to which it had read when it was current for the first time: nobody hears of that as of news.
+    pub begun: Option<Pos>,
+    /// Changes without a number that were just recorded.
+    pub foreign: Vec<Fact>,
+    /// How often a change without a number came right after one with one.
+    pub turns: u64,
     /// How often continuity was lost.
     pub breaks: u32,
     /// How often a number came again with another content.
@@ -121,7 +138,47 @@ pub struct Shadow {
     pub head: Option<Cursor>,
 }
 
+/// What "everything before this number" is called, given the tag before it.
+fn before_number(number: &Cursor, before: Option<Tag>) -> Cursor {
+    let seq = number.seq - 1;
+    Cursor::new(number.epoch.clone(), seq).tagged(before.filter(|_| seq > 0))
+}
+
+fn contradict(one: Option<Tag>, other: Option<Tag>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
+}
+
 impl Shadow {
+    pub fn new(own: Epoch) -> Shadow {
+        Shadow {
+            own: Cursor::new(own, 0),
+            records: Vec::new(),
+            places: HashMap::new(),
+            seen: HashMap::new(),
+            histories: HashMap::new(),
+            ended: HashSet::new(),
+            unbroken: 0,
+            begin: None,
+            lost: false,
+            loses: 0,
+            begun: None,
+            foreign: Vec::new(),
+            turns: 0,
+            breaks: 0,
+            forks: 0,
+            head: None,
+        }
+    }
+
+    /// What taking in a message must lead to, and the number that it has here.
+    pub fn judge_message(&self, number: Option<&Cursor>, before: Option<Tag>) -> (Cursor, Judged) {
+        match (number, &self.head) {
+            (Some(number), _) => (number.clone(), self.judge(number, before)),
+            (None, Some(head)) if head.epoch != self.own.epoch => (head.clone(), Judged::Beside),
+            (None, _) => (Cursor::new(self.own.epoch.clone(), self.own.seq + 1), Judged::Next),
+        }
+    }
+
     /// What taking in a number must lead to, given the tag of the number before it.
     pub fn judge(&self, number: &Cursor, before: Option<Tag>) -> Judged {
         let Some(head) = &self.head else { return Judged::Next };
@@ -136,7 +193,7 @@ impl Shadow {
             return Judged::Known;
         }
         if let Some(tag) = history.get(&number.seq) {
-            return if *tag == number.tag { Judged::Known } else { Judged::Forked };
+            return if contradict(*tag, number.tag) { Judged::Forked } else { Judged::Known };
         }
         let left = history.range(..number.seq).next_back();
         let right = history.range(number.seq..).next();
@@ -144,41 +201,57 @@ impl Shadow {
             (_, None) => {
                 let (&newest, tag) = history.last_key_value().expect("not empty");
                 match number.seq - newest {
-                    1 if *tag == before => Judged::Next,
+                    1 if !contradict(*tag, before) => Judged::Next,
                     1 => Judged::Forked,
                     _ => Judged::Broken,
                 }
             }
-            // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
-            (_, Some((_, right))) if *right == number.tag => Judged::Late,
-            (Some((_, left)), Some((_, right))) if left == right => Judged::Forked,
-            (Some((_, left)), _) if *left == number.tag => Judged::Late,
-            (Some((seq, left)), _) if seq + 1 == number.seq && *left == before => Judged::Late,
-            _ => Judged::Forked,
+            (left, right) => {
+                // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
+                let left_tag = left.and_then(|(_, tag)| *tag);
+                let right_tag = right.and_then(|(_, tag)| *tag);
+                let begins = left.is_some_and(|(seq, tag)| seq + 1 == number.seq && *tag == before);
+                let fits = right_tag == number.tag || left_tag != right_tag && (left_tag == number.tag || begins);
+                let unknown = number.tag.is_none() || left_tag.or(right_tag).is_none();
+                if unknown || fits { Judged::Late } else { Judged::Forked }
+            }
         }
     }
 
     pub fn record(&mut self, fact: Fact, number: &Cursor, before: Option<Tag>, judged: Judged) -> Pos {
-        let late = judged == Judged::Late;
+        let late = matches!(judged, Judged::Late | Judged::Beside);
         self.forks += u32::from(judged == Judged::Forked);
-        self.records.push(Record { number: number.clone(), before, late });
+        self.turns += u64::from(judged == Judged::Beside && self.records.last().is_some_and(|last| !last.late));
+        self.records.push(Record { number: number.clone(), late });
         let pos = self.records.len() as Pos;
-        self.places.entry(fact).or_default().push(pos);
+        let places = self.places.entry(fact).or_default();
+        places.push(pos);
+        let new = places.len() == 1;
+        if self.lost {
+            self.lost = false;
+            self.begin = (!late).then(|| before_number(number, before));
+        }
+        if new && (judged == Judged::Beside || number.epoch == self.own.epoch) {
+            self.foreign.push(fact);
+        }
+        if judged == Judged::Beside {
+            return pos;
+        }
         self.seen.insert(number.clone(), pos);
+        if number.epoch == self.own.epoch {
+            self.own = number.clone();
+        }
         let history = self.histories.entry(number.epoch.clone()).or_default();
         // Also where it goes on after another epoch.
         let forks = history.range(number.seq..).next().is_some()
-            || history.get(&(number.seq - 1)).is_some_and(|tag| *tag != before);
+            || history.get(&(number.seq - 1)).is_some_and(|tag| contradict(*tag, before));
         if judged.breaks() && forks {
-            for (seq, tag) in history.split_off(&number.seq) {
-                if tag != number.tag {
-                    self.ended.insert(Cursor::new(number.epoch.clone(), seq).tagged(tag));
-                }
-            }
+            self.end_from(number);
         }
-        history.insert(number.seq, number.tag);
-        if judged.breaks() {
+        self.histories.entry(number.epoch.clone()).or_default().insert(number.seq, number.tag);
+        if judged.breaks() || pos == 1 && self.begin.is_none() {
             self.unbroken = pos;
+            self.begin = Some(before_number(number, before));
         }
         // To whoever came when this pod knew nothing, its first change is a break, unless it is the first ever.
         self.breaks += u32::from(judged.breaks() || pos == 1 && number.seq > 1);
@@ -186,6 +259,40 @@ impl Shadow {
             self.head = Some(number.clone());
         }
         pos
+    }
+
+    /// What was seen from a number on belongs to a history that has ended, unless it has the same tag.
+    fn end_from(&mut self, number: &Cursor) {
+        let history = self.histories.entry(number.epoch.clone()).or_default();
+        for (seq, tag) in history.split_off(&number.seq) {
+            if tag.is_some() && tag != number.tag {
+                self.ended.insert(Cursor::new(number.epoch.clone(), seq).tagged(tag));
+            }
+        }
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next.
+    pub fn lose(&mut self) {
+        (self.lost, self.begin) = (true, None);
+        self.unbroken = self.records.len() as Pos + 1;
+        self.breaks += 1;
+        self.loses += 1;
+    }
+
+    /// Continuity is lost, and the next change follows this cursor.
+    pub fn go_on_after(&mut self, cursor: &Cursor) {
+        self.end_from(cursor);
+        self.histories.entry(cursor.epoch.clone()).or_default().insert(cursor.seq, cursor.tag);
+        (self.lost, self.begin, self.head) = (false, Some(cursor.clone()), Some(cursor.clone()));
+        self.unbroken = self.records.len() as Pos + 1;
+        self.breaks += 1;
+    }
+
+    /// The pod is current, or is not.
+    pub fn current(&mut self, current: bool) {
+        if current {
+            self.begun.get_or_insert(self.records.len() as Pos);
+        }
     }
 
     /// Where a change lies, after `after`.
@@ -214,14 +321,13 @@ impl Shadow {
 
     /// The position that a cursor stands for, if this pod can tell what came after it; `Pos::MAX` if it is ahead.
     pub fn position(&self, cursor: &Cursor) -> Option<Pos> {
-        let head = self.head.as_ref().filter(|head| head.epoch == cursor.epoch)?;
+        let head = self.head.as_ref().filter(|head| head.epoch == cursor.epoch && !self.lost)?;
         if cursor.seq > head.seq {
             return Some(Pos::MAX);
         }
         let first = self.unbroken.max(1);
-        let Record { number: begin, before, .. } = &self.records[usize::try_from(first).unwrap() - 1];
-        if cursor.epoch == begin.epoch && cursor.seq + 1 == begin.seq {
-            let agrees = cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == *before;
+        if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq) {
+            let agrees = cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == begin.tag;
             return agrees.then_some(first - 1);
         }
         let pos = *self.seen.get(cursor)?;

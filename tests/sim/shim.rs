@@ -72,6 +72,12 @@ impl Ledger {
     pub fn head(&self) -> u64 {
         self.changes.len() as u64
     }
+
+    /// The tag under which a number was given.
+    pub fn tag_of(&self, seq: u64) -> Option<Tag> {
+        let at = usize::try_from(seq).unwrap().checked_sub(1)?;
+        self.changes.get(at)?.cursor.tag
+    }
 }
 
 /// Where a shim is in its round.
@@ -102,6 +108,8 @@ struct Term {
     /// How far the outlet may go.
     limit: u64,
     published: u64,
+    /// The tag of that number.
+    published_tag: Option<Tag>,
     batch: Vec<Message>,
     confirms: Vec<Confirm>,
     /// Whether the end of history was compared with the ledger on this connection.
@@ -171,6 +179,12 @@ impl Shim {
         )
     }
 
+    /// Up to where all is confirmed, as it says itself: known once the way to the broker was looked at.
+    pub fn head(&self) -> Option<Cursor> {
+        let term = self.term.as_ref().filter(|term| self.lives() && term.compared)?;
+        Some(Cursor::new(term.epoch.clone(), term.published).tagged(term.published_tag))
+    }
+
     /// Takes over. `tag` is one that was never drawn before.
     pub fn acquire(&mut self, ledger: &mut Ledger, tag: u32) {
         ledger.term += 1;
@@ -183,6 +197,7 @@ impl Shim {
             held: Vec::new(),
             limit: 0,
             published: ledger.published,
+            published_tag: ledger.tag_of(ledger.published),
             batch: Vec::new(),
             confirms: Vec::new(),
             compared: false,
@@ -221,7 +236,8 @@ impl Shim {
         };
         ledger.changes = ledger.changes[published..].iter().enumerate().map(number).collect();
         (ledger.epoch, ledger.published) = (fresh, 0);
-        (term.epoch, term.published, term.cache, term.round) = (ledger.epoch.clone(), 0, None, Round::Settle);
+        (term.epoch, term.cache, term.round) = (ledger.epoch.clone(), None, Round::Settle);
+        (term.published, term.published_tag) = (0, None);
         true
     }
 
@@ -324,7 +340,8 @@ impl Shim {
         }
         let safe = term.confirms.iter().take_while(|confirm| **confirm == Confirm::Ack).count();
         if let Some(last) = safe.checked_sub(1) {
-            term.published = term.batch[last].cursor.seq;
+            let last = &term.batch[last].cursor;
+            (term.published, term.published_tag) = (last.seq, last.tag);
         }
         term.batch.clear();
         term.confirms.clear();

@@ -38,10 +38,15 @@ pub enum Act {
     ClientDrop,
     ClientStall,
     Phantom,
+    Wipe,
+    Unbind,
+    Second,
+    Copy,
+    TableAway,
 }
 
 const WORK: [Act; 8] = [Act::Commit, Act::Shim, Act::Pod, Act::Shard, Act::Read, Act::Conn, Act::Time, Act::Visit];
-const FAULTS: [Act; 17] = [
+const FAULTS: [Act; 22] = [
     Act::ShimCrash,
     Act::ShimPause,
     Act::ShimFailsCommit,
@@ -59,6 +64,11 @@ const FAULTS: [Act; 17] = [
     Act::ClientDrop,
     Act::ClientStall,
     Act::Phantom,
+    Act::Wipe,
+    Act::Unbind,
+    Act::Second,
+    Act::Copy,
+    Act::TableAway,
 ];
 
 /// The plan of one run.
@@ -77,6 +87,12 @@ pub struct Swarm {
     pub batch: usize,
     /// Whether the broker has streams at all.
     pub history: bool,
+    /// Whether pods ask for history.
+    pub asks_history: bool,
+    /// Whether publishers say heads.
+    pub heads: bool,
+    /// How many of the changes are of a producer that gives no numbers.
+    pub foreign: f64,
     /// Whether pods have durable queues of their own.
     pub durable: bool,
     /// The tracker keeps one row for each bug, and updates it in place.
@@ -109,7 +125,17 @@ impl Swarm {
         let kinds = random.random_range(0.0..0.8);
         for &fault in &FAULTS {
             if random.random_bool(kinds) {
-                let rare = matches!(fault, Act::NewEpoch | Act::SetBack | Act::BrokerRestart);
+                let rare = matches!(
+                    fault,
+                    Act::NewEpoch
+                        | Act::SetBack
+                        | Act::BrokerRestart
+                        | Act::Wipe
+                        | Act::Unbind
+                        | Act::Second
+                        | Act::Copy
+                        | Act::TableAway
+                );
                 weights.push((fault, if rare { 1 } else { often * random.random_range(1..4) }));
             }
         }
@@ -136,6 +162,9 @@ impl Swarm {
             prefetch: random.random_range(1..6),
             batch: random.random_range(1..8),
             history: random.random_bool(0.7),
+            asks_history: random.random_bool(0.9),
+            heads: random.random_bool(0.75),
+            foreign: if long { 0.5 } else { *[0.0, 0.0, 0.0, 0.3].choose(random).unwrap() },
             durable: random.random_bool(0.3),
             one_row: random.random_bool(0.15),
             late_commits: if random.random_bool(0.4) { random.random_range(1..12) } else { 0 },

@@ -37,9 +37,19 @@ pub struct Wire {
     pub ahead: RefCell<Option<(Cursor, u64)>>,
     /// What the client has seen elsewhere did not come in time.
     pub may_gap: Cell<bool>,
-    /// Of each subscribe that was handed to the shard: whether the gateway could tell then what came after its cursor,
-    /// and the position up to which nothing is sent again.
-    pub asked: RefCell<VecDeque<(bool, Pos)>>,
+    /// Each subscribe that was handed to the shard.
+    pub asked: RefCell<VecDeque<Asked>>,
+}
+
+/// How things were when a subscribe was handed to its shard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// The gateway could tell what came after its cursor.
+    pub can_tell: bool,
+    /// The position up to which nothing is sent again.
+    pub sent: Pos,
+    /// How often the pod could not tell any more what comes next: what could be told then may not be told now.
+    pub loses: u32,
 }
 
 /// The shard's end.

@@ -8,60 +8,15 @@ use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::broker::{Broker, Confirm};
+use crate::broker::Broker;
+use crate::bus::Around;
 use crate::client::Client;
-use crate::pod::{Around, Life};
+use crate::pod::Life;
+use crate::publishers::Tracker;
 use crate::shadow::{Fact, Truth};
-use crate::shim::{Ledger, Shim, Table};
+use crate::shim::Ledger;
+use crate::stats::Stats;
 use crate::swarm::{Act, Swarm};
-
-/// What happened, so that it can be seen that something did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub steps: u64,
-    pub changes: u64,
-    pub heard: u64,
-    pub sessions: u64,
-    pub complete: u64,
-    pub latest: u64,
-    pub gaps: u64,
-    pub lagged: u64,
-    pub caught_up: u64,
-    pub breaks: u64,
-    pub dropped: u64,
-    pub faults: u64,
-    pub renumbered: u64,
-    pub forks: u64,
-}
-
-impl Stats {
-    pub fn add(&mut self, other: &Stats) {
-        self.steps += other.steps;
-        self.changes += other.changes;
-        self.heard += other.heard;
-        self.sessions += other.sessions;
-        self.complete += other.complete;
-        self.latest += other.latest;
-        self.gaps += other.gaps;
-        self.lagged += other.lagged;
-        self.caught_up += other.caught_up;
-        self.breaks += other.breaks;
-        self.dropped += other.dropped;
-        self.faults += other.faults;
-        self.renumbered += other.renumbered;
-        self.forks += other.forks;
-    }
-
-    pub fn assert_all_happened(&self) {
-        let Stats { changes, heard, complete, latest, gaps, lagged, caught_up, breaks, dropped, faults, .. } = *self;
-        let Stats { renumbered, forks, .. } = *self;
-        for count in
-            [changes, heard, complete, latest, gaps, lagged, caught_up, breaks, dropped, faults, renumbered, forks]
-        {
-            assert!(count > 0, "{self:?}");
-        }
-    }
-}
 
 /// A transaction that has begun: its row's id, bug and date.
 type Open = (i64, BugId, i64);
@@ -74,15 +29,16 @@ pub struct World {
     pub step: usize,
     pub now_ms: u64,
     pub truth: Truth,
-    pub table: Table,
+    pub tracker: Tracker,
+    /// Another ledger that publishes on the same exchange, and how many changes it has yet to get.
+    pub second: Option<Tracker>,
+    pub second_left: usize,
+    /// Shims do nothing.
+    pub asleep: bool,
     pub open: Vec<Open>,
-    pub ledger: Ledger,
     pub backup: Option<Ledger>,
-    /// Changes that a ledger published before it was set back, as long as no shim has looked at the end of history.
-    pub orphans: Vec<Fact>,
     /// How many lineage tags were drawn.
     pub tags: u32,
-    pub shims: [Shim; 2],
     pub broker: Broker,
     pub pods: Vec<Option<Life>>,
     pub expects: Vec<Option<Cursor>>,
@@ -91,13 +47,15 @@ pub struct World {
     pub epochs: usize,
     pub broker_up_at: usize,
     pub stream_up_at: usize,
+    /// The change table can be read from then on.
+    pub table_back_at: usize,
     pub stats: Stats,
 }
 
 type Checked<T = ()> = Result<T, String>;
 
 /// The second at which every run begins.
-const BEGIN_S: i64 = 1_700_000_000;
+pub const BEGIN_S: i64 = 1_700_000_000;
 
 impl World {
     pub fn new(seed: u64, trace: bool) -> World {
@@ -113,22 +71,23 @@ impl World {
             expects: vec![None; swarm.pods],
             named: clients.len(),
             clients,
-            ledger: Ledger::new(Epoch::from_random(random.random())),
+            tracker: Tracker::new(Ledger::new(Epoch::from_random(random.random()))),
+            second: None,
+            second_left: 0,
+            asleep: false,
             swarm,
             random,
             epochs: 0,
             backup: None,
-            orphans: Vec::new(),
             tags: 0,
             trace,
             step: 0,
             now_ms: 1000,
             truth: Truth::default(),
-            table: Table::default(),
             open: Vec::new(),
-            shims: [Shim::default(), Shim::default()],
             broker_up_at: 0,
             stream_up_at: 0,
+            table_back_at: 0,
             stats: Stats::default(),
         }
     }
@@ -152,14 +111,21 @@ impl World {
             self.act(act).map_err(|broken| format!("step {}: {broken}", self.step))?;
         }
         self.settle()?;
-        // What shows a hole is the next change: one of a bug that nobody watches.
-        let last = BugId::new(1_000_000).unwrap();
-        let id = self.table.id();
-        self.commit((id, last, BEGIN_S));
-        self.settle()?;
+        self.wait_for_heads()?;
+        if self.random.random_bool(0.4) {
+            self.quiet()?;
+        }
+        if self.random.random_bool(0.3) {
+            self.outage()?;
+        }
+        if !self.swarm.heads || self.may_go_unheard() {
+            self.last_change();
+            self.settle()?;
+        }
+        self.wait_for_heads()?;
         for _ in 0..3 {
             self.now_ms += 6000;
-            self.tick();
+            self.tick()?;
             self.settle()?;
         }
         self.check_end()?;
@@ -168,7 +134,13 @@ impl World {
         self.stats.dropped += self.broker.dropped;
         let breaks = self.pods.iter().flatten().map(|life| u64::from(life.shadow.borrow().breaks)).sum::<u64>();
         self.stats.breaks += breaks;
+        self.stats.headless += u64::from(!self.swarm.heads);
         Ok(self.stats)
+    }
+
+    /// A ledger that lies behind what its gateways have, and is silent, is like one whose head is on its way.
+    fn may_go_unheard(&self) -> bool {
+        self.swarm.has(Act::Copy) || self.swarm.has(Act::SetBack)
     }
 
     fn act(&mut self, act: Act) -> Checked {
@@ -191,11 +163,12 @@ impl World {
             }
             Act::Read => return self.read(),
             Act::Time => {
-                self.now_ms += if self.random.random_bool(0.1) { 4000 } else { self.random.random_range(1..300) };
-                self.tick();
+                let long = [(0.01, 20_000), (0.1, 4000)].into_iter().find(|(share, _)| self.random.random_bool(*share));
+                self.now_ms += long.map_or_else(|| self.random.random_range(1..300), |(_, ms)| ms);
+                return self.tick();
             }
             Act::Visit => self.visit(),
-            fault => self.fault(fault),
+            fault => return self.fault(fault),
         }
         Ok(())
     }
@@ -205,34 +178,48 @@ impl World {
             return;
         }
         let bug = BugId::new(self.random.random_range(1..=self.swarm.bugs)).unwrap();
-        let begun = (self.table.id(), bug, self.now().as_micros() / 1_000_000);
+        if self.random.random_bool(self.swarm.foreign) {
+            return self.publish_foreign(bug);
+        }
+        let begun = (self.tracker.table.id(), bug, self.now().as_micros() / 1_000_000);
         self.open.push(begun);
         if self.open.len() > self.swarm.late_commits {
             let at = self.random.random_range(0..self.open.len());
-            let open = self.open.swap_remove(at);
+            let mut open = self.open.swap_remove(at);
+            if self.second.is_some() && self.random.random_bool(0.5) {
+                self.on_second(|world| {
+                    open.0 = world.tracker.table.id();
+                    world.commit(open);
+                });
+                self.second_left -= 1;
+                if self.second_left == 0 {
+                    self.end_second();
+                }
+                return;
+            }
             self.commit(open);
         }
     }
 
     /// The change becomes visible; the date is that of the transaction's beginning, told apart by its fraction.
-    fn commit(&mut self, (id, bug, second): Open) {
+    pub fn commit(&mut self, (id, bug, second): Open) {
         let fraction = i64::try_from(self.truth.all.len()).unwrap();
         let change = Change { bug, when: When::from_micros(second * 1_000_000 + fraction).unwrap() };
-        let fact = self.truth.commit(change);
+        let fact = self.truth.commit(change, false);
         self.say(|| format!("commit {bug} at {}", change.when));
-        let old = self.table.rows.iter().find(|(_, old)| self.swarm.one_row && old.bug == bug);
+        let old = self.tracker.table.rows.iter().find(|(_, old)| self.swarm.one_row && old.bug == bug);
         match old.map(|(&id, old)| (id, *old)) {
             Some((id, old)) => {
-                self.table.rows.insert(id, change);
+                self.tracker.table.rows.insert(id, change);
                 let old = self.truth.of(old.when).unwrap();
                 // A ledger that was lost may have numbered it; if this one did not, nobody will.
                 let when = self.truth.all[old].change.when;
-                if !self.ledger.changes.iter().any(|numbered| numbered.change.when == when) {
+                if !self.tracker.ledger.changes.iter().any(|numbered| numbered.change.when == when) {
                     self.void(old);
                 }
             }
             None => {
-                self.table.rows.insert(id, change);
+                self.tracker.table.rows.insert(id, change);
             }
         }
         for client in &mut self.clients {
@@ -248,47 +235,6 @@ impl World {
         }
     }
 
-    /// One step of one shim: intake or outlet.
-    pub fn shim_step(&mut self) {
-        let at = self.random.random_range(0..2);
-        let other_lives = self.shims[1 - at].lives() && self.shims[1 - at].holds(&self.ledger);
-        let shim = &mut self.shims[at];
-        if !shim.up {
-            shim.up = self.random.random_bool(0.1);
-            return;
-        }
-        if !shim.lives() && !shim.asleep && !other_lives {
-            self.tags += 1;
-            shim.acquire(&mut self.ledger, self.tags);
-        }
-        if self.random.random_bool(0.5) {
-            let fails = self.swarm.has(Act::ShimFailsCommit) && self.random.random_bool(0.05);
-            let trouble = fails.then(|| self.random.random_bool(0.5));
-            let now = self.now();
-            let numbered = self.shims[at].intake(&mut self.table, &mut self.ledger, self.swarm.batch, now, trouble);
-            for numbered in numbered {
-                let fact = self.truth.of(numbered.change.when).unwrap();
-                self.say(|| format!("shim {at} numbers {} {}", numbered.change.bug, numbered.cursor));
-                self.truth.number(fact, &numbered);
-            }
-            return;
-        }
-        if self.shims[at].must_compare(&self.ledger) {
-            // A stream that is away for a moment is waited for.
-            if self.broker.up && (!self.broker.streams || self.broker.stream_up) {
-                self.compare(at);
-            }
-            return;
-        }
-        let Some(message) = self.shims[at].next_message(&self.ledger, self.swarm.batch) else { return };
-        let refused = self.swarm.has(Act::Refuse) && self.random.random_bool(self.swarm.refusals);
-        let lost = self.swarm.has(Act::PublishLost) && self.random.random_bool(0.03);
-        let confirm = self.broker.publish(&message, refused, lost, &mut self.random);
-        self.stats.faults += u64::from(confirm != Confirm::Ack);
-        self.say(|| format!("shim {at} publishes {}: {confirm:?}", message.cursor));
-        self.shims[at].confirmed(confirm, &mut self.ledger);
-    }
-
     fn bus_step(&mut self) -> Checked {
         self.recover();
         let pod = self.random.random_range(0..self.pods.len());
@@ -302,14 +248,14 @@ impl World {
     }
 
     /// What was away comes back when its time has come.
-    fn recover(&mut self) {
+    pub fn recover(&mut self) {
         self.broker.up |= self.step >= self.broker_up_at;
-        self.broker.stream_up = self.broker.streams && self.step >= self.stream_up_at;
+        self.broker.stream_up = self.broker.streams && self.broker.up && self.step >= self.stream_up_at;
     }
 
     pub fn start_pod(&mut self, pod: usize) {
         self.say(|| format!("pod {pod} starts"));
-        let mut life = Life::new(&self.swarm, &mut self.random);
+        let mut life = Life::new(&self.swarm, &mut self.random, self.now_ms);
         life.expects = self.expects[pod].take();
         life.tick(self.now_ms, self.now());
         self.pods[pod] = Some(life);
@@ -328,8 +274,13 @@ impl World {
             swarm: &self.swarm,
             random: &mut self.random,
             now,
+            now_ms: self.now_ms,
         };
         act(life, &mut around)?;
+        let foreign = std::mem::take(&mut life.shadow.borrow_mut().foreign);
+        for client in &mut self.clients {
+            client.recorded(&foreign, &life.shadow, &self.truth);
+        }
         let shadow = life.shadow.borrow();
         if self.trace && head != shadow.head {
             println!("{:>6} {:>7} ms  pod {pod} has {:?}", self.step, self.now_ms, shadow.head);
@@ -345,15 +296,18 @@ impl World {
         Ok(())
     }
 
-    pub fn tick(&mut self) {
+    pub fn tick(&mut self) -> Checked {
         let now = self.now();
+        self.say_heads();
         for pod in 0..self.pods.len() {
+            self.on_bus(pod, Life::bus_tick)?;
             let Some(life) = &mut self.pods[pod] else { continue };
             life.tick(self.now_ms, now);
             if life.drains_until_ms.is_some_and(|until| self.now_ms >= until) {
                 self.end_pod(pod, false);
             }
         }
+        Ok(())
     }
 
     fn read(&mut self) -> Checked {
@@ -408,6 +362,10 @@ impl World {
         let pod = self.random.random_range(0..self.pods.len());
         let lane = self.random.random_range(0..1000);
         let Some(life) = &mut self.pods[pod] else { return };
+        if !life.is_open() {
+            self.stats.turned_away += 1;
+            return;
+        }
         if life.drains_until_ms.is_none() {
             let room = self.random.random_range(self.swarm.room / 2..=self.swarm.room);
             self.clients[at].connect(pod, life, room, lane);

@@ -1,0 +1,70 @@
+//! What happened in a run, so that it can be seen that something did.
+//!
+//! Goes in: counts. Comes out: their sums, and a failure where one of them is nothing.
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Stats {
+            pub fn add(&mut self, other: &Stats) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// A simulation in which nothing happens proves nothing.
+            pub fn assert_all_happened(&self) {
+                $(assert!(self.$name > 0, "{} never happened: {self:?}", stringify!($name));)*
+            }
+        }
+    };
+}
+
+stats! {
+    steps,
+    changes,
+    heard,
+    sessions,
+    complete,
+    latest,
+    gaps,
+    lagged,
+    caught_up,
+    breaks,
+    dropped,
+    faults,
+    renumbered,
+    forks,
+    /// Heads that were said.
+    heads,
+    /// Runs whose publisher says none.
+    headless,
+    /// Gaps that a head gave rise to.
+    head_gaps,
+    /// Connections after which nothing proved that nothing was missed.
+    loses,
+    /// Bindings made anew.
+    rebinds,
+    /// Quiet feeds whose pod missed a change, without history.
+    quiet,
+    /// Resumes that came before it was known what was missed.
+    quiet_resumes,
+    wiped,
+    unbound,
+    seconds,
+    copies,
+    /// Changes without a number.
+    foreign,
+    /// Pods whose numbering has hundreds of runs.
+    many_runs,
+    /// Clients that a pod turned away because it had yet to read history.
+    turned_away,
+    /// Pods that had something to read before the first client came.
+    begun_late,
+    /// Feeds of which clients were told that nothing can arrive.
+    paused,
+    /// Times the shim could not read the change table.
+    waits,
+}
