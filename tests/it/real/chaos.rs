@@ -1,4 +1,11 @@
-//! Killing things in the middle. Each test starts its own broker.
+//! Killing things in the middle. Each test starts its own broker. Below it: what else goes wrong with a site, one thing at
+//! a time.
+
+pub mod deleted;
+mod moved;
+mod restore;
+mod scene;
+mod wiped;
 
 use std::time::Duration;
 

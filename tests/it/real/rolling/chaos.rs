@@ -39,7 +39,7 @@ fn plans(seed: u64) -> Vec<Plan> {
         let mut bugs: Vec<u64> = (1..=BUGS).collect();
         bugs.shuffle(&mut random);
         bugs.truncate(random.random_range(1..8));
-        Plan { number, modern: number % 3 != 2, bugs, stalls: false, narrow: false }
+        Plan { number, modern: number % 3 != 2, bugs, stalls: false, narrow: false, leaves: false }
     };
     (0..CLIENTS).map(plan).collect()
 }
@@ -71,7 +71,7 @@ impl World {
         };
         let mut gateways: Vec<Program> = (0..GATEWAYS).map(gateway).collect();
         gateways.iter_mut().for_each(Program::start);
-        tracker.prime().await;
+        tracker.prime(1).await;
         tracker.drained(SOON).await;
         eventually(SOON, "every gateway is ready", async || (0..GATEWAYS).all(|index| service.is_ready(index)))
             .await

@@ -73,35 +73,36 @@ impl World {
             .collect();
         gateways.iter_mut().for_each(Program::start);
         shims[1].start();
-        tracker.prime().await;
+        tracker.prime(1).await;
         tracker.drained(SOON).await;
         Some(World { rabbit, gateways, shims, pods, tracker, logs })
     }
 }
 
-/// Two thirds modern, one third classic; of each kind some that do not read for a while.
-fn plans(count: usize, seed: u64) -> Vec<Plan> {
+/// Two thirds modern, one third classic; of each kind some that do not read for a while. Where things may be lost, all are
+/// modern, for others cannot be told; and all read, so that every change can be asked for.
+fn plans(count: usize, seed: u64, losses: bool) -> Vec<Plan> {
     let plan = |number| {
         let mut random = SmallRng::seed_from_u64(seed + 500_000 + number as u64);
         let mut bugs: Vec<u64> = (1..=BUGS).collect();
         bugs.shuffle(&mut random);
         // Some watch all, most only some.
         bugs.truncate(if number % 20 == 5 { bugs.len() } else { random.random_range(1..15) });
-        let stalls = number % 7 == 5;
-        let narrow = stalls || number % 2 == 1;
-        Plan { number, modern: number % 3 != 2, bugs, stalls, narrow }
+        let stalls = number % 7 == 5 && !losses;
+        let narrow = stalls || number % 2 == 1 && !losses;
+        Plan { number, modern: losses || number % 3 != 2, bugs, stalls, narrow, leaves: false }
     };
     (0..count).map(plan).collect()
 }
 
 /// Runs every lane of faults to its end.
-async fn die_at_random(world: World, period: Period, seed: u64) -> (World, Counts) {
+async fn die_at_random(world: World, losses: bool, period: Period, seed: u64) -> (World, Counts) {
     let World { rabbit, gateways, shims, pods, tracker, logs } = world;
     let random = |lane: u64| SmallRng::seed_from_u64(seed + lane);
     let lane = |(index, program)| faults::gateway(program, index, Arc::clone(&pods), period, random(3 + index as u64));
     let lanes = futures::future::join_all(gateways.into_iter().enumerate().map(lane));
-    let broker = faults::broker(rabbit, period, random(1));
-    let shims = faults::shims(shims, period, random(2));
+    let broker = faults::broker(rabbit, losses, period, random(1));
+    let shims = faults::shims(shims, losses.then_some(&*tracker), period, random(2));
     let ((mut counts, rabbit), (of_shims, shims), lanes) =
         tokio::join!(Box::pin(broker), Box::pin(shims), Box::pin(lanes));
     counts.extend(of_shims);
@@ -125,10 +126,57 @@ async fn finish(writers: Vec<JoinHandle<Wrote>>) -> Wrote {
     all
 }
 
+/// What is wrong where things may be lost. `lagged`: how often a client was only sent the newest.
+async fn judge_losses(clients: &Clients, tracker: &Tracker, faults: &Counts, lagged: u64) -> Vec<String> {
+    let written = tracker.written().await;
+    let told = async || {
+        let missing = clients.missing(&written);
+        if missing.is_empty() { Ok(()) } else { Err(missing.len()) }
+    };
+    let mut wrong = match eventually(CATCH_UP, "every client was told everything, or of a gap", told).await {
+        Err(error) if lagged == 0 => [vec![error.to_string()], clients.missing(&written)].concat(),
+        _ => Vec::new(),
+    };
+    let never = faults::LOSSES.iter().filter(|kind| !faults.contains_key(*kind));
+    wrong.extend(never.map(|kind| format!("'{kind}' never came: let it run for longer")));
+    let (mut gaps, mut updates) = (0, 0);
+    for (plan, seen) in &clients.plans {
+        let seen = seen.lock().unwrap();
+        (gaps, updates) = (gaps + seen.gaps + seen.behind, updates + seen.updates.len());
+        wrong.extend(seen.wrong.iter().map(|text| format!("client {}: {text}", plan.number)));
+    }
+    if gaps == 0 {
+        wrong.push("nobody was told of a gap".to_owned());
+    }
+    let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    println!(
+        "soak with losses: {}; {} changes; {} clients got {updates} updates and {gaps} gaps; wrong: {}",
+        faults.join(", "),
+        written.len(),
+        clients.plans.len(),
+        wrong.len(),
+    );
+    wrong.truncate(30);
+    wrong
+}
+
+/// Nothing is lost, and nobody is told that anything might be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_dies_at_random() {
+    soak(false, 25).await;
+}
+
+/// Beside that the broker is wiped, exchange and stream are deleted, and old copies of the ledger restored: things are lost,
+/// and whoever was not sent a change was told of a gap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes until everything has happened: tests/soak runs it"]
+async fn everything_is_lost_at_random() {
+    soak(true, 150).await;
+}
+
+async fn soak(losses: bool, seconds: u64) {
     let seed = from_env("BUGFEED_SOAK_SEED", u64::from(rand::random::<u32>()));
-    let seconds = from_env("BUGFEED_SOAK_SECONDS", 25);
+    let seconds = from_env("BUGFEED_SOAK_SECONDS", seconds);
     let count = usize::try_from(from_env("BUGFEED_SOAK_CLIENTS", 240)).unwrap();
     println!("seed {seed}; the same schedule again: BUGFEED_SOAK_SEED={seed} BUGFEED_SOAK_SECONDS={seconds}");
     let Some(world) = World::start(seed).await else { return };
@@ -137,20 +185,28 @@ async fn everything_dies_at_random() {
     let probe = tokio::spawn(async move { probed.probe().await });
     let ready = || eventually(CATCH_UP, "every gateway is ready", async || pods.all_ready());
     ready().await.unwrap();
-    let clients = Clients::start(plans(count, seed), seed, &pods, &tracker, true).await;
+    let clients = Clients::start(plans(count, seed, losses), seed, &pods, &tracker, true).await;
     let (stop, dates) = (CancellationToken::new(), Arc::new(Dates::default()));
     let writer = |n| tokio::spawn(write(tracker.source_url(), Arc::clone(&dates), seed + 100 + n, stop.clone()));
     let writers = (0..WRITERS).map(writer).collect();
 
     let begin = Instant::now();
     let period = Period { begin, end: begin + Duration::from_secs(seconds) };
-    let (world, faults) = die_at_random(world, period, seed).await;
+    let (world, faults) = die_at_random(world, losses, period, seed).await;
     stop.cancel();
     let wrote = finish(writers).await;
     clients.calm.cancel();
     let calm = Instant::now();
     ready().await.unwrap();
     tracker.drained(CATCH_UP).await;
+    if losses {
+        let wrong = judge_losses(&clients, &tracker, &faults, pods.lagged_with_room()).await;
+        probe.abort();
+        drop((clients, world));
+        assert!(wrong.is_empty(), "{}\nlogs of all processes: {}", wrong.join("\n"), logs.display());
+        std::fs::remove_dir_all(logs).unwrap();
+        return;
+    }
     let truth = Truth::new(&tracker.written().await, &tracker.numbered().await);
     let truth = truth.unwrap_or_else(|wrong| panic!("numbering: {}; logs in {}", wrong.join("\n"), logs.display()));
     clients.caught_up(&truth, CATCH_UP).await;

@@ -13,6 +13,7 @@ use rand::rngs::SmallRng;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -37,6 +38,8 @@ pub struct Plan {
     pub stalls: bool,
     /// It also goes to the gateway that sends little at a time, where slow clients lag.
     pub narrow: bool,
+    /// It leaves when all that do so are sent away, and comes back when they are let in again.
+    pub leaves: bool,
 }
 
 impl Plan {
@@ -77,14 +80,20 @@ pub struct Seen {
     pub refetched: HashSet<When>,
     pub connections: u32,
     pub subscribed: bool,
+    /// It was sent away, and has gone.
+    pub away: bool,
     pub complete: u32,
     pub latest: u32,
+    /// Resumes that were answered with a gap.
+    pub resumed_with_gap: u32,
     /// Gaps told by a gateway that knew less than the client: its broker was away for longer than it believed that the
     /// rest would come.
     pub behind: u32,
     /// All other gaps.
     pub gaps: u32,
     pub goaways: u32,
+    /// How often it was told that nothing can arrive just now.
+    pub paused: u32,
     /// What ended its connections, except where it left by itself.
     pub closings: Vec<Closing>,
     pub stalls: u32,
@@ -107,6 +116,7 @@ struct Frame {
     cursor: Option<String>,
     replay: Option<String>,
     retry_after_ms: Option<u64>,
+    state: Option<String>,
 }
 
 pub struct Client {
@@ -117,6 +127,8 @@ pub struct Client {
     pub tracker: Arc<Tracker>,
     /// From then on it neither leaves nor stalls.
     pub calm: CancellationToken,
+    /// Whether those who leave are sent away.
+    pub away: watch::Receiver<bool>,
     /// Where it is: a cursor, or for a classic one the newest date it has seen.
     pub cursor: Option<Cursor>,
     pub since: When,
@@ -135,6 +147,10 @@ impl Client {
     pub async fn run(mut self) {
         let mut before = None;
         loop {
+            if self.is_away() {
+                self.seen().away = true;
+                let _till_the_end = self.away.wait_for(|away| !away).await;
+            }
             // Another gateway than before, if there is one.
             if let Some(choice) = self.pods.choose(self.plan.narrow, before, &mut self.random) {
                 before = Some(choice.index);
@@ -143,6 +159,10 @@ impl Client {
             let spread = Duration::from_millis(self.random.random_range(20..400));
             pause(spread + self.retry_after.take().unwrap_or_default()).await;
         }
+    }
+
+    fn is_away(&self) -> bool {
+        self.plan.leaves && *self.away.borrow()
     }
 
     async fn session(&mut self, choice: Choice) -> Option<()> {
@@ -164,7 +184,7 @@ impl Client {
                 pause(Duration::from_millis(self.random.random_range(1500..5000))).await;
                 stall = Instant::now() + Duration::from_millis(self.random.random_range(2000..8000));
             }
-            if !calm && Instant::now() >= leave {
+            if !calm && Instant::now() >= leave || self.is_away() {
                 if self.random.random() {
                     let _gone_already = timeout(HANDSHAKE, socket.close(None)).await;
                 }
@@ -216,7 +236,10 @@ impl Client {
                 self.seen().goaways += 1;
                 self.retry_after = frame.retry_after_ms.map(Duration::from_millis);
             }
-            "heartbeat" | "feed" if self.plan.modern => {}
+            "feed" if self.plan.modern => {
+                self.seen().paused += u32::from(frame.state.as_deref() == Some("paused"));
+            }
+            "heartbeat" if self.plan.modern => {}
             _ => self.seen().wrong.push(format!("not to be sent: {text}")),
         }
         let mut behind = false;
@@ -256,7 +279,10 @@ impl Client {
         match frame.replay.as_deref() {
             Some("complete") => seen.complete += 1,
             Some("latest") => seen.latest += 1,
-            Some("gap") => return true,
+            Some("gap") => {
+                seen.resumed_with_gap += 1;
+                return true;
+            }
             None if !self.plan.modern => return false,
             None if self.cursor.is_none() && cursor.is_some() => return false,
             _ => seen.wrong.push(format!("no verdict on a resume: {text}")),

@@ -7,6 +7,7 @@ use bugfeed_protocol::When;
 use bugfeed_testbed::eventually;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,7 @@ pub struct Clients {
     pub plans: Vec<(Plan, Arc<Mutex<Seen>>)>,
     running: JoinSet<()>,
     pub calm: CancellationToken,
+    away: watch::Sender<bool>,
 }
 
 impl Clients {
@@ -32,7 +34,8 @@ impl Clients {
         tracker: &Arc<Tracker>,
         restless: bool,
     ) -> Clients {
-        let mut clients = Clients { plans: Vec::new(), running: JoinSet::new(), calm: CancellationToken::new() };
+        let (away, sent_away) = watch::channel(false);
+        let mut clients = Clients { plans: Vec::new(), running: JoinSet::new(), calm: CancellationToken::new(), away };
         if !restless {
             clients.calm.cancel();
         }
@@ -42,7 +45,9 @@ impl Clients {
             let seen = Arc::new(Mutex::new(Seen::default()));
             clients.plans.push((plan.clone(), Arc::clone(&seen)));
             let (pods, tracker, calm) = (Arc::clone(pods), Arc::clone(tracker), clients.calm.clone());
-            let client = Client { plan, seen, random, pods, tracker, calm, cursor: None, since, retry_after: None };
+            let away = sent_away.clone();
+            let client =
+                Client { plan, seen, random, pods, tracker, calm, away, cursor: None, since, retry_after: None };
             clients.running.spawn(client.run());
         }
         eventually(SOON, "all clients are subscribed", async || {
@@ -51,6 +56,20 @@ impl Clients {
         .await
         .unwrap();
         clients
+    }
+
+    /// Sends those who leave away, and waits until they are gone.
+    pub async fn send_away(&self) {
+        self.away.send_replace(true);
+        let gone = async || self.plans.iter().all(|(plan, seen)| !plan.leaves || seen.lock().unwrap().away);
+        eventually(SOON, "those who leave are gone", gone).await.unwrap();
+    }
+
+    /// Lets them in again.
+    pub fn let_in(&self) {
+        // From here on they are waited for.
+        self.plans.iter().for_each(|(_, seen)| seen.lock().unwrap().away = false);
+        self.away.send_replace(false);
     }
 
     /// Waits until each has the newest change of each of its bugs; what is still lacking when time is up is said later.
@@ -62,6 +81,21 @@ impl Clients {
         if let Err(error) = eventually(limit, "all clients are current", lacking).await {
             println!("{error}");
         }
+    }
+
+    /// What clients were neither sent nor told a gap after, whatever numbers it had; in words.
+    pub fn missing(&self, written: &[(u64, When)]) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (plan, seen) in &self.plans {
+            let seen = seen.lock().unwrap();
+            let lost = written.iter().filter(|(bug, when)| plan.bugs.contains(bug) && !seen.has(*when));
+            let leaves = if plan.leaves { ", which leaves" } else { "" };
+            let said = |(bug, when): &(u64, When)| {
+                format!("client {}{leaves}: neither told of bug {bug}, {when}, nor of a gap after it", plan.number)
+            };
+            missing.extend(lost.map(said));
+        }
+        missing
     }
 
     /// `lagged`: how often a client lagged where there was room for all.

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 use super::pause;
 use super::pods::{Pods, Program};
+use super::tracker::Tracker;
+use crate::real::chaos::deleted::{Deleter, Thing};
 
 /// How often each kind of fault came.
 pub type Counts = BTreeMap<&'static str, u32>;
@@ -107,12 +109,26 @@ pub async fn gateway(
 const SHIM_KILLED: &str = "shim killed";
 const SHIM_STOPPED: &str = "shim stopped";
 const SHIM_FROZEN: &str = "shim frozen";
+const LEDGER_RESTORED: &str = "ledger restored";
 
-/// Kills, stops and freezes one of the shims at a time.
-pub async fn shims(mut shims: [Program; 2], period: Period, random: SmallRng) -> (Counts, [Program; 2]) {
-    let mut lane = Lane::new(period, random, &[SHIM_KILLED, SHIM_KILLED, SHIM_FROZEN, SHIM_STOPPED]);
+/// Kills, stops and freezes one of the shims at a time; where things may be lost, it restores an old copy of their ledger.
+pub async fn shims(
+    mut shims: [Program; 2],
+    losses: Option<&Tracker>,
+    period: Period,
+    random: SmallRng,
+) -> (Counts, [Program; 2]) {
+    let (harmless, with_losses) = (
+        &[SHIM_KILLED, SHIM_KILLED, SHIM_FROZEN, SHIM_STOPPED][..],
+        &[SHIM_KILLED, LEDGER_RESTORED, SHIM_FROZEN, SHIM_STOPPED][..],
+    );
+    let mut lane = Lane::new(period, random, if losses.is_some() { with_losses } else { harmless });
     loop {
         let Some(kind) = lane.next("shims").await else { break };
+        if let (LEDGER_RESTORED, Some(tracker)) = (kind, losses) {
+            restore(&mut shims, tracker, &mut lane).await;
+            continue;
+        }
         // The one that works is more worth it.
         let works = |shim: &Program| {
             let last = |text: &str| shim.proc.as_ref().map_or(0, |proc| proc.output().matches(text).count());
@@ -140,13 +156,38 @@ pub async fn shims(mut shims: [Program; 2], period: Period, random: SmallRng) ->
     (lane.counts, shims)
 }
 
+/// Takes a copy of the ledger, lets them go on for a while, and puts the copy back.
+async fn restore(shims: &mut [Program; 2], tracker: &Tracker, lane: &mut Lane) {
+    for shim in &mut *shims {
+        shim.terminate().await;
+    }
+    tracker.copy_ledger().await;
+    shims.iter_mut().for_each(Program::start);
+    let length = millis(&mut lane.random, 3000..6000);
+    pause(length).await;
+    shims.iter_mut().for_each(Program::kill9);
+    tracker.put_back_ledger().await;
+    shims.iter_mut().for_each(Program::start);
+}
+
 const BROKER_KILLED: &str = "broker killed";
 const BROKER_FROZEN: &str = "broker frozen";
 const CONNECTIONS_CLOSED: &str = "connections closed by the broker";
+const BROKER_WIPED: &str = "broker wiped";
+const EXCHANGE_DELETED: &str = "exchange deleted";
+const STREAM_DELETED: &str = "stream deleted";
 
-/// Kills and freezes the broker, and makes it close all connections.
-pub async fn broker(mut rabbit: RabbitMq, period: Period, random: SmallRng) -> (Counts, RabbitMq) {
-    let mut lane = Lane::new(period, random, &[BROKER_KILLED, CONNECTIONS_CLOSED, CONNECTIONS_CLOSED, BROKER_FROZEN]);
+/// What must have come at least once in a run in which things may be lost.
+pub const LOSSES: [&str; 4] = [LEDGER_RESTORED, BROKER_WIPED, EXCHANGE_DELETED, STREAM_DELETED];
+
+/// Kills and freezes the broker, and makes it close all connections; where things may be lost, it empties it, and deletes
+/// what the feed goes through.
+pub async fn broker(mut rabbit: RabbitMq, losses: bool, period: Period, random: SmallRng) -> (Counts, RabbitMq) {
+    let (harmless, with_losses) = (
+        &[BROKER_KILLED, CONNECTIONS_CLOSED, CONNECTIONS_CLOSED, BROKER_FROZEN][..],
+        &[BROKER_KILLED, EXCHANGE_DELETED, CONNECTIONS_CLOSED, STREAM_DELETED, BROKER_FROZEN, BROKER_WIPED][..],
+    );
+    let mut lane = Lane::new(period, random, if losses { with_losses } else { harmless });
     while let Some(kind) = lane.next("broker").await {
         match kind {
             BROKER_KILLED => {
@@ -161,8 +202,22 @@ pub async fn broker(mut rabbit: RabbitMq, period: Period, random: SmallRng) -> (
                 pause(length).await;
                 rabbit.process().expect("it runs").sigcont();
             }
+            BROKER_WIPED => {
+                rabbit.stop().await.unwrap();
+                std::fs::remove_dir_all(rabbit.dir().join("mnesia")).unwrap();
+                rabbit.start_again().await.unwrap();
+            }
+            EXCHANGE_DELETED => delete(&rabbit, &[Thing::Exchange, Thing::HeadExchange]).await,
+            STREAM_DELETED => delete(&rabbit, &[Thing::Stream]).await,
             _ => drop(rabbit.ctl(&["close_all_connections", "chaos"]).await.unwrap()),
         }
     }
     (lane.counts, rabbit)
+}
+
+async fn delete(rabbit: &RabbitMq, things: &[Thing]) {
+    let mut deleter = Deleter::connect(&rabbit.url(), "bugfeed.default").await;
+    for thing in things {
+        deleter.delete(*thing).await;
+    }
 }

@@ -1,4 +1,4 @@
-//! The tracker: a change table on a MariaDB of its own, a history of all that was ever committed to it, and writers.
+//! The tracker: a change table on a MariaDB, a history of all that was ever committed to it, and writers.
 //!
 //! Every row has a date that no other row has, to the microsecond, so that an update says by itself which row it is.
 //! Rows commit late and out of the order of their ids, some dates are of whole seconds and earlier than those before,
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bugfeed_protocol::When;
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_testbed::{MariaDb, eventually};
+use bugfeed_testbed::{MariaDb, SqlServer, eventually};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use sqlx::Connection as _;
@@ -29,7 +29,9 @@ const BURST: u64 = 250;
 
 /// The change table, its history, and the ledger beside it.
 pub struct Tracker {
-    server: MariaDb,
+    server: SqlServer,
+    /// Where it is one of its own.
+    _own: Option<MariaDb>,
     database: String,
     ledger: String,
     /// A gap that all clients are told must not use up the server's connections.
@@ -37,9 +39,15 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// None where MariaDB is missing.
+    /// On a server of its own; none where MariaDB is missing.
     pub async fn start() -> Option<Tracker> {
-        let server = MariaDb::start_or_skip().await?;
+        let own = MariaDb::start_or_skip().await?;
+        let tracker = Tracker::on(own.client().clone()).await;
+        Some(Tracker { _own: Some(own), ..tracker })
+    }
+
+    /// In databases of its own on a server that is there.
+    pub async fn on(server: SqlServer) -> Tracker {
         let (database, ledger) = (server.create_database().await.unwrap(), server.create_database().await.unwrap());
         let columns = "bug_id BIGINT NOT NULL, delta_ts DATETIME(6) NOT NULL";
         let sql = format!(
@@ -49,7 +57,7 @@ impl Tracker {
                  INSERT INTO written VALUES (NEW.id, NEW.bug_id, NEW.delta_ts);"
         );
         server.sql(&database, &sql).await.unwrap();
-        Some(Tracker { server, database, ledger, refetches: Semaphore::new(10) })
+        Tracker { server, _own: None, database, ledger, refetches: Semaphore::new(10) }
     }
 
     pub fn source_url(&self) -> String {
@@ -60,15 +68,22 @@ impl Tracker {
         self.server.url(&self.ledger)
     }
 
-    /// Writes one change that nobody watches, so that the feed has a position.
-    pub async fn prime(&self) {
-        let sql = format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES ({NOBODYS}, '2014-04-03T21:13:45')");
+    /// Writes changes that nobody watches, so that the feed has a position.
+    pub async fn prime(&self, count: u64) {
+        let sql = format!(
+            "INSERT INTO push_notify (bug_id, delta_ts) SELECT {NOBODYS}, '2014-04-03T21:13:45' FROM seq_1_to_{count}"
+        );
         self.server.sql(&self.database, &sql).await.unwrap();
     }
 
     /// Waits until every row is numbered, published and deleted.
     pub async fn drained(&self, limit: Duration) {
-        let url = self.ledger_url().parse().unwrap();
+        self.drained_into(&self.ledger_url(), limit).await;
+    }
+
+    /// The same with a ledger that lies elsewhere.
+    pub async fn drained_into(&self, ledger: &str, limit: Duration) {
+        let url = ledger.parse().unwrap();
         eventually(limit, "every change is published", async || {
             let rows = self.server.sql(&self.database, "SELECT COUNT(*) FROM push_notify").await?;
             let ledger = Ledger::open_existing(&url, &Prefix::default()).await?;
@@ -98,6 +113,27 @@ impl Tracker {
             .map(numbers)
             .map(|row| (row[0].unsigned_abs(), row[1].unsigned_abs(), When::from_micros(row[2]).unwrap()))
             .collect()
+    }
+
+    /// Takes a copy of the ledger, on which nobody works.
+    pub async fn copy_ledger(&self) {
+        for table in self.ledger_tables().await {
+            let sql = format!("CREATE OR REPLACE TABLE copy_{table} AS SELECT * FROM {table}");
+            self.server.sql(&self.ledger, &sql).await.unwrap();
+        }
+    }
+
+    /// Puts the copy back.
+    pub async fn put_back_ledger(&self) {
+        for table in self.ledger_tables().await {
+            let sql = format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM copy_{table};");
+            self.server.sql(&self.ledger, &sql).await.unwrap();
+        }
+    }
+
+    async fn ledger_tables(&self) -> Vec<String> {
+        let all = self.server.sql(&self.ledger, "SHOW TABLES LIKE 'bugfeed\\_%'").await.unwrap();
+        all.lines().map(str::to_owned).collect()
     }
 
     /// What a client does after a gap: asks the tracker for the state of its bugs.
