@@ -70,6 +70,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::core::budget::Budgets;
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
@@ -78,7 +79,12 @@ mod tests {
     /// What was read from history may still wait in a shard's queue.
     #[tokio::test]
     async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
-        let options = HubOptions { shards: 2, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let options = HubOptions {
+            shards: 2,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
         let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         let mut shards = parts.shards.into_iter();
         let stop = CancellationToken::new();

@@ -23,7 +23,9 @@ impl World {
     /// A pod without readable history is cut off, one change is missed meanwhile, and nothing else is published.
     pub fn quiet(&mut self) -> Checked {
         let pod = self.random.random_range(0..self.pods.len());
-        let Some(bug) = self.clients.iter().flat_map(|client| client.bugs.iter().copied()).next() else { return Ok(()) };
+        let Some(bug) = self.clients.iter().flat_map(|client| client.bugs.iter().copied()).next() else {
+            return Ok(());
+        };
         self.stats.quiet += 1;
         self.say(|| format!("quiet: pod {pod} misses a change of {bug}"));
         self.stream_up_at = usize::MAX;
