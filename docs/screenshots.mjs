@@ -2,7 +2,7 @@
 //
 //     cargo build --bin bugfeed && node docs/screenshots.mjs [FOLDER]
 //
-// Needs Debian's chromium and chromium-driver. BUGFEED_BIN names another binary than target/debug/bugfeed.
+// Needs Debian's chromium and chromium-driver. BUGFEED_TEST_BIN names another binary than target/debug/bugfeed.
 
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = process.env.CARGO_TARGET_DIR ?? join(here, "../target");
-const bugfeed = resolve(process.env.BUGFEED_BIN ?? join(target, "debug/bugfeed"));
+const bugfeed = resolve(process.env.BUGFEED_TEST_BIN ?? join(target, "debug/bugfeed"));
 const folder = resolve(process.argv[2] ?? join(here, "img"));
 
 const SUMMARIES = {

@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 import { Gateway, binary } from "../../clients/js/test/support.mjs";
 import { asyncapi, faults, messagesOf, openapi, schemaOf } from "./documents.mjs";
 
-const missing = !binary && "no gateway: set BUGFEED_BIN, or run cargo build";
+const missing = !binary && "no gateway: set BUGFEED_TEST_BIN, or run cargo build";
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 /** Names of the messages that were received. */

@@ -107,7 +107,7 @@ def main(root):
     from tests.support import Gateway, binary
 
     found = binary()
-    assert found, "no gateway: set BUGFEED_BIN, or run cargo build"
+    assert found, "no gateway: set BUGFEED_TEST_BIN, or run cargo build"
     os.environ.update(BUGFEED_PING_INTERVAL_MS="100", BUGFEED_IDLE_TIMEOUT_MS="1000")
     with tempfile.TemporaryDirectory() as directory:
         gateway = Gateway(found, Path(directory))

@@ -4,7 +4,7 @@ import { describe, test } from "node:test";
 import { Gateway, binary } from "../../clients/js/test/support.mjs";
 import { hybi8, libraries } from "./libraries.mjs";
 
-const missing = !binary && "no gateway: set BUGFEED_BIN, or run cargo build";
+const missing = !binary && "no gateway: set BUGFEED_TEST_BIN, or run cargo build";
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 // Pings often, and soon ends a connection that does not answer them.

@@ -23,7 +23,7 @@ const browsers = {
     flags: (profile, url) => ["--headless", "--no-remote", "--profile", profile, url],
   },
 };
-const noGateway = !binary && "no gateway: set BUGFEED_BIN, or run cargo build";
+const noGateway = !binary && "no gateway: set BUGFEED_TEST_BIN, or run cargo build";
 const missing = noGateway || (!browsers.Chromium.program && "Chromium is not installed");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 

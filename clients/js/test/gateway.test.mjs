@@ -12,7 +12,7 @@ import { Gateway, binary } from "./support.mjs";
 const ws = await import("ws").catch(() => null);
 const options = { WebSocket: globalThis.WebSocket ?? ws?.WebSocket, heartbeat: 1 };
 const missing =
-  (!binary && "no gateway: set BUGFEED_BIN, or run cargo build") ||
+  (!binary && "no gateway: set BUGFEED_TEST_BIN, or run cargo build") ||
   (!options.WebSocket && "no WebSocket: run node with --experimental-websocket, or npm ci");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 

@@ -55,9 +55,9 @@ export class Clock {
   }
 }
 
-/** The gateway's binary: $BUGFEED_BIN, or what cargo built. Undefined if there is none. */
+/** The gateway's binary: $BUGFEED_TEST_BIN, or what cargo built. Undefined if there is none. */
 export const binary =
-  process.env.BUGFEED_BIN ||
+  process.env.BUGFEED_TEST_BIN ||
   ["release", "debug"]
     .map((profile) => fileURLToPath(new URL(`../../../target/${profile}/bugfeed`, import.meta.url)))
     .find(existsSync);

@@ -13,7 +13,7 @@ import { Gateway, binary } from "./support.mjs";
 
 const browser = ["chromium", "chromium-browser", "google-chrome"].find((name) => !spawnSync(name, ["--version"]).error);
 const missing =
-  (!binary && "no gateway: set BUGFEED_BIN, or run cargo build") || (!browser && "Chromium is not installed");
+  (!binary && "no gateway: set BUGFEED_TEST_BIN, or run cargo build") || (!browser && "Chromium is not installed");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 const TABS = [1, 2, 3, 4, 5, 6, 7];

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def binary() -> Optional[str]:
-    """The gateway's binary: $BUGFEED_BIN, or what cargo built."""
+    """The gateway's binary: $BUGFEED_TEST_BIN, or what cargo built."""
     built = (ROOT / "target" / profile / "bugfeed" for profile in ("release", "debug"))
-    return os.environ.get("BUGFEED_BIN") or next((str(path) for path in built if path.exists()), None)
+    return os.environ.get("BUGFEED_TEST_BIN") or next((str(path) for path in built if path.exists()), None)
 
 
 class FakeLink:

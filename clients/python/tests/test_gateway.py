@@ -12,8 +12,8 @@ from tests.support import Gateway, binary
 
 if not binary():
     if os.environ.get("BUGFEED_TEST_REQUIRE"):
-        raise RuntimeError("no gateway: set BUGFEED_BIN, or run cargo build")
-    pytest.skip("no gateway: set BUGFEED_BIN, or run cargo build", allow_module_level=True)
+        raise RuntimeError("no gateway: set BUGFEED_TEST_BIN, or run cargo build")
+    pytest.skip("no gateway: set BUGFEED_TEST_BIN, or run cargo build", allow_module_level=True)
 
 
 @pytest.fixture
