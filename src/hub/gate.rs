@@ -74,7 +74,7 @@ mod tests {
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
-    use crate::hub::{Clock, HubOptions, feed};
+    use crate::hub::{Budgets, Clock, HubOptions, feed};
 
     /// What was read from history may still wait in a shard's queue.
     #[tokio::test]
