@@ -70,7 +70,6 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::core::budget::Budgets;
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
