@@ -348,15 +348,16 @@ mod tests {
             setup.execute("INSERT INTO t VALUES (1), (2)", &[]).await.unwrap();
             let db = Db::new(&url, Use::Source);
             db.flavour.set(Flavour::Oracle).unwrap();
-            let wait = async || db.fetch("SELECT CAST(@@innodb_lock_wait_timeout AS SIGNED)", &[]).await.unwrap();
-            let before = wait().await;
             let mut holder = setup.begin().await.unwrap();
             holder.execute("UPDATE t SET id = 3 WHERE id = 1", &[]).await.unwrap();
-            let held = db.execute("DELETE FROM t WHERE id = ?", &[Value::Int(1)]).await.unwrap_err();
+            let mut conn = db.connection().await.unwrap();
+            let wait = "SELECT CAST(@@innodb_lock_wait_timeout AS SIGNED)";
+            let before = conn.fetch(wait, &[], false).await.unwrap();
+            let held = conn.execute("DELETE FROM t WHERE id = ?", &[Value::Int(1)], false).await.unwrap_err();
             assert_eq!(held.fault, Fault::Locked, "{held}");
-            assert_eq!(wait().await, before);
-            assert_eq!(db.execute("DELETE FROM t WHERE id IN (?, 7)", &[Value::Int(2)]).await.unwrap(), 1);
-            assert_eq!(wait().await, before);
+            assert_eq!(conn.fetch(wait, &[], false).await.unwrap(), before);
+            let gone = conn.execute("DELETE FROM t WHERE id IN (?, 7)", &[Value::Int(2)], false).await.unwrap();
+            assert_eq!((gone, conn.fetch(wait, &[], false).await.unwrap()), (1, before));
         }
     }
 }
