@@ -90,7 +90,8 @@ pub enum Command {
     /// Begin a new epoch in a ledger whose history is not to be trusted: after it was restored from a copy, for instance
     ///
     /// Changes that are not published stay, with new numbers. At the next start of the shim, every client is told 'gap' and
-    /// asks the tracker again for what it watches. A shim that finds its ledger set back does this by itself.
+    /// asks the tracker again for what it watches. A shim that sees in the broker's history that its ledger was set back
+    /// does this by itself; it cannot see what was recorded after the copy and never published.
     #[command(
         name = "new-epoch",
         after_help = "Example:\n  systemctl stop bugfeed-shim\n  bugfeed-shim new-epoch --ledger sqlite://bugfeed-ledger.db --yes"

@@ -345,14 +345,17 @@ impl Term {
 
     /// The transaction that forgets marks, and numbers once more what is owed for these rows.
     fn forget(&mut self, ledger: &mut Ledger, keys: &[RowKey], now: When, pay: bool) -> Vec<Numbered> {
+        let tag = self.tag;
         let Some((last_seq, marks)) = &mut self.cache else { return Vec::new() };
         let first = ledger.changes.len();
         for key in keys {
             ledger.marks.remove(key);
             marks.remove(key);
             if let Some(change) = ledger.owed.remove(key).filter(|_| pay) {
-                let cursor = Cursor { epoch: ledger.epoch.clone(), seq: ledger.head() + 1 };
-                ledger.changes.push(Numbered { change, cursor, recorded: now });
+                let cursor = Cursor::new(ledger.epoch.clone(), ledger.head() + 1).tagged(Some(tag));
+                let before = ledger.changes.last().and_then(|last| last.cursor.tag);
+                let after = before.filter(|before| *before != tag);
+                ledger.changes.push(Numbered { change, cursor, after, recorded: now });
                 ledger.paid.push(change.when);
             }
         }
