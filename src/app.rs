@@ -34,7 +34,7 @@ use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
 use crate::http::origins::Origins;
 use crate::http::routes::{self, Site};
-use crate::hub::{self, Clock, Feed, Ingest};
+use crate::hub::{self, Clock, Feed, HubOptions, Ingest};
 
 /// The ports of a process, bound.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ const OPENING: Duration = Duration::from_secs(2);
 /// The parts of a gateway that do not depend on where changes come from.
 struct Gateway {
     args: ListenArgs,
+    /// How each feed is set up; they share the budgets.
+    hub: HubOptions,
     feeds: BTreeMap<String, Arc<Feed>>,
     events: Arc<Events>,
     health: Health,
@@ -87,6 +89,7 @@ impl Gateway {
     fn new(args: &ListenArgs, health: Health) -> Gateway {
         Gateway {
             args: args.clone(),
+            hub: args.hub(),
             feeds: BTreeMap::new(),
             events: Arc::new(Events::new()),
             health,
@@ -99,7 +102,7 @@ impl Gateway {
 
     /// Adds a feed, starts its shards, and returns what its bus feeds, and where it says how it is.
     fn add_feed(&mut self, name: &str, clock: Clock) -> (Ingest, FeedHealth) {
-        let parts = hub::feed(name, &self.args.hub(), clock, &self.events);
+        let parts = hub::feed(name, &self.hub, clock, &self.events);
         for shard in parts.shards {
             let running = shard.run(self.inner_stop.clone());
             self.essential.spawn(async move {
@@ -137,7 +140,7 @@ impl Gateway {
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };
-        let listening = stop.child_token();
+        let listening = CancellationToken::new();
         let feeds = Arc::clone(&site.feeds);
         self.clients.spawn(listen::serve(
             ports.clients,
@@ -152,6 +155,11 @@ impl Gateway {
             Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed").flatten(),
         };
         self.health.down("gateway", "shutting down");
+        let delay = Duration::from_millis(self.args.drain_delay_ms);
+        if ended.is_ok() && !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more; accepting clients for a while yet");
+            tokio::time::sleep(delay).await;
+        }
         listening.cancel();
         self.shut_down(&feeds).await;
         ended

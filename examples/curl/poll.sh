@@ -14,6 +14,8 @@ state=${3:-}
 cursor=''
 if [ -n "$state" ] && [ -f "$state" ]; then
     cursor=$(cat "$state")
+    # A file that has lost it is no beginning: nobody can tell what was missed.
+    cursor=${cursor:-unknown}
 fi
 
 wait=1
@@ -22,7 +24,7 @@ while :; do
     # gateway, whatever its status: a proxy's page, whose cursor, none, would begin anew and lose what was missed.
     next=''
     if answer=$(curl -sS --fail-with-body --max-time 40 --get --data-urlencode "bugs=$bugs" \
-        --data-urlencode "cursor=$cursor" --data "wait=30" "${url%/}/changes"); then
+        ${cursor:+--data-urlencode "cursor=$cursor"} --data "wait=30" "${url%/}/changes"); then
         next=$(printf '%s\n' "$answer" | sed -n '1s/^{.*"cursor":"\([^"]*\)".*/\1/p')
     fi
     if [ -z "$next" ]; then

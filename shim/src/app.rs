@@ -19,7 +19,7 @@ use crate::ledger::{Keep, Ledger, LedgerError};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
-use crate::{admin, cli};
+use crate::{admin, cli, usage};
 
 /// Starts logging to stderr.
 pub fn init_logging(format: LogFormat) {
@@ -42,9 +42,7 @@ pub async fn run(args: &RunArgs, stop: CancellationToken) -> anyhow::Result<()> 
     let ops = match args.admin_listen {
         Some(address) => {
             let listener = TcpListener::bind(address).await.map_err(|e| {
-                anyhow::anyhow!(
-                    "--admin-listen {address}: cannot listen here ({e}); choose another port, or stop what uses it"
-                )
+                anyhow::anyhow!("--admin-listen {address}: cannot listen here ({e}); {}", usage::bind_advice(&e))
             })?;
             Some(tokio::spawn(admin::serve(listener, telemetry.clone(), stop.clone())))
         }
@@ -268,7 +266,7 @@ pub async fn new_epoch(args: &NewEpochArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancels `stop` at SIGTERM or SIGINT.
+/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
 ///
 /// # Errors
 /// When the signals cannot be listened to.
@@ -276,6 +274,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    ignore_hangup()?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -288,21 +287,44 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does what the command line says.
+/// Goes on at SIGHUP, as a terminal sends that is closed, and whoever hopes that options are read again.
+///
+/// # Errors
+/// When the signal cannot be listened to.
+pub fn ignore_hangup() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+        }
+    });
+    Ok(())
+}
+
+/// Does what the command line says, after it has said these warnings.
 ///
 /// # Errors
 /// What [`run`], [`init`], [`status`] and [`new_epoch`] say.
-pub async fn main(cli: cli::Cli) -> anyhow::Result<()> {
+pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
+    if !matches!(cli.command, cli::Command::Run(_)) {
+        for warning in warnings {
+            writeln!(std::io::stderr(), "warning: {warning}")?;
+        }
+    }
     match cli.command {
         cli::Command::Init(args) => init(&args).await,
         cli::Command::Status(args) => status(&args).await,
         cli::Command::NewEpoch(args) => new_epoch(&args).await,
-        cli::Command::Run(args) => run_until_signal(&args).await,
+        cli::Command::Run(args) => run_until_signal(&args, warnings).await,
     }
 }
 
-async fn run_until_signal(args: &RunArgs) -> anyhow::Result<()> {
+async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result<()> {
     init_logging(args.log_format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     run(args, stop).await

@@ -20,6 +20,9 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// How many set-aside rows are logged one by one in a minute.
 const SET_ASIDE_LINES: u32 = 10;
 
+/// So many bad rows and not one good one are no accident.
+const ALL_BAD: usize = 10;
+
 /// What the shim depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -101,6 +104,50 @@ pub enum Turn {
     Waiting(String),
     /// This process's.
     Working,
+}
+
+/// What is in the way in the change table.
+#[derive(Debug, Default)]
+pub(crate) struct RowTrouble<'a> {
+    pub(crate) place: &'a str,
+    /// So many recorded rows are there although they were deleted.
+    pub(crate) kept: usize,
+    /// What the database said about one of them, if anything.
+    pub(crate) refusal: Option<&'a str>,
+    /// Some rows have no number by which they could be deleted.
+    pub(crate) strays: bool,
+    /// So many rows were set aside since the last good one.
+    pub(crate) bad: usize,
+    /// Why the last of them was.
+    pub(crate) why: &'a str,
+}
+
+impl RowTrouble<'_> {
+    fn reasons(&self) -> Vec<String> {
+        let RowTrouble { place, kept, refusal, strays, bad, why } = self;
+        let mut reasons = Vec::new();
+        match refusal {
+            _ if *kept == 0 => {}
+            Some(refusal) => reasons.push(format!("{kept} recorded rows cannot be deleted: {refusal}")),
+            None => reasons.push(format!(
+                "{place}: {kept} recorded rows are still there after they were deleted without an error: a BEFORE DELETE \
+                 trigger or row-level security keeps them; let the shim's user delete every row that it can read"
+            )),
+        }
+        if *strays {
+            reasons.push(format!(
+                "{place}: some rows have no whole number as their id and are passed over; name the table's primary key \
+                 with --id-column"
+            ));
+        }
+        if *bad >= ALL_BAD {
+            reasons.push(format!(
+                "{place}: the last {bad} rows were all set aside, the last one because its {why}; are --bug-column and \
+                 --when-column the right ones?"
+            ));
+        }
+        reasons
+    }
 }
 
 /// The shim's logs, counters and readiness. Shared by everything in one shim.
@@ -226,24 +273,9 @@ impl Telemetry {
         tracing::debug!(count, "the tracker holds recorded rows; they are deleted later");
     }
 
-    /// What is in the way in the table: so many recorded rows that the database keeps, with what it said, if anything; and
-    /// rows that have no number by which they could be deleted.
-    pub(crate) fn rows(&self, place: &str, kept: usize, refusal: Option<&str>, strays: bool) {
-        let mut reasons = Vec::new();
-        match refusal {
-            _ if kept == 0 => {}
-            Some(refusal) => reasons.push(format!("{kept} recorded rows cannot be deleted: {refusal}")),
-            None => reasons.push(format!(
-                "{place}: {kept} recorded rows are still there after they were deleted without an error: a BEFORE DELETE \
-                 trigger or row-level security keeps them; let the shim's user delete every row that it can read"
-            )),
-        }
-        if strays {
-            reasons.push(format!(
-                "{place}: some rows have no whole number as their id and are passed over; name the table's primary key \
-                 with --id-column"
-            ));
-        }
+    /// What is in the way in the table, as it is now.
+    pub(crate) fn rows(&self, trouble: &RowTrouble<'_>) {
+        let reasons = trouble.reasons();
         if reasons.is_empty() {
             self.up(Part::Rows);
         } else {

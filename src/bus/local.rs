@@ -26,7 +26,7 @@ const PAGE: usize = 10_000;
 
 enum Order {
     /// Read what this ledger has and the feed has not.
-    Begin(Ledger, oneshot::Sender<Result<(), LedgerError>>),
+    Begin(Box<Ledger>, oneshot::Sender<Result<(), LedgerError>>),
     /// The ledger is somebody else's now.
     Rest,
     Batch(Vec<Numbered>, oneshot::Sender<usize>),
@@ -54,7 +54,7 @@ impl Publish for LocalPublisher {
     async fn begin(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let (done, read) = oneshot::channel();
         // A gateway that has stopped takes no batches either, and says so then.
-        if self.0.send(Order::Begin(ledger.clone(), done)).await.is_err() {
+        if self.0.send(Order::Begin(Box::new(ledger.clone()), done)).await.is_err() {
             return Ok(());
         }
         read.await.unwrap_or(Ok(()))

@@ -11,7 +11,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use super::ShardInput;
+use super::{Breaks, ShardInput};
 use crate::core::bus_plan::Why;
 use crate::core::input::Input;
 use crate::core::intake::{HeadStands, Intake, New, Taken};
@@ -30,6 +30,7 @@ pub struct Ingest {
     changes: Counter,
     last_poison: Option<Instant>,
     current: bool,
+    breaks: Breaks,
     /// The feed was current once, so that somebody may have been told something.
     begun: bool,
 }
@@ -64,10 +65,11 @@ impl Ingest {
         recorder: Recorder,
         shards: Vec<mpsc::Sender<ShardInput>>,
         events: Arc<Events>,
+        breaks: Breaks,
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
-        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false, begun: false }
+        Ingest { feed, intake, shards, events, changes, last_poison: None, current: false, breaks, begun: false }
     }
 
     /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
@@ -179,9 +181,16 @@ impl Ingest {
     }
 
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
+        let is_break = matches!(input(), Input::Gap(_));
+        if is_break {
+            self.breaks.step();
+        }
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
+        }
+        if is_break {
+            self.breaks.step();
         }
     }
 

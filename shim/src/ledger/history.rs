@@ -38,9 +38,6 @@ impl Ledger {
             before = Some(numbered);
         }
         page.truncate(limit);
-        if let Some(last) = page.last() {
-            self.knows(last.cursor.clone());
-        }
         Ok(page)
     }
 

@@ -81,8 +81,8 @@ pub enum LedgerError {
     },
     /// Its meta row is not what this program writes.
     #[error(
-        "ledger {place}: {what}; `bugfeed-shim new-epoch` may go on with what is in it; or remove it and start again: a \
-         new one begins, and clients are told to ask the tracker"
+        "ledger {place}: {what}; move it away and start again: a new epoch begins in a new one, and clients are told to ask \
+         the tracker (where an old copy is put in its place instead, run `bugfeed-shim new-epoch` on it)"
     )]
     Broken {
         /// Which ledger.

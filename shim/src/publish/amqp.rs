@@ -217,7 +217,13 @@ impl Publish for AmqpPublisher {
         match tokio::time::timeout(END_TIMEOUT, history::end(url, &link.connection, exchange)).await {
             Ok(Ok(end)) => Ok(Some(end)),
             Ok(Err(error)) => Err(failed(one_line(error))),
-            Err(_) => Err(failed(format!("history '{}' does not answer", amqp::history_name(exchange)))),
+            Err(_) => Err(match link.blocked() {
+                Some(reason) => {
+                    let reason = format!("broker {url}: {reason}");
+                    PublishError { published: 0, fault: PublishFault::Blocked, reason }
+                }
+                None => failed(format!("history '{}' does not answer", amqp::history_name(exchange))),
+            }),
         }
     }
 

@@ -89,4 +89,6 @@ pub enum PublishFault {
     Unroutable,
     /// The broker refuses to take responsibility just now.
     Refused,
+    /// The broker takes nothing from anybody just now.
+    Blocked,
 }

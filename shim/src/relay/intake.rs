@@ -18,7 +18,7 @@ use bugfeed_protocol::{Change, Numbered};
 
 use super::pace::Pace;
 use super::{Term, now, pause};
-use crate::events::Part;
+use crate::events::{Part, RowTrouble};
 use crate::ledger::{Intake, LedgerError, Recorded};
 use crate::source::{Row, RowKey, Source};
 use crate::sql::SqlError;
@@ -31,6 +31,9 @@ const HELD_RETRY_MAX: Duration = Duration::from_secs(5);
 const HELD_MAX: usize = 20_000;
 /// How often the database is asked whether rows can still be deleted there.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// A round that takes longer is said not to come back.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Why one round failed.
 enum Trouble {
@@ -47,6 +50,8 @@ struct State<'a> {
     kept: HashSet<RowKey>,
     /// What the database last said about one of these.
     refusal: Option<String>,
+    /// So many rows were set aside since the last good one, and why the last of them was.
+    bad: (usize, String),
     held_tried: Instant,
     held_retry: Duration,
     /// Nothing is known about marked rows: delete them all first.
@@ -63,6 +68,7 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
         held: HashSet::new(),
         kept: HashSet::new(),
         refusal: None,
+        bad: (0, String::new()),
         held_tried: Instant::now(),
         held_retry: HELD_RETRY,
         settled: false,
@@ -74,7 +80,7 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
         term.recorded.notify_one();
     }
     while !term.stop.is_cancelled() {
-        match state.round(term).await {
+        match watched(term, state.round(term)).await {
             Ok(recorded) => {
                 backoff.reset();
                 let found = recorded.numbered + recorded.set_aside.len() > 0;
@@ -102,6 +108,22 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
     Ok(())
 }
 
+/// Says it when a round takes long: a statement that hangs is given up much later.
+async fn watched<T>(term: &Term<'_>, round: impl Future<Output = T>) -> T {
+    let mut round = std::pin::pin!(round);
+    let mut waited_s = 0;
+    loop {
+        tokio::select! {
+            outcome = &mut round => return outcome,
+            () = tokio::time::sleep(SLOW) => {
+                waited_s += SLOW.as_secs();
+                let reason = format!("no answer for {waited_s} s; the database of the change table, or of the ledger, hangs");
+                term.options.telemetry.down(Part::Source, &reason);
+            }
+        }
+    }
+}
+
 impl State<'_> {
     async fn round(&mut self, term: &Term<'_>) -> Result<Recorded, Trouble> {
         let telemetry = &term.options.telemetry;
@@ -118,6 +140,11 @@ impl State<'_> {
         let mut recorded = self.intake.record(&rows, now()).await.map_err(Trouble::Ledger)?;
         self.ledger_works(term, &recorded).await?;
         telemetry.recorded(&recorded);
+        if recorded.numbered > 0 {
+            self.bad = (0, String::new());
+        } else if let Some((_, why)) = recorded.set_aside.last() {
+            self.bad = (self.bad.0 + recorded.set_aside.len(), why.clone());
+        }
         self.hand_over(term, &mut recorded);
         // A held row that was updated since is another row now, and that one covers it.
         let updated = self.take_updated(&rows);
@@ -226,7 +253,14 @@ impl State<'_> {
         if self.kept.is_empty() {
             self.refusal = None;
         }
-        telemetry.rows(self.source.place(), self.kept.len(), self.refusal.as_deref(), self.source.has_strays());
+        telemetry.rows(&RowTrouble {
+            place: self.source.place(),
+            kept: self.kept.len(),
+            refusal: self.refusal.as_deref(),
+            strays: self.source.has_strays(),
+            bad: self.bad.0,
+            why: &self.bad.1,
+        });
         if in_place {
             // Every row up to here is gone, or is owed once more.
             let head = self.intake.settle(&[], now()).await.map_err(Trouble::Ledger)?.head;

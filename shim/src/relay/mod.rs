@@ -113,7 +113,7 @@ pub async fn run<P: Publish>(
     options: &RelayOptions,
     stop: CancellationToken,
 ) -> Result<(), RelayError> {
-    let working = work(source, ledger, publisher, options, &stop);
+    let working = Box::pin(work(source, ledger, publisher, options, &stop));
     let outcome = if options.once {
         match tokio::time::timeout(options.once_timeout, working).await {
             Ok(outcome) => outcome,

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::now;
 use crate::events::Telemetry;
 use crate::ledger::{Holds, Lease, LedgerError};
-use crate::publish::{Publish, PublishError};
+use crate::publish::{Publish, PublishError, PublishFault};
 
 /// How often history is asked before changes go on without having been compared.
 const ATTEMPTS: u32 = 3;
@@ -80,6 +80,8 @@ impl<'a, P: Publish> Way<'a, P> {
         if !self.checked {
             let end = match self.publisher.end().await {
                 Ok(end) => end,
+                // Nothing could be published either: no reason to go on without.
+                Err(e) if e.fault == PublishFault::Blocked => return Ok(Opened::No(e)),
                 Err(e) => {
                     self.failures += 1;
                     if self.failures < ATTEMPTS {

@@ -330,3 +330,33 @@ fn pool_options<DB: sqlx::Database>(max: u32, stale: &Stale) -> PoolOptions<DB> 
 fn server_pool<DB: sqlx::Database>(stale: &Stale) -> PoolOptions<DB> {
     pool_options(3, stale).max_lifetime(LIFETIME)
 }
+
+#[cfg(test)]
+mod tests {
+    mod real {
+        use bugfeed_testbed::shared;
+
+        use super::super::*;
+
+        /// MariaDB understands what is said to MySQL, too: a held row is an error, and the session is as it was.
+        #[tokio::test]
+        async fn what_is_said_to_mysql_is_set_back() {
+            let Some(server) = shared::mariadb().await else { return };
+            let url: DbUrl = server.url(&server.create_database().await.unwrap()).parse().unwrap();
+            let setup = Db::new(&url, Use::Setup { create: true });
+            setup.execute("CREATE TABLE t (id BIGINT PRIMARY KEY) ENGINE=InnoDB", &[]).await.unwrap();
+            setup.execute("INSERT INTO t VALUES (1), (2)", &[]).await.unwrap();
+            let db = Db::new(&url, Use::Source);
+            db.flavour.set(Flavour::Oracle).unwrap();
+            let wait = async || db.fetch("SELECT CAST(@@innodb_lock_wait_timeout AS SIGNED)", &[]).await.unwrap();
+            let before = wait().await;
+            let mut holder = setup.begin().await.unwrap();
+            holder.execute("UPDATE t SET id = 3 WHERE id = 1", &[]).await.unwrap();
+            let held = db.execute("DELETE FROM t WHERE id = ?", &[Value::Int(1)]).await.unwrap_err();
+            assert_eq!(held.fault, Fault::Locked, "{held}");
+            assert_eq!(wait().await, before);
+            assert_eq!(db.execute("DELETE FROM t WHERE id IN (?, 7)", &[Value::Int(2)]).await.unwrap(), 1);
+            assert_eq!(wait().await, before);
+        }
+    }
+}

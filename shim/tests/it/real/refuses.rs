@@ -65,3 +65,24 @@ async fn a_statement_based_binary_log() {
     server.sql("", "SET GLOBAL binlog_format = 'MIXED'").await.unwrap();
     place.open(TimeZone::UTC).await;
 }
+
+/// A statement that hangs is said long before it is given up.
+#[tokio::test]
+async fn a_statement_that_hangs() {
+    let Some(place) = Place::postgres().await else { return };
+    let (source, ledger) = (place.table().await, place.file_ledger().await);
+    let running = Running::start(&source, &ledger, Collector::default());
+    running.until_ready_says(None).await;
+    let mut tracker = place.session().await;
+    tracker
+        .exec(
+            "ALTER TABLE push_notify RENAME TO rows; CREATE VIEW push_notify AS SELECT r.* FROM rows r, LATERAL (SELECT \
+             pg_sleep(15 + 0 * r.id)) s",
+        )
+        .await;
+    tracker.exec(&format!("INSERT INTO rows (bug_id, delta_ts) VALUES (1, '{T1}')")).await;
+    running.until_ready_says(Some("no answer for 10 s")).await;
+    tracker.exec("DROP VIEW push_notify; ALTER TABLE rows RENAME TO push_notify").await;
+    running.until_ready_says(None).await;
+    running.stop().await;
+}
