@@ -374,9 +374,9 @@ impl Telemetry {
         [Part::Source, Part::Ledger].into_iter().find(|part| outages[*part as usize].since.is_some()).map(Part::name)
     }
 
-    /// Another shim has taken over.
+    /// The lease is not this process's any more.
     pub(crate) fn lease_lost(&self) {
-        tracing::warn!("another shim has taken over this ledger");
+        tracing::warn!("another shim has taken over this ledger, or it was set back; this one waits for its turn again");
     }
 }
 

@@ -158,7 +158,7 @@ async fn a_ledger_that_is_put_back_while_it_runs() {
     }
     let gap = until_gap(&mut client).await;
     serve.touch(8, WHEN).await;
-    // A row that was not yet deleted when its ledger went is told once more.
+    // What the copy did not know to be published comes once more.
     let mut update = until_update(&mut client).await;
     while update["bug"] == 7 {
         update = until_update(&mut client).await;

@@ -7,6 +7,7 @@ use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, ServeArgs};
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::source::{self, TableSpec};
+use bugfeed_testbed::eventually;
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -45,6 +46,12 @@ impl Serve {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let running = tokio::spawn(async move { app::serve(&args, ports, &stopped, |_| {}).await });
+        // Until it holds its ledger's lease, and has read it, clients are turned away.
+        let ready = async || {
+            let (status, body) = get(admin, "/readyz").await;
+            if status == 200 || running.is_finished() { Ok(()) } else { Err(body) }
+        };
+        eventually(SOON, "a ready all-in-one", ready).await.unwrap();
         Serve { clients, admin, dir, stop, running: Some(running) }
     }
 
