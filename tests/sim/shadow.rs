@@ -124,6 +124,9 @@ pub struct Shadow {
     /// Nothing is known of what comes next, so that no cursor can be compared.
     lost: bool,
     pub loses: u32,
+    /// Resumes wait, for the how-manieth time.
+    pub held: bool,
+    pub holds: u32,
     /// The position up to which it had read when it was current for the first time: nobody hears of that as of news.
     pub begun: Option<Pos>,
     /// Changes without a number that were just recorded.
@@ -161,6 +164,8 @@ impl Shadow {
             begin: None,
             lost: false,
             loses: 0,
+            held: false,
+            holds: 0,
             begun: None,
             foreign: Vec::new(),
             turns: 0,
@@ -236,6 +241,7 @@ impl Shadow {
         }
         let history = self.histories.entry(number.epoch.clone()).or_default();
         // Also where it goes on after another epoch.
+        let had_before = history.contains_key(&(number.seq - 1)) || judged == Judged::Forked;
         let forks = history.range(number.seq..).next().is_some()
             || history.get(&(number.seq - 1)).is_some_and(|tag| contradict(*tag, before));
         if judged.breaks() && forks {
@@ -244,7 +250,8 @@ impl Shadow {
         self.histories.entry(number.epoch.clone()).or_default().insert(number.seq, number.tag);
         if judged.breaks() || pos == 1 && self.begin.is_none() {
             self.unbroken = pos;
-            self.begin = Some(before_number(number, before));
+            // Who has the number before may lack what came after it here.
+            self.begin = (!had_before || !judged.breaks()).then(|| before_number(number, before));
         }
         // To whoever came when this pod knew nothing, its first change is a break, unless it is the first ever.
         self.breaks += u32::from(judged.breaks() || pos == 1 && number.seq > 1);
@@ -274,9 +281,12 @@ impl Shadow {
 
     /// Continuity is lost, and the next change follows this cursor.
     pub fn go_on_after(&mut self, cursor: &Cursor) {
+        let judged = self.judge_in_epoch(cursor, cursor.tag);
         self.end_from(cursor);
         self.histories.entry(cursor.epoch.clone()).or_default().insert(cursor.seq, cursor.tag);
-        (self.lost, self.begin, self.head) = (false, Some(cursor.clone()), Some(cursor.clone()));
+        let apart = matches!(judged, Judged::Known | Judged::Late);
+        (self.lost, self.begin, self.head) = (false, (!apart).then(|| cursor.clone()), Some(cursor.clone()));
+        self.seen.remove(cursor);
         self.unbroken = self.records.len() as Pos + 1;
         self.breaks += 1;
     }
