@@ -81,7 +81,10 @@ async function post(url, body) {
 const scratch = mkdtempSync(join(tmpdir(), "bugfeed-pictures-"));
 const started = [];
 function start(program, args, env) {
-  const child = spawn(program, args, { cwd: scratch, env: { ...process.env, HOME: scratch, ...env }, stdio: "ignore", detached: true });
+  // The page tells how its program was called; no path of this machine belongs into a picture.
+  const argv0 = program === bugfeed ? "target/release/bugfeed" : program;
+  const all = { ...process.env, HOME: scratch, ...env };
+  const child = spawn(program, args, { argv0, cwd: scratch, env: all, stdio: "ignore", detached: true });
   started.push(child);
 }
 

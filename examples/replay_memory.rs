@@ -31,7 +31,7 @@ fn main() {
             cursor.seq += 1;
             let when = When::from_micros(1_400_000_000_000_000 + i64::try_from(number).unwrap()).unwrap();
             let change = Change { bug: BugId::new(number % bugs + 1).unwrap(), when };
-            recorder.record(change, when, &cursor, Continuity::Next);
+            recorder.record(change, when, &cursor, None, Continuity::Next);
         }
         let nanos = begin.elapsed().as_nanos() / u128::from(changes);
         let bytes = resident() - before;

@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bugfeed_protocol::When;
 use bugfeed_shim::amqp::HistoryBounds;
-use bugfeed_shim::events::Telemetry;
+use bugfeed_shim::events::{Telemetry, Turn};
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_shim::sql::DbUrl;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,7 +34,7 @@ use crate::http::listen::{self, BindError, ListenLimits};
 use crate::http::ops;
 use crate::http::origins::Origins;
 use crate::http::routes::{self, Site};
-use crate::hub::{self, Clock, Feed, Ingest};
+use crate::hub::{self, Clock, Feed, HubOptions, Ingest};
 
 /// The ports of a process, bound.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ const OPENING: Duration = Duration::from_secs(2);
 /// The parts of a gateway that do not depend on where changes come from.
 struct Gateway {
     args: ListenArgs,
+    /// How each feed is set up; they share the budgets.
+    hub: HubOptions,
     feeds: BTreeMap<String, Arc<Feed>>,
     events: Arc<Events>,
     health: Health,
@@ -87,6 +89,7 @@ impl Gateway {
     fn new(args: &ListenArgs, health: Health) -> Gateway {
         Gateway {
             args: args.clone(),
+            hub: args.hub(),
             feeds: BTreeMap::new(),
             events: Arc::new(Events::new()),
             health,
@@ -99,7 +102,7 @@ impl Gateway {
 
     /// Adds a feed, starts its shards, and returns what its bus feeds, and where it says how it is.
     fn add_feed(&mut self, name: &str, clock: Clock) -> (Ingest, FeedHealth) {
-        let parts = hub::feed(name, &self.args.hub(), clock, &self.events);
+        let parts = hub::feed(name, &self.hub, clock, &self.events);
         for shard in parts.shards {
             let running = shard.run(self.inner_stop.clone());
             self.essential.spawn(async move {
@@ -137,7 +140,7 @@ impl Gateway {
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };
-        let listening = stop.child_token();
+        let listening = CancellationToken::new();
         let feeds = Arc::clone(&site.feeds);
         self.clients.spawn(listen::serve(
             ports.clients,
@@ -152,6 +155,11 @@ impl Gateway {
             Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed").flatten(),
         };
         self.health.down("gateway", "shutting down");
+        let delay = Duration::from_millis(self.args.drain_delay_ms);
+        if ended.is_ok() && !delay.is_zero() {
+            tracing::info!(?delay, "not ready any more; accepting clients for a while yet");
+            tokio::time::sleep(delay).await;
+        }
         listening.cancel();
         self.shut_down(&feeds).await;
         ended
@@ -210,11 +218,16 @@ pub async fn gateway(args: &GatewayArgs, ports: Ports, stop: &CancellationToken)
     gateway.run(ports, None, stop).await
 }
 
-/// Runs `bugfeed serve` until `stop`.
+/// Runs `bugfeed serve` until `stop`. `told` hears whose turn it is, at first and whenever that changes.
 ///
 /// # Errors
 /// What a person must mend: a data directory that cannot be used.
-pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    args: &ServeArgs,
+    ports: Ports,
+    stop: &CancellationToken,
+    told: impl Fn(&Turn) + Send + 'static,
+) -> anyhow::Result<()> {
     let spec = TableSpec { table: args.table.clone(), ..TableSpec::default() };
     std::fs::create_dir_all(&args.data_dir)
         .with_context(|| format!("cannot make the data directory {} (--data-dir)", args.data_dir.display()))?;
@@ -226,10 +239,10 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
 
     let telemetry = Arc::new(Telemetry::default());
     let mut gateway = Gateway::new(&args.listen, Health::with_relay(Arc::clone(&telemetry)));
-    let (mut ingest, health) = gateway.add_feed(cli::SERVE_FEED, Clock::start());
-    warm(&ledger, &mut ingest, args.listen.replay_max).await?;
+    let (ingest, health) = gateway.add_feed(cli::SERVE_FEED, Clock::start());
+    gateway.inner.spawn(tell(telemetry.turn(), told, gateway.inner_stop.clone()));
 
-    let (mut publisher, bus) = local::channel();
+    let (mut publisher, bus) = local::channel(args.listen.replay_max);
     let options = RelayOptions {
         poll_interval: Duration::from_millis(args.poll_interval_ms),
         wake: Arc::new(Notify::new()),
@@ -238,7 +251,7 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
     };
     let wake = Arc::clone(&options.wake);
     let relay_stop = gateway.inner_stop.clone();
-    gateway.inner.spawn(bus.run(ingest, health, gateway.inner_stop.clone()));
+    gateway.inner.spawn(bus.run(ingest, health, Arc::clone(&options.telemetry), gateway.inner_stop.clone()));
     gateway.essential.spawn(async move {
         let relayed = relay::run(&source, &ledger, &mut publisher, &options, relay_stop).await;
         source.close().await;
@@ -266,21 +279,16 @@ pub async fn serve(args: &ServeArgs, ports: Ports, stop: &CancellationToken) -> 
     gateway.run(ports, demo, stop).await
 }
 
-/// Fills the replay cache with what the ledger remembers, so that clients can catch up over a restart.
-async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> anyhow::Result<()> {
-    const PAGE: usize = 10_000;
-    let head = ledger.head().await?;
-    if head == 0 {
-        ingest.begin(ledger.epoch().clone()).await;
-    }
-    let mut after = head.saturating_sub(max);
+/// Passes on whose turn it is.
+async fn tell(mut turn: watch::Receiver<Turn>, told: impl Fn(&Turn), stop: CancellationToken) {
     loop {
-        let page = ledger.history(after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = last.cursor.seq;
-        for numbered in page {
-            let recorded = numbered.recorded;
-            local::take(ingest, numbered.into(), Some(recorded)).await;
+        let now = turn.borrow_and_update().clone();
+        if now != Turn::Starting {
+            told(&now);
+        }
+        tokio::select! {
+            changed = turn.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
         }
     }
 }

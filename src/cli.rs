@@ -3,21 +3,26 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod touch;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::BugId;
+
 use bugfeed_shim::cli::{LogFormat, age, exchange as exchange_name, with_default_command, zone};
 use bugfeed_shim::source::Name;
-use bugfeed_shim::sql::DbUrl;
-use clap::{Args, Parser, Subcommand};
+use bugfeed_shim::usage::{listen_address, without_values};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+pub use touch::{Target, TouchArgs};
 pub use watch::{ColorChoice, WatchArgs};
 
+use crate::core::budget::Budgets;
 use crate::core::input::SessionLimits;
 use crate::core::replay::ReplayLimits;
 use crate::http::listen::ListenLimits;
@@ -55,7 +60,9 @@ impl Cli {
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(with_default_command(args, "serve"))
+        let mut command = without_values(Cli::command());
+        let matches = command.try_get_matches_from_mut(with_default_command(args, "serve"))?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
 }
 
@@ -102,10 +109,10 @@ Examples:
 #[derive(Clone, Debug, Args)]
 pub struct ListenArgs {
     /// Where clients connect (WebSocket, SSE, long-poll, and the live page)
-    #[arg(long, env = "BUGFEED_LISTEN", default_value = "127.0.0.1:8844", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BUGFEED_LISTEN", default_value = "127.0.0.1:8844", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are served; keep it private
-    #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT")]
+    #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
     /// The sites whose pages may use the feed; repeat for more. '*' is any, 'none' only the gateway's own page
     #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "https://HOST", value_delimiter = ',')]
@@ -144,6 +151,10 @@ pub struct ListenArgs {
     /// Over how long clients are closed when the gateway stops, each at another moment, in ms
     #[arg(long, env = "BUGFEED_DRAIN_WINDOW_MS", default_value_t = 3000, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
     pub drain_window_ms: u64,
+    /// How long clients are still accepted after SIGTERM, in ms, while /readyz already says no: for load balancers that
+    /// take a while to notice
+    #[arg(long, env = "BUGFEED_DRAIN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
+    pub drain_delay_ms: u64,
     /// The kernel's send buffer of a client, in bytes; bounds what a stalled client holds
     #[arg(long, env = "BUGFEED_SEND_BUFFER_BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(4096..=16_777_216), hide_short_help = true)]
     pub send_buffer_bytes: u32,
@@ -231,30 +242,22 @@ pub struct GatewayArgs {
     pub log: LogArgs,
 }
 
-/// Options of `touch`.
-#[derive(Clone, Debug, Args)]
-pub struct TouchArgs {
-    /// The bugs that change
-    #[arg(required = true, value_name = "BUG")]
-    pub bugs: Vec<BugId>,
-    /// The database of the change table: sqlite://, mysql:// or postgres://
-    #[arg(
-        long,
-        env = "BUGFEED_SOURCE",
-        default_value = "sqlite://data/bugfeed.db",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub source: DbUrl,
-    /// The change table's name
-    #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
-    pub table: Name,
-    /// When the bugs changed, in UTC [default: now]
-    #[arg(long, env = "BUGFEED_WHEN", value_name = "WHEN")]
-    pub when: Option<When>,
-    /// The zone of the times in the change table, as an IANA name
-    #[arg(long, env = "BUGFEED_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
-    pub timezone: jiff::tz::TimeZone,
+/// Bugs as a person writes them: a number, or several with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BugList(Vec<BugId>);
+
+impl FromStr for BugList {
+    type Err = <BugId as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<BugList, Self::Err> {
+        let text = text.trim().trim_end_matches(',');
+        text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(BugList)
+    }
+}
+
+/// All that are named, in that order.
+fn all_bugs(lists: &[BugList]) -> Vec<BugId> {
+    lists.iter().flat_map(|BugList(bugs)| bugs).copied().collect()
 }
 
 /// One `--tracker-url`.
@@ -337,7 +340,9 @@ impl ListenArgs {
                 idle_timeout_ms: self.idle_timeout_ms,
                 write_timeout_ms: self.write_timeout_ms,
                 message_bytes: self.max_message_bytes as usize,
+                ..SessionLimits::default()
             },
+            budgets: Budgets::default(),
         }
     }
 
@@ -382,8 +387,6 @@ pub const SERVE_FEED: &str = DEFAULT_FEED;
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -410,7 +413,7 @@ mod tests {
     #[test]
     fn wrong_values_name_the_option_the_value_and_what_is_allowed() {
         for (args, wants) in [
-            (&["--listen", "8844"][..], &["--listen", "8844", "socket address"][..]),
+            (&["--listen", "8844"][..], &["--listen", "8844", "127.0.0.1:8844", "localhost:8844"][..]),
             (&["--max-connections", "0"], &["--max-connections", "0", "1..=1000000"]),
             (&["--replay-age", "1y"], &["--replay-age", "1y", "24h"]),
             (&["--timezone", "Mars/Olympus"], &["--timezone", "Mars/Olympus", "America/Los_Angeles"]),
@@ -422,6 +425,7 @@ mod tests {
             (&["--tracker-url", "https://x/"], &["--tracker-url", "{bug}"]),
             (&["--tracker-url", "kde=javascript:{bug}"], &["--tracker-url", "https://HOST"]),
             (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
+            (&["--allow-origin", "https://*.x.example"], &["--allow-origin", "each site in full"]),
             (&["touch", "0"], &["0", "whole number"]),
             (&["touch"], &["BUG"]),
             (&["touch", "1", "--when", "soon"], &["--when", "soon", "2014-04-03T21:13:45"]),

@@ -290,6 +290,8 @@ impl Events {
         };
         count(&self.ended, "silent", tally.silent);
         count(&self.ended, "stalled", tally.stalled);
+        count(&self.ended, "unfinished", tally.unfinished);
+        count(&self.ended, "no_room", tally.no_room);
         count(&self.resumes, "complete", tally.complete);
         count(&self.resumes, "latest", tally.latest);
         count(&self.resumes, "gap", tally.gaps);

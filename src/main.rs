@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bugfeed::app::{self, Ports};
-use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, TouchArgs, WatchArgs};
+use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
-use bugfeed::welcome;
-use bugfeed_shim::app::init_logging;
-use bugfeed_shim::cli::usage_error;
-use bugfeed_shim::source::{self, TableSpec};
+use bugfeed::welcome::{self, Banner};
+use bugfeed_shim::app::{ignore_hangup, init_logging};
+use bugfeed_shim::cli::LogFormat;
+use bugfeed_shim::events::Turn;
+use bugfeed_shim::source;
+use bugfeed_shim::usage::Usage;
 use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
 
@@ -18,10 +20,18 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> ExitCode {
     // The one crypto provider of everything that speaks TLS here. It can only be installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage_error(&error));
+    let usage = Usage::of_this_process(&Cli::command());
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage.exit(&error));
+    let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::command());
+    let warnings = usage.strays("BUGFEED_", Some(&shim));
+    if matches!(cli.command, Command::Touch(_) | Command::Watch(_)) {
+        for warning in &warnings {
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        }
+    }
     let ended = match cli.command {
-        Command::Serve(args) => serve(*args).await.map(done),
-        Command::Gateway(args) => gateway(*args).await.map(done),
+        Command::Serve(args) => serve(*args, &usage, &warnings).await.map(done),
+        Command::Gateway(args) => gateway(*args, &usage, &warnings).await.map(done),
         Command::Touch(args) => touch(*args).await.map(done),
         Command::Watch(args) => watch(*args).await,
     };
@@ -29,7 +39,8 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Standard error is all there is to complain to.
-            let _ = writeln!(std::io::stderr(), "error: {}", in_one_line(&error));
+            let text = usage.explain(&format!("error: {}", in_one_line(&error)));
+            let _ = writeln!(std::io::stderr(), "{text}");
             ExitCode::FAILURE
         }
     }
@@ -52,21 +63,30 @@ fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
-async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    check(args.listen.check());
-    init_logging(args.log.log_format);
+async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
+    check(args.listen.check(), usage);
+    begin(args.log.log_format, warnings);
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    let banner = welcome::banner(&args, (clients, admin), &welcome::program(), |name| std::env::var_os(name).is_some());
-    std::io::stdout().write_all(banner.as_bytes()).context("cannot write to standard output")?;
-    app::serve(&args, ports, &stop_on_signal()?).await
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set);
+    let told = move |turn: &Turn| {
+        let text = match turn {
+            Turn::Starting => return,
+            Turn::Waiting(holder) => banner.waiting(holder),
+            Turn::Working => banner.working(),
+        };
+        // Whoever closed it does not want to know.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    };
+    app::serve(&args, ports, &stop_on_signal()?, told).await
 }
 
-async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
-    check(args.listen.check());
-    check(bugfeed::cli::feeds(&args.feeds).map(drop));
-    init_logging(args.log.log_format);
+async fn gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
+    check(args.listen.check(), usage);
+    check(bugfeed::cli::feeds(&args.feeds).map(drop), usage);
+    begin(args.log.log_format, warnings);
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
@@ -74,15 +94,24 @@ async fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     app::gateway(&args, ports, &stop_on_signal()?).await
 }
 
+/// Starts logging.
+fn begin(format: LogFormat, warnings: &[String]) {
+    init_logging(format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
-    let spec = TableSpec { table: args.table, ..TableSpec::default() };
-    let when = args.when.unwrap_or_else(app::this_second);
-    source::touch(&args.source, &spec, &args.bugs, when, &args.timezone)
+    let (bugs, when) = (args.bugs(), args.when.unwrap_or_else(app::this_second));
+    let Target { source, spec, timezone, whence } = args.target().map_err(anyhow::Error::msg)?;
+    let place = format!("table {} of {source}{whence}", spec.table);
+    source::touch(&source, &spec, &bugs, when, &timezone)
         .await
-        .context("no change was written; is bugfeed running here, or --source right?")?;
+        .with_context(|| format!("no change was written into {place}; is bugfeed running here, or --source right?"))?;
     let mut out = std::io::stdout().lock();
-    for bug in &args.bugs {
-        writeln!(out, "{when}  bug {bug} touched")?;
+    for bug in &bugs {
+        writeln!(out, "{when}  bug {bug} touched in {place}")?;
     }
     Ok(())
 }
@@ -107,9 +136,9 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Ends the process as clap does for a wrong value.
-fn check(checked: Result<(), String>) {
+fn check(checked: Result<(), String>, usage: &Usage) {
     if let Err(message) = checked {
-        Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit();
+        usage.exit(&Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
     }
 }
 
@@ -127,10 +156,11 @@ fn raise_file_limit(max_connections: u32) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once.
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP changes nothing.
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
+    ignore_hangup()?;
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("cannot wait for signals")?;
         let stop = stop.clone();

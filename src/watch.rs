@@ -98,11 +98,11 @@ pub async fn run<O: Write, S: Write>(
 ) -> Result<Ended, WatchError> {
     let mut watch = Watch { args, screen, signals, left: args.count, paused: None };
     let state = match &args.state {
-        Some(path) => Some(StateFile::open(path, &args.url.to_string(), &args.bugs)?),
+        Some(path) => Some(StateFile::open(path, &args.url.to_string(), &args.bugs())?),
         None => None,
     };
     let mut feed = Feed::builder(&args.url.0)?
-        .bugs(args.bugs.iter().map(|bug| bug.get()))
+        .bugs(args.bugs().iter().map(|bug| bug.get()))
         .heartbeat(HEARTBEAT)
         .classic(args.classic);
     if let Some(since) = args.since {

@@ -15,36 +15,60 @@ pub fn program() -> String {
     quoted(&std::env::args_os().next().map_or_else(|| "bugfeed".into(), |name| name.to_string_lossy().into_owned()))
 }
 
-/// The banner. `is_set` says whether an environment variable is set.
-pub fn banner(
-    args: &ServeArgs,
-    (clients, admin): (SocketAddr, SocketAddr),
-    program: &str,
-    is_set: impl Fn(&str) -> bool,
-) -> String {
-    let dir = args.data_dir.display().to_string();
-    let dir = dir.trim_end_matches('/');
-    let (reached, admin) = (reachable(clients), reachable(admin));
-    let watch = if reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL") {
-        String::new()
-    } else {
-        format!(" --url ws://{reached}/")
-    };
-    let touch = touch_options(args, dir, is_set);
-    format!(
-        "bugfeed {version}, all in one\n\
-         \x20 live page  http://{reached}/\n\
-         \x20 clients    ws://{reached}/{everywhere}\n\
-         \x20 admin      http://{admin}/readyz, /metrics\n\
-         \x20 table      {table} in {dir}/bugfeed.db\n\
-         \x20 ledger     {dir}/ledger.db\n\
-         Try, in two other terminals:\n\
-         \x20 {program} watch 1234{watch}\n\
-         \x20 {program} touch 1234{touch}\n",
-        version = crate::VERSION,
-        everywhere = if clients.ip().is_unspecified() { ", and at every other address of this machine" } else { "" },
-        table = args.table,
-    )
+/// What is printed: once it works, or while another one does.
+#[derive(Clone, Debug)]
+pub struct Banner {
+    name: String,
+    dir: String,
+    places: String,
+    commands: String,
+}
+
+impl Banner {
+    /// For these options and the ports they came to. `is_set` says whether an environment variable is set.
+    pub fn new(
+        args: &ServeArgs,
+        (clients, admin): (SocketAddr, SocketAddr),
+        program: &str,
+        is_set: impl Fn(&str) -> bool,
+    ) -> Banner {
+        let dir = args.data_dir.display().to_string();
+        let dir = dir.trim_end_matches('/').to_owned();
+        let everywhere =
+            if clients.ip().is_unspecified() { ", and at every other address of this machine" } else { "" };
+        let (reached, admin) = (reachable(clients), reachable(admin));
+        let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL");
+        let watch = if is_default { String::new() } else { format!(" --url ws://{reached}/") };
+        let touch = touch_options(args, &dir, is_set);
+        let places = format!(
+            "\x20 live page  http://{reached}/\n\
+             \x20 clients    ws://{reached}/{everywhere}\n\
+             \x20 admin      http://{admin}/readyz, /metrics\n\
+             \x20 table      {table} in {dir}/bugfeed.db\n\
+             \x20 ledger     {dir}/ledger.db\n",
+            table = args.table,
+        );
+        let commands = format!(
+            "Try, in two other terminals:\n\
+             \x20 {program} watch 1234{watch}\n\
+             \x20 {program} touch 1234{touch}\n"
+        );
+        Banner { name: format!("bugfeed {}, all in one", crate::VERSION), dir, places, commands }
+    }
+
+    /// It is this one's turn.
+    pub fn working(&self) -> String {
+        format!("{}\n{}{}", self.name, self.places, self.commands)
+    }
+
+    /// `holder` works in the same folder. No commands: they would reach nobody.
+    pub fn waiting(&self, holder: &str) -> String {
+        format!(
+            "{}: WAITING for its turn. {holder} works on {}, and this one takes over when that one ends.\n\
+             Until then it serves nobody: clients are told to come again (503).\n{}",
+            self.name, self.dir, self.places
+        )
+    }
 }
 
 /// What `touch` must be told to write into this table.
@@ -110,7 +134,10 @@ mod tests {
         let args = ["bugfeed"].iter().chain(options).map(OsString::from);
         let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
         let ports = (listen.parse().unwrap(), "127.0.0.1:8845".parse().unwrap());
-        let text = banner(&args, ports, "target/release/bugfeed", |name| set.contains(&name));
+        let banner = Banner::new(&args, ports, "target/release/bugfeed", |name| set.contains(&name));
+        let waiting = banner.waiting("pid 7");
+        assert!(waiting.contains("pid 7") && !waiting.contains("watch 1234"), "{waiting}");
+        let text = banner.working();
         text.lines().filter_map(|line| line.strip_prefix("  target/release/bugfeed ")).map(str::to_owned).collect()
     }
 

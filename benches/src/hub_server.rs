@@ -16,7 +16,7 @@ use bugfeed::events::Events;
 use bugfeed::http::listen;
 use bugfeed::http::origins::Origins;
 use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
-use bugfeed::hub::{self, Clock, Ingest};
+use bugfeed::hub::{self, Came, Clock, Ingest};
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -99,7 +99,7 @@ async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
 }
 
 async fn take(ingest: &mut Ingest, message: BusMessage) {
-    if let Some(hole) = ingest.take(message, None).await {
+    if let Came::Hole(hole) = ingest.take(message, None).await {
         ingest.take_anyway(&hole.message, hole.recorded).await;
     }
 }

@@ -6,9 +6,9 @@ export interface Options {
   signal?: AbortSignal;
   /**
    * Keeps the cursor, so that the next page load or the next run resumes where this one ended: `localStorage`, or
-   * anything with these two methods. A change is dealt with, and its cursor stored, once its event was dispatched; or,
-   * while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it
-   * again. In Node, `files` of `@bugfeed/client/files`.
+   * anything with these two methods. A change is dealt with, and its cursor stored, once a listener was called with it;
+   * or, while the feed is iterated over, once the loop asks for the next event, so that a bot that dies in between gets it
+   * again. While nobody listens, nothing is stored that was not told. In Node, `files` of `@bugfeed/client/files`.
    */
   storage?: Pick<Storage, "getItem" | "setItem">;
   /** Under which name. Pages and bots that watch different bugs need different keys. Required with `storage`. */
@@ -28,6 +28,11 @@ export interface Options {
    * README. `webSocket(WebSocket)`, or `eventStream()` and `longPoll()` of `@bugfeed/client/fallback`.
    */
   transport?: Transport;
+  /**
+   * Sends cookies along with SSE and long-poll, where a proxy in front of the gateway asks for a login; over WebSocket
+   * browsers always do. The answers must name the page's origin (`--allow-origin https://…`) and allow credentials.
+   */
+  withCredentials?: boolean;
 }
 
 /** A bug changed. What changed is for the tracker's own API to say. */
@@ -49,6 +54,9 @@ export interface Gap {
 /** `waiting` until the next attempt, `connecting` until the gateway has answered, `open`, or `closed` for good. */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
+/** `paused`: the gateway knows that nothing can arrive just now. What is not said is `live`. */
+export type FeedState = "live" | "paused";
+
 /** The gateway on what was missed: every change follows, the newest of each bug follows, or nobody knows. */
 export type Replay = "complete" | "latest" | "gap";
 
@@ -68,14 +76,17 @@ export interface Details {
   gap: Gap;
   /** `reason` and `delay` (ms until the next attempt) when waiting. */
   state: { state: State; reason?: string; delay?: number };
+  /** When that changes, and since when (UTC, by the gateway's clock), where it was told. */
+  feed: { state: FeedState; since?: string };
   /** From now on these bugs are watched. `replay` is null where nothing was resumed. */
   subscribed: { bugs: number[]; replay: Replay | null };
   error: BugfeedError;
 }
 
 /**
- * What went wrong: a subscription was refused (`bugs` are not watched), the cursor could not be stored, or, if `final`,
- * the feed ended because trying again would not mend it.
+ * What went wrong: a subscription was refused (`bugs` are not watched), the cursor could not be stored, three attempts in
+ * a row were answered with the same `status` (the feed goes on trying; it is told once, and no loop throws it), or, if
+ * `final`, the feed ended because trying again would not mend it.
  */
 export class BugfeedError extends Error {
   final: boolean;
@@ -110,6 +121,8 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   readonly transport: string | null;
   /** What the gateway said of itself when this connection began. Null until the first one has. */
   readonly welcome: Welcome | null;
+  /** Whether anything can arrive just now. Until a new connection has said so, as the last one said. */
+  readonly feedState: FeedState;
   /** The verdict of the last subscription. */
   readonly replay: Replay | null;
   /**
@@ -138,10 +151,13 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   close(): void;
 
   /**
-   * Changes and gaps, one at a time, one reader at a time, from the first `next()` on. Ends when the feed is closed;
-   * throws the `BugfeedError` when it fails or a subscription is refused.
+   * Changes and gaps, one at a time, one reader at a time, with what came while nobody listened. Ends when the feed is
+   * closed; throws the `BugfeedError` when it fails or a subscription is refused.
+   *
+   * A `next()` before the last one was answered is the same question: its promise may be waited for again, after a
+   * timeout for example. `return()` ends the wait at once, and nothing else: what comes then waits for another loop.
    */
-  [Symbol.asyncIterator](): AsyncGenerator<Change | Gap, void, void>;
+  [Symbol.asyncIterator](): FeedReader;
 
   addEventListener<K extends keyof Details>(
     type: K,
@@ -165,6 +181,13 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   ): void;
 }
 
+/** What a loop reads from. */
+export interface FeedReader extends AsyncIterableIterator<Change | Gap, void, void> {
+  next(): Promise<IteratorResult<Change | Gap, void>>;
+  return(): Promise<IteratorResult<Change | Gap, void>>;
+  [Symbol.asyncIterator](): FeedReader;
+}
+
 /** One connection, as a transport made it. */
 export interface Link {
   /** For `Bugfeed.transport`. */
@@ -185,8 +208,11 @@ export type Transport = (
     open(): void;
     /** A message of the protocol, as JSON text. */
     message(text: string): void;
-    /** The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known. */
-    close(why: { code?: number; reason?: string; status?: number }): void;
+    /**
+     * The end, or that there was no beginning: a close code of RFC 6455, an HTTP status, where they are known; whether
+     * that is the gateway's own last word (`final`); how many ms it wants to be left alone.
+     */
+    close(why: { code?: number; reason?: string; status?: number; final?: boolean; retryAfter?: number }): void;
   },
 ) => Link;
 

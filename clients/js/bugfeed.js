@@ -5,24 +5,26 @@
  */
 
 const world = globalThis;
+const soon = queueMicrotask;
 /** Close codes after which the same would be refused again. */
 const FINAL = [1002, 1003, 1007, 1009];
-/** HTTP statuses that mean "later", unlike the others from 400 to 499… */
-const LATER = [408, 425, 429];
-/** …and those of a request from which a proxy took the wish for a WebSocket. */
-const STRIPPED = [400, 426];
 /** How long opening a connection may take, in ms. */
 const CONNECT_MS = 15_000;
 /** How long an answer may take where there is reason to doubt the connection, in ms. */
 const PROBE_MS = 5_000;
 /** No gateway is waited for longer than this, in ms. */
 const MAX_WAIT_MS = 300_000;
-/** Events that may wait for a slow reader, and twice the bugs; beyond that, only the newest change of each bug. */
-const MAX_WAITING = 10_000;
 /** Marks a cursor that is a date, for gateways that know no cursors. */
 const SINCE = "since:";
+/** States, a command and a protocol that are named often. */
+const WAITING = "waiting";
+const CLOSED = "closed";
+const SUBSCRIBE = "subscribe";
+const CLASSIC = "classic";
 /** The cursor of those who were given none: no gateway made it, so that resuming from it is a gap. */
 const UNKNOWN = "unknown";
+
+const loadOthers = () => import("./client-fallback.js");
 
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
@@ -45,12 +47,19 @@ export class BugfeedError extends Error {
 export const webSocket = (Socket) => (url, on) => {
   const socket = new Socket(url);
   let trouble;
-  socket.onopen = on.open;
+  const end = ({ code, reason, message = trouble }) => on.close({ code, reason: reason || message });
+  // Of what never began, Node 20 and 22 tell no end: an error is all there is.
+  socket.onerror = end;
+  socket.onopen = () => {
+    socket.onerror = ({ message }) => (trouble = message);
+    on.open();
+  };
   socket.onmessage = ({ data }) => on.message(data);
-  socket.onerror = ({ message }) => (trouble = message);
-  socket.onclose = ({ code, reason }) =>
-    // Browsers do not tell the HTTP status; `ws` does in its text.
-    on.close({ code, reason: reason || trouble, status: +/response: (\d+)/.exec(trouble)?.[1] || 0 });
+  socket.onclose = end;
+  // `ws` shows what a handshake was answered with; browsers, and Node's own, do not.
+  socket.on?.("unexpected-response", (_, answer) =>
+    loadOthers().then((module) => module.refused(answer, on.close), end),
+  );
   return {
     name: "websocket",
     send: (command) => socket.send(JSON.stringify(command)),
@@ -76,26 +85,18 @@ const address = (text) => {
 /** The date, if the cursor is one. */
 const dateOf = (cursor) => cursor?.split(SINCE)[1];
 
-/** Of what waits to be read, in order: all but those changes and cursors that later ones outdate. */
-const newest = (waiting) => {
-  const kept = new Map();
-  for (const entry of waiting) {
-    const [item] = entry;
-    const key = item?.bug ?? item;
-    kept.delete(key);
-    kept.set(key, entry);
-  }
-  return [...kept.values()];
-};
+/** For each listener another one, which shows that it was called. */
+const ears = new WeakMap();
 
 /** A feed of changes: connects as soon as it is made, and again whenever the connection breaks, until it is closed. */
 export class Bugfeed extends EventTarget {
-  state = "waiting";
+  state = WAITING;
   protocol = null;
   replay = null;
   head = null;
   welcome = null;
   transport = null;
+  feedState = "live";
   cursor; // Up to here everything was received…
   #saved; // …and up to here everything was dealt with.
 
@@ -103,25 +104,26 @@ export class Bugfeed extends EventTarget {
   #sent; // What this connection was asked for, while it is open.
   #asked; // Commands of this connection that are not answered yet.
   #resumed; // The command that told this connection where to resume.
+  #last; // What the gateway said last.
 
   #transport;
-  #others; // Where other transports may be tried: the statuses that call for them.
+  #others; // Where other transports may be tried: what they need to know.
   #link;
   #heartbeat; // In seconds.
   #interval; // What the gateway granted, in ms.
   #timer;
   #failures = 0;
+  #row = {}; // The status that the last attempts were answered with, and how many of them.
   #retryAfter;
-  #changing;
   #ended = new AbortController();
 
   #store;
-  #queue; // What waits for the iterator, each with its cursor.
-  #more;
+  #queue = []; // Of what waits for somebody. Until it is loaded, what it is to do then; most often nothing.
+  #loading;
 
   constructor(
     url,
-    { bugs = [], signal, storage, key, cursor, heartbeat = 30, transport, WebSocket = world.WebSocket } = {},
+    { bugs = [], signal, storage, key, cursor, heartbeat = 30, transport, withCredentials, WebSocket = world.WebSocket } = {},
   ) {
     super();
     this.url = address(url);
@@ -130,7 +132,7 @@ export class Bugfeed extends EventTarget {
       throw new TypeError("no WebSocket: npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}");
     if (storage && !key) throw new TypeError("storage needs a key");
     this.#heartbeat = heartbeat;
-    this.#others = !transport && STRIPPED;
+    this.#others = !transport && { withCredentials };
     this.#transport = transport ?? webSocket(WebSocket);
     this.#bugs = new Set(numbers([...bugs]));
     this.#store = (cursor) => storage?.setItem(key, cursor);
@@ -141,7 +143,7 @@ export class Bugfeed extends EventTarget {
     world.addEventListener?.("online", this.#wake, until);
     world.document?.addEventListener("visibilitychange", this.#wake, until);
     // Later, so that listeners hear of it.
-    queueMicrotask(() => (signal?.aborted ? this.close() : this.reconnect()));
+    soon(() => (signal?.aborted ? this.close() : this.reconnect()));
   }
 
   get bugs() {
@@ -157,40 +159,40 @@ export class Bugfeed extends EventTarget {
   }
 
   close = () => {
-    if (this.state === "closed") return;
-    this.#queue?.splice(0);
+    if (this.state === CLOSED) return;
+    // Before what is still to be done.
+    this.#queue.unshift((queue) => queue.close());
     this.#end();
   };
 
-  async *[Symbol.asyncIterator]() {
-    if (this.#queue) throw new BugfeedError("has a reader already");
-    const queue = (this.#queue = []);
-    try {
-      for (;;) {
-        while (queue.length) {
-          const [item, cursor] = queue.shift();
-          if (item instanceof Error) throw item;
-          if (item) yield item;
-          // Asked for the next one: this one is dealt with.
-          this.#save(cursor);
-        }
-        if (this.state === "closed") return;
-        await new Promise((more) => (this.#more = more));
-      }
-    } finally {
-      this.#queue = null;
-    }
+  [Symbol.asyncIterator]() {
+    const ask = (what) => () => this.#later((queue) => queue[what](reader));
+    const reader = { [Symbol.asyncIterator]: () => reader, next: ask("next"), return: ask("leave") };
+    return reader;
+  }
+
+  // An event that nobody hears waits for somebody who does.
+
+  addEventListener(type, listener, options) {
+    if (listener && !ears.has(listener)) ears.set(listener, (event) => (event.heard = true));
+    for (const each of [ears.get(listener), listener]) super.addEventListener(type, each, options);
+    // In a moment, when those of other types are there, too.
+    soon(() => this.#queue.offer?.());
+  }
+
+  removeEventListener(type, listener, options) {
+    for (const each of [ears.get(listener), listener]) super.removeEventListener(type, each, options);
   }
 
   // Connecting, open, waiting, closed.
 
   reconnect() {
-    if (this.state !== "waiting") return;
+    if (this.state !== WAITING) return;
     let link;
     const ours = (then) => (about) => link === this.#link && then.call(this, about);
     this.#asked = new Set();
     this.#interval = this.#heartbeat * 1000;
-    this.#resumed = this.#retryAfter = this.protocol = null;
+    this.#resumed = this.#last = this.#retryAfter = this.protocol = null;
     this.#after(CONNECT_MS);
     try {
       link = this.#link = this.#transport(this.url, {
@@ -202,7 +204,7 @@ export class Bugfeed extends EventTarget {
       // Last: whoever hears of it may close the feed, and the link with it.
       this.#become("connecting");
     } catch (cause) {
-      this.#fail(cause.message, { cause });
+      this.#fail(cause, { cause });
     }
   }
 
@@ -214,20 +216,23 @@ export class Bugfeed extends EventTarget {
     this.#flush();
   }
 
-  #lost({ code, reason, status }) {
+  #lost({ code, reason, status, final, retryAfter = 0 }) {
     this.#leave();
-    if ((within(status, 400, 499) && !LATER.concat(this.#others).includes(status)) || FINAL.includes(code))
-      return this.#fail(`${this.url} refuses (${status || code}): ${reason}`, { code, status });
+    const message = `${this.url} refuses (${status || code}): ${reason}`;
+    if (final || FINAL.includes(code)) return this.#fail(message, { code, status });
+    this.#row = { [status]: 1 + (this.#row[status] ?? 0) };
     // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
-    const delay = this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random());
+    const delay =
+      this.#retryAfter ?? Math.min(500 * 2 ** this.#failures++, 15_000) * (1 + Math.random()) + retryAfter;
     this.#after(delay, () => this.reconnect());
     // Perhaps WebSocket does not pass here: from now on it takes turns with others, if the module is to be had.
     if (this.#others && this.#failures % 3 === 2)
-      import("./client-fallback.js").then(
-        ({ fallback }) => (this.#transport = fallback(this.#transport, this.head)),
+      loadOthers().then(
+        (module) => (this.#transport = module.fallback(this.#transport, this.head, this.#others)),
         () => {},
       );
-    this.#become("waiting", { reason: reason || `connection lost (${code})`, delay });
+    this.#become(WAITING, { reason: reason || `connection lost (${code})`, delay });
+    if (status && this.#row[status] === 3) this.#tell("error", new BugfeedError(`${message}; trying on`, { status }));
   }
 
   #leave() {
@@ -245,8 +250,7 @@ export class Bugfeed extends EventTarget {
     clearTimeout(this.#timer);
     this.#leave();
     this.#ended.abort();
-    this.#become("closed");
-    this.#more?.();
+    this.#become(CLOSED);
   }
 
   #become(state, about) {
@@ -268,7 +272,7 @@ export class Bugfeed extends EventTarget {
 
   /** Something came. Classic gateways send no heartbeat, so they are asked for a sign of life. */
   #heard() {
-    if (this.protocol === "classic") this.#after(this.#interval, () => this.#probe(1.5 * this.#interval));
+    if (this.protocol === CLASSIC) this.#after(this.#interval, () => this.#probe(1.5 * this.#interval));
     else this.#after(2.5 * this.#interval);
   }
 
@@ -283,12 +287,10 @@ export class Bugfeed extends EventTarget {
   /** Sent in a moment, so that bugs subscribed one by one are resumed together: a cursor speaks for all of them. */
   #change(how, bugs) {
     for (const bug of numbers(bugs)) this.#bugs[how](bug);
-    if (!this.#changing) queueMicrotask(() => this.#flush());
-    this.#changing = true;
+    soon(() => this.#flush());
   }
 
   #flush() {
-    this.#changing = false;
     if (!this.#sent) return;
     const drop = [...this.#sent].filter((bug) => !this.#bugs.has(bug));
     const bugs = this.bugs.filter((bug) => !this.#sent.has(bug));
@@ -297,7 +299,7 @@ export class Bugfeed extends EventTarget {
     if (!bugs.length) return;
     const position = (!this.#resumed && this.cursor) || undefined;
     const since = dateOf(position);
-    const command = { command: "subscribe", bugs, since, cursor: since ? undefined : position };
+    const command = { command: SUBSCRIBE, bugs, since, cursor: since ? undefined : position };
     this.#resumed ??= command;
     this.#ask(command);
   }
@@ -311,6 +313,7 @@ export class Bugfeed extends EventTarget {
 
   #received(text) {
     this.#failures = 0;
+    this.#row = {};
     this.#heard();
     let message;
     try {
@@ -318,22 +321,29 @@ export class Bugfeed extends EventTarget {
     } catch {
       return;
     }
-    const { command, bug, when, cursor: place, retry_after_ms: delay } = message;
+    const { command, bug, when, cursor: place, state, since, retry_after_ms: delay, spread_ms: spread } = message;
     const cursor = typeof place === "string" ? place : null;
+    const isBeat = command === "heartbeat";
     const isRefused = message.result === "error";
     const asked = [...this.#asked].find((each) => each.command === command);
+    // Whether anything can come just now; until a new gateway has spoken, it is as it was.
+    if (this.#last === "hello" || isBeat || command === "feed") {
+      const now = state === "paused" ? state : "live";
+      if (now !== this.feedState) this.#tell("feed", { state: (this.feedState = now), since });
+    }
+    this.#last = command;
     if (command === "update") {
       if (Number.isSafeInteger(bug) && typeof when === "string")
         this.#move(cursor ?? this.#since(when), this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when });
     } else if (command === "gap") {
-      this.#move(cursor, this.#gap([...this.#sent]));
-    } else if (command === "goaway" || command === "heartbeat") {
+      this.#missed(cursor, [...this.#sent], spread);
+    } else if (isBeat || command === "goaway") {
       if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, MAX_WAIT_MS);
       this.#move(cursor);
     } else if (this.#asked.delete(asked)) {
       if (command === "hello") this.#welcomed(message, cursor, isRefused);
       else if (isRefused) this.#refused(asked, message.error);
-      else if (command === "subscribe") this.#subscribed(asked, message.replay ?? null, cursor);
+      else if (command === SUBSCRIBE) this.#subscribed(asked, message.replay ?? null, cursor, spread);
       else this.#move(cursor);
     }
   }
@@ -341,7 +351,7 @@ export class Bugfeed extends EventTarget {
   #welcomed(message, cursor, isRefused) {
     const { heartbeat, error } = message;
     if (isRefused && error !== "invalid command") return this.#fail(`hello refused: ${error}`);
-    this.protocol = isRefused ? "classic" : "modern";
+    this.protocol = isRefused ? CLASSIC : "modern";
     this.welcome = message;
     if (within(heartbeat, 1, 300)) this.#interval = heartbeat * 1000;
     // For those who start afresh; it is no position of ours.
@@ -350,12 +360,12 @@ export class Bugfeed extends EventTarget {
     this.#become("open");
   }
 
-  #subscribed({ bugs, cursor }, replay, now) {
+  #subscribed({ bugs, cursor }, replay, now, spread) {
     this.replay = replay;
     this.#tell("subscribed", { bugs, replay });
     // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
-    const missed = cursor && !["complete", "latest"].includes(replay);
-    this.#move(now ?? (this.cursor ? null : UNKNOWN), missed && this.#gap(bugs));
+    if (cursor && !["complete", "latest"].includes(replay)) this.#missed(now, bugs, spread);
+    else this.#move(now ?? (this.cursor ? null : UNKNOWN));
   }
 
   #refused(asked, error) {
@@ -367,39 +377,51 @@ export class Bugfeed extends EventTarget {
     this.#move(null, new BugfeedError(`${asked.command} refused: ${error}`, { bugs: asked.bugs }));
   }
 
-  #gap(bugs) {
-    return { type: "gap", bugs: bugs.filter((bug) => this.#bugs.has(bug)) };
+  #missed(cursor, bugs, spread) {
+    bugs = bugs.filter((bug) => this.#bugs.has(bug));
+    this.#move(cursor, bugs.length && { type: "gap", bugs }, spread);
   }
 
   /** Where to resume on a classic gateway: the largest date received, but none that lies in the future. */
   #since(when) {
-    const isOld = when <= dateOf(this.cursor);
-    return this.protocol === "classic" && !isOld && when < new Date().toISOString() && SINCE + when;
+    return this.protocol === CLASSIC && !(when <= dateOf(this.cursor)) && when < new Date().toISOString() && SINCE + when;
   }
 
   // What the application hears.
 
   /** Passes something on, and moves the cursor: what is resumed from at once, what is stored when it is dealt with. */
-  #move(cursor, item) {
+  #move(cursor, item, spread) {
     if (cursor) this.cursor = cursor;
-    const queue = this.#queue;
-    if (queue?.push([item, cursor]) > MAX_WAITING + 2 * this.#bugs.size) queue.push(...newest(queue.splice(0)));
-    this.#more?.();
-    if (item) this.#tell(item.type, item);
-    if (!queue) this.#save(cursor);
+    // Somebody hears it, and that is all: most often it is so.
+    if (!spread && this.#queue.length === 0 && (!item || this.#tell(item.type, item))) this.#save(cursor);
+    else this.#later((queue) => queue.add(item, cursor, spread));
   }
 
-  #save(cursor) {
+  #later(call) {
+    this.#loading ??= import("./client-queue.js").then(
+      (module) => (this.#queue = new module.Queue(this.#queue, this, this.#tell, this.#save, BugfeedError)),
+      (cause) => {
+        this.#loading = null;
+        this.#tell("error", new BugfeedError(cause));
+      },
+    );
+    return new Promise((resolve) => this.#queue.push((queue) => resolve(call(queue))));
+  }
+
+  #save = (cursor) => {
     if (cursor && cursor !== this.#saved)
       try {
         this.#store(cursor);
         this.#saved = cursor;
       } catch (cause) {
-        this.#move(null, new BugfeedError(`storing failed: ${cause.message}`, { cause }));
+        this.#move(null, new BugfeedError(`storing failed: ${cause}`, { cause }));
       }
-  }
+  };
 
-  #tell(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
+  /** Dispatches an event; whether somebody heard it. */
+  #tell = (type, detail) => {
+    const event = new CustomEvent(type, { detail });
+    this.dispatchEvent(event);
+    return event.heard;
+  };
 }

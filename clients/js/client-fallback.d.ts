@@ -12,8 +12,8 @@ export function longPoll(fetch?: typeof globalThis.fetch): Transport;
 
 /**
  * What a feed without the option `transport` changes to when two attempts in a row were in vain: a transport that takes
- * turns between `socket`, SSE and long-poll, one at each attempt.
+ * turns between `socket`, SSE and long-poll, one at each attempt. In pages, the latter two are shared by all of them.
  * @param socket the transport over WebSocket; one that was made by this function is returned as it is
  * @param proven whether WebSocket has worked before
  */
-export function fallback(socket: Transport, proven: boolean): Transport;
+export function fallback(socket: Transport, proven: boolean, options?: { withCredentials?: boolean }): Transport;

@@ -25,6 +25,10 @@ const MAX_LINE = 65_536;
 const AGAIN_MS = [60_000, 3_600_000];
 /** The cursor of those who were given none: resuming from it is a gap. */
 const UNKNOWN = "unknown";
+/** HTTP statuses that mean "later", unlike the others from 400 to 499. */
+const LATER = [408, 425, 429];
+/** No server is waited for longer than this, in ms. */
+const MAX_WAIT_MS = 300_000;
 /** What servers say that do not know the address or the question: there is no such way here. */
 const NOT_HERE = [400, 404, 405, 426];
 /** What the answer to a wish for a WebSocket is that a proxy has stripped of it. */
@@ -38,6 +42,36 @@ const parsed = (json) => {
   } catch {
     return {};
   }
+};
+
+/**
+ * What a refusal means. Only the gateway's own word may be final, which its header tells from a proxy's: that one may say
+ * anything while the gateway restarts.
+ */
+const judged = (status, header, body) => {
+  const { error } = parsed(body);
+  const own = typeof error === "string" && error;
+  const seconds = header("retry-after") ?? "";
+  const wait = /^\d+$/.test(seconds) ? seconds * 1000 : Date.parse(seconds) - Date.now();
+  return {
+    status,
+    reason: own || `HTTP status ${status}`,
+    final: !!header("bugfeed-version") && status >= 400 && status < 500 && !LATER.includes(status),
+    retryAfter: [429, 503].includes(status) && wait > 0 ? Math.min(wait, MAX_WAIT_MS) : 0,
+  };
+};
+
+/** The same of what `ws` got for an answer to the wish for a WebSocket. */
+export const refused = async (answer, close) => {
+  const { statusCode: status, headers } = answer;
+  let body = "";
+  try {
+    for await (const piece of answer) if ((body += piece).length > MAX_LINE) break;
+  } catch {
+    // What came is enough.
+  }
+  const why = judged(status, (name) => headers[name], body);
+  close({ ...why, final: why.final && !STRIPPED.includes(status) });
 };
 
 /**
@@ -96,7 +130,11 @@ class Session {
     clearTimeout(this.#next);
     clearTimeout(this.#deadline);
     this.#running?.abort();
+    this.closed();
   }
+
+  /** For what else has to end. */
+  closed() {}
 
   end(why) {
     if (this.#closed) return;
@@ -141,7 +179,7 @@ class Session {
       else await this.#refused(response, signal);
     } catch (error) {
       // Those that were given up fail, too.
-      if (!signal.aborted) this.end({ reason: error.message });
+      if (!signal.aborted) this.end({ reason: error.message, status: error.status });
     }
   }
 
@@ -177,12 +215,13 @@ class Session {
   }
 
   async #refused(response, signal) {
-    const { status } = response;
-    const { error } = parsed(await response.text());
+    const { status, headers } = response;
+    const text = await response.text();
     if (signal.aborted) return;
+    const { error } = parsed(text);
     const [first, second] = this.#asked.flatMap(({ command }, index) => (command === "subscribe" ? [index] : []));
     if (status !== 400 || !error || first === undefined)
-      return this.end({ status, reason: error || `HTTP status ${status}` });
+      return this.end(judged(status, (name) => headers.get(name), text));
     this.heard();
     // Like a refused subscribe of a WebSocket: the session goes on without it. Of several, the first may be welcome.
     if (second) this.#todo.unshift(...this.#asked.splice(second));
@@ -194,16 +233,16 @@ class Session {
   }
 
   /** What was asked for is so, and this is the verdict where the request resumed. */
-  answer(replay, cursor, hello) {
+  answer(replay, cursor, hello, about) {
     const asked = this.#asked.splice(0);
     this.#pending = false;
     this.bugs = this.#wanted;
-    if (this.#resumes && isLost(replay)) this.say({ command: "gap", cursor });
+    if (this.#resumes && isLost(replay)) this.say({ command: "gap", cursor, ...about });
     for (const { command, cursor: from } of asked) {
       if (command === "hello") {
         if (hello) this.say({ command, result: "ok", ...hello });
       } else if (command === "version") this.say({ command, result: "ok" });
-      else this.say({ command, result: "ok", replay: from && replay, cursor });
+      else this.say({ command, result: "ok", replay: from && replay, cursor, ...about });
     }
     this.reached(cursor);
   }
@@ -212,6 +251,9 @@ class Session {
     if (this.bugs.size && typeof cursor === "string") this.cursor = cursor;
   }
 }
+
+/** Another page in the gateway's place, such as a network's where people have to log in first. */
+const strange = ({ status }, what) => Object.assign(new Error(`no ${what} of a gateway`), { status });
 
 /** SSE, read with `fetch`: EventSource tells no status, and cannot send long lists. */
 class Stream extends Session {
@@ -232,7 +274,7 @@ class Stream extends Session {
   }
 
   async read(response, signal) {
-    if (!response.headers.get("content-type")?.startsWith(this.type)) throw new Error("no stream of a gateway");
+    if (!response.headers.get("content-type")?.startsWith(this.type)) throw strange(response, "stream");
     const reader = response.body.getReader();
     const decoder = new TextDecoder();
     let rest = "";
@@ -250,9 +292,9 @@ class Stream extends Session {
 
   #message(json) {
     this.heard();
-    const { command, replay, cursor } = parsed(json);
+    const { command, replay, cursor, spread_ms } = parsed(json);
     if (command === "subscribe" && this.pending) {
-      this.answer(replay, cursor);
+      this.answer(replay, cursor, null, { spread_ms });
       this.next();
     } else {
       if (command !== "hello") this.reached(cursor);
@@ -262,7 +304,10 @@ class Stream extends Session {
 }
 
 /** Long-poll: each answer is passed on as what a WebSocket would have brought, with a heartbeat for its cursor. */
-class Poll extends Session {
+export class Poll extends Session {
+  /** Whether an answer proves that this way works. */
+  isProof = true;
+
   get name() {
     return "long-poll";
   }
@@ -283,17 +328,18 @@ class Poll extends Session {
   }
 
   async read(response, signal) {
-    const { changes, replay, cursor, more, retry_after_ms } = parsed(await response.text());
+    const { changes, replay, cursor, more, retry_after_ms, state, spread_ms } = parsed(await response.text());
     if (signal.aborted) return;
-    if (!Array.isArray(changes) || typeof cursor !== "string") throw new Error("no answer of a gateway");
+    if (!Array.isArray(changes) || typeof cursor !== "string") throw strange(response, "answer");
     this.heard();
     const known = cursor === UNKNOWN ? null : cursor;
     // Changes have no cursors of their own: the answer's is right when all of them were passed on.
-    this.answer(replay, changes.length ? null : known, { heartbeat: this.heartbeat, cursor: known });
+    const hello = { heartbeat: this.heartbeat, cursor: known };
+    this.answer(replay, changes.length ? null : known, hello, { spread_ms, state });
     for (const change of changes) this.say({ ...change, command: "update" });
     this.reached(known);
-    this.say({ command: "heartbeat", cursor: this.bugs.size ? known : null });
-    if (retry_after_ms === undefined) this.next(this.#pause(changes.length, more, known));
+    this.say({ command: "heartbeat", cursor: this.bugs.size ? known : null, state, isProof: this.isProof });
+    if (retry_after_ms === undefined) this.next(this.pause(changes, more, known));
     else {
       this.say({ command: "goaway", retry_after_ms });
       this.end({ code: 1012, reason: "the gateway goes away" });
@@ -301,7 +347,7 @@ class Poll extends Session {
   }
 
   /** How long to wait until the next poll. */
-  #pause(count, more, known) {
+  pause({ length: count }, more, known) {
     const took = Date.now() - this.began;
     const isNothing = !count && !more && !this.asking && took < POLL_MS;
     // A gateway that knows no number, and a cache that answers in its place, would be asked without end.
@@ -320,6 +366,25 @@ export const longPoll =
   (url, on) =>
     new Poll(url, on, fetch).link;
 
+/**
+ * Browsers open six connections to a host and no more, for all pages together: what a page holds for ever, the tracker of
+ * the same host lacks. So pages share one. Where that module is not to be had, each has its own.
+ */
+const shared = (name, direct, fetch) => (url, on) => {
+  let link;
+  let isClosed = false;
+  const begin = (transport) => isClosed || (link = transport(url, on));
+  import("./client-shared.js").then(
+    (module) => begin(module.shared(name, direct, fetch)),
+    () => begin(direct),
+  );
+  const close = () => {
+    isClosed = true;
+    link?.close();
+  };
+  return { name, send: (command) => link.send(command), close };
+};
+
 /** Which of three transports the n-th attempt in a row takes: the best one some times, then each of the others once. */
 const turn = (n, best, times) => {
   const at = n % (times + 2);
@@ -333,9 +398,15 @@ class Turns {
   #proven; // The ways that have worked.
   #attempts = 2; // Those in vain since then; two called for this.
   #again = AGAIN_MS[0];
+  #status; // Of the last answer that was none of a gateway.
 
-  constructor(socket, proven) {
-    this.#ways = [socket, eventStream(), longPoll()];
+  constructor(socket, proven, { withCredentials } = {}) {
+    const credentials = withCredentials ? "include" : "same-origin";
+    const ask = (url, options) => fetch(url, { ...options, credentials });
+    const ways = [eventStream(ask), longPoll(ask)];
+    const names = ["sse", "long-poll"];
+    const isPage = world.document !== undefined;
+    this.#ways = [socket, ...ways.map((way, at) => (isPage ? shared(names[at], way, ask) : way))];
     this.#proven = new Set(proven ? [0] : []);
   }
 
@@ -345,13 +416,17 @@ class Turns {
     // Without a network nothing is learnt.
     if (world.navigator?.onLine !== false) this.#attempts++;
     let works = false;
+    let isOpen = false;
     let trials;
     const end = () => {
       trials?.();
       link.close();
     };
     const link = this.#ways[way](url, {
-      open: () => on.open(),
+      open: () => {
+        isOpen = true;
+        on.open();
+      },
       message: (json) => {
         if (!works && isProof(way, json)) {
           works = true;
@@ -365,9 +440,14 @@ class Turns {
         }
         on.message(json);
       },
-      close: (why) => {
+      close: ({ ...why }) => {
         trials?.();
-        on.close(this.#judged(way, why));
+        // Browsers do not show what a WebSocket was refused with; most often it is what the others are.
+        if (way || isOpen) this.#status = why.status;
+        else why.status ??= this.#status;
+        // A gateway that has no such address is one for WebSocket alone.
+        if (way && !why.final && NOT_HERE.includes(why.status)) this.#attempts = 0;
+        on.close(why);
       },
     });
     return { name: link.name, send: (command) => link.send(command), close: end };
@@ -380,12 +460,6 @@ class Turns {
     if (!way) this.#again = AGAIN_MS[0];
   }
 
-  /** A gateway that has no such address is one for WebSocket alone; and what a proxy answers is not final. */
-  #judged(way, why) {
-    if (!(way ? NOT_HERE : STRIPPED).includes(why.status)) return why;
-    if (way) this.#attempts = 0;
-    return { ...why, status: undefined };
-  }
 
   /** While another way works: tries from time to time whether WebSocket does, beside it, so that nobody notices. */
   #tryAgain(url, then) {
@@ -424,14 +498,17 @@ class Turns {
   }
 }
 
-/** A WebSocket that speaks works. A stream may begin well and be kept then: what comes after the replies counts. */
-const isProof = (way, json) => !way || !["hello", "subscribe"].includes(parsed(json).command);
+/** A WebSocket that speaks works. A stream may begin well and be kept then: what comes after its beginning counts. */
+const isProof = (way, json) => {
+  const { command, isProof } = parsed(json);
+  return !way || (isProof !== false && !["hello", "subscribe", "feed"].includes(command));
+};
 
 const made = new WeakSet();
 
-export const fallback = (socket, proven) => {
+export const fallback = (socket, proven, options) => {
   if (made.has(socket)) return socket;
-  const turns = new Turns(socket, proven);
+  const turns = new Turns(socket, proven, options);
   const transport = (url, on) => turns.connect(url, on);
   made.add(transport);
   return transport;

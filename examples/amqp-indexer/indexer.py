@@ -1,7 +1,7 @@
 """A search indexer that hears of every change from RabbitMQ itself, without a gateway: a durable queue of its own, each
 message acknowledged once it is in the database. Every change has a number, so what comes again is passed over, and what
 is missing is noticed and read from the history stream. Where history does not have it either, or the ledger is a new
-one, all bugs are to be indexed again.
+one, or was set back (the same numbers come with other tags), all bugs are to be indexed again.
 
     pip install 'pika>=1.3'
     python examples/amqp-indexer/indexer.py --amqp amqp://guest:guest@127.0.0.1/
@@ -41,6 +41,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS document (bug INTEGER PRIMARY KEY, stale INTEGER NOT NULL, version INTEGER NOT NULL);
 -- Of each ledger, everything up to number `done` was taken in; when the ledger had it is what `recorded` says.
 CREATE TABLE IF NOT EXISTS ledger (epoch TEXT PRIMARY KEY, done INTEGER NOT NULL, recorded INTEGER);
+-- From number `first` on, a ledger's numbers have this tag. NULL: not known.
+CREATE TABLE IF NOT EXISTS run (epoch TEXT NOT NULL, first INTEGER NOT NULL, tag TEXT, PRIMARY KEY (epoch, first));
 """
 
 
@@ -50,6 +52,8 @@ class Change:
     #: None where the producer gives no numbers: then nothing can be said about what is missing.
     epoch: Optional[str]
     seq: int
+    #: Of which history the number is: a ledger that was set back gives its numbers out twice, with other tags.
+    tag: Optional[str]
     #: When the ledger recorded it, in seconds.
     recorded: Optional[int]
 
@@ -60,15 +64,16 @@ def parse(body: bytes, properties: pika.BasicProperties) -> Optional[Change]:
         message = json.loads(body)
         if "payload" in message:
             payload, meta = message["payload"], message.get("_meta", {})
-            message = {"bug": payload["id"], "epoch": meta.get("epoch"), "seq": meta.get("seq")}
+            message = {"bug": payload["id"], **{name: meta.get(name) for name in ("epoch", "seq", "tag")}}
         bug, epoch, seq = int(str(message["bug"])), message.get("epoch"), message.get("seq")
+        tag = message.get("tag")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     if not 1 <= bug <= MAX_NUMBER:
         return None
     if not isinstance(epoch, str) or not isinstance(seq, int) or not 1 <= seq <= MAX_NUMBER:
         epoch, seq = None, 0
-    return Change(bug, epoch, seq, properties.timestamp)
+    return Change(bug, epoch, seq, tag if isinstance(tag, str) else None, properties.timestamp)
 
 
 class Index:
@@ -83,6 +88,12 @@ class Index:
         row = self.database.execute("SELECT done, recorded FROM ledger WHERE epoch = ?", (epoch,)).fetchone()
         return (row[0], row[1]) if row else None
 
+    def tag(self, change: Change) -> Optional[str]:
+        """The tag that the number of this change should have, as far as that is known."""
+        sql = "SELECT tag FROM run WHERE epoch = ? AND first <= ? ORDER BY first DESC LIMIT 1"
+        row = self.database.execute(sql, (change.epoch, change.seq)).fetchone()
+        return row[0] if row else None
+
     def missing_before(self, change: Change) -> range:
         """The numbers that should have come before this change and have not."""
         ledger = self.ledger(change.epoch)
@@ -90,15 +101,21 @@ class Index:
 
     def take(self, change: Change) -> None:
         """Marks the bug as stale and remembers the number, together."""
-        ledger = self.ledger(change.epoch)
-        if ledger and change.seq <= ledger[0]:
+        ledger, tag = self.ledger(change.epoch), self.tag(change)
+        is_known = ledger is not None and change.seq <= ledger[0]
+        if is_known and (tag is None or change.tag is None or tag == change.tag):
             return  # It came before.
         execute = self.database.execute
         with self.database:
             if change.epoch is not None:
-                if ledger is None and execute("SELECT 1 FROM ledger").fetchone():
+                if is_known:
+                    execute("DELETE FROM run WHERE epoch = ? AND first >= ?", (change.epoch, change.seq))
+                    self._all_stale(f"the ledger was set back to before number {change.seq}")
+                elif ledger is None and execute("SELECT 1 FROM ledger").fetchone():
                     self._all_stale(f"a new ledger, {change.epoch}")
                 execute("REPLACE INTO ledger VALUES (?, ?, ?)", (change.epoch, change.seq, change.recorded))
+                if change.tag != tag:
+                    execute("REPLACE INTO run VALUES (?, ?, ?)", (change.epoch, change.seq, change.tag))
             sql = "INSERT INTO document VALUES (?, 1, 1) ON CONFLICT DO UPDATE SET stale = 1, version = version + 1"
             execute(sql, (change.bug,))
         print(f"reindex bug {change.bug}", flush=True)
@@ -107,6 +124,9 @@ class Index:
         """Nobody knows which bugs the missing changes were of."""
         with self.database:
             execute = self.database.execute
+            # Some of these may only be late, and of whichever history.
+            sql = "INSERT OR IGNORE INTO run SELECT epoch, done + 1, NULL FROM ledger WHERE epoch = ?"
+            execute(sql, (before.epoch,))
             execute("UPDATE ledger SET done = ? WHERE epoch = ?", (before.seq - 1, before.epoch))
             self._all_stale(f"changes before number {before.seq} are lost")
 
@@ -120,22 +140,29 @@ class Indexer:
 
     def __init__(self, options: argparse.Namespace, index: Index) -> None:
         self.index = index
-        self.exchange, self.queue = options.exchange, options.queue
+        self.exchange, self.queue, self.idle_s = options.exchange, options.queue, options.idle
         self.history = f"{options.exchange}.history"
-        self.connection: BlockingConnection = pika.BlockingConnection(pika.URLParameters(options.amqp))
+        self.connection: BlockingConnection = pika.BlockingConnection(options.amqp)
 
     def run(self) -> None:
         channel = self.connection.channel()
-        channel.exchange_declare(self.exchange, "topic", durable=True)
         bounds = {"x-max-length": MAX_WAITING, "x-overflow": "drop-head"}
         channel.queue_declare(self.queue, durable=True, arguments=bounds)
-        channel.queue_bind(self.queue, self.exchange, "#")
+        self.bind(channel)
         channel.basic_qos(prefetch_count=200)
         print(f"queue {self.queue} is bound", flush=True)
-        for method, properties, body in channel.consume(self.queue):
+        for method, properties, body in channel.consume(self.queue, inactivity_timeout=self.idle_s):
+            if method is None:
+                # An exchange that is deleted takes the binding along, and says nothing.
+                self.bind(channel)
+                continue
             self.handle(body, properties)
             # Only now: the database has it.
             channel.basic_ack(method.delivery_tag)
+
+    def bind(self, channel: BlockingChannel) -> None:
+        channel.exchange_declare(self.exchange, "topic", durable=True)
+        channel.queue_bind(self.queue, self.exchange, "#")
 
     def handle(self, body: bytes, properties: pika.BasicProperties) -> None:
         change = parse(body, properties)
@@ -145,7 +172,10 @@ class Indexer:
         missing = self.index.missing_before(change)
         if missing:
             print(f"numbers {missing[0]} to {missing[-1]} did not come: reading history", flush=True)
-            found = self.find(change, missing)
+            found = self.find(change, range(missing.start - 1, missing.stop))
+            if missing.start - 1 in found:
+                # The one before the hole: if it is of another history now, so is all that follows.
+                self.index.take(found[missing.start - 1])
             for seq in missing:
                 if seq not in found:
                     # Also if it is only late, which is rarer than it is worth to wait for.
@@ -199,12 +229,22 @@ class Indexer:
                 channel.close()
 
 
+def address(text: str) -> pika.URLParameters:
+    """Checks it here: whoever complains of it later would show the password."""
+    try:
+        return pika.URLParameters(text)
+    except Exception:
+        pass
+    raise argparse.ArgumentTypeError("not an address; write amqp://USER:PASSWORD@HOST/, and in a password %23 for #")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Keeps the list of bugs that a search index must look at again.")
     amqp = os.environ.get("BUGFEED_AMQP", "amqp://guest:guest@127.0.0.1/")
-    parser.add_argument("--amqp", default=amqp, help="RabbitMQ; or BUGFEED_AMQP")
+    parser.add_argument("--amqp", type=address, default=amqp, help="RabbitMQ; or BUGFEED_AMQP")
     parser.add_argument("--exchange", default="bugfeed.default", help="the feed's (%(default)s)")
     parser.add_argument("--queue", default="bugfeed.indexer", help="a durable one of its own (%(default)s)")
+    parser.add_argument("--idle", type=float, default=60, help="bind anew after so many silent seconds (%(default)s)")
     parser.add_argument("--database", default="index.db", help="an SQLite file (%(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -14,16 +14,27 @@ state=${3:-}
 cursor=''
 if [ -n "$state" ] && [ -f "$state" ]; then
     cursor=$(cat "$state")
+    # A file that has lost it is no beginning: nobody can tell what was missed.
+    cursor=${cursor:-unknown}
 fi
 
+wait=1
 while :; do
-    # Longer than the gateway waits: without an answer by then, the connection is dead.
-    if ! answer=$(curl -sS --fail-with-body --max-time 40 --get --data-urlencode "bugs=$bugs" \
-        --data-urlencode "cursor=$cursor" --data "wait=30" "${url%/}/changes"); then
-        echo "poll.sh: $answer; trying again" >&2
-        sleep 2
+    # Longer than the gateway waits: without an answer by then, the connection is dead. What has no cursor is no answer of a
+    # gateway, whatever its status: a proxy's page, whose cursor, none, would begin anew and lose what was missed.
+    next=''
+    if answer=$(curl -sS --fail-with-body --max-time 40 --get --data-urlencode "bugs=$bugs" \
+        ${cursor:+--data-urlencode "cursor=$cursor"} --data "wait=30" "${url%/}/changes"); then
+        next=$(printf '%s\n' "$answer" | sed -n '1s/^{.*"cursor":"\([^"]*\)".*/\1/p')
+    fi
+    if [ -z "$next" ]; then
+        first=$(printf '%s\n' "$answer" | sed -n '1p' | cut -c 1-200)
+        echo "poll.sh: no answer of a gateway: $first; trying again in $wait s" >&2
+        sleep "$wait"
+        wait=$((wait < 16 ? wait * 2 : 30))
         continue
     fi
+    wait=1
     # Deal with it here. Treat all bugs as changed where it says "replay":"gap".
     case $answer in
         *'"changes":[]'*'"replay":"gap"'*) printf '%s\n' "$answer" ;;
@@ -31,7 +42,7 @@ while :; do
         *) printf '%s\n' "$answer" ;;
     esac
     # Only now, so that nothing is lost if this ends before.
-    cursor=$(printf '%s' "$answer" | sed -n 's/.*"cursor":"\([^"]*\)".*/\1/p')
+    cursor=$next
     if [ -n "$state" ]; then
         printf '%s\n' "$cursor" >"$state.new"
         mv "$state.new" "$state"

@@ -22,12 +22,11 @@ async function look(bug) {
   for (let tries = 0; ; tries++) {
     try {
       const answer = await fetch(url, { signal: AbortSignal.timeout(30_000) });
-      if (answer.ok) {
-        const { status, summary } = (await answer.json()).bugs[0];
-        return `${status}: ${summary}`;
-      }
-      // No such bug, or not for us: the feed tells of all bugs, the tracker knows who may read which.
-      if (answer.status < 500 && answer.status !== 429) return `not for us (${answer.status})`;
+      const said = await answer.json().catch(() => ({}));
+      if (answer.ok && said.bugs?.[0]) return `${said.bugs[0].status}: ${said.bugs[0].summary}`;
+      // No such bug, or not for us: the feed tells of all bugs, the tracker knows who may read which. It says so in JSON;
+      // a proxy that answers in its place while it restarts, 404 perhaps, does not.
+      if (said.error === true && answer.status < 500 && answer.status !== 429) return `not for us (${answer.status})`;
       throw new Error(`${answer.status} ${answer.statusText}`);
     } catch (error) {
       const seconds = Math.min(2 ** tries, 60) * (0.5 + Math.random() / 2);
@@ -39,6 +38,8 @@ async function look(bug) {
 
 const feed = new Bugfeed(FEED, { bugs, storage: files, key: CURSOR, WebSocket });
 feed.addEventListener("state", ({ detail }) => console.error(detail.state, detail.reason ?? ""));
+feed.addEventListener("feed", ({ detail }) => console.error(`the feed is ${detail.state}`));
+feed.addEventListener("error", ({ detail }) => console.error(detail.message));
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, feed.close);
 // The cursor is stored when the loop asks for the next event: whoever dies before that gets this one again.
 for await (const event of feed) {

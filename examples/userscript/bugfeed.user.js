@@ -57,7 +57,8 @@
 
   /** Hears of the bugs' changes, from a moment on where one is given. */
   async function listen(bugs, since, { change, gap }) {
-    const gateway = new URL(settings.gateway, location.href);
+    // With its slash at the end, below which the client library is.
+    const gateway = new URL(settings.gateway.replace(/\/*$/, "/"), location.href);
     const { Bugfeed } = await import(settings.client || new URL("client.js", gateway).href);
     const cursor = Number.isFinite(since) ? `since:${new Date(since).toISOString().slice(0, 19)}` : null;
     const feed = new Bugfeed(gateway, { bugs, cursor });

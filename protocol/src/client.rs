@@ -153,7 +153,6 @@ fn take_heartbeat(value: Option<Value>) -> Result<u64, &'static str> {
 fn take_resume(value: Option<Value>) -> Result<Option<Resume>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) => Ok(Some(Cursor::parse(&text).map_or(Resume::Unreadable, Resume::From))),
         Some(_) => Err(errors::INVALID_CURSOR),
     }
@@ -217,7 +216,7 @@ mod tests {
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":null}"#), None);
-        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":""}"#), None);
+        assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":""}"#), Some(Resume::Unreadable));
         let from = Resume::From(Cursor::parse("E.42").unwrap());
         assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":"E.42"}"#), Some(from));
         assert_eq!(resume(r#"{"command":"subscribe","bugs":1,"cursor":"damaged"}"#), Some(Resume::Unreadable));

@@ -13,22 +13,31 @@ pub enum Close {
     Unsupported,
     /// A text frame that is not UTF-8.
     InvalidText,
+    /// A message was begun and not finished in time: the way to the client is bad, or it means no good.
+    Unfinished,
     /// The message is larger than the limit in bytes.
     TooBig,
+    /// The message comes in more pieces than one may have.
+    Fragments,
     /// The gateway restarts, to a modern client: reconnect, after a random delay.
     Restart,
+    /// The gateway has no room for what was asked: reconnect, perhaps to another one.
+    NoRoom,
 }
 
 impl Close {
     /// Every reason, for tables and tests.
-    pub const ALL: [Close; 7] = [
+    pub const ALL: [Close; 10] = [
         Close::Normal,
         Close::GoingAway,
         Close::Protocol,
         Close::Unsupported,
         Close::InvalidText,
+        Close::Unfinished,
         Close::TooBig,
+        Close::Fragments,
         Close::Restart,
+        Close::NoRoom,
     ];
 
     /// The number on the wire.
@@ -39,8 +48,10 @@ impl Close {
             Close::Protocol => 1002,
             Close::Unsupported => 1003,
             Close::InvalidText => 1007,
-            Close::TooBig => 1009,
+            Close::Unfinished => 1008,
+            Close::TooBig | Close::Fragments => 1009,
             Close::Restart => 1012,
+            Close::NoRoom => 1013,
         }
     }
 
@@ -51,7 +62,10 @@ impl Close {
             Close::Protocol => "WebSocket protocol error",
             Close::Unsupported => "send JSON text frames, not binary ones",
             Close::InvalidText => "text is not UTF-8",
+            Close::Unfinished => "message not finished in time; reconnect, and send it in one go",
             Close::TooBig => "message too big; split the command",
+            Close::Fragments => "message in too many pieces; send it in one frame",
+            Close::NoRoom => "this gateway has no room for more; try again later",
             Close::GoingAway | Close::Restart => "gateway restarts; reconnect",
         }
     }
@@ -59,7 +73,7 @@ impl Close {
     /// Whether a client that did not ask to be closed should connect again, with back-off. The others mean that the client
     /// itself is at fault, and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
     pub const fn reconnect(self) -> bool {
-        matches!(self, Close::Normal | Close::GoingAway | Close::Restart)
+        matches!(self, Close::Normal | Close::GoingAway | Close::Unfinished | Close::Restart | Close::NoRoom)
     }
 }
 
@@ -71,6 +85,6 @@ mod tests {
     #[test]
     fn only_faults_of_the_client_are_final() {
         let last: Vec<u16> = Close::ALL.iter().filter(|close| !close.reconnect()).map(|close| close.code()).collect();
-        assert_eq!(last, [1002, 1003, 1007, 1009]);
+        assert_eq!(last, [1002, 1003, 1007, 1009, 1009]);
     }
 }

@@ -12,6 +12,7 @@ pub mod close;
 pub mod cursor;
 mod incoming;
 mod plain;
+pub mod redact;
 pub mod server;
 
 pub use change::{BugId, Change, Numbered, When};

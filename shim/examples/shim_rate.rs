@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed_protocol::bus::Format;
+use bugfeed_protocol::redact::redact;
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::amqp::{HistoryBounds, history_name, parse_url};
 use bugfeed_shim::events::Telemetry;
@@ -27,7 +28,6 @@ use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_shim::sql::DbUrl;
-use bugfeed_shim::sql::url::redact;
 use bugfeed_testbed::{MariaDb, Postgres, RabbitMq, signal};
 use clap::Parser;
 use jiff::tz::TimeZone;

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::sql::url::unescaped;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPError;
 use lapin::types::{AMQPValue, FieldTable};
@@ -47,9 +48,15 @@ impl fmt::Debug for BrokerUrl {
 /// # Errors
 /// Says what a URL looks like; never repeats the text, which may hold a password.
 pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
-    let mut uri: AMQPUri = text.trim().parse().map_err(|_| {
-        "not a broker's address; write amqp://user:password@host:5672/%2f, or amqps:// for TLS".to_owned()
-    })?;
+    if let Some(hint) = unescaped(text) {
+        return Err(format!("not a broker's address: {hint}"));
+    }
+    let bad = "not a broker's address; write amqp://user:password@host:5672/%2f, or amqps:// for TLS";
+    if !text.contains("://") {
+        // The parser would take what follows `amqp:/` for a virtual host, which is no secret.
+        return Err(bad.to_owned());
+    }
+    let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad.to_owned())?;
     let bracketed = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     if let Some((address, _)) = bracketed {
         // The parser takes an IPv6 address for no host at all, and would go to localhost.
@@ -237,6 +244,10 @@ impl Default for HistoryBounds {
     }
 }
 
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
+
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {
     format!("{exchange}.history")
@@ -300,9 +311,20 @@ mod tests {
         ] {
             assert_eq!(parse_url(text).unwrap().to_string(), want);
         }
-        for text in ["", "rabbit", "http://me:secret@rabbit/", "amqp://me:secret@rabbit:port/"] {
+        for text in [
+            "",
+            "rabbit",
+            "amqp:/me:secret@rabbit/",
+            "me:secret@rabbit",
+            "http://me:secret@rabbit/",
+            "amqp://me:secret@rabbit:port/",
+        ] {
             let error = parse_url(text).unwrap_err();
             assert!(error.contains("amqp://user:password@") && !error.contains("secret"), "{error}");
         }
+        let error = parse_url("amqp://me:sec#ret@rabbit/").unwrap_err();
+        assert!(error.contains("write %23 for '#'") && !error.contains("ret"), "{error}");
+        let error = parse_url("amqp://me:12/ret@rabbit/").unwrap_err();
+        assert!(error.contains("write %2F for '/'"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 //! Goes in: checked options. Comes out: an exit. The only place of this crate that spawns.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{LedgerArgs, LogFormat, RunArgs, TableArgs};
+use crate::cli::{LedgerArgs, LogFormat, NewEpochArgs, RunArgs, TableArgs};
 use crate::events::{Part, QUIET_LIBRARIES, Telemetry};
-use crate::ledger::{Keep, Ledger};
+use crate::ledger::{Keep, Ledger, LedgerError};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
-use crate::relay::{self, RelayOptions};
+use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
-use crate::{admin, cli};
+use crate::{admin, cli, usage};
 
 /// Starts logging to stderr.
 pub fn init_logging(format: LogFormat) {
@@ -41,9 +42,7 @@ pub async fn run(args: &RunArgs, stop: CancellationToken) -> anyhow::Result<()> 
     let ops = match args.admin_listen {
         Some(address) => {
             let listener = TcpListener::bind(address).await.map_err(|e| {
-                anyhow::anyhow!(
-                    "--admin-listen {address}: cannot listen here ({e}); choose another port, or stop what uses it"
-                )
+                anyhow::anyhow!("--admin-listen {address}: cannot listen here ({e}); {}", usage::bind_advice(&e))
             })?;
             Some(tokio::spawn(admin::serve(listener, telemetry.clone(), stop.clone())))
         }
@@ -59,8 +58,35 @@ pub async fn run(args: &RunArgs, stop: CancellationToken) -> anyhow::Result<()> 
 }
 
 async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &CancellationToken) -> anyhow::Result<()> {
-    let Some(ledger) = open_ledger(&args.ledger, &telemetry, stop).await? else { return Ok(()) };
-    let Some(source) = open_source(args, &telemetry, stop).await? else { return Ok(()) };
+    let wake = Arc::new(Notify::new());
+    let listening = async {
+        if let Some(channel) = &args.listen {
+            source::wake_on_notify(&args.table.source, channel, wake.clone(), stop.clone()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let working = async {
+        // A ledger in whose place another one was put is left, and that one is opened.
+        while work(args, &telemetry, &wake, stop).await? {}
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        outcome = working => outcome?,
+        () = listening => {}
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Works on the ledger that is there; whether there is another one now.
+async fn work(
+    args: &RunArgs,
+    telemetry: &Arc<Telemetry>,
+    wake: &Arc<Notify>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let Some(ledger) = open_ledger(&args.ledger, telemetry, stop).await? else { return Ok(false) };
+    let Some(source) = open_source(args, telemetry, stop).await? else { return Ok(false) };
     let amqp = AmqpOptions {
         url: args.amqp.clone(),
         exchange: args.exchange.clone(),
@@ -68,31 +94,29 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
         history: args.history.bounds(),
     };
     let mut publisher = AmqpPublisher::open(amqp, telemetry.clone()).await?;
-    let wake = Arc::new(Notify::new());
     let options = RelayOptions {
         poll_interval: Duration::from_millis(args.poll_interval_ms),
         batch: args.batch.into(),
         keep: Keep { age: args.history_age, max: args.history_max },
         once: args.once,
         once_timeout: Duration::from_secs(args.once_timeout),
-        telemetry,
+        telemetry: telemetry.clone(),
         wake: wake.clone(),
     };
-    tracing::info!(source = source.place(), table = %args.table.table, broker = %args.amqp, exchange = args.exchange, "started");
-    let listening = async {
-        if let Some(channel) = &args.listen {
-            source::wake_on_notify(&args.table.source, channel, wake, stop.clone()).await;
-        }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        outcome = relay::run(&source, &ledger, &mut publisher, &options, stop.clone()) => outcome?,
-        () = listening => {}
-    }
+    tracing::info!(
+        source = source.place(), table = %args.table.table, ledger = ledger.place(), broker = %args.amqp,
+        exchange = args.exchange, "started"
+    );
+    let outcome = relay::run(&source, &ledger, &mut publisher, &options, stop.clone()).await;
     ledger.close().await;
     source.close().await;
-    tracing::info!("stopped");
-    Ok(())
+    match outcome {
+        Err(RelayError::Ledger(e @ LedgerError::Replaced(_))) => {
+            telemetry.down(Part::Ledger, &e);
+            Ok(!stop.is_cancelled())
+        }
+        other => Ok(other.map(|()| false)?),
+    }
 }
 
 /// Opens the ledger, waiting for a server that is away. `None` when stopped first.
@@ -102,6 +126,12 @@ async fn open_ledger(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Ledger>> {
     let mut backoff = Backoff::SERVER;
+    if args.ledger.to_string() == cli::DEFAULT_LEDGER
+        && let Some(folder) = args.ledger.sqlite_path().as_deref().and_then(Path::parent)
+    {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {} (--ledger)", folder.display()))?;
+    }
     loop {
         match Ledger::open(&args.ledger, &args.ledger_prefix).await {
             Ok(ledger) => {
@@ -153,8 +183,11 @@ pub async fn init(args: &TableArgs) -> anyhow::Result<()> {
         Setup::Created => "created",
         Setup::Existed => "exists already, with the columns that are needed; nothing was changed",
     };
-    let hint = source::next_steps(&args.source, &spec);
-    writeln!(std::io::stdout(), "Table {} in {}: {what}.\n\n{hint}", spec.table, args.source)?;
+    let (steps, clock) = (source::next_steps(&args.source, &spec), source::clock_hint(&args.source, &spec).await);
+    writeln!(std::io::stdout(), "Table {} in {}: {what}.\n\n{steps}", spec.table, args.source)?;
+    if !clock.is_empty() {
+        writeln!(std::io::stdout(), "\n{clock}")?;
+    }
     Ok(())
 }
 
@@ -166,11 +199,20 @@ pub async fn status(args: &LedgerArgs) -> anyhow::Result<()> {
     let ledger = Ledger::open_existing(&args.ledger, &args.ledger_prefix).await?;
     let meta = ledger.meta().await?;
     let oldest = ledger.oldest().await?;
+    let tag = ledger.latest_tag().await?;
     let set_aside = ledger.set_aside(20).await?;
     ledger.close().await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "ledger       {}", ledger.place())?;
-    writeln!(out, "epoch        {}", ledger.epoch())?;
+    writeln!(out, "publishes to {}", meta.published_to.as_deref().unwrap_or("(nowhere yet)"))?;
+    match &meta.former_epoch {
+        Some(former) => writeln!(out, "epoch        {} (before: {former})", meta.epoch)?,
+        None => writeln!(out, "epoch        {}", meta.epoch)?,
+    }
+    match tag {
+        Some((tag, since)) => writeln!(out, "tag          {tag} since {since}")?,
+        None => writeln!(out, "tag          (none yet)")?,
+    }
     writeln!(out, "head         {}", meta.head)?;
     writeln!(out, "published    {}", meta.published)?;
     writeln!(out, "unpublished  {}", meta.head - meta.published)?;
@@ -187,7 +229,44 @@ pub async fn status(args: &LedgerArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancels `stop` at SIGTERM or SIGINT.
+/// Begins a new epoch in a ledger that nobody works on, or says what that would do.
+///
+/// # Errors
+/// When there is no ledger, or somebody works on it.
+pub async fn new_epoch(args: &NewEpochArgs) -> anyhow::Result<()> {
+    let ledger = Ledger::open_existing(&args.ledger.ledger, &args.ledger.ledger_prefix).await?;
+    let meta = ledger.meta().await?;
+    let mut out = std::io::stdout().lock();
+    let unpublished = meta.head - meta.published;
+    writeln!(
+        out,
+        "Ledger {}, epoch {}, head {}, {unpublished} unpublished.\n\
+         A new epoch: the {unpublished} changes that are not published stay, with the numbers from 1; at the next start of\n\
+         the shim every client is told 'gap', and asks the tracker again for what it watches.",
+        ledger.place(),
+        meta.epoch,
+        meta.head
+    )?;
+    if !args.yes {
+        writeln!(out, "Nothing was changed; do it with --yes.")?;
+        return Ok(());
+    }
+    let holder = std::sync::Mutex::new(String::new());
+    let waiting = |name: &str| name.clone_into(&mut holder.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    let stop = CancellationToken::new();
+    let acquired = tokio::time::timeout(ledger.longest_silence(), ledger.acquire(&stop, waiting)).await;
+    let Some(lease) = acquired.ok().transpose()?.flatten() else {
+        let holder = holder.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        anyhow::bail!("ledger {}: {holder} works on it; stop that first. Nothing was changed", ledger.place());
+    };
+    let done = lease.new_epoch(bugfeed_protocol::When::from_system_time(std::time::SystemTime::now())).await;
+    lease.release().await?;
+    ledger.close().await;
+    writeln!(out, "Done: epoch {}.", done?.epoch)?;
+    Ok(())
+}
+
+/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
 ///
 /// # Errors
 /// When the signals cannot be listened to.
@@ -195,6 +274,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    ignore_hangup()?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -207,20 +287,44 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does what the command line says.
+/// Goes on at SIGHUP, as a terminal sends that is closed, and whoever hopes that options are read again.
 ///
 /// # Errors
-/// What [`run`], [`init`] and [`status`] say.
-pub async fn main(cli: cli::Cli) -> anyhow::Result<()> {
+/// When the signal cannot be listened to.
+pub fn ignore_hangup() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+        }
+    });
+    Ok(())
+}
+
+/// Does what the command line says, after it has said these warnings.
+///
+/// # Errors
+/// What [`run`], [`init`], [`status`] and [`new_epoch`] say.
+pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
+    if !matches!(cli.command, cli::Command::Run(_)) {
+        for warning in warnings {
+            writeln!(std::io::stderr(), "warning: {warning}")?;
+        }
+    }
     match cli.command {
         cli::Command::Init(args) => init(&args).await,
         cli::Command::Status(args) => status(&args).await,
-        cli::Command::Run(args) => run_until_signal(&args).await,
+        cli::Command::NewEpoch(args) => new_epoch(&args).await,
+        cli::Command::Run(args) => run_until_signal(&args, warnings).await,
     }
 }
 
-async fn run_until_signal(args: &RunArgs) -> anyhow::Result<()> {
+async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result<()> {
     init_logging(args.log_format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
     run(args, stop).await

@@ -3,26 +3,24 @@
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed_protocol::bus::Format;
-use clap::error::{ContextKind, ContextValue};
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
 use crate::amqp::{BrokerUrl, HistoryBounds, parse_url};
 use crate::ledger::Prefix;
 use crate::source::{Name, TableSpec};
 use crate::sql::DbUrl;
-use crate::sql::url::redact;
+use crate::usage::{self, listen_address};
 
 const EXAMPLES: &str = "\
 Examples:
   Create the change table in the tracker's database:
     bugfeed-shim init --source mysql://root:secret@localhost/bugs
-  Publish its changes (the ledger is created in the current folder):
+  Publish its changes (the ledger is kept in data/bugfeed-ledger.db below the current folder):
     bugfeed-shim --source mysql://bugfeed:secret@localhost/bugs --amqp amqp://guest:guest@localhost/%2f
   A tracker that writes local time, and a ledger that a standby can share:
     bugfeed-shim --source postgres://bugfeed@db/tracker --timezone America/Los_Angeles \\
@@ -30,7 +28,7 @@ Examples:
   Publish what is there, then exit:
     bugfeed-shim run --once --source sqlite://tracker.db
   How far is it?
-    bugfeed-shim status --ledger sqlite://bugfeed-ledger.db
+    bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db
 
 Passwords are better given by environment variables (BUGFEED_SHIM_SOURCE, BUGFEED_SHIM_LEDGER, BUGFEED_SHIM_AMQP):
 other users of the machine can see arguments.";
@@ -39,7 +37,7 @@ other users of the machine can see arguments.";
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed-shim", version, after_help = EXAMPLES)]
 #[command(
-    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim run --help"
+    override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim new-epoch --ledger URL --yes\n       bugfeed-shim run --help"
 )]
 pub struct Cli {
     /// What to do; `run` when nothing is said.
@@ -53,7 +51,9 @@ impl Cli {
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let cli = Cli::try_parse_from(with_default_command(args, "run"))?;
+        let mut command = usage::without_values(Cli::command());
+        let matches = command.try_get_matches_from_mut(with_default_command(args, "run"))?;
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         if let Command::Run(run) = &cli.command {
             run.check()?;
         }
@@ -73,20 +73,6 @@ pub fn with_default_command(args: impl IntoIterator<Item = OsString>, command: &
     args
 }
 
-/// Ends the process with what clap says, but never with the password of a URL that it would repeat.
-pub fn usage_error(error: &clap::Error) -> ! {
-    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && value.contains("://")
-    {
-        let text = error.render().to_string().replace(value.as_str(), &redact(value));
-        // Standard error is all there is to complain to.
-        let _ = std::io::stderr().write_all(text.as_bytes());
-        #[expect(clippy::exit, reason = "what clap itself would do")]
-        std::process::exit(error.exit_code());
-    }
-    error.exit()
-}
-
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -99,8 +85,18 @@ pub enum Command {
     )]
     Init(TableArgs),
     /// Show how far a ledger is: numbers given and published, rows set aside, who works on it
-    #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://bugfeed-ledger.db")]
+    #[command(after_help = "Example:\n  bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db")]
     Status(LedgerArgs),
+    /// Begin a new epoch in a ledger whose history is not to be trusted: after it was restored from a copy, for instance
+    ///
+    /// Changes that are not published stay, with new numbers. At the next start of the shim, every client is told 'gap' and
+    /// asks the tracker again for what it watches. A shim that sees in the broker's history that its ledger was set back
+    /// does this by itself; it cannot see what was recorded after the copy and never published.
+    #[command(
+        name = "new-epoch",
+        after_help = "Example:\n  systemctl stop bugfeed-shim\n  bugfeed-shim new-epoch --ledger sqlite://bugfeed-ledger.db --yes"
+    )]
+    NewEpoch(NewEpochArgs),
 }
 
 /// Which change table.
@@ -135,21 +131,36 @@ impl TableArgs {
     }
 }
 
+/// Where the ledger is when nothing is said; the folder is made.
+pub const DEFAULT_LEDGER: &str = "sqlite://data/bugfeed-ledger.db";
+
 /// Which ledger.
 #[derive(Clone, Debug, Args)]
 pub struct LedgerArgs {
-    /// Database of the ledger, one per feed. With mysql:// or postgres:// a standby shim can share it
+    /// Database of the ledger, one per feed: always the same one, because it holds the numbers. With mysql:// or
+    /// postgres:// a standby shim can share it
     #[arg(
         long,
         value_name = "URL",
         env = "BUGFEED_SHIM_LEDGER",
         hide_env_values = true,
-        default_value = "sqlite://bugfeed-ledger.db"
+        default_value = DEFAULT_LEDGER
     )]
     pub ledger: DbUrl,
     /// Beginning of the ledger's table names, so that several feeds can share a database
     #[arg(long, value_name = "PREFIX", env = "BUGFEED_SHIM_LEDGER_PREFIX", default_value = "bugfeed_")]
     pub ledger_prefix: Prefix,
+}
+
+/// The options of `new-epoch`.
+#[derive(Clone, Debug, Args)]
+pub struct NewEpochArgs {
+    /// Which ledger.
+    #[command(flatten)]
+    pub ledger: LedgerArgs,
+    /// Do it; without this, only say what it would do
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// The options of `run`.
@@ -205,7 +216,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", env = "BUGFEED_SHIM_ONCE_TIMEOUT", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub once_timeout: u64,
     /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8846 (off by default)
-    #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN", value_parser = listen_address)]
     pub admin_listen: Option<SocketAddr>,
     /// How log lines are written (to stderr). RUST_LOG chooses which
     #[arg(long, value_enum, env = "BUGFEED_SHIM_LOG_FORMAT", default_value = "text")]
@@ -358,7 +369,7 @@ mod tests {
             (&["--source", "sqlite://x", "--batch", "0"], "--batch", "0", "10000"),
             (&["--source", "sqlite://x", "--history-age", "7 weeks"], "--history-age", "7 weeks", "7d"),
             (&["--source", "sqlite://x", "--listen", "chan"], "--listen", "chan", "postgres://"),
-            (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "address"),
+            (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "ADDRESS:PORT"),
         ] {
             let error = parse(args).expect_err(option);
             for part in [option, value, allowed] {

@@ -7,7 +7,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::ledger::Recorded;
+use bugfeed_protocol::Cursor;
+use tokio::sync::watch;
+
+use crate::ledger::{NewEpoch, Recorded};
 
 /// Log filter directives for libraries whose own lines would repeat what this module says, once per attempt.
 pub const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
@@ -17,6 +20,9 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// How many set-aside rows are logged one by one in a minute.
 const SET_ASIDE_LINES: u32 = 10;
 
+/// So many bad rows and not one good one are no accident.
+const ALL_BAD: usize = 10;
+
 /// What the shim depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -24,19 +30,22 @@ pub enum Part {
     Lease,
     /// The change table's database.
     Source,
+    /// Rows of the change table that are in the way.
+    Rows,
     /// The ledger's database.
     Ledger,
     /// The broker, or whatever takes the changes.
     Bus,
 }
 
-const PARTS: [Part; 4] = [Part::Lease, Part::Source, Part::Ledger, Part::Bus];
+const PARTS: [Part; 5] = [Part::Lease, Part::Source, Part::Rows, Part::Ledger, Part::Bus];
 
 impl Part {
     fn name(self) -> &'static str {
         match self {
             Part::Lease => "lease",
             Part::Source => "change table",
+            Part::Rows => "change table's rows",
             Part::Ledger => "ledger",
             Part::Bus => "bus",
         }
@@ -46,6 +55,7 @@ impl Part {
         match self {
             Part::Lease => "another shim works; this one waits for its turn",
             Part::Source => "trying again; changes wait in the table",
+            Part::Rows => "trying again; the other rows flow on",
             Part::Ledger => "trying again; changes wait in the table",
             Part::Bus => "trying again; changes are kept in the ledger",
         }
@@ -80,14 +90,73 @@ pub struct Counters {
     pub bus_outages: AtomicU64,
     /// Times this process began to work.
     pub terms: AtomicU64,
+    /// Times the ledger was found to be set back.
+    pub new_epochs: AtomicU64,
+}
+
+/// Whose turn it is to work on the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing is known yet.
+    #[default]
+    Starting,
+    /// Another process's, which is called so; this one waits.
+    Waiting(String),
+    /// This process's.
+    Working,
+}
+
+/// What is in the way in the change table.
+#[derive(Debug, Default)]
+pub(crate) struct RowTrouble<'a> {
+    pub(crate) place: &'a str,
+    /// So many recorded rows are there although they were deleted.
+    pub(crate) kept: usize,
+    /// What the database said about one of them, if anything.
+    pub(crate) refusal: Option<&'a str>,
+    /// Some rows have no number by which they could be deleted.
+    pub(crate) strays: bool,
+    /// So many rows were set aside since the last good one.
+    pub(crate) bad: usize,
+    /// Why the last of them was.
+    pub(crate) why: &'a str,
+}
+
+impl RowTrouble<'_> {
+    fn reasons(&self) -> Vec<String> {
+        let RowTrouble { place, kept, refusal, strays, bad, why } = self;
+        let mut reasons = Vec::new();
+        match refusal {
+            _ if *kept == 0 => {}
+            Some(refusal) => reasons.push(format!("{kept} recorded rows cannot be deleted: {refusal}")),
+            None => reasons.push(format!(
+                "{place}: {kept} recorded rows are still there after they were deleted without an error: a BEFORE DELETE \
+                 trigger or row-level security keeps them; let the shim's user delete every row that it can read"
+            )),
+        }
+        if *strays {
+            reasons.push(format!(
+                "{place}: some rows have no whole number as their id and are passed over; name the table's primary key \
+                 with --id-column"
+            ));
+        }
+        if *bad >= ALL_BAD {
+            reasons.push(format!(
+                "{place}: the last {bad} rows were all set aside, the last one because its {why}; are --bug-column and \
+                 --when-column the right ones?"
+            ));
+        }
+        reasons
+    }
 }
 
 /// The shim's logs, counters and readiness. Shared by everything in one shim.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    turn: watch::Sender<Turn>,
     /// Counters since the start.
     pub counters: Counters,
-    outages: Mutex<[Outage; 4]>,
+    outages: Mutex<[Outage; 5]>,
     set_aside_lines: Mutex<Option<(Instant, u32)>>,
 }
 
@@ -124,6 +193,7 @@ impl Telemetry {
         match part {
             Part::Lease => tracing::info!("{reason}; {meanwhile}"),
             Part::Source => add(&self.counters.source_outages, 1),
+            Part::Rows => {}
             Part::Ledger => add(&self.counters.ledger_outages, 1),
             Part::Bus => add(&self.counters.bus_outages, 1),
         }
@@ -142,6 +212,12 @@ impl Telemetry {
             tracing::info!(part = part.name(), after_s = since.elapsed().as_secs(), "works again");
         }
         true
+    }
+
+    /// Whether a part was last said not to work.
+    pub fn is_down(&self, part: Part) -> bool {
+        let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outages[part as usize].since.is_some()
     }
 
     /// Whether every part works; otherwise what does not, in one line.
@@ -197,6 +273,16 @@ impl Telemetry {
         tracing::debug!(count, "the tracker holds recorded rows; they are deleted later");
     }
 
+    /// What is in the way in the table, as it is now.
+    pub(crate) fn rows(&self, trouble: &RowTrouble<'_>) {
+        let reasons = trouble.reasons();
+        if reasons.is_empty() {
+            self.up(Part::Rows);
+        } else {
+            self.down(Part::Rows, &reasons.join("; "));
+        }
+    }
+
     /// Changes are safely with the bus.
     pub(crate) fn published(&self, count: usize) {
         add(&self.counters.published, count);
@@ -213,10 +299,79 @@ impl Telemetry {
         tracing::debug!(count, "removed old published changes from the ledger");
     }
 
+    /// Whose turn it is, from now on.
+    pub fn turn(&self) -> watch::Receiver<Turn> {
+        self.turn.subscribe()
+    }
+
+    /// Another process holds the lease.
+    pub(crate) fn lease_held(&self, holder: &str) {
+        self.down(Part::Lease, &format!("the ledger is held by {holder}"));
+        self.turn.send_replace(Turn::Waiting(holder.to_owned()));
+    }
+
+    /// The lease is this process's.
+    pub(crate) fn lease_mine(&self) {
+        self.up(Part::Lease);
+        self.turn.send_replace(Turn::Working);
+    }
+
     /// This process works from now on.
-    pub(crate) fn lease_taken(&self, ledger: &str, epoch: &str, head: u64, unpublished: u64) {
+    pub(crate) fn lease_taken(&self, ledger: &str, head: &Cursor, unpublished: u64) {
         add(&self.counters.terms, 1);
-        tracing::info!(ledger, epoch, head, unpublished, "working on this ledger");
+        let epoch = head.epoch.as_str();
+        tracing::info!(ledger, epoch, head = head.seq, unpublished, "working on this ledger");
+    }
+
+    /// There is a new connection to the broker, and what its history ends with fits this ledger. The last is none where
+    /// there is no history, and none within where it is empty.
+    pub(crate) fn connected(&self, place: &str, end: Option<Option<&Cursor>>) {
+        let history = match end {
+            None => "off, or could not be read".to_owned(),
+            Some(None) => "empty".to_owned(),
+            Some(Some(end)) => format!("ends with {end}"),
+        };
+        tracing::info!(place, history, "connected to the broker");
+    }
+
+    /// What the broker's history ends with is not known.
+    pub(crate) fn not_compared(&self, reason: &dyn std::fmt::Display) {
+        tracing::warn!(
+            "the end of the history cannot be read: {reason}; going on without comparing it with the ledger. Should the \
+             ledger have been set back, gateways notice by the tags, and clients are told 'gap'"
+        );
+    }
+
+    /// The history ends with a change of another ledger.
+    pub(crate) fn other_ledger(&self, found: &Cursor, place: &str) {
+        tracing::warn!(
+            %found,
+            "{place}: the last change there is of another ledger. That is as it should be where this ledger is new; \
+             otherwise two shims with two ledgers publish to one exchange, and clients are told 'gap' again and again: give \
+             each its own --exchange, or one --ledger"
+        );
+    }
+
+    /// The ledger was set back, and begins a new epoch.
+    pub(crate) fn new_epoch(&self, ledger: &str, why: &str, done: &NewEpoch) {
+        add(&self.counters.new_epochs, 1);
+        let NewEpoch { former, epoch, unpublished } = done;
+        tracing::error!(
+            ledger,
+            %former,
+            %epoch,
+            unpublished,
+            "THIS LEDGER WAS SET BACK (a copy was restored, or another server took over that was behind): {why}. Numbers \
+             would have been given twice, so a new epoch begins. The {unpublished} changes that were not published keep \
+             waiting and have new numbers; what was recorded after the copy and never published is lost, so clients are told \
+             'gap' and ask the tracker. If a second machine works with a copy of this ledger, stop it"
+        );
+    }
+
+    /// The part whose outage means that the shim itself can read nothing.
+    pub fn paused(&self) -> Option<&'static str> {
+        let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        [Part::Source, Part::Ledger].into_iter().find(|part| outages[*part as usize].since.is_some()).map(Part::name)
     }
 
     /// Another shim has taken over.

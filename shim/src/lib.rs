@@ -14,3 +14,4 @@ pub mod publish;
 pub mod relay;
 pub mod source;
 pub mod sql;
+pub mod usage;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bugfeed_protocol::{BugId, When};
 use clap::Args;
 
+use super::{BugList, all_bugs};
 use crate::watch::{GatewayUrl, Template, parse_template, parse_url};
 
 /// What `--help` ends with.
@@ -41,7 +42,7 @@ option.";
 pub struct WatchArgs {
     /// The bugs to watch
     #[arg(required = true, value_name = "BUG")]
-    pub bugs: Vec<BugId>,
+    bugs: Vec<BugList>,
     /// The gateway: ws://HOST:PORT/ or wss://HOST/, with the feed's name as path if it is not the default; the address of
     /// its live page (http://…) does as well
     #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = parse_url)]
@@ -72,6 +73,13 @@ pub struct WatchArgs {
     /// changes again, and is not told of most gaps
     #[arg(long, env = "BUGFEED_CLASSIC", value_parser = clap::builder::BoolishValueParser::new())]
     pub classic: bool,
+}
+
+impl WatchArgs {
+    /// The bugs to watch.
+    pub fn bugs(&self) -> Vec<BugId> {
+        all_bugs(&self.bugs)
+    }
 }
 
 /// When output is coloured.

@@ -313,3 +313,91 @@ fn who_never_heard_anybody_says_so() {
     let (plan, _) = check(false, &[(100, Ev::Up(OWN), &["current"]), (200, Ev::Other("E.1"), &[])]);
     assert_eq!(plan.notes(60_000), []);
 }
+
+/// What random events must never bring about.
+#[derive(Default)]
+struct Watch {
+    held_since: Option<u64>,
+    paused: bool,
+    holes: u32,
+}
+
+impl Watch {
+    fn see(&mut self, now_ms: u64, action: &Action) {
+        match action {
+            Action::Hold(true) => {
+                assert!(self.held_since.replace(now_ms).is_none(), "held twice");
+            }
+            Action::Hold(false) => {
+                let since = self.held_since.take().expect("released once");
+                assert!(now_ms <= since + 2 * 2000 + SLACK_MS + 1000, "resumes wait from {since} to {now_ms}");
+            }
+            Action::Feed { paused, .. } => {
+                assert_ne!(self.paused, *paused, "said twice");
+                self.paused = *paused;
+            }
+            Action::TakeAnyway => self.holes -= 1,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_nobody_is_left_in_the_dark() {
+    use rand::{Rng as _, SeedableRng as _};
+    let stands = [Even, Within, Forked, OtherEpoch, Behind { missing: 1 }];
+    for seed in 0..2000 {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
+        let history = random.random();
+        let (mut plan, mut watch, mut now_ms) = (BusPlan::new(0, history), Watch::default(), 0);
+        let (mut up, mut live_before) = (false, false);
+        let epochs = ["E", "F"].map(|text| Epoch::parse(text).unwrap());
+        let head = Head { cursor: Cursor::new(epochs[0].clone(), 5), interval_ms: 2000, paused: None };
+        for _ in 0..300 {
+            now_ms += random.random_range(1..1000);
+            let mut todo = plan.on(now_ms, Event::Tick);
+            let event = match random.random_range(0..10) {
+                0 if up => Event::Lost,
+                0..3 if !up => {
+                    let kept = random.random();
+                    let queue = if random.random() { OWN } else { Queue::Durable { kept } };
+                    Event::Connected { queue, known: live_before }
+                }
+                3..5 if up => Event::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
+                5..7 if up => Event::Taken { epoch: Some(&epochs[random.random_range(0..2)]), next: random.random() },
+                7 if up => Event::Hole,
+                _ => Event::Tick,
+            };
+            watch.holes += u32::from(event == Event::Hole);
+            up = matches!(event, Event::Connected { .. }) || up && event != Event::Lost;
+            todo.extend(plan.on(now_ms, event));
+            let mut proven = matches!(event, Event::Taken { next: true, .. });
+            let mut at = 0;
+            while let Some(action) = todo.get(at).cloned() {
+                at += 1;
+                watch.see(now_ms, &action);
+                let answer = match action {
+                    Action::ReadHistory { .. } if random.random_bool(0.7) => {
+                        proven = random.random();
+                        Event::HistoryRead { proven }
+                    }
+                    Action::ReadHistory { .. } => Event::HistoryFailed { for_good: random.random() },
+                    Action::Judge => Event::Judged(stands[random.random_range(0..stands.len())]),
+                    Action::Current(true) => {
+                        live_before = true;
+                        continue;
+                    }
+                    _ => continue,
+                };
+                now_ms += random.random_range(0..50);
+                todo.extend(plan.on(now_ms, answer));
+            }
+            // A durable queue that was there is trusted where nobody says heads.
+            if let Event::Connected { queue: Queue::New, known: true } = event {
+                let said = |action: &Action| matches!(action, Action::Hold(true) | Action::Lose);
+                assert!(proven || todo.iter().any(said), "seed {seed}: open at {now_ms}");
+            }
+            assert_eq!(watch.holes, 0, "seed {seed}: what showed a hole goes on");
+        }
+    }
+}

@@ -82,6 +82,8 @@ pub struct SessionLimits {
     pub write_timeout_ms: u64,
     /// The largest message a client may send, in bytes; told to clients, kept by whoever reads.
     pub message_bytes: usize,
+    /// How long a message may take from its first byte to its last, in milliseconds.
+    pub message_timeout_ms: u64,
 }
 
 impl Default for SessionLimits {
@@ -93,6 +95,7 @@ impl Default for SessionLimits {
             idle_timeout_ms: 75_000,
             write_timeout_ms: 30_000,
             message_bytes: 262_144,
+            message_timeout_ms: 30_000,
         }
     }
 }
@@ -114,6 +117,10 @@ pub struct Tally {
     pub silent: u64,
     /// Sessions ended because their socket took nothing.
     pub stalled: u64,
+    /// Sessions ended because a message of theirs did not come to its end.
+    pub unfinished: u64,
+    /// Sessions ended because the process has no room for what they asked.
+    pub no_room: u64,
     /// Resumes answered with `complete`.
     pub complete: u64,
     /// Resumes answered with `latest`.

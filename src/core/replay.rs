@@ -222,23 +222,6 @@ fn slot(pos: Pos) -> usize {
 }
 
 impl Recorder {
-    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
-    /// from the time before.
-    pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
-        self.numbering().go_on_after(self.next, cursor, apart);
-        self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
-    }
-
-    /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
-    pub fn lose(&mut self) {
-        self.numbering().lose();
-        self.next_cursor = None;
-    }
-
-    fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, Numbering> {
-        self.replay.numbering.write().expect("nobody panics holding it")
-    }
-
     /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
     /// gateway) first had it; `cursor` is its number, `before` the lineage tag of the number before it, where that is
     /// known, and `continuity` how it continues those before.

@@ -2,8 +2,27 @@
 
 use bugfeed_protocol::{BugId, Change, Cursor};
 
-use super::{Found, Pos, Replay, Standing, slot};
-use crate::core::numbering::Located;
+use super::{Found, Pos, Recorder, Replay, Standing, slot};
+use crate::core::numbering::{Located, Numbering};
+
+impl Recorder {
+    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
+    /// from the time before.
+    pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
+        self.numbering().go_on_after(self.next, cursor, apart);
+        self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
+    pub fn lose(&mut self) {
+        self.numbering().lose();
+        self.next_cursor = None;
+    }
+
+    pub(super) fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, Numbering> {
+        self.replay.numbering.write().expect("nobody panics holding it")
+    }
+}
 
 impl Replay {
     /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded.

@@ -147,7 +147,10 @@ impl Sequence {
         if head.seq > newest {
             return HeadStands::Behind { missing: head.seq - newest };
         }
-        let same = runs.find(head.seq).is_none_or(|run| !contradict(run.tag, head.tag));
+        let same = match runs.find(head.seq) {
+            Some(run) => !contradict(run.tag, head.tag),
+            None => head.seq == 0 || runs.may_lie_between(head.seq, head.tag, None),
+        };
         match (same, head.seq == newest) {
             (false, _) => HeadStands::Forked,
             (true, true) => HeadStands::Even,
@@ -191,10 +194,21 @@ impl Runs {
         if right.first <= seq {
             return if contradict(right.tag, tag) { Admit::Forked } else { Admit::Known };
         }
-        // A tag's numbers follow one another: what lies between two of them has it too.
-        let left = at.checked_sub(1).and_then(|left| self.seen[left].tag);
-        let between = left.filter(|_| left == right.tag);
-        if contradict(between, tag) { Admit::Forked } else { Admit::Late }
+        if self.may_lie_between(seq, tag, before) { Admit::Late } else { Admit::Forked }
+    }
+
+    /// Whether a number that was not seen can be of the history of those seen on both sides of it. A tag's numbers follow one
+    /// another: it has the tag of one side, or begins right after the other. A tag of which nothing else is known cannot be
+    /// compared, and counts as another history's: of a ledger that was set back to before what was seen here.
+    fn may_lie_between(&self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> bool {
+        let at = self.seen.partition_point(|run| run.last < seq);
+        let left = at.checked_sub(1).and_then(|left| self.seen.get(left));
+        let (left_tag, right_tag) = (left.and_then(|left| left.tag), self.seen.get(at).and_then(|right| right.tag));
+        if tag.is_none() || left_tag.or(right_tag).is_none() {
+            return true;
+        }
+        let begins = left.is_some_and(|left| left.last + 1 == seq && left.tag == before);
+        tag == right_tag || left_tag != right_tag && (tag == left_tag || begins)
     }
 
     fn admit(&mut self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
@@ -346,6 +360,9 @@ mod tests {
             // What lies between two numbers of one tag has that tag.
             (&["1.a", "4.a", "2.a", "3.b"], &[Next, ahead, Late, Forked]),
             (&["1.a", "4.b", "2.b after a", "3.b"], &[Next, ahead, Late, Late]),
+            (&["1.a", "4.c", "2.b after a", "3.b"], &[Next, ahead, Late, Late]),
+            // Set back to before all that was seen here.
+            (&["8.a", "7.a", "1.b", "2.b"], &[Next, Late, Forked, Next]),
         ] {
             assert_eq!(admit_tagged(numbers), want, "{numbers:?}");
         }
@@ -374,6 +391,10 @@ mod tests {
         ] {
             assert_eq!(sequence.head_stands(&cursor(head)), want, "{head}");
         }
+        let mut sequence = Sequence::default();
+        sequence.admit(&cursor("E.8.a"), None);
+        assert_eq!(sequence.head_stands(&cursor("E.5.a")), Within, "the publisher starts over");
+        assert_eq!(sequence.head_stands(&cursor("E.5.b")), Forked, "it cannot be told");
     }
 
     #[test]

@@ -27,6 +27,10 @@ pub trait Peer {
     fn end(&self);
     /// When something was last read from the peer, in the clock that [`Shard::tick`](super::shard::Shard::tick) is given.
     fn heard_ms(&self) -> u64;
+    /// Since when the peer owes the rest of a message it has begun, in the same clock.
+    fn begun_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Epoch, Tag};
 
+use super::state::{SPREAD_FROM, SPREAD_MAX_MS, SPREAD_MS};
 use super::tests::{Wire, change};
 use super::*;
 use crate::core::intake::{Intake, New, Taken};

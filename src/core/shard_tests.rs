@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
+use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{Change, When, client};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::http::{HeaderName, HeaderValue};
+use bugfeed_shim::usage::bind_advice;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,12 +24,15 @@ use tokio_util::task::TaskTracker;
 use crate::events::Events;
 use crate::hub::Handover;
 
+/// In every answer, so that clients know the gateway's own word from that of a proxy.
+pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");
+
 /// A connection that ends is read from for at most this long.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A port could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} (--{option}): {source}; is another program using the port? Choose another address")]
+#[error("cannot listen on {address} (--{option}): {source}; {}", bind_advice(source))]
 pub struct BindError {
     option: &'static str,
     address: SocketAddr,
@@ -85,8 +90,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 let quiet = said.is_some_and(|said| said.elapsed() < Duration::from_secs(60));
                 events.accept_failed(&error, quiet);
@@ -103,7 +108,8 @@ pub async fn serve(
         prepare(&stream, &limits);
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => {
-                tracker.spawn(connection(stream, permit, router.clone(), limits, stop.clone()));
+                let stop = stop.clone();
+                tracker.spawn(connection(stream, Peer(peer), permit, router.clone(), limits, stop));
             }
             Err(_) => {
                 events.turned_away("full");
@@ -122,10 +128,13 @@ fn prepare(stream: &TcpStream, limits: &ListenLimits) {
 
 /// Says that there is no room.
 async fn turn_away(mut stream: TcpStream) {
-    let text = "This gateway is full; try again later\n";
+    let text = "{\"error\":\"this gateway is full; try again later\"}";
+    // Pages of any site may read it: it says nothing that they could not find out.
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n{text}",
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
+         {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n{text}",
+        crate::VERSION,
         text.len()
     );
     // There is room for it in a new connection; an error means that the peer is gone.
@@ -145,6 +154,10 @@ async fn part(stream: &mut TcpStream) {
     // However it ends, the peer was told.
     let _ = tokio::time::timeout(LINGER, parting).await;
 }
+
+/// In each request's extensions: who is at the other end of the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
 
 /// In each request's extensions: the way to keep its connection once the answer is written. The answer must be the last
 /// one: a 101, or one that says that it ends with the connection.
@@ -168,6 +181,7 @@ impl Takeover {
 
 async fn connection(
     stream: TcpStream,
+    peer: Peer,
     permit: OwnedSemaphorePermit,
     router: Router,
     limits: ListenLimits,
@@ -178,8 +192,14 @@ async fn connection(
     let (router, given) = (TowerToHyperService::new(router), takeover.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(given.clone());
+        request.extensions_mut().insert(peer);
+        let answering = router.call(request);
         // Boxed, since a connection that is to be taken apart may not be pinned to its place.
-        Box::pin(router.call(request))
+        Box::pin(async move {
+            let mut answer = answering.await?;
+            answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(crate::VERSION));
+            Ok::<_, std::convert::Infallible>(answer)
+        })
     });
     let http = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

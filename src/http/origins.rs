@@ -6,7 +6,9 @@
 use std::str::FromStr;
 
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use super::listen::VERSION_HEADER;
 
 /// How long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_S: u64 = 3600;
@@ -31,6 +33,10 @@ impl FromStr for Origin {
             "none" => Ok(Origin::Own),
             text => {
                 let text = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+                if text.contains('*') {
+                    let instead = "name each site in full, as in https://bugs.example.org, and repeat the option";
+                    return Err(format!("'*' stands for all sites, alone, and for no part of a name: {instead}"));
+                }
                 let site = text.parse::<Uri>().ok().is_some_and(|uri| {
                     let web = matches!(uri.scheme_str(), Some("http" | "https"));
                     web && uri.path() == "/" && uri.query().is_none() && !text.contains('@')
@@ -64,9 +70,12 @@ impl Origins {
         let origins = if self.any { AllowOrigin::any() } else { AllowOrigin::list(self.sites.iter().cloned()) };
         CorsLayer::new()
             .allow_origin(origins)
+            // For pages behind one login with the gateway, whose requests carry a cookie (`withCredentials`). Browsers allow
+            // that to sites that are named only.
+            .allow_credentials(!self.any)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers(Any)
-            .expose_headers([header::RETRY_AFTER])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([VERSION_HEADER, header::RETRY_AFTER])
             .max_age(std::time::Duration::from_secs(PREFLIGHT_S))
     }
 
@@ -125,6 +134,9 @@ mod tests {
             "ws://bugs.example.org",
             "https://a@b",
             "https://",
+            "https://*.example.org",
+            "*.example.org",
+            "https://bugs.example.org:*",
         ] {
             assert!(text.parse::<Origin>().is_err(), "{text}");
         }

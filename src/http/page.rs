@@ -11,6 +11,8 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::query;
+
 /// Scripts from here only. `connect-src`: the gateway (named by scheme for browsers whose 'self' means no WebSocket),
 /// and whatever tracker the person chooses, by TLS or on the person's own machine.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -73,7 +75,7 @@ pub fn html(depth: Depth) -> Response {
 pub async fn file(Path(name): Path<String>) -> Response {
     match FILES.iter().find(|(known, ..)| *known == name) {
         Some((_, kind, body)) => asset(kind, body),
-        None => (StatusCode::NOT_FOUND, "The page has no such file\n").into_response(),
+        None => *query::refuse(StatusCode::NOT_FOUND, "the page has no such file"),
     }
 }
 
@@ -85,6 +87,16 @@ pub async fn client_js() -> Response {
 /// `GET /client-fallback.js`: what the client library loads where WebSocket does not pass.
 pub async fn client_fallback_js() -> Response {
     asset(JS, include_str!("../../clients/js/client-fallback.js"))
+}
+
+/// `GET /client-shared.js`: what that one loads in pages, so that all of them share one connection.
+pub async fn client_shared_js() -> Response {
+    asset(JS, include_str!("../../clients/js/client-shared.js"))
+}
+
+/// `GET /client-queue.js`: what the client library loads when something has to wait for whoever deals with it.
+pub async fn client_queue_js() -> Response {
+    asset(JS, include_str!("../../clients/js/client-queue.js"))
 }
 
 /// What the page needs to know about the gateway that serves it.

@@ -37,20 +37,33 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
     if request.method() == Method::HEAD {
         return Json(()).into_response();
     }
-    let query = match query::read(feed, request).await {
+    let mut query = match query::read(feed, request).await {
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
     if feed.is_shut() {
         return query::not_ready();
     }
+    let mark = feed.mark();
+    // Told by this gateway when it knew no number either: it begins where that answer ended.
+    let goes_on = query.mark.as_deref() == Some(&mark);
+    let asked = if goes_on { query.resume.take() } else { query.resume.clone() };
     // The reply to the last one says that everything before it has come, and where that is.
     let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
     let messages = feed.open(commands, tracker);
-    let mut poll =
-        Poll { messages, answer: Answer::default(), told: false, head: None, where_asked: 1, leaving: false };
+    let mut poll = Poll {
+        messages,
+        feed,
+        mark,
+        goes_on,
+        answer: Answer::default(),
+        told: false,
+        head: None,
+        where_asked: 1,
+        leaving: false,
+    };
     poll.collect(&query).await;
-    poll.respond(&query)
+    poll.respond(asked.as_ref())
 }
 
 /// Changes nothing; the reply tells the session's cursor.
@@ -73,8 +86,13 @@ struct Answer {
     cursor: Option<String>,
 }
 
-struct Poll {
+struct Poll<'a> {
     messages: Messages,
+    feed: &'a Feed,
+    /// The feed's, before the session began or when it was last told of a gap.
+    mark: String,
+    /// The client was told how things stand before this gateway knew any number.
+    goes_on: bool,
     answer: Answer,
     /// The reply to subscribe has come.
     told: bool,
@@ -97,7 +115,7 @@ struct Message {
     state: Option<String>,
 }
 
-impl Poll {
+impl Poll<'_> {
     /// Takes messages until there is an answer.
     async fn collect(&mut self, query: &Query) {
         let begun = Instant::now();
@@ -179,10 +197,18 @@ impl Poll {
             }
             ("subscribe", ..) => {
                 self.told = true;
-                self.answer.replay = message.replay;
+                self.answer.replay = match &message.cursor {
+                    // Still none: nothing has come since.
+                    None if self.goes_on => Some("complete".to_owned()),
+                    Some(_) if self.goes_on => Some("gap".to_owned()),
+                    _ => message.replay,
+                };
             }
             ("update", Some(bug), Some(when)) => self.answer.changes.push(Change { bug, when }),
-            ("gap", ..) => self.answer.replay = Some("gap".to_owned()),
+            ("gap", ..) => {
+                self.answer.replay = Some("gap".to_owned());
+                self.mark = self.feed.mark();
+            }
             ("unsubscribe", ..) => self.where_asked -= 1,
             ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
             ("goaway", ..) => {
@@ -195,17 +221,22 @@ impl Poll {
         true
     }
 
-    fn respond(mut self, query: &Query) -> Response {
+    /// `asked` is where the client wanted to resume.
+    fn respond(mut self, asked: Option<&Resume>) -> Response {
         if !self.told {
-            let refusal = query::refuse(StatusCode::SERVICE_UNAVAILABLE, "this gateway is going away; try again");
+            let text = "this gateway is full or going away; try again";
+            let refusal = query::refuse(StatusCode::SERVICE_UNAVAILABLE, text);
             return ([(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")], *refusal).into_response();
         }
         if self.answer.cursor.is_none() {
-            // Where no number is known yet, the client keeps what it has, or must not begin anew silently.
-            self.answer.cursor = Some(match &query.resume {
+            // Where no number is known yet, the client keeps what it has, or must not begin anew silently; but what it was
+            // told now is no news here the next time.
+            let cursor = match asked {
                 Some(Resume::From(cursor)) => cursor.to_string(),
                 _ => "unknown".to_owned(),
-            });
+            };
+            let told = self.goes_on || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
+            self.answer.cursor = Some(if told { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
         let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
         // For those who look at it in a terminal.
@@ -226,6 +257,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::core::budget::Budgets;
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
@@ -234,7 +266,12 @@ mod tests {
     /// Such a change moves no cursor: who asks again is told of it again, and would ask again at once.
     #[tokio::test]
     async fn a_change_that_came_late_is_not_told_over_and_over() {
-        let options = HubOptions { shards: 1, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let options = HubOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
         let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
@@ -269,5 +306,50 @@ mod tests {
         let (answer, ()) = tokio::join!(ask(60), going_on);
         assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
         assert_eq!(answer["cursor"], "E.4");
+    }
+
+    /// Who asks again and again while no number is known is told of a gap once, and again when there is something to tell.
+    #[tokio::test]
+    async fn a_gap_that_is_no_news_is_not_told_again() {
+        let options = HubOptions {
+            shards: 2,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
+        let tracker = TaskTracker::new();
+        let ask = async |query: String| -> (Value, String) {
+            let request = Request::get(format!("/changes?bugs=1{query}")).body(Body::empty()).unwrap();
+            let response = serve(&parts.feed, &tracker, request).await;
+            let answer: Value =
+                serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
+            (answer["replay"].clone(), answer["cursor"].as_str().unwrap().to_owned())
+        };
+        let (replay, fresh) = ask(String::new()).await;
+        assert_eq!(replay, Value::Null);
+        assert!(fresh.starts_with("unknown"), "{fresh}");
+        let (replay, told) = ask("&cursor=unknown".to_owned()).await;
+        assert_eq!(replay, "gap", "it may be of another gateway");
+        for cursor in [&fresh, &told] {
+            let (replay, again) = ask(format!("&cursor={cursor}")).await;
+            assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
+        }
+        // By then something may have come, and gone by.
+        parts.ingest.lose().await;
+        let (replay, told) = ask(format!("&cursor={told}")).await;
+        assert_eq!(replay, "gap");
+        assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
+        let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
+        let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
+        parts.ingest.take_anyway(&message, None).await;
+        let (replay, known) = ask(format!("&cursor={told}")).await;
+        assert_eq!((replay, &*known), (json!("gap"), "E.7"));
+        assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
     }
 }

@@ -49,10 +49,14 @@ pub fn router(site: Site) -> Router {
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
+        .route("/client-shared.js", get(page::client_shared_js))
+        .route("/client-queue.js", get(page::client_queue_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
         .route("/{feed}/changes", get(named_changes).post(named_changes))
+        // Pages that have a wrong address shall see that it is.
+        .fallback(unknown_path)
         // Within the layer, which answers what browsers ask beforehand with OPTIONS.
         .method_not_allowed_fallback(wrong_method)
         .layer(site.origins.cors());
@@ -64,7 +68,6 @@ pub fn router(site: Site) -> Router {
         .route("/demo/touch", post(touch))
         .route("/{feed}", get(named))
         .route("/{feed}/", get(named))
-        .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .with_state(site)
 }
@@ -111,7 +114,7 @@ async fn named_sse(
 
 async fn event_stream(site: &Site, name: &str, takeover: &Takeover, request: Request) -> Response {
     match site.feeds.get(name) {
-        None => *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site)),
+        None => no_such_feed(site),
         Some(feed) => sse::serve(feed, &site.tracker, takeover, request).await,
     }
 }
@@ -126,7 +129,7 @@ async fn named_changes(State(site): State<Site>, Path(name): Path<String>, reque
 
 async fn changes(site: &Site, name: &str, request: Request) -> Response {
     match site.feeds.get(name) {
-        None => *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site)),
+        None => no_such_feed(site),
         Some(feed) => poll::serve(feed, &site.tracker, request).await,
     }
 }
@@ -163,15 +166,16 @@ fn accept(request: &Request) -> Option<Response> {
 fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request) -> Response {
     if !site.origins.allow(request.headers()) {
         site.events.turned_away("origin");
-        return (StatusCode::FORBIDDEN, "Pages of this site may not connect (--allow-origin)\n").into_response();
+        return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
     let answer = accept(request);
     // A body would have to be read before the connection could be taken over, and might never come.
     let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
         site.events.turned_away("bad_handshake");
-        let text = "Not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
-            Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body\n";
-        return (StatusCode::BAD_REQUEST, [(header::SEC_WEBSOCKET_VERSION, "13")], text).into_response();
+        let text = "not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
+            Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body";
+        let refusal = *query::refuse(StatusCode::BAD_REQUEST, text);
+        return ([(header::SEC_WEBSOCKET_VERSION, "13")], refusal).into_response();
     };
     if feed.is_shut() {
         site.events.turned_away("not_ready");
@@ -186,11 +190,11 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
 fn feeds_are(site: &Site) -> String {
     let feeds: Vec<String> =
         site.feeds.keys().map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") }).collect();
-    format!("There is no feed here. Feeds: {}", feeds.join(", "))
+    format!("there is no feed here; feeds: {}", feeds.join(", "))
 }
 
 fn no_such_feed(site: &Site) -> Response {
-    (StatusCode::NOT_FOUND, feeds_are(site) + "\n").into_response()
+    *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site))
 }
 
 async fn unknown_path(State(site): State<Site>) -> Response {
@@ -199,20 +203,21 @@ async fn unknown_path(State(site): State<Site>) -> Response {
 
 async fn wrong_method(method: Method) -> Response {
     let text = format!(
-        "{method} is not allowed here. Connect with a WebSocket client, or open this page in a browser; \
-        see also /sse?bugs=1234 and /changes?bugs=1234\n"
+        "{method} is not allowed here; connect with a WebSocket client, or open this page in a browser; \
+        see also /sse?bugs=1234 and /changes?bugs=1234"
     );
-    (StatusCode::METHOD_NOT_ALLOWED, text).into_response()
+    *query::refuse(StatusCode::METHOD_NOT_ALLOWED, &text)
 }
 
-async fn about(State(site): State<Site>, headers: HeaderMap) -> Response {
-    let command = page::is_here(&headers).then(crate::welcome::program);
-    page::about(&About { demo: site.demo.is_some(), trackers: &site.trackers, command })
+async fn about(State(site): State<Site>, request: Request) -> Response {
+    let command = page::is_here(request.headers()).then(crate::welcome::program);
+    let demo = site.demo.is_some_and(|demo| demo.is_for(&request));
+    page::about(&About { demo, trackers: &site.trackers, command })
 }
 
 async fn touch(State(site): State<Site>, request: Request) -> Response {
     match &site.demo {
         Some(demo) => demo.touch(request).await,
-        None => StatusCode::NOT_FOUND.into_response(),
+        None => *query::refuse(StatusCode::NOT_FOUND, "this gateway has no demo tracker"),
     }
 }

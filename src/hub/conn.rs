@@ -23,8 +23,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::read::Reader;
+use super::read::{Fault, READS, Reader};
 use super::{Clock, Link, ShardInput};
+use crate::core::budget::Budgets;
 use crate::core::frame;
 use crate::core::input::{Input, Work};
 use crate::core::shard::Peer;
@@ -53,6 +54,9 @@ pub(super) struct Common {
     pub(super) max_bugs: usize,
     /// The largest message a client may send, in bytes.
     pub(super) message_bytes: usize,
+    /// How long it may take from its first byte to its last.
+    pub(super) message_timeout: Duration,
+    pub(super) budgets: Budgets,
     pub(super) clock: Clock,
     pub(super) events: Arc<Events>,
 }
@@ -68,6 +72,8 @@ pub struct Conn {
     /// Of the connection's task.
     waker: AtomicWaker,
     heard_ms: AtomicU64,
+    /// Since when the rest of a message is waited for; 0 where none is.
+    begun_ms: AtomicU64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -92,6 +98,18 @@ impl Conn {
     /// Something was read from the peer.
     pub(super) fn heard(&self) {
         self.heard_ms.store(self.common.clock.now_ms(), Ordering::Relaxed);
+    }
+
+    /// The rest of a message is waited for.
+    fn owes(&self) {
+        if self.begun_ms.load(Ordering::Relaxed) == 0 {
+            self.begun_ms.store(self.common.clock.now_ms().max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// It has come.
+    fn owes_nothing(&self) {
+        self.begun_ms.store(0, Ordering::Relaxed);
     }
 
     /// Waits where the shard's queue is full. Whether the shard still takes inputs.
@@ -130,6 +148,10 @@ impl Peer for Arc<Conn> {
     fn heard_ms(&self) -> u64 {
         self.heard_ms.load(Ordering::Relaxed)
     }
+
+    fn begun_ms(&self) -> Option<u64> {
+        Some(self.begun_ms.load(Ordering::Relaxed)).filter(|&begun| begun > 0)
+    }
 }
 
 /// What a peer did.
@@ -155,10 +177,11 @@ pub(super) fn take_over(
         flags: AtomicU8::new(0),
         waker: AtomicWaker::new(),
         heard_ms,
+        begun_ms: AtomicU64::new(0),
         _permit: permit,
     });
     // `rest` holds on to the whole buffer that the handshake was read into: it must not outlive this function.
-    let reader = (!rest.is_empty()).then(|| Box::new(Reader::new(&rest, conn.common.message_bytes)));
+    let reader = (!rest.is_empty()).then(|| Box::new(Reader::new(&rest, &conn.common)));
     (conn, reader)
 }
 
@@ -207,24 +230,46 @@ fn next(
         *want_writable = false;
         return Poll::Ready(Some(Input::Writable(conn.slot())));
     }
+    let mut reads = READS;
     while !*busy {
         if reader.is_none() && conn.stream.poll_read_ready(cx).is_pending() {
             break;
         }
-        let reading = reader.get_or_insert_with(|| Box::new(Reader::new(&[], conn.common.message_bytes)));
-        match reading.poll(conn, cx) {
-            Poll::Ready(message) => match heard(message, &conn.common) {
-                Heard::Work(work) => {
-                    *busy = true;
-                    return Poll::Ready(Some(Input::Work(conn.slot(), work)));
+        let reading = reader.get_or_insert_with(|| Box::new(Reader::new(&[], &conn.common)));
+        match reading.poll(conn, &mut reads, cx) {
+            Poll::Ready(message) => {
+                // What comes between the frames of a message does not end it.
+                if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {
+                    conn.owes_nothing();
                 }
-                // A flood of such messages must not keep others of this thread from their turn.
-                Heard::Nothing => ready!(tokio::task::coop::poll_proceed(cx)).made_progress(),
-                Heard::Gone => return Poll::Ready(None),
-            },
-            // Once more around, to wait for the socket.
-            Poll::Pending if reading.is_idle() => *reader = None,
-            Poll::Pending => break,
+                match heard(message, &conn.common) {
+                    Heard::Work(work) => {
+                        *busy = true;
+                        return Poll::Ready(Some(Input::Work(conn.slot(), work)));
+                    }
+                    // A flood of such messages must not keep others of this thread from their turn.
+                    Heard::Nothing => ready!(tokio::task::coop::poll_proceed(cx)).made_progress(),
+                    Heard::Gone => return Poll::Ready(None),
+                }
+            }
+            Poll::Pending => {
+                let idle = reading.is_idle();
+                if idle {
+                    conn.owes_nothing();
+                    *reader = None;
+                } else {
+                    conn.owes();
+                }
+                if reads == 0 {
+                    // It is the turn of others of this thread.
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                if !idle {
+                    break;
+                }
+                // Once more around, to wait for the socket.
+            }
         }
     }
     Poll::Pending
@@ -241,7 +286,7 @@ fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
     }
 }
 
-fn heard(message: Result<Message, Error>, common: &Common) -> Heard {
+fn heard(message: Result<Message, Fault>, common: &Common) -> Heard {
     let events = &common.events;
     let close = match message {
         Ok(Message::Text(text)) => return Heard::Work(Work::Command(command(&text, common.max_bugs))),
@@ -252,7 +297,15 @@ fn heard(message: Result<Message, Error>, common: &Common) -> Heard {
             events.peer_fault("binary", &"a binary message");
             Close::Unsupported
         }
-        Err(error) => match fault(&error) {
+        Err(Fault::Fragments) => {
+            events.peer_fault("fragments", &"a message in too many pieces");
+            Close::Fragments
+        }
+        Err(Fault::NoRoom) => {
+            events.peer_fault("no_room", &"unfinished messages take all that they may");
+            Close::NoRoom
+        }
+        Err(Fault::Error(error)) => match fault(&error) {
             Some((kind, close)) => {
                 events.peer_fault(kind, &error);
                 close
@@ -293,3 +346,7 @@ async fn linger(conn: &Conn) {
     // Whether it ended by itself or by the clock makes no difference.
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

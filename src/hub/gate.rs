@@ -73,12 +73,17 @@ mod tests {
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
-    use crate::hub::{Clock, HubOptions, feed};
+    use crate::hub::{Budgets, Clock, HubOptions, feed};
 
     /// What was read from history may still wait in a shard's queue.
     #[tokio::test]
     async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
-        let options = HubOptions { shards: 2, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let options = HubOptions {
+            shards: 2,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
         let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         let mut shards = parts.shards.into_iter();
         let stop = CancellationToken::new();

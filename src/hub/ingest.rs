@@ -11,7 +11,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use super::ShardInput;
+use super::{Breaks, ShardInput};
 use crate::core::bus_plan::Why;
 use crate::core::input::Input;
 use crate::core::intake::{HeadStands, Intake, New, Taken};
@@ -31,6 +31,7 @@ pub struct Ingest {
     last_poison: Option<Instant>,
     last_gap: Option<Instant>,
     current: bool,
+    breaks: Breaks,
     /// The feed was current once, so that somebody may have been told something.
     begun: bool,
 }
@@ -67,6 +68,7 @@ impl Ingest {
         recorder: Recorder,
         shards: Vec<mpsc::Sender<ShardInput>>,
         events: Arc<Events>,
+        breaks: Breaks,
     ) -> Ingest {
         let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
@@ -79,6 +81,7 @@ impl Ingest {
             last_poison: None,
             last_gap: None,
             current: false,
+            breaks,
             begun: false,
         }
     }
@@ -194,9 +197,16 @@ impl Ingest {
     }
 
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
+        let is_break = matches!(input(), Input::Gap(_));
+        if is_break {
+            self.breaks.step();
+        }
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
+        }
+        if is_break {
+            self.breaks.step();
         }
     }
 

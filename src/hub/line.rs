@@ -215,6 +215,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
+    use crate::core::budget::Budgets;
     use crate::core::input::SessionLimits;
     use crate::core::replay::ReplayLimits;
     use crate::events::Events;
@@ -225,7 +226,12 @@ mod tests {
     /// Its shard has other things to do first, and does not know it yet.
     #[tokio::test]
     async fn who_leaves_at_once_takes_nobody_else_along() {
-        let options = HubOptions { shards: 1, replay: ReplayLimits::default(), session: SessionLimits::default() };
+        let options = HubOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
         let parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         let tracker = TaskTracker::new();
         let mut stays = parts.feed.open([Command::Version], &tracker);

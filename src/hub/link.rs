@@ -59,4 +59,11 @@ impl Peer for Link {
             Link::Line(line) => line.heard_ms(),
         }
     }
+
+    fn begun_ms(&self) -> Option<u64> {
+        match self {
+            Link::Socket(conn) => conn.begun_ms(),
+            Link::Line(line) => line.begun_ms(),
+        }
+    }
 }

@@ -12,7 +12,7 @@ mod link;
 mod read;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -27,6 +27,7 @@ pub use ingest::{Came, Hole, Ingest};
 pub use line::{Line, Messages};
 pub use link::Link;
 
+use crate::core::budget::{Budgets, Share};
 use crate::core::input::{About, Input, SessionLimits};
 use crate::core::replay::{ReplayLimits, replay};
 use crate::core::shard::Shard;
@@ -66,6 +67,8 @@ pub struct HubOptions {
     pub replay: ReplayLimits,
     /// Bounds on one session.
     pub session: SessionLimits,
+    /// Bounds on all sessions together, shared by the feeds of a process.
+    pub budgets: Budgets,
 }
 
 /// What one feed needs to serve connections.
@@ -76,6 +79,9 @@ pub struct Feed {
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
     common: Arc<Common>,
+    /// Another for each process and feed.
+    born: u32,
+    breaks: Breaks,
     gate: Arc<Gate>,
 }
 
@@ -99,7 +105,8 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
         .map(|_| {
             let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
             let task = ShardTask {
-                shard: Shard::new(Arc::clone(&cache), options.session, about.clone()),
+                shard: Shard::new(Arc::clone(&cache), options.session, about.clone())
+                    .within(Arc::clone(&options.budgets.subscriptions)),
                 inputs,
                 tick: tick_of(&options.session),
                 clock,
@@ -109,14 +116,19 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
             (sender, task)
         })
         .collect::<(Vec<_>, Vec<_>)>();
-    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events));
+    let breaks = Breaks::default();
+    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events), breaks.clone());
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,
         next: AtomicUsize::new(0),
+        born: rand::random(),
+        breaks,
         common: Arc::new(Common {
             max_bugs: options.session.subscriptions,
             message_bytes: options.session.message_bytes,
+            message_timeout: Duration::from_millis(options.session.message_timeout_ms),
+            budgets: options.budgets.clone(),
             clock,
             events: Arc::clone(events),
         }),
@@ -125,12 +137,25 @@ pub fn feed(name: &str, options: &HubOptions, clock: Clock, events: &Arc<Events>
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
 
+/// Counts the breaks in a feed's continuity.
+#[derive(Clone, Debug, Default)]
+struct Breaks(Arc<AtomicU64>);
+
+impl Breaks {
+    /// Before the first session is told of one, and when all that come from now on come after it: a mark taken in between
+    /// holds neither before nor after.
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// How often a shard looks for what is due while it closes its sessions.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
 /// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 250 ms.
 fn tick_of(limits: &SessionLimits) -> Duration {
     let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
+    let shortest = shortest.min(limits.message_timeout_ms);
     Duration::from_millis((shortest / 4).clamp(10, 250))
 }
 
@@ -174,6 +199,27 @@ impl Feed {
     /// The largest message a client may send, in bytes.
     pub fn message_bytes(&self) -> usize {
         self.common.message_bytes
+    }
+
+    /// Where this gateway stands as long as it knows no number: the same text as long as there was no break in between. For
+    /// who asks again and again, to know what is no news.
+    pub fn mark(&self) -> String {
+        format!("{:x}-{}", self.born, self.breaks.0.load(Ordering::Acquire))
+    }
+
+    /// How long a message may take from its first byte to its last.
+    pub fn message_timeout(&self) -> Duration {
+        self.common.message_timeout
+    }
+
+    /// A share of what all messages that were begun may take, for one that comes another way.
+    pub fn share(&self) -> Share {
+        Share::of(&self.common.budgets.message_bytes)
+    }
+
+    /// Counts a request that is refused for want of room.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.common.events.turned_away(kind);
     }
 
     /// Closes every session with "gateway restarts", spread over this time.

@@ -3,6 +3,9 @@
 //! tungstenite reads (frames, masks, fragments, UTF-8, limits); what it would write is thrown away, since the shard
 //! answers pings and closes itself. A reader takes about 1.5 KB, so one that is between two messages is let go of:
 //! nothing is in it that the next one would need. [`Boundary`] knows when that is.
+//!
+//! A peer may send as fast as it likes, and what it sends may never become a message: reading is bounded for each turn,
+//! and so are the pieces of a message, and what unfinished messages take together.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -10,44 +13,79 @@ use std::task::{Context, Poll, ready};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::conn::Conn;
+use super::conn::{Common, Conn};
+use crate::core::budget::Share;
 
 /// Most messages of clients fit.
 const BUFFER: usize = 1024;
+
+/// Reads of at most [`BUFFER`] bytes in one turn of a connection: then others of its thread have theirs. Some 2,700 of the
+/// smallest frames.
+pub(super) const READS: u32 = 16;
+
+/// Frames of one message before its last. Libraries send a command in one frame, or in some kilobytes each.
+const FRAGMENTS: u32 = 1024;
+
+/// What a reader itself takes, without the message, in bytes.
+const READER: usize = 2560;
+
+/// Why nothing more is read from a peer.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// tungstenite says so.
+    Error(Error),
+    /// A message in too many pieces.
+    Fragments,
+    /// Unfinished messages take all that they may.
+    NoRoom,
+}
 
 /// What is needed while a peer's message comes in.
 #[derive(Debug)]
 pub(super) struct Reader {
     context: WebSocketContext,
     boundary: Boundary,
+    /// What the message takes, once it has to be waited for.
+    share: Share,
 }
 
 impl Reader {
-    /// Reads messages of at most so many bytes; `rest` was read already.
-    pub(super) fn new(rest: &[u8], message_bytes: usize) -> Reader {
+    /// Reads messages within these bounds; `rest` was read already.
+    pub(super) fn new(rest: &[u8], common: &Common) -> Reader {
+        let message_bytes = common.message_bytes;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .max_message_size(Some(message_bytes))
             .max_frame_size(Some(message_bytes));
         let mut boundary = Boundary::default();
         boundary.follow(rest);
-        Reader { context: WebSocketContext::from_partially_read(rest.to_vec(), Role::Server, Some(config)), boundary }
+        let context = WebSocketContext::from_partially_read(rest.to_vec(), Role::Server, Some(config));
+        Reader { context, boundary, share: Share::of(&common.budgets.message_bytes) }
     }
 
-    /// The next message. When it is pending, `conn`'s socket wakes the task, unless [`Reader::is_idle`]: then only a
-    /// new call of this, or of the socket's own `poll_read_ready`, sees to that.
-    pub(super) fn poll(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+    /// The next message, with at most `reads` reads, which are counted down. When it is pending, `conn`'s socket wakes the
+    /// task, unless no reads are left, or [`Reader::is_idle`]: then only a new call of this, or of the socket's own
+    /// `poll_read_ready`, sees to that.
+    pub(super) fn poll(&mut self, conn: &Conn, reads: &mut u32, cx: &mut Context<'_>) -> Poll<Result<Message, Fault>> {
         loop {
-            match self.context.read(&mut ReadSide { conn, boundary: &mut self.boundary }) {
+            match self.context.read(&mut ReadSide { conn, boundary: &mut self.boundary, reads }) {
+                Err(_) if self.boundary.fragments > FRAGMENTS => return Poll::Ready(Err(Fault::Fragments)),
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.is_idle() {
                         return Poll::Pending;
                     }
+                    if !self.share.grow_to(READER + self.boundary.unfinished) {
+                        return Poll::Ready(Err(Fault::NoRoom));
+                    }
+                    if *reads == 0 {
+                        return Poll::Pending;
+                    }
                     if let Err(error) = ready!(conn.stream().poll_read_ready(cx)) {
-                        return Poll::Ready(Err(Error::Io(error)));
+                        return Poll::Ready(Err(Fault::Error(Error::Io(error))));
                     }
                 }
-                other => return Poll::Ready(other),
+                Err(error) => return Poll::Ready(Err(Fault::Error(error))),
+                Ok(message) => return Poll::Ready(Ok(message)),
             }
         }
     }
@@ -56,16 +94,27 @@ impl Reader {
     pub(super) fn is_idle(&self) -> bool {
         self.boundary.is_between_messages()
     }
+
+    /// Whether a message was begun whose last frame has not come.
+    pub(super) fn is_within_fragments(&self) -> bool {
+        self.boundary.fragmented
+    }
 }
 
 /// The socket as tungstenite sees it.
 struct ReadSide<'a> {
     conn: &'a Conn,
     boundary: &'a mut Boundary,
+    reads: &'a mut u32,
 }
 
 impl io::Read for ReadSide<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.boundary.fragments > FRAGMENTS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let Some(left) = self.reads.checked_sub(1) else { return Err(io::ErrorKind::WouldBlock.into()) };
+        *self.reads = left;
         let read = self.conn.stream().try_read(buf)?;
         self.conn.heard();
         self.boundary.follow(&buf[..read]);
@@ -94,6 +143,12 @@ struct Boundary {
     payload: u64,
     /// A message was begun and its last frame has not come.
     fragmented: bool,
+    /// The frame whose payload comes is a control frame, which is of no message.
+    control: bool,
+    /// Frames of the message that has begun, without its last. Stays where it is once they are too many.
+    fragments: u32,
+    /// Bytes of the message that has begun.
+    unfinished: usize,
 }
 
 impl Boundary {
@@ -105,7 +160,14 @@ impl Boundary {
         loop {
             let skip = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
             self.payload -= skip as u64;
+            if !self.control {
+                self.unfinished = self.unfinished.saturating_add(skip);
+            }
             bytes = &bytes[skip..];
+            if self.is_between_messages() {
+                self.unfinished = 0;
+                self.fragments = if self.fragments > FRAGMENTS { self.fragments } else { 0 };
+            }
             let Some((&first, rest)) = bytes.split_first() else { return };
             self.header[self.held] = first;
             self.held += 1;
@@ -114,8 +176,10 @@ impl Boundary {
                 self.payload = payload;
                 self.held = 0;
                 let (last, control) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 != 0);
+                self.control = control;
                 if !control {
                     self.fragmented = !last;
+                    self.fragments = self.fragments.saturating_add(u32::from(!last));
                 }
             }
         }

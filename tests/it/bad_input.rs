@@ -224,7 +224,7 @@ async fn requests_that_are_no_client() {
     let serve = Serve::start(&[]).await;
     let (status, body) = get(serve.clients, "/nope/").await;
     assert_eq!(status, 404);
-    assert!(body.contains("Feeds: /"), "says where the feeds are: {body}");
+    assert!(body.contains("feeds: /"), "says where the feeds are: {body}");
     match Client::try_connect(&format!("{}nope/", serve.url())).await.err().expect("refused") {
         WsError::Http(answer) => assert_eq!(answer.status(), 404),
         other => panic!("{other}"),

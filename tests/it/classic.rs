@@ -103,7 +103,9 @@ async fn the_page_and_its_button() {
         ("/page/page.css", "color-scheme"),
         ("/page/main.js", "/client.js"),
         ("/client.js", "client-fallback.js"),
-        ("/client-fallback.js", "export"),
+        ("/client-fallback.js", "client-shared.js"),
+        ("/client-shared.js", "client-fallback.js"),
+        ("/client-queue.js", "export"),
     ] {
         let (status, body) = get(serve.clients, path).await;
         assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");
@@ -122,21 +124,38 @@ async fn the_page_and_its_button() {
 
     let mut client = serve.client().await;
     client.subscribe(&[7]).await;
+    let own = format!("Origin: http://{}\r\n", serve.clients);
     let press = |kind: &str, body: &str, extra: &str| {
         let head = format!("POST /demo/touch HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", serve.clients);
         format!("{head}Content-Type: {kind}\r\nContent-Length: {}\r\n{extra}\r\n{body}", body.len())
     };
+    // A page of another site whose name has been made to mean this machine.
+    let rebound = press("application/json", r#"{"bugs":[7]}"#, &own);
+    let rebound = rebound.replace(&serve.clients.to_string(), "rebind.example:8844");
     for (request, want) in [
-        (press("application/json", r#"{"bugs":[7]}"#, ""), 200),
-        (press("text/plain", r#"{"bugs":[7]}"#, ""), 415),
+        (press("application/json", r#"{"bugs":[7]}"#, &own), 200),
+        (press("text/plain", r#"{"bugs":[7]}"#, &own), 415),
+        (press("application/json", r#"{"bugs":[7]}"#, ""), 403),
+        // Seen from outside, it is the machine that is asked; not so by its name, and by who passed it on.
+        (rebound.clone(), 403),
+        (press("application/json", r#"{"bugs":[7]}"#, &format!("{own}X-Forwarded-For: 192.0.2.1\r\n")), 403),
         (press("application/json", r#"{"bugs":[7]}"#, "Origin: http://elsewhere.example\r\n"), 403),
-        (press("application/json", r#"{"bugs":[0]}"#, ""), 422),
-        (press("application/json", r#"{"bugs":[]}"#, ""), 422),
-        (press("application/json", "{", ""), 400),
+        (press("application/json", r#"{"bugs":[0]}"#, &own), 422),
+        (press("application/json", r#"{"bugs":[]}"#, &own), 422),
+        (press("application/json", "{", &own), 400),
     ] {
         assert_eq!(crate::support::request(serve.clients, &request).await.0, want, "{request}");
     }
     assert_eq!(client.update().await.0, 7);
+    let page = "GET /page.json HTTP/1.1\r\nHost: rebind.example:8844\r\nConnection: close\r\n\r\n";
+    let (_, body) = crate::support::request(serve.clients, page).await;
+    assert_eq!(body, r#"{"demo":false,"trackers":{}}"#, "a page that could not use it shows no button");
+    let mut pressed = Vec::new();
+    for _ in 0..30 {
+        let request = press("application/json", r#"{"bugs":[7]}"#, &own);
+        pressed.push(crate::support::request(serve.clients, &request).await.0);
+    }
+    assert!(pressed.contains(&429), "not more than ten a second: {pressed:?}");
     let template = "https://bugs.example.org/show_bug.cgi?id={bug}";
     let quiet = Serve::start(&["--demo", "false", "--tracker-url", template]).await;
     let told: Value = serde_json::from_str(&about(&quiet).await).unwrap();

@@ -2,11 +2,12 @@
 //! programs. What it needs servers for is in `real::deploy`.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bugfeed_testbed::{Run, bin, skipped, tool};
+use bugfeed_testbed::{Run, bin, free_port, skipped, tool};
 
-use crate::support::SOON;
+use crate::support::{Client, SOON};
 
 /// A file of deploy/.
 pub fn read(name: &str) -> String {
@@ -33,8 +34,11 @@ pub fn unit(name: &str) -> BTreeMap<String, Vec<String>> {
     keys
 }
 
+/// Names and values.
+pub type Variables = Vec<(String, String)>;
+
 /// The variables of a sample, and those that it has as a suggestion.
-pub fn sample(name: &str) -> (Vec<(String, String)>, Vec<(String, String)>) {
+pub fn sample(name: &str) -> (Variables, Variables) {
     let pair = |line: &str| {
         let (name, value) = line.split_once('=')?;
         let is_name = name.starts_with("BUGFEED_") && !name.contains(' ');
@@ -78,7 +82,7 @@ async fn systemd_takes_the_units() {
         // Only looked for, never run; a link would lead out of the folder that is taken for the root.
         let stand_in = programs.join(program);
         std::fs::write(&stand_in, "#!/bin/sh\n").unwrap();
-        std::fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&stand_in, PermissionsExt::from_mode(0o755)).unwrap();
     }
     std::os::unix::fs::symlink("bugfeed-gateway@.service", units.join("bugfeed-gateway@a.service")).unwrap();
     let mut verify = Run::new("systemd-analyze")
@@ -131,6 +135,13 @@ fn the_demo_button_is_off_wherever_the_all_in_one_is_deployed() {
     }
 }
 
+/// Two gateways on one queue would each tell half: not two of a host, nor two hosts' of one name.
+#[test]
+fn a_durable_queue_is_named_by_host_and_instance() {
+    let queue = &unit("systemd/bugfeed-gateway@.service.d/durable-queue.conf")["Environment"][0];
+    assert!(queue.starts_with("BUGFEED_QUEUE_NAME=") && queue.contains("%l") && queue.contains("%i"), "{queue}");
+}
+
 #[test]
 fn the_document_makes_what_the_units_need_and_names_files_that_there_are() {
     let commands = commands().join("\n");
@@ -168,4 +179,62 @@ fn no_document_advises_to_put_a_ledger_back() {
             );
         }
     }
+}
+
+/// The tracker runs as another user, in the group of the all-in-one, and writes into its table.
+#[tokio::test]
+async fn whoever_is_in_the_group_writes_the_change_table() {
+    let unit = unit("systemd/bugfeed.service");
+    let mode = u32::from_str_radix(&unit["StateDirectoryMode"][0], 8).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("bugfeed");
+    std::fs::create_dir(&data).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    // Users that nobody else is; only root becomes another one.
+    let (service, tracker, group) = (64_201, 64_202, 64_200);
+    if is_root {
+        std::os::unix::fs::chown(&data, Some(service), Some(group)).unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(mode)).unwrap();
+    // Where others may not look into the folder of the build.
+    let program = dir.path().join("program");
+    std::fs::hard_link(bin("bugfeed").unwrap(), &program)
+        .or_else(|_| std::fs::copy(bin("bugfeed").unwrap(), &program).map(drop))
+        .unwrap();
+    let run_as = |user: u32, umask: &str, args: &[&str]| {
+        let words = args.iter().map(|arg| format!("'{arg}'")).collect::<Vec<_>>().join(" ");
+        let other = format!("setpriv --reuid={user} --regid={group} --clear-groups");
+        let code = format!("umask {umask}; exec {} '{}' {words}", if is_root { &other } else { "" }, program.display());
+        Run::new("sh").args(["-c", &code]).dir(&data).spawn().unwrap()
+    };
+    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+    let (listen, admin) = (format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}"));
+    let folder = data.to_str().unwrap();
+    let args = ["serve", "--data-dir", folder, "--listen", &listen, "--admin-listen", &admin];
+    let mut serve = run_as(service, &unit["UMask"][0], &args);
+    serve.wait_for_line("working on this ledger", SOON).await.unwrap();
+    for file in ["bugfeed.db", "bugfeed.db-wal", "bugfeed.db-shm"] {
+        let mode = std::fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o660, "{file}: {mode:o}");
+    }
+    let table = format!("sqlite://{folder}/bugfeed.db");
+    let write = async || {
+        let mut touch = run_as(tracker, "022", &["touch", "1234", "--source", &table]);
+        assert!(touch.wait(SOON).await.unwrap().success(), "{}", touch.output());
+    };
+    let mut client = Client::connect(&format!("ws://{listen}/")).await;
+    client.subscribe(&[1234]).await;
+    write().await;
+    assert_eq!(client.update().await.0, 1234);
+    // Also while the service does not run: what SQLite makes anew then, it can still write.
+    serve.sigterm();
+    assert!(serve.wait(SOON).await.unwrap().success());
+    write().await;
+    let mut serve = run_as(service, &unit["UMask"][0], &args);
+    serve.wait_for_line("working on this ledger", SOON).await.unwrap();
+    let mut client = Client::connect(&format!("ws://{listen}/")).await;
+    client.subscribe(&[1234]).await;
+    write().await;
+    assert_eq!(client.update().await.0, 1234);
 }

@@ -3,16 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
+mod answers;
 mod bad_input;
+mod banner;
 mod browser;
 mod classic;
 mod commands;
+mod data_dir;
 mod deploy;
+mod environment;
 mod examples;
+mod greedy;
 mod hygiene;
 mod old_clients;
 mod plain_http;
 mod real;
+mod secrets;
 mod support;
 mod watch;
 mod watch_client;

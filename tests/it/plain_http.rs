@@ -354,8 +354,8 @@ async fn requests_that_ask_for_nothing_sensible_are_told_what_would_be() {
         ("/changes?bugs=1,2,3,4", 400, "at most 3"),
         ("/changes?bugs=1&wait=3600", 400, "0 to 60"),
         ("/sse?bugs=1&since=soon", 400, "2014-04-03T21:13:45"),
-        ("/kde/sse?bugs=1", 404, "Feeds: /"),
-        ("/kde/changes?bugs=1", 404, "Feeds: /"),
+        ("/kde/sse?bugs=1", 404, "feeds: /"),
+        ("/kde/changes?bugs=1", 404, "feeds: /"),
         ("/default/changes?bugs=1", 200, "cursor"),
     ] {
         let (got, body) = get(serve.clients, path).await;

@@ -20,6 +20,8 @@ enum Write {
     Twin(u64),
     /// The row with this id gets a new date.
     Update(i64),
+    /// The row with this id is edited once more, and keeps its date.
+    Again(i64),
     /// A new row with this id, which another row had before.
     Reuse(i64, u64),
 }
@@ -36,6 +38,8 @@ struct State {
     committed: Vec<Change>,
     /// The date of every version that was ever committed.
     ever: Vec<When>,
+    /// Dates of edits after which no change with that date was published yet: who was told before may have asked before.
+    unheard: Vec<When>,
     faults: usize,
 }
 
@@ -55,17 +59,19 @@ enum Move {
 const BATCH: usize = 2;
 
 impl State {
-    fn new(faults: usize) -> State {
+    fn new(writes: &[Write], faults: usize) -> State {
         let mut shims = [Shim::default(), Shim::default()];
         shims.iter_mut().for_each(|shim| shim.up = true);
+        let in_place = writes.iter().any(|write| matches!(write, Write::Again(_)));
         State {
-            table: Table::default(),
+            table: Table::new(in_place),
             ledger: Ledger::new(Epoch::parse("E").unwrap()),
             shims,
             broker: BTreeMap::new(),
             written: 0,
             committed: Vec::new(),
             ever: Vec::new(),
+            unheard: Vec::new(),
             faults,
         }
     }
@@ -78,14 +84,16 @@ impl State {
         let rows: Vec<_> = self.table.rows.iter().map(|(id, change)| (id, change.when.as_micros())).collect();
         let broker: Vec<_> = self.broker.keys().collect();
         let shims = [self.shims[0].key(), self.shims[1].key()];
-        let Ledger { published, term, .. } = &self.ledger;
-        format!("{rows:?}{marks:?}{seqs:?}{published},{term}{broker:?}{},{}{shims:?}", self.written, self.faults)
+        let Ledger { published, term, owed, .. } = &self.ledger;
+        let owed: Vec<_> = owed.keys().collect();
+        let rest = (self.written, self.faults, owed, &self.unheard);
+        format!("{rows:?}{marks:?}{seqs:?}{published},{term}{broker:?}{rest:?}{shims:?}")
     }
 
     fn moves(&self, writes: &[Write]) -> Vec<Move> {
         let mut moves = Vec::new();
         match writes.get(self.written) {
-            Some(Write::Update(id)) if !self.table.rows.contains_key(id) => {}
+            Some(Write::Update(id) | Write::Again(id)) if !self.table.rows.contains_key(id) => {}
             Some(Write::Reuse(id, _)) if self.table.rows.contains_key(id) => {}
             Some(_) => moves.push(Move::Write),
             None => {}
@@ -150,8 +158,13 @@ impl State {
             Move::Publish(at, arrives, confirm) => {
                 let message = self.shims[at].next_message(&self.ledger, BATCH).ok_or("nothing to publish")?;
                 let (seq, when) = (message.cursor.seq, message.change.when);
-                if arrives && self.broker.insert(seq, when).is_some_and(|before| before != when) {
-                    return Err(format!("{seq} published for two changes"));
+                if arrives {
+                    match self.broker.insert(seq, when) {
+                        // A number that is known is no news to anybody.
+                        None => self.unheard.retain(|edit| *edit != when),
+                        Some(before) if before != when => return Err(format!("{seq} published for two changes")),
+                        Some(_) => {}
+                    }
                 }
                 self.shims[at].confirmed(confirm, &mut self.ledger);
             }
@@ -161,6 +174,10 @@ impl State {
 
     fn write(&mut self, write: Write) {
         self.written += 1;
+        if let Write::Again(id) = write {
+            self.unheard.push(self.table.rows[&id].when);
+            return;
+        }
         let second = self.written - usize::from(matches!(write, Write::Twin(_)));
         let when = When::from_micros(i64::try_from(second).unwrap() * 1_000_000).unwrap();
         let (id, bug) = match write {
@@ -172,8 +189,11 @@ impl State {
                 if !self.ledger.changes.iter().any(|numbered| numbered.change == old) {
                     self.committed.retain(|change| *change != old);
                 }
+                // Whoever hears of this date asks after the edits before it.
+                self.unheard.iter_mut().filter(|edit| **edit == old.when).for_each(|edit| *edit = when);
                 (id, old.bug)
             }
+            Write::Again(_) => unreachable!("makes no new version"),
         };
         let change = Change { bug, when };
         self.table.rows.insert(id, change);
@@ -191,7 +211,7 @@ impl State {
         }
         for when in &numbered {
             let count = |all: &[When]| all.iter().filter(|other| *other == when).count();
-            if count(&numbered) > count(&self.ever) {
+            if count(&numbered) > count(&self.ever) + count(&self.ledger.paid) {
                 return Err(format!("{when} numbered twice"));
             }
         }
@@ -217,13 +237,19 @@ impl State {
     /// What holds when nothing more happens by itself.
     fn check_end(&self) -> Result<(), String> {
         let rest = (self.table.rows.len(), self.ledger.marks.len(), self.ledger.head() - self.ledger.published);
-        if rest == (0, 0, 0) { Ok(()) } else { Err(format!("rows, marks, unpublished at the end: {rest:?}")) }
+        if rest != (0, 0, 0) {
+            return Err(format!("rows, marks, unpublished at the end: {rest:?}"));
+        }
+        match self.unheard.first() {
+            Some(when) => Err(format!("an edit dated {when} was never told of: what was published came before it")),
+            None => Ok(()),
+        }
     }
 }
 
 /// Visits every reachable state; how many there are.
 fn explore(writes: &[Write], faults: usize) -> usize {
-    let first = State::new(faults);
+    let first = State::new(writes, faults);
     let mut seen = HashSet::from([first.key()]);
     // The way to each state, from its predecessor.
     let mut ways: Vec<(usize, Move)> = Vec::new();
@@ -261,7 +287,7 @@ fn path(ways: &[(usize, Move)], mut way: usize) -> Vec<Move> {
 
 #[test]
 fn every_crash_point_of_the_ledger() {
-    use Write::{Insert, Reuse, Twin, Update};
+    use Write::{Again, Insert, Reuse, Twin, Update};
     let mut states = 0;
     for (writes, faults) in [
         (&[Insert(1)][..], 2),
@@ -270,6 +296,10 @@ fn every_crash_point_of_the_ledger() {
         // One row for each bug, updated in place, between any two steps.
         (&[Insert(1), Update(1)], 2),
         (&[Insert(1), Insert(2), Update(1)], 1),
+        // With the same date: before the row is deleted, or by a transaction that holds it just then.
+        (&[Insert(1), Again(1)], 2),
+        (&[Insert(1), Again(1), Update(1)], 1),
+        (&[Insert(1), Insert(2), Again(1)], 1),
         // An id given again, as SQLite does without AUTOINCREMENT.
         (&[Insert(1), Reuse(1, 2)], 2),
     ] {

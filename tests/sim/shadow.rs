@@ -211,8 +211,12 @@ impl Shadow {
                     _ => Judged::Broken,
                 }
             }
-            (Some((_, one)), Some((_, other))) if one == other && contradict(*one, number.tag) => Judged::Forked,
-            _ => Judged::Late,
+            // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
+            (_, Some((_, right))) if *right == number.tag => Judged::Late,
+            (Some((_, left)), Some((_, right))) if left == right => Judged::Forked,
+            (Some((_, left)), _) if *left == number.tag => Judged::Late,
+            (Some((seq, left)), _) if seq + 1 == number.seq && *left == before => Judged::Late,
+            _ => Judged::Forked,
         }
     }
 

@@ -17,10 +17,16 @@ use crate::source::{Row, RowKey};
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     pub rows: BTreeMap<i64, Change>,
+    /// One row for each bug, and the shim knows: what is in a row is published once the row is gone.
+    pub in_place: bool,
     next: i64,
 }
 
 impl Table {
+    pub fn new(in_place: bool) -> Table {
+        Table { in_place, ..Table::default() }
+    }
+
     /// Takes the next id, as a transaction does when it begins.
     pub fn id(&mut self) -> i64 {
         self.next += 1;
@@ -48,6 +54,10 @@ impl Table {
 pub struct Ledger {
     pub epoch: Epoch,
     pub marks: HashSet<RowKey>,
+    /// Published before their rows were gone, and to be numbered once more.
+    pub owed: BTreeMap<RowKey, Change>,
+    /// Those that were.
+    pub paid: Vec<When>,
     pub changes: Vec<Numbered>,
     pub published: u64,
     pub term: u64,
@@ -55,7 +65,8 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(epoch: Epoch) -> Ledger {
-        Ledger { epoch, marks: HashSet::new(), changes: Vec::new(), published: 0, term: 0 }
+        let (owed, paid) = (BTreeMap::new(), Vec::new());
+        Ledger { epoch, marks: HashSet::new(), owed, paid, changes: Vec::new(), published: 0, term: 0 }
     }
 
     pub fn head(&self) -> u64 {
@@ -75,7 +86,11 @@ enum Round {
     Settle,
     Read,
     Record(Vec<Row>),
+    /// Forget held rows that are others now; then delete these.
+    Updated(Vec<RowKey>, Vec<RowKey>),
     Delete(Vec<RowKey>),
+    /// Write down what is owed for rows that are still there; then forget these.
+    Owe(Vec<(RowKey, Change)>, Vec<RowKey>),
     Forget(Vec<RowKey>),
 }
 
@@ -90,6 +105,8 @@ struct Term {
     round: Round,
     /// Recorded rows that the tracker holds.
     held: Vec<RowKey>,
+    /// How far the outlet may go.
+    limit: u64,
     published: u64,
     /// The tag of that number.
     published_tag: Option<Tag>,
@@ -139,7 +156,8 @@ impl Shim {
 
     /// Whether the intake would only look and find nothing.
     pub fn idles(&self, table: &Table, ledger: &Ledger) -> bool {
-        let reads = |term: &Term| matches!(term.round, Round::Read) && term.held.is_empty();
+        let all = |term: &Term| !table.in_place || term.limit == ledger.head();
+        let reads = |term: &Term| matches!(term.round, Round::Read) && term.held.is_empty() && all(term);
         self.term.as_ref().is_some_and(reads) && table.rows.is_empty() && self.holds(ledger)
     }
 
@@ -151,9 +169,9 @@ impl Shim {
             marks.sort_unstable();
             format!("{last}{marks:?}")
         });
-        let Term { round, held, published, batch, confirms, .. } = term;
+        let Term { round, held, limit, published, batch, confirms, .. } = term;
         format!(
-            "{}{}{}{cache:?}{round:?}{held:?}{published}{}{confirms:?}",
+            "{}{}{}{cache:?}{round:?}{held:?}{limit},{published}{}{confirms:?}",
             self.up,
             self.asleep,
             term.term,
@@ -177,6 +195,7 @@ impl Shim {
             cache: None,
             round: Round::Settle,
             held: Vec::new(),
+            limit: 0,
             published: ledger.published,
             published_tag: ledger.tag_of(ledger.published),
             batch: Vec::new(),
@@ -245,6 +264,9 @@ impl Shim {
         let mut numbered = Vec::new();
         term.round = match std::mem::replace(&mut term.round, Round::Settle) {
             Round::Settle => {
+                if !table.in_place {
+                    term.limit = u64::MAX;
+                }
                 let mut marked: Vec<RowKey> = ledger.marks.iter().cloned().collect();
                 marked.sort_unstable();
                 term.cache = Some((ledger.head(), ledger.marks.clone()));
@@ -259,11 +281,15 @@ impl Shim {
                     term.cache = None;
                     Round::Settle
                 } else {
-                    // Those that were held are tried again, also when they are gone.
-                    let mut keys: Vec<RowKey> = rows.into_iter().map(|row| row.key).collect();
-                    keys.extend(term.held.drain(..).filter(|held| !keys.contains(held)).collect::<Vec<_>>());
-                    Round::Delete(keys)
+                    let keys: Vec<RowKey> = rows.into_iter().map(|row| row.key).collect();
+                    let other = |held: &mut RowKey| keys.iter().any(|key| key.id == held.id && key != held);
+                    let updated: Vec<RowKey> = term.held.extract_if(.., other).collect();
+                    if updated.is_empty() { term.try_again(keys) } else { Round::Updated(updated, keys) }
                 }
+            }
+            Round::Updated(updated, keys) => {
+                term.forget(ledger, &updated, now, false);
+                term.try_again(keys)
             }
             Round::Delete(mut keys) => {
                 if trouble.is_some() && !keys.is_empty() {
@@ -271,15 +297,21 @@ impl Shim {
                     term.held.push(keys.remove(0));
                 }
                 keys.iter().for_each(|key| table.delete(key));
+                let there = |key: &RowKey| {
+                    let change = table.rows.get(&key.id).filter(|row| Some(row.when.to_string()) == key.when)?;
+                    (!ledger.owed.contains_key(key)).then(|| (key.clone(), *change))
+                };
+                let owes: Vec<_> = term.held.iter().filter(|_| table.in_place).filter_map(there).collect();
+                if owes.is_empty() { Round::Forget(keys) } else { Round::Owe(owes, keys) }
+            }
+            Round::Owe(owes, keys) => {
+                ledger.owed.extend(owes);
                 Round::Forget(keys)
             }
             Round::Forget(keys) => {
-                if let Some((_, marks)) = &mut term.cache {
-                    for key in &keys {
-                        ledger.marks.remove(key);
-                        marks.remove(key);
-                    }
-                }
+                numbered = term.forget(ledger, &keys, now, true);
+                // Every row up to here is gone, or is owed once more.
+                term.limit = if table.in_place { ledger.head() } else { u64::MAX };
                 Round::Read
             }
         };
@@ -292,7 +324,8 @@ impl Shim {
         let term = self.term.as_mut().filter(|_| self.up && !self.asleep)?;
         if term.batch.is_empty() && holds {
             let after = usize::try_from(term.published).unwrap();
-            term.batch = ledger.changes[after..].iter().take(batch).cloned().map(Rc::new).collect();
+            let allowed = usize::try_from(term.limit.saturating_sub(term.published)).unwrap();
+            term.batch = ledger.changes[after..].iter().take(batch.min(allowed)).cloned().map(Rc::new).collect();
         }
         term.batch.get(term.confirms.len()).cloned()
     }
@@ -321,6 +354,32 @@ impl Shim {
 }
 
 impl Term {
+    /// Those that were held are tried again, also when they are gone.
+    fn try_again(&mut self, mut keys: Vec<RowKey>) -> Round {
+        keys.extend(self.held.drain(..).filter(|held| !keys.contains(held)).collect::<Vec<_>>());
+        Round::Delete(keys)
+    }
+
+    /// The transaction that forgets marks, and numbers once more what is owed for these rows.
+    fn forget(&mut self, ledger: &mut Ledger, keys: &[RowKey], now: When, pay: bool) -> Vec<Numbered> {
+        let tag = self.tag;
+        let Some((last_seq, marks)) = &mut self.cache else { return Vec::new() };
+        let first = ledger.changes.len();
+        for key in keys {
+            ledger.marks.remove(key);
+            marks.remove(key);
+            if let Some(change) = ledger.owed.remove(key).filter(|_| pay) {
+                let cursor = Cursor::new(ledger.epoch.clone(), ledger.head() + 1).tagged(Some(tag));
+                let before = ledger.changes.last().and_then(|last| last.cursor.tag);
+                let after = before.filter(|before| *before != tag);
+                ledger.changes.push(Numbered { change, cursor, after, recorded: now });
+                ledger.paid.push(change.when);
+            }
+        }
+        *last_seq = ledger.head();
+        ledger.changes[first..].to_vec()
+    }
+
     /// The transaction that numbers, as `ledger/intake.rs` does it.
     fn record(&mut self, ledger: &mut Ledger, rows: &[Row], now: When, happens: bool) -> Vec<Numbered> {
         let (last_seq, marks) = self.cache.get_or_insert_with(|| (ledger.head(), ledger.marks.clone()));

@@ -1,8 +1,9 @@
-// In headless Chromium, against the real gateway. The page reports what it hears to this test.
+// In headless Chromium, and in Firefox where it is installed, against the real gateway. The page reports what it hears to
+// this test.
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,9 +11,20 @@ import { test } from "node:test";
 import { Proxy } from "./proxy.mjs";
 import { Gateway, binary } from "./support.mjs";
 
-const browser = ["chromium", "chromium-browser", "google-chrome"].find((name) => !spawnSync(name, ["--version"]).error);
-const missing =
-  (!binary && "no gateway: set BUGFEED_BIN, or run cargo build") || (!browser && "Chromium is not installed");
+const installed = (...names) => names.find((name) => !spawnSync(name, ["--version"]).error);
+const chromium = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
+const browsers = {
+  Chromium: {
+    program: installed("chromium", "chromium-browser", "google-chrome"),
+    flags: (profile, url) => [...chromium, `--user-data-dir=${profile}`, url],
+  },
+  Firefox: {
+    program: installed("firefox-esr", "firefox"),
+    flags: (profile, url) => ["--headless", "--no-remote", "--profile", profile, url],
+  },
+};
+const noGateway = !binary && "no gateway: set BUGFEED_BIN, or run cargo build";
+const missing = noGateway || (!browsers.Chromium.program && "Chromium is not installed");
 if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 const page = (url) => `<!doctype html><script type="module">
@@ -25,7 +37,8 @@ const page = (url) => `<!doctype html><script type="module">
   feed.addEventListener("change", ({ detail }) => tell("change", detail.bug));
   feed.addEventListener("gap", ({ detail }) => tell("gap", ...detail.bugs));
   feed.addEventListener("subscribed", ({ detail }) => tell("subscribed", detail.replay, feed.transport));
-  feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && tell("waiting"));
+  feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && tell("waiting", detail.reason));
+  feed.addEventListener("error", ({ detail }) => tell("error", detail.final, detail.status, detail.message));
 </script>`;
 
 /** Serves the page and the module, and collects what the page says. */
@@ -55,9 +68,11 @@ const serve = async (html) => {
   return site;
 };
 
-const open = (url, profile) => {
-  const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
-  const child = spawn(browser, [...flags, `--user-data-dir=${profile}`, url], { stdio: "ignore", detached: true });
+const open = ({ program, flags }, url, profile) => {
+  // Firefox asks on the first start, and looks for updates.
+  const quiet = ["browser.aboutwelcome.enabled", "datareporting.policy.dataSubmissionEnabled", "app.update.auto"];
+  writeFileSync(join(profile, "user.js"), quiet.map((name) => `user_pref("${name}", false);\n`).join(""));
+  const child = spawn(program, flags(profile, url), { stdio: "ignore", detached: true });
   return async () => {
     const ended = once(child, "exit");
     // With all the processes that it started.
@@ -66,79 +81,111 @@ const open = (url, profile) => {
   };
 };
 
-test(
-  "a page resumes after kill -9 of the gateway, and after a reload",
-  { skip: missing, timeout: 120_000 },
-  async () => {
-    const gateway = await Gateway.start();
-    const site = await serve(page(gateway.url));
-    const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
-    const close = open(site.url, profile);
-    try {
-      assert.deepEqual(await site.next(), ["subscribed", null, "websocket"]);
-      gateway.touch(1, 9);
-      assert.deepEqual(await site.next(), ["change", 1]);
-      await gateway.stop("SIGKILL");
-      assert.deepEqual(await site.next(), ["waiting"]);
-      gateway.touch(2);
-      await gateway.start();
-      let told = await site.next();
-      while (told[0] === "waiting") told = await site.next();
-      assert.deepEqual(told, ["subscribed", "complete", "websocket"]);
-      site.reload = true;
-      site.loading = () => {
-        site.reload = false;
-        gateway.touch(1);
-      };
-      assert.deepEqual(await site.next(), ["change", 2]);
-      assert.deepEqual(await site.next(), ["subscribed", "complete", "websocket"]);
-      assert.deepEqual(await site.next(), ["change", 1]);
-    } finally {
-      await close();
-      site.close();
-      await gateway.end();
-      rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-    }
-  },
-);
+/** Plays in a page of that browser which watches the feed at `url`. */
+const play = async (browser, url, scenario) => {
+  const site = await serve(page(url));
+  const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
+  const close = open(browser, site.url, profile);
+  const next = async () => {
+    let told = await site.next();
+    while (told[0] === "waiting") told = await site.next();
+    return told;
+  };
+  try {
+    await scenario(site, next);
+  } finally {
+    await close();
+    site.close();
+    rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  }
+};
 
-for (const [keep, transport] of [
-  [false, "sse"],
-  [true, "long-poll"],
-])
-  test(
-    `a page behind a proxy without WebSocket, by ${transport}: resumes after kill -9 of the gateway`,
-    { skip: missing, timeout: 120_000 },
-    async () => {
+for (const [name, browser] of Object.entries(browsers)) {
+  const options = { skip: noGateway || (!browser.program && `${name} is not installed`), timeout: 120_000 };
+
+  test(`${name}: a page resumes after kill -9 of the gateway, and after a reload`, options, async () => {
+    const gateway = await Gateway.start();
+    try {
+      await play(browser, gateway.url, async (site, next) => {
+        assert.deepEqual(await site.next(), ["subscribed", null, "websocket"]);
+        gateway.touch(1, 9);
+        assert.deepEqual(await site.next(), ["change", 1]);
+        await gateway.stop("SIGKILL");
+        assert.equal((await site.next())[0], "waiting");
+        gateway.touch(2);
+        await gateway.start();
+        assert.deepEqual(await next(), ["subscribed", "complete", "websocket"]);
+        site.reload = true;
+        site.loading = () => {
+          site.reload = false;
+          gateway.touch(1);
+        };
+        assert.deepEqual(await next(), ["change", 2]);
+        // The page that is left may still see its connection end.
+        assert.deepEqual(await next(), ["subscribed", "complete", "websocket"]);
+        assert.deepEqual(await next(), ["change", 1]);
+      });
+    } finally {
+      await gateway.end();
+    }
+  });
+
+  test(`${name}: a port where nobody listens: told at once, each time`, options, async () => {
+    const gateway = await Gateway.start();
+    await gateway.stop();
+    try {
+      await play(browser, gateway.url, async (site) => {
+        for (let attempt = 0; attempt < 2; attempt++) {
+          const [what, reason] = await site.next();
+          assert.equal(what, "waiting");
+          assert.notEqual(reason, "silence", "the attempt took all of its time");
+        }
+      });
+    } finally {
+      await gateway.end();
+    }
+  });
+
+  test(`${name}: a wrong feed: the gateway's own word, and the end`, options, async () => {
+    const gateway = await Gateway.start();
+    try {
+      await play(browser, `${gateway.url}nonsense/`, async (site, next) => {
+        const [what, final, status, message] = await next();
+        assert.deepEqual([what, final, status], ["error", true, 404]);
+        assert.match(message, /nonsense\/ refuses \(404\): there is no feed here; feeds: \/$/i);
+      });
+    } finally {
+      await gateway.end();
+    }
+  });
+
+  for (const [keep, transport] of [
+    [false, "sse"],
+    [true, "long-poll"],
+  ])
+    test(`${name}: behind a proxy without WebSocket, by ${transport}: resumes after kill -9 of the gateway`, options, async () => {
       const gateway = await Gateway.start();
       gateway.touch(9); // So that it knows a number.
       const proxy = await Proxy.start(gateway.port, { refuse: 502, keep });
-      const site = await serve(page(proxy.url));
-      const profile = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
-      const close = open(site.url, profile);
-      const next = async () => {
-        let told = await site.next();
-        while (told[0] === "waiting") told = await site.next();
-        return told;
-      };
       try {
-        assert.deepEqual(await next(), ["subscribed", null, transport]);
-        gateway.touch(1);
-        assert.deepEqual(await next(), ["change", 1]);
-        await gateway.stop("SIGKILL");
-        assert.deepEqual(await site.next(), ["waiting"]);
-        gateway.touch(2);
-        await gateway.start();
-        assert.deepEqual(await next(), ["subscribed", "complete", transport]);
-        assert.deepEqual(await next(), ["change", 2]);
-        gateway.touch(1);
-        assert.deepEqual(await next(), ["change", 1]);
+        await play(browser, proxy.url, async (site, next) => {
+          // That a proxy keeps a stream shows after a while.
+          assert.deepEqual(await next(), ["subscribed", null, "sse"]);
+          if (keep) assert.deepEqual(await next(), ["subscribed", "complete", transport]);
+          gateway.touch(1);
+          assert.deepEqual(await next(), ["change", 1]);
+          await gateway.stop("SIGKILL");
+          assert.equal((await site.next())[0], "waiting");
+          gateway.touch(2);
+          await gateway.start();
+          assert.deepEqual(await next(), ["subscribed", "complete", transport]);
+          assert.deepEqual(await next(), ["change", 2]);
+          gateway.touch(1);
+          assert.deepEqual(await next(), ["change", 1]);
+        });
       } finally {
-        await close();
-        site.close();
         proxy.close();
         await gateway.end();
-        rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
       }
-    },
-  );
+    });
+}

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { Bugfeed } from "../bugfeed.js";
 import { fallback } from "../client-fallback.js";
+import "../client-queue.js";
 import { Http } from "./http.mjs";
 import { Clock, settled } from "./support.mjs";
 
@@ -189,13 +190,24 @@ test("a WebSocket that opens and says nothing is one in vain, after 15 s", async
   assert.equal(feed.state, "waiting");
 });
 
-test("a gateway that knows no SSE is asked by WebSocket; a refusal is final", async () => {
-  for (const [status, state] of [[404, "waiting"], [400, "waiting"], [405, "waiting"], [403, "closed"]]) {
+test("a server that knows no SSE is asked by WebSocket; what the gateway itself refuses is final", async () => {
+  for (const [status, gateway, state] of [
+    [404, false, "waiting"],
+    [400, false, "waiting"],
+    [405, false, "waiting"],
+    [403, false, "waiting"],
+    [404, true, "closed"],
+    [403, true, "closed"],
+    [503, true, "waiting"],
+  ]) {
     const { feed, tried } = await blocked();
-    http.next().answer("There is no feed here", status, "text/plain");
+    http.next().answer("There is no feed here", status, "text/plain", { gateway });
     await flow();
-    assert.equal(feed.state, state, status);
-    if (state === "closed") continue;
+    assert.equal(feed.state, state, `${status} ${gateway}`);
+    if (state === "closed" || ![400, 404, 405].includes(status)) {
+      feed.close();
+      continue;
+    }
     await nextDelay(feed);
     tried.next().fail();
     await nextDelay(feed);
@@ -205,17 +217,111 @@ test("a gateway that knows no SSE is asked by WebSocket; a refusal is final", as
   }
 });
 
-test("what a proxy answers to a WebSocket is not final where there are other ways; a missing feed is", async () => {
-  for (const [status, state] of [[400, "waiting"], [426, "waiting"], [429, "waiting"], [404, "closed"]]) {
-    const { Socket, ...tried } = sockets();
+test("a wrong feed in a browser, which does not show what a WebSocket was refused with: the gateway's own word", async () => {
+  const { feed } = await blocked();
+  const failed = new Promise((resolve) => feed.addEventListener("error", ({ detail }) => resolve(detail)));
+  const word = "There is no feed here. Feeds: /, /kde/";
+  http.next().answer({ error: word }, 404, "application/json", { gateway: true });
+  const { final, status, message } = await failed;
+  assert.deepEqual([final, status, feed.state], [true, 404, "closed"]);
+  assert.ok(message.endsWith(word), message);
+});
+
+test("behind a proxy whose gateway is away, three answers of a kind are told, whatever WebSockets hide", async () => {
+  const { feed, tried } = await blocked();
+  const errors = [];
+  feed.addEventListener("error", ({ detail }) => errors.push([detail.status, detail.final]));
+  for (let attempt = 0; attempt < 6; attempt++) {
+    if (tried.made.length) tried.next().fail();
+    else http.next().answer("<h1>502 Bad Gateway</h1>", 502, "text/html");
+    await flow();
+    await nextDelay(feed);
+  }
+  assert.deepEqual(errors, [[502, false]]);
+});
+
+/** What `ws` shows of the answer to a handshake. */
+const refusing = (status, headers, ...pieces) => {
+  const { Socket, ...tried } = sockets();
+  class Ws extends Socket {
+    on(type, then) {
+      assert.equal(type, "unexpected-response");
+      this.answered = () =>
+        then({}, { statusCode: status, headers, [Symbol.asyncIterator]: () => pieces[Symbol.iterator]() });
+    }
+  }
+  return { Socket: Ws, ...tried };
+};
+
+test("what `ws` shows of a refusal: only the gateway's own is final, and a stripped handshake never", async () => {
+  const own = { "bugfeed-version": "0.1.0" };
+  for (const [status, headers, state] of [
+    [404, own, "closed"],
+    [403, own, "closed"],
+    [404, {}, "waiting"],
+    [403, {}, "waiting"],
+    [400, own, "waiting"],
+    [426, own, "waiting"],
+    [429, own, "waiting"],
+    [503, own, "waiting"],
+    [200, {}, "waiting"],
+    [301, {}, "waiting"],
+  ]) {
+    const { Socket, ...tried } = refusing(status, headers, '{"error":"There is ', 'no feed here"}');
     const feed = new Bugfeed("ws://gateway.test/", { bugs: [1], WebSocket: Socket });
     feeds.push(feed);
+    const waiting = new Promise((resolve) => feed.addEventListener("state", ({ detail }) => detail.reason && resolve(detail)));
+    const failed = new Promise((resolve) => feed.addEventListener("error", ({ detail }) => resolve(detail)));
     await flow();
-    const socket = tried.next();
-    socket.onerror({ message: `Unexpected server response: ${status}` });
-    socket.fail();
-    assert.equal(feed.state, state, status);
+    tried.next().answered();
+    await flow();
+    assert.equal(feed.state, state, `${status} ${JSON.stringify(headers)}`);
+    if (state === "closed") assert.match((await failed).message, new RegExp(`${status}.*There is no feed here$`));
+    else assert.equal((await waiting).reason, "There is no feed here");
     feed.close();
+  }
+});
+
+test("a WebSocket that fails before it opens ends the attempt at once, whether it tells of an end or not", async () => {
+  const { Socket, ...tried } = sockets();
+  const feed = new Bugfeed("ws://gateway.test/", { bugs: [1], WebSocket: Socket });
+  feeds.push(feed);
+  const reasons = [];
+  feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && reasons.push(detail.reason));
+  await flow();
+  const first = tried.next();
+  // Node 20 and 22 leave it at that.
+  first.onerror({ message: "Received network error or non-101 status code." });
+  assert.deepEqual([feed.state, reasons], ["waiting", ["Received network error or non-101 status code."]]);
+  first.fail();
+  assert.equal(reasons.length, 1, "what still comes from it does not count");
+  await clock.advance(750);
+  const second = tried.next();
+  second.work();
+  // Afterwards an error only says why the end comes, which has a code.
+  second.onerror({ message: "Invalid frame" });
+  assert.equal(feed.state, "open");
+  second.onclose({ code: 1002, reason: "" });
+  assert.equal(feed.state, "closed");
+});
+
+test("cookies go with what is fetched only where that is wanted", async () => {
+  for (const withCredentials of [true, false, undefined]) {
+    const asked = [];
+    globalThis.fetch = (url, { credentials }) => (asked.push(credentials), new Promise(() => {}));
+    const socket = () => ({ send() {}, close() {} });
+    const choosing = fallback(socket, false, { withCredentials });
+    for (let attempt = 0; attempt < 2; attempt++) {
+      const link = choosing("ws://gateway.test/", {
+        open: () => link.send({ command: "hello", heartbeat: 30 }),
+        message() {},
+        close() {},
+      });
+      await flow();
+      link.close();
+    }
+    const wanted = withCredentials ? "include" : "same-origin";
+    assert.deepEqual(asked, [wanted, wanted]);
   }
 });
 

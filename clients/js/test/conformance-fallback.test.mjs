@@ -21,11 +21,11 @@ class OverHttp extends Script {
     Object.assign(this.steps, {
       accept: () => this.begin(),
       ignore: () => (this.begin(), (this.link.sent = [])),
-      refuse: (status) => {
+      refuse: (status, { gateway }) => {
         this.begin();
         const request = this.request();
         this.link = null;
-        status ? request.answer("refused", status) : request.fail();
+        status ? request.answer("refused", status, "text/plain", { gateway }) : request.fail();
       },
       // Hello and a refusal are one answer.
       send: (message, step) => {
@@ -146,15 +146,21 @@ class OverPoll extends OverHttp {
     const { question } = this.link;
     const cursor = message.cursor ?? "unknown";
     const replay = question.cursor && "complete";
+    // While the feed is paused, each answer says so.
+    if (["feed", "heartbeat"].includes(message.command)) this.link.state = message.state;
+    const { state } = this.link;
     if (message.command === "hello") {
       if (!question.bugs) request.answer({ changes: [], cursor });
     } else if (this.isAnswer(message)) {
       if (message.result === "error") return this.refuse(message.error);
       if (question.wait === "0") request.answer({ changes: [], replay: this.verdict(message), cursor });
     } else if (message.command === "update") {
-      request.answer({ changes: [{ bug: message.bug, when: message.when }], replay, cursor });
-    } else if (message.command === "gap") request.answer({ changes: [], replay: "gap", cursor });
-    else if (message.command === "heartbeat") request.answer({ changes: [], replay, cursor });
+      request.answer({ changes: [{ bug: message.bug, when: message.when }], replay, cursor, state });
+    } else if (message.command === "gap")
+      request.answer({ changes: [], replay: "gap", cursor, spread_ms: message.spread_ms });
+    else if (message.command === "heartbeat") request.answer({ changes: [], replay, cursor, state });
+    else if (message.command === "feed")
+      request.answer({ changes: [], replay, cursor: question.cursor ?? cursor, state });
     else if (message.command === "goaway")
       request.answer({ changes: [], replay, cursor, retry_after_ms: message.retry_after_ms });
   }
@@ -170,6 +176,7 @@ const paced = "polls set the pace, not the script: see fallback.test.mjs";
 const stream = {
   "connect-timeout": begins,
   "dead-link": begins,
+  "gap-spread-unsubscribed": begins,
   "malformed-replies": begins,
   "null-cursor": "its delay is as long as commands are gathered",
   "too-many": gathered,
@@ -178,6 +185,9 @@ const poll = {
   "backoff-middle": together,
   "changes-of-mind-while-resuming": gathered,
   "dead-link": paced,
+  "feed-paused-from-the-start": together,
+  "gap-spread-longest": paced,
+  "gap-spread-merged": paced,
   goaway: goes,
   "goaway-nonsense": goes,
   "goaway-without-close": goes,
@@ -190,7 +200,7 @@ const poll = {
   "resume-unanswered": together,
   "too-many": gathered,
 };
-const reason = (known) => (name) => (name.startsWith("classic") ? classic : known[name]);
+const reason = (known) => (name) => (name.includes("classic") ? classic : known[name]);
 
 play("sse, ", (client, steps) => new OverStream(client, steps), reason(stream));
 play("long-poll, ", (client, steps) => new OverPoll(client, steps), reason(poll));

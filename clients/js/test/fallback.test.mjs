@@ -9,6 +9,8 @@ const page = new EventTarget();
 globalThis.addEventListener = page.addEventListener.bind(page);
 const { Bugfeed } = await import("../bugfeed.js");
 const { eventStream, longPoll } = await import("../client-fallback.js");
+// The module that the client loads when it has reason to: how long that takes is not the clock's affair.
+await import("../client-queue.js");
 
 let clock;
 let http;
@@ -207,22 +209,124 @@ test("too many bugs: refused in the order asked, the others go on", async () => 
   feed.close();
 });
 
-test("what is refused for another reason is final or later, as for a WebSocket", async () => {
+test("of refusals, only what the gateway itself says is final, and not what means later", async () => {
+  const statuses = [400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 413, 414, 421, 422, 425, 426, 429, 431, 451, 499];
+  const others = [204, 300, 304, 500, 501, 502, 503, 504, 520, 530];
+  for (const transport of [eventStream, longPoll])
+    for (const status of [...statuses, ...others])
+      for (const gateway of [true, false]) {
+        const isFinal = gateway && statuses.includes(status) && ![408, 425, 429].includes(status);
+        const { feed, request, told } = await start(transport);
+        // A proxy may speak JSON, too.
+        const word = status % 2 ? { error: "no such thing" } : "nonsense";
+        request.answer(word, status, "text/html", { gateway });
+        await flow();
+        const wanted = isFinal ? ["closed", [["error", status]]] : ["waiting", []];
+        assert.deepEqual([feed.state, told()], wanted, `${status} of ${gateway ? "the gateway" : "a proxy"}`);
+        feed.close();
+      }
+});
+
+test("the gateway's own word is the error's text; another page in its place is no gateway", async () => {
   for (const transport of [eventStream, longPoll]) {
-    for (const status of [400, 403, 404, 408, 425, 429, 500, 503]) {
-      const state = [400, 403, 404].includes(status) ? "closed" : "waiting";
-      const { feed, request, told } = await start(transport);
-      request.answer("nonsense", status, "text/html");
-      await flow();
-      assert.deepEqual([status, feed.state, told()], [status, state, state === "closed" ? [["error", status]] : []]);
-      feed.close();
-    }
     const { feed, request } = await start(transport);
-    request.answer("<p>Log in to this network", 200, "text/html");
-    await flow();
-    assert.equal(feed.state, "waiting", "another page is no gateway");
+    const failed = new Promise((resolve) => feed.addEventListener("error", ({ detail }) => resolve(detail)));
+    request.answer({ error: "There is no feed here. Feeds: /, /gnome/" }, 404, "application/json", { gateway: true });
+    const { message, final, status } = await failed;
+    assert.match(message, /wss:\/\/gateway\.test:1\/kde\/ .*404.*There is no feed here\. Feeds: \/, \/gnome\/$/);
+    assert.deepEqual([final, status], [true, 404]);
     feed.close();
   }
+});
+
+test("three answers of a kind in a row are told once, in the answerer's words, and the feed goes on", async () => {
+  for (const [answer, status, words] of [
+    [["nginx", 404, "text/html"], 404, /404.*trying on/],
+    [["<p>Log in to this network", 200, "text/html"], 200, /200.*no (stream|answer) of a gateway.*trying on/],
+    [[{ error: "the gateway is full" }, 503, "application/json", { gateway: true }], 503, /503.*is full.*trying on/],
+  ])
+    for (const transport of [eventStream, longPoll]) {
+      let { feed, request } = await start(transport);
+      const errors = [];
+      feed.addEventListener("error", ({ detail }) => errors.push(detail));
+      for (let attempt = 1; attempt <= 6; attempt++) {
+        request.answer(...answer);
+        await flow();
+        assert.deepEqual([feed.state, errors.length], ["waiting", attempt < 3 ? 0 : 1], `attempt ${attempt}`);
+        feed.reconnect();
+        await flow();
+        request = http.next();
+      }
+      assert.match(errors[0].message, words);
+      assert.deepEqual([errors[0].final, errors[0].status], [false, status]);
+      feed.close();
+    }
+});
+
+test("what a server asks for with Retry-After comes on top of the back-off, five minutes of it", async () => {
+  const inTen = new Date(Date.now() + 10_000).toUTCString();
+  for (const [status, after, wait] of [
+    [503, "2", 2_000],
+    [429, "7", 7_000],
+    [503, inTen, 10_000],
+    [503, "86400", 300_000],
+    [503, "soon", 0],
+    [503, "-5", 0],
+    [502, "2", 0],
+  ])
+    for (const transport of [eventStream, longPoll]) {
+      const { feed, request } = await start(transport);
+      const waiting = new Promise((resolve) => feed.addEventListener("state", ({ detail }) => resolve(detail)));
+      request.answer("busy", status, "text/plain", { "Retry-After": after });
+      assert.equal((await waiting).delay, 750 + wait, `${status}, ${after}`);
+      feed.close();
+    }
+});
+
+test("a paused feed says so in each answer and in the stream; the notice comes before the bugs", async () => {
+  const states = (feed) => {
+    const seen = [];
+    feed.addEventListener("feed", ({ detail }) => seen.push(detail.state));
+    return seen;
+  };
+  const polled = await start(longPoll);
+  const seen = states(polled.feed);
+  polled.request.answer({ changes: [], cursor: "E.9", state: "paused" });
+  await clock.advance(0);
+  assert.deepEqual([seen, polled.feed.feedState], [["paused"], "paused"]);
+  http.next().answer({ changes: [{ bug: 1, when }], replay: "complete", cursor: "E.10" });
+  await flow();
+  assert.deepEqual([seen, polled.feed.feedState], [["paused", "live"], "live"]);
+  polled.feed.close();
+
+  const streamed = await start(eventStream);
+  const told = states(streamed.feed);
+  streamed.request.open();
+  for (const message of [
+    hello,
+    { command: "feed", state: "paused", since: when },
+    { command: "subscribe", result: "ok", count: 2, cursor: "E.9" },
+    { command: "heartbeat", cursor: "E.9", state: "paused" },
+    { command: "heartbeat", cursor: "E.9" },
+  ])
+    streamed.request.say(message);
+  await flow();
+  assert.deepEqual(told, ["paused", "live"]);
+  // Paused, polled anew: no word of live in between.
+  http.requests.length = 0;
+});
+
+test("long-poll: a gap that many are told of is told later", async () => {
+  const { feed, request, told } = await start(longPoll, { cursor: "E.5" });
+  request.answer({ changes: [], replay: "complete", cursor: "E.8" });
+  await clock.advance(0);
+  told();
+  http.next().answer({ changes: [{ bug: 2, when }], replay: "gap", cursor: "F.1", spread_ms: 20_000 });
+  await flow();
+  assert.deepEqual(told(), [["change", 2]]);
+  await clock.advance(10_000);
+  assert.deepEqual(told(), [["gap", [1, 2]]]);
+  feed.close();
 });
 
 test("the sign of life of a stream: what came just now, otherwise another stream in its place", async () => {

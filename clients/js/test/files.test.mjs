@@ -104,6 +104,7 @@ test("a feed resumes from its file, and keeps in it what was dealt with", async 
 
   const first = await start();
   assert.equal(first.cursor, undefined);
+  first.feed.addEventListener("change", () => {});
   first.say({ command: "subscribe", result: "ok", count: 1, cursor: "E.1" });
   first.say({ command: "update", bug: 1, when: "2014-04-03T21:13:45", cursor: "E.2" });
   first.feed.close();
@@ -116,7 +117,7 @@ test("a feed resumes from its file, and keeps in it what was dealt with", async 
   const errors = [];
   second.feed.addEventListener("error", ({ detail }) => errors.push(detail));
   second.say({ command: "subscribe", result: "ok", count: 1, replay: "complete", cursor: "E.3" });
-  assert.match(errors[0].message, /^storing failed: ENOENT.*bot\.cursor/);
+  assert.match(errors[0].message, /^storing failed: Error: ENOENT.*bot\.cursor/);
   second.feed.close();
   mkdirSync(dir);
 

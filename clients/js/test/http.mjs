@@ -15,9 +15,11 @@ class Request {
     return Object.fromEntries(new URLSearchParams(this.body ?? this.url.search));
   }
 
-  answer(body, status = 200, type = "application/json") {
+  /** `gateway`: whether the gateway's header is there. */
+  answer(body, status = 200, type = "application/json", { gateway = false, ...more } = {}) {
     const text = typeof body === "string" ? body : JSON.stringify(body);
-    this.resolve(new Response(text, { status, headers: { "content-type": type } }));
+    const headers = { "content-type": type, ...(gateway ? { "Bugfeed-Version": "0.1.0" } : {}), ...more };
+    this.resolve(new Response(status === 204 || status === 304 ? null : text, { status, headers }));
   }
 
   fail(error = new TypeError("fetch failed")) {

@@ -14,33 +14,39 @@ const load = (name) =>
 const [esbuild, typescript] = await Promise.all([load("esbuild"), load("typescript")]);
 const unless = (module) => ({ skip: !module && "run npm ci" });
 
-test("6 kB minified, and 7 where they are needed, without dependencies", unless(esbuild), async () => {
-  for (const [name, most] of [
-    ["bugfeed.js", 6000],
-    ["client-fallback.js", 7000],
-  ]) {
+/** What each module may weigh, minified. Only the first one is always loaded; the others where there is reason to. */
+const BUDGETS = { "bugfeed.js": 6500, "client-queue.js": 2100, "client-fallback.js": 7500, "client-shared.js": 4500 };
+
+test("small: 6.5 kB minified, and more only where it is needed; without dependencies", unless(esbuild), async () => {
+  for (const [name, most] of Object.entries(BUDGETS)) {
     const source = readFileSync(new URL(name, folder), "utf8");
     const { code } = await esbuild.transform(source, { minify: true, format: "esm", target: "es2022" });
     assert.ok(code.length <= most, `${name}: ${code.length} bytes`);
-    assert.doesNotMatch(source, /^import|\brequire\(|import\("(?!\.\/)/m);
+    // Of each other, they name only what lies beside them, under the names by which the gateway serves them.
+    const named = [...code.matchAll(/\bimport(?:\{[^}]*\}from)?\(?"(.*?)"/g)].map(([, path]) => path);
+    for (const path of named) assert.match(path, /^\.\/client-(queue|fallback|shared)\.js$/);
+    if (name === "bugfeed.js") assert.doesNotMatch(source, /^import/m);
   }
 });
 
-test("a bundler makes two files of it, or one", unless(esbuild), async () => {
+test("a bundler makes a file of each module, or one of all", unless(esbuild), async () => {
   const options = { entryPoints: [fileURLToPath(new URL("bugfeed.js", folder))], bundle: true, write: false };
   const build = (more) => esbuild.build({ ...options, format: "esm", outdir: "/", ...more });
-  const files = async (more) => (await build(more)).outputFiles;
-  // The entry, what both share (nothing, here), and the other module, which the entry names.
-  const [entry, other] = await files({ splitting: true });
-  assert.ok(entry.text.includes(`import("./${other.path.slice(1)}")`), other.path);
-  assert.match(other.text, /text\/event-stream/);
+  const files = async (more) => (await build(more)).outputFiles.map(({ path, text }) => ({ path, text }));
+  const [entry, ...others] = await files({ splitting: true });
+  // Those that the entry names, one that these name, and perhaps what they share.
+  const marks = [/text\/event-stream/, /BroadcastChannel/, /has a reader already/];
+  for (const mark of marks) {
+    assert.doesNotMatch(entry.text, mark);
+    assert.equal(others.filter(({ text }) => mark.test(text)).length, 1, mark);
+  }
   const [whole, ...more] = await files({});
   assert.deepEqual(more, []);
-  assert.match(whole.text, /text\/event-stream/);
+  for (const mark of marks) assert.match(whole.text, mark);
 });
 
 test("the types fit a page and a bot", unless(typescript), () => {
-  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "files.d.ts", "test/types.ts"];
+  const names = ["bugfeed.d.ts", "client-fallback.d.ts", "client-shared.d.ts", "files.d.ts", "test/types.ts"];
   const files = names.map((name) => fileURLToPath(new URL(name, folder)));
   const options = {
     strict: true,
@@ -64,8 +70,8 @@ test("the package holds the modules, their types, and what npm adds", () => {
     execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "ignore"] }),
   );
   const names = files.map(({ path }) => path).sort();
-  const modules = ["bugfeed.d.ts", "bugfeed.js", "client-fallback.d.ts", "client-fallback.js", "files.d.ts", "files.js"];
-  assert.deepEqual(names, ["README.md", ...modules, "package.json"]);
+  const modules = ["bugfeed", "client-fallback", "client-shared", "files"].flatMap((name) => [`${name}.d.ts`, `${name}.js`]);
+  assert.deepEqual(names, ["README.md", ...modules, "client-queue.js", "package.json"].sort());
 });
 
 test("each module is found by its name, with its types beside it", async () => {
@@ -73,8 +79,9 @@ test("each module is found by its name, with its types beside it", async () => {
   // A package may import itself by its name.
   const { Bugfeed, webSocket } = await import("@bugfeed/client");
   const { eventStream, longPoll } = await import("@bugfeed/client/fallback");
+  const { shared } = await import("@bugfeed/client/shared");
   const { files } = await import("@bugfeed/client/files");
-  for (const made of [Bugfeed, webSocket, eventStream, longPoll, files.getItem, files.setItem])
+  for (const made of [Bugfeed, webSocket, eventStream, longPoll, shared, files.getItem, files.setItem])
     assert.equal(typeof made, "function");
   for (const { types, default: module } of Object.values(exports))
     assert.equal(types, module.replace(".js", ".d.ts"));

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 import { Bugfeed } from "../bugfeed.js";
+// The module that the client loads when it has reason to: how long that takes is not the script's affair.
+import "../client-queue.js";
 import { Clock, settled } from "./support.mjs";
 
 const folder = new URL("../../conformance/cases/", import.meta.url);
@@ -38,6 +40,7 @@ export class Script {
     this.feed = feed;
     const note = (event) => feed === this.feed && this.events.push(event);
     feed.addEventListener("change", ({ detail: { bug, when } }) => note({ change: bug, when }));
+    feed.addEventListener("feed", ({ detail: { state } }) => note({ feed: state }));
     feed.addEventListener("gap", ({ detail: { bugs } }) => note({ gap: sorted(bugs) }));
     feed.addEventListener("error", ({ detail }) => note({ error: detail }));
   }
@@ -65,7 +68,12 @@ export class Script {
   steps = {
     accept: () => (this.begin(), this.link.on.open()),
     ignore: () => this.begin(),
-    refuse: (status) => (this.begin(), this.end({ status: status ?? undefined, code: 1006, reason: "refused" })),
+    refuse: (status, { gateway }) => {
+      this.begin();
+      // What transports make of an answer, the fallback's own tests show.
+      const final = !!gateway && status >= 400 && status < 500 && ![408, 425, 429].includes(status);
+      this.end({ status: status ?? undefined, code: 1006, reason: "refused", final });
+    },
     receive: (message) => assert.deepEqual(this.link.sent.shift(), message),
     send: (message) => this.link.on.message(JSON.stringify(message)),
     send_text: (text) => this.link.on.message(text),
@@ -116,8 +124,8 @@ export class Script {
   };
 
   pick(about) {
-    const { state, protocol, replay, head, bugs } = this.feed;
-    const all = { state, protocol, replay, head, bugs: sorted(bugs) };
+    const { state, protocol, replay, feedState, head, bugs } = this.feed;
+    const all = { state, protocol, replay, feed: feedState, head, bugs: sorted(bugs) };
     return Object.fromEntries(Object.keys(about).map((name) => [name, all[name]]));
   }
 

@@ -1,6 +1,7 @@
 // Checked by package.test.mjs, never run.
 import { Bugfeed, BugfeedError, webSocket, type Change, type Gap, type Transport } from "../bugfeed.js";
 import { eventStream, longPoll } from "@bugfeed/client/fallback";
+import { shared } from "@bugfeed/client/shared";
 import { files } from "@bugfeed/client/files";
 
 const feed = new Bugfeed("wss://bugs.example/", { bugs: [1, "2"], storage: localStorage, key: "page", cursor: null });
@@ -11,6 +12,7 @@ feed.addEventListener("change", ({ detail }) => {
 });
 feed.addEventListener("error", ({ detail }) => detail satisfies BugfeedError);
 feed.addEventListener("state", ({ detail }) => detail.state === "waiting" && detail.delay?.toFixed());
+feed.addEventListener("feed", ({ detail }) => detail.state === "paused" && detail.since?.length);
 feed.addEventListener("subscribed", ({ detail }) => detail.replay === "complete");
 feed.subscribe(1, "2", [3]);
 feed.subscribe(...[1, 2], [3, 4] as const);
@@ -38,5 +40,14 @@ export const byFile = new Bugfeed("wss://bugs.example/", {
 // @ts-expect-error
 files.setItem("bot.cursor", null);
 feed.reconnect();
+feed.feedState satisfies "live" | "paused";
+export const withCookies = new Bugfeed("wss://bugs.example/", { withCredentials: true });
+/** A wait with a limit: the question stays, and is waited for again. */
+export const patient = async (timeout: Promise<void>): Promise<Change | Gap | undefined> => {
+  const reader = feed[Symbol.asyncIterator]();
+  const answer = await Promise.race([reader.next(), timeout]);
+  if (!answer) await reader.return();
+  return answer?.value ?? undefined;
+};
 void [feed.transport?.length, feed.welcome?.version?.length];
-export const transports: Transport[] = [webSocket(WebSocket), eventStream(), longPoll(fetch)];
+export const transports: Transport[] = [webSocket(WebSocket), eventStream(), longPoll(fetch), shared("sse", eventStream())];

@@ -273,7 +273,6 @@ class Core:
 
     def received(self, connection: _Connection, text: str) -> None:
         self._failures = 0
-        self._alike = (None, 0)
         self._heard(connection)
         try:
             message = json.loads(text)

@@ -91,8 +91,8 @@ def why(error: BaseException, url: str, options: Mapping[str, Any]) -> dict[str,
     reason, fault = without_answer(error, url)
     if used:
         reason += f" (through {via})"
-    elif unused := proxy_unused():
-        reason += f" ({unused} is set; it is not used here)"
+    elif unused := proxy_unused(url):
+        reason += f" ({unused} is set; not used here)"
     return {"reason": reason, "fault": fault}
 
 

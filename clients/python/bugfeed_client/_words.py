@@ -95,8 +95,11 @@ def proxy_used(url: str, options: Mapping[str, Any]) -> Optional[str]:
     return variable(f"{name}_proxy") or "the system's settings" if name else None
 
 
-def proxy_unused() -> str:
-    """Those variables that name a proxy, for where none is used."""
+def proxy_unused(url: str) -> str:
+    """Those variables that name a proxy, for where none is used although others would use it to get there."""
+    host = urlsplit(url).hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return ""
     set_ = [variable(name) for name in ("https_proxy", "http_proxy", "all_proxy")]
     return " and ".join(name for name in set_ if name)
 

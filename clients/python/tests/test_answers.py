@@ -204,13 +204,13 @@ def test_proxies_of_the_environment_are_named(monkeypatch: pytest.MonkeyPatch) -
     async def unused(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None: ...
 
     monkeypatch.setenv("all_proxy", "http://user:secret@127.0.0.1:1")
-    assert "(all_proxy is set; it is not used here)" in first_attempt(unused, "ws://127.0.0.1:1/")
+    away = "ws://no-such-host.invalid/"
+    assert "(all_proxy is set; not used here)" in first_attempt(unused, away)
+    assert "proxy" not in first_attempt(unused, "ws://127.0.0.1:1/"), "nobody would use it"
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:1")
     through = first_attempt(unused, "ws://127.0.0.1:PORT/")
     assert "(through the proxy that HTTPS_PROXY names)" in through and "secret" not in through, through
-    assert "(HTTPS_PROXY and all_proxy is set; it is not used here)" in first_attempt(
-        unused, "ws://127.0.0.1:1/", proxy=None
-    )
+    assert "(HTTPS_PROXY and all_proxy is set; not used here)" in first_attempt(unused, away, proxy=None)
     monkeypatch.setenv("HTTPS_PROXY", "ftp://user:secret@127.0.0.1:1")
     wrong = first_attempt(unused, "ws://127.0.0.1:PORT/")
     assert wrong.startswith("cannot connect to ws://127.0.0.1:PORT/ through the proxy that HTTPS_PROXY names;"), wrong

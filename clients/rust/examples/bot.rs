@@ -14,8 +14,11 @@ pub(crate) async fn bot(url: &str, file: &str, bugs: Vec<u64>, look_at: impl Asy
     // Asking for the next event says that the one before is dealt with; only then is its cursor stored.
     while let Some(event) = feed.next().await {
         let event = event?;
-        if let Event::State(state) = &event {
-            eprintln!("{state}");
+        match &event {
+            Event::State(state) => eprintln!("{state}"),
+            Event::Feed { state, .. } => eprintln!("the feed is {state:?}"),
+            Event::Trouble { text, .. } => eprintln!("{text}"),
+            _ => {}
         }
         for bug in event.bugs() {
             look_at(bug.get()).await;

@@ -193,6 +193,16 @@ async fn no_answer_at_all_is_told_plainly() {
     gateway.say_at_once(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let State::Waiting { reason, .. } = state(&mut feed).await else { panic!("it waits") };
     assert!(reason.ends_with("answers without TLS; for a gateway without TLS write ws://"), "{reason}");
+    for _ in 0..2 {
+        gateway.say_at_once(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    }
+    let text = loop {
+        if let Event::Trouble { status: None, text } = timeout(SOON, feed.next()).await.unwrap().unwrap().unwrap() {
+            break text;
+        }
+    };
+    assert!(text.ends_with("write ws://, 3 times in a row; this client goes on trying"), "{text}");
+    drop(feed);
 
     // An alert of TLS, as who speaks nothing else answers.
     let mut feed = gateway.builder().bugs([1]).connect();

@@ -108,7 +108,7 @@ pub(crate) fn advice(status: u16) -> Option<&'static str> {
 pub(crate) fn unreachable(url: &str, error: &WsError) -> Lost {
     let (mut reason, fault) = why(url, error);
     if let Some(name) = proxy_variable(url, |name| std::env::var_os(name)) {
-        reason = format!("{reason} ({name} is set, but not used here)");
+        reason = format!("{reason} ({name} is set; not used here)");
     }
     match fault {
         Some(fault) => Lost::Unreachable { reason, fault },

@@ -1,39 +1,51 @@
 //! The writing side: recording rows, forgetting marks, moving the watermark, pruning.
 //!
 //! Goes in: rows as read, keys as deleted. Comes out: durable numbers. After any error the state in memory is dropped
-//! and read again from the database, because a commit that was not answered may have happened.
+//! and read again from the database, because a commit that was not answered may have happened. Each time it is read, it
+//! may be that of another server, or of an older copy: a fresh lineage tag is drawn, so that what is numbered from there
+//! on is never taken for what was numbered before.
 
 use std::fmt::Write as _;
 
-use bugfeed_protocol::{Change, Cursor, Numbered, When};
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
 
-use super::marks::{Edit, Marks};
+use super::marks::Marks;
+use super::owed::{Forget, Owed, read_owed};
 use super::plan::{Plan, plan};
-use super::{Keep, Lease, Ledger, LedgerError};
+use super::schema::Tables;
+use super::{Keep, Lease, Ledger, LedgerError, META, Meta};
 use crate::source::{Row, RowKey};
 use crate::sql::{Tx, Value};
 
 /// How many of the latest bad rows are kept to look at.
 const SET_ASIDE_KEPT: u64 = 1000;
 /// Rows of one INSERT.
-const CHUNK: usize = 500;
+pub(super) const CHUNK: usize = 500;
 /// The most changes that one pruning step removes.
 const PRUNE_CHUNK: u64 = 10_000;
 
 /// Records rows, on behalf of the holder of the lease.
 #[derive(Debug)]
 pub struct Intake {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     term: i64,
-    state: Option<State>,
+    pub(super) state: Option<State>,
 }
 
 /// What the database says, as long as nobody else writes, which the lease ensures.
 #[derive(Debug)]
-struct State {
-    last_seq: u64,
+pub(super) struct State {
+    epoch: Epoch,
+    /// The number in the tables after which the epoch begins.
+    base: u64,
+    pub(super) last_seq: u64,
+    /// The tag of the last number.
+    last_tag: Option<Tag>,
+    /// The tag of the next one.
+    tag: Tag,
     set_aside: u64,
-    marks: Marks,
+    pub(super) marks: Marks,
+    pub(super) owed: Owed,
 }
 
 /// What became of rows.
@@ -57,14 +69,25 @@ impl Lease {
         Intake { ledger: self.ledger.clone(), term: self.term, state: None }
     }
 
-    /// Everything up to `seq` is published.
+    /// Everything up to this number is published.
     ///
     /// # Errors
-    /// When the database cannot be written, or another shim has taken over.
-    pub async fn published(&self, seq: u64) -> Result<(), LedgerError> {
-        let sql = format!("UPDATE {} SET published_seq = ? WHERE one = 1 AND term = ?", self.ledger.tables.meta);
-        match self.ledger.db.execute(&sql, &[Value::Int(seq.cast_signed()), Value::Int(self.term)]).await? {
-            0 => Err(LedgerError::Fenced),
+    /// When the database cannot be written, another shim has taken over, or the ledger does not hold this number.
+    pub async fn published(&self, last: &Cursor) -> Result<(), LedgerError> {
+        let Tables { meta, runs, .. } = &self.ledger.tables;
+        let tag = format!(
+            "COALESCE((SELECT r.tag FROM {runs} r WHERE r.first_seq > epoch_base AND r.first_seq <= epoch_base + ? ORDER \
+             BY r.first_seq DESC LIMIT 1), '')"
+        );
+        let sql = format!(
+            "UPDATE {meta} SET published_seq = epoch_base + ? WHERE one = 1 AND term = ? AND epoch = ? AND last_seq >= \
+             epoch_base + ? AND {tag} = ?"
+        );
+        let seq = || Value::Int(last.seq.cast_signed());
+        let args =
+            [seq(), Value::Int(self.term), Value::Text(last.epoch.to_string()), seq(), seq(), tag_text(last.tag)];
+        match self.ledger.db.execute(&sql, &args).await? {
+            0 => Err(self.ledger.refused(self.term).await),
             _ => Ok(()),
         }
     }
@@ -76,8 +99,12 @@ impl Lease {
     /// # Errors
     /// When the database cannot be read or written.
     pub async fn prune(&self, keep: Keep, now: When) -> Result<u64, LedgerError> {
-        let Some(oldest) = self.ledger.oldest().await? else { return Ok(0) };
-        let published = self.ledger.meta().await?.published;
+        let rows = self.ledger.db.fetch(&format!("SELECT MIN(seq) FROM {}", self.ledger.tables.changes), &[]).await?;
+        let oldest = rows.first().and_then(|row| row.first()).and_then(Value::int).map(i64::unsigned_abs);
+        let Some(oldest) = oldest else { return Ok(0) };
+        let meta = self.ledger.meta().await?;
+        // Numbers of the tables, in which changes of the epoch before may still be.
+        let published = meta.base + meta.published;
         let chunk_end = oldest.saturating_add(PRUNE_CHUNK);
         let age_us = i64::try_from(keep.age.as_micros()).unwrap_or(i64::MAX);
         let young = format!("SELECT MIN(seq) FROM {} WHERE seq < ? AND recorded_us >= ?", self.ledger.tables.changes);
@@ -93,6 +120,26 @@ impl Lease {
         let sql = format!("DELETE FROM {} WHERE seq < ?", self.ledger.tables.changes);
         Ok(self.ledger.db.execute(&sql, &[Value::Int(end.cast_signed())]).await?)
     }
+}
+
+impl State {
+    /// The changes as they are published.
+    fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
+        let first = self.last_seq + 1;
+        let before = self.last_tag.filter(|before| self.last_seq > 0 && *before != self.tag);
+        let one = |(seq, change): &(u64, Change)| Numbered {
+            change: *change,
+            cursor: Cursor::new(self.epoch.clone(), *seq).tagged(Some(self.tag)),
+            after: before.filter(|_| *seq == first),
+            recorded,
+        };
+        plan.changes.iter().map(one).collect()
+    }
+}
+
+/// A tag as the tables hold it.
+fn tag_text(tag: Option<Tag>) -> Value {
+    Value::Text(tag.map(|tag| tag.to_string()).unwrap_or_default())
 }
 
 impl Intake {
@@ -116,30 +163,28 @@ impl Intake {
         if !plan.marks.is_empty() {
             // On an error the state stays taken, and is read again next time.
             let marks = state.marks.mark(&plan.marks);
-            self.write(&plan, &marks, &state, now).await?;
+            self.write(&plan, &marks, &state, &Forget::default(), now).await?;
             recorded.numbered = plan.changes.len();
-            recorded.changes = self.numbered(&plan, now);
-            recorded.head = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
+            recorded.changes = self.given(&mut state, &plan, now);
+            recorded.head = state.last_seq;
             recorded.set_aside = plan.bad.iter().map(|(row, bad)| (row.key.text(), bad.to_string())).collect();
-            state.last_seq = recorded.head;
             state.set_aside += plan.bad.len() as u64;
         }
         self.state = Some(state);
         Ok(recorded)
     }
 
-    fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
-        let epoch = self.ledger.epoch();
-        let one = |(seq, change): &(u64, Change)| Numbered {
-            change: *change,
-            cursor: Cursor::new(epoch.clone(), *seq),
-            after: None,
-            recorded,
-        };
-        plan.changes.iter().map(one).collect()
+    /// What is committed: the changes as they are published. The state moves on.
+    pub(super) fn given(&self, state: &mut State, plan: &Plan<'_>, now: When) -> Vec<Numbered> {
+        let changes = state.numbered(plan, now);
+        if let Some(last) = changes.last() {
+            (state.last_seq, state.last_tag) = (last.cursor.seq, last.cursor.tag);
+            self.ledger.knows(last.cursor.clone());
+        }
+        changes
     }
 
-    /// Drops the marks of rows whose deletion is known.
+    /// Drops the marks of rows whose deletion is known, and what is owed for them.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -149,7 +194,8 @@ impl Intake {
             return Ok(());
         };
         let edit = state.marks.forget(gone);
-        if edit.insert.is_empty() {
+        let owed: Vec<String> = gone.iter().filter(|key| state.owed.remove(*key).is_some()).map(RowKey::text).collect();
+        if edit.insert.is_empty() && owed.is_empty() {
             for chunk in edit.delete.chunks(2 * CHUNK) {
                 let fence =
                     format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
@@ -158,25 +204,24 @@ impl Intake {
                 self.ledger.db.execute(&format!("{sql}{fence}"), &args).await?;
             }
         } else {
-            self.edit(&edit).await?;
+            // Marks are written anew that stand for fewer rows than before.
+            let mut tx = self.fenced().await?;
+            self.write_forget(&mut tx, &Forget { marks: edit.delete, owed }).await?;
+            self.write_marks(&mut tx, &edit.insert).await?;
+            tx.commit().await?;
         }
         self.state = Some(state);
         Ok(())
     }
 
-    /// Writes marks anew that stand for fewer rows than before.
-    async fn edit(&self, edit: &Edit) -> Result<(), LedgerError> {
+    /// A transaction of the holder of the lease, and of nobody else.
+    pub(super) async fn fenced(&self) -> Result<Tx, LedgerError> {
         let mut tx = self.ledger.db.begin().await?;
         let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
-        if tx.execute(&fence, &[Value::Int(self.term)]).await? != 1 {
-            return Err(LedgerError::Fenced);
+        match tx.execute(&fence, &[Value::Int(self.term)]).await? {
+            1 => Ok(tx),
+            _ => Err(LedgerError::Fenced),
         }
-        for chunk in edit.delete.chunks(2 * CHUNK) {
-            let (sql, args) = self.unmark(chunk);
-            tx.execute(&sql, &args).await?;
-        }
-        self.write_marks(&mut tx, &edit.insert).await?;
-        Ok(tx.commit().await?)
     }
 
     fn unmark(&self, texts: &[String]) -> (String, Vec<Value>) {
@@ -195,33 +240,79 @@ impl Intake {
         Ok(())
     }
 
-    async fn state(&mut self) -> Result<&State, LedgerError> {
+    pub(super) async fn state(&mut self) -> Result<&State, LedgerError> {
         if self.state.is_none() {
-            let sql = format!("SELECT row_key FROM {}", self.ledger.tables.marks);
-            let rows = self.ledger.db.fetch(&sql, &[]).await?;
-            let texts = rows.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
-            let meta = self.ledger.meta().await?;
+            let (meta, marks, owed) = self.read().await?;
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
-            self.state = Some(State { last_seq: meta.head, set_aside: meta.set_aside, marks: Marks::read(texts) });
+            let mut tag = Tag::from_random(rand::random());
+            while meta.tag == Some(tag) {
+                tag = Tag::from_random(rand::random());
+            }
+            self.state = Some(State {
+                epoch: meta.epoch,
+                base: meta.base,
+                last_seq: meta.head,
+                last_tag: meta.tag,
+                tag,
+                set_aside: meta.set_aside,
+                marks,
+                owed,
+            });
         }
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
-    async fn write(&self, plan: &Plan<'_>, marks: &[String], state: &State, now: When) -> Result<(), LedgerError> {
+    /// All by one connection: another one may be to a server that is behind.
+    async fn read(&self) -> Result<(Meta, Marks, Owed), LedgerError> {
+        let Ledger { db, tables, .. } = &self.ledger;
+        let mut conn = db.connection().await?;
+        let read = async {
+            let marks = conn.fetch(&format!("SELECT row_key FROM {}", tables.marks), &[], false).await?;
+            let owed = conn.fetch(&format!("SELECT row_key, bug, when_us FROM {}", tables.owed), &[], false).await?;
+            let meta = conn.fetch(&format!("SELECT {META} FROM {} WHERE one = 1", tables.meta), &[], false).await?;
+            Ok((meta, marks, owed))
+        };
+        let read = read.await;
+        let (mut meta, marks, owed) = conn.give_back(read).map_err(|e| self.ledger.gone(e))?;
+        let texts = marks.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
+        Ok((self.ledger.read_meta(meta.pop())?, Marks::read(texts), read_owed(owed)))
+    }
+
+    pub(super) async fn write(
+        &self,
+        plan: &Plan<'_>,
+        marks: &[String],
+        state: &State,
+        forget: &Forget,
+        now: When,
+    ) -> Result<(), LedgerError> {
         let tables = &self.ledger.tables;
         let last = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
+        let last_tag = if plan.changes.is_empty() { state.last_tag } else { Some(state.tag) };
         let set_aside = state.set_aside + plan.bad.len() as u64;
         let mut tx = self.ledger.db.begin().await?;
-        // The fence: also takes the row lock that makes writers go one after the other.
+        // The fence: also takes the row lock that makes writers go one after the other. The last number and its tag say
+        // that the ledger holds all that it held when this was read, and nothing else.
         let fence = format!(
-            "UPDATE {} SET last_seq = ?, set_aside_count = ? WHERE one = 1 AND term = ? AND last_seq = ?",
+            "UPDATE {} SET last_seq = ?, last_tag = ?, set_aside_count = ? WHERE one = 1 AND term = ? AND epoch = ? AND \
+             last_seq = ? AND last_tag = ?",
             tables.meta
         );
+        let base = state.base;
         let int = |number: u64| Value::Int(number.cast_signed());
-        if tx.execute(&fence, &[int(last), int(set_aside), Value::Int(self.term), int(state.last_seq)]).await? != 1 {
-            return Err(LedgerError::Fenced);
+        let (epoch, term) = (Value::Text(state.epoch.to_string()), Value::Int(self.term));
+        let (new, old) = (int(base + last), int(base + state.last_seq));
+        let args = [new, tag_text(last_tag), int(set_aside), term, epoch, old, tag_text(state.last_tag)];
+        if tx.execute(&fence, &args).await? != 1 {
+            drop(tx);
+            return Err(self.ledger.refused(self.term).await);
+        }
+        if last_tag != state.last_tag {
+            let sql = format!("INSERT INTO {} (first_seq, tag, since_us) VALUES (?,?,?)", tables.runs);
+            let args = [int(base + state.last_seq + 1), tag_text(last_tag), Value::Int(now.as_micros())];
+            tx.execute(&sql, &args).await?;
         }
         for chunk in plan.changes.chunks(2 * CHUNK) {
             let now = now.as_micros();
@@ -229,10 +320,11 @@ impl Intake {
             for (index, (seq, change)) in chunk.iter().enumerate() {
                 let comma = if index == 0 { "" } else { "," };
                 // Writing to a String cannot fail.
-                let _ = write!(sql, "{comma}({seq},{},{},{now})", change.bug, change.when.as_micros());
+                let _ = write!(sql, "{comma}({},{},{},{now})", base + seq, change.bug, change.when.as_micros());
             }
             tx.execute(&sql, &[]).await?;
         }
+        self.write_forget(&mut tx, forget).await?;
         self.write_marks(&mut tx, marks).await?;
         self.write_bad(&mut tx, plan, state.set_aside, now).await?;
         Ok(tx.commit().await?)

@@ -81,6 +81,12 @@ impl Ledger {
         }
     }
 
+    /// How long it takes to know that a holder does not live any more.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        // The lock of a file goes with its process.
+        if self.lock_path.is_some() { 2 * LOOK } else { SILENCE + 4 * LOOK }
+    }
+
     async fn try_acquire(&self, watch: &mut Watch) -> Result<Option<Lease>, LedgerError> {
         let lock = match &self.lock_path {
             Some(path) => match lock_file(path)? {

@@ -1,19 +1,25 @@
 //! The ledger: every change's number, given once, in the transaction that records the change.
 //!
 //! Goes in: rows of the change table, in the order of their ids. Comes out: numbered changes, for ever the same, and how
-//! far they are published. Only the holder of the [`Lease`] writes, and every write checks that it still holds it.
-//! Never deletes an unpublished change, never gives a number twice, never uses a clock to decide anything but the age
-//! of what is published already.
+//! far they are published. Only the holder of the [`Lease`] writes, and every write checks that it still holds it, and
+//! that the ledger is where it left it. Never deletes an unpublished change, never gives a number twice in one history,
+//! never uses a clock to decide anything but the age of what is published already.
 
+mod epoch;
+mod history;
 mod intake;
 mod lease;
 mod marks;
+mod owed;
 mod plan;
 mod schema;
 
-use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::sql::{Db, DbUrl, SqlError, Use, Value};
+use bugfeed_protocol::{Cursor, Epoch, Tag, When};
+
+use crate::sql::{Db, DbUrl, Fault, SqlError, Use, Value};
+pub use epoch::{Holds, NewEpoch};
 pub use intake::{Intake, Recorded};
 pub(crate) use lease::BEAT;
 pub use lease::Lease;
@@ -25,10 +31,30 @@ pub use schema::{BadPrefix, Prefix};
 pub enum LedgerError {
     /// The database said no.
     #[error("ledger {0}")]
-    Sql(#[from] SqlError),
+    Sql(SqlError),
+    /// Another file has the ledger's name now. It may have another history: whoever works on this one must stop, and open
+    /// what is there.
+    #[error("ledger {0}")]
+    Replaced(SqlError),
     /// Another shim took over; this one must stop writing and wait for its turn.
     #[error("another shim has taken over this ledger")]
     Fenced,
+    /// The ledger is not where its holder left it.
+    #[error(
+        "ledger {place}: it is not where this shim left it; a copy was restored, or another server answers that is behind"
+    )]
+    SetBack {
+        /// Which ledger.
+        place: String,
+    },
+    /// Made by an older version of this program, and not brought up to date yet.
+    #[error(
+        "ledger {place}: an older version made it; `bugfeed-shim run` brings it up to date, and keeps all that is in it"
+    )]
+    Older {
+        /// Which ledger.
+        place: String,
+    },
     /// Made by another version of this program.
     #[error(
         "ledger {place}: its tables have version {found}, this program knows {known}; use the program that made it, or newer"
@@ -47,8 +73,17 @@ pub enum LedgerError {
         /// Which ledger.
         place: String,
     },
+    /// Its tables, or its file, were removed while it was open.
+    #[error("ledger {place}: it is not there any more; start the shim again to begin a new one")]
+    Gone {
+        /// Which ledger.
+        place: String,
+    },
     /// Its meta row is not what this program writes.
-    #[error("ledger {place}: {what}; restore it from a backup, or remove it to begin a new epoch")]
+    #[error(
+        "ledger {place}: {what}; move it away and start again: a new epoch begins in a new one, and clients are told to ask \
+         the tracker (where an old copy is put in its place instead, run `bugfeed-shim new-epoch` on it)"
+    )]
     Broken {
         /// Which ledger.
         place: String,
@@ -65,6 +100,13 @@ pub enum LedgerError {
     },
 }
 
+impl From<SqlError> for LedgerError {
+    fn from(error: SqlError) -> LedgerError {
+        let kind = if error.fault == Fault::Replaced { LedgerError::Replaced } else { LedgerError::Sql };
+        kind(error.of_ledger())
+    }
+}
+
 impl LedgerError {
     /// Whether only waiting can help, as opposed to somebody changing something.
     pub fn may_heal(&self) -> bool {
@@ -77,22 +119,37 @@ impl LedgerError {
 pub struct Ledger {
     db: Db,
     tables: Tables,
-    epoch: Epoch,
+    /// The newest number that this process knows to be in the ledger. One that is not there any more was set back.
+    known: Arc<Mutex<Option<Cursor>>>,
     /// Beside an SQLite file: the lock whose holder works.
     lock_path: Option<std::path::PathBuf>,
 }
 
+/// The columns of the meta row that [`Ledger::read_meta`] reads.
+const META: &str = "last_seq, published_seq, set_aside_count, term, beat, epoch_base, epoch, last_tag, holder, \
+                    former_epoch, published_to";
+
 /// What the meta row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
+    /// The random identifier of this numbering.
+    pub epoch: Epoch,
     /// The last number given; 0 in a new ledger.
     pub head: u64,
+    /// Under which lineage tag it was given; none where a version without tags gave it.
+    pub tag: Option<Tag>,
     /// Everything up to here is published.
     pub published: u64,
     /// How many rows were ever set aside.
     pub set_aside: u64,
     /// Who works, if anybody.
     pub holder: Option<String>,
+    /// The epoch before this one, where the ledger had another one.
+    pub former_epoch: Option<Epoch>,
+    /// Where the changes were last published to, in words.
+    pub published_to: Option<String>,
+    /// The number in the tables after which this epoch begins.
+    base: u64,
     term: i64,
     beat: i64,
 }
@@ -139,28 +196,46 @@ impl Ledger {
     async fn prepare(url: &DbUrl, prefix: &Prefix, create: bool) -> Result<Ledger, LedgerError> {
         let db = Db::new(url, Use::Ledger { create });
         let tables = Tables::new(db.dialect(), prefix);
-        schema::prepare(&db, &tables, create, rand::random()).await?;
-        let rows = db.fetch(&format!("SELECT epoch FROM {} WHERE one = 1", tables.meta), &[]).await?;
-        let epoch = rows.into_iter().next().and_then(|mut row| row.pop()).and_then(Value::into_text);
-        let epoch = epoch
-            .as_deref()
-            .and_then(Epoch::parse)
-            .ok_or_else(|| LedgerError::Broken { place: db.place().to_owned(), what: "the meta row has no epoch" })?;
+        let make = if create { schema::Make::All } else { schema::Make::Nothing };
+        schema::prepare(&db, &tables, make, rand::random()).await?;
         let lock_path = url.sqlite_path().map(|mut path| {
             path.as_mut_os_string().push(format!(".{prefix}lock"));
             path
         });
-        Ok(Ledger { db, tables, epoch, lock_path })
+        let ledger = Ledger { db, tables, known: Arc::default(), lock_path };
+        // What cannot be read is found at once.
+        ledger.meta().await?;
+        Ok(ledger)
     }
 
-    /// The random identifier of this numbering.
-    pub fn epoch(&self) -> &Epoch {
-        &self.epoch
+    /// Goes on with another file that has this ledger's name now.
+    ///
+    /// # Errors
+    /// When there is no ledger in it.
+    pub(crate) async fn open_again(&self) -> Result<(), LedgerError> {
+        self.db.follow_file();
+        schema::prepare(&self.db, &self.tables, schema::Make::Newer, rand::random()).await
+    }
+
+    /// The random identifier of the present numbering.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn epoch(&self) -> Result<Epoch, LedgerError> {
+        Ok(self.meta().await?.epoch)
     }
 
     /// The database's address without a password.
     pub fn place(&self) -> &str {
         self.db.place()
+    }
+
+    /// Whether the file of an SQLite ledger is still the one that was opened; asks nothing of a server.
+    ///
+    /// # Errors
+    /// When it is gone, or [`LedgerError::Replaced`].
+    pub fn look_at_file(&self) -> Result<(), LedgerError> {
+        Ok(self.db.look_at_file()?)
     }
 
     /// The last number given; 0 in a new ledger.
@@ -176,49 +251,61 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be read.
     pub async fn meta(&self) -> Result<Meta, LedgerError> {
-        let sql = format!(
-            "SELECT last_seq, published_seq, set_aside_count, term, beat, holder FROM {} WHERE one = 1",
-            self.tables.meta
-        );
-        let broken = || LedgerError::Broken { place: self.place().to_owned(), what: "the meta row is missing" };
-        let mut row = self.db.fetch(&sql, &[]).await?.pop().ok_or_else(broken)?;
-        let holder = row.pop().and_then(Value::into_text);
+        let sql = format!("SELECT {META} FROM {} WHERE one = 1", self.tables.meta);
+        let row = self.db.fetch(&sql, &[]).await.map_err(|e| self.gone(e))?.pop();
+        self.read_meta(row)
+    }
+
+    fn read_meta(&self, row: Option<Vec<Value>>) -> Result<Meta, LedgerError> {
+        let broken = |what| LedgerError::Broken { place: self.place().to_owned(), what };
+        let mut row = row.ok_or_else(|| broken("the meta row is missing"))?;
+        let mut text = || row.pop().and_then(Value::into_text);
+        let (published_to, former_epoch, holder, tag, epoch) = (text(), text(), text(), text(), text());
+        let epoch = epoch.as_deref().and_then(Epoch::parse).ok_or_else(|| broken("the meta row has no epoch"))?;
         let mut ints = row.iter().map(Value::int);
-        let mut int = || ints.next().flatten().ok_or_else(broken);
-        let mut count = || int().map(i64::unsigned_abs);
-        let (head, published, set_aside) = (count()?, count()?, count()?);
-        Ok(Meta { head, published, set_aside, holder, term: int()?, beat: int()? })
-    }
-
-    /// Up to `limit` changes after number `after_seq`, in order: published or not, as far as they are kept.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn history(&self, after_seq: u64, limit: usize) -> Result<Vec<Numbered>, LedgerError> {
-        let sql = format!(
-            "SELECT seq, bug, when_us, recorded_us FROM {} WHERE seq > ? ORDER BY seq LIMIT {limit}",
-            self.tables.changes
-        );
-        let rows = self.db.fetch(&sql, &[Value::Int(after_seq.cast_signed())]).await?;
-        rows.iter().map(|row| self.numbered(row)).collect()
-    }
-
-    fn numbered(&self, row: &[Value]) -> Result<Numbered, LedgerError> {
-        let read = || {
-            let mut ints = row.iter().map(Value::int);
-            let mut int = || ints.next().flatten();
-            let (seq, bug, when, recorded) = (int()?, int()?, int()?, int()?);
-            Some(Numbered {
-                change: Change { bug: BugId::new(bug.unsigned_abs())?, when: When::from_micros(when)? },
-                cursor: Cursor::new(self.epoch.clone(), u64::try_from(seq).ok()?),
-                after: None,
-                recorded: When::from_micros(recorded)?,
-            })
-        };
-        read().ok_or_else(|| LedgerError::Broken {
-            place: self.place().to_owned(),
-            what: "a recorded change holds values this program never writes",
+        let mut int = || ints.next().flatten().ok_or_else(|| broken("a number of the meta row is missing"));
+        let (last, published, set_aside) = (int()?, int()?, int()?);
+        let (term, beat, base) = (int()?, int()?, int()?.unsigned_abs());
+        let number = |number: i64| number.unsigned_abs().saturating_sub(base);
+        Ok(Meta {
+            epoch,
+            head: number(last),
+            tag: tag.as_deref().and_then(Tag::parse),
+            // A watermark from another history may be ahead.
+            published: number(published.min(last)),
+            set_aside: set_aside.unsigned_abs(),
+            holder,
+            former_epoch: former_epoch.as_deref().and_then(Epoch::parse),
+            published_to,
+            base,
+            term,
+            beat,
         })
+    }
+
+    /// What is said when the tables are not there any more.
+    fn gone(&self, error: SqlError) -> LedgerError {
+        if error.fault == Fault::Missing {
+            return LedgerError::Gone { place: self.place().to_owned() };
+        }
+        error.into()
+    }
+
+    /// The ledger is known to hold this number.
+    fn knows(&self, cursor: Cursor) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|known| known.epoch != cursor.epoch || known.seq <= cursor.seq) {
+            *known = Some(cursor);
+        }
+    }
+
+    /// Why a write of this term changed nothing.
+    async fn refused(&self, term: i64) -> LedgerError {
+        match self.meta().await {
+            Ok(meta) if meta.term == term => LedgerError::SetBack { place: self.place().to_owned() },
+            Ok(_) => LedgerError::Fenced,
+            Err(e) => e,
+        }
     }
 
     /// The lowest number that is still kept, if any is.
@@ -226,8 +313,11 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be read.
     pub async fn oldest(&self) -> Result<Option<u64>, LedgerError> {
-        let rows = self.db.fetch(&format!("SELECT MIN(seq) FROM {}", self.tables.changes), &[]).await?;
-        Ok(rows.first().and_then(|row| row.first()).and_then(Value::int).map(i64::unsigned_abs))
+        let base = self.meta().await?.base;
+        let sql = format!("SELECT MIN(seq) FROM {} WHERE seq > ?", self.tables.changes);
+        let rows = self.db.fetch(&sql, &[Value::Int(base.cast_signed())]).await?;
+        let oldest = rows.first().and_then(|row| row.first()).and_then(Value::int).map(i64::unsigned_abs);
+        Ok(oldest.map(|oldest| oldest.saturating_sub(base)))
     }
 
     /// The latest rows that were set aside, newest first.

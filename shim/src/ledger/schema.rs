@@ -1,7 +1,8 @@
 //! The ledger's tables, and creating them.
 //!
 //! Goes in: a database and a name prefix. Comes out: tables of the current version, with one meta row. Safe when several
-//! shims do it at the same time, and when one dies in the middle of it.
+//! shims do it at the same time, and when one dies in the middle of it. Tables of version 1 are brought to this version;
+//! nothing in them is lost.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +11,17 @@ use super::LedgerError;
 use crate::sql::{Db, Dialect, Fault, SqlError, Value};
 
 /// The version of the tables below.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
+/// The version before: no tags, no second epoch in one ledger.
+const WITHOUT_TAGS: i64 = 1;
+/// What the meta row has since version 2. Numbers in the tables run on for ever; an epoch's own numbers begin at 1 after
+/// `epoch_base`.
+const ADDED: [(&str, &str); 4] = [
+    ("epoch_base", "BIGINT NOT NULL DEFAULT 0"),
+    ("last_tag", "VARCHAR(16) NOT NULL DEFAULT ''"),
+    ("former_epoch", "VARCHAR(64)"),
+    ("published_to", "VARCHAR(600)"),
+];
 
 /// What the names of a ledger's tables begin with, so that several feeds can share a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,23 +64,48 @@ pub(super) struct Tables {
     pub(super) meta: String,
     /// Every numbered change, until it is published and old.
     pub(super) changes: String,
+    /// From which number on which lineage tag holds, and since when. Kept far beyond the changes.
+    pub(super) runs: String,
     /// Source rows that are recorded and not yet known to be deleted.
     pub(super) marks: String,
     /// The latest bad rows.
     pub(super) set_aside: String,
+    /// Changes that were announced before their rows were gone, and will be announced once more.
+    pub(super) owed: String,
 }
 
 impl Tables {
     pub(super) fn new(dialect: Dialect, prefix: &Prefix) -> Tables {
         let name = |table: &str| dialect.quote(&format!("{prefix}{table}"));
-        Tables { meta: name("meta"), changes: name("changes"), marks: name("marks"), set_aside: name("set_aside") }
+        Tables {
+            meta: name("meta"),
+            changes: name("changes"),
+            runs: name("runs"),
+            marks: name("marks"),
+            set_aside: name("set_aside"),
+            owed: name("owed"),
+        }
     }
 }
 
-/// Checks the version; creates what is missing when `create` is set.
-pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: u64) -> Result<(), LedgerError> {
+/// What may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Make {
+    /// Nothing: what is there is only looked at.
+    Nothing,
+    /// Tables of this version out of older ones.
+    Newer,
+    /// Also a ledger where there is none.
+    All,
+}
+
+/// Checks the version; makes what is missing.
+pub(super) async fn prepare(db: &Db, tables: &Tables, make: Make, epoch_bits: u64) -> Result<(), LedgerError> {
+    let create = make == Make::All;
     match version(db, tables).await {
         Ok(Some(VERSION)) => return Ok(()),
+        Ok(Some(WITHOUT_TAGS)) if make != Make::Nothing => return migrate(db, tables).await,
+        Ok(Some(WITHOUT_TAGS)) => return Err(LedgerError::Older { place: db.place().to_owned() }),
         Ok(Some(found)) => return Err(LedgerError::Version { place: db.place().to_owned(), found, known: VERSION }),
         Ok(None) if create => {}
         Err(e) if e.fault == Fault::Missing && create => {}
@@ -80,13 +116,7 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: 
         Err(e) => return Err(e.into()),
     }
     for statement in statements(db.dialect(), tables) {
-        if let Err(first) = db.execute(&statement, &[]).await {
-            // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
-            if first.fault != Fault::Duplicate {
-                return Err(first.into());
-            }
-            db.execute(&statement, &[]).await?;
-        }
+        make_table(db, &statement).await?;
     }
     let epoch = bugfeed_protocol::Epoch::from_random(epoch_bits);
     let ignore = match db.dialect() {
@@ -103,25 +133,71 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, create: bool, epoch_bits: 
     Ok(())
 }
 
+/// Runs a `CREATE TABLE IF NOT EXISTS`.
+async fn make_table(db: &Db, statement: &str) -> Result<(), LedgerError> {
+    // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
+    if db.execute(statement, &[]).await.is_err() {
+        db.execute(statement, &[]).await?;
+    }
+    Ok(())
+}
+
+/// Adds what version 2 has. Each step may have been done before, by another shim or by one that died here. What was
+/// numbered before has no tag.
+async fn migrate(db: &Db, tables: &Tables) -> Result<(), LedgerError> {
+    for statement in statements(db.dialect(), tables) {
+        make_table(db, &statement).await?;
+    }
+    for (column, kind) in ADDED {
+        let there = format!("SELECT {column} FROM {} WHERE one = 1", tables.meta);
+        match db.fetch(&there, &[]).await {
+            Ok(_) => continue,
+            Err(e) if e.fault == Fault::Missing => {}
+            Err(e) => return Err(e.into()),
+        }
+        if let Err(e) = db.execute(&format!("ALTER TABLE {} ADD COLUMN {column} {kind}", tables.meta), &[]).await {
+            // Another shim was quicker, or it cannot be done.
+            db.fetch(&there, &[]).await.map_err(|_| e)?;
+        }
+    }
+    let done = format!("UPDATE {} SET version = {VERSION} WHERE one = 1 AND version = {WITHOUT_TAGS}", tables.meta);
+    db.execute(&done, &[]).await?;
+    Ok(())
+}
+
 async fn version(db: &Db, tables: &Tables) -> Result<Option<i64>, SqlError> {
     let rows = db.fetch(&format!("SELECT version FROM {} WHERE one = 1", tables.meta), &[]).await?;
     Ok(rows.first().and_then(|row| row.first()).and_then(Value::int))
 }
 
-fn statements(dialect: Dialect, tables: &Tables) -> [String; 4] {
-    let Tables { meta, changes, marks, set_aside } = tables;
-    let (key, end) = match dialect {
+/// The type of a numeric key, and what ends a `CREATE TABLE`.
+fn words(dialect: Dialect) -> (&'static str, &'static str) {
+    match dialect {
         // Exact comparison: two texts that differ in case or accents are two keys.
         Dialect::MySql => ("BIGINT", " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
         Dialect::Postgres => ("BIGINT", ""),
         Dialect::Sqlite => ("INTEGER", ""),
-    };
+    }
+}
+
+fn statements(dialect: Dialect, tables: &Tables) -> [String; 6] {
+    let Tables { meta, changes, runs, marks, set_aside, owed } = tables;
+    let (key, end) = words(dialect);
+    let added = ADDED.map(|(column, kind)| format!(", {column} {kind}")).concat();
     [
+        format!(
+            "CREATE TABLE IF NOT EXISTS {runs} (first_seq {key} NOT NULL PRIMARY KEY, tag VARCHAR(16) NOT NULL, since_us \
+             BIGINT NOT NULL){end}"
+        ),
         format!(
             "CREATE TABLE IF NOT EXISTS {changes} (seq {key} NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us BIGINT \
              NOT NULL, recorded_us BIGINT NOT NULL){end}"
         ),
         format!("CREATE TABLE IF NOT EXISTS {marks} (row_key VARCHAR(255) NOT NULL PRIMARY KEY){end}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {owed} (row_key VARCHAR(255) NOT NULL PRIMARY KEY, bug BIGINT NOT NULL, when_us \
+             BIGINT NOT NULL){end}"
+        ),
         format!(
             "CREATE TABLE IF NOT EXISTS {set_aside} (n {key} NOT NULL PRIMARY KEY, row_key VARCHAR(255) NOT NULL, bug \
              VARCHAR(255), reason VARCHAR(500) NOT NULL, at_us BIGINT NOT NULL){end}"
@@ -129,7 +205,7 @@ fn statements(dialect: Dialect, tables: &Tables) -> [String; 4] {
         format!(
             "CREATE TABLE IF NOT EXISTS {meta} (one {key} NOT NULL PRIMARY KEY, version BIGINT NOT NULL, epoch \
              VARCHAR(64) NOT NULL, last_seq BIGINT NOT NULL, published_seq BIGINT NOT NULL, set_aside_count BIGINT NOT \
-             NULL, term BIGINT NOT NULL, beat BIGINT NOT NULL, holder VARCHAR(255)){end}"
+             NULL, term BIGINT NOT NULL, beat BIGINT NOT NULL, holder VARCHAR(255){added}){end}"
         ),
     ]
 }

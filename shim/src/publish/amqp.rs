@@ -1,31 +1,35 @@
 //! Publishing to AMQP (RabbitMQ): a durable topic exchange, persistent and mandatory messages, pipelined confirms.
 //!
 //! Goes in: numbered changes. Comes out: messages of which it is known that the broker has them *and* that a queue took
-//! them. Connects again when asked to publish; the pauses between attempts are the relay's. Never waits without a bound,
-//! except while the broker itself says that it blocks publishers.
+//! them. Connects when asked to; the pauses between attempts are the relay's. Never waits without a bound, except while the
+//! broker itself says that it blocks publishers.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bugfeed_protocol::bus::{Format, encode};
 use bugfeed_protocol::{Cursor, Numbered};
 use futures::future::{MaybeDone, maybe_done};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
-use super::{Publish, PublishError, PublishFault};
+use super::heads::Heads;
+use super::link::{Link, SETUP_TIMEOUT};
+use super::{Publish, PublishError, PublishFault, history};
 use crate::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use crate::events::{Part, Telemetry};
 
-/// The longest wait for a channel and the exchange on a new connection.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait for the end of the history.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for the next confirm.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a wait for confirms looks whether the broker blocks publishers.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a way for heads is looked for where there is none.
+const HEADS_RETRY: Duration = Duration::from_secs(30);
 
 /// Where and how to publish.
 #[derive(Clone, Debug)]
@@ -46,20 +50,21 @@ pub struct AmqpPublisher {
     options: AmqpOptions,
     telemetry: Arc<Telemetry>,
     link: Option<Link>,
-}
-
-#[derive(Debug)]
-struct Link {
-    connection: Connection,
-    channel: Channel,
+    /// The connection is new since the relay last asked.
+    fresh: bool,
+    heads: Heads,
+    heads_at: Option<Instant>,
+    /// A refusal of the heads' exchange was said.
+    heads_refused: bool,
 }
 
 type Pending = Pin<Box<MaybeDone<Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>>>>;
 
 impl AmqpPublisher {
-    /// A publisher that connects at first use.
+    /// A publisher that is not connected yet.
     pub fn new(options: AmqpOptions, telemetry: Arc<Telemetry>) -> AmqpPublisher {
-        AmqpPublisher { options, telemetry, link: None }
+        let heads = Heads::new(&options.exchange);
+        AmqpPublisher { options, telemetry, link: None, fresh: false, heads, heads_at: None, heads_refused: false }
     }
 
     /// Connects now, so that wrong settings are found at the start. A broker that is not there is no error.
@@ -68,7 +73,7 @@ impl AmqpPublisher {
     /// When waiting cannot help: wrong credentials, unknown virtual host, an exchange of another type.
     pub async fn open(options: AmqpOptions, telemetry: Arc<Telemetry>) -> Result<AmqpPublisher, AmqpError> {
         let mut publisher = AmqpPublisher::new(options, telemetry);
-        match publisher.connect().await {
+        match publisher.make_link().await {
             Ok(()) => {}
             Err(e) if !e.needs_a_person() => publisher.telemetry.down(Part::Bus, &e),
             Err(e) => return Err(e),
@@ -76,17 +81,37 @@ impl AmqpPublisher {
         Ok(publisher)
     }
 
-    async fn connect(&mut self) -> Result<(), AmqpError> {
-        if self
-            .link
-            .as_ref()
-            .is_some_and(|link| link.connection.status().connected() && link.channel.status().connected())
-        {
-            return Ok(());
+    async fn make_link(&mut self) -> Result<(), AmqpError> {
+        if !self.link.as_ref().is_some_and(Link::is_open) {
+            self.link = None;
+            self.heads.close();
+            self.heads_at = None;
+            self.link = Some(Link::open(&self.options).await?);
+            self.fresh = true;
         }
-        self.link = None;
-        self.link = Some(connect(&self.options).await?);
+        self.make_way_for_heads().await;
         Ok(())
+    }
+
+    /// Without heads everything works; gateways only cannot tell silence from being cut off.
+    async fn make_way_for_heads(&mut self) {
+        let Some(link) = &self.link else { return };
+        if self.heads.is_open() || self.heads_at.is_some_and(|at| at.elapsed() < HEADS_RETRY) {
+            return;
+        }
+        self.heads_at = Some(Instant::now());
+        let opening = tokio::time::timeout(SETUP_TIMEOUT, self.heads.open(&self.options.url, &link.connection)).await;
+        if let Ok(Err(error)) = opening
+            && error.needs_a_person()
+            && !std::mem::replace(&mut self.heads_refused, true)
+        {
+            let reason = one_line(error);
+            tracing::warn!(
+                exchange = self.heads.exchange(),
+                "heads cannot be said: {reason}; changes flow all the same, but gateways cannot tell a quiet feed from one \
+                 that they are cut off from"
+            );
+        }
     }
 
     fn lost(&mut self, published: usize, reason: impl fmt::Display) -> PublishError {
@@ -121,11 +146,11 @@ impl AmqpPublisher {
     }
 
     /// Waits for one confirm, for as long as confirms may take.
-    async fn confirmed(&self, connection: &Connection, pending: &mut Pending) -> Result<(), String> {
+    async fn confirmed(&self, link: &Link, pending: &mut Pending) -> Result<(), String> {
         let mut waited = Duration::ZERO;
         while tokio::time::timeout(LOOK, pending.as_mut()).await.is_err() {
-            if connection.status().blocked() {
-                self.telemetry.down(Part::Bus, &"the broker blocks publishers (memory or disk alarm); free some of it");
+            if let Some(reason) = link.blocked() {
+                self.telemetry.down(Part::Bus, &format!("broker {}: {reason}", self.options.url));
                 continue;
             }
             waited += LOOK;
@@ -137,13 +162,13 @@ impl AmqpPublisher {
     }
 
     async fn publish_batch(&mut self, batch: &[Numbered]) -> Result<usize, PublishError> {
-        let lost = |reason: String| PublishError { published: 0, fault: PublishFault::Lost, reason };
-        self.connect().await.map_err(|e| lost(one_line(e)))?;
-        let Some(link) = self.link.take() else { return Err(lost("not connected".to_owned())) };
+        let Some(link) = self.link.take().filter(Link::is_open) else {
+            return Err(self.lost(0, "the connection is lost"));
+        };
         let mut outcome = Outcome::default();
         let mut pending = self.send(&link.channel, batch);
         for (index, confirm) in pending.iter_mut().enumerate() {
-            match self.confirmed(&link.connection, confirm).await {
+            match self.confirmed(&link, confirm).await {
                 Ok(()) => outcome.add(index, confirm.as_mut().take_output()),
                 Err(reason) => {
                     outcome.failed.get_or_insert(reason);
@@ -174,6 +199,42 @@ impl AmqpPublisher {
 }
 
 impl Publish for AmqpPublisher {
+    async fn connect(&mut self) -> Result<bool, PublishError> {
+        let lost = |reason: String| PublishError { published: 0, fault: PublishFault::Lost, reason };
+        self.make_link().await.map_err(|e| lost(one_line(e)))?;
+        Ok(std::mem::take(&mut self.fresh))
+    }
+
+    async fn end(&mut self) -> Result<Option<Vec<Cursor>>, PublishError> {
+        let AmqpOptions { url, exchange, .. } = &self.options;
+        let failed = |reason: String| PublishError { published: 0, fault: PublishFault::Refused, reason };
+        let Some(link) = self.link.as_ref().filter(|link| link.is_open()) else {
+            return Err(self.lost(0, "the connection is lost"));
+        };
+        if !link.history {
+            return Ok(None);
+        }
+        match tokio::time::timeout(END_TIMEOUT, history::end(url, &link.connection, exchange)).await {
+            Ok(Ok(end)) => Ok(Some(end)),
+            Ok(Err(error)) => Err(failed(one_line(error))),
+            Err(_) => Err(match link.blocked() {
+                Some(reason) => {
+                    let reason = format!("broker {url}: {reason}");
+                    PublishError { published: 0, fault: PublishFault::Blocked, reason }
+                }
+                None => failed(format!("history '{}' does not answer", amqp::history_name(exchange))),
+            }),
+        }
+    }
+
+    fn heads(&self) -> Option<Heads> {
+        Some(self.heads.clone())
+    }
+
+    fn place(&self) -> Option<String> {
+        Some(format!("exchange {} on {}", self.options.exchange, self.options.url))
+    }
+
     async fn publish(&mut self, batch: &[Numbered]) -> Result<usize, PublishError> {
         self.publish_batch(batch).await
     }
@@ -244,37 +305,7 @@ fn properties(numbered: &Numbered) -> BasicProperties {
         .with_app_id("bugfeed".into())
 }
 
-async fn connect(options: &AmqpOptions) -> Result<Link, AmqpError> {
-    let url = &options.url;
-    let connection = amqp::connect(url, "bugfeed-shim").await?;
-    let setting_up = async {
-        let channel = connection.create_channel().await.map_err(|e| AmqpError::broker(url, e))?;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default());
-        confirm.await.map_err(|e| AmqpError::broker(url, e))?;
-        amqp::declare_exchange(url, &channel, &options.exchange).await?;
-        Ok(channel)
-    };
-    let set_up = tokio::time::timeout(SETUP_TIMEOUT, setting_up).await;
-    let channel = set_up.map_err(|_| AmqpError::Timeout(url.clone()))??;
-    if let Some(bounds) = &options.history {
-        let declaring = amqp::declare_history(url, &connection, &options.exchange, bounds);
-        match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
-            Ok(Ok(())) => {}
-            // A broker without streams still carries changes to whoever is there.
-            Ok(Err(error)) if error.will_be_the_same() => {
-                let (exchange, reason) = (&options.exchange, one_line(error));
-                tracing::warn!(exchange, "no history: {reason}; going on without (--history false says so)");
-            }
-            // Right after a broker's restart a stream can be away for a moment. What gateways took meanwhile would be
-            // confirmed, and be missing in the history for ever.
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(AmqpError::Timeout(url.clone())),
-        }
-    }
-    Ok(Link { connection, channel })
-}
-
-fn one_line(text: impl fmt::Display) -> String {
+pub(super) fn one_line(text: impl fmt::Display) -> String {
     text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

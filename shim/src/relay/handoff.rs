@@ -1,7 +1,7 @@
 //! What the intake has just recorded, for the outlet: so that it need not be read back from the ledger.
 //!
-//! Goes in: committed changes, and the last number of the ledger. Comes out: the changes that follow a number, when they
-//! are here. A shortcut and nothing else: what does not fit is left out, and read from the ledger like everything that a
+//! Goes in: committed changes, the last number of the ledger, and how far the outlet may go. Comes out: the changes that
+//! follow a number, when they are here. A shortcut and nothing else: what does not fit is left out, and read from the ledger like everything that a
 //! former holder of the lease recorded. Pure.
 
 use std::collections::VecDeque;
@@ -18,6 +18,8 @@ struct Inner {
     changes: VecDeque<Numbered>,
     /// The last number that the ledger is known to have given.
     head: u64,
+    /// The outlet may go up to here.
+    limit: u64,
 }
 
 /// What is said about the changes after a number.
@@ -44,6 +46,23 @@ impl Handoff {
     pub(super) fn head(&self, head: u64) {
         let mut inner = self.inner();
         inner.head = inner.head.max(head);
+    }
+
+    /// The outlet may publish up to here, and nothing after it until this is said again. At first it may publish nothing.
+    /// Returns whether that is news.
+    pub(super) fn limit(&self, seq: u64) -> bool {
+        std::mem::replace(&mut self.inner().limit, seq) != seq
+    }
+
+    /// The outlet may publish nothing that is not known yet.
+    pub(super) fn hold(&self) {
+        let mut inner = self.inner();
+        inner.limit = inner.limit.min(inner.head);
+    }
+
+    /// How many of `limit` changes after a number may be published now.
+    pub(super) fn allowed(&self, after: u64, limit: usize) -> usize {
+        limit.min(usize::try_from(self.inner().limit.saturating_sub(after)).unwrap_or(usize::MAX))
     }
 
     /// These are committed.
@@ -113,6 +132,24 @@ mod tests {
         handoff.put(changes(11..=12));
         assert_eq!(handoff.take(8, 9), Next::InLedger, "what is here has no hole");
         assert_eq!(handoff.take(10, 9), Next::Here(changes(11..=12)));
+    }
+
+    #[test]
+    fn the_outlet_goes_no_further_than_it_may() {
+        let handoff = Handoff::default();
+        assert_eq!(handoff.allowed(0, 10), 0, "not before anything is said");
+        handoff.limit(7);
+        assert_eq!(
+            [handoff.allowed(0, 10), handoff.allowed(0, 3), handoff.allowed(7, 3), handoff.allowed(9, 3)],
+            [7, 3, 0, 0]
+        );
+        handoff.limit(u64::MAX);
+        assert_eq!(handoff.allowed(9, 3), 3);
+        handoff.head(11);
+        handoff.hold();
+        assert_eq!(handoff.allowed(9, 3), 2, "what was allowed stays so");
+        handoff.put(changes(12..=12));
+        assert_eq!(handoff.allowed(11, 3), 0);
     }
 
     #[test]

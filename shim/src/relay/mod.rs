@@ -4,15 +4,20 @@
 //! Two loops that share nothing but the ledger, a wake-up, and what was recorded just now: *intake* records and deletes
 //! rows whether or not the bus works; *outlet* publishes what is recorded whether or not the source works. Either may be
 //! dropped at any await: what matters is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
+//!
+//! A *term* is the time of one lease. Within it, each error of the ledger ends a *tenure*: everything in memory is dropped
+//! and read again, since what answers now may be another server, or an older copy, with another history.
 
 mod handoff;
+mod heads;
 mod intake;
 mod outlet;
 mod pace;
+mod way;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bugfeed_protocol::When;
 use bugfeed_protocol::backoff::Backoff;
@@ -24,9 +29,12 @@ use crate::ledger::{Keep, Lease, Ledger, LedgerError};
 use crate::publish::Publish;
 use crate::source::Source;
 use handoff::Handoff;
+use way::{Confirmed, Way};
 
 /// How long a stop waits for the batch in hand.
 const LAST_ROUND: Duration = Duration::from_secs(5);
+/// A tenure that lasted so long was a success.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// How the relay works.
 #[derive(Clone, Debug)]
@@ -79,10 +87,11 @@ pub enum RelayError {
     },
 }
 
-/// What the loops of one term share.
+/// What the loops of one tenure share.
 struct Term<'a> {
     lease: &'a Lease,
     options: &'a RelayOptions,
+    /// The tenure ends, or the relay is to stop.
     stop: &'a CancellationToken,
     /// Something was recorded, or the intake has ended.
     recorded: Notify,
@@ -104,7 +113,7 @@ pub async fn run<P: Publish>(
     options: &RelayOptions,
     stop: CancellationToken,
 ) -> Result<(), RelayError> {
-    let working = work(source, ledger, publisher, options, &stop);
+    let working = Box::pin(work(source, ledger, publisher, options, &stop));
     let outcome = if options.once {
         match tokio::time::timeout(options.once_timeout, working).await {
             Ok(outcome) => outcome,
@@ -132,7 +141,19 @@ async fn work<P: Publish>(
         first = false;
         let ended = term(source, &lease, publisher, options, stop).await;
         match ended {
-            Err(LedgerError::Fenced) => options.telemetry.lease_lost(),
+            Err(LedgerError::Fenced) => {
+                options.telemetry.lease_lost();
+                publisher.rest().await;
+            }
+            // What this lease was for is not there any more; what is there now has a lease of its own.
+            Err(e @ LedgerError::Replaced(_)) => {
+                options.telemetry.down(Part::Ledger, &e);
+                publisher.rest().await;
+                drop(lease);
+                if !open_again(ledger, options, stop).await {
+                    return Ok(());
+                }
+            }
             other => {
                 // Bounded: a ledger that is away must not hold up the exit; the next one then waits a few seconds.
                 let _ = tokio::time::timeout(Duration::from_secs(3), lease.release()).await;
@@ -141,6 +162,18 @@ async fn work<P: Publish>(
         }
     }
     Ok(())
+}
+
+/// Goes on with another file of the ledger's name. Whether it could; not when stopped first.
+async fn open_again(ledger: &Ledger, options: &RelayOptions, stop: &CancellationToken) -> bool {
+    let mut backoff = Backoff::SERVER;
+    while let Err(e) = ledger.open_again().await {
+        options.telemetry.down(Part::Ledger, &e);
+        if pause(backoff.next(rand::random()), stop).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// Waits for this process's turn. `None` when stopped first.
@@ -153,11 +186,13 @@ async fn acquire(
     let telemetry = &options.telemetry;
     let mut backoff = Backoff::SERVER;
     loop {
-        let waiting = |holder: &str| telemetry.down(Part::Lease, &format!("the ledger is held by {holder}"));
+        let waiting = |holder: &str| telemetry.lease_held(holder);
         match ledger.acquire(stop, waiting).await {
             Ok(lease) => {
                 telemetry.up(Part::Ledger);
-                telemetry.up(Part::Lease);
+                if lease.is_some() {
+                    telemetry.lease_mine();
+                }
                 return Ok(lease);
             }
             Err(e) if first && !e.may_heal() => return Err(e),
@@ -169,6 +204,7 @@ async fn acquire(
     }
 }
 
+/// As long as the lease is held: one tenure after the other.
 async fn term<P: Publish>(
     source: &Source,
     lease: &Lease,
@@ -176,26 +212,98 @@ async fn term<P: Publish>(
     options: &RelayOptions,
     stop: &CancellationToken,
 ) -> Result<(), LedgerError> {
-    let term = Term {
-        lease,
-        options,
-        stop,
-        recorded: Notify::new(),
-        handoff: Handoff::default(),
-        drained: AtomicBool::new(false),
-    };
+    let telemetry = &options.telemetry;
+    let confirmed = Confirmed::default();
+    let heads = publisher.heads();
+    let mut way = Way::new(publisher, &confirmed);
     // A stop lets the batch in hand finish, but does not wait for a database that hangs.
     let too_late = async {
         stop.cancelled().await;
         tokio::time::sleep(LAST_ROUND).await;
     };
-    let loops =
-        async { tokio::try_join!(Box::pin(intake::run(&term, source)), Box::pin(outlet::run(&term, publisher))) };
+    let tenures = async {
+        let mut backoff = Backoff::SERVER;
+        loop {
+            let began = Instant::now();
+            let e = match Box::pin(tenure(source, lease, &mut way, options, stop)).await {
+                Ok(Ended::Done) => return Ok(()),
+                Ok(Ended::NewEpoch) => continue,
+                Err(e @ (LedgerError::Fenced | LedgerError::Replaced(_))) => return Err(e),
+                Err(e) => e,
+            };
+            telemetry.down(Part::Ledger, &e);
+            if began.elapsed() > SETTLED {
+                backoff.reset();
+            }
+            if pause(backoff.next(rand::random()), stop).await {
+                return Ok(());
+            }
+        }
+    };
     tokio::select! {
-        ended = loops => ended.map(drop),
-        lost = beat(lease, &options.telemetry) => Err(lost),
+        ended = tenures => ended,
+        lost = beat(lease, telemetry) => Err(lost),
+        () = heads::say(heads, &confirmed, telemetry) => Ok(()),
         () = too_late => Ok(()),
     }
+}
+
+/// How a tenure ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was stopped, or drained.
+    Done,
+    /// The ledger begins a new epoch.
+    NewEpoch,
+}
+
+/// Reads the ledger anew, and runs the two loops until one of them fails on it.
+async fn tenure<P: Publish>(
+    source: &Source,
+    lease: &Lease,
+    way: &mut Way<'_, P>,
+    options: &RelayOptions,
+    stop: &CancellationToken,
+) -> Result<Ended, LedgerError> {
+    let (meta, published) = match lease.begin().await {
+        Err(e @ LedgerError::SetBack { .. }) => {
+            way::anew(lease, &options.telemetry, &e.to_string()).await?;
+            way.confirmed.set(None);
+            return Ok(Ended::NewEpoch);
+        }
+        begun => begun?,
+    };
+    lease.prune_runs().await?;
+    way.publisher.begin(lease.ledger()).await?;
+    let over = stop.child_token();
+    let term = Term {
+        lease,
+        options,
+        stop: &over,
+        recorded: Notify::new(),
+        handoff: Handoff::default(),
+        drained: AtomicBool::new(false),
+    };
+    // What ended the tenure: after it, the other loop only finishes what it has in hand, and may fail for that reason.
+    let first: Mutex<Option<Result<Ended, LedgerError>>> = Mutex::default();
+    let note = |ended: Result<Ended, LedgerError>| {
+        if !matches!(ended, Ok(Ended::Done)) {
+            first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ended);
+            over.cancel();
+        }
+    };
+    let taking = async { note(Box::pin(intake::run(&term, source)).await.map(|()| Ended::Done)) };
+    let giving = async { note(Box::pin(outlet::run(&term, way, &meta, published)).await) };
+    let late = async {
+        over.cancelled().await;
+        tokio::time::sleep(LAST_ROUND).await;
+    };
+    tokio::select! {
+        _ = async { tokio::join!(taking, giving) } => {}
+        () = late => {}
+    }
+    let ended = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+    ended.unwrap_or(Ok(Ended::Done))
 }
 
 /// Shows that this holder lives; ends only when it is not the holder any more.

@@ -7,13 +7,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bugfeed_protocol::Numbered;
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::{Cursor, Numbered};
 
 use super::handoff::Next;
-use super::{Term, now, pause};
+use super::way::{Opened, Way};
+use super::{Ended, Term, now, pause};
 use crate::events::Part;
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Meta};
 use crate::publish::{Publish, PublishError, PublishFault};
 
 /// How often an idle outlet asks whether the bus is still there.
@@ -24,13 +25,13 @@ const SAVE: Duration = Duration::from_millis(100);
 /// How often published history is looked at for pruning.
 const PRUNE: Duration = Duration::from_secs(10);
 
-struct State<'a, P> {
+struct State<'a, 'p, P> {
     term: &'a Term<'a>,
-    publisher: &'a mut P,
+    way: &'a mut Way<'p, P>,
     /// Everything up to here is safe with the bus.
-    published: u64,
+    published: Cursor,
     /// What the ledger knows of it.
-    saved: u64,
+    saved: Cursor,
     save_at: Instant,
     backoff: Backoff,
     /// Nobody took the last one: try one message at a time until somebody does.
@@ -40,69 +41,79 @@ struct State<'a, P> {
     prune_at: Instant,
 }
 
-pub(super) async fn run<P: Publish>(term: &Term<'_>, publisher: &mut P) -> Result<(), LedgerError> {
+/// What a round came to.
+enum Step {
+    On,
+    Drained,
+    NewEpoch,
+}
+
+pub(super) async fn run<P: Publish>(
+    term: &Term<'_>,
+    way: &mut Way<'_, P>,
+    meta: &Meta,
+    saved: Cursor,
+) -> Result<Ended, LedgerError> {
     let telemetry = &term.options.telemetry;
-    let mut backoff = Backoff::SERVER;
-    let meta = loop {
-        match term.lease.ledger().meta().await {
-            Ok(meta) => break meta,
-            Err(e) => telemetry.down(Part::Ledger, &e),
-        }
-        if pause(backoff.next(rand::random()), term.stop).await {
-            return Ok(());
-        }
-    };
-    let ledger = term.lease.ledger();
     term.handoff.head(meta.head);
-    telemetry.lease_taken(ledger.place(), ledger.epoch().as_str(), meta.head, meta.head - meta.published);
+    telemetry.lease_taken(term.lease.ledger().place(), &meta.cursor(), meta.head - meta.published);
+    // In the same term, and in a ledger that was not set back, what was confirmed before stays so.
+    let before = way.confirmed.get().filter(|before| before.epoch == saved.epoch && before.seq > saved.seq);
     let mut state = State {
         term,
-        publisher,
-        published: meta.published,
-        saved: meta.published,
+        way,
+        published: before.unwrap_or_else(|| saved.clone()),
+        saved,
         save_at: Instant::now(),
         backoff: Backoff::SERVER,
         probing: false,
         look: true,
         prune_at: Instant::now(),
     };
+    let mut ended = Ended::Done;
+    // The way is looked at even if there is nothing to publish yet.
+    if let Step::NewEpoch = state.publish(&[]).await? {
+        return Ok(Ended::NewEpoch);
+    }
     while !term.stop.is_cancelled() {
-        match state.round().await {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(LedgerError::Fenced) => return Err(LedgerError::Fenced),
-            Err(e) => {
-                telemetry.down(Part::Ledger, &e);
-                pause(state.backoff.next(rand::random()), term.stop).await;
+        match state.round().await? {
+            Step::On => {}
+            Step::Drained => break,
+            Step::NewEpoch => {
+                ended = Ended::NewEpoch;
+                break;
             }
         }
     }
     // Not saved is harmless: the same changes are published again, with the same numbers.
-    if let Err(e) = state.save().await {
+    if ended == Ended::Done
+        && let Err(e) = state.save().await
+    {
         telemetry.down(Part::Ledger, &e);
     }
-    Ok(())
+    Ok(ended)
 }
 
-impl<P: Publish> State<'_, P> {
-    /// One batch, or one wait; whether to go on.
-    async fn round(&mut self) -> Result<bool, LedgerError> {
+impl<P: Publish> State<'_, '_, P> {
+    /// One batch, or one wait.
+    async fn round(&mut self) -> Result<Step, LedgerError> {
         let drained = self.term.drained.load(Ordering::Acquire);
         let limit = if self.probing { 1 } else { self.term.options.batch };
-        let batch = match self.term.handoff.take(self.published, limit) {
+        let limit = self.term.handoff.allowed(self.published.seq, limit);
+        let batch = match self.term.handoff.take(self.published.seq, limit) {
+            _ if limit == 0 => Vec::new(),
             Next::Here(batch) => batch,
             // Looked at all the same when idle: a commit that was not answered may have happened.
             Next::None if !drained && !self.look => Vec::new(),
-            _ => self.term.lease.ledger().history(self.published, limit).await?,
+            _ => self.term.lease.ledger().history(self.published.seq, limit).await?,
         };
         self.look = false;
         if !batch.is_empty() {
-            self.publish(&batch).await?;
-            return Ok(true);
+            return self.publish(&batch).await;
         }
         self.save().await?;
         if drained {
-            return Ok(false);
+            return Ok(Step::Drained);
         }
         self.prune().await?;
         tokio::select! {
@@ -110,16 +121,23 @@ impl<P: Publish> State<'_, P> {
             () = self.term.stop.cancelled() => {}
             () = tokio::time::sleep(CHECK) => {
                 self.look = true;
-                self.publish(&[]).await?;
+                return self.publish(&[]).await;
             }
         }
-        Ok(true)
+        Ok(Step::On)
     }
 
-    async fn publish(&mut self, batch: &[Numbered]) -> Result<(), LedgerError> {
+    /// Publishes a batch; an empty one asks whether the way is open.
+    async fn publish(&mut self, batch: &[Numbered]) -> Result<Step, LedgerError> {
         let term = self.term;
         let telemetry = &term.options.telemetry;
-        let outcome = self.publisher.publish(batch).await;
+        self.follows(batch)?;
+        let outcome = match self.way.open(term.lease, telemetry, &self.published).await? {
+            Opened::Yes if batch.is_empty() => Ok(0),
+            Opened::Yes => self.way.publisher.publish(batch).await,
+            Opened::No(e) => Err(e),
+            Opened::NewEpoch => return Ok(Step::NewEpoch),
+        };
         let (count, trouble) = match outcome {
             Ok(count) if count < batch.len() => {
                 let reason = "the bus did not take every change".to_owned();
@@ -130,7 +148,8 @@ impl<P: Publish> State<'_, P> {
         };
         let count = count.min(batch.len());
         if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
-            self.published = last.cursor.seq;
+            self.published = last.cursor.clone();
+            self.way.confirmed.set(Some(last.cursor.clone()));
             telemetry.published(count);
             if self.save_at <= Instant::now() || trouble.is_some() {
                 self.save().await?;
@@ -143,28 +162,41 @@ impl<P: Publish> State<'_, P> {
                 self.backoff.reset();
             }
             pause(self.backoff.next(rand::random()), term.stop).await;
-            return Ok(());
+            return Ok(Step::On);
         }
         // An open way says nothing about whether somebody takes what comes along it.
         if batch.is_empty() && self.probing {
-            return Ok(());
+            return Ok(Step::On);
         }
         self.backoff.reset();
         self.probing = false;
         if telemetry.up(Part::Bus) {
             let head = term.lease.ledger().head().await?;
-            telemetry.catching_up(head.saturating_sub(self.published));
+            telemetry.catching_up(head.saturating_sub(self.published.seq));
         }
         if self.prune_at <= Instant::now() {
             self.prune().await?;
         }
-        Ok(())
+        Ok(Step::On)
+    }
+
+    /// Whether a batch goes on where the last one ended, in the same history. One that was read from a ledger which was
+    /// set back meanwhile does not.
+    fn follows(&self, batch: &[Numbered]) -> Result<(), LedgerError> {
+        let Some(first) = batch.first() else { return Ok(()) };
+        let before = first.after.or(first.cursor.tag);
+        let same = before.is_none() || self.published.tag.is_none() || before == self.published.tag;
+        let next = first.cursor.seq == self.published.seq + 1 && first.cursor.epoch == self.published.epoch;
+        if next && same {
+            return Ok(());
+        }
+        Err(LedgerError::SetBack { place: self.term.lease.ledger().place().to_owned() })
     }
 
     async fn save(&mut self) -> Result<(), LedgerError> {
         if self.saved != self.published {
-            self.term.lease.published(self.published).await?;
-            self.saved = self.published;
+            self.term.lease.published(&self.published).await?;
+            self.saved = self.published.clone();
         }
         self.save_at = Instant::now() + SAVE;
         Ok(())

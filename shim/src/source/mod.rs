@@ -4,10 +4,15 @@
 //! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
+mod clock;
+mod indexes;
 mod listen;
 mod setup;
 mod table;
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bugfeed_protocol::change::BadWhen;
@@ -16,7 +21,7 @@ use jiff::tz::TimeZone;
 
 use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
 pub use listen::wake_on_notify;
-pub use setup::{Setup, SetupError, init, next_steps, touch, touch_many};
+pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
 use table::TableSql;
 pub use table::{BadName, Name, TableSpec};
 
@@ -76,8 +81,28 @@ pub enum BadRow {
 #[derive(Clone, Debug)]
 pub struct Source {
     db: Db,
+    spec: TableSpec,
     sql: TableSql,
     zone: TimeZone,
+    /// Dates are instants, whatever the zone is.
+    instants: bool,
+    found: Arc<Found>,
+}
+
+/// What was found out about the table while it was used.
+#[derive(Debug, Default)]
+struct Found {
+    /// A later change of a bug may be in the row of an earlier one. Once found, it stays so.
+    in_place: AtomicBool,
+    /// It was said that an id may stand for several rows.
+    said_not_unique: AtomicBool,
+    /// Some rows have no id by which they could be deleted.
+    strays: AtomicBool,
+    probed: Mutex<Option<Instant>>,
+    /// How the dates of rows fit the clock, and when the table was last seen to be empty.
+    dates: Mutex<(clock::Dates, Option<Instant>)>,
+    /// Rows were deleted by somebody else, and when that was last said.
+    vanished: Mutex<Option<Instant>>,
 }
 
 /// Why the change table could not be opened.
@@ -100,6 +125,21 @@ pub struct Deleted {
     pub gone: Vec<RowKey>,
     /// Keys whose rows somebody holds a lock on; to be tried again.
     pub held: Vec<RowKey>,
+    /// Keys whose rows the database keeps, though nobody holds them; to be tried again, but somebody has to do something.
+    pub kept: Vec<RowKey>,
+    /// What the database said about those, if it said anything.
+    pub refusal: Option<String>,
+    /// How many of the rows had been deleted by somebody else.
+    pub vanished: u64,
+}
+
+/// What a statement that deletes rows left.
+#[derive(Default)]
+struct Left {
+    /// Rows that are there all the same.
+    kept: HashSet<RowKey>,
+    /// Rows that nobody but somebody else can have deleted.
+    vanished: u64,
 }
 
 impl Source {
@@ -109,41 +149,93 @@ impl Source {
     /// Whatever the database says; [`SqlError::may_heal`] tells whether waiting can help.
     pub async fn open(url: &DbUrl, spec: &TableSpec, zone: TimeZone) -> Result<Source, SourceError> {
         let db = Db::new(url, Use::Source);
-        let mut source = Source { sql: TableSql::new(db.dialect(), spec), db, zone };
+        let sql = TableSql::new(db.dialect(), spec);
+        let mut source = Source { sql, db, spec: spec.clone(), zone, instants: false, found: Arc::default() };
         let failed = |source| SourceError::Sql { table: spec.table.clone(), source };
         source.read(1).await.map_err(failed)?;
-        match source.db.execute(&source.sql.delete_none(), &[]).await {
-            Ok(_) => {}
-            // Somebody writes just now; that much is allowed, then.
-            Err(e) if e.fault == Fault::Locked => {}
-            Err(e) => return Err(failed(e)),
+        source.instants = setup::holds_instants(&source.db, spec).await;
+        if source.instants && source.db.dialect() == Dialect::MySql {
+            source.sql = TableSql::with(Dialect::MySql, spec, true);
+            if source.zone != TimeZone::UTC {
+                // A TIMESTAMP is an instant; it is read in UTC, so no local time is involved.
+                tracing::info!(table = %spec.table, column = %spec.when, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
+                source.zone = TimeZone::UTC;
+            }
         }
-        if source.db.dialect() == Dialect::MySql && source.is_timestamp(spec).await && source.zone != TimeZone::UTC {
-            // A TIMESTAMP is an instant; this session reads it in UTC, so no local time is involved.
-            tracing::info!(table = %spec.table, column = %spec.when, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
-            source.zone = TimeZone::UTC;
-        }
+        source.may_delete().await.map_err(failed)?;
+        source.probe().await.map_err(failed)?;
         Ok(source)
     }
 
-    async fn is_timestamp(&self, spec: &TableSpec) -> bool {
-        let (schema, table) = spec.table.parts();
-        let found = self
-            .db
-            .fetch(
-                "SELECT CAST(data_type AS CHAR) FROM information_schema.columns WHERE table_schema = COALESCE(?, \
-                 DATABASE()) AND table_name = ? AND column_name = ?",
-                &[
-                    schema.map(str::to_owned).into(),
-                    Value::Text(table.to_owned()),
-                    Value::Text(spec.when.as_str().to_owned()),
-                ],
-            )
-            .await;
-        // Not being allowed to look is no error: the column is then taken for what the reference schema says.
-        let Ok(mut rows) = found else { return false };
-        let first = rows.pop().and_then(|mut row| row.pop()).and_then(Value::into_text);
-        first.is_some_and(|kind| kind.eq_ignore_ascii_case("timestamp"))
+    /// Asks whether rows can be deleted here, deleting none.
+    async fn may_delete(&self) -> Result<(), SqlError> {
+        match self.db.execute(&self.sql.delete_none(), &[]).await {
+            Ok(_) => Ok(()),
+            // Somebody writes just now; that much is allowed, then.
+            Err(e) if e.fault == Fault::Locked => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Looks around: whether rows can still be deleted here (on a server that became a replica reading goes on as ever),
+    /// how the tracker writes them, and whether there are some that cannot be told apart. To be done again and again.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn probe(&self) -> Result<(), SqlError> {
+        *self.found.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        // Asking takes an SQLite file's one lock; there the next row will tell.
+        if self.db.dialect() != Dialect::Sqlite {
+            self.may_delete().await?;
+        }
+        let strays = !self.db.fetch(&self.sql.strays, &[]).await?.is_empty();
+        self.found.strays.store(strays, Ordering::Relaxed);
+        let Ok(shape) = indexes::shape(&self.db, &self.spec).await else {
+            self.is_in_place("its indexes cannot be read");
+            return Ok(());
+        };
+        if shape.in_place {
+            self.is_in_place("a unique index holds the bug's number, or the table has none");
+        }
+        if !shape.id_is_unique && !self.found.said_not_unique.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                table = %self.spec.table, column = %self.spec.id,
+                "no unique index says that this column means one row: rows with the same id and date are taken for one; \
+                 name the table's primary key with --id-column"
+            );
+        }
+        Ok(())
+    }
+
+    /// [`Source::probe`], unless that was done lately.
+    ///
+    /// # Errors
+    /// Whatever the database says.
+    pub async fn probe_after(&self, age: Duration) -> Result<(), SqlError> {
+        let probed = *self.found.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        if probed.is_some_and(|probed| probed.elapsed() < age) { Ok(()) } else { self.probe().await }
+    }
+
+    /// Whether some rows have no id by which they could be deleted; they are left alone.
+    pub fn has_strays(&self) -> bool {
+        self.found.strays.load(Ordering::Relaxed)
+    }
+
+    /// Whether a later change of a bug may be in the row of an earlier one.
+    pub fn in_place(&self) -> bool {
+        self.found.in_place.load(Ordering::Relaxed)
+    }
+
+    fn is_in_place(&self, why: &str) {
+        if !self.found.in_place.swap(true, Ordering::Relaxed) {
+            tracing::info!(table = %self.spec.table, "{why}: taken for a table whose rows are updated in place, so changes are published once their rows are deleted");
+        }
+    }
+
+    /// Whether the file of the table was replaced since this was last asked: what was known of its rows is not true of
+    /// those that are there now.
+    pub(crate) fn take_replaced(&self) -> bool {
+        self.db.take_replaced()
     }
 
     /// The database's address without a password.
@@ -156,8 +248,70 @@ impl Source {
     /// # Errors
     /// When the database cannot be read.
     pub async fn read(&self, limit: usize) -> Result<Vec<Row>, SqlError> {
-        let rows = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await?;
-        Ok(rows.into_iter().filter_map(|columns| self.row(columns)).collect())
+        let read = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await;
+        // Reading waits for no row, so it is not a row that is locked.
+        let cause = if self.db.dialect() == Dialect::Sqlite {
+            "somebody writes into the file, which keeps readers out; with PRAGMA journal_mode = WAL it does not"
+        } else {
+            "the whole table is locked: by an ALTER TABLE that runs or waits for a transaction, by LOCK TABLE, or by a backup"
+        };
+        let rows = self.rows(read.map_err(|e| if e.fault == Fault::Locked { e.because(cause) } else { e })?);
+        self.note_dates(&rows);
+        Ok(rows)
+    }
+
+    /// Says it once when the dates of rows do not fit the clock, as with a wrong time zone.
+    fn note_dates(&self, rows: &[Row]) {
+        /// A row that was not there so long ago was committed since.
+        const FRESH: Duration = Duration::from_secs(90);
+        let mut noted = self.found.dates.lock().unwrap_or_else(PoisonError::into_inner);
+        let (dates, empty) = &mut *noted;
+        let fresh = empty.take().is_some_and(|empty| empty.elapsed() < FRESH);
+        if rows.is_empty() {
+            *empty = Some(Instant::now());
+            return;
+        }
+        let now = When::from_system_time(std::time::SystemTime::now());
+        let whens = rows.iter().filter_map(|row| row.change.as_ref().ok().map(|change| change.when));
+        let Some(off_s) = dates.note(now, whens, fresh) else { return };
+        let hours = off_s as f64 / 3600.0;
+        if self.instants {
+            tracing::warn!(table = %self.spec.table, "dates of rows are {hours:+} h off this machine's clock; one of the two clocks is wrong");
+            return;
+        }
+        let ahead_s = i64::from(self.zone.to_offset(jiff::Timestamp::now()).seconds()) + off_s;
+        tracing::warn!(
+            table = %self.spec.table,
+            "dates of rows are {hours:+} h off this machine's clock: the tracker writes another local time than --timezone \
+             says, and clients are told wrong times; give --timezone {}",
+            clock::zone_hint(ahead_s)
+        );
+    }
+
+    /// Reads those rows that are still what they were when read.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find(&self, keys: &[RowKey]) -> Result<Vec<Row>, SqlError> {
+        let mut found = Vec::new();
+        for chunk in keys.chunks(CHUNK) {
+            let rows = self.db.fetch(&self.sql.find(chunk), &[]).await?;
+            found.extend(self.unchanged(chunk, rows));
+        }
+        Ok(found)
+    }
+
+    fn unchanged(&self, keys: &[RowKey], rows: Vec<Vec<Value>>) -> Vec<Row> {
+        let keys: HashSet<&RowKey> = keys.iter().collect();
+        let (same, other): (Vec<Row>, Vec<Row>) = self.rows(rows).into_iter().partition(|row| keys.contains(&row.key));
+        if !other.is_empty() {
+            self.is_in_place("a row has another date than it had");
+        }
+        same
+    }
+
+    fn rows(&self, rows: Vec<Vec<Value>>) -> Vec<Row> {
+        rows.into_iter().filter_map(|columns| self.row(columns)).collect()
     }
 
     fn row(&self, columns: Vec<Value>) -> Option<Row> {
@@ -170,12 +324,12 @@ impl Source {
         Some(Row { key: RowKey { id, when }, bug, change })
     }
 
-    /// Deletes rows that are still what they were when read. Rows that the tracker holds are reported, not waited for.
+    /// Deletes rows that are still what they were when read. Rows that the tracker holds are reported, not waited for; so
+    /// are rows that are there afterwards all the same.
     ///
     /// # Errors
     /// When the database cannot be written; rows may or may not be deleted then, and deleting again is harmless.
     pub async fn delete(&self, keys: &[RowKey]) -> Result<Deleted, SqlError> {
-        const CHUNK: usize = 1000;
         let started = Instant::now();
         let mut deleted = Deleted::default();
         let mut todo: Vec<&[RowKey]> = keys.chunks(CHUNK).rev().collect();
@@ -186,17 +340,27 @@ impl Source {
                 deleted.held.extend_from_slice(chunk);
                 continue;
             }
-            let (sql, args) = self.sql.delete(chunk);
-            match self.db.execute(&sql, &args).await {
-                // The count does not matter: a row that was not matched is gone, or is another row now.
-                Ok(_) => deleted.gone.extend_from_slice(chunk),
-                Err(e) if e.fault == Fault::Locked => {
+            match self.delete_some(chunk).await {
+                Ok(left) if left.kept.is_empty() => {
+                    deleted.gone.extend_from_slice(chunk);
+                    deleted.vanished += left.vanished;
+                }
+                Ok(left) => {
+                    deleted.vanished += left.vanished;
+                    let (kept, gone) = chunk.iter().cloned().partition::<Vec<_>, _>(|key| left.kept.contains(key));
+                    deleted.kept.extend(kept);
+                    deleted.gone.extend(gone);
+                }
+                Err(e) if matches!(e.fault, Fault::Locked | Fault::Refused) => {
                     // SQLite locks the whole file: no use in halving.
-                    if chunk.len() == 1 || self.db.dialect() == Dialect::Sqlite {
-                        deleted.held.extend_from_slice(chunk);
-                    } else {
+                    if chunk.len() > 1 && !(e.fault == Fault::Locked && self.db.dialect() == Dialect::Sqlite) {
                         let (left, right) = chunk.split_at(chunk.len() / 2);
                         todo.extend([right, left]);
+                    } else if e.fault == Fault::Locked {
+                        deleted.held.extend_from_slice(chunk);
+                    } else {
+                        deleted.kept.extend_from_slice(chunk);
+                        deleted.refusal = Some(e.to_string());
                     }
                 }
                 Err(e) => return Err(e),
@@ -205,11 +369,58 @@ impl Source {
         Ok(deleted)
     }
 
+    /// Deletes rows. A count that is not the one that was asked for is looked at: a row that was not matched may be another
+    /// one now, a trigger may have kept it, or somebody else may have deleted it.
+    async fn delete_some(&self, keys: &[RowKey]) -> Result<Left, SqlError> {
+        let (sql, args) = self.sql.delete(keys);
+        if self.db.dialect() != Dialect::Sqlite {
+            let count = self.db.execute(&sql, &args).await?;
+            if count >= keys.len() as u64 {
+                return Ok(Left::default());
+            }
+            return Ok(self.left(keys, count, self.db.fetch(&self.sql.find(keys), &[]).await?));
+        }
+        // In one transaction: an id of SQLite may be given to another row as soon as it is free.
+        let mut tx = self.db.begin().await?;
+        let count = tx.execute(&sql, &args).await?;
+        let mut left = Left::default();
+        if count < keys.len() as u64 {
+            left = self.left(keys, count, tx.fetch(&self.sql.find(keys), &[]).await?);
+        }
+        tx.commit().await?;
+        Ok(left)
+    }
+
+    fn left(&self, keys: &[RowKey], count: u64, rows: Vec<Vec<Value>>) -> Left {
+        let there = rows.len() as u64;
+        let kept = self.unchanged(keys, rows).into_iter().map(|row| row.key).collect();
+        Left { kept, vanished: (keys.len() as u64).saturating_sub(count + there) }
+    }
+
+    /// Rows that were just read were deleted by somebody else: said once in a while.
+    pub(crate) fn say_vanished(&self, count: u64) {
+        const REMINDER: Duration = Duration::from_secs(600);
+        let mut said = self.found.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+        if count == 0 || said.is_some_and(|said| said.elapsed() < REMINDER) {
+            return;
+        }
+        *said = Some(Instant::now());
+        tracing::warn!(
+            table = %self.spec.table, count,
+            "rows were deleted by somebody else after they were read here: does another shim, with another ledger, read this \
+             table? Then every change is numbered and published twice, and clients are told gaps; stop one of them, or give \
+             both the same --ledger"
+        );
+    }
+
     /// Closes the connections.
     pub async fn close(&self) {
         self.db.close().await;
     }
 }
+
+/// Rows of one statement.
+const CHUNK: usize = 1000;
 
 fn parse(bug: Option<&str>, when: Option<&str>, zone: &TimeZone) -> Result<Change, BadRow> {
     let bug_id = bug.and_then(BugId::parse).ok_or_else(|| BadRow::Bug(bug.unwrap_or("NULL").to_owned()))?;

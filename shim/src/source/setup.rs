@@ -48,6 +48,11 @@ pub enum SetupError {
 /// # Errors
 /// When the database says no, or a table of this name has other columns.
 pub async fn init(url: &DbUrl, spec: &TableSpec) -> Result<Setup, SetupError> {
+    if let Some(file) = url.sqlite_path() {
+        // SQLite lets nobody but its own user write, whatever the umask says, and gives the files beside it the same
+        // mode; but trackers run as others, in the same group. Where this fails, SQLite says why.
+        let _ = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    }
     let db = Db::new(url, Use::Setup { create: true });
     let outcome = create(&db, spec).await;
     db.close().await;
@@ -91,29 +96,127 @@ async fn create(db: &Db, spec: &TableSpec) -> Result<Setup, SetupError> {
     }
 }
 
-/// What a database administrator does next, for the given table: privileges, and an example of a trigger.
+/// Whether the date's column holds instants, which the database gives in whatever zone is asked for. Not being allowed to
+/// look is no error: the column is then taken for what the reference schema says.
+pub(super) async fn holds_instants(db: &Db, spec: &TableSpec) -> bool {
+    let (schema, table) = spec.table.parts();
+    let sql = match db.dialect() {
+        Dialect::MySql => {
+            "SELECT CAST(data_type AS CHAR) FROM information_schema.columns WHERE table_schema = COALESCE(?, DATABASE()) AND \
+             table_name = ? AND column_name = ?"
+        }
+        Dialect::Postgres => {
+            "SELECT data_type::text FROM information_schema.columns WHERE table_schema = COALESCE(?, current_schema()) AND \
+             table_name = ? AND column_name = ?"
+        }
+        Dialect::Sqlite => return false,
+    };
+    let args =
+        [schema.map(str::to_owned).into(), Value::Text(table.to_owned()), Value::Text(spec.when.as_str().to_owned())];
+    let kind = first_text(db.fetch(sql, &args).await);
+    let instants = if db.dialect() == Dialect::MySql { "timestamp" } else { "timestamp with time zone" };
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(instants))
+}
+
+fn first_text(rows: Result<Vec<Vec<Value>>, SqlError>) -> Option<String> {
+    rows.ok()?.into_iter().next()?.into_iter().next()?.into_text()
+}
+
+/// What the server's own clock says of `--timezone`: a tracker that writes `NOW()` writes the time of the server's zone.
+pub async fn clock_hint(url: &DbUrl, spec: &TableSpec) -> String {
+    let db = Db::new(url, Use::Setup { create: false });
+    let hint = hint(&db, spec).await;
+    db.close().await;
+    hint
+}
+
+async fn hint(db: &Db, spec: &TableSpec) -> String {
+    if holds_instants(db, spec).await {
+        return format!("The column {} holds instants, so the shim needs no --timezone.", spec.when);
+    }
+    let (what, zone, ahead_s) = match db.dialect() {
+        // datetime('now') is UTC, and there is no server with another idea.
+        Dialect::Sqlite => return String::new(),
+        Dialect::MySql => {
+            let sql = "SELECT CAST(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW()) AS CHAR)";
+            let ahead = first_text(db.fetch(sql, &[]).await).and_then(|text| text.parse::<i64>().ok());
+            // Two clocks are read one after the other.
+            let Some(ahead_s) = ahead.map(|s| (s + 30).div_euclid(60) * 60) else { return String::new() };
+            ("NOW()", super::clock::zone_hint(ahead_s), ahead_s)
+        }
+        Dialect::Postgres => {
+            // The driver asks for UTC, so the session does not know what others get: that of the database, of the
+            // configuration (which only some may read), or what initdb wrote down for the log along with it.
+            let own = "SELECT substr(c, 10) FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c WHERE \
+                       s.setrole = 0 AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND \
+                       lower(c) LIKE 'timezone=%'";
+            let file =
+                "SELECT setting FROM pg_file_settings WHERE lower(name) = 'timezone' ORDER BY seqno DESC LIMIT 1";
+            let mut name = None;
+            for sql in [own, file, "SELECT current_setting('log_timezone')"] {
+                name = name.or(first_text(db.fetch(sql, &[]).await));
+            }
+            let Some(zone) = name.as_deref().and_then(|name| TimeZone::get(name).ok()) else { return String::new() };
+            let ahead_s = i64::from(zone.to_offset(Timestamp::now()).seconds());
+            ("LOCALTIMESTAMP", name.unwrap_or_default(), ahead_s)
+        }
+    };
+    if ahead_s == 0 {
+        return format!(
+            "{what} is UTC on this server: the shim needs no --timezone, unless the tracker writes another local time."
+        );
+    }
+    let (sign, hours, minutes) = (if ahead_s < 0 { '-' } else { '+' }, ahead_s.abs() / 3600, ahead_s.abs() / 60 % 60);
+    format!(
+        "{what} is UTC{sign}{hours:02}:{minutes:02} on this server just now: for a tracker that writes it, give the shim \
+         --timezone {zone}."
+    )
+}
+
+/// What a database administrator does next, for the given table: a user, privileges, and an example of a trigger. To be
+/// run as it is printed.
 pub fn next_steps(url: &DbUrl, spec: &TableSpec) -> String {
     let TableSpec { table, bug, when, .. } = spec;
-    match Db::new(url, Use::Setup { create: false }).dialect() {
+    let (dialect, database) = url.dialect_and_database();
+    let full = match table.parts() {
+        (Some(_), _) => dialect.quote(table.as_str()),
+        (None, name) if dialect == Dialect::MySql => dialect.quote(&format!("{}.{name}", database.unwrap_or_default())),
+        (None, name) => dialect.quote(name),
+    };
+    match dialect {
         Dialect::MySql => format!(
-            "Let the shim read and delete, and nothing else:\n  GRANT SELECT, DELETE ON {table} TO 'bugfeed'@'%';\n\
-             Let the tracker write a row with each change, in the same transaction. For a Bugzilla without an \
-             extension:\n  CREATE TRIGGER {table_name}_bugs AFTER UPDATE ON bugs FOR EACH ROW\n    INSERT INTO {table} \
-             ({bug}, {when}) VALUES (NEW.bug_id, NEW.delta_ts);",
+            "Let the shim read and delete, and nothing else (choose another password):\n  CREATE USER IF NOT EXISTS \
+             '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\n  GRANT SELECT, DELETE ON {full} TO '{USER}'@'%';\nLet the tracker \
+             write a row with each change, in the same transaction. For a Bugzilla without an extension:\n  CREATE TRIGGER \
+             {table_name}_bugs AFTER UPDATE ON bugs FOR EACH ROW\n    INSERT INTO {table} ({bug}, {when}) VALUES \
+             (NEW.bug_id, NEW.delta_ts);\nThen start the shim:\n  bugfeed-shim --source '{source}'",
             table_name = table.parts().1,
+            source = url.with_login(USER, PASSWORD),
         ),
-        Dialect::Postgres => format!(
-            "Let the shim read and delete, and nothing else:\n  GRANT SELECT, DELETE ON {table} TO bugfeed;\nLet the \
-             tracker write a row with each change, in the same transaction:\n  INSERT INTO {table} ({bug}, {when}) \
-             VALUES (1234, LOCALTIMESTAMP(0));\nWith --listen bugfeed, a NOTIFY bugfeed; in the same transaction \
-             wakes the shim at once (it polls anyway)."
-        ),
+        Dialect::Postgres => {
+            let usage =
+                table.parts().0.map(|schema| format!("  GRANT USAGE ON SCHEMA {} TO {USER};\n", dialect.quote(schema)));
+            format!(
+                "Let the shim read and delete, and nothing else (choose another password):\n  CREATE ROLE {USER} LOGIN \
+                 PASSWORD '{PASSWORD}';\n{usage}  GRANT SELECT, DELETE ON {full} TO {USER};\nLet the tracker write a row \
+                 with each change, in the same transaction:\n  INSERT INTO {full} ({bug}, {when}) VALUES (1234, \
+                 LOCALTIMESTAMP(0));\nThen start the shim:\n  bugfeed-shim --source '{source}'\nWith --listen bugfeed, a \
+                 NOTIFY bugfeed; in the same transaction wakes the shim at once (it polls anyway).",
+                usage = usage.unwrap_or_default(),
+                source = url.with_login(USER, PASSWORD),
+            )
+        }
         Dialect::Sqlite => format!(
             "Let the tracker write a row with each change, in the same transaction:\n  INSERT INTO {table} ({bug}, \
              {when}) VALUES (1234, datetime('now'));"
         ),
     }
 }
+
+/// Whom `init` proposes.
+const USER: &str = "bugfeed_shim";
+/// What anybody sees is an example.
+const PASSWORD: &str = "choose-a-password";
 
 /// Writes one row per bug into a change table, as a tracker would: all in one statement, the date in local time of
 /// `zone`. Used by `bugfeed touch`, demonstrations and tests.

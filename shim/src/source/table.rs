@@ -99,6 +99,9 @@ impl TableSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct TableSql {
     pub(crate) select: String,
+    /// Finds a row that `select` passes over.
+    pub(crate) strays: String,
+    columns: String,
     table: String,
     id: String,
     key: String,
@@ -107,6 +110,11 @@ pub(crate) struct TableSql {
 
 impl TableSql {
     pub(crate) fn new(dialect: Dialect, spec: &TableSpec) -> TableSql {
+        TableSql::with(dialect, spec, false)
+    }
+
+    /// `instants`: the date's column is a MySQL TIMESTAMP, which the server would give in the session's time zone.
+    pub(crate) fn with(dialect: Dialect, spec: &TableSpec, instants: bool) -> TableSql {
         let [table, id, bug, when] = [&spec.table, &spec.id, &spec.bug, &spec.when].map(|n| dialect.quote(n.as_str()));
         let (id_int, bug_text) = match dialect {
             Dialect::MySql => (format!("CAST({id} AS SIGNED)"), format!("LEFT(CAST({bug} AS CHAR), 40)")),
@@ -114,7 +122,12 @@ impl TableSql {
             Dialect::Sqlite => (id.clone(), format!("substr(CAST({bug} AS TEXT), 1, 40)")),
         };
         let when_text = match dialect {
-            Dialect::MySql => format!("LEFT(REPLACE(CAST({when} AS CHAR), CHAR(0), '?'), {KEY_TEXT_MAX})"),
+            Dialect::MySql if instants => format!(
+                "IF(UNIX_TIMESTAMP({when}) = 0, '0000-00-00 00:00:00', CAST(TIMESTAMP'1970-01-01 00:00:00' + INTERVAL \
+                 UNIX_TIMESTAMP({when}) SECOND AS CHAR))"
+            ),
+            // X'3F' is a question mark; one in a text would be taken for a parameter.
+            Dialect::MySql => format!("LEFT(REPLACE(CAST({when} AS CHAR), CHAR(0), X'3F'), {KEY_TEXT_MAX})"),
             Dialect::Postgres => format!("left({when}::text, {KEY_TEXT_MAX})"),
             // SQLite columns hold anything; what is not plain text gets an unambiguous one.
             Dialect::Sqlite => format!(
@@ -129,15 +142,26 @@ impl TableSql {
             Dialect::Postgres => format!("({id}::bigint::text || '/' || COALESCE('t' || {when_text}, 'n'))"),
             Dialect::Sqlite => format!("({id} || '/' || COALESCE('t' || ({when_text}), 'n'))"),
         };
-        // An SQLite id that is no integer cannot be deleted by number; such a row would come back for ever.
-        let only = if dialect == Dialect::Sqlite { format!(" WHERE typeof({id}) = 'integer'") } else { String::new() };
-        let select = format!("SELECT {id_int}, {bug_text}, {when_text} FROM {table}{only} ORDER BY {id} LIMIT ");
-        TableSql { select, table, id, key, when: when_text }
+        // A row without a number cannot be deleted by it; it would come back for ever, and take the place of others.
+        let (only, strays) = match dialect {
+            Dialect::Sqlite => (format!("typeof({id}) = 'integer'"), format!("typeof({id}) <> 'integer'")),
+            _ => (format!("{id} IS NOT NULL"), format!("{id} IS NULL")),
+        };
+        let strays = format!("SELECT 1 FROM {table} WHERE {strays} LIMIT 1");
+        let columns = format!("{id_int}, {bug_text}, {when_text}");
+        let select = format!("SELECT {columns} FROM {table} WHERE {only} ORDER BY {id} LIMIT ");
+        TableSql { select, strays, columns, table, id, key, when: when_text }
     }
 
     /// Asks whether deleting is allowed.
     pub(crate) fn delete_none(&self) -> String {
         format!("DELETE FROM {} WHERE 1 = 0", self.table)
+    }
+
+    /// Reads the rows with these ids, whatever their dates are now.
+    pub(crate) fn find(&self, keys: &[RowKey]) -> String {
+        let TableSql { table, id, columns, .. } = self;
+        format!("SELECT {columns} FROM {table} WHERE {id} IN ({})", list(keys.iter().map(|key| key.id)))
     }
 
     /// Deletes rows: their ids in the text, so that the primary key is used, their dates as parameters. Rows of one burst
@@ -193,8 +217,15 @@ mod tests {
 
     #[test]
     fn a_delete_names_each_row_with_its_date() {
-        let sql =
-            TableSql { select: String::new(), table: "t".into(), id: "i".into(), key: "k".into(), when: "w".into() };
+        let sql = TableSql {
+            select: String::new(),
+            strays: String::new(),
+            columns: "c".into(),
+            table: "t".into(),
+            id: "i".into(),
+            key: "k".into(),
+            when: "w".into(),
+        };
         let check = |keys: &[RowKey], want: &str, want_args: &[&str]| {
             let (text, args) = sql.delete(keys);
             let want_args: Vec<Value> = want_args.iter().map(|arg| Value::Text((*arg).to_owned())).collect();

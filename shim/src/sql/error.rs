@@ -11,6 +11,16 @@ pub enum Fault {
     Away,
     /// Somebody else holds a lock for longer than this program waits.
     Locked,
+    /// The server answers, but takes no writes: a replica, or the former primary after a switch-over.
+    Moved,
+    /// The file of the database was replaced by another one.
+    Replaced,
+    /// The file of the database was there, and is gone.
+    Gone,
+    /// The table itself refuses: a trigger, or a row elsewhere that refers to this one.
+    Refused,
+    /// The server's own settings refuse: how it writes its binary log.
+    Binlog,
     /// No space left, or a failing disk.
     Full,
     /// The database, its file or its folder cannot be written.
@@ -28,14 +38,38 @@ pub enum Fault {
 }
 
 impl Fault {
-    fn advice(self) -> &'static str {
+    fn advice(self, of_ledger: bool) -> &'static str {
         match self {
+            Fault::Missing if of_ledger => {
+                "make that folder or that database, or name another place with --ledger; the ledger itself is made by \
+                 `bugfeed-shim run`"
+            }
+            Fault::Denied if of_ledger => {
+                "check user and password; a ledger's user needs CREATE, SELECT, INSERT, UPDATE and DELETE in its database"
+            }
+            Fault::Corrupt if of_ledger => {
+                "what is in the file cannot be trusted: move it away, and a new epoch begins with a new one; or see \
+                 whether `bugfeed-shim new-epoch` can go on with it. Never put an old copy in its place"
+            }
             Fault::Away => "check that the server runs and can be reached from here",
             Fault::Locked => "another transaction holds a lock; it will be tried again",
+            Fault::Moved => {
+                "this server takes no writes now: a replica, or the old primary after a switch-over; the connection is \
+                 made anew at each attempt, so let the address lead to the server that can be written"
+            }
+            Fault::Replaced => "what is there now may be another history, so work begins anew with it",
+            Fault::Gone => "put it back, and this program opens it again; or stop this program",
+            Fault::Refused => "a trigger or a foreign key of the table does that; let rows of this table be deleted",
+            Fault::Binlog => {
+                "set binlog_format to ROW or MIXED: with STATEMENT the server refuses what does not lock more than it needs"
+            }
             Fault::Full => "make room on the disk of the database",
             Fault::ReadOnly => "give this user write permission on the file and its folder, or name another place",
-            Fault::Corrupt => "restore the file from a backup or name another file",
-            Fault::Denied => "check user, password and privileges (GRANT)",
+            Fault::Corrupt => "what is in the file cannot be trusted; mend or replace the tracker's database",
+            Fault::Denied => {
+                "check user and password; on the change table SELECT and DELETE are needed (`bugfeed-shim init` prints the \
+                 GRANT)"
+            }
             Fault::Missing => "check the name, or create it (`bugfeed-shim init` creates the change table)",
             Fault::Duplicate => "another process wrote the same row",
             Fault::Other => "see the database's own log",
@@ -45,12 +79,13 @@ impl Fault {
 
 /// A statement failed. Says where, what, and what to do next; never holds a password.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{place}: {message}; {}", fault.advice())]
+#[error("{place}: {message}; {}", fault.advice(*of_ledger))]
 pub struct SqlError {
     /// What kind of trouble.
     pub fault: Fault,
     place: String,
     message: String,
+    of_ledger: bool,
 }
 
 impl SqlError {
@@ -69,7 +104,7 @@ impl SqlError {
         };
         // A driver's message may span lines; a log line and an error line are one line.
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        SqlError { fault, place: place.to_owned(), message }
+        SqlError { fault, place: place.to_owned(), message, of_ledger: false }
     }
 
     pub(crate) fn timeout(place: &str) -> SqlError {
@@ -77,12 +112,24 @@ impl SqlError {
     }
 
     pub(crate) fn stated(fault: Fault, place: &str, message: String) -> SqlError {
-        SqlError { fault, place: place.to_owned(), message }
+        SqlError { fault, place: place.to_owned(), message, of_ledger: false }
+    }
+
+    /// It happened to the ledger, for which other things are to be done.
+    pub(crate) fn of_ledger(mut self) -> SqlError {
+        self.of_ledger = true;
+        self
+    }
+
+    /// Adds what is known of the cause where this happened.
+    pub(crate) fn because(mut self, cause: &str) -> SqlError {
+        self.message = format!("{} ({cause})", self.message);
+        self
     }
 
     /// Whether only waiting can help, as opposed to somebody changing something.
     pub fn may_heal(&self) -> bool {
-        matches!(self.fault, Fault::Away | Fault::Locked)
+        matches!(self.fault, Fault::Away | Fault::Locked | Fault::Moved | Fault::Replaced)
     }
 
     /// The longest a single statement may take before it counts as failed.
@@ -108,7 +155,11 @@ fn mysql_fault(number: u16) -> Fault {
         1049 | 1051 | 1054 | 1146 => Fault::Missing,
         1062 => Fault::Duplicate,
         3 | 1021 | 1026 | 1114 => Fault::Full,
-        1036 | 1290 | 1836 => Fault::ReadOnly,
+        1036 => Fault::ReadOnly,
+        // 1047: a node that left its Galera cluster.
+        1047 | 1290 | 1792 | 1836 => Fault::Moved,
+        1451 | 1644 => Fault::Refused,
+        1665 => Fault::Binlog,
         1034 | 1035 | 126 | 127 | 145 => Fault::Corrupt,
         1040 | 1053 | 1077 | 1079 | 1129 | 1152..=1161 | 1184 | 1203 | 1226 | 1317 | 1927 => Fault::Away,
         _ => Fault::Other,
@@ -122,7 +173,8 @@ fn postgres_fault(code: &str) -> Fault {
         "3D000" | "3F000" | "42P01" | "42703" => Fault::Missing,
         "23505" => Fault::Duplicate,
         "53100" | "58030" => Fault::Full,
-        "25006" => Fault::ReadOnly,
+        "25006" => Fault::Moved,
+        "P0001" | "23001" | "23503" => Fault::Refused,
         "XX001" | "XX002" => Fault::Corrupt,
         "53300" | "57014" | "57P01" | "57P02" | "57P03" => Fault::Away,
         _ if code.starts_with("08") => Fault::Away,
@@ -137,6 +189,8 @@ fn sqlite_fault(code: i32, message: &str) -> Fault {
         10 | 13 => Fault::Full,
         11 | 26 => Fault::Corrupt,
         14 => Fault::Missing,
+        // A trigger's RAISE, or a foreign key.
+        19 if matches!(code, 787 | 1811) => Fault::Refused,
         3 | 23 => Fault::Denied,
         19 if matches!(code, 1555 | 2067 | 2579) => Fault::Duplicate,
         1 if message.contains("no such") => Fault::Missing,

@@ -2,19 +2,26 @@
 //!
 //! Goes in: SQL with `?` for parameters, and integers and texts. Comes out: rows of integers and texts, or an error that
 //! says where, what and what to do next. Every wait is bounded: for a connection, for a lock, for an answer. Never
-//! leaves a connection of unknown state in the pool: after a timeout or an unfinished transaction it is dropped.
+//! leaves a connection of unknown state in the pool: after a timeout or an unfinished transaction it is dropped. Never
+//! sets anything on a session of a server, which may be the tracker's next (`settings`). Never goes on with a server that
+//! takes no writes any more, or with a file that is not the one under its name (`file`).
 
 mod error;
 mod exec;
+mod file;
+mod settings;
 pub mod url;
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use sqlx::pool::{PoolConnection, PoolOptions};
+use sqlx::pool::{PoolConnection, PoolConnectionMetadata, PoolOptions};
 use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Executor as _, MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::{MySql, MySqlPool, PgPool, Postgres, Sqlite, SqlitePool};
 
 pub use error::{Fault, SqlError};
+use file::File;
+use settings::{Does, Flavour, Settings};
 use url::DbOptions;
 pub use url::DbUrl;
 
@@ -22,6 +29,9 @@ pub use url::DbUrl;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest wait for a free or new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How old a connection to a server may become. Behind its address may be another server by now: after a switch-over the
+/// old one often goes on answering whoever is connected.
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// A parameter or a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +81,7 @@ impl Dialect {
     }
 }
 
-/// What a pool is for, which decides its session settings.
+/// What a pool is for, which decides what goes along with its statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     /// The tracker's table: never in the tracker's way, so locks are hardly waited for.
@@ -95,11 +105,32 @@ enum Pool {
     Sqlite(SqlitePool),
 }
 
+/// When connections were last found to lead to the wrong place: older ones are not used again.
+#[derive(Clone, Debug, Default)]
+struct Stale(Arc<Mutex<Option<Instant>>>);
+
+impl Stale {
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn may_use(&self, meta: &PoolConnectionMetadata) -> bool {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_none_or(|since| since.elapsed() > meta.age)
+    }
+}
+
 /// A small pool of connections to one database.
 #[derive(Clone, Debug)]
 pub(crate) struct Db {
     pool: Pool,
     place: String,
+    purpose: Use,
+    stale: Stale,
+    /// Found out at first use, where the MySQL protocol is spoken.
+    flavour: Arc<OnceLock<Flavour>>,
+    /// The file of an SQLite database that is there before this program.
+    file: Option<Arc<File>>,
 }
 
 /// A connection taken from the pool. Dropped in the middle of something (a cancelled task, a timeout), it is closed;
@@ -107,6 +138,8 @@ pub(crate) struct Db {
 pub(crate) struct Conn {
     inner: Option<Inner>,
     place: String,
+    settings: Settings,
+    stale: Stale,
 }
 
 enum Inner {
@@ -118,14 +151,17 @@ enum Inner {
 impl Db {
     /// Prepares a pool; connects at first use.
     pub(crate) fn new(url: &DbUrl, purpose: Use) -> Db {
+        let stale = Stale::default();
         let pool = match &url.options {
             DbOptions::MySql(options) => {
-                let options = options.as_ref().clone().timezone(Some("+00:00".to_owned()));
-                Pool::MySql(mysql_pool(purpose).connect_lazy_with(options))
+                // Whatever the driver would set on the session stays as it is.
+                let options = options.as_ref().clone().set_names(false).timezone(None).pipes_as_concat(false);
+                Pool::MySql(server_pool(&stale).connect_lazy_with(options.no_engine_substitution(false)))
             }
             DbOptions::Postgres(options) => {
-                let options = options.as_ref().clone().application_name("bugfeed-shim");
-                Pool::Postgres(postgres_pool(purpose).connect_lazy_with(options))
+                // PgBouncer refuses a start with extra_float_digits; nothing here has a fraction.
+                let options = options.as_ref().clone().application_name("bugfeed-shim").extra_float_digits(None);
+                Pool::Postgres(server_pool(&stale).connect_lazy_with(options))
             }
             DbOptions::Sqlite(options) => {
                 let mut options =
@@ -140,10 +176,12 @@ impl Db {
                     options = options.synchronous(SqliteSynchronous::Full);
                 }
                 // One connection: SQLite has one writer, and queueing here is fairer and quicker than its busy waits.
-                Pool::Sqlite(pool_options(1).connect_lazy_with(options))
+                Pool::Sqlite(pool_options(1, &stale).connect_lazy_with(options))
             }
         };
-        Db { pool, place: url.to_string() }
+        let watched = if matches!(purpose, Use::Setup { .. }) { None } else { url.sqlite_path() };
+        let file = watched.map(|path| Arc::new(File::new(path)));
+        Db { pool, place: url.to_string(), purpose, stale, flavour: Arc::default(), file }
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -159,8 +197,34 @@ impl Db {
         &self.place
     }
 
+    /// Whether the file of an SQLite database is still the one that was opened. An error says that it is gone, or that
+    /// another one has its name; the second is said once, and from then on the other one is used.
+    pub(crate) fn look_at_file(&self) -> Result<(), SqlError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let looked = file.look(&self.place, matches!(self.purpose, Use::Source));
+        if looked.is_err() {
+            self.stale.now();
+        }
+        looked
+    }
+
+    /// Goes on with the file that has the name of an SQLite database now.
+    pub(crate) fn follow_file(&self) {
+        if let Some(file) = &self.file {
+            // What it says is known.
+            let _ = file.look(&self.place, true);
+        }
+        self.stale.now();
+    }
+
+    /// Whether the file of an SQLite database was replaced since this was last asked.
+    pub(crate) fn take_replaced(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.take_replaced())
+    }
+
     /// Takes a connection.
     pub(crate) async fn connection(&self) -> Result<Conn, SqlError> {
+        self.look_at_file()?;
         let acquired = async {
             Ok(match &self.pool {
                 Pool::MySql(pool) => Inner::MySql(pool.acquire().await?),
@@ -169,38 +233,51 @@ impl Db {
             })
         };
         // The pool's own timeout does not bound a server that accepts and then says nothing.
-        match tokio::time::timeout(2 * CONNECT_TIMEOUT, acquired).await {
-            Ok(Ok(inner)) => Ok(Conn { inner: Some(inner), place: self.place.clone() }),
-            Ok(Err(e)) => Err(SqlError::new(&self.place, &e)),
-            Err(_) => Err(SqlError::timeout(&self.place)),
+        let inner = match tokio::time::timeout(2 * CONNECT_TIMEOUT, acquired).await {
+            Ok(Ok(inner)) => inner,
+            Ok(Err(e)) => {
+                let refused = self.file.as_ref().and_then(|file| file.refused(&self.place));
+                return Err(refused.unwrap_or_else(|| SqlError::new(&self.place, &e)));
+            }
+            Err(_) => return Err(SqlError::timeout(&self.place)),
+        };
+        if let Some(file) = &self.file {
+            file.opened();
         }
+        let known = self.flavour.get().copied();
+        let settings =
+            Settings { dialect: self.dialect(), purpose: self.purpose, flavour: known.unwrap_or(Flavour::MariaDb) };
+        let mut conn = Conn { inner: Some(inner), place: self.place.clone(), settings, stale: self.stale.clone() };
+        if settings.dialect == Dialect::MySql && known.is_none() {
+            conn.settings.flavour = conn.flavour().await?;
+            // Two that find out at the same time find the same.
+            let _ = self.flavour.set(conn.settings.flavour);
+        }
+        Ok(conn)
     }
 
     /// Runs one statement on a connection of its own; returns the number of rows it matched.
     pub(crate) async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
         let mut conn = self.connection().await?;
-        let done = conn.execute(sql, args).await;
+        let done = conn.execute(sql, args, false).await;
         conn.give_back(done)
     }
 
     /// Reads rows on a connection of its own.
     pub(crate) async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
         let mut conn = self.connection().await?;
-        let done = conn.fetch(sql, args).await;
+        let done = conn.fetch(sql, args, false).await;
         conn.give_back(done)
     }
 
     /// Begins a transaction.
     pub(crate) async fn begin(&self) -> Result<Tx, SqlError> {
         let mut conn = self.connection().await?;
-        let begin = match self.dialect() {
-            Dialect::MySql => "START TRANSACTION",
-            Dialect::Postgres => "BEGIN",
-            // Takes the write lock at once: a later upgrade could fail without waiting.
-            Dialect::Sqlite => "BEGIN IMMEDIATE",
-        };
-        conn.raw(begin).await?;
-        Ok(Tx { conn })
+        let begun = conn.raw(conn.settings.begin()).await;
+        match begun {
+            Ok(_) => Ok(Tx { conn }),
+            Err(e) => conn.give_back(Err(e)),
+        }
     }
 
     /// Closes every connection.
@@ -224,47 +301,62 @@ pub(crate) struct Tx {
 
 impl Tx {
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
-        self.conn.execute(sql, args).await
+        self.conn.execute(sql, args, true).await
+    }
+
+    pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
+        self.conn.fetch(sql, args, true).await
     }
 
     /// Commits. On an error it is unknown whether the commit happened.
     pub(crate) async fn commit(mut self) -> Result<(), SqlError> {
-        self.conn.raw("COMMIT").await?;
+        self.conn.raw("COMMIT".to_owned()).await?;
         self.conn.give_back(Ok(()))
     }
 }
 
-fn pool_options<DB: sqlx::Database>(max: u32) -> PoolOptions<DB> {
-    PoolOptions::new().max_connections(max).acquire_timeout(CONNECT_TIMEOUT).idle_timeout(Duration::from_secs(600))
+fn pool_options<DB: sqlx::Database>(max: u32, stale: &Stale) -> PoolOptions<DB> {
+    let stale = stale.clone();
+    PoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(CONNECT_TIMEOUT)
+        .idle_timeout(Duration::from_secs(600))
+        .before_acquire(move |_, meta| {
+            let may_use = stale.may_use(&meta);
+            Box::pin(async move { Ok(may_use) })
+        })
 }
 
-fn mysql_pool(purpose: Use) -> PoolOptions<MySql> {
-    // READ COMMITTED: no gap locks in the way of the tracker's inserts, and every read sees what is committed.
-    // Lock waits towards the tracker: none (MariaDB; MySQL rounds 0 up to 1 s). A row the tracker holds is simply
-    // deleted later, and the feed must not wait for it.
-    let lock_wait_s = if purpose == Use::Source { 0 } else { 5 };
-    pool_options(3).after_connect(move |conn: &mut sqlx::MySqlConnection, _| {
-        Box::pin(async move {
-            let settings = format!(
-                "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; SET SESSION innodb_lock_wait_timeout = \
-                 {lock_wait_s}"
-            );
-            conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(settings))).await.map(drop)
-        })
-    })
+fn server_pool<DB: sqlx::Database>(stale: &Stale) -> PoolOptions<DB> {
+    pool_options(3, stale).max_lifetime(LIFETIME)
 }
 
-fn postgres_pool(purpose: Use) -> PoolOptions<Postgres> {
-    let lock_timeout_ms = if purpose == Use::Source { 20 } else { 5000 };
-    pool_options(3).after_connect(move |conn: &mut sqlx::PgConnection, _| {
-        Box::pin(async move {
-            let settings = format!(
-                "SET DateStyle TO ISO; SET TIME ZONE 'UTC'; SET lock_timeout = {lock_timeout_ms}; SET \
-                 statement_timeout = {}; SET default_transaction_isolation = 'read committed'; SET synchronous_commit \
-                 = on",
-                ANSWER_TIMEOUT.as_millis() - 1000
-            );
-            conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(settings))).await.map(drop)
-        })
-    })
+#[cfg(test)]
+mod tests {
+    mod real {
+        use bugfeed_testbed::shared;
+
+        use super::super::*;
+
+        /// MariaDB understands what is said to MySQL, too: a held row is an error, and the session is as it was.
+        #[tokio::test]
+        async fn what_is_said_to_mysql_is_set_back() {
+            let Some(server) = shared::mariadb().await else { return };
+            let url: DbUrl = server.url(&server.create_database().await.unwrap()).parse().unwrap();
+            let setup = Db::new(&url, Use::Setup { create: true });
+            setup.execute("CREATE TABLE t (id BIGINT PRIMARY KEY) ENGINE=InnoDB", &[]).await.unwrap();
+            setup.execute("INSERT INTO t VALUES (1), (2)", &[]).await.unwrap();
+            let db = Db::new(&url, Use::Source);
+            db.flavour.set(Flavour::Oracle).unwrap();
+            let wait = async || db.fetch("SELECT CAST(@@innodb_lock_wait_timeout AS SIGNED)", &[]).await.unwrap();
+            let before = wait().await;
+            let mut holder = setup.begin().await.unwrap();
+            holder.execute("UPDATE t SET id = 3 WHERE id = 1", &[]).await.unwrap();
+            let held = db.execute("DELETE FROM t WHERE id = ?", &[Value::Int(1)]).await.unwrap_err();
+            assert_eq!(held.fault, Fault::Locked, "{held}");
+            assert_eq!(wait().await, before);
+            assert_eq!(db.execute("DELETE FROM t WHERE id IN (?, 7)", &[Value::Int(2)]).await.unwrap(), 1);
+            assert_eq!(wait().await, before);
+        }
+    }
 }

@@ -7,9 +7,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bugfeed_protocol::redact::redact;
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
+
+use super::Dialect;
 
 /// A checked database URL. `Debug` and `Display` leave the password out.
 #[derive(Clone)]
@@ -65,6 +68,13 @@ impl FromStr for DbUrl {
             BadUrl::Malformed { url: shown.clone(), reason }
         };
         let scheme = text.split(':').next().unwrap_or_default();
+        let server = matches!(scheme, "mysql" | "mariadb" | "postgres" | "postgresql");
+        if server && !text[scheme.len()..].starts_with("://") {
+            return Err(BadUrl::Malformed { url: shown, reason: format!("two slashes are missing after {scheme}:") });
+        }
+        if let Some(reason) = unescaped(text).filter(|_| server) {
+            return Err(BadUrl::Malformed { url: shown, reason: reason.to_owned() });
+        }
         let options = match scheme {
             "mysql" | "mariadb" => {
                 let rest = &text[scheme.len()..];
@@ -107,6 +117,22 @@ impl DbUrl {
         }
     }
 
+    /// Which SQL is spoken there, and the database's name.
+    pub(crate) fn dialect_and_database(&self) -> (Dialect, Option<&str>) {
+        match &self.options {
+            DbOptions::MySql(options) => (Dialect::MySql, options.get_database()),
+            DbOptions::Postgres(options) => (Dialect::Postgres, options.get_database()),
+            DbOptions::Sqlite(_) => (Dialect::Sqlite, None),
+        }
+    }
+
+    /// The address with another login, to be shown as an example.
+    pub(crate) fn with_login(&self, user: &str, password: &str) -> String {
+        let (scheme, rest) = self.shown.split_once("://").unwrap_or(("", &self.shown));
+        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+        format!("{scheme}://{user}:{password}@{place}")
+    }
+
     /// Whether it is a PostgreSQL server's.
     pub fn is_postgres(&self) -> bool {
         matches!(self.options, DbOptions::Postgres(_))
@@ -133,15 +159,22 @@ impl fmt::Debug for DbUrl {
     }
 }
 
-/// A URL as it may be shown: no password, no parameters (they can hold one too).
-pub fn redact(url: &str) -> String {
-    let base = url.split('?').next().unwrap_or_default();
-    let Some((scheme, rest)) = base.split_once("://") else { return base.to_owned() };
-    // The last '@', because a password that should have been percent-encoded may hold another one.
-    let Some((credentials, place)) = rest.rsplit_once('@') else { return base.to_owned() };
-    match credentials.split_once(':') {
-        Some((user, _)) => format!("{scheme}://{user}@{place}"),
-        None => format!("{scheme}://{credentials}@{place}"),
+/// What has to be written otherwise in an address with a user and a password, where that can be told: a part of the password
+/// would be taken for something else.
+pub(crate) fn unescaped(text: &str) -> Option<&'static str> {
+    let (_, rest) = text.split_once("://")?;
+    if rest.contains('#') {
+        return Some("write %23 for '#' in the user's name and the password");
+    }
+    let end = rest.find(['/', '?'])?;
+    let (authority, after) = rest.split_at(end);
+    // An '@' behind what looks like the end of the host; parameters may have one of their own.
+    let (before, _) = after.split_once('@')?;
+    let parameter = before.split_once('?').is_some_and(|(_, parameters)| parameters.contains('='));
+    match (authority.contains('@') || parameter, after.starts_with('/')) {
+        (true, _) => None,
+        (false, true) => Some("write %2F for '/' in the user's name and the password"),
+        (false, false) => Some("write %3F for '?' in the user's name and the password"),
     }
 }
 
@@ -151,18 +184,21 @@ mod tests {
 
     #[test]
     fn passwords_are_never_shown() {
-        for (url, want) in [
-            ("mysql://u:secret@h/db", "mysql://u@h/db"),
-            ("mysql://u:se@cr/et@h:1/db?socket=/x", "mysql://u@h:1/db"),
-            ("postgres://h/db?password=secret", "postgres://h/db"),
-            ("postgres://u@h/db", "postgres://u@h/db"),
-            ("sqlite://a/b.db", "sqlite://a/b.db"),
-            ("amqp://guest:secret@h:5672/%2f", "amqp://guest@h:5672/%2f"),
+        for url in [
+            "mysql://u:secret@h/db",
+            "mysql://u:se%23cret@h:1/db?socket=/x",
+            "postgres://h/db?password=secret",
+            "sqlite://a/b.db?key=secret",
         ] {
-            assert_eq!(redact(url), want);
-            if let Ok(parsed) = url.parse::<DbUrl>() {
-                assert!(!format!("{parsed} {parsed:?}").contains("secret"), "{parsed:?}");
-            }
+            let shown = url.parse::<DbUrl>().map_or_else(|error| error.to_string(), |url| format!("{url} {url:?}"));
+            assert!(!shown.contains("secret") && !shown.contains("cret@"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_at_sign_elsewhere_is_no_password() {
+        for url in ["postgres://u:p@h/db?options=a@b", "mysql://u:p@h:1/db", "postgres://h:5432/db?user=a@b"] {
+            assert!(url.parse::<DbUrl>().is_ok(), "{url}");
         }
     }
 
@@ -178,6 +214,12 @@ mod tests {
             ("sqlite://", "no file is named"),
             ("sqlite::memory:", "in memory"),
             ("sqlite://x?mode=sideways", "mode"),
+            ("mysql:/u:secret@h/db", "two slashes"),
+            ("postgres:u:secret@h/db", "two slashes"),
+            ("mysql://u:secret#1@h/db", "write %23 for '#'"),
+            ("mysql://u:12#secret@h/db", "write %23 for '#'"),
+            ("mysql://u:12/secret@h/db", "write %2F for '/'"),
+            ("postgres://u:secret?x@h/db", "write %3F for '?'"),
         ] {
             let error = url.parse::<DbUrl>().expect_err(url).to_string();
             assert!(error.contains(want), "{url}: {error}");

@@ -10,10 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::Place;
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const T1: &str = "2014-04-03 21:13:45";
 /// Nobody listens there.
-const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
+pub(crate) const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
 
 /// The binary under test, with no settings from outside.
 pub(crate) fn shim(args: &[&str]) -> Run {
@@ -39,7 +39,7 @@ async fn start(place: &Place, more: &[&str]) -> Proc {
 }
 
 /// What it prints and its exit code, when it ends by itself.
-async fn ends(run: Run) -> (i32, String) {
+pub(crate) async fn ends(run: Run) -> (i32, String) {
     let mut proc = run.spawn().unwrap();
     let code = proc.wait(LIMIT).await.unwrap().code().unwrap();
     // The pipes may deliver the last line a moment later.
@@ -84,13 +84,15 @@ async fn faults_at_the_start_end_with_1_and_one_clear_line() {
     let once = ["run", "--once", "--source", &place.url, "--ledger", &good, "--amqp", NO_BROKER];
     assert_eq!(ends(shim(&once)).await.0, 0);
     let read_only = format!("{good}?mode=ro");
+    let folder = format!("sqlite://{}", dir.display());
     let nowhere = format!("sqlite://{}/no/such/folder/ledger.db", dir.display());
     let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let busy = busy.local_addr().unwrap().to_string();
     for (name, value, parts) in [
-        ("--ledger", garbage.as_str(), &["garbage.db", "not a database", "restore"][..]),
+        ("--ledger", garbage.as_str(), &["garbage.db", "not a database", "new-epoch"][..]),
         ("--ledger", &read_only, &["ledger.db", "readonly", "permission"]),
-        ("--ledger", &nowhere, &["no/such/folder", "unable to open"]),
+        ("--ledger", &nowhere, &["no/such/folder", "unable to open", "name another place"]),
+        ("--ledger", &folder, &["directory", "name another place"]),
         ("--source", &garbage, &["garbage.db", "not a database"]),
         ("--source", "sqlite://nowhere.db", &["nowhere.db", "bugfeed-shim init"]),
         ("--table", "other", &["other", "no such table", "bugfeed-shim init"]),
@@ -110,7 +112,42 @@ async fn faults_at_the_start_end_with_1_and_one_clear_line() {
             assert!(errors[0].contains(part), "{part:?} missing: {}", errors[0]);
         }
         assert!(!output.contains("sekrit") && !output.contains("panicked"), "{output}");
+        assert!(name != "--ledger" || !output.contains("bugfeed-shim init"), "that makes no ledger: {output}");
     }
+}
+
+#[tokio::test]
+async fn the_ledger_has_one_place_when_nothing_is_said_and_it_is_printed() {
+    let place = Place::sqlite();
+    place.table().await;
+    let folder = tempfile::tempdir().unwrap();
+    let once = ["run", "--once", "--source", &place.url, "--amqp", NO_BROKER];
+    let mut proc = shim(&once).dir(folder.path()).spawn().unwrap();
+    assert!(proc.wait(LIMIT).await.unwrap().success(), "{}", proc.output());
+    let line = proc.wait_for_line("started", LIMIT).await.unwrap();
+    assert!(line.contains("sqlite://data/bugfeed-ledger.db"), "{line}");
+    assert!(folder.path().join("data/bugfeed-ledger.db").is_file());
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["data"]);
+}
+
+/// A tracker that writes local time, and a shim that was not told.
+#[tokio::test]
+async fn dates_that_are_hours_off_are_said_once() {
+    let place = Place::sqlite();
+    place.table().await;
+    let mut proc = start(&place, &[]).await;
+    let mut tracker = place.session().await;
+    for hours in ["+0", "+2", "+2"] {
+        let when = format!("datetime('now', '{hours} hours')");
+        tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (1, {when})")).await;
+        eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    }
+    let line = proc.wait_for_line("off this machine's clock", LIMIT).await.unwrap();
+    assert!(line.contains("+2 h off") && line.contains("give --timezone "), "{line}");
+    proc.sigterm();
+    proc.wait(LIMIT).await.unwrap();
+    assert_eq!(proc.output().matches("off this machine's clock").count(), 1, "{}", proc.output());
 }
 
 #[tokio::test]
@@ -190,6 +227,9 @@ async fn a_full_disk_under_the_ledger_loses_nothing() {
         .await
         .unwrap();
     }
+    // It may have been the mark of a deleted row that found no room.
+    tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (3, '{T1}')")).await;
+    total += 1;
     let left = tracker.count("push_notify").await;
     assert!(left > 0 && proc.exited().unwrap().is_none(), "rows stay in the table: {}", proc.output());
     let pid = proc.pid().to_string();
@@ -213,4 +253,35 @@ async fn init_says_what_it_did_and_what_comes_next() {
     }
     let (code, output) = ends(shim(&["status", "--ledger", &url])).await;
     assert!(code == 1 && output.contains("there is no ledger here yet"), "{code}\n{output}");
+}
+
+#[tokio::test]
+async fn a_new_epoch_on_command() {
+    let place = Place::sqlite();
+    place.table().await;
+    place.session().await.insert(&[(7, T1), (8, T1), (9, T1)]).await;
+    let ledger = ledger_url(place.dir.path());
+    let new_epoch = |more: &[&str]| ends(shim(&["new-epoch", "--ledger", &ledger]).args(more));
+    let (code, output) = new_epoch(&["--yes"]).await;
+    assert!(code == 1 && output.contains("unable to open"), "{code}\n{output}");
+    let mut proc = start(&place, &[]).await;
+    let mut tracker = place.session().await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    let (code, output) = new_epoch(&["--yes"]).await;
+    let holder = format!("pid {} on", proc.pid());
+    assert!(code == 1 && output.contains(&holder) && output.contains("stop that first"), "{code}\n{output}");
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let epoch = async || {
+        let (_, output) = ends(shim(&["status", "--ledger", &ledger])).await;
+        output.lines().find(|line| line.starts_with("epoch")).unwrap().to_owned()
+    };
+    let before = epoch().await;
+    let (code, output) = new_epoch(&[]).await;
+    assert!(code == 0 && output.contains("3 unpublished") && output.contains("--yes"), "{code}\n{output}");
+    assert_eq!(epoch().await, before, "only said");
+    let (code, output) = new_epoch(&["--yes"]).await;
+    assert!(code == 0 && output.contains("'gap'") && output.contains("Done: epoch"), "{code}\n{output}");
+    assert_ne!(epoch().await, before);
+    assert_eq!((status(&ledger, "head").await, status(&ledger, "unpublished").await), (Some(3), Some(3)));
 }

@@ -89,7 +89,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
             if steps == step {
                 break 'crash;
             }
-            lease.published(batch.last().unwrap().cursor.seq).await.unwrap();
+            lease.published(&batch.last().unwrap().cursor).await.unwrap();
         }
         // Nothing but the lease is put in order; waiting for it is another test's.
         lease.release().await.unwrap();
@@ -110,14 +110,14 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
 
 async fn epoch_and_numbers_survive(place: Place) {
     let ledger = open(&place).await;
-    let epoch = ledger.epoch().clone();
+    let epoch = ledger.epoch().await.unwrap();
     assert_eq!(ledger.head().await.unwrap(), 0);
     let (_tracker, source, _) = rows(3).await;
     let mut collector = Collector::default();
     relay_once(&source, &ledger, &mut collector).await;
     ledger.close().await;
     let ledger = open(&place).await;
-    assert_eq!((ledger.epoch(), ledger.head().await.unwrap()), (&epoch, 3));
+    assert_eq!((ledger.epoch().await.unwrap(), ledger.head().await.unwrap()), (epoch.clone(), 3));
     assert_eq!(ledger.history(0, 100).await.unwrap(), collector.all());
     assert_eq!(ledger.history(2, 100).await.unwrap(), collector.all()[2..]);
     assert_eq!(ledger.history(0, 1).await.unwrap(), collector.all()[..1]);
@@ -129,7 +129,7 @@ async fn an_old_term_cannot_write(place: Place) {
     let (_tracker, _source, rows) = rows(4).await;
     let old = lease(&ledger).await;
     let mut old_intake = old.intake();
-    old_intake.record(&rows[..1], when(T1)).await.unwrap();
+    let recorded = old_intake.record(&rows[..1], when(T1)).await.unwrap().changes;
     // The old one is declared dead while it only sleeps.
     place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
     let refused = |result: Result<(), LedgerError>| assert!(matches!(result, Err(LedgerError::Fenced)), "{result:?}");
@@ -137,7 +137,7 @@ async fn an_old_term_cannot_write(place: Place) {
     assert_eq!(place.session().await.count("bugfeed_marks").await, 1, "not even a mark is forgotten");
     refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
     refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
-    refused(old.published(1).await);
+    refused(old.published(&recorded[0].cursor).await);
     refused(old.beat().await);
     old.release().await.unwrap();
     let new = lease(&ledger).await;
@@ -151,10 +151,12 @@ async fn only_published_and_old_changes_are_pruned(place: Place) {
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
     let at = |seconds: i64| When::from_micros(seconds * 1_000_000).unwrap();
+    let mut cursors = Vec::new();
     for (second, row) in (0..).zip(&rows) {
-        intake.record(std::slice::from_ref(row), at(second)).await.unwrap();
+        let recorded = intake.record(std::slice::from_ref(row), at(second)).await.unwrap();
+        cursors.push(recorded.changes[0].cursor.clone());
     }
-    lease.published(20).await.unwrap();
+    lease.published(&cursors[19]).await.unwrap();
     let oldest = async || ledger.oldest().await.unwrap();
     let keep = |age_s, max| Keep { age: Duration::from_secs(age_s), max };
     assert_eq!(lease.prune(keep(1000, 1000), at(30)).await.unwrap(), 0);
@@ -166,7 +168,7 @@ async fn only_published_and_old_changes_are_pruned(place: Place) {
     assert_eq!(lease.prune(keep(1, 0), at(1_000_000)).await.unwrap(), 10);
     assert_eq!(oldest().await, Some(21), "an unpublished change is never removed");
     assert_eq!(ledger.history(0, 100).await.unwrap().len(), 10);
-    lease.published(30).await.unwrap();
+    lease.published(&cursors[29]).await.unwrap();
     assert_eq!(lease.prune(keep(1, 0), at(1_000_000)).await.unwrap(), 10);
     assert_eq!((oldest().await, ledger.head().await.unwrap()), (None, 30));
 }
@@ -176,7 +178,7 @@ async fn ledgers_with_different_prefixes_do_not_meet(place: Place) {
     let one = open(&place).await;
     let two = Ledger::open(&place.db(), &"other_".parse().unwrap()).await.unwrap();
     let (lease_one, lease_two) = (lease(&one).await, lease(&two).await);
-    assert_ne!(one.epoch(), two.epoch());
+    assert_ne!(one.epoch().await.unwrap(), two.epoch().await.unwrap());
     lease_one.intake().record(&rows, when(T1)).await.unwrap();
     lease_two.intake().record(&rows[..1], when(T1)).await.unwrap();
     assert_eq!((one.head().await.unwrap(), two.head().await.unwrap()), (3, 1));

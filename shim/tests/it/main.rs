@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a helper of a test fails the test")]
 
 mod binary;
+mod in_place;
+mod kept;
 mod ledger;
+mod lineage;
+mod moved;
 mod real;
 mod relay;
 mod support;

@@ -139,6 +139,18 @@ impl Collector {
     }
 }
 
+impl Collector {
+    /// Waits until so many were published.
+    pub(crate) async fn until(&self, count: usize) {
+        bugfeed_testbed::eventually(Duration::from_secs(20), format!("{count} changes"), async || {
+            let told = self.told();
+            if told.len() >= count { Ok(()) } else { Err(format!("{told:?}")) }
+        })
+        .await
+        .unwrap();
+    }
+}
+
 pub(crate) fn options() -> RelayOptions {
     RelayOptions { telemetry: Arc::new(Telemetry::default()), ..RelayOptions::default() }
 }
@@ -147,6 +159,62 @@ pub(crate) fn options() -> RelayOptions {
 pub(crate) async fn relay_once<P: Publish>(source: &Source, ledger: &Ledger, publisher: &mut P) {
     let options = RelayOptions { once: true, once_timeout: Duration::from_secs(20), ..options() };
     relay::run(source, ledger, publisher, &options, CancellationToken::new()).await.unwrap();
+}
+
+/// A relay that goes on until it is stopped, or until it is dropped: as good as killed then, since nothing is put in order.
+pub(crate) struct Running {
+    pub(crate) telemetry: Arc<Telemetry>,
+    stop: CancellationToken,
+    task: Option<tokio::task::JoinHandle<Result<(), relay::RelayError>>>,
+}
+
+impl Running {
+    pub(crate) fn start<P: Publish + 'static>(source: &Source, ledger: &Ledger, publisher: P) -> Running {
+        let options = RelayOptions { poll_interval: Duration::from_millis(50), ..options() };
+        Running::with(source, ledger, publisher, options)
+    }
+
+    pub(crate) fn with<P: Publish + 'static>(
+        source: &Source,
+        ledger: &Ledger,
+        mut publisher: P,
+        options: RelayOptions,
+    ) -> Running {
+        let (source, ledger, stop) = (source.clone(), ledger.clone(), CancellationToken::new());
+        let (telemetry, stopped) = (options.telemetry.clone(), stop.clone());
+        let task = tokio::spawn(async move { relay::run(&source, &ledger, &mut publisher, &options, stopped).await });
+        Running { telemetry, stop, task: Some(task) }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        self.task.take().unwrap().await.unwrap().unwrap();
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(mut self) -> Result<(), relay::RelayError> {
+        self.task.take().unwrap().await.unwrap()
+    }
+
+    /// Waits until readiness says this, or until it says that all is well (`None`).
+    pub(crate) async fn until_ready_says(&self, part: Option<&str>) {
+        let what = format!("readiness that says {part:?}");
+        bugfeed_testbed::eventually(Duration::from_secs(20), what, async || match (self.telemetry.ready(), part) {
+            (Ok(()), None) => Ok(()),
+            (Err(reason), Some(part)) if reason.contains(part) => Ok(()),
+            (said, _) => Err(format!("{said:?}")),
+        })
+        .await
+        .unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
 }
 
 pub(crate) fn bug(number: u64) -> BugId {

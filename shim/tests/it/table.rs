@@ -6,7 +6,7 @@ use bugfeed_shim::source::{self, Setup, SetupError, Source, SourceError, TableSp
 use bugfeed_shim::sql::Fault;
 use jiff::tz::TimeZone;
 
-use crate::support::{Collector, Kind, Place, bug, on_each_database, relay_once, when};
+use crate::support::{Collector, Kind, Place, Running, bug, on_each_database, relay_once, when};
 
 const T1: &str = "2014-04-03 21:13:45";
 const T2: &str = "2014-04-03 21:13:46";
@@ -23,6 +23,8 @@ on_each_database!(
     init_creates_once_and_checks,
     touch_writes_local_time,
     other_names,
+    rows_that_somebody_else_deletes_are_counted,
+    a_table_with_nothing_but_bad_rows_is_said,
 );
 
 async fn a_lower_id_that_is_committed_later(place: Place) {
@@ -260,6 +262,37 @@ async fn other_names(place: Place) {
     let mut collector = Collector::default();
     relay_once(&source, &place.file_ledger().await, &mut collector).await;
     assert_eq!(collector.told().len(), 1);
+}
+
+/// A wrong column: nothing flows, and nothing fails.
+async fn a_table_with_nothing_but_bad_rows_is_said(place: Place) {
+    place.table().await;
+    let mut tracker = place.session().await;
+    tracker.exec("ALTER TABLE push_notify ADD COLUMN other BIGINT").await;
+    let spec = TableSpec { bug: "other".parse().unwrap(), ..TableSpec::default() };
+    let source = Source::open(&place.db(), &spec, TimeZone::UTC).await.unwrap();
+    let (ledger, collector) = (place.file_ledger().await, Collector::default());
+    let running = Running::start(&source, &ledger, collector.clone());
+    for _ in 0..4 {
+        tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
+    }
+    running.until_ready_says(Some("--bug-column")).await;
+    tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts, other) VALUES (1, '{T1}', 1)")).await;
+    collector.until(1).await;
+    running.until_ready_says(None).await;
+    running.stop().await;
+}
+
+/// As another shim with another ledger does.
+async fn rows_that_somebody_else_deletes_are_counted(place: Place) {
+    let source = place.table().await;
+    let mut tracker = place.session().await;
+    tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
+    let keys: Vec<_> = source.read(10).await.unwrap().into_iter().map(|row| row.key).collect();
+    tracker.exec("DELETE FROM push_notify WHERE bug_id <> 2").await;
+    let deleted = source.delete(&keys).await.unwrap();
+    assert_eq!((deleted.gone.len(), deleted.kept.len(), deleted.vanished), (3, 0, 2));
+    assert!(!source.in_place());
 }
 
 /// Without AUTOINCREMENT, SQLite gives the id of the last deleted row to the next one.

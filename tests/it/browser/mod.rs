@@ -12,7 +12,7 @@ mod keyboard;
 mod look;
 pub mod page;
 mod phone;
-mod prefix;
+pub mod prefix;
 mod restart;
 mod resume;
 pub mod servers;

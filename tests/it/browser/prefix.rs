@@ -18,7 +18,7 @@ const BLOCKED: &str = "window.WebSocket = class {
 };";
 
 /// The `location` that examples/bugzilla/README.md has, for another path and this gateway.
-fn location(path: &str, gateway: &str) -> String {
+pub fn location(path: &str, gateway: &str) -> String {
     let text = include_str!("../../../examples/bugzilla/README.md");
     let block = text.split("    location ").nth(1).and_then(|block| block.split("    }\n").next()).unwrap();
     let [block_path, address] = ["/bugfeed/ {", "http://127.0.0.1:8844/;"];

@@ -2,6 +2,7 @@
 //! plays, in Chromium (`browser`), with RabbitMQ (`real`).
 
 mod browser;
+mod curl;
 mod node_bot;
 mod python_bot;
 mod real;

@@ -17,8 +17,14 @@ async fn tracker(mood: &Mood) -> Site {
     let mood = mood.clone();
     let bug = async move |Path(bug): Path<u64>| {
         let status = mood.ask(&bug.to_string());
-        let body = serde_json::json!({ "bugs": [{ "summary": format!("crash {bug}"), "status": "NEW" }] });
-        (status, axum::Json(body)).into_response()
+        let knows = serde_json::json!({ "bugs": [{ "summary": format!("crash {bug}"), "status": "NEW" }] });
+        let refuses = serde_json::json!({ "error": true, "code": 102, "message": "You are not authorized" });
+        match status {
+            StatusCode::OK => axum::Json(knows).into_response(),
+            StatusCode::UNAUTHORIZED => (status, axum::Json(refuses)).into_response(),
+            // A proxy in its place.
+            _ => (status, "<h1>nginx</h1>").into_response(),
+        }
     };
     Site::start(Router::new().route("/rest/bug/{bug}", get(bug))).await
 }
@@ -49,6 +55,10 @@ async fn asks_the_tracker_about_every_change_whoever_dies() {
     first.wait_for_line("bug 1: 503 Service Unavailable; asking again", SOON).await.unwrap();
     let line = first.wait_for_line("bug 1 changed", SOON).await.unwrap();
     assert_eq!(line, "bug 1 changed at 2014-04-03T21:13:45: NEW: crash 1");
+    mood.once(StatusCode::NOT_FOUND);
+    server.touch(&["1", "--when", "2014-04-03T21:13:46"]).await;
+    first.wait_for_line("bug 1: 404 Not Found; asking again", SOON).await.unwrap();
+    first.wait_for_line("bug 1 changed at 2014-04-03T21:13:46: NEW: crash 1", SOON).await.unwrap();
     mood.once(StatusCode::UNAUTHORIZED);
     server.touch(&["1"]).await;
     first.wait_for_line("not for us (401)", SOON).await.unwrap();

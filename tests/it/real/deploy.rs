@@ -141,10 +141,10 @@ mod chaos {
             assert!(!text.contains("not permitted") && !text.contains("ACCESS_REFUSED"), "{text}");
         }
         a_gateway_cannot_publish(&amqp).await;
-        an_indexer_reads(&amqp, dir.path()).await;
+        an_indexer_reads(&rabbit, dir.path(), change).await;
     }
 
-    /// Who has a gateway's password cannot tell the others of changes that never were.
+    /// Only the shim publishes.
     async fn a_gateway_cannot_publish(amqp: &str) {
         let connection = Connection::connect(amqp, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -158,18 +158,45 @@ mod chaos {
         assert!(refused.is_some_and(|error| error.to_string().contains("ACCESS_REFUSED")), "it was taken");
     }
 
-    /// Bound with its own permissions, and able to read history.
-    async fn an_indexer_reads(amqp: &str, dir: &std::path::Path) {
+    /// A consumer with its own permissions: it is bound, hears of changes, and reads from history what its queue lost.
+    async fn an_indexer_reads(rabbit: &RabbitMq, dir: &std::path::Path, change: impl AsyncFn()) {
         let Some(python) = Python::find_or_skip() else { return };
-        let mut indexer = python
-            .run("amqp-indexer/indexer.py")
-            .args(["--amqp", &amqp.replace("bugfeed-gateway:", "indexer:"), "--exchange", "bugfeed.default"])
-            .args(["--queue", "indexer"])
-            .arg("--database")
-            .arg(dir.join("index.db"))
-            .spawn()
-            .unwrap();
+        let amqp = format!("amqp://indexer:SECRET@127.0.0.1:{}/%2f", rabbit.port());
+        let start = || {
+            python
+                .run("amqp-indexer/indexer.py")
+                .args(["--amqp", &amqp, "--exchange", "bugfeed.default", "--queue", "indexer"])
+                .arg("--database")
+                .arg(dir.join("index.db"))
+                .spawn()
+                .unwrap()
+        };
+        let mut indexer = start();
         indexer.wait_for_line("is bound", SOON).await.unwrap();
-        assert!(!indexer.output().contains("ACCESS_REFUSED"), "{}", indexer.output());
+        change().await;
+        indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        indexer.sigterm();
+        indexer.wait(SOON).await.unwrap();
+        let holds = async |count: usize| {
+            eventually(SOON, format!("{count} in the queue"), async || {
+                let queues = rabbit.ctl(&["list_queues", "name", "messages"]).await.unwrap();
+                let count = format!("indexer\t{count}");
+                if queues.lines().any(|line| line == count) { Ok(()) } else { Err(queues) }
+            })
+            .await
+            .unwrap();
+        };
+        change().await;
+        holds(1).await;
+        rabbit.ctl(&["purge_queue", "indexer"]).await.unwrap();
+        change().await;
+        holds(1).await;
+        let mut indexer = start();
+        indexer.wait_for_line("did not come: reading history", SOON).await.unwrap();
+        for _ in 0..2 {
+            indexer.wait_for_line("reindex bug 1234", SOON).await.unwrap();
+        }
+        let text = indexer.output();
+        assert!(!text.contains("ACCESS_REFUSED") && !text.contains("cannot read"), "{text}");
     }
 }

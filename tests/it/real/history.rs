@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use bugfeed_protocol::Cursor;
+use bugfeed_protocol::bus::head_exchange;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_testbed::{Proc, RabbitMq, bin, eventually, free_port, shared, unique};
 use serde_json::{Value, json};
@@ -30,7 +32,7 @@ async fn update(client: &mut Client) -> (u64, String) {
 }
 
 fn seq(cursor: &str) -> u64 {
-    cursor.split_once('.').unwrap().1.parse().unwrap()
+    Cursor::parse(cursor).unwrap().seq
 }
 
 /// A tracker on SQLite with its shim, publishing to an exchange of its own.
@@ -126,6 +128,33 @@ async fn a_cursor_holds_on_every_gateway_also_on_one_that_starts_later() {
     let mut client = two.client().await;
     let (verdict, head) = resume(&mut client, &[1], Some("0123456789abcdef.1")).await;
     assert_eq!((verdict, seq(&head)), (json!("gap"), 6), "another ledger's cursor");
+}
+
+/// Somebody cleans up at the broker. The shim makes its exchanges anew, and the gateway, whose bindings are gone, hears by
+/// the silence of heads that it must bind again.
+#[tokio::test]
+async fn shim_and_gateway_find_each_other_again_when_the_exchanges_were_deleted() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let mut tracker = Tracker::start(&rabbit.url).await;
+    tracker.run().await;
+    let gateway = Gateway::start(&rabbit.url, &["--feed", &tracker.feed()]).await;
+    let mut client = gateway.client().await;
+    resume(&mut client, &[1], None).await;
+    tracker.touch(&[1]).await;
+    assert_eq!(seq(&update(&mut client).await.1), 1);
+    let heard = async || gateway.metrics().await.contains("bugfeed_heads_total{feed=\"default\"}");
+    eventually(SOON, "a head is heard", async || heard().await).await.unwrap();
+    let broker = lapin::Connection::connect(&rabbit.url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = broker.create_channel().await.unwrap();
+    for exchange in [tracker.exchange.clone(), head_exchange(&tracker.exchange)] {
+        channel.exchange_delete(exchange.into(), Default::default()).await.unwrap();
+    }
+    tracker.touch(&[1, 1]).await;
+    for want in [2, 3] {
+        assert_eq!(seq(&update(&mut client).await.1), want);
+    }
+    eventually(SOON, "all is well again", async || get(gateway.admin, "/readyz").await.1 == "ready\n").await.unwrap();
+    assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"));
 }
 
 #[tokio::test]

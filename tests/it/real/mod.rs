@@ -7,6 +7,7 @@ mod end_to_end;
 mod gateway;
 mod history;
 mod network;
+mod nginx;
 mod rolling;
 mod soak;
 mod split;

@@ -44,7 +44,7 @@ impl Serve {
         let (clients, admin) = ports.addresses().unwrap();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let running = tokio::spawn(async move { app::serve(&args, ports, &stopped).await });
+        let running = tokio::spawn(async move { app::serve(&args, ports, &stopped, |_| {}).await });
         Serve { clients, admin, dir, stop, running: Some(running) }
     }
 

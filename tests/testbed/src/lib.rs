@@ -1,16 +1,18 @@
 //! Real, throwaway servers and processes for bugfeed's tests.
 //!
-//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, nginx and Chromium, and the binaries under test. Out: each
+//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, PgBouncer, nginx and Chromium, and the binaries under test. Out: each
 //! of them running on free loopback ports in a temporary folder, and gone when its value is dropped, even when
 //! the test panics or is killed. It never touches a system instance, and never retries what a test asked for.
 //!
 //! Most tests want a server that is there already, since starting one takes seconds: see [`shared`]. A test
-//! that kills or restarts its server starts its own: [`RabbitMq`], [`MariaDb`], [`Postgres`].
+//! that kills or restarts its server starts its own: [`RabbitMq`], [`MariaDb`], [`Postgres`]; so does one that puts
+//! a pooler in between: [`PgBouncer`].
 
 mod chrome;
 mod find;
 mod mariadb;
 mod nginx;
+mod pgbouncer;
 mod ports;
 mod postgres;
 mod proc;
@@ -26,6 +28,7 @@ pub use chrome::{ChromeDriver, chromedriver};
 pub use find::{bin, tool};
 pub use mariadb::MariaDb;
 pub use nginx::Nginx;
+pub use pgbouncer::PgBouncer;
 pub use ports::free_port;
 pub use postgres::Postgres;
 pub use proc::{LinePattern, Proc};

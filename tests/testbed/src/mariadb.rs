@@ -21,6 +21,7 @@ pub struct MariaDb {
     dir: TempDir,
     client: SqlServer,
     port: u16,
+    more: Vec<String>,
 }
 
 impl MariaDb {
@@ -41,11 +42,26 @@ impl MariaDb {
         Some(skip::must(Self::start().await))
     }
 
+    /// Starts a server with more options, or skips the test when the package is missing.
+    ///
+    /// # Panics
+    /// When the server does not start, or nothing may be skipped.
+    pub async fn start_with_or_skip(options: &[&str]) -> Option<Self> {
+        if !skip::need(Self::installed(), "mariadb-server") {
+            return None;
+        }
+        Some(skip::must(Self::start_with(options).await))
+    }
+
     /// Makes and starts a new server with no databases and one user, `bugfeed` with the password `bugfeed`.
     ///
     /// # Errors
     /// When it is not installed or does not start; the message has its output.
     pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("bugfeed-mariadb-").tempdir()?;
         let port = free_port()?;
         // One statement a line: that is all an init file may hold.
@@ -65,7 +81,8 @@ impl MariaDb {
             bail!("mariadb-install-db failed\n{}", install.output());
         }
         let client = SqlServer::new(SqlKind::MySql, port, "bugfeed", "bugfeed");
-        let mut server = Self { server: None, dir, client, port };
+        let more = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut server = Self { server: None, dir, client, port, more };
         server.start_again().await?;
         Ok(server)
     }
@@ -90,7 +107,6 @@ impl MariaDb {
         run = run.args([
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",
-            "--skip-log-bin",
             "--performance-schema=OFF",
             "--innodb-buffer-pool-size=16M",
             "--innodb-log-file-size=8M",
@@ -99,6 +115,7 @@ impl MariaDb {
             "--aria-pagecache-buffer-size=1M",
             "--thread-cache-size=4",
         ]);
+        run = if self.more.is_empty() { run.arg("--skip-log-bin") } else { run.args(&self.more) };
         if is_root() {
             run = run.arg("--user=root");
         }

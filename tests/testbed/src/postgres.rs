@@ -180,7 +180,7 @@ fn programs() -> Result<PathBuf> {
 }
 
 /// Whom to run as: this very user, unless it is root.
-fn unprivileged() -> Result<Option<User>> {
+pub(crate) fn unprivileged() -> Result<Option<User>> {
     if !is_root() {
         return Ok(None);
     }

@@ -58,6 +58,23 @@ impl SqlServer {
         Ok(Self { kind, host: host.to_owned(), port, user: decode(user)?, password: decode(password)? })
     }
 
+    /// Host, port, user and password.
+    pub(crate) fn parts(&self) -> (&str, u16, &str, &str) {
+        (&self.host, self.port, &self.user, &self.password)
+    }
+
+    /// The same server behind another port of this machine: something that forwards to it.
+    #[must_use]
+    pub fn at(&self, port: u16) -> Self {
+        Self { host: "127.0.0.1".to_owned(), port, ..self.clone() }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// The kind of the server.
     #[must_use]
     pub fn kind(&self) -> SqlKind {

@@ -18,7 +18,6 @@ impl Core {
             return;
         }
         self.backoff.reset();
-        self.alike = None;
         self.heard(now);
         // What this version does not understand is for newer ones.
         let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };

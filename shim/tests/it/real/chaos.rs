@@ -159,7 +159,7 @@ async fn a_ledger_on_a_server_is_gone_and_back() {
     assert_eq!(check_stream(&all, 1000).into_iter().collect::<BTreeSet<_>>(), (1..=1000).collect());
 }
 
-/// A broker without memory blocks publishers: the shim says so, waits, and goes on.
+/// A broker without memory, or without disk space, blocks publishers: the shim says which, waits, and goes on.
 #[tokio::test]
 async fn the_broker_blocks_publishers() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
@@ -169,22 +169,81 @@ async fn the_broker_blocks_publishers() {
     let queue = Queue::declare(&broker.url(), &exchange).await;
     queue.bind("#").await;
     let mut proc = start(&place, &broker.url(), &exchange);
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await.unwrap();
-    // The alarm reaches a connection with the first message after it.
+    proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
     let mut tracker = place.session().await;
-    let mut count = 0;
-    eventually(LIMIT, "a blocked publisher", async || {
-        tracker.insert(&[(1, T1)]).await;
-        count += 1;
-        proc.output().contains("blocks publishers")
-    })
-    .await
-    .unwrap();
-    broker.ctl(&["set_vm_memory_high_watermark", "0.8"]).await.unwrap();
-    let all = queue.collect(count, LIMIT).await;
-    check_stream(&all, count);
-    proc.wait_for_line("works again", LIMIT).await.unwrap();
+    let (mut count, mut all) = (0, Vec::new());
+    for (limit, low, enough, reason) in [
+        ("set_vm_memory_high_watermark", "0.000001", "0.8", "low on memory"),
+        ("set_disk_free_limit", "900000000000000", "10MB", "low on disk"),
+    ] {
+        let mark = proc.lines();
+        broker.ctl(&[limit, low]).await.unwrap();
+        // The alarm reaches a connection with the first message after it.
+        eventually(LIMIT, "a blocked publisher", async || {
+            tracker.insert(&[(1, T1)]).await;
+            count += 1;
+            let output = proc.output();
+            output.lines().skip(mark).any(|line| line.contains("takes no messages now") && line.contains(reason))
+        })
+        .await
+        .unwrap();
+        broker.ctl(&[limit, enough]).await.unwrap();
+        queue.collect_into(&mut all, count, LIMIT).await;
+        check_stream(&all, count);
+        proc.wait_for_line_after(mark, "works again", LIMIT).await.unwrap();
+    }
+}
+
+/// A shim that connects during an alarm cannot look at the history: it waits, and looks when it can.
+#[tokio::test]
+async fn an_alarm_at_the_start() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    broker.ctl(&["set_disk_free_limit", "900000000000000"]).await.unwrap();
+    let (ledger, amqp) = (ledger_url(place.dir.path()), broker.url());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &amqp, "--exchange", &exchange];
+    let mut proc = shim(&args).env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    proc.wait_for_line("low on disk", LIMIT).await.unwrap();
+    broker.ctl(&["set_disk_free_limit", "10MB"]).await.unwrap();
+    proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+    check_stream(&queue.collect(2, LIMIT).await, 2);
+    assert!(!proc.output().contains("cannot be read"), "{}", proc.output());
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+}
+
+/// A user that may neither make the heads' exchange nor read history: both are said, and changes flow.
+#[tokio::test]
+async fn with_few_permissions_changes_flow() {
+    let Some(broker) = RabbitMq::start_or_skip().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url(), &exchange).await;
+    queue.bind("#").await;
+    broker.ctl(&["add_user", "few", "pass"]).await.unwrap();
+    let own = format!("^{exchange}(\\.history)?$");
+    let write = format!("^({exchange}(\\.history)?|amq\\.default)$");
+    let read = format!("^{exchange}$");
+    broker.ctl(&["set_permissions", "few", &own, &write, &read]).await.unwrap();
+    let amqp = broker.url().replace("guest:guest", "few:pass");
+    let ledger = ledger_url(place.dir.path());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &amqp, "--exchange", &exchange];
+    let mut proc = shim(&args).env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    proc.wait_for_line("heads cannot be said", LIMIT).await.unwrap();
+    proc.wait_for_line("the end of the history cannot be read", LIMIT).await.unwrap();
+    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    let all = queue.collect(2, LIMIT).await;
+    check_stream(&all, 2);
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let output = proc.output();
+    assert!(!output.contains("few:pass") && !output.contains("no history:"), "{output}");
 }
 
 /// A database that accepts and then says nothing: every wait is bounded, and it heals.

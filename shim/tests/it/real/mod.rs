@@ -2,7 +2,13 @@
 
 mod amqp;
 mod chaos;
+mod heads;
+mod init;
 mod lease;
 mod listen;
+mod pooler;
 mod privileges;
 mod queue;
+mod refuses;
+mod set_back;
+mod switchover;

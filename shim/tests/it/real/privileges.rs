@@ -5,7 +5,7 @@ use bugfeed_shim::sql::{DbUrl, Fault};
 use bugfeed_testbed::unique;
 use jiff::tz::TimeZone;
 
-use crate::support::{Collector, Kind, Place, relay_once};
+use crate::support::{Collector, Kind, Place, Running, relay_once};
 
 const T1: &str = "2014-04-03 21:13:45";
 
@@ -88,3 +88,26 @@ macro_rules! on_each_server {
     };
 }
 on_each_server!(select_and_delete_are_enough, a_missing_privilege_is_told_at_the_start, a_column_with_a_time_zone);
+
+/// Row-level security that shows rows and does not let them be deleted.
+#[tokio::test]
+async fn rows_that_row_security_keeps_are_named() {
+    let Some(place) = Place::postgres().await else { return };
+    place.table().await;
+    let url = user_with(&place, "SELECT, DELETE").await;
+    let mut admin = place.session().await;
+    admin
+        .exec(
+            "ALTER TABLE push_notify ENABLE ROW LEVEL SECURITY; CREATE POLICY looks ON push_notify FOR SELECT USING (true)",
+        )
+        .await;
+    admin.insert(&[(1, T1), (2, T1)]).await;
+    let source = Source::open(&url, &TableSpec::default(), TimeZone::UTC).await.unwrap();
+    let (ledger, collector) = (place.file_ledger().await, Collector::default());
+    let running = Running::start(&source, &ledger, collector.clone());
+    running.until_ready_says(Some("row-level security")).await;
+    admin.exec("CREATE POLICY deletes ON push_notify FOR DELETE USING (true)").await;
+    running.until_ready_says(None).await;
+    running.stop().await;
+    assert_eq!((ledger.head().await.unwrap(), collector.told().len()), (2, 2), "each of them once");
+}

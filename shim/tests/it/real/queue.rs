@@ -6,9 +6,12 @@ use std::time::Duration;
 use bugfeed_protocol::bus::{BusMessage, decode};
 use bugfeed_testbed::eventually;
 use lapin::message::BasicGetMessage;
-use lapin::options::{BasicGetOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 
 /// A connection and the queue's name; the queue outlives it.
 pub(crate) struct Queue {
@@ -48,6 +51,19 @@ impl Queue {
     /// The next message, if there is one.
     pub(crate) async fn get(&self) -> Option<BasicGetMessage> {
         self.channel.basic_get(self.name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap()
+    }
+
+    /// Publishes are confirmed from now on.
+    pub(crate) async fn confirms(&self) {
+        self.channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    }
+
+    /// What a gateway publishes into a history to know where it ends.
+    pub(crate) async fn marker(&self, history: &str) {
+        let properties = BasicProperties::default().with_type("bugfeed.marker".into()).with_message_id("m".into());
+        let publishing =
+            self.channel.basic_publish("".into(), history.into(), BasicPublishOptions::default(), b"{}", properties);
+        publishing.await.unwrap().await.unwrap();
     }
 
     /// All messages until `count` different changes are there, and those that follow at once.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bugfeed_testbed::eventually;
+use bugfeed_testbed::{Nginx, eventually};
 use serde_json::json;
 
 use super::bugzilla::{Bugzilla, hears_of, listens, reader_or_skip};
 use crate::browser::page::Page;
+use crate::browser::prefix::location;
 use crate::browser::servers::Server;
 use crate::examples::tools::example;
 use crate::support::SOON;
@@ -186,6 +187,36 @@ async fn after_a_gap_it_may_have_changed() {
         page.driver.post("/alert/dismiss", json!({})).await.unwrap();
     };
     page.play("gap", &["WebSocket connection"], scenario).await;
+}
+
+/// As the README has it: the gateway below a path of the tracker, whose policy allows nothing but itself.
+#[tokio::test]
+async fn the_gateway_is_below_a_path_of_the_tracker() {
+    let Some(page) = reader_or_skip().await else { return };
+    let server = Server::start(&[]).await;
+    let (bugzilla, site) = Bugzilla::start("/bugfeed/").await;
+    let tracker = format!("location / {{ proxy_pass {}; }}\n", site.url("/"));
+    let locations = tracker + &location("/bugfeed/", &server.url("/"));
+    let Some(nginx) = Nginx::start_or_skip(&locations).await else { return };
+    let name = format!("http://127.0.0.1:{}", nginx.port());
+    let script = std::fs::read_to_string(example("userscript/bugfeed.user.js")).unwrap();
+    let scenario = async || {
+        bugzilla.set(1234, "2014-04-03 21:13:45", "NEW", "crash");
+        page.driver.goto(&format!("{name}/show_bug.cgi?id=1234")).await;
+        listens(&page).await;
+        server.touch(&["1234", "--when", T2]).await;
+        page.says("#bugfeed", CHANGED).await;
+
+        // As a userscript, by somebody who forgot the slash at the end.
+        bugzilla.knows(|knows| knows.plain = true);
+        page.driver.goto(&format!("{name}/show_bug.cgi?id=1234")).await;
+        let written = script.replace("http://127.0.0.1:8844/", &format!("{name}/bugfeed"));
+        page.driver.script(&written, json!([])).await;
+        listens(&page).await;
+        server.touch(&["1234", "--when", T3]).await;
+        page.says("#bugfeed", CHANGED).await;
+    };
+    page.play("bugzilla-path", &[], scenario).await;
 }
 
 #[tokio::test]

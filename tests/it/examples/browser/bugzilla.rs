@@ -124,7 +124,9 @@ impl Bugzilla {
 
     /// A page, with nothing allowed but what it needs. A list has style attributes of Bugzilla's own.
     fn page(&self, title: &str, body: &str, styles: &str) -> Response {
-        let (gateway, socket) = (&self.gateway, self.gateway.replace("http", "ws"));
+        // Behind the tracker's own name, the policy need not name it.
+        let gateway = if self.gateway.starts_with('/') { "" } else { &self.gateway };
+        let socket = gateway.replace("http", "ws");
         let policy = format!(
             "default-src 'none'; script-src 'self' {gateway}; connect-src 'self' {socket}; style-src 'self'{styles}; \
              img-src 'self'; form-action 'self'"

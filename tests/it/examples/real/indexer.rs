@@ -18,7 +18,7 @@ struct Indexer {
     exchange: String,
     queue: String,
     dir: tempfile::TempDir,
-    _connection: Connection,
+    connection: Connection,
     channel: Channel,
 }
 
@@ -33,7 +33,7 @@ impl Indexer {
             queue: unique("indexer"),
             dir: tempfile::tempdir().unwrap(),
             channel: connection.create_channel().await.unwrap(),
-            _connection: connection,
+            connection,
         })
     }
 
@@ -42,7 +42,7 @@ impl Indexer {
         let mut indexer = self
             .python
             .run("amqp-indexer/indexer.py")
-            .args(["--amqp", &self.amqp, "--exchange", &self.exchange, "--queue", &self.queue])
+            .args(["--amqp", &self.amqp, "--exchange", &self.exchange, "--queue", &self.queue, "--idle", "0.2"])
             .arg("--database")
             .arg(self.dir.path().join("index.db"))
             .spawn()
@@ -194,4 +194,80 @@ async fn what_cannot_be_known_is_said() {
     assert_eq!(indexer.stale().await, [5, 6, 7]);
     drop(running);
     indexer.clean_up().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_set_back_is_noticed_by_its_tags() {
+    let Some(indexer) = Indexer::new_or_skip().await else { return };
+    let mut running = indexer.start().await;
+    let change = |bug: u64, seq: u64, tag: &str| {
+        format!(r#"{{"bug":{bug},"when":"{T}","seq":{seq},"epoch":"e1","tag":"{tag}"}}"#)
+    };
+    for body in [
+        change(1, 10, "a"),
+        change(2, 11, "a"),
+        change(3, 12, "b"), // The shim was started anew.
+        change(77, 11, "a"),
+        change(77, 12, "b"),
+        change(4, 13, "b"),
+    ] {
+        indexer.publish(&body).await;
+    }
+    running.wait_for_line("reindex bug 4", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [1, 2, 3, 4], "{}", running.output());
+    assert!(!running.output().contains("reindex all"), "{}", running.output());
+    indexer.index_all().await;
+
+    // Set back to 11: its numbers are given out again.
+    indexer.publish(&change(5, 12, "c")).await;
+    indexer.publish(&change(6, 13, "c")).await;
+    running.wait_for_line("the ledger was set back to before number 12: reindex all bugs", SOON).await.unwrap();
+    running.wait_for_line("reindex bug 6", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(running.output().matches("set back").count(), 1, "{}", running.output());
+    indexer.index_all().await;
+
+    // What is lost may be of any history; what comes late of it is passed over, as ever.
+    indexer.publish(&change(7, 20, "d")).await;
+    running.wait_for_line("reindex bug 7", SOON).await.unwrap();
+    indexer.index_all().await;
+    indexer.publish(&change(77, 19, "d")).await;
+    indexer.publish(&change(8, 21, "d")).await;
+    running.wait_for_line("reindex bug 8", SOON).await.unwrap();
+    assert_eq!(indexer.stale().await, [8]);
+    drop(running);
+    indexer.clean_up().await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_was_deleted_is_bound_anew() {
+    let Some(indexer) = Indexer::new_or_skip().await else { return };
+    let mut running = indexer.start().await;
+    indexer.channel.exchange_delete(indexer.exchange.as_str().into(), Default::default()).await.unwrap();
+    eventually(SOON, "it is there again", async || {
+        // A channel that asked for what is not there is closed.
+        let channel = indexer.connection.create_channel().await.unwrap();
+        let look = lapin::options::ExchangeDeclareOptions { passive: true, ..Default::default() };
+        let exchange = indexer.exchange.as_str().into();
+        channel.exchange_declare(exchange, lapin::ExchangeKind::Topic, look, FieldTable::default()).await
+    })
+    .await
+    .unwrap();
+    eventually(SOON, "it hears", async || {
+        indexer.publish(&format!(r#"{{"bug":1,"when":"{T}"}}"#)).await;
+        if running.output().contains("reindex bug 1") { Ok(()) } else { Err(running.output()) }
+    })
+    .await
+    .unwrap();
+    running.kill9();
+    indexer.clean_up().await;
+}
+
+#[tokio::test]
+async fn no_complaint_shows_the_password() {
+    let Some(python) = Python::find_or_skip() else { return };
+    let args = ["--amqp", "amqp://user:se#cret@127.0.0.1/"];
+    let mut wrong = python.run("amqp-indexer/indexer.py").args(args).spawn().unwrap();
+    assert_eq!(wrong.wait(SOON).await.unwrap().code(), Some(2), "{}", wrong.output());
+    assert!(wrong.output().contains("%23 for #") && !wrong.output().contains("se#"), "{}", wrong.output());
 }

@@ -1,0 +1,136 @@
+//! SQLite files that are moved, replaced or removed under the process: a connection would go on with what nobody else sees.
+
+use bugfeed_shim::ledger::LedgerError;
+use bugfeed_shim::relay::RelayError;
+use bugfeed_shim::source::Source;
+use bugfeed_testbed::eventually;
+use jiff::tz::TimeZone;
+
+use crate::binary::{LIMIT, NO_BROKER, ledger_url, shim};
+use crate::support::{Collector, Place, Running};
+
+const T1: &str = "2014-04-03 21:13:45";
+
+/// A table in a file without a WAL, which would have to be moved along.
+async fn table(rows: &[(u64, &str)]) -> (Place, Source) {
+    let place = Place::sqlite();
+    let columns = "id INTEGER PRIMARY KEY AUTOINCREMENT, bug_id INTEGER, delta_ts DATETIME";
+    place.session().await.exec(&format!("CREATE TABLE push_notify ({columns})")).await;
+    place.session().await.insert(rows).await;
+    let source = place.open(TimeZone::UTC).await;
+    (place, source)
+}
+
+#[tokio::test]
+async fn a_table_whose_file_is_replaced_is_read_from_the_new_one() {
+    let ((place, source), (other, _)) = (table(&[]).await, table(&[(2, T1)]).await);
+    let ledger = place.file_ledger().await;
+    let collector = Collector::default();
+    let running = Running::start(&source, &ledger, collector.clone());
+    place.session().await.insert(&[(1, T1)]).await;
+    collector.until(1).await;
+    std::fs::rename(other.dir.path().join("tracker.db"), place.dir.path().join("tracker.db")).unwrap();
+    collector.until(2).await;
+    // A row with the id and the date of one that was told of before: another file, another row.
+    assert_eq!(collector.told().iter().map(|(_, bug, _)| *bug).collect::<Vec<_>>(), [1, 2]);
+    running.until_ready_says(None).await;
+    running.stop().await;
+}
+
+/// What is recorded of rows that are still there says nothing about the rows of another file.
+#[tokio::test]
+async fn marks_of_the_old_file_are_not_taken_for_rows_of_the_new_one() {
+    let ((place, source), (other, _)) = (table(&[]).await, table(&[(2, T1)]).await);
+    let ledger = place.file_ledger().await;
+    let keep = "CREATE TRIGGER keep BEFORE DELETE ON push_notify BEGIN SELECT RAISE(IGNORE); END";
+    place.session().await.exec(keep).await;
+    place.session().await.insert(&[(1, T1)]).await;
+    let collector = Collector::default();
+    let running = Running::start(&source, &ledger, collector.clone());
+    running.until_ready_says(Some("trigger")).await;
+    std::fs::rename(other.dir.path().join("tracker.db"), place.dir.path().join("tracker.db")).unwrap();
+    collector.until(2).await;
+    running.until_ready_says(None).await;
+    running.stop().await;
+    assert_eq!(collector.told().iter().map(|(_, bug, _)| *bug).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_table_whose_file_is_gone_is_said() {
+    let place = Place::sqlite();
+    let (source, ledger) = (place.table().await, place.file_ledger().await);
+    let collector = Collector::default();
+    let running = Running::start(&source, &ledger, collector.clone());
+    running.until_ready_says(None).await;
+    let (here, there) = (place.dir.path().join("tracker.db"), place.dir.path().join("elsewhere.db"));
+    std::fs::rename(&here, &there).unwrap();
+    running.until_ready_says(Some("the file is gone")).await;
+    std::fs::rename(&there, &here).unwrap();
+    place.session().await.insert(&[(1, T1)]).await;
+    collector.until(1).await;
+    running.until_ready_says(None).await;
+    running.stop().await;
+}
+
+/// Nothing is to be recorded, so nothing but the file itself tells.
+#[tokio::test]
+async fn a_ledger_whose_file_is_gone_is_said() {
+    let place = Place::sqlite();
+    let (source, ledger) = (place.table().await, place.file_ledger().await);
+    let collector = Collector::default();
+    let running = Running::start(&source, &ledger, collector.clone());
+    place.session().await.insert(&[(1, T1)]).await;
+    collector.until(1).await;
+    running.until_ready_says(None).await;
+    let (here, there) = (place.dir.path().join("ledger.db"), place.dir.path().join("elsewhere.db"));
+    std::fs::rename(&here, &there).unwrap();
+    running.until_ready_says(Some("ledger: ledger sqlite://")).await;
+    running.until_ready_says(Some("the file is gone")).await;
+    std::fs::rename(&there, &here).unwrap();
+    running.until_ready_says(None).await;
+    place.session().await.insert(&[(2, T1)]).await;
+    collector.until(2).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_ledger_in_whose_place_is_another_ends_the_work_on_it() {
+    let place = Place::sqlite();
+    let (source, ledger) = (place.table().await, place.file_ledger().await);
+    let running = Running::start(&source, &ledger, Collector::default());
+    running.until_ready_says(None).await;
+    let (here, there) = (place.dir.path().join("ledger.db"), place.dir.path().join("copy.db"));
+    std::fs::copy(&here, &there).unwrap();
+    std::fs::rename(&there, &here).unwrap();
+    let ended = running.ended().await.unwrap_err();
+    assert!(matches!(ended, RelayError::Ledger(LedgerError::Replaced(_))), "{ended}");
+}
+
+#[tokio::test]
+async fn the_program_goes_on_with_the_ledger_that_is_there() {
+    let place = Place::sqlite();
+    place.table().await;
+    let ledger = ledger_url(place.dir.path());
+    let mut proc = shim(&["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER]).spawn().unwrap();
+    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let mut tracker = place.session().await;
+    tracker.insert(&[(1, T1)]).await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    // An old copy, with its WAL.
+    let path = |name: &str| place.dir.path().join(name);
+    proc.sigstop();
+    let mark = proc.lines();
+    std::fs::copy(path("ledger.db"), path("copy.db")).unwrap();
+    std::fs::copy(path("ledger.db-wal"), path("copy.db-wal")).unwrap();
+    for part in ["", "-wal"] {
+        std::fs::rename(path(&format!("copy.db{part}")), path(&format!("ledger.db{part}"))).unwrap();
+    }
+    std::fs::remove_file(path("ledger.db-shm")).unwrap();
+    proc.sigcont();
+    proc.wait_for_line_after(mark, "was replaced by another one", LIMIT).await.unwrap();
+    proc.wait_for_line_after(mark, "working on this ledger", LIMIT).await.unwrap();
+    tracker.insert(&[(2, T1)]).await;
+    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success(), "{}", proc.output());
+}

@@ -1,0 +1,122 @@
+//! Heads: what the shim says of where the feed is.
+
+use std::time::Duration;
+
+use bugfeed_protocol::bus::{HEAD_TYPE, Head, decode_head};
+use bugfeed_testbed::{eventually, shared, unique};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+
+use super::queue::Queue;
+use crate::binary::{ledger_url, shim};
+use crate::support::Place;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const T1: &str = "2014-04-03 21:13:45";
+
+/// A queue that is bound to the heads of an exchange.
+async fn heads_of(url: &str, exchange: &str) -> Queue {
+    let name = format!("{exchange}.head");
+    let queue = Queue::connect(url, &name).await;
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let none = FieldTable::default;
+    queue.channel.exchange_declare(name.as_str().into(), ExchangeKind::Fanout, durable, none()).await.unwrap();
+    let own = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    queue.channel.queue_declare(name.as_str().into(), own, none()).await.unwrap();
+    let (to, from) = (name.as_str().into(), name.as_str().into());
+    queue.channel.queue_bind(to, from, "".into(), QueueBindOptions::default(), none()).await.unwrap();
+    queue
+}
+
+/// The next heads, until one is as wanted.
+async fn until(queue: &Queue, what: &str, mut wanted: impl FnMut(&Head) -> bool) -> Head {
+    let mut last = None;
+    eventually(LIMIT, what.to_owned(), async || {
+        while let Some(message) = queue.get().await {
+            let properties = &message.properties;
+            assert_eq!(properties.kind().as_ref().unwrap().as_str(), HEAD_TYPE);
+            assert_eq!(*properties.delivery_mode(), Some(1));
+            let head = decode_head(&message.data).unwrap();
+            assert_eq!(head.interval_ms, 2000);
+            last = Some(head.clone());
+            if wanted(&head) {
+                return Ok(head);
+            }
+        }
+        Err(format!("{last:?}"))
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn the_holder_of_the_lease_says_the_confirmed_head() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let heads = heads_of(&broker.url, &exchange).await;
+    let ledger = ledger_url(place.dir.path());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &broker.url, "--exchange", &exchange];
+    let mut proc = shim(&args).spawn().unwrap();
+    let first = until(&heads, "a first head", |_| true).await;
+    assert_eq!((first.cursor.seq, first.cursor.tag, &first.paused), (0, None, &None));
+    // Nobody takes changes: they are numbered, and not confirmed.
+    let mut tracker = place.session().await;
+    tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
+    proc.wait_for_line("no queue is bound", LIMIT).await.unwrap();
+    let mut more = 0;
+    until(&heads, "two more heads", |head| {
+        assert_eq!(head.cursor, first.cursor);
+        more += 1;
+        more == 2
+    })
+    .await;
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let head = until(&heads, "a head of 3", |head| head.cursor.seq == 3).await;
+    let all = queue.collect(3, LIMIT).await;
+    assert_eq!(Some(head.cursor.clone()), all.last().unwrap().cursor, "the number and its tag");
+    // Whoever waits for its turn says nothing.
+    let mut standby = shim(&args).spawn().unwrap();
+    standby.wait_for_line("held by", LIMIT).await.unwrap();
+    // The table is away: nothing can come, and it is said.
+    tracker.exec("ALTER TABLE push_notify RENAME TO elsewhere").await;
+    let head = until(&heads, "a pause", |head| head.paused.is_some()).await;
+    assert_eq!((head.cursor.seq, head.paused.as_deref()), (3, Some("change table")));
+    tracker.exec("ALTER TABLE elsewhere RENAME TO push_notify").await;
+    until(&heads, "an end of the pause", |head| head.paused.is_none()).await;
+    proc.kill9();
+    proc.wait(LIMIT).await.unwrap();
+    tracker.insert(&[(4, T1)]).await;
+    let head = until(&heads, "a head of the other one", |head| head.cursor.seq == 4).await;
+    assert_eq!(head.cursor, queue.collect(1, LIMIT).await[0].cursor.clone().unwrap());
+    standby.sigterm();
+    assert!(standby.wait(LIMIT).await.unwrap().success());
+}
+
+/// An exchange of that name with another type: no heads, and changes flow.
+#[tokio::test]
+async fn without_their_exchange_changes_flow() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let place = Place::sqlite();
+    place.table().await;
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let name = format!("{exchange}.head");
+    let none = FieldTable::default();
+    queue.channel.exchange_declare(name.as_str().into(), ExchangeKind::Direct, durable, none).await.unwrap();
+    let ledger = ledger_url(place.dir.path());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &broker.url, "--exchange", &exchange];
+    let mut proc = shim(&args).spawn().unwrap();
+    let line = proc.wait_for_line("heads cannot be said", LIMIT).await.unwrap();
+    assert!(line.contains(&name) && line.contains("fanout"), "{line}");
+    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    queue.collect(2, LIMIT).await;
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    assert_eq!(proc.output().matches("heads cannot be said").count(), 1, "{}", proc.output());
+}

@@ -1,0 +1,430 @@
+//! Ledgers that were restored from a copy, copied to two machines, or failed over to a server that is behind: what the
+//! broker's history ends with shows it, and a new epoch begins before a number is given out twice.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bugfeed_protocol::bus::{BusMessage, Format};
+use bugfeed_shim::amqp::{HistoryBounds, parse_url};
+use bugfeed_shim::ledger::{Ledger, Prefix};
+use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
+use bugfeed_testbed::{Proc, eventually, shared, unique};
+
+use super::queue::Queue;
+use crate::binary::{ends, ledger_url, shim, status};
+use crate::lineage::{copy, put_back};
+use crate::support::{Kind, Place, Running};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const T1: &str = "2014-04-03 21:13:45";
+/// Nobody listens there.
+const NO_BROKER: &str = "amqp://127.0.0.1:1/%2f";
+const SET_BACK: &str = "THIS LEDGER WAS SET BACK";
+
+/// A tracker and a shim with an SQLite ledger, on an exchange with history.
+struct Site {
+    place: Place,
+    amqp: String,
+    exchange: String,
+}
+
+impl Site {
+    async fn new(amqp: &str, exchange: &str) -> Site {
+        let place = Place::sqlite();
+        place.table().await;
+        Site { place, amqp: amqp.to_owned(), exchange: exchange.to_owned() }
+    }
+
+    fn ledger(&self) -> String {
+        ledger_url(self.place.dir.path())
+    }
+
+    async fn touch(&self, bugs: std::ops::RangeInclusive<u64>) {
+        let rows: Vec<(u64, &str)> = bugs.map(|bug| (bug, T1)).collect();
+        self.place.session().await.insert(&rows).await;
+    }
+
+    fn start(&self, amqp: &str, history: bool) -> Proc {
+        let ledger = self.ledger();
+        let args = ["--source", &self.place.url, "--ledger", &ledger, "--amqp", amqp, "--exchange", &self.exchange];
+        shim(&args).env("BUGFEED_SHIM_HISTORY", if history { "true" } else { "false" }).spawn().unwrap()
+    }
+
+    /// Runs until so many changes are numbered, and published where there is a broker.
+    async fn run(&self, head: u64, amqp: &str) -> String {
+        let mut proc = self.start(amqp, true);
+        proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+        if amqp != NO_BROKER {
+            proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+        }
+        let mut tracker = self.place.session().await;
+        eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+        let ledger = self.ledger();
+        let which = if amqp == NO_BROKER { "head" } else { "published" };
+        eventually(LIMIT, format!("{which} {head}"), async || {
+            let now = status(&ledger, which).await;
+            if now == Some(head) { Ok(()) } else { Err(format!("{now:?} {}", proc.output())) }
+        })
+        .await
+        .unwrap();
+        proc.sigterm();
+        assert!(proc.wait(LIMIT).await.unwrap().success());
+        proc.output()
+    }
+
+    fn copy_ledger(&self, to: &Path) {
+        std::fs::copy(self.place.dir.path().join("ledger.db"), to).unwrap();
+    }
+
+    fn restore_ledger(&self, from: &Path) {
+        for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+            // Those beside the file may not be there.
+            let _ = std::fs::remove_file(self.place.dir.path().join(file));
+        }
+        std::fs::copy(from, self.place.dir.path().join("ledger.db")).unwrap();
+    }
+}
+
+/// `EPOCH SEQ BUG` of each message, without repeats.
+fn numbers(all: &[BusMessage]) -> Vec<(String, u64, u64)> {
+    let mut numbers = Vec::new();
+    for message in all {
+        let cursor = message.cursor.as_ref().unwrap();
+        let number = (cursor.epoch.to_string(), cursor.seq, message.change.bug.get());
+        if !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    numbers
+}
+
+/// Everything in the queue, once so many different messages were there.
+async fn drain(queue: &Queue, count: usize) -> Vec<BusMessage> {
+    let mut all = Vec::new();
+    eventually(LIMIT, format!("{count} changes"), async || {
+        while let Some(message) = queue.get().await {
+            all.push(bugfeed_protocol::bus::decode(&message.data).unwrap());
+        }
+        let found = numbers(&all).len();
+        if found >= count { Ok(()) } else { Err(format!("{found} so far")) }
+    })
+    .await
+    .unwrap();
+    all
+}
+
+/// One epoch after the other: how many numbers each has, all of them from 1 without holes, and none twice.
+fn epochs(all: &[BusMessage]) -> Vec<(String, u64)> {
+    let mut epochs: Vec<(String, u64)> = Vec::new();
+    for (epoch, seq, _) in numbers(all) {
+        match epochs.last_mut() {
+            Some((last, head)) if *last == epoch => {
+                assert_eq!(seq, *head + 1, "numbers of {epoch} have no holes, and none is given twice");
+                *head = seq;
+            }
+            _ => {
+                assert_eq!(seq, 1, "an epoch begins with 1: {epoch}");
+                assert!(epochs.iter().all(|(other, _)| *other != epoch), "an epoch that ended does not go on");
+                epochs.push((epoch, seq));
+            }
+        }
+    }
+    epochs
+}
+
+/// Ledger at 20, the copy taken at 10 restored, 16 new changes: with the broker there, or recorded while it is away.
+async fn a_copy_is_restored(intake_overtakes: bool) {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let site = Site::new(&broker.url, &exchange).await;
+    let copy = site.place.dir.path().join("copy.db");
+    site.touch(1..=10).await;
+    site.run(10, &site.amqp).await;
+    site.copy_ledger(&copy);
+    site.touch(11..=20).await;
+    let output = site.run(20, &site.amqp).await;
+    assert!(!output.contains(SET_BACK) && output.contains("connected to the broker"), "{output}");
+    site.restore_ledger(&copy);
+    site.touch(101..=116).await;
+    if intake_overtakes {
+        site.run(26, NO_BROKER).await;
+    }
+    let output = site.run(16, &site.amqp).await;
+    assert_eq!(output.matches(SET_BACK).count(), 1, "{output}");
+    assert!(output.contains("ERROR") && output.contains(".20."), "{output}");
+    let all = drain(&queue, 36).await;
+    let told = epochs(&all);
+    assert_eq!(told.iter().map(|(_, head)| *head).collect::<Vec<_>>(), [20, 16], "{told:?}");
+    // And it goes on from there, without another word.
+    site.touch(117..=117).await;
+    let output = site.run(17, &site.amqp).await;
+    assert!(!output.contains(SET_BACK) && !output.contains("another ledger"), "{output}");
+}
+
+#[tokio::test]
+async fn a_restored_copy_begins_a_new_epoch() {
+    a_copy_is_restored(false).await;
+}
+
+#[tokio::test]
+async fn a_restored_copy_that_overtakes_while_the_broker_is_away_begins_a_new_epoch() {
+    a_copy_is_restored(true).await;
+}
+
+/// Nothing can be compared: the tags tell.
+#[tokio::test]
+async fn without_history_the_tags_tell() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let site = Site::new(&broker.url, &exchange).await;
+    let copy = site.place.dir.path().join("copy.db");
+    for (bugs, count) in [(1..=10, 10), (11..=20, 20), (101..=116, 36)] {
+        site.touch(bugs).await;
+        if count == 36 {
+            site.restore_ledger(&copy);
+        }
+        let mut proc = site.start(&site.amqp, false);
+        let ledger = site.ledger();
+        let head = if count == 36 { 26 } else { count };
+        eventually(LIMIT, "all published", async || status(&ledger, "published").await == Some(head)).await.unwrap();
+        proc.sigterm();
+        assert!(proc.wait(LIMIT).await.unwrap().success());
+        if count == 10 {
+            site.copy_ledger(&copy);
+        }
+    }
+    let all = drain(&queue, 36).await;
+    let cursors: Vec<_> = all.iter().map(|message| message.cursor.clone().unwrap()).collect();
+    assert_eq!(cursors.len(), 36);
+    for (old, new) in cursors[10..20].iter().zip(&cursors[20..30]) {
+        assert!(old.seq == new.seq && old.contradicts(new), "{old} {new}");
+    }
+    assert_eq!(all[10].after, cursors[9].tag);
+    assert_eq!(all[20].after, cursors[9].tag, "the fork is seen from the message alone");
+}
+
+/// Two machines from one copy, each with changes of its own.
+#[tokio::test]
+async fn two_machines_from_one_copy() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let one = Site::new(&broker.url, &exchange).await;
+    one.touch(1..=10).await;
+    one.run(10, &one.amqp).await;
+    let two = Site::new(&broker.url, &exchange).await;
+    one.copy_ledger(&two.place.dir.path().join("ledger.db"));
+    one.touch(11..=15).await;
+    assert!(!one.run(15, &one.amqp).await.contains(SET_BACK));
+    two.touch(21..=28).await;
+    let output = two.run(8, &two.amqp).await;
+    assert!(output.contains(SET_BACK) && output.contains("a second machine"), "{output}");
+    one.touch(16..=16).await;
+    let output = one.run(16, &one.amqp).await;
+    assert!(!output.contains(SET_BACK) && output.contains("two shims with two ledgers"), "{output}");
+    let seqs: Vec<u64> = numbers(&drain(&queue, 24).await).iter().map(|(_, seq, _)| *seq).collect();
+    assert_eq!(seqs, (1..=15).chain(1..=8).chain(16..=16).collect::<Vec<_>>());
+}
+
+/// Both work at the same time, on the same numbers, before either of them looks: whoever connects again notices.
+#[tokio::test]
+async fn two_machines_from_one_copy_that_published_at_the_same_time() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let one = Site::new(&broker.url, &exchange).await;
+    one.touch(1..=10).await;
+    one.run(10, &one.amqp).await;
+    let two = Site::new(&broker.url, &exchange).await;
+    one.copy_ledger(&two.place.dir.path().join("ledger.db"));
+    let (mut first, mut second) = (one.start(&one.amqp, true), two.start(&two.amqp, true));
+    for proc in [&mut first, &mut second] {
+        proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+    }
+    one.touch(11..=15).await;
+    drain(&queue, 15).await;
+    two.touch(21..=25).await;
+    let forked = drain(&queue, 5).await;
+    assert_eq!(forked[0].cursor.as_ref().unwrap().seq, 11, "given twice, under another tag");
+    for mut proc in [first, second] {
+        proc.sigterm();
+        assert!(proc.wait(LIMIT).await.unwrap().success());
+    }
+    one.touch(16..=16).await;
+    let output = one.run(1, &one.amqp).await;
+    assert!(output.contains(SET_BACK), "{output}");
+}
+
+#[tokio::test]
+async fn another_ledger_at_the_end_of_history_is_a_warning() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    Queue::declare(&broker.url, &exchange).await.bind("#").await;
+    let one = Site::new(&broker.url, &exchange).await;
+    one.touch(1..=3).await;
+    let output = one.run(3, &one.amqp).await;
+    assert!(output.contains("history=\"empty\"") && !output.contains("two shims"), "{output}");
+    let two = Site::new(&broker.url, &exchange).await;
+    two.touch(1..=3).await;
+    let output = two.run(3, &two.amqp).await;
+    assert!(output.contains("two shims with two ledgers") && output.contains(&exchange), "{output}");
+    assert!(!output.contains(SET_BACK), "{output}");
+    let (_, output) = ends(shim(&["status", "--ledger", &two.ledger()])).await;
+    assert!(output.contains(&format!("publishes to exchange {exchange} on amqp://guest@")), "{output}");
+    assert!(!output.contains("guest:guest") && output.contains("tag          "), "{output}");
+}
+
+/// Changes lie before many markers of gateways that came and went.
+#[tokio::test]
+async fn the_last_change_is_found_before_many_markers() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let site = Site::new(&broker.url, &exchange).await;
+    let copy = site.place.dir.path().join("copy.db");
+    site.touch(1..=10).await;
+    site.run(10, &site.amqp).await;
+    site.copy_ledger(&copy);
+    site.touch(11..=20).await;
+    site.run(20, &site.amqp).await;
+    queue.confirms().await;
+    for _ in 0..300 {
+        queue.marker(&format!("{exchange}.history")).await;
+    }
+    let output = site.run(20, &site.amqp).await;
+    assert!(output.contains(".20.") && !output.contains(SET_BACK), "{output}");
+    for _ in 0..300 {
+        queue.marker(&format!("{exchange}.history")).await;
+    }
+    site.restore_ledger(&copy);
+    let output = site.run(0, &site.amqp).await;
+    assert!(output.contains(SET_BACK), "{output}");
+}
+
+/// The tables go back to an older state under a shim that works on them, as when a replica that is behind takes over.
+async fn a_replica_that_is_behind_takes_over(place: Place) {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    let tracker = Place::sqlite();
+    let source = tracker.table().await;
+    let ledger = Ledger::open(&place.db(), &Prefix::default()).await.unwrap();
+    let options = AmqpOptions {
+        url: parse_url(&broker.url).unwrap(),
+        exchange: exchange.clone(),
+        format: Format::Native,
+        history: Some(HistoryBounds::default()),
+    };
+    let publisher = AmqpPublisher::open(options, std::sync::Arc::default()).await.unwrap();
+    let running = Running::start(&source, &ledger, publisher);
+    let touch = async |bugs: std::ops::RangeInclusive<u64>| {
+        let rows: Vec<(u64, &str)> = bugs.map(|bug| (bug, T1)).collect();
+        tracker.session().await.insert(&rows).await;
+    };
+    let published = async |count| {
+        let what = format!("published {count}");
+        eventually(LIMIT, what, async || ledger.meta().await.unwrap().published == count).await.unwrap();
+    };
+    let mut session = place.session().await;
+    touch(1..=10).await;
+    published(10).await;
+    copy(&mut session).await;
+    touch(11..=20).await;
+    published(20).await;
+    put_back(&mut session).await;
+    touch(101..=116).await;
+    published(16).await;
+    let told = epochs(&drain(&queue, 36).await);
+    assert_eq!(told.iter().map(|(_, head)| *head).collect::<Vec<_>>(), [20, 16], "{told:?}");
+    let new_epochs = running.telemetry.counters.new_epochs.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((new_epochs, running.telemetry.ready()), (1, Ok(())));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_sqlite() {
+    a_replica_that_is_behind_takes_over(Place::sqlite()).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_mariadb() {
+    let Some(place) = Place::mariadb().await else { return };
+    a_replica_that_is_behind_takes_over(place).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_postgres() {
+    let Some(place) = Place::postgres().await else { return };
+    a_replica_that_is_behind_takes_over(place).await;
+}
+
+/// Killed in the middle of the transaction that begins a new epoch: as if it had not begun, and then it is done.
+async fn killed_while_a_new_epoch_begins(place: Place) {
+    let tracker = Place::sqlite();
+    tracker.table().await;
+    let rows: Vec<(u64, &str)> = (1..=7).map(|bug| (bug, T1)).collect();
+    tracker.session().await.insert(&rows).await;
+    let args = ["--source", &tracker.url, "--ledger", &place.url, "--amqp", NO_BROKER];
+    let mut proc = shim(&args).spawn().unwrap();
+    let mut session = tracker.session().await;
+    eventually(LIMIT, "an empty table", async || session.count("push_notify").await == 0).await.unwrap();
+    proc.sigterm();
+    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let ledger = Ledger::open(&place.db(), &Prefix::default()).await.unwrap();
+    let before = (ledger.meta().await.unwrap(), ledger.history(0, 100).await.unwrap());
+    // The runs are what it changes last; the row of the meta table is changed by then.
+    let mut blocker = place.session().await;
+    blocker
+        .exec(match place.kind {
+            Kind::Postgres => "BEGIN; LOCK TABLE bugfeed_runs IN EXCLUSIVE MODE",
+            _ => "START TRANSACTION; SELECT * FROM bugfeed_runs FOR UPDATE",
+        })
+        .await;
+    let new_epoch = ["new-epoch", "--ledger", &place.url, "--yes"];
+    let mut proc = shim(&new_epoch).spawn().unwrap();
+    let mut other = place.session().await;
+    let waiting = match place.kind {
+        Kind::Postgres => {
+            "(SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock') AS w"
+        }
+        _ => {
+            "information_schema.processlist WHERE id <> CONNECTION_ID() AND db = DATABASE() AND info LIKE '%DELETE FROM%runs%'"
+        }
+    };
+    eventually(LIMIT, "a transaction that waits", async || {
+        if other.count(waiting).await > 0 { Ok(()) } else { Err(proc.output()) }
+    })
+    .await
+    .unwrap();
+    proc.kill9();
+    proc.wait(LIMIT).await.unwrap();
+    blocker.exec("ROLLBACK").await;
+    let same = (ledger.meta().await.unwrap(), ledger.history(0, 100).await.unwrap());
+    assert_eq!((&same.0.epoch, same.0.head, same.0.published), (&before.0.epoch, 7, 0));
+    assert_eq!(same.1, before.1);
+    // Its lease goes after a few seconds of silence.
+    let (code, output) = ends(shim(&new_epoch)).await;
+    assert!(code == 0 && output.contains("Done: epoch"), "{code}\n{output}");
+    let meta = ledger.meta().await.unwrap();
+    assert!(meta.epoch != before.0.epoch && meta.head == 7 && meta.published == 0, "{meta:?}");
+}
+
+#[tokio::test]
+async fn killed_while_a_new_epoch_begins_on_mariadb() {
+    let Some(place) = Place::mariadb().await else { return };
+    killed_while_a_new_epoch_begins(place).await;
+}
+
+#[tokio::test]
+async fn killed_while_a_new_epoch_begins_on_postgres() {
+    let Some(place) = Place::postgres().await else { return };
+    killed_while_a_new_epoch_begins(place).await;
+}

@@ -1,0 +1,80 @@
+//! Options of `bugfeed touch`, and which table they mean.
+
+use bugfeed_protocol::{BugId, When};
+use bugfeed_shim::cli::{TableArgs, zone};
+use bugfeed_shim::source::{Name, TableSpec};
+use bugfeed_shim::sql::DbUrl;
+use clap::{Args, FromArgMatches as _};
+use jiff::tz::TimeZone;
+
+use super::{BugList, all_bugs};
+
+/// Where the shim is told where the table is.
+const SHIM_SOURCE: &str = "BUGFEED_SHIM_SOURCE";
+
+/// Options of `touch`.
+#[derive(Clone, Debug, Args)]
+pub struct TouchArgs {
+    /// The bugs that change
+    #[arg(required = true, value_name = "BUG")]
+    bugs: Vec<BugList>,
+    /// The database of the change table: sqlite://, mysql:// or postgres:// [default: that of BUGFEED_SHIM_SOURCE, with the
+    /// shim's other variables, if it is set; otherwise sqlite://data/bugfeed.db]
+    #[arg(long, env = "BUGFEED_SOURCE", value_name = "URL")]
+    source: Option<DbUrl>,
+    /// The change table's name [default: push_notify]
+    #[arg(long, env = "BUGFEED_TABLE", value_name = "NAME")]
+    table: Option<Name>,
+    /// When the bugs changed, in UTC [default: now]
+    #[arg(long, env = "BUGFEED_WHEN", value_name = "WHEN")]
+    pub when: Option<When>,
+    /// The zone of the times in the change table, as an IANA name [default: UTC]
+    #[arg(long, env = "BUGFEED_TIMEZONE", value_name = "ZONE", value_parser = zone)]
+    timezone: Option<TimeZone>,
+}
+
+/// The table to write into.
+#[derive(Debug)]
+pub struct Target {
+    /// Its database.
+    pub source: DbUrl,
+    /// Its names.
+    pub spec: TableSpec,
+    /// The zone of its times.
+    pub timezone: TimeZone,
+    /// What to say of where this was taken from, if it was not the command line.
+    pub whence: &'static str,
+}
+
+impl TouchArgs {
+    /// The bugs that change.
+    pub fn bugs(&self) -> Vec<BugId> {
+        all_bugs(&self.bugs)
+    }
+
+    /// Which table is meant. Who has set up a shim in this environment means the shim's.
+    ///
+    /// # Errors
+    /// Names the shim's variable that is wrong.
+    pub fn target(&self) -> Result<Target, String> {
+        let own = TableSpec::default();
+        let of_shim = || self.source.is_none() && std::env::var_os(SHIM_SOURCE).is_some_and(|url| !url.is_empty());
+        let (source, spec, timezone, whence) = if of_shim() {
+            let command = TableArgs::augment_args(clap::Command::new("touch").no_binary_name(true));
+            let read = command.try_get_matches_from([""; 0]).and_then(|matches| TableArgs::from_arg_matches(&matches));
+            let table = read.map_err(|error| format!("the shim's variables: {error}"))?;
+            let timezone = std::env::var("BUGFEED_SHIM_TIMEZONE").ok().map(|name| zone(&name)).transpose();
+            let timezone = timezone.map_err(|error| format!("BUGFEED_SHIM_TIMEZONE: {error}"))?;
+            (table.source.clone(), table.spec(), timezone, " (BUGFEED_SHIM_SOURCE)")
+        } else {
+            let source = self.source.clone().unwrap_or_else(|| DbUrl::sqlite_file("data/bugfeed.db"));
+            (source, own, None, "")
+        };
+        Ok(Target {
+            source,
+            spec: TableSpec { table: self.table.clone().unwrap_or(spec.table), ..spec },
+            timezone: self.timezone.clone().or(timezone).unwrap_or(TimeZone::UTC),
+            whence,
+        })
+    }
+}

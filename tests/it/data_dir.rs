@@ -1,0 +1,214 @@
+//! The data folder of an all-in-one: two that want it, one that was put back from a copy, one that is removed.
+
+use std::path::Path;
+
+use bugfeed_testbed::{Proc, Run, eventually, free_port};
+use serde_json::{Value, json};
+
+use crate::commands::{bugfeed, start};
+use crate::support::{Client, SOON, Serve, get};
+
+const WHEN: &str = "2014-04-03T21:13:45";
+
+/// A modern session, and the head that hello told.
+async fn modern(url: &str) -> (Client, String) {
+    let mut client = Client::connect(url).await;
+    client.send(r#"{"command":"hello"}"#).await;
+    let reply = client.json().await;
+    assert_eq!(reply["result"], "ok", "{reply}");
+    (client, reply["cursor"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Resumes; the verdict.
+async fn resume(client: &mut Client, bugs: &[u64], cursor: &str) -> String {
+    client.send(json!({ "command": "subscribe", "bugs": bugs, "cursor": cursor }).to_string()).await;
+    let reply = until(client, "subscribe").await;
+    reply["replay"].as_str().unwrap().to_owned()
+}
+
+/// The next message of this kind, passing over heartbeats.
+async fn until(client: &mut Client, command: &str) -> Value {
+    loop {
+        let message = client.json().await;
+        match message["command"].as_str().unwrap() {
+            found if found == command => return message,
+            "heartbeat" => {}
+            _ => panic!("not a {command}: {message}"),
+        }
+    }
+}
+
+async fn touch(dir: &Path, bugs: &[&str]) {
+    let mut touched = Run::new(bugfeed()).dir(dir).arg("touch").args(bugs).args(["--when", WHEN]).spawn().unwrap();
+    assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+}
+
+/// The second of two serves nobody, and says for whom it waits. When its turn comes, it knows what the first one recorded
+/// meanwhile.
+#[tokio::test]
+async fn a_standby_waits_aloud_and_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut first, port) = start(dir.path()).await;
+    touch(dir.path(), &["1", "2"]).await;
+    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+    let listen = [format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}")];
+    let args = ["serve", "--listen", &listen[0], "--admin-listen", &listen[1]];
+    let mut second = Run::new(bugfeed()).dir(dir.path()).args(args).spawn().unwrap();
+    let line = second.wait_for_line("bugfeed ", SOON).await.unwrap();
+    let holder = format!("WAITING for its turn. pid {} on", first.pid());
+    assert!(line.contains(&holder) && line.contains("./data"), "{line}");
+    let second_clients = ([127, 0, 0, 1], clients).into();
+    let second_admin = ([127, 0, 0, 1], admin).into();
+    eventually(SOON, "a listening standby", async || get(second_clients, "/changes?bugs=1").await.0 == 503)
+        .await
+        .unwrap();
+    let (status, body) = get(second_admin, "/readyz").await;
+    assert!(status == 503 && body.contains("held by pid"), "{status} {body}");
+    assert!(!second.output().contains("bugfeed touch 1234"), "no welcome yet: {}", second.output());
+
+    let (mut client, _) = modern(&format!("ws://127.0.0.1:{port}/")).await;
+    client.subscribe(&[1, 3]).await;
+    touch(dir.path(), &["3"]).await;
+    let cursor = until(&mut client, "update").await["cursor"].as_str().unwrap().to_owned();
+    touch(dir.path(), &["1"]).await;
+    until(&mut client, "update").await;
+    first.kill9();
+    second.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
+    eventually(SOON, "ready", async || get(second_admin, "/readyz").await.0 == 200).await.unwrap();
+    let (mut client, _) = modern(&format!("ws://127.0.0.1:{clients}/")).await;
+    assert_eq!(resume(&mut client, &[1, 3], &cursor).await, "complete");
+    let update = until(&mut client, "update").await;
+    assert_eq!(update["bug"], 1, "what came while it waited: {update}");
+}
+
+/// The whole folder is put back from a copy while nothing runs: a cursor of the future that was lost is not believed.
+#[tokio::test]
+async fn a_folder_that_was_put_back() {
+    let serve = Serve::start(&[]).await;
+    let url = serve.url();
+    let (mut client, _) = modern(&url).await;
+    client.subscribe(&[7]).await;
+    let mut cursors = Vec::new();
+    let mut touched = async |serve: &Serve, client: &mut Client| {
+        serve.touch(7, WHEN).await;
+        cursors.push(until(client, "update").await["cursor"].as_str().unwrap().to_owned());
+        cursors.clone()
+    };
+    for _ in 0..3 {
+        touched(&serve, &mut client).await;
+    }
+    let dir = serve.stop().await;
+    let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
+    copy_dir(&data, &copy);
+    let serve = Serve::start_in(dir, &[]).await;
+    let (mut client, _) = modern(&serve.url()).await;
+    client.subscribe(&[7]).await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all = touched(&serve, &mut client).await;
+    }
+    let dir = serve.stop().await;
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_dir(&copy, &data);
+    let serve = Serve::start_in(dir, &[]).await;
+    let (mut live, _) = modern(&serve.url()).await;
+    live.subscribe(&[7]).await;
+    for _ in 0..2 {
+        serve.touch(7, WHEN).await;
+        until(&mut live, "update").await;
+    }
+    // E.3 was before the copy, E.5 is given again, E.6 is not there again yet.
+    for (cursor, verdict) in [(&all[2], "complete"), (&all[4], "gap")] {
+        let (mut client, _) = modern(&serve.url()).await;
+        assert_eq!(resume(&mut client, &[7], cursor).await, verdict, "{all:?}");
+    }
+    let (mut ahead, _) = modern(&serve.url()).await;
+    resume(&mut ahead, &[7], &all[5]).await;
+    serve.touch(7, WHEN).await;
+    until(&mut ahead, "gap").await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Another file takes the ledger's name while it runs: an older copy of it.
+#[tokio::test]
+async fn a_ledger_that_is_put_back_while_it_runs() {
+    let serve = Serve::start(&[]).await;
+    let (mut client, _) = modern(&serve.url()).await;
+    client.subscribe(&[7, 8]).await;
+    let ledger = serve.dir.path().join("data/ledger.db");
+    serve.touch(7, WHEN).await;
+    until(&mut client, "update").await;
+    // The ledger's own journal belongs to the copy.
+    let copied = serve.dir.path().join("copied");
+    std::fs::create_dir(&copied).unwrap();
+    for name in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(serve.dir.path().join("data").join(name), copied.join(name)).unwrap();
+    }
+    let (first, second) = (serve.touch(7, WHEN).await, until(&mut client, "update").await);
+    let ((), before) = (first, second["cursor"].as_str().unwrap().to_owned());
+    for name in ["ledger.db-wal", "ledger.db"] {
+        std::fs::rename(copied.join(name), ledger.with_file_name(name)).unwrap();
+    }
+    let gap = until_gap(&mut client).await;
+    serve.touch(8, WHEN).await;
+    let update = until_update(&mut client).await;
+    let epoch = |cursor: &str| cursor.split('.').next().unwrap().to_owned();
+    assert_eq!(update["bug"], 8);
+    assert_ne!(epoch(update["cursor"].as_str().unwrap()), epoch(&before), "{gap} {update}");
+    eventually(SOON, "ready", async || get(serve.admin, "/readyz").await.0 == 200).await.unwrap();
+    let (mut late, _) = modern(&serve.url()).await;
+    assert_eq!(resume(&mut late, &[7, 8], &before).await, "gap");
+}
+
+/// The next message of the kind, passing over what says that nothing can come, or can again.
+async fn until_gap(client: &mut Client) -> Value {
+    passing(client, "gap").await
+}
+
+async fn until_update(client: &mut Client) -> Value {
+    passing(client, "update").await
+}
+
+async fn passing(client: &mut Client, command: &str) -> Value {
+    loop {
+        let message = client.json().await;
+        match message["command"].as_str().unwrap() {
+            found if found == command => return message,
+            "heartbeat" | "feed" => {}
+            _ => panic!("not a {command}: {message}"),
+        }
+    }
+}
+
+/// The folder is removed under it: not ready, with the reason, and clients are told.
+#[tokio::test]
+async fn a_folder_that_is_removed_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+    let listen = [format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}")];
+    let args = ["serve", "--listen", &listen[0], "--admin-listen", &listen[1]];
+    let mut serve: Proc = Run::new(bugfeed()).dir(dir.path()).args(args).spawn().unwrap();
+    serve.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
+    let admin = ([127, 0, 0, 1], admin).into();
+    eventually(SOON, "ready", async || get(admin, "/readyz").await.0 == 200).await.unwrap();
+    let (mut client, _) = modern(&format!("ws://127.0.0.1:{clients}/")).await;
+    client.subscribe(&[7]).await;
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    let (_, body) = eventually(SOON, "not ready", async || {
+        let (status, body) = get(admin, "/readyz").await;
+        if status == 503 { Ok((status, body)) } else { Err(body) }
+    })
+    .await
+    .unwrap();
+    assert!(body.contains("gone"), "{body}");
+    serve.wait_for_line("the file is gone", SOON).await.unwrap();
+    let told = until(&mut client, "feed").await;
+    assert_eq!(told["state"], "paused", "{told}");
+}
