@@ -34,7 +34,7 @@ pub enum Taken {
 pub struct New {
     /// For every shard.
     pub update: Update,
-    /// Tell this first: continuity is lost, and what follows comes after the cursor.
+    /// Tell this first: continuity is lost, and whoever asks the tracker then has everything up to the cursor.
     pub gap: Option<Cursor>,
     /// It came after later ones.
     pub late: bool,
@@ -67,11 +67,13 @@ impl Intake {
     /// Continuity is lost, and the next change follows this cursor, as a publisher's head says. Returns the cursor to tell
     /// with the gap.
     pub fn go_on_after(&mut self, cursor: &Cursor) -> Cursor {
-        if self.sequence.admit(cursor, cursor.tag) == Admit::Known {
-            // A head that lies within what was seen, in a history that cannot be told apart: it goes on from there.
+        // A head that lies within what was seen, of an epoch from before, or in a history that cannot be told apart: it goes
+        // on from there.
+        let apart = matches!(self.sequence.admit(cursor, cursor.tag), Admit::Known | Admit::Late);
+        if apart {
             self.sequence.fork(cursor);
         }
-        self.recorder.go_on_after(cursor);
+        self.recorder.go_on_after(cursor, apart);
         cursor.clone()
     }
 
@@ -125,17 +127,19 @@ impl Intake {
         // Between numbered changes, one without a number moves no cursor: it is told, and that is all.
         let beside = message.cursor.is_none() && self.sequence.head().is_some_and(|head| head.epoch != self.own.epoch);
         let before = message.tag_before();
+        let has_before = self.sequence.has_before(&cursor);
         let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor, before) };
+        let broken = if has_before { Continuity::Apart } else { Continuity::Broken };
         let (continuity, forked) = match admit {
             Admit::Next => (Continuity::Next, false),
-            Admit::NewEpoch | Admit::Ahead { .. } => (Continuity::Broken, false),
+            Admit::NewEpoch | Admit::Ahead { .. } => (broken, false),
             Admit::Late => (Continuity::Late, false),
             Admit::Known if self.contradicts(message, &cursor) => {
                 self.sequence.fork(&cursor);
-                (Continuity::Broken, true)
+                (Continuity::Apart, true)
             }
             Admit::Known => return Taken::Known,
-            Admit::Forked => (Continuity::Broken, true),
+            Admit::Forked => (Continuity::Apart, true),
         };
         let change = message.change;
         // A producer whose clock is wrong must not make everything look new for good.
@@ -144,8 +148,14 @@ impl Intake {
         let replay = self.recorder.replay();
         let shown = if continuity == Continuity::Late { replay.cursor_at(pos) } else { Some(cursor.clone()) };
         let shown = shown.unwrap_or_else(|| cursor.clone());
+        let gap = match continuity {
+            Continuity::Next | Continuity::Late => None,
+            Continuity::Broken => replay.cursor_before(pos),
+            // Who has the number before may lack what came after it in the other history. Whoever is told of the gap asks the
+            // tracker, which has this change already.
+            Continuity::Apart => Some(cursor.clone()),
+        };
         let number = (continuity != Continuity::Late).then_some(cursor);
-        let gap = if continuity == Continuity::Broken { replay.cursor_before(pos) } else { None };
         let update = Update { pos, change, number, cursor: shown };
         Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside, forked })
     }
@@ -241,6 +251,25 @@ mod tests {
                 "E.4 gap false forked false",
             ]
         );
+    }
+
+    /// Found by the simulation: a head among numbers that were seen before another ledger published was taken for a
+    /// straggler, and told as a gap with each head.
+    #[test]
+    fn a_head_of_an_epoch_from_before_is_where_the_feed_goes_on() {
+        for head in ["E.3", "E.5", "E.7"] {
+            let (recorder, _) = replay(ReplayLimits::default());
+            let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+            for number in ["E.1", "E.5", "F.1"] {
+                take(&mut intake, Some(number));
+            }
+            let head = Cursor::parse(head).unwrap();
+            assert_eq!(intake.judge_head(&head), HeadStands::OtherEpoch);
+            intake.go_on_after(&head);
+            assert_eq!(intake.judge_head(&head), HeadStands::Even, "{head}");
+            let next = format!("E.{}", head.seq + 1);
+            assert_eq!(take(&mut intake, Some(&next)), next);
+        }
     }
 
     /// Who was told the beginning of a ledger can come back to it, unless it turns out to be another one's.

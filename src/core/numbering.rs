@@ -19,6 +19,9 @@ pub enum Continuity {
     /// Numbers between it and those before are lost, or cannot be compared: a hole that was not filled, another epoch, or
     /// another history of the same one.
     Broken,
+    /// The same, and clients may have the number before it from the time before: it goes on where another history or ledger
+    /// went on otherwise, so that whoever has that number may lack what came then.
+    Apart,
     /// It should have come before others that are recorded already.
     Late,
 }
@@ -47,6 +50,8 @@ struct Run {
     before: Option<Tag>,
     /// Whether the number grows with the position. A late change does not advance the cursor.
     steps: bool,
+    /// Whoever has the number before `seq` may lack what lies before `first`.
+    apart: bool,
 }
 
 impl Run {
@@ -67,6 +72,11 @@ impl Run {
     fn cursor_before(&self) -> Cursor {
         let seq = self.seq - 1;
         Cursor::new(self.epoch.clone(), seq).tagged(self.before.filter(|_| seq > 0))
+    }
+
+    /// Whether what comes after a number begins in this run, or goes on in it.
+    fn holds(&self, seq: u64) -> bool {
+        seq >= self.seq || seq + 1 == self.seq && !self.apart
     }
 
     /// Whether the number that a cursor of this epoch names is that of this run, as far as its tag can be compared. One
@@ -108,27 +118,28 @@ impl Numbering {
         }
         let last = self.runs.back().filter(|_| continuity == Continuity::Late);
         let run = match last {
-            Some(last) if !last.steps => return,
+            Some(last) if !last.steps && self.unbroken < self.runs.len() => return,
             Some(last) => {
                 let Cursor { epoch, seq, tag } = last.cursor_at(pos - 1);
-                Run { first: pos, epoch, seq, tag, before: None, steps: false }
+                Run { first: pos, epoch, seq, tag, before: None, steps: false, apart: false }
             }
             None => {
                 let Cursor { epoch, seq, tag } = cursor.clone();
-                Run { first: pos, epoch, seq, tag, before, steps: true }
+                Run { first: pos, epoch, seq, tag, before, steps: true, apart: continuity == Continuity::Apart }
             }
         };
-        if continuity == Continuity::Broken {
+        if matches!(continuity, Continuity::Broken | Continuity::Apart) {
             self.unbroken = self.runs.len();
         }
         self.push(run);
     }
 
-    /// Continuity is lost, and the change at `pos`, the next one to be recorded, will follow `cursor`.
-    pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor) {
+    /// Continuity is lost, and the change at `pos`, the next one to be recorded, will follow `cursor`. `apart`: clients may
+    /// have that cursor from the time before.
+    pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor, apart: bool) {
         let Cursor { epoch, seq, tag } = cursor.clone();
         self.unbroken = self.runs.len();
-        self.push(Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true });
+        self.push(Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true, apart });
     }
 
     /// Continuity is lost, and nothing is known of what comes next: no cursor can be found until it is recorded.
@@ -212,7 +223,7 @@ impl Numbering {
         // The first that holds the number: what came late after it must be seen as lying after it.
         match self.runs.get(low) {
             None => Located::Ahead,
-            Some(run) if run.steps && cursor.seq + 1 >= run.seq && run.agrees(cursor) => {
+            Some(run) if run.steps && run.holds(cursor.seq) && run.agrees(cursor) => {
                 Located::At(run.first - 1 + (cursor.seq - (run.seq - 1)))
             }
             Some(_) => Located::Unknown,
@@ -368,7 +379,7 @@ mod tests {
     fn after_a_break_it_goes_on_where_it_is_told_to() {
         use Located::*;
         let mut numbering = numbering(&[("E.1.a", Continuity::Next), ("E.2.a", Continuity::Next)]);
-        numbering.go_on_after(3, &cursor("E.9.b"));
+        numbering.go_on_after(3, &cursor("E.9.b"), false);
         for (text, want) in [("E.2.a", Unknown), ("E.9.b", At(2)), ("E.9.a", Unknown), ("E.10.b", Ahead)] {
             assert_eq!(numbering.locate(&cursor(text), 2), want, "{text}");
         }

@@ -6,9 +6,10 @@ use super::{Found, Pos, Recorder, Replay, Standing, slot};
 use crate::core::numbering::{Located, Numbering};
 
 impl Recorder {
-    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`.
-    pub fn go_on_after(&mut self, cursor: &Cursor) {
-        self.numbering().go_on_after(self.next, cursor);
+    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
+    /// from the time before.
+    pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
+        self.numbering().go_on_after(self.next, cursor, apart);
         self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
     }
 

@@ -129,6 +129,12 @@ impl Sequence {
         }
     }
 
+    /// Whether the number before this one was seen, under whatever tag.
+    pub fn has_before(&self, cursor: &Cursor) -> bool {
+        let before = cursor.seq.saturating_sub(1);
+        self.epochs.iter().any(|(epoch, runs)| *epoch == cursor.epoch && runs.find(before).is_some())
+    }
+
     /// Where a publisher's head is. Nothing published is even with nothing seen.
     pub fn head_stands(&self, head: &Cursor) -> HeadStands {
         let Some((epoch, runs)) = self.epochs.last() else {

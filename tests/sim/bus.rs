@@ -62,8 +62,9 @@ pub struct Bus {
     hole: Option<Item>,
     /// The head that is looked into.
     head: Option<Cursor>,
-    /// Up to where history was read last on this connection.
-    read_to: Option<u64>,
+    /// Up to where history was read last on this connection, and the newest number known when that began.
+    pub read_to: Option<u64>,
+    read_from: Option<Cursor>,
     /// Taken in, not yet acknowledged.
     taken: usize,
     tick_ms: u64,
@@ -94,6 +95,7 @@ impl Bus {
             hole: None,
             head: None,
             read_to: None,
+            read_from: None,
             taken: 0,
             tick_ms: now_ms,
             current: false,
@@ -258,11 +260,14 @@ impl Life {
             }
             Action::Hold(held) => {
                 self.bus.held = held;
+                let mut shadow = self.shadow.borrow_mut();
+                shadow.holds += u32::from(held);
+                shadow.held = held;
+                drop(shadow);
                 self.to_lanes(|| Input::Hold(held));
             }
             Action::Lose => {
-                let head = self.intake.head();
-                if let (Some(end), Some(head)) = (self.bus.read_to, &head)
+                if let (Some(end), Some(head)) = (self.bus.read_to, &self.bus.read_from)
                     && around.broker.meets(end, head)
                 {
                     return Err(format!("pod {}: continuity given up, but history has {head}", around.pod));
@@ -316,6 +321,7 @@ impl Life {
         let Some(mut job) = self.bus.job.take() else { return Ok(()) };
         if job.open.is_none() {
             let head = self.intake.head();
+            self.bus.read_from.clone_from(&head);
             let start = self.bus.places.start(head.as_ref());
             job.open = open(Reading::new(start, head), around);
         }
@@ -414,8 +420,8 @@ impl Life {
     fn offer(&mut self, item: &Item, around: &Around<'_>) -> Checked<Taken> {
         let (bus, recorded) = bus_message(item);
         let taken = self.intake.offer(&bus, recorded, around.now);
-        if let Taken::New(New { gap: Some(gap), .. }) = &taken
-            && gap.seq > 0
+        if let Taken::New(New { gap: Some(_), .. }) = &taken
+            && item.cursor().is_some_and(|number| number.seq > 1)
         {
             return Err(format!("pod {}: a gap before {item:?}, and history was not asked", around.pod));
         }

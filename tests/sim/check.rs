@@ -7,7 +7,7 @@ use bugfeed_protocol::{BugId, Cursor, When};
 use serde_json::Value;
 
 use crate::client::{Client, Pending, Session};
-use crate::shadow::{Fact, Told, Truth};
+use crate::shadow::{Fact, Shadow, Told, Truth};
 use crate::wire::Asked;
 
 type Checked<T = ()> = Result<T, String>;
@@ -133,6 +133,8 @@ impl Client {
         let position = session.shadow.borrow().position(&asked).filter(|&pos| pos >= session.cache.floor());
         match verdict {
             Some("complete" | "latest") => {
+                let waits = |shadow: &Shadow| shadow.held && session.held_in == Some(shadow.holds);
+                promise!(!waits(&session.shadow.borrow()), "a resume was answered before it is known what was missed");
                 promise!(cursor.as_ref() == Some(&asked), "the answer to a resume repeats the cursor, {asked}");
                 session.conflated = verdict == Some("latest");
                 if let (true, Some(pos)) = (session.conflated, position) {

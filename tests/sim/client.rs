@@ -54,6 +54,8 @@ pub struct Session {
     pub paused: bool,
     /// It asked for what comes from now on, and for nothing that was.
     pub fresh: bool,
+    /// It came while resumes waited, for the how-manieth time.
+    pub held_in: Option<u32>,
 }
 
 /// What it knows for good.
@@ -170,6 +172,7 @@ impl Client {
             greeted: false,
             paused: false,
             fresh: false,
+            held_in: { let shadow = life.shadow.borrow(); shadow.held.then_some(shadow.holds) },
         });
         if self.modern {
             self.say(r#"{"command":"hello","heartbeat":2}"#.to_owned(), Pending::Hello);

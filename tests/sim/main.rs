@@ -87,7 +87,6 @@ fn many(end: u64) {
             }
             match run(seed, false) {
                 Ok(stats) => total.add(&stats),
-                Err(broken) if std::env::var("KEEP").is_ok() => println!("FAILED seed {seed}: {broken}"),
                 Err(broken) => {
                     stop.store(true, Ordering::Relaxed);
                     return Err(format!(

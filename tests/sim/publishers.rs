@@ -27,17 +27,22 @@ pub struct Tracker {
     pub shims: [Shim; 2],
     /// Changes that the ledger published before it was set back, as long as no shim has looked at the end of history.
     pub orphans: Vec<Fact>,
+    /// It began as a copy of another one, and these changes are its own.
+    copy: bool,
+    pub facts: Vec<Fact>,
     /// When each shim says its next head.
     heads_ms: [u64; 2],
 }
 
 impl Tracker {
-    pub fn new(ledger: Ledger) -> Tracker {
+    pub fn new(ledger: Ledger, copy: bool) -> Tracker {
         Tracker {
             table: Table::default(),
             ledger,
             shims: [Shim::default(), Shim::default()],
             orphans: Vec::new(),
+            copy,
+            facts: Vec::new(),
             heads_ms: [0; 2],
         }
     }
@@ -177,27 +182,25 @@ impl World {
         self.epochs += 1;
         if copy {
             self.stats.copies += 1;
-            self.second = Some(Tracker::new(self.tracker.ledger.clone()));
+            self.second = Some(Tracker::new(self.tracker.ledger.clone(), true));
         } else {
             self.stats.seconds += 1;
-            self.second = Some(Tracker::new(Ledger::new(Epoch::from_random(self.random.random()))));
+            self.second = Some(Tracker::new(Ledger::new(Epoch::from_random(self.random.random())), false));
         }
         self.second_left = if copy { 12 } else { 40 };
     }
 
-    /// The second ledger is taken away. What it has not published is lost, unless the first has it.
+    /// The second ledger is taken away. What it has not published is lost, unless the first has it; of a copy all that the
+    /// first does not have: it is of a history that has ended, of which nobody can tell who never heard of it.
     pub fn end_second(&mut self) {
         let Some(second) = self.second.take() else { return };
         let published = usize::try_from(second.ledger.published).unwrap();
-        let unpublished = second.ledger.changes.iter().skip(published).map(|numbered| numbered.change);
-        let rows = second.table.rows.values().copied();
-        for change in unpublished.chain(rows).collect::<Vec<_>>() {
+        let kept = if second.copy { &[] } else { &second.ledger.changes[..published] };
+        for fact in second.facts {
+            let change = self.truth.all[fact].change;
             let Tracker { ledger, table, .. } = &self.tracker;
-            let kept = ledger.changes.iter().any(|numbered| numbered.change == change)
-                || table.rows.values().any(|row| *row == change)
-                || second.ledger.changes.iter().take(published).any(|numbered| numbered.change == change);
-            if !kept {
-                let fact = self.truth.of(change.when).unwrap();
+            let mut safe = kept.iter().chain(&ledger.changes).map(|numbered| numbered.change);
+            if !safe.any(|safe| safe == change) && !table.rows.values().any(|row| *row == change) {
                 self.void(fact);
             }
         }

@@ -124,6 +124,9 @@ pub struct Shadow {
     /// Nothing is known of what comes next, so that no cursor can be compared.
     lost: bool,
     pub loses: u32,
+    /// Resumes wait, for the how-manieth time.
+    pub held: bool,
+    pub holds: u32,
     /// The position up to which it had read when it was current for the first time: nobody hears of that as of news.
     pub begun: Option<Pos>,
     /// Changes without a number that were just recorded.
@@ -161,6 +164,8 @@ impl Shadow {
             begin: None,
             lost: false,
             loses: 0,
+            held: false,
+            holds: 0,
             begun: None,
             foreign: Vec::new(),
             turns: 0,
@@ -206,15 +211,12 @@ impl Shadow {
                     _ => Judged::Broken,
                 }
             }
-            (left, right) => {
-                // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
-                let left_tag = left.and_then(|(_, tag)| *tag);
-                let right_tag = right.and_then(|(_, tag)| *tag);
-                let begins = left.is_some_and(|(seq, tag)| seq + 1 == number.seq && *tag == before);
-                let fits = right_tag == number.tag || left_tag != right_tag && (left_tag == number.tag || begins);
-                let unknown = number.tag.is_none() || left_tag.or(right_tag).is_none();
-                if unknown || fits { Judged::Late } else { Judged::Forked }
-            }
+            // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
+            (_, Some((_, right))) if *right == number.tag => Judged::Late,
+            (Some((_, left)), Some((_, right))) if left == right => Judged::Forked,
+            (Some((_, left)), _) if *left == number.tag => Judged::Late,
+            (Some((seq, left)), _) if seq + 1 == number.seq && *left == before => Judged::Late,
+            _ => Judged::Forked,
         }
     }
 
@@ -243,6 +245,7 @@ impl Shadow {
         }
         let history = self.histories.entry(number.epoch.clone()).or_default();
         // Also where it goes on after another epoch.
+        let had_before = history.contains_key(&(number.seq - 1)) || judged == Judged::Forked;
         let forks = history.range(number.seq..).next().is_some()
             || history.get(&(number.seq - 1)).is_some_and(|tag| contradict(*tag, before));
         if judged.breaks() && forks {
@@ -251,7 +254,8 @@ impl Shadow {
         self.histories.entry(number.epoch.clone()).or_default().insert(number.seq, number.tag);
         if judged.breaks() || pos == 1 && self.begin.is_none() {
             self.unbroken = pos;
-            self.begin = Some(before_number(number, before));
+            // Who has the number before may lack what came after it here.
+            self.begin = (!had_before || !judged.breaks()).then(|| before_number(number, before));
         }
         // To whoever came when this pod knew nothing, its first change is a break, unless it is the first ever.
         self.breaks += u32::from(judged.breaks() || pos == 1 && number.seq > 1);
@@ -281,9 +285,12 @@ impl Shadow {
 
     /// Continuity is lost, and the next change follows this cursor.
     pub fn go_on_after(&mut self, cursor: &Cursor) {
+        let judged = self.judge_in_epoch(cursor, cursor.tag);
         self.end_from(cursor);
         self.histories.entry(cursor.epoch.clone()).or_default().insert(cursor.seq, cursor.tag);
-        (self.lost, self.begin, self.head) = (false, Some(cursor.clone()), Some(cursor.clone()));
+        let apart = matches!(judged, Judged::Known | Judged::Late);
+        (self.lost, self.begin, self.head) = (false, (!apart).then(|| cursor.clone()), Some(cursor.clone()));
+        self.seen.remove(cursor);
         self.unbroken = self.records.len() as Pos + 1;
         self.breaks += 1;
     }
@@ -326,8 +333,7 @@ impl Shadow {
             return Some(Pos::MAX);
         }
         let first = self.unbroken.max(1);
-        if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq)
-        {
+        if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq) {
             let agrees = cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == begin.tag;
             return agrees.then_some(first - 1);
         }

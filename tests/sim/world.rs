@@ -71,7 +71,7 @@ impl World {
             expects: vec![None; swarm.pods],
             named: clients.len(),
             clients,
-            tracker: Tracker::new(Ledger::new(Epoch::from_random(random.random()))),
+            tracker: Tracker::new(Ledger::new(Epoch::from_random(random.random())), false),
             second: None,
             second_left: 0,
             asleep: false,
@@ -189,6 +189,7 @@ impl World {
             if self.second.is_some() && self.random.random_bool(0.5) {
                 self.on_second(|world| {
                     open.0 = world.tracker.table.id();
+                    world.tracker.facts.push(world.truth.all.len());
                     world.commit(open);
                 });
                 self.second_left -= 1;
