@@ -137,6 +137,12 @@ impl History {
         self.mark = Some((reader.marker.clone(), offset));
     }
 
+    /// Makes sure that the stream exists and is bound.
+    pub async fn keep(&self, url: &BrokerUrl, connection: &Connection) -> Result<(), AmqpError> {
+        let declaring = amqp::declare_history(url, connection, &self.exchange, &self.bounds);
+        amqp::within(PATIENCE, url, declaring, |error| error).await
+    }
+
     /// Makes sure that the stream exists and is bound, and begins to read it.
     pub fn open<'a>(
         &self,
