@@ -148,6 +148,15 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Makes the stream, should it be gone. What refuses it now is told by the next reading.
+    async fn keep_history(&self, link: &Link) -> Result<(), AmqpError> {
+        let Some(history) = self.history.as_ref().filter(|_| self.plan.has_history(self.now_ms())) else {
+            return Ok(());
+        };
+        let kept = history.keep(&self.options.url, &link.connection).await;
+        kept.or_else(|error| if link.connection.status().connected() { Ok(()) } else { Err(error) })
+    }
+
     /// Takes a delivery in.
     pub(super) async fn take(&mut self, link: &mut Link, came: &link::Came) -> Result<(), AmqpError> {
         let delivery = &came.delivery;
@@ -200,6 +209,7 @@ impl<'a> Carrier<'a> {
                     }
                     link.rebind(self.options).await?;
                     self.bind_heads(link).await?;
+                    self.keep_history(link).await?;
                     continue;
                 }
                 other => {

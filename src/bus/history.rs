@@ -81,6 +81,12 @@ impl History {
         History { exchange: exchange.to_owned(), bounds, places: Places::default() }
     }
 
+    /// Makes sure that the stream exists and is bound.
+    pub async fn keep(&self, url: &BrokerUrl, connection: &Connection) -> Result<(), AmqpError> {
+        let declaring = amqp::declare_history(url, connection, &self.exchange, &self.bounds);
+        amqp::within(PATIENCE, url, declaring, |error| error).await
+    }
+
     /// Makes sure that the stream exists and is bound, and begins to read it.
     pub fn open<'a>(
         &self,

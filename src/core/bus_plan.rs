@@ -30,14 +30,13 @@ const HOLE_PATIENCE_MS: u64 = 4_000;
 const REST_MS: u64 = 60_000;
 /// The same of a broker that has none, or refuses it.
 const LONG_REST_MS: u64 = 300_000;
-/// How often the bindings are made anew while heads are silent.
+/// How often the bindings are made anew while no change comes, also while heads do: where only the way of changes is gone,
+/// the publisher's changes are returned to it, and its head stays where it is.
 const REBIND_MS: u64 = 10_000;
-/// From when on it is worth a word that no publisher was heard, and the bindings are made anew: they may have gone before
-/// anybody was.
+/// The same while changes come: it is the stream that may be gone.
+const UPKEEP_MS: u64 = 30_000;
+/// From when on it is worth a word that no publisher was heard.
 const LISTEN_MS: u64 = 10_000;
-/// The same where somebody was heard, and no change came: there may be none. Heads do not tell: what nobody takes is not
-/// confirmed, and what is not confirmed is no head.
-const IDLE_MS: u64 = 30_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -70,9 +69,8 @@ struct Heads {
     interval_ms: u64,
     /// What the publisher waits for, and since when.
     paused: Option<(String, u64)>,
-    /// When the bindings were first made anew in this silence, and when they are next.
+    /// When the bindings were first made anew in this silence.
     rebound_ms: Option<u64>,
-    rebind_ms: u64,
 }
 
 /// The plan of one feed's bus.
@@ -90,6 +88,8 @@ pub struct BusPlan {
     /// Changes taken so far, and when the last one was.
     taken: u64,
     taken_ms: u64,
+    /// When the bindings were made last.
+    bound_ms: u64,
     /// A head beyond what is here was heard when so many had been taken.
     suspect: Option<u64>,
     heard: bool,
@@ -111,6 +111,7 @@ impl BusPlan {
             heads: Heads::default(),
             taken: 0,
             taken_ms: 0,
+            bound_ms: 0,
             suspect: None,
             heard: false,
             publishers: Publishers::default(),
@@ -188,7 +189,8 @@ impl BusPlan {
         notes
     }
 
-    fn has_history(&self, now_ms: u64) -> bool {
+    /// Whether there is history, and it is not left alone for a while.
+    pub fn has_history(&self, now_ms: u64) -> bool {
         self.history && self.rests.is_none_or(|(_, until_ms)| now_ms >= until_ms)
     }
 
@@ -207,7 +209,7 @@ impl BusPlan {
         self.link = Link::Reading { since_ms };
         (self.rests, self.suspect, self.heard) = (None, None, false);
         // From here on heads can come.
-        self.heads = Heads { last_ms: now_ms, rebound_ms: None, rebind_ms: 0, paused: None, ..self.heads.clone() };
+        self.heads = Heads { last_ms: now_ms, rebound_ms: None, paused: None, ..self.heads.clone() };
         if self.history {
             self.job = Some(Job::Begin);
             out.push(Action::ReadHistory { patience_ms: BEGIN_PATIENCE_MS });
@@ -219,6 +221,7 @@ impl BusPlan {
     /// What came before the connection is through.
     fn settle(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
         self.link = Link::Live { since_ms: now_ms };
+        self.bound_ms = now_ms;
         // At first nobody was told anything. A durable queue that was there has missed nothing, unless a head says so.
         let kept = self.queue == Queue::Durable { kept: true } && !self.heads.expected;
         let sure = proven || kept || !self.live_once;
@@ -298,7 +301,6 @@ impl BusPlan {
             interval_ms: head.interval_ms,
             paused: head.paused.clone().map(|reason| (reason, since_ms)),
             rebound_ms: None,
-            rebind_ms: self.heads.rebind_ms,
         };
         if !matches!(self.link, Link::Live { .. }) || self.job.is_some() {
             return;
@@ -332,6 +334,7 @@ impl BusPlan {
     /// read, so that nothing falls in between.
     fn look_into(&mut self, now_ms: u64, head: &Cursor, out: &mut Vec<Action>) {
         self.suspect = None;
+        self.bound_ms = now_ms;
         self.job = Some(Job::Head(head.clone()));
         out.push(Action::Current(false));
         out.push(Action::Rebind);
@@ -361,12 +364,11 @@ impl BusPlan {
             out.push(Action::Lose);
             self.release(out);
         }
-        let Link::Live { since_ms } = self.link else { return };
+        let Link::Live { .. } = self.link else { return };
         let silent = self.heads_are_silent(now_ms);
-        let idle = if self.heard { self.taken_ms + IDLE_MS } else { since_ms + LISTEN_MS };
-        let idle = now_ms >= idle.max(since_ms + LISTEN_MS);
-        if self.job.is_none() && (silent || idle) && now_ms >= self.heads.rebind_ms {
-            self.heads.rebind_ms = now_ms + if silent { REBIND_MS } else { IDLE_MS };
+        let due = now_ms >= self.taken_ms.max(self.bound_ms) + REBIND_MS || now_ms >= self.bound_ms + UPKEEP_MS;
+        if self.job.is_none() && (due || silent && self.heads.rebound_ms.is_none()) {
+            self.bound_ms = now_ms;
             if silent {
                 self.heads.rebound_ms.get_or_insert(now_ms);
             }

@@ -218,10 +218,10 @@ fn silence_of_heads_says_something_only_where_there_were_any() {
     // Bindings may go all the same, and cost little.
     let idle: &[(u64, Ev, &[&str])] = &[
         (5, Ev::Next("E.1"), &[]),
-        (30_004, Ev::Tick, &[]),
-        (30_005, Ev::Tick, &["rebind"]),
-        (60_004, Ev::Tick, &[]),
-        (60_005, Ev::Tick, &["rebind"]),
+        (10_004, Ev::Tick, &[]),
+        (10_005, Ev::Tick, &["rebind"]),
+        (20_004, Ev::Tick, &[]),
+        (20_005, Ev::Tick, &["rebind"]),
     ];
     check(false, &[begin, idle].concat());
     check(false, &[begin, &[(9_999, Ev::Tick, &[]), (10_000, Ev::Tick, &["rebind"])]].concat());
@@ -237,8 +237,35 @@ fn silence_of_heads_says_something_only_where_there_were_any() {
     // It is back.
     check(false, &[begin, silent, &[(19_000, Ev::Head("E.5", Even), &["live 19000"])]].concat());
     // A publisher that says none any more: changes show that the way is open.
-    let older: &[(u64, Ev, &[&str])] = &[(19_000, Ev::Next("E.6"), &["live 19000"]), (40_000, Ev::Tick, &[])];
-    check(false, &[begin, silent, older].concat());
+    let older: &[(u64, Ev, &[&str])] = &[(19_000, Ev::Next("E.6"), &["live 19000"]), (29_000, Ev::Tick, &["rebind"])];
+    let (plan, now_ms) = check(false, &[begin, silent, older].concat());
+    assert_eq!(plan.stopped(now_ms), None);
+}
+
+/// Where only the exchange of changes was deleted, heads come and say that nothing is missing: what is published is returned.
+/// Where only the stream was, changes come, and are kept nowhere.
+#[test]
+fn what_heads_cannot_tell_is_made_anew_all_the_same() {
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Up(OWN), &["current"]), (1000, Ev::Next("E.5"), &[])];
+    let heads: &[(u64, Ev, &[&str])] = &[
+        (9000, Ev::Head("E.5", Even), &[]),
+        (10_999, Ev::Tick, &[]),
+        (11_000, Ev::Tick, &["rebind"]),
+        (19_000, Ev::Head("E.5", Even), &[]),
+        (21_000, Ev::Tick, &["rebind"]),
+    ];
+    check(false, &[begin, heads].concat());
+    let changes: &[(u64, Ev, &[&str])] = &[
+        (10_000, Ev::Next("E.6"), &[]),
+        (19_999, Ev::Tick, &[]),
+        (19_999, Ev::Next("E.7"), &[]),
+        (29_998, Ev::Next("E.8"), &[]),
+        (29_999, Ev::Tick, &[]),
+        (30_000, Ev::Tick, &["rebind"]),
+        (39_000, Ev::Next("E.9"), &[]),
+        (40_000, Ev::Tick, &[]),
+    ];
+    check(false, &[begin, changes].concat());
 }
 
 #[test]
@@ -254,11 +281,11 @@ fn a_publisher_that_waits_pauses_the_feed() {
 fn a_connection_that_is_back_at_once_is_no_news() {
     let begin: &[(u64, Ev, &[&str])] =
         &[(0, Ev::Up(OWN), &["current"]), (1000, Ev::Lost, &["not current"]), (2000, Ev::Tick, &[])];
-    check(false, &[begin, &[(2500, Ev::Up(OWN), &["current"])]].concat());
+    check(false, &[begin, &[(2500, Ev::Up(OWN), &["lose", "current"])]].concat());
     let long: &[(u64, Ev, &[&str])] = &[
         (3000, Ev::Tick, &["paused 1000"]),
         (4000, Ev::Lost, &["not current"]),
-        (9000, Ev::Up(OWN), &["current", "live 9000"]),
+        (9000, Ev::Up(OWN), &["lose", "current", "live 9000"]),
     ];
     check(false, &[begin, long].concat());
 }

@@ -80,7 +80,7 @@ pub enum Action {
     },
     /// Look again how the head in hand lies; hand in [`Event::Judged`].
     Judge,
-    /// Make exchanges and bindings, should they be gone.
+    /// Make exchanges, bindings and the stream of history, should they be gone.
     Rebind,
     /// The message that showed a hole goes on as it is.
     TakeAnyway,

@@ -80,6 +80,9 @@ struct Answer {
     more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// Of a gap that was told to many: over how long they spread their questions to the tracker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread_ms: Option<u64>,
     /// "paused" while nothing can arrive.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
@@ -112,6 +115,7 @@ struct Message {
     cursor: Option<String>,
     replay: Option<String>,
     retry_after_ms: Option<u64>,
+    spread_ms: Option<u64>,
     state: Option<String>,
 }
 
@@ -207,6 +211,7 @@ impl Poll<'_> {
             ("update", Some(bug), Some(when)) => self.answer.changes.push(Change { bug, when }),
             ("gap", ..) => {
                 self.answer.replay = Some("gap".to_owned());
+                self.answer.spread_ms = message.spread_ms;
                 self.mark = self.feed.mark();
             }
             ("unsubscribe", ..) => self.where_asked -= 1,
@@ -351,5 +356,42 @@ mod tests {
         let (replay, known) = ask(format!("&cursor={told}")).await;
         assert_eq!((replay, &*known), (json!("gap"), "E.7"));
         assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
+    }
+
+    /// Those who poll are as many as those who listen, and ask the tracker as they do.
+    #[tokio::test]
+    async fn a_gap_told_to_many_says_over_how_long_they_ask() {
+        let options = HubOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
+        let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
+        let message = BusMessage { change, cursor: Cursor::parse("E.1"), after: None };
+        parts.ingest.take_anyway(&message, None).await;
+        let tracker = TaskTracker::new();
+        let others: Vec<Messages> = (0..100).map(|_| parts.feed.open([Command::Version], &tracker)).collect();
+        let asking = async {
+            let request = Request::get("/changes?bugs=1&cursor=E.1&wait=60").body(Body::empty()).unwrap();
+            let body = serve(&parts.feed, &tracker, request).await.into_body();
+            serde_json::from_slice::<Value>(&body::to_bytes(body, 10_000).await.unwrap()).unwrap()
+        };
+        let losing = async {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            parts.ingest.lose().await;
+        };
+        let (answer, ()) = tokio::join!(asking, losing);
+        assert_eq!(answer["replay"], "gap");
+        assert!(answer["spread_ms"].as_u64().is_some_and(|ms| ms >= 2000), "{answer}");
+        drop(others);
     }
 }

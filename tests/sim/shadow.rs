@@ -333,7 +333,8 @@ impl Shadow {
             return Some(Pos::MAX);
         }
         let first = self.unbroken.max(1);
-        if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq) {
+        if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq)
+        {
             let agrees = cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == begin.tag;
             return agrees.then_some(first - 1);
         }

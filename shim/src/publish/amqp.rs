@@ -192,6 +192,8 @@ impl AmqpPublisher {
             let reason = format!(
                 "no queue is bound to exchange '{exchange}' for bug {bug}; waiting for a gateway, or a binding with key #"
             );
+            // Where there was a history, it was deleted, for it takes everything: the next connection makes it anew.
+            self.link = self.link.take().filter(|link| !link.history);
             (PublishFault::Unroutable, reason)
         };
         Err(PublishError { published, fault, reason })

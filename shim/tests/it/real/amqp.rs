@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bugfeed_protocol::bus::Format;
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
-use bugfeed_shim::amqp::{AmqpError, parse_url};
+use bugfeed_shim::amqp::{AmqpError, HistoryBounds, parse_url};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_shim::publish::{Publish as _, PublishFault};
 use bugfeed_testbed::{Run, eventually, shared, unique};
 use lapin::ExchangeKind;
-use lapin::options::ExchangeDeclareOptions;
+use lapin::options::{ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 
 use super::queue::{Queue, check_stream};
@@ -60,6 +60,24 @@ async fn an_unroutable_change_is_not_published_until_a_queue_is_bound() {
     let body = r#"{"bug":101,"when":"2014-04-03T21:13:45","seq":1,"epoch":"0000000000000007"}"#;
     assert_eq!(String::from_utf8_lossy(&first.data), body);
     assert_eq!(queue.collect(2, LIMIT).await.len(), 2, "nothing of the first attempt was delivered");
+}
+
+/// A stream takes everything: where nothing does, it was deleted, and nobody else may be there to make it anew.
+#[tokio::test]
+async fn a_history_that_was_deleted_is_made_anew() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let options = AmqpOptions { history: Some(HistoryBounds::default()), ..options(&broker.url, &exchange) };
+    let mut publisher = AmqpPublisher::open(options, Arc::default()).await.unwrap();
+    assert_eq!(publisher.publish(&[numbered(1, 5)]).await, Ok(1));
+    let history = format!("{exchange}.history");
+    let queue = Queue::connect(&broker.url, &exchange).await;
+    queue.channel.queue_delete(history.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    let error = publisher.publish(&[numbered(2, 5)]).await.unwrap_err();
+    assert_eq!((error.published, error.fault), (0, PublishFault::Unroutable), "{error}");
+    publisher.connect().await.unwrap();
+    assert_eq!(publisher.publish(&[numbered(2, 5)]).await, Ok(1));
+    queue.channel.queue_delete(history.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
 /// Some of a batch routable, some not; one acknowledgement may cover several of them.
