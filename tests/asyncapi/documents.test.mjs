@@ -125,7 +125,10 @@ test("what clients may send is what the gateway takes", () => {
 
 test("clients are tested with messages that the documents have", () => {
   // These are about what no gateway of today sends.
-  const other = ["goaway-nonsense", "malformed-replies", "resume-unknown-verdict", "unknown"];
+  const other = [
+    "feed-in-heartbeats", "feed-notice", "feed-unknown-state", "gap-spread", "gap-spread-longest",
+    "goaway-nonsense", "malformed-replies", "resume-unknown-verdict", "unknown",
+  ];
   const odd = [];
   for (const [name, steps] of conversations) {
     for (const { send, receive } of steps) {
