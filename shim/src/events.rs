@@ -376,7 +376,9 @@ impl Telemetry {
 
     /// The lease is not this process's any more.
     pub(crate) fn lease_lost(&self) {
-        tracing::warn!("another shim has taken over this ledger, or it was set back; this one waits for its turn again");
+        tracing::warn!(
+            "another shim has taken over this ledger, or it was set back; this one waits for its turn again"
+        );
     }
 }
 
