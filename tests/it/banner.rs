@@ -28,7 +28,8 @@ async fn the_banners_commands_run_as_they_are_printed() {
         let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
         let ports = format!("--listen 127.0.0.1:{clients} --admin-listen 127.0.0.1:{admin}");
         let mut serve = terminal(dir.path(), &format!("{program} serve {ports} {options}"));
-        serve.wait_for_line("working on this ledger", SOON).await.unwrap();
+        // The last of the banner, which is printed as soon as it is this one's turn.
+        serve.wait_for_line(" touch 1234", SOON).await.unwrap();
         let banner = serve.output();
         let printed = |word: &str| {
             let lines = banner.lines().skip_while(|line| !line.starts_with("Try, in two other terminals"));
