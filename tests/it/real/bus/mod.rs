@@ -5,3 +5,4 @@ mod chaos;
 mod continuity;
 mod feeds;
 mod publisher;
+mod start;
