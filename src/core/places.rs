@@ -134,7 +134,8 @@ impl Reading {
             return Met::Useless;
         }
         self.first = false;
-        self.proven |= self.head.as_ref().zip(message.cursor.as_ref()).is_some_and(|(head, cursor)| meets(head, cursor));
+        self.proven |=
+            self.head.as_ref().zip(message.cursor.as_ref()).is_some_and(|(head, cursor)| meets(head, cursor));
         if self.start == Start::First && places.has_passed(message, offset) {
             return Met::Old;
         }
@@ -193,7 +194,9 @@ mod tests {
                     return (reading.end(text, offset, places) == Met::Old).then_some((new, reading.proven));
                 }
                 Some(_) => reading.marker(text),
-                None => reading.message(&BusMessage { change, cursor: Cursor::parse(text), after: None }, offset, places),
+                None => {
+                    reading.message(&BusMessage { change, cursor: Cursor::parse(text), after: None }, offset, places)
+                }
             };
             match met {
                 Met::Useless => return None,

@@ -172,7 +172,10 @@ impl Client {
             greeted: false,
             paused: false,
             fresh: false,
-            held_in: { let shadow = life.shadow.borrow(); shadow.held.then_some(shadow.holds) },
+            held_in: {
+                let shadow = life.shadow.borrow();
+                shadow.held.then_some(shadow.holds)
+            },
         });
         if self.modern {
             self.say(r#"{"command":"hello","heartbeat":2}"#.to_owned(), Pending::Hello);

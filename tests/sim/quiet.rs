@@ -24,7 +24,9 @@ impl World {
     /// A pod without readable history is cut off, one change is missed meanwhile, and nothing else is published.
     pub fn quiet(&mut self) -> Checked {
         let pod = self.random.random_range(0..self.pods.len());
-        let Some(bug) = self.clients.iter().flat_map(|client| client.bugs.iter().copied()).next() else { return Ok(()) };
+        let Some(bug) = self.clients.iter().flat_map(|client| client.bugs.iter().copied()).next() else {
+            return Ok(());
+        };
         self.stats.quiet += 1;
         self.say(|| format!("quiet: pod {pod} misses a change of {bug}"));
         self.stream_up_at = usize::MAX;
@@ -137,8 +139,10 @@ impl World {
 
     /// Time passes until every pod is where its publisher is.
     pub fn wait_for_heads(&mut self) -> Checked {
-        // A ledger beside which another one was heard is believed a minute later.
-        let bound_ms = self.now_ms + if self.epochs > 0 || self.stats.renumbered > 0 { 80_000 } else { BOUND_MS };
+        // A ledger beside which another one was heard is believed a minute later; a pod that never heard anybody before its
+        // bindings went makes them anew after half a minute.
+        let two = self.epochs > 0 || self.stats.renumbered > 0;
+        let bound_ms = self.now_ms + if two || self.stats.unbound > 0 { 80_000 } else { BOUND_MS };
         while self.now_ms < bound_ms && !self.pods_are_even() {
             self.now_ms += 1000;
             self.tick()?;
