@@ -377,21 +377,21 @@ impl BusPlan {
     }
 
     fn tell_flow(&mut self, now_ms: u64, out: &mut Vec<Action>) {
-        let stopped = self.stopped(now_ms);
-        match (self.paused, stopped) {
-            (true, None) => {
-                self.paused = false;
-                out.push(Action::Feed { paused: false, since_ms: now_ms });
-            }
+        let feed = match (self.paused, self.stopped(now_ms)) {
+            (true, None) => Action::Feed { paused: false, since_ms: now_ms },
             (false, Some((reason, since_ms))) => {
                 let short = matches!(reason, Stopped::NotConnected | Stopped::ReadingHistory);
-                if !short || now_ms >= since_ms + GRACE_MS {
-                    self.paused = true;
-                    out.push(Action::Feed { paused: true, since_ms });
+                if short && now_ms < since_ms + GRACE_MS {
+                    return;
                 }
+                Action::Feed { paused: true, since_ms }
             }
-            (true, Some(_)) | (false, None) => {}
-        }
+            (true, Some(_)) | (false, None) => return,
+        };
+        self.paused = !self.paused;
+        // Before what takes its time, and is not gone on with when the connection is lost meanwhile.
+        let slow = |action: &Action| matches!(action, Action::ReadHistory { .. } | Action::Rebind);
+        out.insert(out.iter().position(slow).unwrap_or(out.len()), feed);
     }
 }
 

@@ -228,7 +228,7 @@ fn silence_of_heads_says_something_only_where_there_were_any() {
     let silent: &[(u64, Ev, &[&str])] = &[
         (1000, Ev::Head("E.5", Even), &[]),
         (8000, Ev::Tick, &[]),
-        (8001, Ev::Tick, &["rebind", "paused 1000"]),
+        (8001, Ev::Tick, &["paused 1000", "rebind"]),
         (9000, Ev::Tick, &[]),
         (18_001, Ev::Tick, &["rebind"]),
     ];

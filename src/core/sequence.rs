@@ -75,6 +75,8 @@ struct Run {
     first: u64,
     last: u64,
     tag: Option<Tag>,
+    /// The tag of the number before the first, where it is known.
+    before: Option<Tag>,
 }
 
 /// What is known of one epoch.
@@ -124,7 +126,7 @@ impl Sequence {
     /// content.
     pub fn fork(&mut self, cursor: &Cursor) {
         if let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
-            self.epochs[at].1.fork(cursor.seq, cursor.tag);
+            self.epochs[at].1.fork(cursor.seq, cursor.tag, None);
             self.epochs[at..].rotate_left(1);
         }
     }
@@ -203,20 +205,23 @@ impl Runs {
     fn may_lie_between(&self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> bool {
         let at = self.seen.partition_point(|run| run.last < seq);
         let left = at.checked_sub(1).and_then(|left| self.seen.get(left));
-        let (left_tag, right_tag) = (left.and_then(|left| left.tag), self.seen.get(at).and_then(|right| right.tag));
+        let right = self.seen.get(at);
+        let (left_tag, right_tag) = (left.and_then(|left| left.tag), right.and_then(|right| right.tag));
         if tag.is_none() || left_tag.or(right_tag).is_none() {
             return true;
         }
         let begins = left.is_some_and(|left| left.last + 1 == seq && left.tag == before);
-        tag == right_tag || left_tag != right_tag && (tag == left_tag || begins)
+        tag == right_tag
+            || right.is_some_and(|right| tag == right.before)
+            || left_tag != right_tag && (tag == left_tag || begins)
     }
 
     fn admit(&mut self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
         let admit = self.judge(seq, tag, before);
         match admit {
             Admit::Known => return admit,
-            Admit::Forked => self.fork(seq, tag),
-            _ => self.insert(Run { first: seq, last: seq, tag }),
+            Admit::Forked => self.fork(seq, tag, before),
+            _ => self.insert(Run { first: seq, last: seq, tag, before }),
         }
         self.bound();
         admit
@@ -230,17 +235,17 @@ impl Runs {
         let joins_right = self.seen.get(at).is_some_and(|right| right.first - 1 == seq && right.tag == new.tag);
         match (joins_left, joins_right) {
             (true, true) => {
-                self.seen[at].first = self.seen[at - 1].first;
+                (self.seen[at].first, self.seen[at].before) = (self.seen[at - 1].first, self.seen[at - 1].before);
                 self.seen.remove(at - 1);
             }
             (true, false) => self.seen[at - 1].last = seq,
-            (false, true) => self.seen[at].first = seq,
+            (false, true) => (self.seen[at].first, self.seen[at].before) = (seq, new.before),
             (false, false) => self.seen.insert(at, new),
         }
     }
 
     /// The history goes on with this number: what was seen from it on has ended.
-    fn fork(&mut self, seq: u64, tag: Option<Tag>) {
+    fn fork(&mut self, seq: u64, tag: Option<Tag>, before: Option<Tag>) {
         while let Some(mut run) = self.seen.pop() {
             if run.last < seq {
                 self.seen.push(run);
@@ -255,7 +260,7 @@ impl Runs {
                 self.ended.push(run);
             }
         }
-        self.insert(Run { first: seq, last: seq, tag });
+        self.insert(Run { first: seq, last: seq, tag, before });
         let over = self.ended.len().saturating_sub(MAX_ENDED);
         self.ended.drain(..over);
     }
@@ -264,7 +269,7 @@ impl Runs {
         if self.seen.len() > MAX_RUNS {
             let oldest = self.seen.remove(0);
             let next = &mut self.seen[0];
-            next.first = oldest.first;
+            (next.first, next.before) = (oldest.first, oldest.before);
             next.tag = next.tag.filter(|tag| oldest.tag == Some(*tag));
         }
     }
@@ -395,6 +400,11 @@ mod tests {
         sequence.admit(&cursor("E.8.a"), None);
         assert_eq!(sequence.head_stands(&cursor("E.5.a")), Within, "the publisher starts over");
         assert_eq!(sequence.head_stands(&cursor("E.5.b")), Forked, "it cannot be told");
+        let mut sequence = Sequence::default();
+        sequence.admit(&cursor("E.8.b"), Tag::parse("a"));
+        sequence.admit(&cursor("E.9.b"), Tag::parse("b"));
+        assert_eq!(sequence.head_stands(&cursor("E.7.a")), Within, "the tag before the first number is known");
+        assert_eq!(sequence.head_stands(&cursor("E.7.c")), Forked);
     }
 
     #[test]

@@ -139,8 +139,10 @@ impl World {
 
     /// Time passes until every pod is where its publisher is.
     pub fn wait_for_heads(&mut self) -> Checked {
-        // A ledger beside which another one was heard is believed a minute later.
-        let bound_ms = self.now_ms + if self.epochs > 0 || self.stats.renumbered > 0 { 80_000 } else { BOUND_MS };
+        // A ledger beside which another one was heard is believed a minute later; a pod that never heard anybody before its
+        // bindings went makes them anew after half a minute.
+        let two = self.epochs > 0 || self.stats.renumbered > 0;
+        let bound_ms = self.now_ms + if two || self.stats.unbound > 0 { 80_000 } else { BOUND_MS };
         while self.now_ms < bound_ms && !self.pods_are_even() {
             self.now_ms += 1000;
             self.tick()?;

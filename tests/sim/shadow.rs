@@ -115,6 +115,8 @@ pub struct Shadow {
     seen: HashMap<Cursor, Pos>,
     /// The numbers of each epoch's present history.
     histories: HashMap<Epoch, BTreeMap<u64, Option<Tag>>>,
+    /// The tag before each number.
+    befores: HashMap<(Epoch, u64), Option<Tag>>,
     /// Numbers of histories that have ended.
     ended: HashSet<Cursor>,
     /// The first position after the last break.
@@ -159,6 +161,7 @@ impl Shadow {
             places: HashMap::new(),
             seen: HashMap::new(),
             histories: HashMap::new(),
+            befores: HashMap::new(),
             ended: HashSet::new(),
             unbroken: 0,
             begin: None,
@@ -213,6 +216,7 @@ impl Shadow {
             }
             // It has the tag of what comes after it, or that of what comes before it, or follows right on that.
             (_, Some((_, right))) if *right == number.tag => Judged::Late,
+            (_, Some((seq, _))) if self.befores.get(&(number.epoch.clone(), *seq)) == Some(&number.tag) => Judged::Late,
             (Some((_, left)), Some((_, right))) if left == right => Judged::Forked,
             (Some((_, left)), _) if *left == number.tag => Judged::Late,
             (Some((seq, left)), _) if seq + 1 == number.seq && *left == before => Judged::Late,
@@ -240,6 +244,7 @@ impl Shadow {
             return pos;
         }
         self.seen.insert(number.clone(), pos);
+        self.befores.insert((number.epoch.clone(), number.seq), before);
         if number.epoch == self.own.epoch {
             self.own = number.clone();
         }
@@ -289,6 +294,7 @@ impl Shadow {
         self.end_from(cursor);
         self.histories.entry(cursor.epoch.clone()).or_default().insert(cursor.seq, cursor.tag);
         let apart = matches!(judged, Judged::Known | Judged::Late);
+        self.befores.insert((cursor.epoch.clone(), cursor.seq), cursor.tag);
         (self.lost, self.begin, self.head) = (false, (!apart).then(|| cursor.clone()), Some(cursor.clone()));
         self.seen.remove(cursor);
         self.unbroken = self.records.len() as Pos + 1;
