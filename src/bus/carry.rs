@@ -154,7 +154,10 @@ impl<'a> Carrier<'a> {
             return Ok(());
         };
         let kept = history.keep(&self.options.url, &link.connection).await;
-        kept.or_else(|error| if link.connection.status().connected() { Ok(()) } else { Err(error) })
+        match kept {
+            Err(error) if !link.connection.status().connected() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Takes a delivery in.

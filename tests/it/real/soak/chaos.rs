@@ -22,7 +22,7 @@ use crate::real::split::init;
 use crate::support::SOON;
 
 /// How long everything may take to catch up once nothing dies any more.
-const CATCH_UP: Duration = Duration::from_secs(90);
+pub const CATCH_UP: Duration = Duration::from_secs(90);
 const WRITERS: u64 = 4;
 /// Which gateways send little at a time.
 const NARROW: [bool; 3] = [false, false, true];

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugfeed_testbed::RabbitMq;
+use bugfeed_testbed::{RabbitMq, eventually};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
 
+use super::chaos::CATCH_UP;
 use super::pause;
 use super::pods::{Pods, Program};
 use super::tracker::Tracker;
@@ -162,9 +163,13 @@ async fn restore(shims: &mut [Program; 2], tracker: &Tracker, lane: &mut Lane) {
         shim.terminate().await;
     }
     tracker.copy_ledger().await;
+    let copied = tracker.published().await;
     shims.iter_mut().for_each(Program::start);
-    let length = millis(&mut lane.random, 3000..6000);
+    let length = millis(&mut lane.random, 1000..4000);
     pause(length).await;
+    // Without a future that is lost it would be no fault.
+    let lost = async || tracker.published().await > copied;
+    eventually(CATCH_UP, "changes that the copy does not have", lost).await.unwrap();
     shims.iter_mut().for_each(Program::kill9);
     tracker.put_back_ledger().await;
     shims.iter_mut().for_each(Program::start);

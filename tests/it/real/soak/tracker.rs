@@ -115,6 +115,14 @@ impl Tracker {
             .collect()
     }
 
+    /// How many changes the broker has confirmed, as far as the ledger knows.
+    pub async fn published(&self) -> u64 {
+        let ledger = Ledger::open_existing(&self.ledger_url().parse().unwrap(), &Prefix::default()).await.unwrap();
+        let published = ledger.meta().await.unwrap().published;
+        ledger.close().await;
+        published
+    }
+
     /// Takes a copy of the ledger, on which nobody works.
     pub async fn copy_ledger(&self) {
         for table in self.ledger_tables().await {
