@@ -91,10 +91,11 @@ impl Intake {
 
     /// Takes a message in, unless it is known or shows a hole. `now` stands in for a producer's word on when it had it.
     pub fn offer(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
-        match self.hole(message) {
-            Some((missing, before)) => Taken::Hole { missing, before: before.clone() },
-            None => self.anyway(message, recorded, now),
+        let is_next = self.is_next(message);
+        if !is_next && let Some((missing, before)) = self.hole(message) {
+            return Taken::Hole { missing, before: before.clone() };
         }
+        self.take(message, is_next, recorded, now)
     }
 
     /// Whether numbers before a message's have not come: how many, and its own.
@@ -106,6 +107,11 @@ impl Intake {
             Admit::Known if cursor.seq > 1 && self.contradicts(message, cursor) => Some((None, cursor)),
             _ => None,
         }
+    }
+
+    /// Whether a message just continues what was recorded last, which most do.
+    fn is_next(&self, message: &BusMessage) -> bool {
+        message.after.is_none() && message.cursor.as_ref().is_some_and(|cursor| self.recorder.expects(cursor))
     }
 
     /// Whether a known number came with another content than the ring holds under it.
@@ -120,6 +126,10 @@ impl Intake {
 
     /// Takes a message in, unless it is known. A hole before it is given up: what is missing is a gap.
     pub fn anyway(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
+        self.take(message, self.is_next(message), recorded, now)
+    }
+
+    fn take(&mut self, message: &BusMessage, is_next: bool, recorded: Option<When>, now: When) -> Taken {
         let cursor = message.cursor.clone().unwrap_or_else(|| {
             self.own.seq += 1;
             self.own.clone()
@@ -127,7 +137,7 @@ impl Intake {
         // Between numbered changes, one without a number moves no cursor: it is told, and that is all.
         let beside = message.cursor.is_none() && self.sequence.head().is_some_and(|head| head.epoch != self.own.epoch);
         let before = message.tag_before();
-        let has_before = self.sequence.has_before(&cursor);
+        let has_before = !is_next && self.sequence.has_before(&cursor);
         let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor, before) };
         let broken = if has_before { Continuity::Apart } else { Continuity::Broken };
         let (continuity, forked) = match admit {

@@ -133,12 +133,13 @@ impl Reading {
         if self.first && self.is_beyond(message) {
             return Met::Useless;
         }
+        if places.has_passed(message, offset) {
+            // It says nothing of whether the stream is the same: what comes next does, or the end.
+            return Met::Old;
+        }
         self.first = false;
         self.proven |=
             self.head.as_ref().zip(message.cursor.as_ref()).is_some_and(|(head, cursor)| meets(head, cursor));
-        if self.start == Start::First && places.has_passed(message, offset) {
-            return Met::Old;
-        }
         places.remember(message, offset);
         self.read += 1;
         Met::New

@@ -13,6 +13,11 @@ impl Recorder {
         self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
     }
 
+    /// Whether a number is the one that continues what was recorded last.
+    pub fn expects(&self, cursor: &Cursor) -> bool {
+        self.next_cursor.as_ref() == Some(cursor)
+    }
+
     /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
     pub fn lose(&mut self) {
         self.numbering().lose();

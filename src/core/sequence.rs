@@ -217,6 +217,16 @@ impl Runs {
     }
 
     fn admit(&mut self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
+        // Most numbers are the next one, under the same tag.
+        if let Some(newest) = self.seen.last_mut()
+            && self.ended.is_empty()
+            && newest.last.checked_add(1) == Some(seq)
+            && newest.tag == tag
+            && before == tag
+        {
+            newest.last = seq;
+            return Admit::Next;
+        }
         let admit = self.judge(seq, tag, before);
         match admit {
             Admit::Known => return admit,

@@ -89,7 +89,7 @@ impl Ingest {
     /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
     pub async fn begin(&mut self, epoch: Epoch) {
         let start = self.intake.begin(epoch);
-        self.to_shards(|| Input::Gap(Some(start.clone()))).await;
+        self.break_shards(Some(start)).await;
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -163,7 +163,7 @@ impl Ingest {
             let quiet = is_recent(&mut self.last_gap);
             self.events.gap(&self.feed, cursor.as_ref(), quiet);
         }
-        self.to_shards(|| Input::Gap(cursor.clone())).await;
+        self.break_shards(cursor).await;
     }
 
     /// Continuity is lost, and nothing is known of what comes next.
@@ -196,17 +196,16 @@ impl Ingest {
         self.to_shards(|| Input::Feed { paused, since }).await;
     }
 
+    async fn break_shards(&self, cursor: Option<Cursor>) {
+        self.breaks.step();
+        self.to_shards(|| Input::Gap(cursor.clone())).await;
+        self.breaks.step();
+    }
+
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
-        let is_break = matches!(input(), Input::Gap(_));
-        if is_break {
-            self.breaks.step();
-        }
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
             let _ = shard.send(input()).await;
-        }
-        if is_break {
-            self.breaks.step();
         }
     }
 
