@@ -254,11 +254,11 @@ fn a_publisher_that_waits_pauses_the_feed() {
 fn a_connection_that_is_back_at_once_is_no_news() {
     let begin: &[(u64, Ev, &[&str])] =
         &[(0, Ev::Up(OWN), &["current"]), (1000, Ev::Lost, &["not current"]), (2000, Ev::Tick, &[])];
-    check(false, &[begin, &[(2500, Ev::Up(OWN), &["current"])]].concat());
+    check(false, &[begin, &[(2500, Ev::Up(OWN), &["lose", "current"])]].concat());
     let long: &[(u64, Ev, &[&str])] = &[
         (3000, Ev::Tick, &["paused 1000"]),
         (4000, Ev::Lost, &["not current"]),
-        (9000, Ev::Up(OWN), &["current", "live 9000"]),
+        (9000, Ev::Up(OWN), &["lose", "current", "live 9000"]),
     ];
     check(false, &[begin, long].concat());
 }
@@ -354,13 +354,14 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 0..3 if !up => {
                     let kept = random.random();
                     let queue = if random.random() { OWN } else { Queue::Durable { kept } };
-                    Event::Connected { queue, known: live_before }
+                    Event::Connected { queue }
                 }
                 3..5 if up => Event::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
                 5..7 if up => Event::Taken { epoch: Some(&epochs[random.random_range(0..2)]), next: random.random() },
                 7 if up => Event::Hole,
                 _ => Event::Tick,
             };
+            let was_live = live_before;
             watch.holes += u32::from(event == Event::Hole);
             up = matches!(event, Event::Connected { .. }) || up && event != Event::Lost;
             todo.extend(plan.on(now_ms, event));
@@ -386,7 +387,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 todo.extend(plan.on(now_ms, answer));
             }
             // A durable queue that was there is trusted where nobody says heads.
-            if let Event::Connected { queue: Queue::New, known: true } = event {
+            if was_live && event == (Event::Connected { queue: Queue::New }) {
                 let said = |action: &Action| matches!(action, Action::Hold(true) | Action::Lose);
                 assert!(proven || todo.iter().any(said), "seed {seed}: open at {now_ms}");
             }

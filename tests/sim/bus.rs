@@ -305,6 +305,8 @@ impl Life {
         let head = self.intake.head();
         if let Some(end) = self.bus.read_to.filter(|_| why == Why::Missing)
             && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
+            // What was taken for another history once is not taken in again.
+            && self.shadow.borrow().forks == 0
             && around.broker.in_stream(end, head.as_ref(), &cursor.epoch, cursor.seq + 1)
         {
             return Err(format!("pod {}: gap up to {cursor} after {head:?}, but history has it", around.pod));
