@@ -376,7 +376,6 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
         for _ in 0..300 {
             now_ms += random.random_range(1..1000);
             let mut todo = plan.on(now_ms, Event::Tick);
-            let comes_back = live_before;
             let event = match random.random_range(0..10) {
                 0 if up => Event::Lost,
                 0..3 if !up => {
@@ -389,6 +388,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 7 if up => Event::Hole,
                 _ => Event::Tick,
             };
+            let was_live = live_before;
             watch.holes += u32::from(event == Event::Hole);
             up = matches!(event, Event::Connected { .. }) || up && event != Event::Lost;
             todo.extend(plan.on(now_ms, event));
@@ -414,7 +414,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 todo.extend(plan.on(now_ms, answer));
             }
             // A durable queue that was there is trusted where nobody says heads.
-            if comes_back && matches!(event, Event::Connected { queue: Queue::New }) {
+            if was_live && event == (Event::Connected { queue: Queue::New }) {
                 let said = |action: &Action| matches!(action, Action::Hold(true) | Action::Lose);
                 assert!(proven || todo.iter().any(said), "seed {seed}: open at {now_ms}");
             }

@@ -98,6 +98,8 @@ fn a_ledger_that_was_set_back_is_a_gap_to_those_who_stayed_and_to_those_who_come
     for (from, want) in [
         ("E.4.a", vec![format!("subscribe gap E.4.{tag}")]),
         ("E.3.a", vec![format!("subscribe gap E.4.{tag}")]),
+        // It may have been there when the other history went on from it, and lack that.
+        ("E.2.a", vec![format!("subscribe gap E.4.{tag}")]),
         ("E.3.b", vec![format!("subscribe complete E.3.{tag}"), format!("update E.4.{tag}")]),
         // As a number it might be of either history; what follows it here is told.
         ("E.3", vec!["subscribe complete E.3".to_owned(), format!("update E.4.{tag}")]),

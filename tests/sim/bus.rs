@@ -264,7 +264,7 @@ impl Life {
                 shadow.holds += u32::from(held);
                 shadow.held = held;
                 drop(shadow);
-                self.to_lanes(|| Input::Hold(held));
+                self.tell_lanes(|| Input::Hold(held));
             }
             Action::Lose => {
                 if let (Some(end), Some(head)) = (self.bus.read_to, &self.bus.read_from)
@@ -275,24 +275,24 @@ impl Life {
                 self.bus.loses += 1;
                 let cursor = self.intake.lose();
                 self.shadow.borrow_mut().lose();
-                self.to_lanes(|| Input::Gap(cursor.clone()));
+                self.tell_lanes(|| Input::Gap(cursor.clone()));
             }
             Action::GoOnAfter(cursor, why) => self.go_on_after(&cursor, why, around)?,
             Action::Current(current) => {
                 self.bus.through |= current;
                 if std::mem::replace(&mut self.bus.current, current) != current {
                     self.shadow.borrow_mut().current(current);
-                    self.to_lanes(|| Input::Current(current));
+                    self.tell_lanes(|| Input::Current(current));
                 }
             }
             Action::Feed { paused, .. } => {
-                if !paused && !(self.bus.connected && self.bus.through) {
+                if !(paused || self.bus.connected && self.bus.through) {
                     return Err(format!("pod {}: live, without a connection or history", around.pod));
                 }
                 self.bus.pauses += u64::from(paused);
                 self.bus.paused = paused;
                 let since = around.now;
-                self.to_lanes(|| Input::Feed { paused, since });
+                self.tell_lanes(|| Input::Feed { paused, since });
             }
             Action::ReadHistory { .. } | Action::Judge | Action::Rebind => {
                 return Err(format!("pod {}: {action:?} is not due without a connection", around.pod));
@@ -305,6 +305,8 @@ impl Life {
         let head = self.intake.head();
         if let Some(end) = self.bus.read_to.filter(|_| why == Why::Missing)
             && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
+            // What was taken for another history once is not taken in again.
+            && self.shadow.borrow().forks == 0
             && around.broker.in_stream(end, head.as_ref(), &cursor.epoch, cursor.seq + 1)
         {
             return Err(format!("pod {}: gap up to {cursor} after {head:?}, but history has it", around.pod));
@@ -312,7 +314,7 @@ impl Life {
         self.bus.head_gaps += 1;
         let told = self.intake.go_on_after(cursor);
         self.shadow.borrow_mut().go_on_after(cursor);
-        self.to_lanes(|| Input::Gap(Some(told.clone())));
+        self.tell_lanes(|| Input::Gap(Some(told.clone())));
         Ok(())
     }
 
@@ -373,7 +375,7 @@ impl Life {
         match (met, item) {
             (Met::Useless, _) => {
                 self.bus.places.forget();
-                self.from_first(around);
+                self.begin_anew(around);
             }
             (Met::New, Some(item)) => {
                 let taken = self.offer(&item, around)?;
@@ -393,7 +395,7 @@ impl Life {
     }
 
     /// Reads again, everything.
-    fn from_first(&mut self, around: &mut Around<'_>) {
+    fn begin_anew(&mut self, around: &mut Around<'_>) {
         let Some(job) = &mut self.bus.job else { return };
         job.open = job.open.as_ref().and_then(|last| open(last.reading.from_first(), around));
     }
@@ -408,7 +410,7 @@ impl Life {
         };
         if !found && *open.reading.start() != Start::First {
             // It may lie before what was read first.
-            self.from_first(around);
+            self.begin_anew(around);
             return Ok(());
         }
         self.bus.read_to = Some(open.end);
@@ -434,7 +436,7 @@ impl Life {
         self.taken_in(item, taken, filled, around).map(|_| ())
     }
 
-    fn to_lanes(&mut self, input: impl Fn() -> Input<crate::wire::End>) {
+    fn tell_lanes(&mut self, input: impl Fn() -> Input<crate::wire::End>) {
         for lane in &mut self.lanes {
             lane.inputs.push_back(input());
         }

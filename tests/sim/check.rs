@@ -137,7 +137,7 @@ impl Client {
                 promise!(!waits(&session.shadow.borrow()), "a resume was answered before it is known what was missed");
                 promise!(cursor.as_ref() == Some(&asked), "the answer to a resume repeats the cursor, {asked}");
                 session.conflated = verdict == Some("latest");
-                if let (true, Some(pos)) = (session.conflated, position) {
+                if let (true, Some(pos)) = (session.conflated, position.filter(|&pos| pos < Pos::MAX)) {
                     let more = session.shadow.borrow().changes_after(pos) > self.catch_up;
                     promise!(more || pos + 1 < session.cache.start(), "latest, though the ring has all since {asked}");
                 }
