@@ -72,6 +72,8 @@ impl MariaDb {
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
             .arg(format!("--datadir={}", dir.path().join("data").display()))
+            // Each removes at its start what others have there.
+            .env("TMPDIR", dir.path())
             .dir(dir.path());
         if is_root() {
             install = install.arg("--user=root");
