@@ -208,15 +208,16 @@ impl Events {
 
     /// A number came again with another content: the ledger was set back or copied. `now`: not long ago, before anybody
     /// was served here.
-    pub fn forked(&self, name: &str, number: &impl Display, now: bool) {
-        if !now {
-            return debug!(feed = name, %number, "a number of the past was given twice");
+    pub fn forked(&self, name: &str, number: &impl Display, quiet: bool) {
+        if quiet {
+            return debug!(feed = name, %number, "a number was given twice");
         }
         error!(
             feed = name,
             %number,
             "this number was given before, to another change or in another history: the ledger was set back, or two shims \
-             work on copies of one; `bugfeed-shim new-epoch` begins a numbering that cannot be confused"
+             work on copies of one; stop one, and `bugfeed-shim new-epoch --yes` begins a numbering that cannot be confused (more within a minute are \
+             only counted)"
         );
     }
 

@@ -24,7 +24,9 @@ use crate::{admin, cli, usage};
 /// Starts logging to stderr.
 pub fn init_logging(format: LogFormat) {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("info,{QUIET_LIBRARIES}"));
-    let filter = tracing_subscriber::EnvFilter::new(directives);
+    // Where everything is traced, the broker's library would write the login into the log, byte by byte.
+    let quiet = "lapin=off".parse().expect("a directive");
+    let filter = tracing_subscriber::EnvFilter::new(directives).add_directive(quiet);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second start in one process (tests) keeps the first one's settings.
     let _ = match format {
@@ -248,8 +250,8 @@ pub async fn new_epoch(args: &NewEpochArgs) -> anyhow::Result<()> {
         meta.head
     )?;
     if !args.yes {
-        writeln!(out, "Nothing was changed; do it with --yes.")?;
-        return Ok(());
+        // A script that goes on after this must not take it for done.
+        anyhow::bail!("nothing was changed; do it with --yes");
     }
     let holder = std::sync::Mutex::new(String::new());
     let waiting = |name: &str| name.clone_into(&mut holder.lock().unwrap_or_else(std::sync::PoisonError::into_inner));

@@ -301,6 +301,9 @@ pub fn exchange(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 200 || text.starts_with("amq.") || text.chars().any(char::is_control) {
         return Err("an exchange name has 1 to 200 bytes and does not begin with amq.".to_owned());
     }
+    if text.contains("://") {
+        return Err("this is an address, not the name of an exchange".to_owned());
+    }
     Ok(text.to_owned())
 }
 

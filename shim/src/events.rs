@@ -368,10 +368,14 @@ impl Telemetry {
         );
     }
 
-    /// The part whose outage means that the shim itself can read nothing.
+    /// The part whose outage means that nothing of the tracker can arrive: the shim can read nothing, or the broker takes
+    /// nothing of what it publishes, though it takes this word.
     pub fn paused(&self) -> Option<&'static str> {
         let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        [Part::Source, Part::Ledger].into_iter().find(|part| outages[*part as usize].since.is_some()).map(Part::name)
+        [Part::Source, Part::Ledger, Part::Bus]
+            .into_iter()
+            .find(|part| outages[*part as usize].since.is_some())
+            .map(Part::name)
     }
 
     /// The lease is not this process's any more.

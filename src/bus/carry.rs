@@ -29,6 +29,8 @@ pub(super) struct Carrier<'a> {
     history: Option<History>,
     plan: BusPlan,
     begun: Instant,
+    /// When that was, by the wall clock.
+    begun_at: When,
     ticks: Interval,
     /// Why there is no connection, for people.
     lost: Option<String>,
@@ -52,6 +54,7 @@ impl<'a> Carrier<'a> {
             plan: BusPlan::new(0, history.is_some()),
             history,
             begun: Instant::now(),
+            begun_at: When::from_system_time(std::time::SystemTime::now()),
             ticks: super::amqp::ticks(),
             lost: None,
             no_heads: false,
@@ -67,9 +70,9 @@ impl<'a> Carrier<'a> {
 
     /// A moment of the plan's clock, by the wall clock.
     fn when(&self, at_ms: u64) -> When {
-        let ago = i64::try_from(self.now_ms().saturating_sub(at_ms)).unwrap_or(0);
-        let now = crate::app::this_second();
-        When::from_micros(now.as_micros() - ago / 1000 * 1_000_000).unwrap_or(now)
+        // From the beginning, so that one moment is always told as the same second: what is told anew counts as news.
+        let at_us = i64::try_from(at_ms).unwrap_or(0).saturating_mul(1000).saturating_add(self.begun_at.as_micros());
+        When::from_micros(at_us / 1_000_000 * 1_000_000).unwrap_or(self.begun_at)
     }
 
     /// What the plan says. People see how things are before clients hear of it.
@@ -325,7 +328,11 @@ impl<'a> Carrier<'a> {
             {
                 history.places.forget();
             }
-            if let Some(read) = read.filter(|_| self.is_found()) {
+            // What shows another history of the same ledger is no hole: nothing that could be read fills it.
+            let fork = self.hole.as_ref().is_some_and(|hole| {
+                hole.missing.is_none() && head.as_ref().is_some_and(|head| head.epoch == hole.before.epoch)
+            });
+            if let Some(read) = read.filter(|_| fork || self.is_found()) {
                 return Ok(read);
             }
         }

@@ -149,26 +149,32 @@ impl LocalFeed {
         let paused = nothing_can_be_read || !self.current;
         if paused != self.paused {
             self.paused = paused;
+            self.ingest.events.feed_is_up(&self.ingest.feed, !paused);
             self.ingest.feed_state(paused, When::from_system_time(SystemTime::now())).await;
         }
     }
 }
 
-/// Fills the replay cache with what the ledger remembers and the feed does not have yet: everything, so that clients can
-/// catch up over a restart, or what another holder of the lease recorded meanwhile.
+/// Fills the replay cache with what the ledger has published and the feed does not have yet: everything, so that clients can
+/// catch up over a restart, or what another holder of the lease published meanwhile. What is recorded and not published comes
+/// by the relay, with its number, when its row is dealt with.
 async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), LedgerError> {
-    let head = ledger.meta().await?.cursor();
+    let meta = ledger.meta().await?;
+    let (head, published) = (meta.cursor(), meta.published);
     let known = ingest.head().filter(|known| known.epoch == head.epoch && known.seq <= head.seq);
-    if head.seq == 0 && known.is_none() {
+    if published == 0 && known.is_none() {
         ingest.begin(head.epoch).await;
         return Ok(());
     }
-    let mut after = head.seq.saturating_sub(max).max(known.map_or(0, |known| known.seq));
+    let mut after = published.saturating_sub(max).max(known.map_or(0, |known| known.seq));
     loop {
         let page = ledger.history(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = last.cursor.seq;
         for numbered in page {
+            if numbered.cursor.seq > published {
+                return Ok(());
+            }
             let recorded = numbered.recorded;
             take(ingest, numbered.into(), Some(recorded)).await;
         }

@@ -88,6 +88,8 @@ pub struct BusPlan {
     /// Changes taken so far, and when the last one was.
     taken: u64,
     taken_ms: u64,
+    /// When the last numbered one was.
+    numbered_ms: u64,
     /// When the bindings were made last.
     bound_ms: u64,
     /// A head beyond what is here was heard when so many had been taken.
@@ -111,6 +113,7 @@ impl BusPlan {
             heads: Heads::default(),
             taken: 0,
             taken_ms: 0,
+            numbered_ms: 0,
             bound_ms: 0,
             suspect: None,
             heard: false,
@@ -166,7 +169,7 @@ impl BusPlan {
             Link::Live { .. } => {}
         }
         // Changes that come without heads come all the same.
-        let heard_ms = self.heads.last_ms.max(self.taken_ms);
+        let heard_ms = self.heads.last_ms.max(self.numbered_ms);
         if self.heads_are_silent(now_ms) && now_ms > heard_ms + self.silence_ms() {
             return Some((Stopped::Silent, heard_ms));
         }
@@ -279,9 +282,10 @@ impl BusPlan {
 
     fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Action>) {
         (self.taken, self.taken_ms, self.heard) = (self.taken + 1, now_ms, true);
-        if let Some(epoch) = epoch {
-            self.publishers.heard(epoch, now_ms);
-        }
+        // Changes without a number are another producer's: they say nothing of the one that says heads.
+        let Some(epoch) = epoch else { return };
+        self.numbered_ms = now_ms;
+        self.publishers.heard(epoch, now_ms);
         if next {
             self.release(out);
         }

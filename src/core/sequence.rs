@@ -131,10 +131,13 @@ impl Sequence {
         }
     }
 
-    /// Whether the number before this one was seen, under whatever tag.
+    /// Whether the number before this one was seen, under whatever tag, also in a history that has ended: somebody may have
+    /// it, and lack what this history had up to here.
     pub fn has_before(&self, cursor: &Cursor) -> bool {
         let before = cursor.seq.saturating_sub(1);
-        self.epochs.iter().any(|(epoch, runs)| *epoch == cursor.epoch && runs.find(before).is_some())
+        let ended = |runs: &Runs| runs.ended.iter().any(|run| (run.first..=run.last).contains(&before));
+        let seen = |runs: &Runs| runs.find(before).is_some() || ended(runs);
+        self.epochs.iter().any(|(epoch, runs)| *epoch == cursor.epoch && seen(runs))
     }
 
     /// Where a publisher's head is. Nothing published is even with nothing seen.

@@ -108,6 +108,14 @@ fn a_ledger_that_was_set_back_is_a_gap_to_those_who_stayed_and_to_those_who_come
     }
 }
 
+/// Two machines work with copies of one ledger. Who has what the one published up to here may lack what the other did.
+#[test]
+fn a_history_that_goes_on_after_another_one_continues_nothing() {
+    let mut feed = Feed::new();
+    feed.arrive(&["E.1.a", "E.2.a", "E.3.a", "E.2.b after a", "E.4.a"]);
+    assert_eq!(feed.resume("E.3.a").1, ["subscribe gap E.4.0000000a"], "number 2 of the other");
+}
+
 /// It resumes on a gateway that has only the new history, and not yet as far.
 #[test]
 fn a_client_that_is_ahead_is_compared_when_its_number_comes() {

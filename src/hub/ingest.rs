@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Breaks, ShardInput};
 use crate::core::bus_plan::Why;
-use crate::core::input::Input;
+use crate::core::input::{Input, Update};
 use crate::core::intake::{HeadStands, Intake, New, Taken};
 use crate::core::replay::Recorder;
 use crate::events::Events;
@@ -29,6 +29,7 @@ pub struct Ingest {
     pub events: Arc<Events>,
     changes: Counter,
     last_poison: Option<Instant>,
+    last_fork: Option<Instant>,
     last_gap: Option<Instant>,
     current: bool,
     breaks: Breaks,
@@ -79,6 +80,7 @@ impl Ingest {
             events,
             changes,
             last_poison: None,
+            last_fork: None,
             last_gap: None,
             current: false,
             breaks,
@@ -115,7 +117,8 @@ impl Ingest {
             Taken::New(new) => {
                 let came = match &new {
                     New { gap: Some(_), .. } => Came::Broken,
-                    New { late: true, .. } => Came::Other,
+                    // One that came late, or has no number, moves no number and proves nothing.
+                    New { late: true, .. } | New { update: Update { number: None, .. }, .. } => Came::Other,
                     New { .. } => Came::Next,
                 };
                 self.deliver(new).await;
@@ -146,7 +149,8 @@ impl Ingest {
         let New { update, gap, late, forked } = new;
         self.changes.inc();
         if forked {
-            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), self.begun);
+            let quiet = !self.begun || is_recent(&mut self.last_fork);
+            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), quiet);
         }
         if late {
             self.events.late(&self.feed);
@@ -175,7 +179,8 @@ impl Ingest {
     /// Continuity is lost; the next change follows this cursor.
     pub async fn go_on_after(&mut self, cursor: &Cursor, why: Why) {
         if why == Why::Forked {
-            self.events.forked(&self.feed, cursor, self.begun);
+            let quiet = !self.begun || is_recent(&mut self.last_fork);
+            self.events.forked(&self.feed, cursor, quiet);
         }
         let cursor = self.intake.go_on_after(cursor);
         self.tell_gap(Some(cursor)).await;

@@ -215,7 +215,7 @@ impl Life {
             }
         }
         let taken = self.offer(&item, around)?;
-        let next = matches!(&taken, Taken::New(New { gap: None, late: false, .. }));
+        let next = cursor.is_some() && matches!(&taken, Taken::New(New { gap: None, late: false, .. }));
         self.drive(Event::Taken { epoch: cursor.as_ref().map(|cursor| &cursor.epoch), next }, around)?;
         if let Taken::Hole { .. } = taken {
             (self.bus.hole, self.bus.read_to) = (Some(item), None);

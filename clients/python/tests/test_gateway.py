@@ -127,7 +127,7 @@ def test_refusals(gateway: Gateway) -> None:
                 await read(feed.watch(range(1, 10_002)), 1)
             assert not refused.value.final and len(refused.value.bugs) == 10_001
         async with Bugfeed(f"{gateway.url}nonsense/") as feed:
-            with pytest.raises(BugfeedError, match="Feeds:") as final:
+            with pytest.raises(BugfeedError, match="feeds:") as final:
                 await read(feed.watch([1]), 1)
             assert final.value.final and final.value.status == 404
 

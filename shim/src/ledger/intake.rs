@@ -246,6 +246,7 @@ impl Intake {
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
+            self.ledger.check_known(&meta)?;
             let mut tag = Tag::from_random(rand::random());
             while meta.tag == Some(tag) {
                 tag = Tag::from_random(rand::random());

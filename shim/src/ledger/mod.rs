@@ -82,7 +82,7 @@ pub enum LedgerError {
     /// Its meta row is not what this program writes.
     #[error(
         "ledger {place}: {what}; move it away and start again: a new epoch begins in a new one, and clients are told to ask \
-         the tracker (where an old copy is put in its place instead, run `bugfeed-shim new-epoch` on it)"
+         the tracker (where an old copy is put in its place instead, run `bugfeed-shim new-epoch --yes` on it)"
     )]
     Broken {
         /// Which ledger.
@@ -297,6 +297,20 @@ impl Ledger {
         if known.as_ref().is_none_or(|known| known.epoch != cursor.epoch || known.seq <= cursor.seq) {
             *known = Some(cursor);
         }
+    }
+
+    /// Compares what is read again with what the ledger is known to hold: another server, which is behind, may have taken
+    /// over since this tenure began.
+    fn check_known(&self, meta: &Meta) -> Result<(), LedgerError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_behind = |known: Cursor| {
+            let other = known.seq == meta.head && known.seq > 0 && known.tag != meta.tag;
+            known.epoch == meta.epoch && (known.seq > meta.head || other)
+        };
+        if known.is_some_and(is_behind) {
+            return Err(LedgerError::SetBack { place: self.place().to_owned() });
+        }
+        Ok(())
     }
 
     /// Why a write of this term changed nothing.

@@ -49,7 +49,7 @@ impl Fault {
             }
             Fault::Corrupt if of_ledger => {
                 "what is in the file cannot be trusted: move it away, and a new epoch begins with a new one; or see \
-                 whether `bugfeed-shim new-epoch` can go on with it. Never put an old copy in its place"
+                 whether `bugfeed-shim new-epoch --yes` can go on with it. Never put an old copy in its place"
             }
             Fault::Away => "check that the server runs and can be reached from here",
             Fault::Locked => "another transaction holds a lock; it will be tried again",

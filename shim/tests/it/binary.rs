@@ -278,7 +278,7 @@ async fn a_new_epoch_on_command() {
     };
     let before = epoch().await;
     let (code, output) = new_epoch(&[]).await;
-    assert!(code == 0 && output.contains("3 unpublished") && output.contains("--yes"), "{code}\n{output}");
+    assert!(code == 1 && output.contains("3 unpublished") && output.contains("--yes"), "{code}\n{output}");
     assert_eq!(epoch().await, before, "only said");
     let (code, output) = new_epoch(&["--yes"]).await;
     assert!(code == 0 && output.contains("'gap'") && output.contains("Done: epoch"), "{code}\n{output}");

@@ -123,8 +123,8 @@ async fn a_state_that_is_read_again_gets_a_fresh_tag(place: Place) {
 async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     let ledger = open(&place).await;
     let (_tracker, _source, rows) = rows(30).await;
-    let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
+    let held = lease(&ledger).await;
+    let mut intake = held.intake();
     let mut session = place.session().await;
     intake.record(&rows[..10], when(T1)).await.unwrap();
     copy(&mut session).await;
@@ -132,17 +132,22 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     put_back(&mut session).await;
     let set_back = |error: LedgerError| assert!(matches!(error, LedgerError::SetBack { .. }), "{error}");
     set_back(intake.record(&rows[20..21], when(T1)).await.unwrap_err());
-    set_back(lease.published(&lost[9].cursor).await.unwrap_err());
-    set_back(lease.begin().await.unwrap_err());
+    set_back(held.published(&lost[9].cursor).await.unwrap_err());
+    set_back(held.begin().await.unwrap_err());
+    // Nor does it go on once it has read the ledger again.
+    set_back(intake.record(&rows[20..30], when(T1)).await.unwrap_err());
+    drop(intake);
+    held.release().await.unwrap();
     // Somebody who does not know goes on: the same numbers under another tag.
     let other = open(&place).await;
     assert_eq!(other.meta().await.unwrap().head, 10);
-    let again = intake.record(&rows[20..30], when(T1)).await.unwrap().changes;
+    let held = lease(&other).await;
+    let again = held.intake().record(&rows[20..30], when(T1)).await.unwrap().changes;
     assert_eq!(seqs(&again), seqs(&lost));
     assert!(again.iter().zip(&lost).all(|(one, two)| one.cursor.contradicts(&two.cursor)));
-    assert_eq!(again[0].after, ledger.history(9, 1).await.unwrap()[0].cursor.tag);
-    set_back(lease.published(&lost[9].cursor).await.unwrap_err());
-    lease.published(&again[9].cursor).await.unwrap();
+    assert_eq!(again[0].after, other.history(9, 1).await.unwrap()[0].cursor.tag);
+    set_back(held.published(&lost[9].cursor).await.unwrap_err());
+    held.published(&again[9].cursor).await.unwrap();
 }
 
 /// What was recorded in the lost future, and marked, is not passed over afterwards.
