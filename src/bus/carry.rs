@@ -119,7 +119,7 @@ impl<'a> Carrier<'a> {
     pub(super) async fn connected(&mut self, link: &mut Link) -> Result<(), AmqpError> {
         self.lost = None;
         self.bind_heads(link).await?;
-        self.drive(link, Event::Connected { queue: link.queue }).await
+        self.drive(link, Event::Connected { queue: link.queue, waiting: link.waiting }).await
     }
 
     /// The connection is lost, or could not be made.

@@ -29,6 +29,8 @@ const HEADS: i64 = 10;
 pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) queue: Queue,
+    /// Messages that waited in it when it was found.
+    pub(super) waiting: u64,
     name: String,
     channel: Channel,
     consumer: Consumer,
@@ -60,13 +62,13 @@ impl Link {
         let declare = QueueDeclareOptions { exclusive: own, auto_delete: own, durable: !own, ..Default::default() };
         let declaring = channel.queue_declare(name.as_str().into(), declare, arguments);
         let declared = amqp::within(PATIENCE, url, declaring, |error| AmqpError::queue(url, &name, error)).await?;
-        let name = declared.name().to_string();
+        let (name, waiting) = (declared.name().to_string(), u64::from(declared.message_count()));
         bind(url, &channel, &name, &options.exchange).await?;
         // Two gateways on one queue would each tell half.
         let consume = BasicConsumeOptions { exclusive: true, ..Default::default() };
         let consuming = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
         let consumer = amqp::within(PATIENCE, url, consuming, |error| AmqpError::consume(url, &name, error)).await?;
-        Ok(Link { connection, queue, name, channel, consumer, heads: None })
+        Ok(Link { connection, queue, waiting, name, channel, consumer, heads: None })
     }
 
     /// Binds to the exchange of heads, and makes it where it is missing. Refusals cost heads only.

@@ -35,6 +35,8 @@ const LONG_REST_MS: u64 = 300_000;
 const REBIND_MS: u64 = 10_000;
 /// The same while changes come: it is the stream that may be gone.
 const UPKEEP_MS: u64 = 30_000;
+/// How long nothing may come of what waited in a durable queue, before the feed is taken for current at its start.
+const BACKLOG_PATIENCE_MS: u64 = 2_000;
 /// From when on it is worth a word that no publisher was heard.
 const LISTEN_MS: u64 = 10_000;
 
@@ -88,6 +90,10 @@ pub struct BusPlan {
     /// Changes taken so far, and when the last one was.
     taken: u64,
     taken_ms: u64,
+    /// So many will have been taken when what waited in the queue is through.
+    backlog_ends: u64,
+    /// At the start: the feed is current when what waited is through, and whether continuity is proven.
+    settling: Option<bool>,
     /// When the last numbered one was.
     numbered_ms: u64,
     /// When the bindings were made last.
@@ -113,6 +119,8 @@ impl BusPlan {
             heads: Heads::default(),
             taken: 0,
             taken_ms: 0,
+            backlog_ends: 0,
+            settling: None,
             numbered_ms: 0,
             bound_ms: 0,
             suspect: None,
@@ -126,7 +134,7 @@ impl BusPlan {
     pub fn on(&mut self, now_ms: u64, event: Event<'_>) -> Vec<Action> {
         let mut out = Vec::new();
         match event {
-            Event::Connected { queue } => self.connected(now_ms, queue, &mut out),
+            Event::Connected { queue, waiting } => self.connected(now_ms, queue, waiting, &mut out),
             Event::Lost => self.lost(now_ms, &mut out),
             Event::HistoryRead { proven } => self.history_over(now_ms, proven, &mut out),
             Event::HistoryFailed { for_good } => {
@@ -206,9 +214,10 @@ impl BusPlan {
         live && self.heads.expected && now_ms > self.heads.last_ms + self.silence_ms()
     }
 
-    fn connected(&mut self, now_ms: u64, queue: Queue, out: &mut Vec<Action>) {
+    fn connected(&mut self, now_ms: u64, queue: Queue, waiting: u64, out: &mut Vec<Action>) {
         let (Link::Down { since_ms } | Link::Reading { since_ms }) = self.link else { return };
-        self.queue = queue;
+        (self.queue, self.bound_ms) = (queue, now_ms);
+        (self.backlog_ends, self.settling) = (self.taken + waiting, None);
         self.link = Link::Reading { since_ms };
         (self.rests, self.suspect, self.heard) = (None, None, false);
         // From here on heads can come.
@@ -223,6 +232,12 @@ impl BusPlan {
 
     /// What came before the connection is through.
     fn settle(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
+        if !self.live_once && self.taken < self.backlog_ends {
+            // Clients that came in now would be sent what waited in a durable queue as if it had just happened.
+            self.settling = Some(proven);
+            return;
+        }
+        self.settling = None;
         self.link = Link::Live { since_ms: now_ms };
         self.bound_ms = now_ms;
         // At first nobody was told anything. A durable queue that was there has missed nothing, unless a head says so.
@@ -244,7 +259,7 @@ impl BusPlan {
         } else if let Link::Reading { since_ms } = self.link {
             self.link = Link::Down { since_ms };
         }
-        self.job = None;
+        (self.job, self.settling) = (None, None);
         if self.hold_until_ms.is_some() {
             // It was not proven, and now cannot be for a while.
             out.push(Action::Lose);
@@ -270,7 +285,8 @@ impl BusPlan {
             Some(Job::Begin) => self.settle(now_ms, proven, out),
             Some(Job::Hole) => {
                 self.go_on(out);
-                out.push(Action::Current(true));
+                // While a gateway that starts is not through, it is not current.
+                out.extend(self.settling.is_none().then_some(Action::Current(true)));
             }
             Some(Job::Head(cursor)) => {
                 self.job = Some(Job::Head(cursor));
@@ -282,6 +298,9 @@ impl BusPlan {
 
     fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Action>) {
         (self.taken, self.taken_ms, self.heard) = (self.taken + 1, now_ms, true);
+        if let Some(proven) = self.settling {
+            self.settle(now_ms, proven, out);
+        }
         // Changes without a number are another producer's: they say nothing of the one that says heads.
         let Some(epoch) = epoch else { return };
         self.numbered_ms = now_ms;
@@ -367,6 +386,13 @@ impl BusPlan {
         if self.hold_until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
             out.push(Action::Lose);
             self.release(out);
+        }
+        // The queue has given up some of what waited in it, or holds it back.
+        if let Some(proven) = self.settling
+            && now_ms >= self.taken_ms.max(self.bound_ms) + BACKLOG_PATIENCE_MS
+        {
+            self.backlog_ends = self.taken;
+            self.settle(now_ms, proven, out);
         }
         let Link::Live { .. } = self.link else { return };
         let silent = self.heads_are_silent(now_ms);

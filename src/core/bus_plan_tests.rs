@@ -13,6 +13,8 @@ const KEPT: Queue = Queue::Durable { kept: true };
 #[derive(Clone, Copy, Debug)]
 enum Ev {
     Up(Queue),
+    /// So many wait in it.
+    Waiting(Queue, u64),
     Lost,
     Read(bool),
     Failed(bool),
@@ -53,7 +55,8 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
         };
         let epoch = |number: &str| Cursor::parse(number).unwrap().epoch;
         let said = match *event {
-            Ev::Up(queue) => plan.on(now_ms, Event::Connected { queue }),
+            Ev::Up(queue) => plan.on(now_ms, Event::Connected { queue, waiting: 0 }),
+            Ev::Waiting(queue, waiting) => plan.on(now_ms, Event::Connected { queue, waiting }),
             Ev::Lost => plan.on(now_ms, Event::Lost),
             Ev::Read(proven) => plan.on(now_ms, Event::HistoryRead { proven }),
             Ev::Failed(for_good) => plan.on(now_ms, Event::HistoryFailed { for_good }),
@@ -277,6 +280,21 @@ fn a_publisher_that_waits_pauses_the_feed() {
     check(false, &[rows, &[(5000, Ev::Head("E.5", Even), &["live 5000"])]].concat());
 }
 
+/// What waited in a durable queue over night is not sent to those who come in the morning as if it had just happened.
+#[test]
+fn a_gateway_that_starts_is_not_current_before_its_backlog_is_through() {
+    let begin: &[(u64, Ev, &[&str])] = &[(0, Ev::Waiting(KEPT, 2), &[]), (10, Ev::Other("E.1"), &[])];
+    check(false, &[begin, &[(20, Ev::Next("E.2"), &["current"])]].concat());
+    // Something of it was dropped meanwhile.
+    check(false, &[begin, &[(1000, Ev::Tick, &[]), (2010, Ev::Tick, &["current"])]].concat());
+    let lost: &[(u64, Ev, &[&str])] = &[(20, Ev::Lost, &["not current"]), (30, Ev::Waiting(KEPT, 0), &["current"])];
+    check(false, &[begin, lost].concat());
+    // Later on, what waited is news.
+    let later: &[(u64, Ev, &[&str])] =
+        &[(0, Ev::Up(KEPT), &["current"]), (10, Ev::Lost, &["not current"]), (20, Ev::Waiting(KEPT, 9), &["current"])];
+    check(false, later);
+}
+
 #[test]
 fn a_connection_that_is_back_at_once_is_no_news() {
     let begin: &[(u64, Ev, &[&str])] =
@@ -381,7 +399,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 0..3 if !up => {
                     let kept = random.random();
                     let queue = if random.random() { OWN } else { Queue::Durable { kept } };
-                    Event::Connected { queue }
+                    Event::Connected { queue, waiting: random.random_range(0..3) }
                 }
                 3..5 if up => Event::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
                 5..7 if up => Event::Taken { epoch: Some(&epochs[random.random_range(0..2)]), next: random.random() },
@@ -414,7 +432,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 todo.extend(plan.on(now_ms, answer));
             }
             // A durable queue that was there is trusted where nobody says heads.
-            if was_live && event == (Event::Connected { queue: Queue::New }) {
+            if was_live && matches!(event, Event::Connected { queue: Queue::New, .. }) {
                 let said = |action: &Action| matches!(action, Action::Hold(true) | Action::Lose);
                 assert!(proven || todo.iter().any(said), "seed {seed}: open at {now_ms}");
             }

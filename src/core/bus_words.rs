@@ -12,6 +12,8 @@ pub enum Event<'a> {
     Connected {
         /// Which queue.
         queue: Queue,
+        /// Messages that waited in it.
+        waiting: u64,
     },
     /// The connection is lost.
     Lost,

@@ -154,7 +154,8 @@ impl Life {
             self.expects = None;
         }
         self.bus.connected = true;
-        self.drive(Event::Connected { queue }, around)
+        let waiting = around.broker.queues[around.pod].as_ref().map_or(0, |queue| queue.ready.len() as u64);
+        self.drive(Event::Connected { queue, waiting }, around)
     }
 
     /// The connection to the broker is lost.

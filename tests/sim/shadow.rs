@@ -248,9 +248,10 @@ impl Shadow {
         if number.epoch == self.own.epoch {
             self.own = number.clone();
         }
+        let ended = self.ended.iter().any(|ended| ended.epoch == number.epoch && ended.seq + 1 == number.seq);
         let history = self.histories.entry(number.epoch.clone()).or_default();
-        // Also where it goes on after another epoch.
-        let had_before = history.contains_key(&(number.seq - 1)) || judged == Judged::Forked;
+        // Also where it goes on after another epoch, or after a history that has ended.
+        let had_before = history.contains_key(&(number.seq - 1)) || ended || judged == Judged::Forked;
         let forks = history.range(number.seq..).next().is_some()
             || history.get(&(number.seq - 1)).is_some_and(|tag| contradict(*tag, before));
         if judged.breaks() && forks {
