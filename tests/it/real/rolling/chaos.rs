@@ -191,7 +191,7 @@ async fn all_gateways_are_replaced_one_after_the_other() {
     let truth = Truth::new(&tracker.written().await, &tracker.numbered().await).unwrap();
     clients.caught_up(&truth, SOON).await;
 
-    let (line, lost) = clients.report(&truth, 0);
+    let (line, lost) = clients.report(&truth, 0, 0);
     println!(
         "rolling: {rows} changes; {line}; {} connections refused; losses: {}",
         world.service.refused(),
