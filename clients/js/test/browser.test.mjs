@@ -29,9 +29,13 @@ if (missing && process.env.BUGFEED_TEST_REQUIRE) throw new Error(missing);
 
 const page = (url) => `<!doctype html><script type="module">
   import { Bugfeed } from "/bugfeed.js";
-  const tell = async (...heard) => {
-    const answer = await fetch("/heard", { method: "POST", body: JSON.stringify(heard) });
-    if ((await answer.text()) === "reload") location.reload();
+  // One after the other: two requests at a time may arrive in the other order.
+  let told = Promise.resolve();
+  const tell = (...heard) => {
+    told = told.then(async () => {
+      const answer = await fetch("/heard", { method: "POST", body: JSON.stringify(heard) });
+      if ((await answer.text()) === "reload") location.reload();
+    });
   };
   const feed = new Bugfeed("${url}", { bugs: [1, 2], storage: localStorage, key: "test" });
   feed.addEventListener("change", ({ detail }) => tell("change", detail.bug));
