@@ -73,7 +73,7 @@ pub async fn run(
 
     let (mut publisher, bus) = in_process_bus::channel(serving.feed.replay.max);
     let options = RelayOptions {
-        poll_interval: poll_interval,
+        poll_interval,
         wake: Arc::new(Notify::new()),
         telemetry,
         ..RelayOptions::default()
