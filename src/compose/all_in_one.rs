@@ -72,12 +72,7 @@ pub async fn run(
     gateway.inner.spawn(tell(telemetry.turn(), told, gateway.inner_stop.clone()));
 
     let (mut publisher, bus) = in_process_bus::channel(serving.feed.replay.max);
-    let options = RelayOptions {
-        poll_interval,
-        wake: Arc::new(Notify::new()),
-        telemetry,
-        ..RelayOptions::default()
-    };
+    let options = RelayOptions { poll_interval, wake: Arc::new(Notify::new()), telemetry, ..RelayOptions::default() };
     let wake = Arc::clone(&options.wake);
     let relay_stop = gateway.inner_stop.clone();
     gateway.inner.spawn(bus.run(ingest, health, Arc::clone(&options.telemetry), gateway.inner_stop.clone()));

@@ -143,7 +143,7 @@ fn what_travels_on_the_bus() {
 
 #[test]
 fn the_specification_shows_every_message() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../PROTOCOL.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../PROTOCOL.md");
     let text = std::fs::read_to_string(path).unwrap();
     for folder in ["client", "server", "bus"] {
         for (name, message) in files(folder) {
