@@ -15,6 +15,7 @@ use bugfeed_protocol::When;
 use bugfeed_shim::amqp::HistoryBounds;
 use bugfeed_shim::events::{Telemetry, Turn};
 use bugfeed_shim::ledger::{Ledger, Prefix};
+use bugfeed_shim::log_event::LogEvent;
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_shim::sql::DbUrl;
@@ -157,7 +158,7 @@ impl Gateway {
         self.health.down("gateway", "shutting down");
         let delay = Duration::from_millis(self.args.drain_delay_ms);
         if ended.is_ok() && !delay.is_zero() {
-            tracing::info!(?delay, "not ready any more; accepting clients for a while yet");
+            tracing::info!(?delay, event = %LogEvent::GatewayDraining, "not ready any more; accepting clients for a while yet");
             tokio::time::sleep(delay).await;
         }
         listening.cancel();
@@ -176,7 +177,7 @@ impl Gateway {
             self.clients.wait().await;
         };
         if tokio::time::timeout(bound, polite).await.is_err() {
-            tracing::warn!("some clients did not go in time; leaving them");
+            tracing::warn!(event = %LogEvent::ClientsLeft, "some clients did not go in time; leaving them");
         }
         self.inner_stop.cancel();
         self.inner.close();

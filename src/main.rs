@@ -11,6 +11,7 @@ use bugfeed::welcome::{self, Banner};
 use bugfeed_shim::app::{ignore_hangup, init_logging};
 use bugfeed_shim::cli::LogFormat;
 use bugfeed_shim::events::Turn;
+use bugfeed_shim::log_event::LogEvent;
 use bugfeed_shim::source;
 use bugfeed_shim::usage::Usage;
 use clap::CommandFactory as _;
@@ -90,7 +91,7 @@ async fn gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyho
     raise_file_limit(args.listen.max_connections);
     let ports = Ports::bind(&args.listen)?;
     let (clients, admin) = ports.addresses()?;
-    tracing::info!(%clients, %admin, version = bugfeed::VERSION, "gateway listens");
+    tracing::info!(%clients, %admin, version = bugfeed::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
     app::gateway(&args, ports, &stop_on_signal()?).await
 }
 
@@ -98,7 +99,7 @@ async fn gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyho
 fn begin(format: LogFormat, warnings: &[String]) {
     init_logging(format);
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
 }
 
@@ -152,7 +153,7 @@ fn raise_file_limit(max_connections: u32) {
     }
     let needed = u64::from(max_connections) + 100;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
-        tracing::warn!(files, needed, "the limit on open files (ulimit -n) is too low for --max-connections");
+        tracing::warn!(files, needed, event = %LogEvent::OpenFilesLow, "the limit on open files (ulimit -n) is too low for --max-connections");
     }
 }
 
@@ -167,7 +168,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if stop.is_cancelled() {
-                    tracing::warn!("second signal: leaving at once");
+                    tracing::warn!(event = %LogEvent::SecondSignal, "second signal: leaving at once");
                     #[expect(clippy::exit, reason = "asked for twice")]
                     std::process::exit(130);
                 }

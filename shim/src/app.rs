@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{LedgerArgs, LogFormat, NewEpochArgs, RunArgs, TableArgs};
 use crate::events::{Part, QUIET_LIBRARIES, Telemetry};
 use crate::ledger::{Keep, Ledger, LedgerError};
+use crate::log_event::LogEvent;
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
@@ -76,7 +77,7 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
         outcome = working => outcome?,
         () = listening => {}
     }
-    tracing::info!("stopped");
+    tracing::info!(event = %LogEvent::ShimStopped, "stopped");
     Ok(())
 }
 
@@ -107,7 +108,7 @@ async fn work(
     };
     tracing::info!(
         source = source.place(), table = %args.table.table, ledger = ledger.place(), broker = %args.amqp,
-        exchange = args.exchange, "started"
+        exchange = args.exchange, event = %LogEvent::ShimStarted, "started"
     );
     let outcome = relay::run(&source, &ledger, &mut publisher, &options, stop.clone()).await;
     ledger.close().await;
@@ -283,7 +284,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
             () = stop.cancelled() => return,
         }
-        tracing::info!("stopping: finishing the batch in hand");
+        tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");
         stop.cancel();
     });
     Ok(())
@@ -298,7 +299,7 @@ pub fn ignore_hangup() -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+            tracing::info!(event = %LogEvent::HangupIgnored, "SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
         }
     });
     Ok(())
@@ -325,7 +326,7 @@ pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
 async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result<()> {
     init_logging(args.log_format);
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;

@@ -10,6 +10,7 @@ pub mod app;
 pub mod cli;
 pub mod events;
 pub mod ledger;
+pub mod log_event;
 pub mod publish;
 pub mod relay;
 pub mod source;
