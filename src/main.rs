@@ -9,6 +9,7 @@ use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
 use bugfeed_runtime::signals::ignore_hangup;
 use bugfeed_runtime::usage::{Usage, program};
@@ -86,7 +87,7 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let options = check(args.options(), usage);
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, "gateway listens");
+    tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
     gateway::run(options, ports, &stop_on_signal()?).await
 }
 
@@ -94,7 +95,7 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
 fn begin(format: LogFormat, warnings: &[String], serving: &ServingOptions) -> anyhow::Result<Ports> {
     init_logging(format);
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
     raise_file_limit(serving.limits.connections);
     Ok(Ports::bind(serving)?)
@@ -149,7 +150,7 @@ fn raise_file_limit(max_connections: usize) {
     }
     let needed = max_connections as u64 + 100;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
-        tracing::warn!(files, needed, "the limit on open files (ulimit -n) is too low for --max-connections");
+        tracing::warn!(files, needed, event = %LogEvent::OpenFilesLow, "the limit on open files (ulimit -n) is too low for --max-connections");
     }
 }
 
@@ -164,7 +165,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if stop.is_cancelled() {
-                    tracing::warn!("second signal: leaving at once");
+                    tracing::warn!(event = %LogEvent::SecondSignal, "second signal: leaving at once");
                     #[expect(clippy::exit, reason = "asked for twice")]
                     std::process::exit(130);
                 }

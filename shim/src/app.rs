@@ -23,6 +23,7 @@ use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
 use crate::{admin, cli};
+use bugfeed_protocol::log_event::LogEvent;
 
 /// Runs until stopped, or with `--once` until drained.
 ///
@@ -65,7 +66,7 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
         outcome = working => outcome?,
         () = listening => {}
     }
-    tracing::info!("stopped");
+    tracing::info!(event = %LogEvent::ShimStopped, "stopped");
     Ok(())
 }
 
@@ -96,7 +97,7 @@ async fn work(
     };
     tracing::info!(
         source = source.place(), table = %args.table.table, ledger = ledger.place(), broker = %args.amqp,
-        exchange = args.exchange, "started"
+        exchange = args.exchange, event = %LogEvent::ShimStarted, "started"
     );
     let outcome = relay::run(&source, &ledger, &mut publisher, &options, stop.clone()).await;
     ledger.close().await;
@@ -278,7 +279,7 @@ pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
 async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result<()> {
     init_logging(args.log_format);
     for warning in warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;

@@ -11,6 +11,7 @@ use bugfeed_protocol::Cursor;
 use tokio::sync::watch;
 
 use crate::ledger::{NewEpoch, Recorded};
+use bugfeed_protocol::log_event::LogEvent;
 
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -184,18 +185,18 @@ impl Telemetry {
         let (name, meanwhile) = (part.name(), part.meanwhile());
         drop(outages);
         if !began {
-            tracing::warn!(part = name, "still not working: {reason}; {meanwhile}");
+            tracing::warn!(part = name, event = %LogEvent::PartStillDown, "still not working: {reason}; {meanwhile}");
             return;
         }
         match part {
-            Part::Lease => tracing::info!("{reason}; {meanwhile}"),
+            Part::Lease => tracing::info!(event = %LogEvent::LeaseWaiting, "{reason}; {meanwhile}"),
             Part::Source => add(&self.counters.source_outages, 1),
             Part::Rows => {}
             Part::Ledger => add(&self.counters.ledger_outages, 1),
             Part::Bus => add(&self.counters.bus_outages, 1),
         }
         if part != Part::Lease {
-            tracing::warn!(part = name, "{reason}; {meanwhile}");
+            tracing::warn!(part = name, event = %LogEvent::PartDown, "{reason}; {meanwhile}");
         }
     }
 
@@ -206,7 +207,7 @@ impl Telemetry {
         drop(outages);
         let Some(since) = outage.since else { return false };
         if part != Part::Lease {
-            tracing::info!(part = part.name(), after_s = since.elapsed().as_secs(), "works again");
+            tracing::info!(part = part.name(), after_s = since.elapsed().as_secs(), event = %LogEvent::PartUp, "works again");
         }
         true
     }
@@ -239,10 +240,10 @@ impl Telemetry {
             if !self.may_log_set_aside() {
                 break;
             }
-            tracing::warn!(row, "row set aside: {reason}");
+            tracing::warn!(row, event = %LogEvent::RowSetAside, "row set aside: {reason}");
         }
         if recorded.numbered > 0 {
-            tracing::debug!(count = recorded.numbered, head = recorded.head, "recorded");
+            tracing::debug!(count = recorded.numbered, head = recorded.head, event = %LogEvent::ChangesRecorded, "recorded");
         }
     }
 
@@ -255,7 +256,7 @@ impl Telemetry {
         };
         *lines = Some((since, count));
         if count == SET_ASIDE_LINES + 1 {
-            tracing::warn!("more rows set aside; `bugfeed-shim status` lists them");
+            tracing::warn!(event = %LogEvent::MoreRowsSetAside, "more rows set aside; `bugfeed-shim status` lists them");
         }
         count <= SET_ASIDE_LINES
     }
@@ -267,7 +268,7 @@ impl Telemetry {
 
     /// The tracker holds rows that are recorded; they are deleted later.
     pub(crate) fn rows_held(&self, count: usize) {
-        tracing::debug!(count, "the tracker holds recorded rows; they are deleted later");
+        tracing::debug!(count, event = %LogEvent::RowsHeld, "the tracker holds recorded rows; they are deleted later");
     }
 
     /// What is in the way in the table, as it is now.
@@ -287,13 +288,13 @@ impl Telemetry {
 
     /// The bus takes changes again, and so many wait for it.
     pub(crate) fn catching_up(&self, waiting: u64) {
-        tracing::info!(waiting, "publishing what was kept");
+        tracing::info!(waiting, event = %LogEvent::BacklogPublishing, "publishing what was kept");
     }
 
     /// Old published changes were removed.
     pub(crate) fn pruned(&self, count: u64) {
         self.counters.pruned.fetch_add(count, Ordering::Relaxed);
-        tracing::debug!(count, "removed old published changes from the ledger");
+        tracing::debug!(count, event = %LogEvent::ChangesPruned, "removed old published changes from the ledger");
     }
 
     /// Whose turn it is, from now on.
@@ -317,7 +318,7 @@ impl Telemetry {
     pub(crate) fn lease_taken(&self, ledger: &str, head: &Cursor, unpublished: u64) {
         add(&self.counters.terms, 1);
         let epoch = head.epoch.as_str();
-        tracing::info!(ledger, epoch, head = head.seq, unpublished, "working on this ledger");
+        tracing::info!(ledger, epoch, head = head.seq, unpublished, event = %LogEvent::LeaseTaken, "working on this ledger");
     }
 
     /// There is a new connection to the broker, and what its history ends with fits this ledger. The last is none where
@@ -328,12 +329,13 @@ impl Telemetry {
             Some(None) => "empty".to_owned(),
             Some(Some(end)) => format!("ends with {end}"),
         };
-        tracing::info!(place, history, "connected to the broker");
+        tracing::info!(place, history, event = %LogEvent::BrokerConnected, "connected to the broker");
     }
 
     /// What the broker's history ends with is not known.
     pub(crate) fn not_compared(&self, reason: &dyn std::fmt::Display) {
         tracing::warn!(
+            event = %LogEvent::HistoryNotCompared,
             "the end of the history cannot be read: {reason}; going on without comparing it with the ledger. Should the \
              ledger have been set back, gateways notice by the tags, and clients are told 'gap'"
         );
@@ -343,6 +345,7 @@ impl Telemetry {
     pub(crate) fn other_ledger(&self, found: &Cursor, place: &str) {
         tracing::warn!(
             %found,
+            event = %LogEvent::HistoryOfOtherLedger,
             "{place}: the last change there is of another ledger. That is as it should be where this ledger is new; \
              otherwise two shims with two ledgers publish to one exchange, and clients are told 'gap' again and again: give \
              each its own --exchange, or one --ledger"
@@ -358,6 +361,7 @@ impl Telemetry {
             %former,
             %epoch,
             unpublished,
+            event = %LogEvent::LedgerSetBack,
             "THIS LEDGER WAS SET BACK (a copy was restored, or another server took over that was behind): {why}. Numbers \
              would have been given twice, so a new epoch begins. The {unpublished} changes that were not published keep \
              waiting and have new numbers; what was recorded after the copy and never published is lost, so clients are told \
@@ -378,6 +382,7 @@ impl Telemetry {
     /// The lease is not this process's any more.
     pub(crate) fn lease_lost(&self) {
         tracing::warn!(
+            event = %LogEvent::LeaseLost,
             "another shim has taken over this ledger, or it was set back; this one waits for its turn again"
         );
     }

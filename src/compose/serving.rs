@@ -17,6 +17,7 @@ use bugfeed_gateway::http::listen::{self, BindError, ListenLimits};
 use bugfeed_gateway::http::ops;
 use bugfeed_gateway::http::origins::{Origin, Origins};
 use bugfeed_gateway::http::routes::{self, Site};
+use bugfeed_protocol::log_event::LogEvent;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -165,7 +166,7 @@ impl Gateway {
         self.health.down("gateway", "shutting down");
         let delay = self.options.drain_delay;
         if ended.is_ok() && !delay.is_zero() {
-            tracing::info!(?delay, "not ready any more; accepting clients for a while yet");
+            tracing::info!(?delay, event = %LogEvent::GatewayDraining, "not ready any more; accepting clients for a while yet");
             tokio::time::sleep(delay).await;
         }
         listening.cancel();
@@ -183,7 +184,7 @@ impl Gateway {
             self.clients.wait().await;
         };
         if tokio::time::timeout(bound, polite).await.is_err() {
-            tracing::warn!("some clients did not go in time; leaving them");
+            tracing::warn!(event = %LogEvent::ClientsLeft, "some clients did not go in time; leaving them");
         }
         self.inner_stop.cancel();
         self.inner.close();

@@ -7,6 +7,7 @@ use std::fmt::Display;
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BadMessage;
+use bugfeed_protocol::log_event::LogEvent;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -133,7 +134,7 @@ impl Events {
     /// Numbers are missing; history is asked for them.
     pub fn hole(&self, name: &str, missing: Option<u64>, before: &impl Display) {
         self.missing.get_or_create(&feed(name)).inc_by(missing.unwrap_or(1));
-        debug!(feed = name, missing, %before, "changes are missing; asking history");
+        debug!(feed = name, missing, %before, event = %LogEvent::ChangesMissing, "changes are missing; asking history");
     }
 
     /// Whether changes can arrive on a feed.
@@ -144,20 +145,20 @@ impl Events {
     /// Nothing can arrive any more; `known`: it was said already that the connection is lost, or is not there yet.
     pub fn feed_stopped(&self, name: &str, reason: &str, known: bool) {
         if known {
-            debug!(feed = name, reason, "nothing can arrive on this feed");
+            debug!(feed = name, reason, event = %LogEvent::FeedStopped, "nothing can arrive on this feed");
         } else {
-            warn!(feed = name, reason, "nothing can arrive on this feed");
+            warn!(feed = name, reason, event = %LogEvent::FeedStopped, "nothing can arrive on this feed");
         }
     }
 
     /// Changes can arrive again.
     pub fn feed_flows(&self, name: &str) {
-        info!(feed = name, "changes can arrive on this feed");
+        info!(feed = name, event = %LogEvent::FeedFlows, "changes can arrive on this feed");
     }
 
     /// Something is odd with a feed that works.
     pub fn feed_note(&self, name: &str, note: &str) {
-        warn!(feed = name, "{note}");
+        warn!(feed = name, event = %LogEvent::FeedNote, "{note}");
     }
 
     /// A publisher said where it is.
@@ -167,29 +168,29 @@ impl Events {
 
     /// Heads cannot be heard.
     pub fn no_heads(&self, name: &str, reason: &impl Display) {
-        warn!(feed = name, %reason, "the publisher's heads cannot be heard; going on without, so that a silent feed is not noticed");
+        warn!(feed = name, %reason, event = %LogEvent::HeadsNotHeard, "the publisher's heads cannot be heard; going on without, so that a silent feed is not noticed");
     }
 
     /// A head shows that changes are missing; they are looked for.
     pub fn head_differs(&self, name: &str, head: &impl Display) {
-        warn!(feed = name, %head, "the publisher's head is not what came here; binding the queue anew, and asking history");
+        warn!(feed = name, %head, event = %LogEvent::HeadDiffers, "the publisher's head is not what came here; binding the queue anew, and asking history");
     }
 
     /// A feed cannot be served, and a person must mend it; the others go on.
     pub fn feed_fault(&self, name: &str, reason: &impl Display) {
-        error!(feed = name, %reason, "this feed cannot be served; trying again from time to time");
+        error!(feed = name, %reason, event = %LogEvent::FeedFault, "this feed cannot be served; trying again from time to time");
     }
 
     /// History was read.
     pub fn history_read(&self, name: &str, read: u64) {
         self.history_reads.get_or_create(&feed(name)).inc();
-        info!(feed = name, read, "history read");
+        info!(feed = name, read, event = %LogEvent::HistoryRead, "history read");
     }
 
     /// History cannot be had.
     pub fn no_history(&self, name: &str, reason: &impl Display) {
         self.history_failed.get_or_create(&feed(name)).inc();
-        warn!(feed = name, %reason, "no history; what came while this gateway was away is unknown here, and clients are told 'gap'");
+        warn!(feed = name, %reason, event = %LogEvent::HistoryFailed, "no history; what came while this gateway was away is unknown here, and clients are told 'gap'");
     }
 
     /// Continuity was lost: a hole that could not be filled, or a new epoch.
@@ -198,11 +199,13 @@ impl Events {
         self.gaps.get_or_create(&feed(name)).inc();
         let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
         if quiet {
-            return debug!(feed = name, after, "continuity lost once more");
+            return debug!(feed = name, after, event = %LogEvent::ContinuityLost, "continuity lost once more");
         }
         warn!(
             feed = name,
-            after, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"
+            after,
+            event = %LogEvent::ContinuityLost,
+            "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"
         );
     }
 
@@ -210,11 +213,12 @@ impl Events {
     /// was served here.
     pub fn forked(&self, name: &str, number: &impl Display, quiet: bool) {
         if quiet {
-            return debug!(feed = name, %number, "a number was given twice");
+            return debug!(feed = name, %number, event = %LogEvent::NumberGivenTwice, "a number was given twice");
         }
         error!(
             feed = name,
             %number,
+            event = %LogEvent::NumberGivenTwice,
             "this number was given before, to another change or in another history: the ledger was set back, or two shims \
              work on copies of one; stop one, and `bugfeed-shim new-epoch --yes` begins a numbering that cannot be confused (more within a minute are \
              only counted)"
@@ -226,16 +230,16 @@ impl Events {
         self.poison.get_or_create(&feed(name)).inc();
         let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         if quiet {
-            debug!(feed = name, %reason, start, "message not understood; dropped");
+            debug!(feed = name, %reason, start, event = %LogEvent::MessageUnreadable, "message not understood; dropped");
         } else {
-            warn!(feed = name, %reason, start, "message not understood; dropped (more within a minute are only counted)");
+            warn!(feed = name, %reason, start, event = %LogEvent::MessageUnreadable, "message not understood; dropped (more within a minute are only counted)");
         }
     }
 
     /// The bus delivers.
     pub fn bus_up(&self, name: &str, place: &str) {
         self.bus_up.get_or_create(&feed(name)).set(1);
-        info!(feed = name, place, "connected to the bus");
+        info!(feed = name, place, event = %LogEvent::BusConnected, "connected to the bus");
     }
 
     /// The connection to the bus is gone; `first` of a row of failures is logged.
@@ -244,9 +248,9 @@ impl Events {
             self.bus_lost.get_or_create(&feed(name)).inc();
         }
         if first {
-            warn!(feed = name, %reason, "no connection to the bus; clients stay connected, retrying until it is back");
+            warn!(feed = name, %reason, event = %LogEvent::BusDown, "no connection to the bus; clients stay connected, retrying until it is back");
         } else {
-            debug!(feed = name, %reason, "still no connection to the bus");
+            debug!(feed = name, %reason, event = %LogEvent::BusStillDown, "still no connection to the bus");
         }
     }
 
@@ -264,22 +268,22 @@ impl Events {
     /// A client was turned away.
     pub fn turned_away(&self, kind: &'static str) {
         self.refused_connections.get_or_create(&KindLabel { kind }).inc();
-        debug!(kind, "client turned away");
+        debug!(kind, event = %LogEvent::ClientRefused, "client turned away");
     }
 
     /// A peer broke a rule of the protocol and is closed.
     pub fn peer_fault(&self, kind: &'static str, detail: &impl Display) {
         self.ended.get_or_create(&KindLabel { kind }).inc();
-        debug!(kind, %detail, "closing a client that broke the protocol");
+        debug!(kind, %detail, event = %LogEvent::ClientFault, "closing a client that broke the protocol");
     }
 
     /// Accepting a connection failed. Peers can cause it, so it is said once a minute.
     pub fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
         self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
         if quiet {
-            return debug!(%error, "cannot accept a connection");
+            return debug!(%error, event = %LogEvent::AcceptFailed, "cannot accept a connection");
         }
-        error!(%error, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
+        error!(%error, event = %LogEvent::AcceptFailed, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
     }
 
     /// Adds what a shard did.

@@ -11,6 +11,7 @@ pub mod client;
 pub mod close;
 pub mod cursor;
 mod incoming;
+pub mod log_event;
 mod plain;
 pub mod redact;
 pub mod server;

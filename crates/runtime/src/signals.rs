@@ -1,6 +1,7 @@
 //! Signals of a process that serves: SIGTERM and SIGINT stop it, SIGHUP changes nothing.
 
 use anyhow::Context as _;
+use bugfeed_protocol::log_event::LogEvent;
 use tokio_util::sync::CancellationToken;
 
 /// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
@@ -18,7 +19,7 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
             () = stop.cancelled() => return,
         }
-        tracing::info!("stopping: finishing the batch in hand");
+        tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");
         stop.cancel();
     });
     Ok(())
@@ -33,7 +34,7 @@ pub fn ignore_hangup() -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+            tracing::info!(event = %LogEvent::HangupIgnored, "SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
         }
     });
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::log_event::LogEvent;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::sync::Notify;
@@ -32,6 +33,7 @@ pub async fn wake_on_notify(url: &DbUrl, channel: &Name, wake: Arc<Notify>, stop
                 Ok(Ok(true)) => {
                     tracing::warn!(
                         %channel,
+                        event = %LogEvent::ListenUseless,
                         "{url} leads through a pooler that gives each transaction to another session: notifications do \
                          not come through it, so --listen has no effect and only the poll is left; give --source the \
                          server's own address, or leave --listen out"
@@ -40,10 +42,10 @@ pub async fn wake_on_notify(url: &DbUrl, channel: &Name, wake: Arc<Notify>, stop
                 }
                 Ok(Ok(false)) => {
                     let Err(e) = listen(&pool, channel, &wake, &mut backoff).await;
-                    tracing::debug!(%channel, "not listening: {e}");
+                    tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}");
                 }
-                Ok(Err(e)) => tracing::debug!(%channel, "not listening: {e}"),
-                Err(_) => tracing::debug!(%channel, "not listening: no answer"),
+                Ok(Err(e)) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}"),
+                Err(_) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: no answer"),
             }
             tokio::time::sleep(backoff.next(rand::random())).await;
         }

@@ -21,6 +21,7 @@ use super::link::{Link, SETUP_TIMEOUT};
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};
 use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
+use bugfeed_protocol::log_event::LogEvent;
 
 /// The longest wait for the end of the history.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -108,6 +109,7 @@ impl AmqpPublisher {
             let reason = one_line(error);
             tracing::warn!(
                 exchange = self.heads.exchange(),
+                event = %LogEvent::HeadsNotSent,
                 "heads cannot be said: {reason}; changes flow all the same, but gateways cannot tell a quiet feed from one \
                  that they are cut off from"
             );

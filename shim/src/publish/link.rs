@@ -14,6 +14,7 @@ use lapin::{Channel, Connection, Event};
 
 use super::amqp::{AmqpOptions, one_line};
 use bugfeed_amqp::AmqpError;
+use bugfeed_protocol::log_event::LogEvent;
 
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,7 +67,7 @@ impl Link {
             // A broker without streams still carries changes to whoever is there.
             Ok(Err(error)) if error.will_be_the_same() => {
                 let (exchange, reason) = (&options.exchange, one_line(error));
-                tracing::warn!(exchange, "no history: {reason}; going on without (--history false says so)");
+                tracing::warn!(exchange, event = %LogEvent::HistoryRefused, "no history: {reason}; going on without (--history false says so)");
                 Ok(false)
             }
             // Right after a broker's restart a stream can be away for a moment. What gateways took meanwhile would be

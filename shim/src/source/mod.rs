@@ -18,6 +18,7 @@ use bugfeed_protocol::change::BadWhen;
 use bugfeed_protocol::{BugId, Change, When};
 use jiff::tz::TimeZone;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
 pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
 pub use table::TableSpec;
@@ -156,7 +157,7 @@ impl Source {
             source.sql = TableSql::with(Dialect::MySql, spec, true);
             if source.zone != TimeZone::UTC {
                 // A TIMESTAMP is an instant; it is read in UTC, so no local time is involved.
-                tracing::info!(table = %spec.table, column = %spec.when, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
+                tracing::info!(table = %spec.table, column = %spec.when, event = %LogEvent::DatesAreInstants, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
                 source.zone = TimeZone::UTC;
             }
         }
@@ -197,7 +198,7 @@ impl Source {
         }
         if !shape.id_is_unique && !self.found.said_not_unique.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                table = %self.spec.table, column = %self.spec.id,
+                table = %self.spec.table, column = %self.spec.id, event = %LogEvent::IdNotUnique,
                 "no unique index says that this column means one row: rows with the same id and date are taken for one; \
                  name the table's primary key with --id-column"
             );
@@ -226,7 +227,7 @@ impl Source {
 
     fn is_in_place(&self, why: &str) {
         if !self.found.in_place.swap(true, Ordering::Relaxed) {
-            tracing::info!(table = %self.spec.table, "{why}: taken for a table whose rows are updated in place, so changes are published once their rows are deleted");
+            tracing::info!(table = %self.spec.table, event = %LogEvent::TableUpdatedInPlace, "{why}: taken for a table whose rows are updated in place, so changes are published once their rows are deleted");
         }
     }
 
@@ -274,12 +275,13 @@ impl Source {
         let Some(off_s) = dates.note(now, whens, fresh) else { return };
         let hours = off_s as f64 / 3600.0;
         if self.instants {
-            tracing::warn!(table = %self.spec.table, "dates of rows are {hours:+} h off this machine's clock; one of the two clocks is wrong");
+            tracing::warn!(table = %self.spec.table, event = %LogEvent::DatesOff, "dates of rows are {hours:+} h off this machine's clock; one of the two clocks is wrong");
             return;
         }
         let ahead_s = i64::from(self.zone.to_offset(jiff::Timestamp::now()).seconds()) + off_s;
         tracing::warn!(
             table = %self.spec.table,
+            event = %LogEvent::DatesOff,
             "dates of rows are {hours:+} h off this machine's clock: the tracker writes another local time than --timezone \
              says, and clients are told wrong times; give --timezone {}",
             clock::zone_hint(ahead_s)
@@ -404,7 +406,7 @@ impl Source {
         }
         *said = Some(Instant::now());
         tracing::warn!(
-            table = %self.spec.table, count,
+            table = %self.spec.table, count, event = %LogEvent::RowsVanished,
             "rows were deleted by somebody else after they were read here: does another shim, with another ledger, read this \
              table? Then every change is numbered and published twice, and clients are told gaps; stop one of them, or give \
              both the same --ledger"

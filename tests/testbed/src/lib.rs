@@ -9,7 +9,10 @@
 //! a pooler in between: [`PgBouncer`].
 
 mod chrome;
+mod database;
+mod event;
 mod find;
+mod http;
 mod mariadb;
 mod nginx;
 mod pgbouncer;
@@ -18,6 +21,7 @@ mod postgres;
 mod proc;
 mod rabbitmq;
 mod run;
+mod server;
 pub mod shared;
 pub mod signal;
 mod skip;
@@ -25,7 +29,10 @@ mod sql;
 mod wait;
 
 pub use chrome::{ChromeDriver, chromedriver};
+pub use database::{Database, Engine};
+pub use event::{Event, event};
 pub use find::{bin, tool};
+pub use http::get;
 pub use mariadb::MariaDb;
 pub use nginx::Nginx;
 pub use pgbouncer::PgBouncer;

@@ -1,8 +1,9 @@
 //! One running process under test. In: what [`crate::Run`] started. Out: its output line by line, its exit status,
 //! and signals to it. It never survives its value: dropping kills it with everything it started.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,26 +14,39 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::signal::{self, Signal};
-use crate::{Run, eventually};
+use crate::{Run, event, eventually, get};
 
 /// How long the last lines of a process that has ended may take to come through its pipes.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// So many of its last lines are shown when something that was waited for did not come.
+const SHOWN: usize = 100;
 
 /// How to recognise a line of output: a part of it, or a function that says so.
 pub trait LinePattern {
     /// Whether this is the line.
     fn is_in(&self, line: &str) -> bool;
+
+    /// What is looked for, for when it does not come.
+    fn describe(&self) -> String;
 }
 
 impl LinePattern for &str {
     fn is_in(&self, line: &str) -> bool {
         line.contains(self)
     }
+
+    fn describe(&self) -> String {
+        format!("a line with {self:?}")
+    }
 }
 
 impl<F: Fn(&str) -> bool> LinePattern for F {
     fn is_in(&self, line: &str) -> bool {
         self(line)
+    }
+
+    fn describe(&self) -> String {
+        "the awaited line".to_owned()
     }
 }
 
@@ -105,7 +119,7 @@ impl Proc {
     /// Waits for a line, among those printed already or still to come, and returns the first that matches.
     ///
     /// # Errors
-    /// When time is up or the process has ended; the message shows all the output so far.
+    /// When time is up or the process has ended; the message shows the end of the output.
     pub async fn wait_for_line(&mut self, pattern: impl LinePattern, limit: Duration) -> Result<String> {
         self.wait_for_line_after(0, pattern, limit).await
     }
@@ -113,7 +127,7 @@ impl Proc {
     /// The same, looking only at what was printed after a mark.
     ///
     /// # Errors
-    /// When time is up or the process has ended; the message shows all the output so far.
+    /// When time is up or the process has ended; the message shows the end of the output.
     pub async fn wait_for_line_after(
         &mut self,
         mark: usize,
@@ -137,8 +151,43 @@ impl Proc {
             let patience = if ended.is_some() { Instant::now() + Duration::from_millis(200) } else { deadline };
             if timeout_at(patience.min(deadline), moved.changed()).await.is_err() {
                 let why = ended.map_or_else(|| format!("waited {limit:?}"), |status| format!("it ended with {status}"));
-                bail!("{} did not print the awaited line: {why}\n{}", self.name, self.shown());
+                bail!("{} did not print {}: {why}\n{}", self.name, pattern.describe(), self.shown());
             }
+        }
+    }
+
+    /// Waits for a log line with this event, among those printed already or still to come, and returns the first.
+    ///
+    /// # Errors
+    /// When time is up or the process has ended; the message shows the end of the output.
+    pub async fn wait_for_event(&mut self, name: impl Display, limit: Duration) -> Result<String> {
+        self.wait_for_line(event(name), limit).await
+    }
+
+    /// How many log lines with this event it has printed so far.
+    #[must_use]
+    pub fn events(&self, name: impl Display) -> usize {
+        event(name).count(&self.output())
+    }
+
+    /// Waits until `/readyz` of its admin port answers with 200, and returns what it says then.
+    ///
+    /// # Errors
+    /// When time is up or the process has ended; the message shows the last answer and the end of the output.
+    pub async fn wait_ready(&mut self, admin: SocketAddr, limit: Duration) -> Result<String> {
+        let look = async || {
+            if let Some(status) = self.exited()? {
+                return Ok(Err(status));
+            }
+            match get(admin, "/readyz").await? {
+                (200, body) => Ok(Ok(body)),
+                (status, body) => Err(anyhow!("{status} {body}")),
+            }
+        };
+        match eventually(limit, format!("a ready process on {admin}"), look).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(status)) => bail!("{} is not ready: it ended with {status}\n{}", self.name, self.shown()),
+            Err(error) => Err(error.context(self.shown())),
         }
     }
 
@@ -157,7 +206,7 @@ impl Proc {
     /// Waits until it ends and its output has come (for up to 2 s, as others may hold the streams open).
     ///
     /// # Errors
-    /// When time is up; the message shows all the output so far.
+    /// When time is up; the message shows the end of the output.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let waited = eventually(limit, what, async || self.exited()?.ok_or_else(|| anyhow!("it is running"))).await;
@@ -202,10 +251,18 @@ impl Proc {
         }
     }
 
+    /// Its last lines, for the message of a test that failed.
     fn shown(&self) -> String {
+        let lines = self.output.lines();
+        let before = lines.len().saturating_sub(SHOWN);
         let mut text = format!("--- output of {} (process {}) ---\n", self.name, self.pid());
-        let _infallible = write!(text, "{}--- end of output ---", self.output());
-        text
+        if before > 0 {
+            let _infallible = writeln!(text, "({before} lines before these)");
+        }
+        for line in &lines[before..] {
+            let _infallible = writeln!(text, "{line}");
+        }
+        text + "--- end of output ---"
     }
 }
 

@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::find::{tool, versioned};
+use crate::server::{Server, listens};
+use crate::signal::Signal;
 use crate::{Proc, Run, eventually, free_port, skip};
-
-const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Makes a node's very first stream, removes it, and writes all small tables to the disk. RabbitMQ keeps for half a
 /// second in memory only that the process behind all streams exists: a node killed in that time has, ever after, a
@@ -30,10 +29,9 @@ const FIRST_STREAM: &str = r#"
 /// A private RabbitMQ node; killed and removed when dropped.
 #[derive(Debug)]
 pub struct RabbitMq {
-    // Dropped in this order: the node, its port mapper, its files.
-    server: Option<Proc>,
+    // Dropped in this order: the node, then the port mapper that it uses.
+    server: Server,
     _epmd: Proc,
-    dir: TempDir,
     port: u16,
     dist_port: u16,
     epmd_port: u16,
@@ -51,10 +49,7 @@ impl RabbitMq {
     /// # Panics
     /// When the node does not start, or nothing may be skipped.
     pub async fn start_or_skip() -> Option<Self> {
-        if !skip::need(Self::installed(), "rabbitmq-server") {
-            return None;
-        }
-        Some(skip::must(Self::start().await))
+        skip::unless(Self::installed(), "rabbitmq-server", Self::start()).await
     }
 
     /// Starts a new, empty node.
@@ -62,24 +57,22 @@ impl RabbitMq {
     /// # Errors
     /// When it is not installed or does not start; the message has its output.
     pub async fn start() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("bugfeed-rabbitmq-").tempdir()?;
+        let server = Server::new("RabbitMQ")?;
         let (port, dist_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
         let config = "log.console = true\nlog.console.level = info\nlog.file = false\n\
              vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 10MB\n";
-        std::fs::write(dir.path().join("rabbitmq.conf"), config)?;
-        std::fs::write(dir.path().join("advanced.config"), "[].\n")?;
-        std::fs::write(dir.path().join("enabled_plugins"), "[].\n")?;
-        std::fs::write(dir.path().join("env.conf"), "")?;
+        let files =
+            [("rabbitmq.conf", config), ("advanced.config", "[].\n"), ("enabled_plugins", "[].\n"), ("env.conf", "")];
+        for (name, text) in files {
+            std::fs::write(server.path(name), text)?;
+        }
         // A node insists on a port mapper and would leave one running, so it finds one that belongs to the test.
         let epmd = Run::new("epmd")
             .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
-            .dir(dir.path())
+            .dir(server.dir())
             .spawn()?;
-        eventually(Duration::from_secs(20), "epmd", async || {
-            tokio::net::TcpStream::connect(("127.0.0.1", epmd_port)).await
-        })
-        .await?;
-        let mut node = Self { server: None, _epmd: epmd, dir, port, dist_port, epmd_port };
+        eventually(Duration::from_secs(20), "epmd", async || listens(epmd_port).await).await?;
+        let mut node = Self { server, _epmd: epmd, port, dist_port, epmd_port };
         node.start_again().await?;
         node.ctl(&["eval", FIRST_STREAM]).await.context("the node has no streams")?;
         Ok(node)
@@ -90,34 +83,13 @@ impl RabbitMq {
     /// # Errors
     /// When it is running, or does not start; the message has its output.
     pub async fn start_again(&mut self) -> Result<()> {
-        if self.server.is_some() {
-            bail!("the node is running: stop it first");
-        }
-        let server =
-            Run::new(scripts()?.join("rabbitmq-server")).env_clear().envs(self.env()).dir(self.dir.path()).spawn()?;
-        let server = self.server.insert(server);
+        let run = Run::new(scripts()?.join("rabbitmq-server")).env_clear().envs(self.env());
         let port = self.port;
-        let answers = async || {
-            if let Some(status) = server.exited()? {
-                return Ok(Some(status));
-            }
-            tokio::task::spawn_blocking(move || greets(port)).await??;
-            Ok::<_, anyhow::Error>(None)
-        };
-        let outcome = eventually(START_LIMIT, "RabbitMQ", answers).await;
-        match outcome {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => bail!("RabbitMQ ended with {status}\n{}", self.end_of_output()),
-            Err(error) => Err(error.context(self.end_of_output())),
-        }
-    }
-
-    fn end_of_output(&mut self) -> String {
-        self.server.take().map(|server| server.output()).unwrap_or_default()
+        self.server.start(run, async || tokio::task::spawn_blocking(move || greets(port)).await?).await
     }
 
     fn env(&self) -> Vec<(&'static str, OsString)> {
-        let path = |name: &str| self.dir.path().join(name).into_os_string();
+        let path = |name: &str| OsString::from(self.server.path(name));
         vec![
             ("PATH", OsString::from("/usr/sbin:/usr/bin:/sbin:/bin")),
             ("LANG", OsString::from("C.UTF-8")),
@@ -172,18 +144,18 @@ impl RabbitMq {
     /// The folder with the node's data.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.server.dir()
     }
 
     /// The process id of the node, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Proc::pid)
+        self.server.process().map(Proc::pid)
     }
 
     /// The process itself while it runs: to freeze it, or to read its log.
     pub fn process(&mut self) -> Option<&mut Proc> {
-        self.server.as_mut()
+        self.server.process_mut()
     }
 
     /// Runs rabbitmqctl against this node and returns its output.
@@ -193,7 +165,7 @@ impl RabbitMq {
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
         let mut command = tokio::process::Command::new(scripts()?.join("rabbitmqctl"));
         command.args(["--quiet", "--node", &self.node()]).args(args);
-        command.env_clear().envs(self.env()).current_dir(self.dir.path()).kill_on_drop(true);
+        command.env_clear().envs(self.env()).current_dir(self.server.dir()).kill_on_drop(true);
         command.stdin(std::process::Stdio::null());
         let limit = Duration::from_secs(60);
         let output =
@@ -207,7 +179,7 @@ impl RabbitMq {
 
     /// Kills the node at once (SIGKILL).
     pub async fn kill9(&mut self) {
-        drop(self.server.take());
+        self.server.kill9();
     }
 
     /// Stops the node as an administrator would.
@@ -215,9 +187,7 @@ impl RabbitMq {
     /// # Errors
     /// When it does not end; it is killed then.
     pub async fn stop(&mut self) -> Result<()> {
-        let Some(mut server) = self.server.take() else { return Ok(()) };
-        server.sigterm();
-        server.wait(START_LIMIT).await.map(drop)
+        self.server.stop(Signal::TERM).await
     }
 }
 

@@ -14,12 +14,17 @@ pub fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// Skips unless a package is there.
-pub(crate) fn need(installed: bool, package: &str) -> bool {
+/// Starts a server, or skips the test where its package is missing.
+pub(crate) async fn unless<T>(
+    installed: bool,
+    package: &str,
+    start: impl Future<Output = anyhow::Result<T>>,
+) -> Option<T> {
     if !installed {
         skipped(&format!("{package} is not installed; run tests/run, or install the Debian package {package}"));
+        return None;
     }
-    installed
+    Some(must(start.await))
 }
 
 /// The value of a started server, where a failed start fails the test.

@@ -76,6 +76,46 @@ async fn waiting_gives_up_with_the_reason() {
     assert!(proc.wait(limit).await.is_err());
 }
 
+/// A test that waits in vain shows what came instead.
+#[tokio::test]
+async fn waiting_for_a_process_ends_with_its_last_lines() {
+    let script = "for i in $(seq 150); do echo line $i; done; echo tired event=nap; sleep 1000";
+    let mut proc = Proc::spawn("sh", &["-c", script], &[]).unwrap();
+    let line = proc.wait_for_event("nap", SOON).await.unwrap();
+    assert_eq!((line.as_str(), proc.events("nap"), proc.events("tired")), ("tired event=nap", 1, 0));
+    let limit = Duration::from_millis(30);
+    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let never = format!("{:?}", proc.wait_for_event("dinner", limit).await.unwrap_err());
+    let unready = format!("{:?}", proc.wait_ready(admin, limit).await.unwrap_err());
+    assert!(never.contains("a log line with event=dinner"), "{never}");
+    assert!(unready.contains("nobody listens on 127.0.0.1"), "{unready}");
+    for error in [never, unready] {
+        assert!(
+            error.contains("line 150\ntired event=nap\n--- end of output") && !error.contains("line 1\n"),
+            "{error}"
+        );
+        assert!(error.contains("(51 lines before these)"), "{error}");
+    }
+    proc.kill9();
+    let ended = format!("{:?}", proc.wait_ready(admin, SOON).await.unwrap_err());
+    assert!(ended.contains("ended with signal: 9") && ended.contains("tired"), "{ended}");
+}
+
+#[tokio::test]
+async fn a_process_is_ready_when_it_says_so() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for answer in ["503 Service Unavailable\r\n\r\nstarting", "200 OK\r\n\r\nready"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(format!("HTTP/1.1 {answer}\n").as_bytes()).await.unwrap();
+        }
+    });
+    let mut proc = Proc::spawn("sleep", &["1000"], &[]).unwrap();
+    assert_eq!(proc.wait_ready(admin, SOON).await.unwrap(), "ready\n");
+}
+
 #[test]
 fn mistakes_are_told_plainly() {
     let error = format!("{:?}", Proc::spawn("no-such-program", &[], &[]).unwrap_err());
@@ -95,7 +135,7 @@ fn ports_are_never_given_twice() {
 /// With real servers.
 mod real {
     use super::*;
-    use bugfeed_testbed::{ChromeDriver, MariaDb, Postgres, RabbitMq, shared};
+    use bugfeed_testbed::{ChromeDriver, Database, Engine, MariaDb, Postgres, RabbitMq, shared};
 
     /// Each starts its own servers.
     mod chaos {
@@ -130,9 +170,8 @@ mod real {
             nothing_left(&dir).await;
         }
 
-        #[tokio::test]
-        async fn mariadb() {
-            let Some(mut server) = MariaDb::start_or_skip().await else { return };
+        /// Its data survives both ends; nothing of it is left when it is dropped.
+        async fn is_killed_stopped_and_started_again<E: Engine>(mut server: Database<E>, rows: &str) {
             let dir = server.dir().to_owned();
             let name = server.create_database().await.unwrap();
             server
@@ -143,7 +182,8 @@ mod real {
             server.kill9().await;
             assert!(signal::is_gone(first) && server.sql(&name, "SELECT 1").await.is_err());
             server.start_again().await.unwrap();
-            assert_eq!(server.sql(&name, "SELECT * FROM t ORDER BY a").await.unwrap(), "1\tx\n2\tNULL");
+            assert!(server.start_again().await.unwrap_err().to_string().contains("stop it first"));
+            assert_eq!(server.sql(&name, "SELECT * FROM t ORDER BY a").await.unwrap(), rows);
             assert!(server.sql(&name, "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
             server.stop().await.unwrap();
             server.start_again().await.unwrap();
@@ -153,25 +193,15 @@ mod real {
         }
 
         #[tokio::test]
+        async fn mariadb() {
+            let Some(server) = MariaDb::start_or_skip().await else { return };
+            is_killed_stopped_and_started_again(server, "1\tx\n2\tNULL").await;
+        }
+
+        #[tokio::test]
         async fn postgres() {
-            let Some(mut server) = Postgres::start_or_skip().await else { return };
-            let dir = server.dir().to_owned();
-            let name = server.create_database().await.unwrap();
-            server
-                .sql(&name, "CREATE TABLE t (a INT, b TEXT); INSERT INTO t VALUES (1, 'x'), (2, NULL)")
-                .await
-                .unwrap();
-            let first = server.pid().unwrap();
-            server.kill9().await;
-            assert!(signal::is_gone(first) && server.sql(&name, "SELECT 1").await.is_err());
-            server.start_again().await.unwrap();
-            assert_eq!(server.sql(&name, "SELECT * FROM t ORDER BY a").await.unwrap(), "1|x\n2|");
-            assert!(server.sql(&name, "SELECT nonsense").await.unwrap_err().to_string().contains("nonsense"));
-            server.stop().await.unwrap();
-            server.start_again().await.unwrap();
-            assert_eq!(server.sql(&name, "SELECT count(*) FROM t").await.unwrap(), "2");
-            drop(server);
-            nothing_left(&dir).await;
+            let Some(server) = Postgres::start_or_skip().await else { return };
+            is_killed_stopped_and_started_again(server, "1|x\n2|").await;
         }
 
         #[tokio::test]

@@ -1,0 +1,101 @@
+//! The stable names of log lines.
+//!
+//! Every log line of ours has the field `event` with one of these names. Whoever reads logs by program, alerts and tests alike,
+//! goes by the name; the words of a line are for people and may change at any time. A name never changes its meaning and
+//! is never given to something else. `docs/events.md` lists them for operators; a test compares the two.
+
+use std::fmt;
+
+macro_rules! log_events {
+    ($($variant:ident = $name:literal, $meaning:literal;)*) => {
+        /// What a log line is about.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum LogEvent {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl LogEvent {
+            /// Every event, in the order of the document.
+            pub const ALL: &[LogEvent] = &[$(LogEvent::$variant),*];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self { $(LogEvent::$variant => $name,)* }
+            }
+
+            /// What it means, in one sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(LogEvent::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+impl fmt::Display for LogEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+log_events! {
+    // Any process.
+    VariableUnknown = "variable_unknown", "An environment variable looks like one of ours and is not.";
+    HangupIgnored = "hangup_ignored", "SIGHUP came; nothing changes.";
+    OpenFilesLow = "open_files_low", "The limit on open files is below what `--max-connections` needs.";
+    // The shim's life.
+    ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
+    ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";
+    ShimStopped = "shim_stopped", "The shim has ended in good order.";
+    LeaseWaiting = "lease_waiting", "Another shim works on the ledger; this one waits for its turn.";
+    LeaseTaken = "lease_taken", "This shim works on the ledger from now on.";
+    LeaseLost = "lease_lost", "Another shim has taken over, or the ledger was set back; this one waits again.";
+    // What the shim depends on.
+    PartDown = "part_down", "Something that the shim needs (field `part`) does not work; it tries again.";
+    PartStillDown = "part_still_down", "The same outage goes on; said about once a minute.";
+    PartUp = "part_up", "The part works again.";
+    BrokerConnected = "broker_connected", "The shim has a connection to the broker, and the end of history fits the ledger.";
+    BacklogPublishing = "backlog_publishing", "Changes that waited for the broker are being published.";
+    HeadsNotSent = "heads_not_sent", "The shim cannot tell gateways how far it has published.";
+    HistoryRefused = "history_refused", "The broker gives the shim no history; changes flow without.";
+    HistoryNotCompared = "history_not_compared", "The end of history cannot be read, so it is not compared with the ledger.";
+    HistoryOfOtherLedger = "history_of_other_ledger", "The last change in history is of another ledger.";
+    LedgerSetBack = "ledger_set_back", "The ledger is an older state of itself; a new epoch begins, and clients are told `gap`.";
+    // The change table.
+    ChangesRecorded = "changes_recorded", "Rows got numbers in the ledger.";
+    ChangesPruned = "changes_pruned", "Old published changes were removed from the ledger.";
+    RowSetAside = "row_set_aside", "A row cannot be read as a change and was put aside.";
+    MoreRowsSetAside = "more_rows_set_aside", "More rows than are logged one by one were put aside.";
+    RowsHeld = "rows_held", "The tracker holds rows that are recorded; they are deleted later.";
+    RowsVanished = "rows_vanished", "Somebody else deleted rows between reading and deleting them.";
+    DatesOff = "dates_off", "Dates of rows do not fit this machine's clock.";
+    DatesAreInstants = "dates_are_instants", "The date column holds instants, so `--timezone` is not needed.";
+    IdNotUnique = "id_not_unique", "No unique index says that the id column means one row.";
+    TableUpdatedInPlace = "table_updated_in_place", "The table's rows are updated in place: published once deleted.";
+    ListenUseless = "listen_useless", "A pooler lets no notifications through, so `--listen` has no effect.";
+    ListenFailed = "listen_failed", "Notifications of the database cannot be heard just now.";
+    // The gateway's life.
+    GatewayListens = "gateway_listens", "The gateway's ports are open.";
+    GatewayDraining = "gateway_draining", "The gateway was asked to end and still accepts clients for `--drain-delay-ms`.";
+    ClientsLeft = "clients_left", "Some clients did not go in time; the gateway ends without them.";
+    SecondSignal = "second_signal", "A second signal came; the process ends at once.";
+    // A feed of the gateway; the field `feed` names it.
+    BusConnected = "bus_connected", "The gateway has a connection to the bus.";
+    BusDown = "bus_down", "The connection to the bus is lost, or cannot be made; clients stay.";
+    BusStillDown = "bus_still_down", "One more attempt to connect to the bus has failed.";
+    FeedFlows = "feed_flows", "Changes can arrive on the feed again.";
+    FeedStopped = "feed_stopped", "Nothing can arrive on the feed; the field `reason` says why.";
+    FeedFault = "feed_fault", "The feed cannot be served until a person has mended something.";
+    FeedNote = "feed_note", "The feed works, and something about it is odd.";
+    HeadsNotHeard = "heads_not_heard", "The gateway cannot hear how far the shim has published.";
+    HeadDiffers = "head_differs", "The shim has published what did not come here; the gateway looks for it.";
+    ChangesMissing = "changes_missing", "Numbers are missing; history is asked for them.";
+    HistoryRead = "history_read", "History was read to its end.";
+    HistoryFailed = "history_failed", "History cannot be read.";
+    ContinuityLost = "continuity_lost", "Changes are missing for good, or another ledger begins; clients are told `gap`.";
+    NumberGivenTwice = "number_given_twice", "A number came with another meaning: a ledger was set back, or copied.";
+    MessageUnreadable = "message_unreadable", "A message of the bus is not a change and was dropped.";
+    // The gateway's clients.
+    ClientRefused = "client_refused", "A client was turned away.";
+    ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
+    AcceptFailed = "accept_failed", "A connection could not be accepted.";
+}

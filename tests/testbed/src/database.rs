@@ -1,0 +1,163 @@
+//! A database server of its own. In: which kind ([`crate::MariaDb`], [`crate::Postgres`]). Out: URLs of databases, SQL
+//! through the server's own client, and the server's life in the test's hand.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::server::Server;
+use crate::signal::Signal;
+use crate::sql::{SqlKind, SqlServer};
+use crate::{Proc, Run, free_port, skip};
+
+/// What differs between the kinds.
+pub trait Engine {
+    /// The kind, as its clients know it.
+    const KIND: SqlKind;
+    /// Its name.
+    const NAME: &'static str;
+    /// The Debian package.
+    const PACKAGE: &'static str;
+    /// A user who may do everything, and the password.
+    const USER: (&'static str, &'static str);
+    /// A database that is there from the beginning, to ask whether the server answers.
+    const FIRST: &'static str;
+    /// What ends the server in good order.
+    const STOP: Signal;
+
+    /// Whether the Debian package is there.
+    fn installed() -> bool;
+
+    /// The program that fills an empty folder with data.
+    ///
+    /// # Errors
+    /// When the folder cannot be prepared for it.
+    fn install(dir: &Path) -> Result<Run>;
+
+    /// The server on that data.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    fn run(dir: &Path, port: u16, options: &[String]) -> Result<Run>;
+}
+
+/// A private database server; killed and removed when dropped.
+#[derive(Debug)]
+pub struct Database<E> {
+    server: Server,
+    client: SqlServer,
+    port: u16,
+    options: Vec<String>,
+    engine: std::marker::PhantomData<E>,
+}
+
+impl<E: Engine> Database<E> {
+    /// Whether the Debian package is there.
+    #[must_use]
+    pub fn installed() -> bool {
+        E::installed()
+    }
+
+    /// Starts a server, or skips the test when the package is missing.
+    ///
+    /// # Panics
+    /// When the server does not start, or nothing may be skipped.
+    pub async fn start_or_skip() -> Option<Self> {
+        Self::start_with_or_skip(&[]).await
+    }
+
+    /// Starts a server with more options, or skips the test when the package is missing.
+    ///
+    /// # Panics
+    /// When the server does not start, or nothing may be skipped.
+    pub async fn start_with_or_skip(options: &[&str]) -> Option<Self> {
+        skip::unless(E::installed(), E::PACKAGE, Self::start_with(options)).await
+    }
+
+    /// Makes and starts a new server with no databases of ours. Its user is `bugfeed` with the password `bugfeed` in
+    /// MariaDB, and `postgres` without a password in PostgreSQL.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start; the message has its output.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(options: &[&str]) -> Result<Self> {
+        let (server, port) = (Server::new(E::NAME)?, free_port()?);
+        server.prepare(E::install(server.dir())?).await?;
+        let client = SqlServer::new(E::KIND, port, E::USER.0, E::USER.1);
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut database = Self { server, client, port, options, engine: std::marker::PhantomData };
+        database.start_again().await?;
+        Ok(database)
+    }
+
+    /// Starts it again after [`Database::kill9`] or [`Database::stop`], with the same data and the same port.
+    ///
+    /// # Errors
+    /// When it is running, or does not start; the message has its output.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let run = E::run(self.server.dir(), self.port, &self.options)?;
+        let client = &self.client;
+        self.server.start(run, async || client.sql(E::FIRST, "SELECT 1").await.map(drop)).await
+    }
+
+    /// The server as a client sees it: a value to keep and to copy.
+    #[must_use]
+    pub fn client(&self) -> &SqlServer {
+        &self.client
+    }
+
+    /// The URL of one of its databases.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        self.client.url(database)
+    }
+
+    /// Makes an empty database and returns its name.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn create_database(&self) -> Result<String> {
+        self.client.create_database().await
+    }
+
+    /// Runs SQL in a database: see [`SqlServer::sql`].
+    ///
+    /// # Errors
+    /// When a statement fails.
+    pub async fn sql(&self, database: &str, sql: &str) -> Result<String> {
+        self.client.sql(database, sql).await
+    }
+
+    /// The folder with the server's data.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.server.dir()
+    }
+
+    /// The process id of the server, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.process().map(Proc::pid)
+    }
+
+    /// The process itself while it runs: to freeze it, or to read its log.
+    pub fn process(&mut self) -> Option<&mut Proc> {
+        self.server.process_mut()
+    }
+
+    /// Kills the server at once (SIGKILL).
+    pub async fn kill9(&mut self) {
+        self.server.kill9();
+    }
+
+    /// Stops the server as an administrator would: clients are cut off, data is written.
+    ///
+    /// # Errors
+    /// When it does not end; it is killed then.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.server.stop(E::STOP).await
+    }
+}

@@ -1,0 +1,108 @@
+//! What all servers of the testbed share: a folder of its own, one process, and a start that waits until it answers. In:
+//! how it is started and how to ask it. Out: a running server. Dropping it kills the process, then removes the folder.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+
+use crate::signal::Signal;
+use crate::{Proc, Run, eventually};
+
+/// How long a server may take to start, or to end, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A private server; killed and removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    // Dropped in this order.
+    process: Option<Proc>,
+    dir: TempDir,
+    name: &'static str,
+}
+
+impl Server {
+    /// A folder for it; nothing runs yet.
+    pub(crate) fn new(name: &'static str) -> Result<Server> {
+        let dir = tempfile::Builder::new().prefix(&format!("bugfeed-{}-", name.to_lowercase())).tempdir()?;
+        Ok(Server { process: None, dir, name })
+    }
+
+    /// Starts it in its folder and waits until it answers.
+    ///
+    /// # Errors
+    /// When it runs already, ends, or does not answer in time; the message has its output.
+    pub(crate) async fn start(&mut self, run: Run, mut answers: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+        if self.process.is_some() {
+            bail!("{} is running: stop it first", self.name);
+        }
+        let process = self.process.insert(run.dir(self.dir.path()).spawn()?);
+        let look = async || {
+            if let Some(status) = process.exited()? {
+                return Ok(Some(status));
+            }
+            answers().await.map(|()| None)
+        };
+        let why = match eventually(LIMIT, self.name, look).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(status)) => anyhow::anyhow!("{} ended with {status}", self.name),
+            Err(error) => error,
+        };
+        let output = self.process.take().map(|process| process.output()).unwrap_or_default();
+        Err(why.context(format!("{} does not start\n{output}", self.name)))
+    }
+
+    /// Runs a program that prepares its folder.
+    ///
+    /// # Errors
+    /// When it fails; the message has its output.
+    pub(crate) async fn prepare(&self, run: Run) -> Result<()> {
+        let mut process = run.dir(self.dir.path()).spawn()?;
+        if !process.wait(LIMIT).await?.success() {
+            let dir = self.dir.path().display();
+            bail!("{} cannot be prepared (can its user reach {dir}?)\n{}", self.name, process.output());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file or folder in its folder, as text.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// The process while it runs.
+    pub(crate) fn process(&self) -> Option<&Proc> {
+        self.process.as_ref()
+    }
+
+    pub(crate) fn process_mut(&mut self) -> Option<&mut Proc> {
+        self.process.as_mut()
+    }
+
+    /// Kills it at once (SIGKILL).
+    pub(crate) fn kill9(&mut self) {
+        drop(self.process.take());
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end; it is killed then.
+    pub(crate) async fn stop(&mut self, signal: Signal) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(signal);
+        process.wait(LIMIT).await.with_context(|| format!("{} does not stop", self.name)).map(drop)
+    }
+}
+
+/// Whether somebody listens on a port: answer enough for a server that listens only when it is ready.
+pub(crate) async fn listens(port: u16) -> Result<()> {
+    TcpStream::connect(("127.0.0.1", port)).await?;
+    Ok(())
+}
