@@ -14,7 +14,6 @@ use std::fmt;
 use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -264,7 +263,7 @@ async fn run(args: &Args, servers: &Servers, amqp: &str, from: &At, ledger: &At)
     let feeder = args.feed_rate.map(|_| feeder(args, &from)).transpose()?;
     let (started, cpu) = (Instant::now(), servers.cpu()?);
     let all = async {
-        while telemetry.counters.published.load(Ordering::Relaxed) < args.rows {
+        while telemetry.metrics.published.get() < args.rows {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let taken = (started.elapsed().as_secs_f64(), servers.cpu());

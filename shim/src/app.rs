@@ -9,43 +9,57 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_runtime::health::Health;
 use bugfeed_runtime::logging::init_logging;
+use bugfeed_runtime::metrics::Metrics;
 use bugfeed_runtime::signals::stop_on_signals;
-use bugfeed_runtime::usage;
-use tokio::net::TcpListener;
+use bugfeed_runtime::{admin, http};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::cli;
 use crate::cli::{LedgerArgs, NewEpochArgs, RunArgs, TableArgs};
 use crate::events::{Part, Telemetry};
 use crate::ledger::{Keep, Ledger, LedgerError};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
-use crate::{admin, cli};
 use bugfeed_protocol::log_event::LogEvent;
+
+/// The admin port's listener has no counters of its own.
+struct AdminEvents;
+
+impl http::ConnectionEvents for AdminEvents {
+    fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
+        if !quiet {
+            tracing::error!(%error, event = %LogEvent::AcceptFailed, "the admin port cannot accept connections");
+        }
+    }
+
+    fn turned_away(&self, _reason: &'static str) {}
+}
 
 /// Runs until stopped, or with `--once` until drained.
 ///
 /// # Errors
 /// When it cannot start, or with `--once` when not everything could be published.
 pub async fn run(args: &RunArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let telemetry = Arc::new(Telemetry::default());
-    let ops = match args.admin_listen {
-        Some(address) => {
-            let listener = TcpListener::bind(address).await.map_err(|e| {
-                anyhow::anyhow!("--admin-listen {address}: cannot listen here ({e}); {}", usage::bind_advice(&e))
-            })?;
-            Some(tokio::spawn(admin::serve(listener, telemetry.clone(), stop.clone())))
-        }
-        None => None,
-    };
+    let health = Health::new();
+    let telemetry = Arc::new(Telemetry::new(health.clone()));
+    let admin_stop = stop.child_token();
+    let connections = TaskTracker::new();
+    if let Some(address) = args.admin_listen {
+        let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
+        let metrics = Metrics::of(&[&telemetry.metrics]);
+        let (events, tracker, stop) = (Arc::new(AdminEvents), connections.clone(), admin_stop.clone());
+        connections.spawn(admin::serve(listener, health, metrics, events, tracker, stop));
+    }
     telemetry.starting();
     let outcome = open_and_relay(args, telemetry, &stop).await;
-    stop.cancel();
-    if let Some(ops) = ops {
-        ops.await.context("the admin listener failed")?;
-    }
+    admin_stop.cancel();
+    connections.close();
+    connections.wait().await;
     outcome
 }
 

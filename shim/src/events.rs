@@ -4,14 +4,16 @@
 //! lasts, and once when it ends), counters, and whether the shim is ready. Never logs a password or a line per row.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bugfeed_protocol::Cursor;
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::health::Health;
+use bugfeed_runtime::throttle::{Admitted, Throttle};
 use tokio::sync::watch;
 
 use crate::ledger::{NewEpoch, Recorded};
-use bugfeed_protocol::log_event::LogEvent;
+use crate::metrics::{PartLabel, ShimMetrics};
 
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -64,32 +66,6 @@ impl Part {
 struct Outage {
     since: Option<Instant>,
     said: Option<Instant>,
-    reason: String,
-}
-
-/// Counters since the start.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Changes that got a number.
-    pub recorded: AtomicU64,
-    /// Rows that were set aside.
-    pub set_aside: AtomicU64,
-    /// Rows whose deletion is known.
-    pub deleted: AtomicU64,
-    /// Changes that are safely with the bus.
-    pub published: AtomicU64,
-    /// Published changes removed from the ledger.
-    pub pruned: AtomicU64,
-    /// Outages of the change table's database.
-    pub source_outages: AtomicU64,
-    /// Outages of the ledger's database.
-    pub ledger_outages: AtomicU64,
-    /// Outages of the bus.
-    pub bus_outages: AtomicU64,
-    /// Times this process began to work.
-    pub terms: AtomicU64,
-    /// Times the ledger was found to be set back.
-    pub new_epochs: AtomicU64,
 }
 
 /// Whose turn it is to work on the ledger.
@@ -149,25 +125,50 @@ impl RowTrouble<'_> {
 }
 
 /// The shim's logs, counters and readiness. Shared by everything in one shim.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Telemetry {
     turn: watch::Sender<Turn>,
-    /// Counters since the start.
-    pub counters: Counters,
+    /// Counters since the start, and how things are.
+    pub metrics: ShimMetrics,
+    /// What the process says of its readiness: a shim has a word in it for each part.
+    health: Health,
     outages: Mutex<[Outage; 5]>,
-    set_aside_lines: Mutex<Option<(Instant, u32)>>,
+    set_aside_lines: Throttle,
 }
 
-fn add(counter: &AtomicU64, count: usize) {
-    counter.fetch_add(count as u64, Ordering::Relaxed);
+fn label(part: Part) -> PartLabel {
+    PartLabel { part: part.name() }
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        Telemetry::new(Health::new())
+    }
 }
 
 impl Telemetry {
+    /// Nothing has happened yet. `health` is the process's.
+    pub fn new(health: Health) -> Telemetry {
+        let metrics = ShimMetrics::default();
+        for part in PARTS {
+            drop(metrics.outages.get_or_create(&label(part)));
+            metrics.up.get_or_create(&label(part)).set(1);
+        }
+        Telemetry {
+            turn: watch::Sender::default(),
+            metrics,
+            health,
+            outages: Mutex::default(),
+            set_aside_lines: Throttle::new(SET_ASIDE_LINES, REMINDER),
+        }
+    }
+
     /// Not ready yet, and nothing to be said about it.
     pub fn starting(&self) {
         let now = Some(Instant::now());
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        outages[Part::Lease as usize] = Outage { since: now, said: None, reason: "starting".to_owned() };
+        outages[Part::Lease as usize] = Outage { since: now, said: None };
+        self.health.down(Part::Lease.name(), "starting");
     }
 
     /// A part does not work. May be called for every failed attempt.
@@ -176,8 +177,9 @@ impl Telemetry {
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let outage = &mut outages[part as usize];
         let began = outage.said.is_none();
-        outage.reason = reason.to_string();
         outage.since.get_or_insert(now);
+        self.health.down(part.name(), reason.to_string());
+        self.metrics.up.get_or_create(&label(part)).set(0);
         if outage.said.is_some_and(|said| now.duration_since(said) < REMINDER) {
             return;
         }
@@ -188,14 +190,10 @@ impl Telemetry {
             tracing::warn!(part = name, event = %LogEvent::PartStillDown, "still not working: {reason}; {meanwhile}");
             return;
         }
-        match part {
-            Part::Lease => tracing::info!(event = %LogEvent::LeaseWaiting, "{reason}; {meanwhile}"),
-            Part::Source => add(&self.counters.source_outages, 1),
-            Part::Rows => {}
-            Part::Ledger => add(&self.counters.ledger_outages, 1),
-            Part::Bus => add(&self.counters.bus_outages, 1),
-        }
-        if part != Part::Lease {
+        self.metrics.outages.get_or_create(&label(part)).inc();
+        if part == Part::Lease {
+            tracing::info!(event = %LogEvent::LeaseWaiting, "{reason}; {meanwhile}");
+        } else {
             tracing::warn!(part = name, event = %LogEvent::PartDown, "{reason}; {meanwhile}");
         }
     }
@@ -204,6 +202,10 @@ impl Telemetry {
     pub fn up(&self, part: Part) -> bool {
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let outage = std::mem::take(&mut outages[part as usize]);
+        if outage.since.is_some() {
+            self.health.up(part.name());
+            self.metrics.up.get_or_create(&label(part)).set(1);
+        }
         drop(outages);
         let Some(since) = outage.since else { return false };
         if part != Part::Lease {
@@ -218,52 +220,38 @@ impl Telemetry {
         outages[part as usize].since.is_some()
     }
 
-    /// Whether every part works; otherwise what does not, in one line.
+    /// Whether every part works.
     ///
     /// # Errors
-    /// The reason.
+    /// What does not, in one line.
     pub fn ready(&self) -> Result<(), String> {
-        let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let reasons: Vec<String> = PARTS
-            .iter()
-            .filter(|part| outages[**part as usize].since.is_some())
-            .map(|part| format!("{}: {}", part.name(), outages[*part as usize].reason))
-            .collect();
-        if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
+        let report = self.health.report();
+        if report.ready { Ok(()) } else { Err(report.lines.join("; ")) }
     }
 
     /// Rows were recorded.
     pub(crate) fn recorded(&self, recorded: &Recorded) {
-        add(&self.counters.recorded, recorded.numbered);
-        add(&self.counters.set_aside, recorded.set_aside.len());
+        self.metrics.recorded.inc_by(recorded.numbered as u64);
+        self.metrics.unpublished.inc_by(i64::try_from(recorded.numbered).unwrap_or(i64::MAX));
+        self.metrics.set_aside.inc_by(recorded.set_aside.len() as u64);
         for (row, reason) in &recorded.set_aside {
-            if !self.may_log_set_aside() {
-                break;
+            match self.set_aside_lines.admit() {
+                Admitted::Yes => tracing::warn!(row, event = %LogEvent::RowSetAside, "row set aside: {reason}"),
+                Admitted::FirstTooMany => tracing::warn!(
+                    event = %LogEvent::MoreRowsSetAside,
+                    "more rows set aside; `bugfeed-shim status` lists them"
+                ),
+                Admitted::No => break,
             }
-            tracing::warn!(row, event = %LogEvent::RowSetAside, "row set aside: {reason}");
         }
         if recorded.numbered > 0 {
             tracing::debug!(count = recorded.numbered, head = recorded.head, event = %LogEvent::ChangesRecorded, "recorded");
         }
     }
 
-    fn may_log_set_aside(&self) -> bool {
-        let now = Instant::now();
-        let mut lines = self.set_aside_lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (since, count) = match *lines {
-            Some((since, count)) if now.duration_since(since) < REMINDER => (since, count + 1),
-            _ => (now, 1),
-        };
-        *lines = Some((since, count));
-        if count == SET_ASIDE_LINES + 1 {
-            tracing::warn!(event = %LogEvent::MoreRowsSetAside, "more rows set aside; `bugfeed-shim status` lists them");
-        }
-        count <= SET_ASIDE_LINES
-    }
-
     /// Rows are known to be deleted.
     pub(crate) fn deleted(&self, count: usize) {
-        add(&self.counters.deleted, count);
+        self.metrics.deleted.inc_by(count as u64);
     }
 
     /// The tracker holds rows that are recorded; they are deleted later.
@@ -283,7 +271,8 @@ impl Telemetry {
 
     /// Changes are safely with the bus.
     pub(crate) fn published(&self, count: usize) {
-        add(&self.counters.published, count);
+        self.metrics.published.inc_by(count as u64);
+        self.metrics.unpublished.dec_by(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The bus takes changes again, and so many wait for it.
@@ -293,7 +282,7 @@ impl Telemetry {
 
     /// Old published changes were removed.
     pub(crate) fn pruned(&self, count: u64) {
-        self.counters.pruned.fetch_add(count, Ordering::Relaxed);
+        self.metrics.pruned.inc_by(count);
         tracing::debug!(count, event = %LogEvent::ChangesPruned, "removed old published changes from the ledger");
     }
 
@@ -305,18 +294,21 @@ impl Telemetry {
     /// Another process holds the lease.
     pub(crate) fn lease_held(&self, holder: &str) {
         self.down(Part::Lease, &format!("the ledger is held by {holder}"));
+        self.metrics.active.set(0);
         self.turn.send_replace(Turn::Waiting(holder.to_owned()));
     }
 
     /// The lease is this process's.
     pub(crate) fn lease_mine(&self) {
         self.up(Part::Lease);
+        self.metrics.active.set(1);
         self.turn.send_replace(Turn::Working);
     }
 
     /// This process works from now on.
     pub(crate) fn lease_taken(&self, ledger: &str, head: &Cursor, unpublished: u64) {
-        add(&self.counters.terms, 1);
+        self.metrics.terms.inc();
+        self.metrics.unpublished.set(i64::try_from(unpublished).unwrap_or(i64::MAX));
         let epoch = head.epoch.as_str();
         tracing::info!(ledger, epoch, head = head.seq, unpublished, event = %LogEvent::LeaseTaken, "working on this ledger");
     }
@@ -354,7 +346,7 @@ impl Telemetry {
 
     /// The ledger was set back, and begins a new epoch.
     pub(crate) fn new_epoch(&self, ledger: &str, why: &str, done: &NewEpoch) {
-        add(&self.counters.new_epochs, 1);
+        self.metrics.new_epochs.inc();
         let NewEpoch { former, epoch, unpublished } = done;
         tracing::error!(
             ledger,
@@ -381,6 +373,7 @@ impl Telemetry {
 
     /// The lease is not this process's any more.
     pub(crate) fn lease_lost(&self) {
+        self.metrics.active.set(0);
         tracing::warn!(
             event = %LogEvent::LeaseLost,
             "another shim has taken over this ledger, or it was set back; this one waits for its turn again"
@@ -394,16 +387,18 @@ mod tests {
 
     #[test]
     fn readiness_names_what_does_not_work() {
-        let telemetry = Telemetry::default();
-        assert_eq!(telemetry.ready(), Ok(()));
+        let health = Health::new();
+        let telemetry = Telemetry::new(health.clone());
+        assert!(health.report().ready);
         telemetry.down(Part::Bus, &"connection refused");
         telemetry.down(Part::Bus, &"no queue");
         telemetry.down(Part::Source, &"gone");
-        assert_eq!(telemetry.ready(), Err("change table: gone; bus: no queue".to_owned()));
-        assert_eq!(telemetry.counters.bus_outages.load(Ordering::Relaxed), 1, "one outage, however many attempts");
+        assert_eq!(health.report().lines, ["bus: no queue", "change table: gone"]);
+        let outages = telemetry.metrics.outages.get_or_create(&label(Part::Bus)).get();
+        assert_eq!(outages, 1, "one outage, however many attempts");
         assert!(telemetry.up(Part::Bus));
         assert!(!telemetry.up(Part::Bus));
         assert!(telemetry.up(Part::Source));
-        assert_eq!(telemetry.ready(), Ok(()));
+        assert!(health.report().ready);
     }
 }

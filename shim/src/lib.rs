@@ -4,11 +4,11 @@
 //! given to a publisher (AMQP, or the in-process bus of the all-in-one) until it has them safely. Never loses a
 //! committed row, never gives one change two numbers or one number two changes, whatever dies at whatever instruction.
 
-pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod events;
 pub mod ledger;
+pub mod metrics;
 pub mod publish;
 pub mod relay;
 pub mod source;

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use bugfeed_gateway::feed::Clock;
-use bugfeed_gateway::health::Health;
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
 use bugfeed_protocol::When;
+use bugfeed_runtime::health::Health;
 use bugfeed_shim::events::{Telemetry, Turn};
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::relay::{self, RelayOptions};
@@ -64,10 +64,9 @@ pub async fn run(
     let source = Source::open(&table_url, &table, timezone.clone()).await?;
     let ledger = Ledger::open(&ledger_url, &Prefix::default()).await?;
 
-    let telemetry = Arc::new(Telemetry::default());
-    let relay = Arc::clone(&telemetry);
-    let relay_health = move || relay.ready();
-    let mut gateway = Gateway::new(&serving, Health::with(relay_health));
+    let health = Health::new();
+    let telemetry = Arc::new(Telemetry::new(health.clone()));
+    let mut gateway = Gateway::new(&serving, health, &[&telemetry.metrics]);
     let (ingest, health) = gateway.add_feed(FEED, Clock::start());
     gateway.inner.spawn(tell(telemetry.turn(), told, gateway.inner_stop.clone()));
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bugfeed_gateway::bus::amqp::{self, AmqpOptions};
 use bugfeed_gateway::feed::Clock;
-use bugfeed_gateway::health::Health;
+use bugfeed_runtime::health::Health;
 use tokio_util::sync::CancellationToken;
 
 use super::serving::{Gateway, Ports, ServingOptions};
@@ -23,7 +23,7 @@ pub struct GatewayOptions {
 /// # Errors
 /// What a person must mend: a refused login, an exchange of another type.
 pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut gateway = Gateway::new(&options.serving, Health::new());
+    let mut gateway = Gateway::new(&options.serving, Health::new(), &[]);
     let clock = Clock::start();
     for (name, options) in options.feeds {
         let (ingest, health) = gateway.add_feed(&name, clock);

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use bugfeed_gateway::feed::{self, Came, Ingest};
-use bugfeed_gateway::health::{FeedHealth, FeedState};
+use bugfeed_runtime::health::{FeedHealth, FeedState};
 
 /// Changes read from the ledger at a time.
 const PAGE: usize = 10_000;

@@ -11,13 +11,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
-use bugfeed_gateway::health::{FeedHealth, Health};
 use bugfeed_gateway::http::demo::Demo;
-use bugfeed_gateway::http::listen::{self, BindError, ListenLimits};
-use bugfeed_gateway::http::ops;
 use bugfeed_gateway::http::origins::{Origin, Origins};
 use bugfeed_gateway::http::routes::{self, Site};
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::admin;
+use bugfeed_runtime::health::{FeedHealth, Health};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, ListenLimits};
+use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -61,8 +62,8 @@ impl Ports {
     pub fn bind(options: &ServingOptions) -> Result<Ports, BindError> {
         let send_buffer_bytes = options.limits.send_buffer_bytes;
         Ok(Ports {
-            clients: listen::bind("listen", options.listen, send_buffer_bytes)?,
-            admin: listen::bind("admin-listen", options.admin_listen, send_buffer_bytes)?,
+            clients: http::bind("listen", options.listen, send_buffer_bytes)?,
+            admin: http::bind("admin-listen", options.admin_listen, send_buffer_bytes)?,
         })
     }
 
@@ -80,6 +81,7 @@ pub(super) struct Gateway {
     options: ServingOptions,
     pub(super) feeds: BTreeMap<String, Arc<Feed>>,
     events: Arc<Events>,
+    metrics: Metrics,
     health: Health,
     /// Listeners and connections.
     clients: TaskTracker,
@@ -92,11 +94,16 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    pub(super) fn new(options: &ServingOptions, health: Health) -> Gateway {
+    /// Nothing runs yet. `others` are roles of the same process that count something, too.
+    pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> Gateway {
+        let events = Arc::new(Events::new());
+        let roles: Vec<&dyn Register> =
+            std::iter::once(&*events as &dyn Register).chain(others.iter().copied()).collect();
         Gateway {
             options: options.clone(),
+            metrics: Metrics::of(&roles),
             feeds: BTreeMap::new(),
-            events: Arc::new(Events::new()),
+            events,
             health,
             clients: TaskTracker::new(),
             inner: TaskTracker::new(),
@@ -131,13 +138,11 @@ impl Gateway {
         if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
             anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
         }
-        let admin = ops::router(self.health.clone(), Arc::clone(&self.events));
-        let admin_limits = ListenLimits { connections: 64, ..limits };
-        self.inner.spawn(listen::serve(
+        self.inner.spawn(admin::serve(
             ports.admin,
-            admin,
-            admin_limits,
-            Arc::clone(&self.events),
+            self.health.clone(),
+            self.metrics.clone(),
+            Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.inner.clone(),
             self.inner_stop.clone(),
         ));
@@ -151,11 +156,11 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&site.feeds);
-        self.clients.spawn(listen::serve(
+        self.clients.spawn(http::serve(
             ports.clients,
             routes::router(site),
             limits,
-            Arc::clone(&self.events),
+            Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
             listening.clone(),
         ));

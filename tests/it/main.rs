@@ -15,6 +15,7 @@ mod environment;
 mod examples;
 mod greedy;
 mod hygiene;
+mod layers;
 mod old_clients;
 mod plain_http;
 mod real;

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BadMessage;
 use bugfeed_protocol::log_event::LogEvent;
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,6 +16,8 @@ use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
 use bugfeed_core::input::Tally;
+use bugfeed_runtime::http::ConnectionEvents;
+use bugfeed_runtime::metrics::Register;
 
 /// One label: which feed.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -35,7 +37,6 @@ type PerKind = Family<KindLabel, Counter>;
 /// The counters of one process.
 #[derive(Debug, Default)]
 pub struct Events {
-    registry: Registry,
     changes: PerFeed,
     repeated: PerFeed,
     late: PerFeed,
@@ -72,48 +73,12 @@ fn feed(name: &str) -> FeedLabel {
 }
 
 impl Events {
-    /// All counters at zero, under names that start with `bugfeed_`.
+    /// All counters at zero.
     pub fn new() -> Events {
         let mut events = Events::default();
-        let mut registry = Registry::with_prefix("bugfeed");
-        let r = &mut registry;
-        r.register("changes", "Changes taken from the bus, each once", events.changes.clone());
-        r.register("changes_repeated", "Changes that came again and were dropped", events.repeated.clone());
-        r.register("changes_late", "Changes that came after later ones", events.late.clone());
-        r.register("changes_missing", "Numbers skipped when they should have come", events.missing.clone());
-        r.register("gaps", "Times continuity was lost and clients were told so", events.gaps.clone());
-        r.register("history_reads", "Times history was read to its end", events.history_reads.clone());
-        r.register("history_failed", "Times history could not be read", events.history_failed.clone());
-        r.register("resumes", "Resumes by verdict; gap counts notices too", events.resumes.clone());
-        r.register("messages_poison", "Messages on the bus that no change could be read from", events.poison.clone());
-        r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
-        r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
-        r.register("feed_up", "1 while changes can arrive on the feed", events.feed_up.clone());
-        r.register("heads", "Times a publisher said where it is", events.heads.clone());
-        r.register("connections", "Clients connected now", events.connections.clone());
-        r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
-        r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
-        r.register("sessions_ended", "Sessions ended by the gateway, by reason", events.ended.clone());
-        r.register("updates_sent", "Updates written to clients, live or by a catch-up", events.updates.clone());
-        r.register("sessions_lagged", "Times a client's socket took no more", events.lagged.clone());
-        r.register(
-            "catch_ups_conflated",
-            "Catch-ups over the limit, cut to the newest change of each bug",
-            events.conflated.clone(),
-        );
-        r.register("commands_refused", "Commands answered with an error", events.refused_commands.clone());
-        events.registry = registry;
         let updates = |kind| events.updates.get_or_create(&KindLabel { kind }).clone();
         events.hot = Hot { live: updates("live"), caught_up: updates("catch_up") };
         events
-    }
-
-    /// The metrics page, in the OpenMetrics text format.
-    pub fn page(&self) -> String {
-        let mut page = String::new();
-        // Writing to a String cannot fail; a page cut short would be noticed by its reader.
-        let _ = text::encode(&mut page, &self.registry);
-        page
     }
 
     /// Counts the changes that a feed records in its replay cache.
@@ -265,25 +230,10 @@ impl Events {
         self.connections.dec();
     }
 
-    /// A client was turned away.
-    pub fn turned_away(&self, kind: &'static str) {
-        self.refused_connections.get_or_create(&KindLabel { kind }).inc();
-        debug!(kind, event = %LogEvent::ClientRefused, "client turned away");
-    }
-
     /// A peer broke a rule of the protocol and is closed.
     pub fn peer_fault(&self, kind: &'static str, detail: &impl Display) {
         self.ended.get_or_create(&KindLabel { kind }).inc();
         debug!(kind, %detail, event = %LogEvent::ClientFault, "closing a client that broke the protocol");
-    }
-
-    /// Accepting a connection failed. Peers can cause it, so it is said once a minute.
-    pub fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
-        self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
-        if quiet {
-            return debug!(%error, event = %LogEvent::AcceptFailed, "cannot accept a connection");
-        }
-        error!(%error, event = %LogEvent::AcceptFailed, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
     }
 
     /// Adds what a shard did.
@@ -312,4 +262,55 @@ impl Events {
             }
         }
     }
+}
+
+impl Register for Events {
+    fn register(&self, r: &mut Registry) {
+        r.register("changes", "Changes taken from the bus, each once", self.changes.clone());
+        r.register("changes_repeated", "Changes that came again and were dropped", self.repeated.clone());
+        r.register("changes_late", "Changes that came after later ones", self.late.clone());
+        r.register("changes_missing", "Numbers skipped when they should have come", self.missing.clone());
+        r.register("gaps", "Times continuity was lost and clients were told so", self.gaps.clone());
+        r.register("history_reads", "Times history was read to its end", self.history_reads.clone());
+        r.register("history_failed", "Times history could not be read", self.history_failed.clone());
+        r.register("resumes", "Resumes by verdict; gap counts notices too", self.resumes.clone());
+        r.register("messages_poison", "Messages on the bus that no change could be read from", self.poison.clone());
+        r.register("bus_up", "1 while connected to the bus", self.bus_up.clone());
+        r.register("bus_lost", "Connections to the bus that were lost", self.bus_lost.clone());
+        r.register("feed_up", "1 while changes can arrive on the feed", self.feed_up.clone());
+        r.register("heads", "Times a publisher said where it is", self.heads.clone());
+        r.register("connections", "Clients connected now", self.connections.clone());
+        r.register("connections_accepted", "Clients accepted so far", self.accepted.clone());
+        r.register("connections_refused", "Clients turned away, by reason", self.refused_connections.clone());
+        r.register("sessions_ended", "Sessions ended by the gateway, by reason", self.ended.clone());
+        r.register("updates_sent", "Updates written to clients, live or by a catch-up", self.updates.clone());
+        r.register("sessions_lagged", "Times a client's socket took no more", self.lagged.clone());
+        r.register(
+            "catch_ups_conflated",
+            "Catch-ups over the limit, cut to the newest change of each bug",
+            self.conflated.clone(),
+        );
+        r.register("commands_refused", "Commands answered with an error", self.refused_commands.clone());
+    }
+}
+
+impl ConnectionEvents for Events {
+    fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
+        self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
+        if quiet {
+            return debug!(%error, event = %LogEvent::AcceptFailed, "cannot accept a connection");
+        }
+        error!(%error, event = %LogEvent::AcceptFailed, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
+    }
+
+    fn turned_away(&self, kind: &'static str) {
+        self.refused_connections.get_or_create(&KindLabel { kind }).inc();
+        debug!(kind, event = %LogEvent::ClientRefused, "client turned away");
+    }
+}
+
+/// The metrics page of these alone.
+#[cfg(test)]
+pub(crate) fn page(events: &Events) -> String {
+    bugfeed_runtime::metrics::Metrics::of(&[events]).page()
 }

@@ -6,5 +6,4 @@
 pub mod bus;
 pub mod events;
 pub mod feed;
-pub mod health;
 pub mod http;

@@ -1,9 +1,15 @@
-//! What every process of bugfeed has, whatever its role: logs, signals, and the texts of its command line.
+//! What every process of bugfeed has, whatever its role: logs, signals, a bounded HTTP listener, the admin
+//! port with health and metrics, and the texts of its command line.
 //!
 //! Knows no tracker, no broker, no client, and no role.
 
+pub mod admin;
+pub mod health;
+pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod signals;
+pub mod throttle;
 pub mod usage;
 pub mod values;
 

@@ -165,6 +165,17 @@ async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
     let ready = get(&admin, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("bus: broker"), "{ready}");
     assert!(get(&admin, "/livez").await.starts_with("HTTP/1.1 200"));
+    let metrics = get(&admin, "/metrics").await;
+    for line in [
+        "bugfeed_shim_changes_recorded_total 50",
+        "bugfeed_shim_changes_unpublished 50",
+        "bugfeed_shim_outages_total{part=\"bus\"} 1",
+        "bugfeed_shim_up{part=\"bus\"} 0",
+        "bugfeed_shim_up{part=\"ledger\"} 1",
+        "bugfeed_shim_active 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+    }
     proc.sigterm();
     assert!(proc.wait(LIMIT).await.unwrap().success());
     let output = proc.output();
@@ -182,7 +193,7 @@ async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
 
 async fn get(address: &str, path: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     answer

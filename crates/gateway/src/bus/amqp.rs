@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::carry::Carrier;
 use super::link::Link;
 use crate::feed::Ingest;
-use crate::health::FeedHealth;
+use bugfeed_runtime::health::FeedHealth;
 
 /// Deliveries that one acknowledgement covers at most; fewer where fewer may be on their way.
 const ACK_EVERY: u16 = 200;

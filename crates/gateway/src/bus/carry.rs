@@ -16,10 +16,10 @@ use super::amqp::AmqpOptions;
 use super::history::{History, HistoryError, Item, recorded};
 use super::link::{self, Link};
 use crate::feed::{Came, Hole, Ingest};
-use crate::health::{FeedHealth, FeedState};
 use bugfeed_core::bus_plan::{Action, BusPlan, Event, Stopped};
 use bugfeed_core::intake::HeadStands;
 use bugfeed_core::places::{Met, Reading, Start};
+use bugfeed_runtime::health::{FeedHealth, FeedState};
 
 /// The plan, and what it needs to be carried out.
 pub(super) struct Carrier<'a> {

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::Close;
-use bytes::Bytes;
 use futures::task::AtomicWaker;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
@@ -31,21 +30,11 @@ use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
+use bugfeed_runtime::http::Hijacked;
 
 /// After its close frame a connection is read from for at most this long, so that the peer gets to see the frame
 /// before a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
 const LINGER: Duration = Duration::from_secs(2);
-
-/// A connection on which HTTP is done.
-#[derive(Debug)]
-pub struct Handover {
-    /// The socket.
-    pub stream: TcpStream,
-    /// What was read behind the request.
-    pub rest: Bytes,
-    /// Counts the connection until it ends.
-    pub permit: OwnedSemaphorePermit,
-}
 
 /// What all connections of a feed share.
 #[derive(Debug)]
@@ -163,11 +152,11 @@ enum Heard {
 
 /// Sets up what a shard and a connection's task share, and what was read already.
 pub(super) fn take_over(
-    handover: Handover,
+    hijacked: Hijacked,
     shard: mpsc::Sender<ShardInput>,
     common: Arc<Common>,
 ) -> (Arc<Conn>, Option<Box<Reader>>) {
-    let Handover { stream, rest, permit } = handover;
+    let Hijacked { stream, rest, permit } = hijacked;
     let heard_ms = AtomicU64::new(common.clock.now_ms());
     let conn = Arc::new(Conn {
         stream,

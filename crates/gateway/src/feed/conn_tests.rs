@@ -40,21 +40,21 @@ impl Bed {
     }
 
     /// A connection on which HTTP is done; the peer's end.
-    async fn pair(&self) -> (TcpStream, Handover) {
+    async fn pair(&self) -> (TcpStream, Hijacked) {
         let connecting = TcpStream::connect(self.listener.local_addr().unwrap());
         let (peer, accepted) = tokio::join!(connecting, self.listener.accept());
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (peer.unwrap(), Handover { stream: accepted.unwrap().0, rest: Bytes::new(), permit })
+        (peer.unwrap(), Hijacked { stream: accepted.unwrap().0, rest: Bytes::new(), permit })
     }
 
     async fn client(&self) -> TcpStream {
-        let (peer, handover) = self.pair().await;
-        self.feed.attach(handover, &self.tracker);
+        let (peer, hijacked) = self.pair().await;
+        self.feed.attach(hijacked, &self.tracker);
         peer
     }
 
     fn counted(&self, line: &str) -> bool {
-        self.events.page().lines().any(|found| found == line)
+        crate::events::page(&self.events).lines().any(|found| found == line)
     }
 }
 
@@ -118,7 +118,7 @@ async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
     let mut half = bed.client().await;
     half.write_all(&frame(WHOLE, &[b' '; 200])[..100]).await.unwrap();
     assert_eq!(closed(&mut half).await, 1008);
-    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"unfinished\"} 1"), "{}", bed.events.page());
+    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"unfinished\"} 1"), "{}", crate::events::page(&bed.events));
     // What comes in between, or a byte now and then, is no excuse.
     let mut busy = bed.client().await;
     busy.write_all(&frame(BEGIN, b"{")).await.unwrap();
@@ -142,9 +142,9 @@ async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
 #[tokio::test]
 async fn who_sends_one_message_after_the_other_is_not_slow() {
     let bed = Bed::new(SessionLimits::default(), Budgets::default()).await;
-    let (mut peer, handover) = bed.pair().await;
+    let (mut peer, hijacked) = bed.pair().await;
     let (sender, _inputs) = mpsc::channel(16);
-    let (conn, _) = take_over(handover, sender, Arc::clone(&bed.feed.common));
+    let (conn, _) = take_over(hijacked, sender, Arc::clone(&bed.feed.common));
     let (mut reader, mut want_writable) = (None, false);
     let mut turn = async || {
         let mut busy = false;
@@ -187,7 +187,7 @@ async fn unfinished_messages_together_take_only_so_much() {
     // It may be closed before it has written all.
     let _ = second.write_all(&message[..40_000]).await;
     assert_eq!(closed(&mut second).await, 1013);
-    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", bed.events.page());
+    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", crate::events::page(&bed.events));
     // What is short passes all the time, and who was first gets through.
     let mut third = bed.client().await;
     third.write_all(&frame(WHOLE, br#"{"command":"version"}"#)).await.unwrap();
@@ -210,7 +210,7 @@ async fn all_sessions_together_watch_only_so_much() {
     reply(&mut first).await;
     second.write_all(&subscribe("1,2,3")).await.unwrap();
     assert_eq!(closed(&mut second).await, 1013);
-    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", bed.events.page());
+    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", crate::events::page(&bed.events));
     // Those it has count once.
     first.write_all(&subscribe("1,2,3,4")).await.unwrap();
     reply(&mut first).await;
@@ -240,7 +240,7 @@ async fn a_message_in_too_many_pieces_ends_the_connection() {
             Some(code) => assert_eq!(closed(&mut peer).await, code, "{pieces}"),
         }
     }
-    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"fragments\"} 2"), "{}", bed.events.page());
+    assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"fragments\"} 2"), "{}", crate::events::page(&bed.events));
 }
 
 /// One turn of a connection takes a bounded part of what its peer has sent, whatever that is.
@@ -254,9 +254,9 @@ async fn a_turn_is_bounded_whatever_is_sent() {
         ("long pongs", pieces(0x8A, &[0; 125], 500)),
         ("one-byte pieces", [frame(BEGIN, b""), pieces(GO_ON, b"x", 1000), pieces(0x8A, &[0; 125], 400)].concat()),
     ] {
-        let (mut peer, handover) = bed.pair().await;
+        let (mut peer, hijacked) = bed.pair().await;
         let (sender, _inputs) = mpsc::channel(16);
-        let (conn, _) = take_over(handover, sender, Arc::clone(&bed.feed.common));
+        let (conn, _) = take_over(hijacked, sender, Arc::clone(&bed.feed.common));
         peer.write_all(&bytes).await.unwrap();
         let (mut reader, mut busy, mut want_writable) = (None, false, false);
         let (mut turns, mut left) = (0, bytes.len());

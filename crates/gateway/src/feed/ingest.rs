@@ -4,7 +4,7 @@
 //! every shard. When a message was taken, the change is in the replay cache and may be acknowledged.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bugfeed_protocol::bus::{self, BadMessage, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
@@ -17,6 +17,7 @@ use bugfeed_core::bus_plan::Why;
 use bugfeed_core::input::{Input, Update};
 use bugfeed_core::intake::{HeadStands, Intake, New, Taken};
 use bugfeed_core::replay::Recorder;
+use bugfeed_runtime::throttle::Throttle;
 
 /// The writing side of a feed, owned by the task that listens to its bus.
 #[derive(Debug)]
@@ -28,9 +29,9 @@ pub struct Ingest {
     /// For the bus that feeds it to log with.
     pub events: Arc<Events>,
     changes: Counter,
-    last_poison: Option<Instant>,
-    last_fork: Option<Instant>,
-    last_gap: Option<Instant>,
+    poison_lines: Throttle,
+    fork_lines: Throttle,
+    gap_lines: Throttle,
     current: bool,
     breaks: Breaks,
     /// The feed was current once, so that somebody may have been told something.
@@ -79,9 +80,9 @@ impl Ingest {
             shards,
             events,
             changes,
-            last_poison: None,
-            last_fork: None,
-            last_gap: None,
+            poison_lines: Throttle::once_a_minute(),
+            fork_lines: Throttle::once_a_minute(),
+            gap_lines: Throttle::once_a_minute(),
             current: false,
             breaks,
             begun: false,
@@ -107,7 +108,7 @@ impl Ingest {
 
     /// A message cannot be read.
     pub fn poison(&mut self, body: &[u8], reason: &BadMessage) {
-        let quiet = is_recent(&mut self.last_poison);
+        let quiet = self.poison_lines.is_quiet();
         self.events.poison(&self.feed, body, reason, quiet);
     }
 
@@ -149,7 +150,7 @@ impl Ingest {
         let New { update, gap, late, forked } = new;
         self.changes.inc();
         if forked {
-            let quiet = !self.begun || is_recent(&mut self.last_fork);
+            let quiet = !self.begun || self.fork_lines.is_quiet();
             self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), quiet);
         }
         if late {
@@ -164,7 +165,7 @@ impl Ingest {
     /// Tells the shards that continuity is lost. What happened before anybody was served is nobody's news.
     async fn tell_gap(&mut self, cursor: Option<Cursor>) {
         if self.begun {
-            let quiet = is_recent(&mut self.last_gap);
+            let quiet = self.gap_lines.is_quiet();
             self.events.gap(&self.feed, cursor.as_ref(), quiet);
         }
         self.break_shards(cursor).await;
@@ -179,7 +180,7 @@ impl Ingest {
     /// Continuity is lost; the next change follows this cursor.
     pub async fn go_on_after(&mut self, cursor: &Cursor, why: Why) {
         if why == Why::Forked {
-            let quiet = !self.begun || is_recent(&mut self.last_fork);
+            let quiet = !self.begun || self.fork_lines.is_quiet();
             self.events.forked(&self.feed, cursor, quiet);
         }
         let cursor = self.intake.go_on_after(cursor);
@@ -233,15 +234,6 @@ impl Ingest {
     pub fn tick(&mut self) {
         self.intake.tick(now());
     }
-}
-
-/// Whether something was said within a minute; if not, it is said now.
-fn is_recent(said: &mut Option<Instant>) -> bool {
-    let recent = said.is_some_and(|last| last.elapsed() < Duration::from_secs(60));
-    if !recent {
-        *said = Some(Instant::now());
-    }
-    recent
 }
 
 fn now() -> When {

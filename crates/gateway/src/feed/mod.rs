@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use bugfeed_protocol::client::Command;
 use conn::Common;
-pub use conn::{Conn, Handover};
+pub use conn::Conn;
 use gate::Gate;
 pub use ingest::{Came, Hole, Ingest, ticks};
 pub use line::{Line, Messages};
@@ -32,6 +32,7 @@ use bugfeed_core::budget::{Budgets, Share};
 use bugfeed_core::input::{About, Input, SessionLimits};
 use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_core::shard::Shard;
+use bugfeed_runtime::http::{ConnectionEvents as _, Hijacked};
 
 type ShardInput = Input<Link>;
 
@@ -166,8 +167,8 @@ impl Feed {
     }
 
     /// Serves one connection until it ends. `tracker` is told of it.
-    pub fn attach(&self, handover: Handover, tracker: &TaskTracker) {
-        let (conn, reader) = conn::take_over(handover, self.next_shard(), Arc::clone(&self.common));
+    pub fn attach(&self, hijacked: Hijacked, tracker: &TaskTracker) {
+        let (conn, reader) = conn::take_over(hijacked, self.next_shard(), Arc::clone(&self.common));
         tracker.spawn(conn::serve(conn, reader));
     }
 

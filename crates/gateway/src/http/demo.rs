@@ -18,7 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::{BugId, When};
 use serde::{Deserialize, Serialize};
 
-use super::listen::Peer;
+use bugfeed_runtime::http::Peer;
 
 /// Bugs that one press may change.
 const MAX_BUGS: usize = 100;

@@ -3,8 +3,6 @@
 //! Goes in: TCP connections. Comes out: pages, JSON answers, and WebSocket connections handed to their feed.
 
 pub mod demo;
-pub mod listen;
-pub mod ops;
 pub mod origins;
 pub mod page;
 pub mod poll;

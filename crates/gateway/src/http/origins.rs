@@ -8,7 +8,7 @@ use std::str::FromStr;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::listen::VERSION_HEADER;
+use bugfeed_runtime::http::VERSION_HEADER;
 
 /// How long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_S: u64 = 3600;

@@ -346,7 +346,11 @@ mod tests {
         assert_eq!(budget.taken(), 0);
         for kind in ["unfinished", "no_room"] {
             let line = format!("bugfeed_connections_refused_total{{kind=\"{kind}\"}} 1");
-            assert!(events.page().lines().any(|found| found == line), "{}", events.page());
+            assert!(
+                crate::events::page(&events).lines().any(|found| found == line),
+                "{}",
+                crate::events::page(&events)
+            );
         }
     }
 

@@ -13,12 +13,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
 use super::demo::Demo;
-use super::listen::Takeover;
 use super::origins::Origins;
 use super::page::{About, Depth};
 use super::{page, poll, query, sse};
 use crate::events::Events;
 use crate::feed::Feed;
+use bugfeed_runtime::http::{ConnectionEvents as _, Hijack};
 
 /// The feed at `/`.
 pub const DEFAULT_FEED: &str = "default";
@@ -72,14 +72,14 @@ pub fn router(site: Site) -> Router {
         .with_state(site)
 }
 
-async fn root(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, Depth::Root, &takeover, &request)
+async fn root(State(site): State<Site>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
+    feed(&site, DEFAULT_FEED, Depth::Root, &hijack, &request)
 }
 
 async fn named(
     State(site): State<Site>,
     Path(name): Path<String>,
-    Extension(takeover): Extension<Takeover>,
+    Extension(hijack): Extension<Hijack>,
     request: Request,
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
@@ -88,34 +88,34 @@ async fn named(
         let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
         return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
-    feed(&site, &name, Depth::Feed, &takeover, &request)
+    feed(&site, &name, Depth::Feed, &hijack, &request)
 }
 
-fn feed(site: &Site, name: &str, depth: Depth, takeover: &Takeover, request: &Request) -> Response {
+fn feed(site: &Site, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
-        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, takeover, request),
+        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, hijack, request),
         Some(_) => page::html(depth),
     }
 }
 
-async fn default_sse(State(site): State<Site>, Extension(takeover): Extension<Takeover>, request: Request) -> Response {
-    event_stream(&site, DEFAULT_FEED, &takeover, request).await
+async fn default_sse(State(site): State<Site>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
+    event_stream(&site, DEFAULT_FEED, &hijack, request).await
 }
 
 async fn named_sse(
     State(site): State<Site>,
     Path(name): Path<String>,
-    Extension(takeover): Extension<Takeover>,
+    Extension(hijack): Extension<Hijack>,
     request: Request,
 ) -> Response {
-    event_stream(&site, &name, &takeover, request).await
+    event_stream(&site, &name, &hijack, request).await
 }
 
-async fn event_stream(site: &Site, name: &str, takeover: &Takeover, request: Request) -> Response {
+async fn event_stream(site: &Site, name: &str, hijack: &Hijack, request: Request) -> Response {
     match site.feeds.get(name) {
         None => no_such_feed(site),
-        Some(feed) => sse::serve(feed, &site.tracker, takeover, request).await,
+        Some(feed) => sse::serve(feed, &site.tracker, hijack, request).await,
     }
 }
 
@@ -163,7 +163,7 @@ fn accept(request: &Request) -> Option<Response> {
 }
 
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
-fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request) -> Response {
+fn upgrade(site: &Site, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
     if !site.origins.allow(request.headers()) {
         site.events.turned_away("origin");
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
@@ -183,7 +183,7 @@ fn upgrade(site: &Site, feed: &Arc<Feed>, takeover: &Takeover, request: &Request
     }
     let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
     // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
-    takeover.when_answered(move |handover| feed.attach(handover, &tracker));
+    hijack.when_answered(move |hijacked| feed.attach(hijacked, &tracker));
     answer
 }
 

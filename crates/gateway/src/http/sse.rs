@@ -22,9 +22,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
-use super::listen::Takeover;
 use super::query;
-use crate::feed::{Feed, Handover, Messages};
+use crate::feed::{Feed, Messages};
+use bugfeed_runtime::http::Hijack;
+use bugfeed_runtime::http::Hijacked;
 
 /// How often those who cannot see heartbeats are sent one, in seconds: proxies cut what is silent for a minute, some
 /// sooner.
@@ -44,7 +45,7 @@ const PIECE: usize = 4096;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers a request.
-pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover, request: Request) -> Response {
+pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, request: Request) -> Response {
     let head_only = request.method() == Method::HEAD;
     let query = match query::read(feed, request).await {
         Ok(query) => query,
@@ -61,16 +62,16 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover,
         return headers.into_response();
     }
     let (feed, tracker) = (Arc::clone(feed), tracker.clone());
-    takeover.when_answered(move |handover| {
+    hijack.when_answered(move |hijacked| {
         let sessions = tracker.clone();
         tracker.spawn(async move {
-            if feed.is_shut() && !open_up(&feed, &handover.stream).await {
+            if feed.is_shut() && !open_up(&feed, &hijacked.stream).await {
                 return;
             }
             let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
             let messages = feed.open([hello, query.subscribe()], &sessions);
             let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
-            pump(handover, messages, writer).await;
+            pump(hijacked, messages, writer).await;
         });
     });
     // A body without end, as HTTP/1.0 has it: everything up to the end of the connection. hyper writes the head and is done,
@@ -114,9 +115,9 @@ async fn gone(stream: &TcpStream) {
 }
 
 /// Writes events until the session or the connection ends.
-async fn pump(handover: Handover, mut messages: Messages, writer: Writer) {
+async fn pump(hijacked: Hijacked, mut messages: Messages, writer: Writer) {
     // What was read behind the request holds on to the buffer that the request was read into.
-    let Handover { stream, rest, permit } = handover;
+    let Hijacked { stream, rest, permit } = hijacked;
     drop(rest);
     let mut piece = Vec::new();
     push_retry(&mut piece, rand::random_range(RETRY_MS));

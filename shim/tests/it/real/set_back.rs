@@ -344,7 +344,7 @@ async fn a_replica_that_is_behind_takes_over(place: Place) {
     published(16).await;
     let told = epochs(&drain(&queue, 36).await);
     assert_eq!(told.iter().map(|(_, head)| *head).collect::<Vec<_>>(), [20, 16], "{told:?}");
-    let new_epochs = running.telemetry.counters.new_epochs.load(std::sync::atomic::Ordering::Relaxed);
+    let new_epochs = running.telemetry.metrics.new_epochs.get();
     assert_eq!((new_epochs, running.telemetry.ready()), (1, Ok(())));
     running.stop().await;
 }

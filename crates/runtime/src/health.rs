@@ -7,19 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// The parts' words, shared. Cloning shares.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Health {
     words: Arc<Mutex<Words>>,
-    /// Another role's word, which keeps its own books.
-    other: Option<Word>,
-}
-
-type Word = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
-
-impl std::fmt::Debug for Health {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Health").field("words", &self.words).finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -60,11 +50,6 @@ impl Health {
         Health::default()
     }
 
-    /// Like [`Health::new`], and another role of the process has a word too: the reason why it cannot do its work.
-    pub fn with(other: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Health {
-        Health { other: Some(Arc::new(other)), ..Health::default() }
-    }
-
     /// The part cannot do its work; `reason` is for people.
     pub fn down(&self, part: &str, reason: impl Into<String>) {
         self.words().down.insert(part.to_owned(), reason.into());
@@ -86,7 +71,6 @@ impl Health {
     pub fn report(&self) -> Report {
         let words = self.words();
         let mut lines: Vec<_> = words.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
-        lines.extend(self.other.as_ref().and_then(|other| other().err()));
         let feeds = || words.feeds.values().map(|word| &word.state);
         let ready = lines.is_empty()
             && !feeds().any(|state| matches!(state, FeedState::Starting(_)))

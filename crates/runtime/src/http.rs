@@ -7,11 +7,11 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue};
-use bugfeed_runtime::usage::bind_advice;
+use bytes::Bytes;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,8 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::Events;
-use crate::feed::Handover;
+use crate::throttle::Throttle;
+use crate::usage::bind_advice;
 
 /// In every answer, so that clients know the gateway's own word from that of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");
@@ -54,6 +54,14 @@ pub struct ListenLimits {
     pub grace: Duration,
 }
 
+/// Told of connections that are not served.
+pub trait ConnectionEvents: Send + Sync {
+    /// Accepting failed. Peers can cause it, so most are `quiet`: only to be counted.
+    fn accept_failed(&self, error: &std::io::Error, quiet: bool);
+    /// A connection was turned away, for this reason.
+    fn turned_away(&self, reason: &'static str);
+}
+
 /// Binds with a backlog that takes a stampede: with tokio's default of 1024 or less, thousands of clients that come
 /// back at once wait for a retransmission each.
 ///
@@ -74,17 +82,17 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// Serves `router` on `listener` until `stop`; a [`Takeover`] is in the extensions of each request.
+/// Serves `router` on `listener` until `stop`; a [`Hijack`] is in the extensions of each request.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ListenLimits,
-    events: Arc<Events>,
+    events: Arc<dyn ConnectionEvents>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let mut said: Option<Instant> = None;
+    let failures = Throttle::once_a_minute();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -93,11 +101,7 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                let quiet = said.is_some_and(|said| said.elapsed() < Duration::from_secs(60));
-                events.accept_failed(&error, quiet);
-                if !quiet {
-                    said = Some(Instant::now());
-                }
+                events.accept_failed(&error, failures.is_quiet());
                 // Out of files or memory: accepting at once again would only spin.
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(100)) => continue,
@@ -134,7 +138,7 @@ async fn turn_away(mut stream: TcpStream) {
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\nConnection: close\r\n\
          {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
          {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n{text}",
-        bugfeed_runtime::VERSION,
+        crate::VERSION,
         text.len()
     );
     // There is room for it in a new connection; an error means that the peer is gone.
@@ -159,22 +163,33 @@ async fn part(stream: &mut TcpStream) {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// A connection that was taken from the HTTP server, after its last answer.
+#[derive(Debug)]
+pub struct Hijacked {
+    /// The connection.
+    pub stream: TcpStream,
+    /// What was read from it already.
+    pub rest: Bytes,
+    /// Counts it until it is dropped.
+    pub permit: OwnedSemaphorePermit,
+}
+
 /// In each request's extensions: the way to keep its connection once the answer is written. The answer must be the last
 /// one: a 101, or one that says that it ends with the connection.
 #[derive(Clone, Default)]
-pub struct Takeover(Arc<Mutex<Option<Then>>>);
+pub struct Hijack(Arc<Mutex<Option<Then>>>);
 
-type Then = Box<dyn FnOnce(Handover) + Send>;
+type Then = Box<dyn FnOnce(Hijacked) + Send>;
 
-impl std::fmt::Debug for Takeover {
+impl std::fmt::Debug for Hijack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Takeover")
+        f.write_str("Hijack")
     }
 }
 
-impl Takeover {
+impl Hijack {
     /// Does `then` with the connection. Where the answer cannot be written, `then` is dropped.
-    pub fn when_answered(&self, then: impl FnOnce(Handover) + Send + 'static) {
+    pub fn when_answered(&self, then: impl FnOnce(Hijacked) + Send + 'static) {
         *self.0.lock().expect("nobody panics holding it") = Some(Box::new(then));
     }
 }
@@ -187,9 +202,9 @@ async fn connection(
     limits: ListenLimits,
     stop: CancellationToken,
 ) {
-    let takeover = Takeover::default();
+    let hijack = Hijack::default();
     // A layer of the router would be a router of its own for each connection, of some 10 KB.
-    let (router, given) = (TowerToHyperService::new(router), takeover.clone());
+    let (router, given) = (TowerToHyperService::new(router), hijack.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(given.clone());
         request.extensions_mut().insert(peer);
@@ -197,7 +212,7 @@ async fn connection(
         // Boxed, since a connection that is to be taken apart may not be pinned to its place.
         Box::pin(async move {
             let mut answer = answering.await?;
-            answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(bugfeed_runtime::VERSION));
+            answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(crate::VERSION));
             Ok::<_, std::convert::Infallible>(answer)
         })
     });
@@ -222,9 +237,9 @@ async fn connection(
         }
     };
     let mut parts = http.into_parts();
-    let then = takeover.0.lock().expect("nobody panics holding it").take();
+    let then = hijack.0.lock().expect("nobody panics holding it").take();
     match then.filter(|_| ended.is_ok()) {
-        Some(then) => then(Handover { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
+        Some(then) => then(Hijacked { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
         // How it ended is the peer's business: a reset, a timeout, or nothing.
         // Who was between two requests, most of those that are left then, has nothing more to see.
         None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),

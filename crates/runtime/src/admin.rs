@@ -1,0 +1,71 @@
+//! The admin listener: is the process alive, can it do its work, what has it counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::health::Health;
+use crate::http::{self, ConnectionEvents, ListenLimits};
+use crate::metrics::{CONTENT_TYPE, Metrics};
+
+/// Bounds on the admin port: an orchestrator and a few scrapers.
+pub const LIMITS: ListenLimits = ListenLimits {
+    connections: 64,
+    handshake_timeout: Duration::from_secs(10),
+    send_buffer_bytes: 64 * 1024,
+    unacknowledged_timeout: Duration::from_secs(30),
+    grace: Duration::from_secs(1),
+};
+
+/// Serves the admin port until `stop`; `tracker` tracks its connections.
+pub async fn serve(
+    listener: TcpListener,
+    health: Health,
+    metrics: Metrics,
+    events: Arc<dyn ConnectionEvents>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    http::serve(listener, router(health, metrics), LIMITS, events, tracker, stop).await;
+}
+
+/// `GET /livez`, `/readyz` and `/metrics`.
+fn router(health: Health, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || async move { ready(&health) }))
+        .route("/metrics", get(move || async move { page(&metrics) }))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "This is the admin port: /livez, /readyz, /metrics\n") })
+}
+
+fn ready(health: &Health) -> Response {
+    let report = health.report();
+    let (status, word) =
+        if report.ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+    let lines: String = report.lines.iter().map(|line| format!("{line}\n")).collect();
+    (status, format!("{word}\n{lines}")).into_response()
+}
+
+fn page(metrics: &Metrics) -> Response {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.page()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_says_what_is_wrong() {
+        let health = Health::new();
+        assert_eq!(ready(&health).status(), StatusCode::OK);
+        health.down("bus", "connection refused");
+        assert_eq!(ready(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}
