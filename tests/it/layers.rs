@@ -23,7 +23,11 @@ impl Graph {
         let list = |value: &Value| value.as_array().unwrap().clone();
         let names =
             list(&metadata["packages"]).into_iter().map(|package| (text(&package["id"]), text(&package["name"])));
-        let is_linked = |dep: &Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
+        let is_linked = |dep: &Value| {
+            // With loom only the ring is tried, in a build of its own.
+            let is_loom = |kind: &Value| kind["target"].as_str().is_some_and(|target| target.contains("loom"));
+            list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null() && !is_loom(kind))
+        };
         let edges = list(&metadata["resolve"]["nodes"])
             .iter()
             .map(|node| {

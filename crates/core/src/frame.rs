@@ -86,9 +86,9 @@ pub fn split(bytes: &[u8]) -> Option<(Option<&[u8]>, usize)> {
 #[cfg(test)]
 mod tests {
     use bugfeed_protocol::{BugId, When};
-    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+    use tungstenite::protocol::CloseFrame;
+    use tungstenite::protocol::frame::Frame;
+    use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
     use super::*;
 

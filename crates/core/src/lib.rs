@@ -12,6 +12,7 @@ pub mod intake;
 pub mod numbering;
 pub mod places;
 pub mod replay;
+mod ring;
 pub mod sequence;
 mod session;
 pub mod shard;

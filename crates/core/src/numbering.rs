@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bugfeed_protocol::{Cursor, Epoch, Tag};
 
-use super::replay::Pos;
+use super::ring::Pos;
 
 /// How a change's number continues those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,7 @@
 //! Each entry knows how far back the previous change of the same bug lies, so answering "these bugs since there" costs
 //! the bugs asked for plus the changes found, whatever other bugs did.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bugfeed_protocol::{BugId, Change, Cursor, Tag, When};
@@ -18,11 +17,8 @@ use dashmap::DashMap;
 
 use super::half::Half;
 use super::numbering::{Continuity, Numbering};
-
-/// A change's place in the cache, dense from 1; 0 is before the first.
-pub type Pos = u64;
-
-const BLOCK: usize = 1024;
+pub use super::ring::Pos;
+use super::ring::{Entry, Ring, Tail, recorded_from};
 
 /// How much a replay cache keeps.
 #[derive(Clone, Copy, Debug)]
@@ -112,78 +108,22 @@ impl Wanted<'_> {
     }
 }
 
-fn recorded_from(arrived_s: u32, since: When) -> bool {
-    i64::from(arrived_s) * 1_000_000 >= since.as_micros()
-}
-
-/// 1024 entries, written once each, in order.
-#[derive(Debug)]
-struct Block {
-    bug: Box<[AtomicU64]>,
-    when: Box<[AtomicI64]>,
-    /// How many positions back the same bug's previous change lies; 0 is "none, or too far".
-    back: Box<[AtomicU32]>,
-    /// When the change was recorded, in seconds since 1970, rounded up; never falls from one entry to the next.
-    arrived_s: Box<[AtomicU32]>,
-    /// The largest `when` in the block.
-    max_when: AtomicI64,
-}
-
-impl Block {
-    fn new() -> Block {
-        Block {
-            bug: (0..BLOCK).map(|_| AtomicU64::new(0)).collect(),
-            when: (0..BLOCK).map(|_| AtomicI64::new(0)).collect(),
-            back: (0..BLOCK).map(|_| AtomicU32::new(0)).collect(),
-            arrived_s: (0..BLOCK).map(|_| AtomicU32::new(0)).collect(),
-            max_when: AtomicI64::new(i64::MIN),
-        }
-    }
-
-    fn change(&self, at: usize) -> Change {
-        let bug = BugId::new(self.bug[at].load(Ordering::Relaxed));
-        let when = When::from_micros(self.when[at].load(Ordering::Relaxed));
-        Change {
-            bug: bug.expect("only valid changes are recorded, and read after they are published"),
-            when: when.expect("only valid changes are recorded, and read after they are published"),
-        }
-    }
-
-    /// Whether entry `at` has a date from `since` on, or was recorded from `since` on.
-    fn reaches(&self, at: usize, since: When) -> bool {
-        self.when[at].load(Ordering::Relaxed) >= since.as_micros()
-            || recorded_from(self.arrived_s[at].load(Ordering::Relaxed), since)
-    }
-}
-
 /// The shared, readable side of a replay cache.
 #[derive(Debug)]
 pub struct Replay {
-    blocks: RwLock<Blocks>,
+    ring: Ring,
     newest: DashMap<Half, Packed, foldhash::fast::FixedState>,
-    /// The last position that may be read; stored after the entry is written.
-    head: AtomicU64,
-    /// The first position that is still in the ring.
-    start: AtomicU64,
     /// Changes up to here may be missing from the newest-change table.
     floor: AtomicU64,
     numbering: RwLock<Numbering>,
     limits: ReplayLimits,
 }
 
-#[derive(Debug)]
-struct Blocks {
-    /// The number of the first block kept: position p lies in block (p - 1) / BLOCK.
-    first: u64,
-    list: VecDeque<Arc<Block>>,
-}
-
 /// The one writer of a replay cache.
 #[derive(Debug)]
 pub struct Recorder {
     replay: Arc<Replay>,
-    block: Arc<Block>,
-    next: Pos,
+    tail: Tail,
     /// The number that would just continue, so that recording it needs no lock.
     next_cursor: Option<Cursor>,
     last_arrived_s: u32,
@@ -204,21 +144,15 @@ pub enum Standing {
 
 /// An empty cache: the writer, and what readers share.
 pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
-    let block = Arc::new(Block::new());
+    let (tail, ring) = Ring::new();
     let replay = Arc::new(Replay {
-        blocks: RwLock::new(Blocks { first: 0, list: VecDeque::from([Arc::clone(&block)]) }),
+        ring,
         newest: DashMap::with_hasher(foldhash::fast::FixedState::default()),
-        head: AtomicU64::new(0),
-        start: AtomicU64::new(1),
         floor: AtomicU64::new(0),
         numbering: RwLock::default(),
         limits,
     });
-    (Recorder { replay: Arc::clone(&replay), block, next: 1, next_cursor: None, last_arrived_s: 0 }, replay)
-}
-
-fn slot(pos: Pos) -> usize {
-    usize::try_from((pos - 1) % BLOCK as u64).expect("less than BLOCK")
+    (Recorder { replay: Arc::clone(&replay), tail, next_cursor: None, last_arrived_s: 0 }, replay)
 }
 
 impl Recorder {
@@ -233,7 +167,7 @@ impl Recorder {
         before: Option<Tag>,
         continuity: Continuity,
     ) -> Pos {
-        let pos = self.next;
+        let pos = self.tail.next;
         if continuity != Continuity::Next || self.next_cursor.as_ref() != Some(cursor) {
             let mut numbering = self.numbering();
             numbering.record(pos, cursor, before, continuity);
@@ -254,27 +188,16 @@ impl Recorder {
             }
             (next.seq, next.tag) = (cursor.seq.saturating_add(1), cursor.tag);
         }
-        if pos > 1 && slot(pos) == 0 {
-            self.block = Arc::new(Block::new());
-            self.replay.blocks_mut().list.push_back(Arc::clone(&self.block));
-        }
         let seconds = (recorded.as_micros() + 999_999) / 1_000_000;
         let arrived_s = u32::try_from(seconds).unwrap_or(u32::MAX).max(self.last_arrived_s);
         let newest = Newest { pos, when: change.when, arrived_s };
         let before = self.replay.newest_of(change.bug).map(|newest| newest.pos);
         let back = before.and_then(|before| u32::try_from(pos - before).ok()).unwrap_or(0);
 
-        let at = slot(pos);
-        self.block.bug[at].store(change.bug.get(), Ordering::Relaxed);
-        self.block.when[at].store(change.when.as_micros(), Ordering::Relaxed);
-        self.block.back[at].store(back, Ordering::Relaxed);
-        self.block.arrived_s[at].store(arrived_s, Ordering::Relaxed);
-        self.block.max_when.fetch_max(change.when.as_micros(), Ordering::Relaxed);
-        // The head first: whoever finds the position in the table must be able to read the entry.
-        self.replay.head.store(pos, Ordering::Release);
+        // The ring first: whoever finds the position in the table must be able to read the entry.
+        self.tail.push(&self.replay.ring, Entry { change, back, arrived_s });
         self.replay.newest.insert(Half::from(change.bug), Packed::new(newest));
 
-        self.next = pos + 1;
         self.last_arrived_s = arrived_s;
         if pos - self.replay.start() >= self.replay.limits.max {
             self.trim_to(pos + 1 - self.replay.limits.max);
@@ -295,9 +218,9 @@ impl Recorder {
         let now_s = now.as_micros() / 1_000_000;
         let oldest = u32::try_from(now_s - i64::from(self.replay.limits.age_s)).unwrap_or(0);
         let mut start = self.replay.start();
-        while start < self.next {
-            let block = self.replay.block(start).expect("the ring's start is in a block");
-            if block.arrived_s[slot(start)].load(Ordering::Relaxed) >= oldest {
+        while start < self.tail.next {
+            let block = self.replay.ring.block(start).expect("the ring's start is in a block");
+            if block.arrived_s(start) >= oldest {
                 break;
             }
             start += 1;
@@ -306,15 +229,7 @@ impl Recorder {
     }
 
     fn trim_to(&mut self, start: Pos) {
-        self.replay.start.store(start, Ordering::Release);
-        let first = (start - 1) / BLOCK as u64;
-        if first > self.replay.blocks.read().expect("no reader panics holding it").first {
-            let mut blocks = self.replay.blocks_mut();
-            while blocks.first < first && blocks.list.len() > 1 {
-                blocks.list.pop_front();
-                blocks.first += 1;
-            }
-        }
+        self.replay.ring.trim_to(start);
     }
 
     fn forget_oldest_bugs(&mut self) {
@@ -334,12 +249,12 @@ impl Recorder {
 impl Replay {
     /// The newest position; everything up to it can be read.
     pub fn head(&self) -> Pos {
-        self.head.load(Ordering::Acquire)
+        self.ring.head()
     }
 
     /// The first position still in the ring (head + 1 where the ring is empty).
     pub fn start(&self) -> Pos {
-        self.start.load(Ordering::Acquire)
+        self.ring.start()
     }
 
     /// Positions up to here may have been forgotten altogether, because there were more bugs than the table holds.
@@ -356,16 +271,6 @@ impl Replay {
         self.newest.len()
     }
 
-    fn blocks_mut(&self) -> std::sync::RwLockWriteGuard<'_, Blocks> {
-        self.blocks.write().expect("nobody panics holding it")
-    }
-
-    fn block(&self, pos: Pos) -> Option<Arc<Block>> {
-        let blocks = self.blocks.read().expect("nobody panics holding it");
-        let index = ((pos - 1) / BLOCK as u64).checked_sub(blocks.first)?;
-        blocks.list.get(usize::try_from(index).ok()?).cloned()
-    }
-
     /// The position before the first change in the ring that has a date from `since` on, or was recorded from `since`
     /// on: everything after it is what a client that knows all up to `since` may lack.
     ///
@@ -380,16 +285,14 @@ impl Replay {
         let head = self.head();
         let mut pos = start;
         while pos <= head {
-            let Some(block) = self.block(pos) else {
+            let Some(block) = self.ring.block(pos) else {
                 // Trimmed since; what is older than the ring's new beginning is no longer asked of it.
                 pos = self.start().max(pos + 1);
                 continue;
             };
-            let last = (pos - 1) / BLOCK as u64 * BLOCK as u64 + BLOCK as u64;
-            let end = last.min(head);
-            let newest_in_block = block.max_when.load(Ordering::Relaxed) >= since.as_micros();
-            if (newest_in_block || block.reaches(slot(end), since))
-                && let Some(found) = (pos..=end).find(|&p| block.reaches(slot(p), since))
+            let end = Ring::end_of_block(pos).min(head);
+            if (block.max_when_reaches(since) || block.reaches(end, since))
+                && let Some(found) = (pos..=end).find(|&p| block.reaches(p, since))
             {
                 return found - 1;
             }
@@ -435,11 +338,11 @@ impl Replay {
         let most = found.len() + wanted.limit;
         let mut pos = newest;
         while pos > wanted.after && pos >= start && found.len() <= most {
-            let Some(block) = self.block(pos) else { return pos != newest };
+            let Some(block) = self.ring.block(pos) else { return pos != newest };
             if pos <= wanted.upto {
-                found.push(Found { pos, change: block.change(slot(pos)) });
+                found.push(Found { pos, change: block.change(pos) });
             }
-            match block.back[slot(pos)].load(Ordering::Relaxed) {
+            match block.back(pos) {
                 0 => break,
                 back => pos -= u64::from(back),
             }
@@ -470,7 +373,7 @@ impl Replay {
         let start = self.start();
         while pos >= start {
             if pos <= upto {
-                return Some(Found { pos, change: self.block(pos)?.change(slot(pos)) });
+                return Some(Found { pos, change: self.ring.block(pos)?.change(pos) });
             }
             pos = self.back_from(pos)?;
         }
@@ -479,7 +382,7 @@ impl Replay {
 
     /// The position of the change before this one of the same bug.
     fn back_from(&self, pos: Pos) -> Option<Pos> {
-        match self.block(pos)?.back[slot(pos)].load(Ordering::Relaxed) {
+        match self.ring.block(pos)?.back(pos) {
             0 => None,
             back => Some(pos - u64::from(back)),
         }

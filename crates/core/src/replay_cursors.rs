@@ -2,14 +2,14 @@
 
 use bugfeed_protocol::{BugId, Change, Cursor};
 
-use super::{Found, Pos, Recorder, Replay, Standing, slot};
+use super::{Found, Pos, Recorder, Replay, Standing};
 use crate::numbering::{Located, Numbering};
 
 impl Recorder {
     /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
     /// from the time before.
     pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
-        self.numbering().go_on_after(self.next, cursor, apart);
+        self.numbering().go_on_after(self.tail.next, cursor, apart);
         self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
     }
 
@@ -48,7 +48,7 @@ impl Replay {
     pub fn change_at(&self, number: &Cursor) -> Option<Change> {
         let Standing::InRing(pos) = self.standing(number) else { return None };
         let held = pos >= self.start() && self.number_of(pos).is_some_and(|held| held.is_same(number));
-        self.block(pos.max(1)).filter(|_| held).map(|block| block.change(slot(pos)))
+        self.ring.block(pos.max(1)).filter(|_| held).map(|block| block.change(pos))
     }
 
     /// The position of the last of these changes that came late.

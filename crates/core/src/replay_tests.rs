@@ -12,7 +12,7 @@ fn at(seconds: i64) -> When {
 
 /// Records a change under the next number.
 fn number(recorder: &mut Recorder, change: Change, recorded: When) {
-    let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.next);
+    let cursor = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.tail.next);
     recorder.record(change, recorded, &cursor, None, Continuity::Next);
 }
 
@@ -100,7 +100,7 @@ fn the_ring_is_exact_across_blocks() {
     assert_eq!(found.len(), 300);
     assert_eq!(found.first().map(|f| f.pos), Some(7503));
     assert_eq!(found.last().map(|f| f.pos), Some(8998));
-    assert!(replay.blocks.read().unwrap().list.len() <= 4);
+    assert!(replay.ring.blocks_kept() <= 4);
 
     found.clear();
     assert!(replay.every(&Wanted { upto: 10_000, limit: 299, ..wanted }, &mut found), "conflated");
