@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod common;
 pub mod compare;
 pub mod dialect;
 pub mod floor;

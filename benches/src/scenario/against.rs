@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::Bench;
-use crate::cli::Common;
+use crate::common::Common;
 use crate::compare::{Finding, MemoryEach, Paced, Part, Spread};
 use crate::load::Order;
 use crate::load::worker::{Worker, order_all};

@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, bail};
 use bugfeed_testbed::{RabbitMq, unique};
 use tempfile::TempDir;
 
-use crate::cli::Common;
 use crate::clock::{Stamps, exact_sleeps, scratch};
+use crate::common::Common;
 use crate::dialect::Dialect;
 use crate::floor::Floor;
 use crate::load::worker::{Worker, order_all};

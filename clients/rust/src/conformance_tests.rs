@@ -7,7 +7,8 @@ use std::time::Duration;
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
-use crate::core::{Action, Core, Lost, Now};
+use crate::core::{Action, Core, Now};
+use crate::lost::Lost;
 use crate::{Error, Event, Protocol, State};
 
 /// What is known of the connection that the script speaks of.

@@ -14,6 +14,7 @@ use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
+use crate::lost::Lost;
 use crate::words::{advice, shown};
 use crate::{Error, Event, Protocol, State};
 
@@ -50,19 +51,6 @@ pub(crate) enum Action {
     Send(String),
     /// End it; nothing that it still reports counts.
     Disconnect,
-}
-
-/// How a connection ended, or why there was none.
-#[derive(Debug)]
-pub(crate) enum Lost {
-    /// The handshake was answered by something else: by the gateway itself, or by what is in between.
-    Refused { status: u16, text: String, retry_after: Option<Duration>, by_gateway: bool },
-    /// There was no answer, for a reason that is known; and a word for it, by which the same one is noticed.
-    Unreachable { reason: String, fault: &'static str },
-    /// A close frame came.
-    Closed { code: u16, text: String },
-    /// Anything else.
-    Broken(String),
 }
 
 /// Something for the application, and the cursor that may be stored once it is dealt with. One of them at least.

@@ -34,6 +34,7 @@ mod event;
 mod feed;
 mod keeper;
 mod link;
+mod lost;
 mod mailbox;
 mod store;
 mod words;

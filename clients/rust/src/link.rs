@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes, proto
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use crate::Error;
-use crate::core::Lost;
+use crate::lost::Lost;
 use crate::words;
 
 /// The largest message a gateway may send, in bytes: the list of a million bugs, as the classic protocol replies.

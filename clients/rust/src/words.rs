@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
 
-use crate::core::Lost;
+use crate::lost::Lost;
 
 /// No more of what a server says is shown, in characters.
 const MAX_SHOWN: usize = 200;

@@ -31,11 +31,6 @@ impl BugId {
     pub const fn get(self) -> u64 {
         self.0
     }
-
-    /// The number as databases hold it.
-    pub const fn as_i64(self) -> i64 {
-        self.0.cast_signed()
-    }
 }
 
 impl fmt::Display for BugId {

@@ -80,12 +80,13 @@ impl Conn {
         self.slot.load(Ordering::Acquire)
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// What is needed while a message comes in, of which `rest` was read already.
+    fn reader(&self, rest: &[u8]) -> Reader {
+        Reader::new(rest, self.common.message_bytes, &self.common.budgets.message_bytes)
     }
 
     /// Something was read from the peer.
-    pub(super) fn heard(&self) {
+    fn heard(&self) {
         self.heard_ms.store(self.common.clock.now_ms(), Ordering::Relaxed);
     }
 
@@ -170,7 +171,7 @@ pub(super) fn take_over(
         _permit: permit,
     });
     // `rest` holds on to the whole buffer that the handshake was read into: it must not outlive this function.
-    let reader = (!rest.is_empty()).then(|| Box::new(Reader::new(&rest, &conn.common)));
+    let reader = (!rest.is_empty()).then(|| Box::new(conn.reader(&rest)));
     (conn, reader)
 }
 
@@ -224,8 +225,8 @@ fn next(
         if reader.is_none() && conn.stream.poll_read_ready(cx).is_pending() {
             break;
         }
-        let reading = reader.get_or_insert_with(|| Box::new(Reader::new(&[], &conn.common)));
-        match reading.poll(conn, &mut reads, cx) {
+        let reading = reader.get_or_insert_with(|| Box::new(conn.reader(&[])));
+        match reading.poll(&conn.stream, &|| conn.heard(), &mut reads, cx) {
             Poll::Ready(message) => {
                 // What comes between the frames of a message does not end it.
                 if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {

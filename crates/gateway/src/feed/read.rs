@@ -8,13 +8,14 @@
 //! and so are the pieces of a message, and what unfinished messages take together.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::conn::{Common, Conn};
-use bugfeed_core::budget::Share;
+use bugfeed_core::budget::{Budget, Share};
+use tokio::net::TcpStream;
 
 /// Most messages of clients fit.
 const BUFFER: usize = 1024;
@@ -50,9 +51,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Reads messages within these bounds; `rest` was read already.
-    pub(super) fn new(rest: &[u8], common: &Common) -> Reader {
-        let message_bytes = common.message_bytes;
+    /// Reads messages of at most so many bytes; those that are not complete take from the budget. `rest` was read already.
+    pub(super) fn new(rest: &[u8], message_bytes: usize, unfinished: &Arc<Budget>) -> Reader {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .max_message_size(Some(message_bytes))
@@ -60,15 +60,21 @@ impl Reader {
         let mut boundary = Boundary::default();
         boundary.follow(rest);
         let context = WebSocketContext::from_partially_read(rest.to_vec(), Role::Server, Some(config));
-        Reader { context, boundary, share: Share::of(&common.budgets.message_bytes) }
+        Reader { context, boundary, share: Share::of(unfinished) }
     }
 
-    /// The next message, with at most `reads` reads, which are counted down. When it is pending, `conn`'s socket wakes the
+    /// The next message, with at most `reads` reads, which are counted down; `heard` is told of each that brought something. When it is pending, the socket wakes the
     /// task, unless no reads are left, or [`Reader::is_idle`]: then only a new call of this, or of the socket's own
     /// `poll_read_ready`, sees to that.
-    pub(super) fn poll(&mut self, conn: &Conn, reads: &mut u32, cx: &mut Context<'_>) -> Poll<Result<Message, Fault>> {
+    pub(super) fn poll(
+        &mut self,
+        socket: &TcpStream,
+        heard: &dyn Fn(),
+        reads: &mut u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Message, Fault>> {
         loop {
-            match self.context.read(&mut ReadSide { conn, boundary: &mut self.boundary, reads }) {
+            match self.context.read(&mut ReadSide { socket, heard, boundary: &mut self.boundary, reads }) {
                 Err(_) if self.boundary.fragments > FRAGMENTS => return Poll::Ready(Err(Fault::Fragments)),
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.is_idle() {
@@ -80,7 +86,7 @@ impl Reader {
                     if *reads == 0 {
                         return Poll::Pending;
                     }
-                    if let Err(error) = ready!(conn.stream().poll_read_ready(cx)) {
+                    if let Err(error) = ready!(socket.poll_read_ready(cx)) {
                         return Poll::Ready(Err(Fault::Error(Error::Io(error))));
                     }
                 }
@@ -103,7 +109,8 @@ impl Reader {
 
 /// The socket as tungstenite sees it.
 struct ReadSide<'a> {
-    conn: &'a Conn,
+    socket: &'a TcpStream,
+    heard: &'a dyn Fn(),
     boundary: &'a mut Boundary,
     reads: &'a mut u32,
 }
@@ -115,8 +122,8 @@ impl io::Read for ReadSide<'_> {
         }
         let Some(left) = self.reads.checked_sub(1) else { return Err(io::ErrorKind::WouldBlock.into()) };
         *self.reads = left;
-        let read = self.conn.stream().try_read(buf)?;
-        self.conn.heard();
+        let read = self.socket.try_read(buf)?;
+        (self.heard)();
         self.boundary.follow(&buf[..read]);
         Ok(read)
     }
