@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> ExitCode {
     // The one crypto provider of everything that speaks TLS here. It can only be installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let usage = Usage::of_this_process(&Cli::command());
+    let usage = Usage::of_this_process(&Cli::definition());
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage.exit(&error));
-    let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::command());
+    let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::definition());
     let warnings = usage.strays("BUGFEED_", Some(&shim));
     if matches!(cli.command, Command::Touch(_) | Command::Watch(_)) {
         for warning in &warnings {

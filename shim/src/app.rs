@@ -103,7 +103,7 @@ async fn work(
     let options = RelayOptions {
         poll_interval: Duration::from_millis(args.poll_interval_ms),
         batch: args.batch.into(),
-        keep: Keep { age: args.history_age, max: args.history_max },
+        keep: Keep { age: args.ledger_max_age, max: args.ledger_max_changes },
         once: args.once,
         once_timeout: Duration::from_secs(args.once_timeout),
         telemetry: telemetry.clone(),

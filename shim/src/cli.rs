@@ -9,7 +9,7 @@ use std::time::Duration;
 use bugfeed_amqp::{BrokerUrl, HistoryBounds, exchange_name, parse_url};
 use bugfeed_protocol::bus::Format;
 use bugfeed_runtime::logging::LogFormat;
-use bugfeed_runtime::usage::{with_default_command, without_values};
+use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use bugfeed_runtime::values::{age, listen_address, zone};
 use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
@@ -47,13 +47,26 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Variables that had other names before.
+const RENAMED: [Renamed; 4] = [
+    Renamed { now: "BUGFEED_SHIM_LEDGER_MAX_AGE", before: "BUGFEED_SHIM_HISTORY_AGE" },
+    Renamed { now: "BUGFEED_SHIM_LEDGER_MAX_CHANGES", before: "BUGFEED_SHIM_HISTORY_MAX" },
+    Renamed { now: "BUGFEED_SHIM_STREAM_MAX_AGE", before: "BUGFEED_SHIM_STREAM_AGE" },
+    Renamed { now: "BUGFEED_SHIM_STREAM_MAX_BYTES", before: "BUGFEED_SHIM_STREAM_BYTES" },
+];
+
 impl Cli {
+    /// What may be asked for, with the variables that are set by their former names.
+    pub fn definition() -> clap::Command {
+        with_former_variables(Cli::command(), &RENAMED, is_set)
+    }
+
     /// Reads the arguments, the program's name first. `run` may be left out.
     ///
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut command = without_values(Cli::command());
+        let mut command = without_values(Cli::definition());
         let matches = command.try_get_matches_from_mut(with_default_command(args, "run"))?;
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         if let Command::Run(run) = &cli.command {
@@ -194,11 +207,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub batch: u16,
     /// Published changes older than this are removed from the ledger: a number and s, m, h or d
-    #[arg(long, value_name = "AGE", env = "BUGFEED_SHIM_HISTORY_AGE", default_value = "7d", value_parser = age)]
-    pub history_age: Duration,
+    #[arg(long, alias = "history-age", value_name = "AGE", env = "BUGFEED_SHIM_LEDGER_MAX_AGE", default_value = "7d", value_parser = age)]
+    pub ledger_max_age: Duration,
     /// Most published changes kept in the ledger
-    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_HISTORY_MAX", default_value = "1000000")]
-    pub history_max: u64,
+    #[arg(
+        long,
+        alias = "history-max",
+        value_name = "COUNT",
+        env = "BUGFEED_SHIM_LEDGER_MAX_CHANGES",
+        default_value = "1000000"
+    )]
+    pub ledger_max_changes: u64,
     /// Publish everything that is there, then exit
     #[arg(long, env = "BUGFEED_SHIM_ONCE", value_parser = clap::builder::BoolishValueParser::new())]
     pub once: bool,
@@ -234,17 +253,17 @@ pub struct HistoryArgs {
     #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_HISTORY", default_value = "true", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
     /// How long the broker keeps them, where this shim makes the stream
-    #[arg(long, value_name = "AGE", env = "BUGFEED_SHIM_STREAM_AGE", default_value = "7d", value_parser = age)]
-    pub stream_age: Duration,
+    #[arg(long, alias = "stream-age", value_name = "AGE", env = "BUGFEED_SHIM_STREAM_MAX_AGE", default_value = "7d", value_parser = age)]
+    pub stream_max_age: Duration,
     /// How large the stream may become, in bytes, where this shim makes it
-    #[arg(long, value_name = "BYTES", env = "BUGFEED_SHIM_STREAM_BYTES", default_value = "1073741824", value_parser = clap::value_parser!(u64).range(1_000_000..))]
-    pub stream_bytes: u64,
+    #[arg(long, alias = "stream-bytes", value_name = "BYTES", env = "BUGFEED_SHIM_STREAM_MAX_BYTES", default_value = "1073741824", value_parser = clap::value_parser!(u64).range(1_000_000..))]
+    pub stream_max_bytes: u64,
 }
 
 impl HistoryArgs {
     /// The stream's bounds, if there is to be one.
     pub fn bounds(&self) -> Option<HistoryBounds> {
-        self.history.then_some(HistoryBounds { age_s: self.stream_age.as_secs(), bytes: self.stream_bytes })
+        self.history.then_some(HistoryBounds { age_s: self.stream_max_age.as_secs(), bytes: self.stream_max_bytes })
     }
 }
 
@@ -284,9 +303,14 @@ mod tests {
     fn run_is_the_default_command() {
         let direct = parse(&["--source", "sqlite://x.db", "--once"]).unwrap();
         assert!(matches!(direct.command, Command::Run(run) if run.once));
-        let named = parse(&["run", "--source", "sqlite://x.db", "--history-age", "90m"]).unwrap();
+        let named = parse(&["run", "--source", "sqlite://x.db", "--ledger-max-age", "90m"]).unwrap();
         let Command::Run(run) = named.command else { panic!("{named:?}") };
-        assert_eq!(run.history_age, Duration::from_secs(5400));
+        assert_eq!(run.ledger_max_age, Duration::from_secs(5400));
+        let former = ["--history-age", "90m", "--history-max", "7", "--stream-age", "1d", "--stream-bytes", "2000000"];
+        let named = parse(&[&["run", "--source", "sqlite://x.db"][..], &former].concat()).unwrap();
+        let Command::Run(former) = named.command else { panic!("{named:?}") };
+        assert_eq!((former.ledger_max_age, former.ledger_max_changes), (Duration::from_secs(5400), 7));
+        assert_eq!(former.history.bounds(), Some(HistoryBounds { age_s: 86_400, bytes: 2_000_000 }));
         assert_eq!(
             (run.exchange.as_str(), run.batch, run.table.spec()),
             ("bugfeed.default", 1000, TableSpec::default())
@@ -306,7 +330,7 @@ mod tests {
             (&["--source", "sqlite://x", "--format", "xml"], "--format", "xml", "native"),
             (&["--source", "sqlite://x", "--poll-interval-ms", "0"], "--poll-interval-ms", "0", "60000"),
             (&["--source", "sqlite://x", "--batch", "0"], "--batch", "0", "10000"),
-            (&["--source", "sqlite://x", "--history-age", "7 weeks"], "--history-age", "7 weeks", "7d"),
+            (&["--source", "sqlite://x", "--ledger-max-age", "7 weeks"], "--ledger-max-age", "7 weeks", "7d"),
             (&["--source", "sqlite://x", "--listen", "chan"], "--listen", "chan", "postgres://"),
             (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "ADDRESS:PORT"),
         ] {

@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use bugfeed_runtime::usage::Usage;
 use bugfeed_shim::app;
 use bugfeed_shim::cli::Cli;
-use clap::CommandFactory as _;
 
 fn main() -> ExitCode {
-    let usage = Usage::of_this_process(&Cli::command());
+    let usage = Usage::of_this_process(&Cli::definition());
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|e| usage.exit(&e));
     let failed = |error: &dyn std::fmt::Display| {
         // Nothing can be done about a stderr that is closed.

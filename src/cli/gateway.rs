@@ -32,11 +32,11 @@ pub struct GatewayArgs {
     #[arg(long, env = "BUGFEED_HISTORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
     /// How long the broker keeps it, where this gateway makes it
-    #[arg(long, env = "BUGFEED_STREAM_AGE", default_value = "7d", value_name = "AGE", value_parser = age, hide_short_help = true)]
-    pub stream_age: Duration,
+    #[arg(long, alias = "stream-age", env = "BUGFEED_STREAM_MAX_AGE", default_value = "7d", value_name = "AGE", value_parser = age, hide_short_help = true)]
+    pub stream_max_age: Duration,
     /// How large it may become, in bytes, where this gateway makes it
-    #[arg(long, env = "BUGFEED_STREAM_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..), hide_short_help = true)]
-    pub stream_bytes: u64,
+    #[arg(long, alias = "stream-bytes", env = "BUGFEED_STREAM_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..), hide_short_help = true)]
+    pub stream_max_bytes: u64,
     /// Messages a queue holds before the oldest are dropped
     #[arg(long, env = "BUGFEED_QUEUE_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000), hide_short_help = true)]
     pub queue_max: u32,
@@ -56,7 +56,7 @@ impl GatewayArgs {
     pub fn options(&self) -> Result<GatewayOptions, String> {
         let exchanges = feeds(&self.feeds)?;
         let alone = exchanges.len() == 1;
-        let bounds = HistoryBounds { age_s: self.stream_age.as_secs(), bytes: self.stream_bytes };
+        let bounds = HistoryBounds { age_s: self.stream_max_age.as_secs(), bytes: self.stream_max_bytes };
         let feeds = exchanges.into_iter().map(|(name, exchange)| {
             let options = AmqpOptions {
                 url: self.amqp.clone(),

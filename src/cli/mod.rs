@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::str::FromStr;
 
 use bugfeed_protocol::BugId;
-use bugfeed_runtime::usage::{with_default_command, without_values};
+use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use gateway::{FeedArg, GatewayArgs};
 pub use serve::ServeArgs;
@@ -45,13 +45,24 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Variables that had other names before.
+const RENAMED: [Renamed; 2] = [
+    Renamed { now: "BUGFEED_STREAM_MAX_AGE", before: "BUGFEED_STREAM_AGE" },
+    Renamed { now: "BUGFEED_STREAM_MAX_BYTES", before: "BUGFEED_STREAM_BYTES" },
+];
+
 impl Cli {
+    /// What may be asked for, with the variables that are set by their former names.
+    pub fn definition() -> clap::Command {
+        with_former_variables(Cli::command(), &RENAMED, is_set)
+    }
+
     /// Reads the arguments, the program's name first. `serve` may be left out.
     ///
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut command = without_values(Cli::command());
+        let mut command = without_values(Cli::definition());
         let matches = command.try_get_matches_from_mut(with_default_command(args, "serve"))?;
         Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }

@@ -21,6 +21,48 @@ pub fn without_values(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
+/// A variable that had another name before. The former one still counts where the new one is not set; the option's former
+/// spelling is an alias of it in the definition of the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Renamed {
+    /// How it is called.
+    pub now: &'static str,
+    /// How it was called.
+    pub before: &'static str,
+}
+
+/// The same options, of which those read a former variable that are set by no other name. `is_set` says whether an
+/// environment variable is.
+#[must_use]
+pub fn with_former_variables(
+    mut command: clap::Command,
+    renamed: &[Renamed],
+    is_set: impl Fn(&str) -> bool,
+) -> clap::Command {
+    let former: Vec<Renamed> =
+        renamed.iter().filter(|renamed| is_set(renamed.before) && !is_set(renamed.now)).copied().collect();
+    read_former(&mut command, &former);
+    command
+}
+
+fn read_former(command: &mut clap::Command, former: &[Renamed]) {
+    let taken = std::mem::take(command);
+    *command = taken
+        .mut_args(|arg| {
+            let before = former.iter().find(|renamed| arg.get_env().is_some_and(|env| env == renamed.now));
+            before.map_or_else(|| arg.clone(), |renamed| arg.clone().env(renamed.before))
+        })
+        .mut_subcommands(|mut sub| {
+            read_former(&mut sub, former);
+            sub
+        });
+}
+
+/// Whether an environment variable is set.
+pub fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some()
+}
+
 /// One option.
 #[derive(Debug)]
 struct Known {
@@ -302,6 +344,20 @@ mod tests {
             assert!(advice.contains(want), "{number}: {advice}");
             assert_eq!(advice.contains("another program"), number == 98);
         }
+    }
+
+    #[test]
+    fn a_former_variable_counts_where_the_new_one_is_not_set() {
+        const RENAMED: [Renamed; 1] = [Renamed { now: "BUGFEED_AMQP", before: "BUGFEED_BROKER" }];
+        let variable = |set: &[&str]| {
+            let command = <Options as clap::CommandFactory>::command();
+            let command = with_former_variables(command, &RENAMED, |name| set.contains(&name));
+            let amqp = command.get_arguments().find(|arg| arg.get_long() == Some("amqp")).unwrap();
+            amqp.get_env().unwrap().to_string_lossy().into_owned()
+        };
+        assert_eq!(variable(&[]), "BUGFEED_AMQP");
+        assert_eq!(variable(&["BUGFEED_BROKER"]), "BUGFEED_BROKER");
+        assert_eq!(variable(&["BUGFEED_BROKER", "BUGFEED_AMQP"]), "BUGFEED_AMQP");
     }
 
     #[test]
