@@ -15,7 +15,7 @@ use bugfeed::cli::{Cli, Command};
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Came, Clock, Ingest};
 use bugfeed_gateway::http::origins::Origins;
-use bugfeed_gateway::http::routes::{self, DEFAULT_FEED, Site};
+use bugfeed_gateway::http::routes::{self, AppState, DEFAULT_FEED};
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch};
 use bugfeed_runtime::http as listen;
@@ -45,7 +45,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         }
         let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
         let origins = Origins::new(&serving.origins);
-        let site = Site {
+        let state = AppState {
             feeds,
             demo: None,
             trackers: Arc::default(),
@@ -53,7 +53,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
             events: Arc::clone(&events),
             tracker: tracker.clone(),
         };
-        let (router, limits) = (routes::router(site), serving.limits);
+        let (router, limits) = (routes::router(state), serving.limits);
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;
         ingest.current(true).await;

@@ -13,7 +13,7 @@ use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::origins::{Origin, Origins};
-use bugfeed_gateway::http::routes::{self, Site};
+use bugfeed_gateway::http::routes::{self, AppState};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
@@ -146,7 +146,7 @@ impl Gateway {
             self.inner.clone(),
             self.inner_stop.clone(),
         ));
-        let site = Site {
+        let state = AppState {
             feeds: Arc::new(std::mem::take(&mut self.feeds)),
             demo,
             trackers: Arc::new(trackers),
@@ -155,10 +155,10 @@ impl Gateway {
             tracker: self.clients.clone(),
         };
         let listening = CancellationToken::new();
-        let feeds = Arc::clone(&site.feeds);
+        let feeds = Arc::clone(&state.feeds);
         self.clients.spawn(http::serve(
             ports.clients,
-            routes::router(site),
+            routes::router(state),
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),

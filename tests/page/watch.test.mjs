@@ -4,7 +4,7 @@ import { beforeEach, test } from "node:test";
 import { Bugfeed } from "../../clients/js/bugfeed.js";
 // What the library loads by itself when it has reason to.
 import "../../clients/js/client-queue.js";
-import { repeats } from "../../crates/gateway/src/http/page/lib.js";
+import { repeats } from "../../crates/gateway/src/http/page/logic.js";
 import { Watch } from "../../crates/gateway/src/http/page/watch.js";
 
 const T1 = "2014-04-03T21:13:45";
@@ -74,7 +74,7 @@ test("a resume: what comes before the fence's answer is catch-up, what comes aft
   assert.deepEqual(watch.verdict, { replay: "complete", count: 1 });
   assert.deepEqual([...watch.active], [1]);
   assert.equal(watch.cursor, "E.8");
-  assert.equal(watch.line.version, "1.2.3");
+  assert.equal(watch.tap.version, "1.2.3");
 });
 
 test("a gap is told with its bugs", async () => {
@@ -208,18 +208,18 @@ test("round trip and heartbeats are noted; one ping at a time", async () => {
   await gateway.opens();
   const pings = () => gateway.sent.filter(({ command }) => command === "version").length;
   assert.equal(pings(), 1, "at once");
-  watch.line.ping();
+  watch.tap.ping();
   assert.equal(pings(), 1);
   clock = 1_042;
   gateway.says(VERSION);
-  assert.equal(watch.line.roundTripMs, 42);
-  watch.line.ping();
+  assert.equal(watch.tap.roundTripMs, 42);
+  watch.tap.ping();
   assert.equal(pings(), 2);
   clock = 5_000;
   gateway.says({ command: "heartbeat", cursor: null });
-  assert.equal(watch.line.heartbeatAt, 5_000);
+  assert.equal(watch.tap.heartbeatAt, 5_000);
   gateway.links.at(-1).close({ code: 1012 });
-  assert.equal(watch.line.roundTripMs, null);
+  assert.equal(watch.tap.roundTripMs, null);
 });
 
 test("another way than WebSocket is looked for when two attempts in a row were in vain", async () => {

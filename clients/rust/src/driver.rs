@@ -1,7 +1,7 @@
 //! The one task of a feed: performs what the core asks for, and tells it what happens.
 //!
 //! In: the connection, the clock, what the application called. Out: the core's actions done, its deliveries in the
-//! mailbox, cursors with the keeper. Decides nothing; holds the lock never across an await.
+//! delivery_queue, cursors with the cursor saver. Decides nothing; holds the lock never across an await.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -12,15 +12,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::core::{Action, Core, Now};
-use crate::keeper::Keeper;
+use crate::cursor_saver::CursorSaver;
+use crate::delivery_queue::DeliveryQueue;
 use crate::link::{Heard, Link};
-use crate::mailbox::Mailbox;
 use crate::{Error, State};
 
 /// What the task and the application both touch, each for a moment.
 pub(crate) struct Inner {
     pub(crate) core: Core,
-    pub(crate) mailbox: Mailbox,
+    pub(crate) delivery_queue: DeliveryQueue,
     /// Who waits for an item.
     pub(crate) reader: Option<Waker>,
     /// Whether the feed is to be ended in order.
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Shared {
-        let inner = Inner { core, mailbox: Mailbox::default(), reader: None, finishing: false };
+        let inner = Inner { core, delivery_queue: DeliveryQueue::default(), reader: None, finishing: false };
         let state = watch::Sender::new(State::Connecting);
         Shared { inner: Mutex::new(inner), work: Notify::new(), state, origin: Instant::now() }
     }
@@ -72,7 +72,7 @@ impl Shared {
         let bugs = inner.core.bugs().len();
         let mut has_news = false;
         while let Some(delivery) = inner.core.delivery() {
-            inner.mailbox.put(delivery, bugs);
+            inner.delivery_queue.put(delivery, bugs);
             has_news = true;
         }
         if has_news {
@@ -91,10 +91,10 @@ impl Shared {
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     url: String,
-    mut keeper: Keeper,
+    mut cursor_saver: CursorSaver,
     beginning: Option<String>,
 ) -> Result<(), Error> {
-    let loaded = keeper.load().await;
+    let loaded = cursor_saver.load().await;
     shared.tell(|core, now| match loaded {
         Ok(cursor) => core.start(cursor.or(beginning), now),
         Err(error) => core.fail(Error::Load(error)),
@@ -104,14 +104,14 @@ pub(crate) async fn drive(
         let closed = perform(&shared, &mut link, &url).await;
         let (deadline, finishing, to_store) = {
             let mut inner = shared.lock();
-            let to_store = if keeper.is_idle() { inner.mailbox.take_dealt() } else { None };
+            let to_store = if cursor_saver.is_idle() { inner.delivery_queue.take_dealt() } else { None };
             (inner.core.deadline(), inner.finishing, to_store)
         };
         if let Some(cursor) = to_store {
-            keeper.save(cursor);
+            cursor_saver.save(cursor);
         }
         if finishing && closed {
-            return finish(&shared, keeper).await;
+            return finish(&shared, cursor_saver).await;
         }
         tokio::select! {
             heard = link.next() => match heard {
@@ -120,9 +120,9 @@ pub(crate) async fn drive(
                 Heard::Lost(lost) => shared.tell(|core, now| core.lost(lost, now)),
             },
             () = until(deadline.map(|deadline| shared.origin + deadline)) => shared.tell(Core::alarm),
-            saved = keeper.saved() => if let Err(error) = saved {
+            saved = cursor_saver.saved() => if let Err(error) = saved {
                 let mut inner = shared.lock();
-                inner.mailbox.put_save_error(Error::Save(error));
+                inner.delivery_queue.put_save_error(Error::Save(error));
                 inner.wake();
             },
             () = shared.work.notified() => {}
@@ -156,12 +156,12 @@ async fn perform(shared: &Shared, link: &mut Link, url: &str) -> bool {
 }
 
 /// Stores what is still to be stored.
-async fn finish(shared: &Shared, mut keeper: Keeper) -> Result<(), Error> {
-    let mut outcome = if keeper.is_idle() { Ok(()) } else { keeper.saved().await };
-    let last = shared.lock().mailbox.take_dealt().or_else(|| keeper.take_unsaved());
+async fn finish(shared: &Shared, mut cursor_saver: CursorSaver) -> Result<(), Error> {
+    let mut outcome = if cursor_saver.is_idle() { Ok(()) } else { cursor_saver.saved().await };
+    let last = shared.lock().delivery_queue.take_dealt().or_else(|| cursor_saver.take_unsaved());
     if let Some(last) = last {
-        keeper.save(last);
-        outcome = if keeper.is_idle() { Ok(()) } else { keeper.saved().await };
+        cursor_saver.save(last);
+        outcome = if cursor_saver.is_idle() { Ok(()) } else { cursor_saver.saved().await };
     }
     outcome.map_err(Error::Save)
 }

@@ -18,8 +18,8 @@ use futures::Stream;
 use tokio::task::JoinHandle;
 
 use crate::core::{Core, SINCE};
+use crate::cursor_saver::CursorSaver;
 use crate::driver::{Shared, drive, heartbeat_s};
-use crate::keeper::Keeper;
 use crate::store::{FileStore, Store};
 use crate::{Error, Event, Protocol, State, link, words};
 
@@ -108,7 +108,7 @@ impl Builder {
         }
         // Where no cursor is stored.
         let beginning = self.since.map(|since| format!("{SINCE}{since}"));
-        let task = tokio::spawn(drive(Arc::clone(&shared), self.url, Keeper::new(self.store), beginning));
+        let task = tokio::spawn(drive(Arc::clone(&shared), self.url, CursorSaver::new(self.store), beginning));
         Feed { handle: Handle { shared }, task: Some(task) }
     }
 }
@@ -189,8 +189,8 @@ impl Feed {
     pub async fn finish(mut self) -> Result<(), Error> {
         {
             let mut inner = self.handle.shared.lock();
-            inner.mailbox.clear();
-            inner.mailbox.dealt_with();
+            inner.delivery_queue.clear();
+            inner.delivery_queue.dealt_with();
             inner.core.close();
             inner.finishing = true;
             self.handle.shared.deliver(&mut inner);
@@ -209,8 +209,8 @@ impl Stream for Feed {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let shared = &self.handle.shared;
         let mut inner = shared.lock();
-        let item = inner.mailbox.take();
-        if inner.mailbox.has_dealt() {
+        let item = inner.delivery_queue.take();
+        if inner.delivery_queue.has_dealt() {
             shared.work.notify_one();
         }
         match item {
@@ -275,7 +275,7 @@ impl Handle {
     /// Ends the feed for good: its stream forgets what waits, and ends.
     pub fn close(&self) {
         let mut inner = self.shared.lock();
-        inner.mailbox.clear();
+        inner.delivery_queue.clear();
         inner.core.close();
         self.shared.deliver(&mut inner);
         self.shared.work.notify_one();

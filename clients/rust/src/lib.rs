@@ -25,17 +25,17 @@
 //! dropping it ends everything at once.
 //!
 //! Inside, the protocol is a state machine without sockets or clocks (`core`), what waits for the application is a
-//! queue (`mailbox`), and one task (`driver`) performs what they ask for.
+//! queue (`delivery_queue`), and one task (`driver`) performs what they ask for.
 
 mod core;
+mod cursor_saver;
+mod delivery_queue;
 mod driver;
 mod error;
 mod event;
 mod feed;
-mod keeper;
 mod link;
 mod lost;
-mod mailbox;
 mod store;
 mod words;
 

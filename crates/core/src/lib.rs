@@ -6,10 +6,10 @@
 pub mod budget;
 pub mod bus_plan;
 pub mod frame;
-mod half;
 pub mod input;
 pub mod intake;
 pub mod numbering;
+mod packed_u64;
 pub mod places;
 pub mod replay;
 mod ring;

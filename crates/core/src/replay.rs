@@ -15,8 +15,8 @@ use std::sync::{Arc, RwLock};
 use bugfeed_protocol::{BugId, Change, Cursor, Tag, When};
 use dashmap::DashMap;
 
-use super::half::Half;
 use super::numbering::{Continuity, Numbering};
+use super::packed_u64::PackedU64;
 pub use super::ring::Pos;
 use super::ring::{Entry, Ring, Tail, recorded_from};
 
@@ -57,15 +57,15 @@ struct Newest {
 /// [`Newest`] as the table holds it: an entry takes 28 bytes instead of 32.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
-    pos: Half,
-    when: Half,
+    pos: PackedU64,
+    when: PackedU64,
     arrived_s: u32,
 }
 
 impl Packed {
     fn new(newest: Newest) -> Packed {
-        let when = Half::new(newest.when.as_micros().cast_unsigned());
-        Packed { pos: Half::new(newest.pos), when, arrived_s: newest.arrived_s }
+        let when = PackedU64::new(newest.when.as_micros().cast_unsigned());
+        Packed { pos: PackedU64::new(newest.pos), when, arrived_s: newest.arrived_s }
     }
 
     fn get(self) -> Newest {
@@ -112,7 +112,7 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub struct Replay {
     ring: Ring,
-    newest: DashMap<Half, Packed, foldhash::fast::FixedState>,
+    newest: DashMap<PackedU64, Packed, foldhash::fast::FixedState>,
     /// Changes up to here may be missing from the newest-change table.
     floor: AtomicU64,
     numbering: RwLock<Numbering>,
@@ -196,7 +196,7 @@ impl Recorder {
 
         // The ring first: whoever finds the position in the table must be able to read the entry.
         self.tail.push(&self.replay.ring, Entry { change, back, arrived_s });
-        self.replay.newest.insert(Half::from(change.bug), Packed::new(newest));
+        self.replay.newest.insert(PackedU64::from(change.bug), Packed::new(newest));
 
         self.last_arrived_s = arrived_s;
         if pos - self.replay.start() >= self.replay.limits.max {
@@ -263,7 +263,7 @@ impl Replay {
     }
 
     fn newest_of(&self, bug: BugId) -> Option<Newest> {
-        self.newest.get(&Half::from(bug)).map(|packed| packed.get())
+        self.newest.get(&PackedU64::from(bug)).map(|packed| packed.get())
     }
 
     /// How many bugs the newest-change table holds.

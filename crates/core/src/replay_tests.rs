@@ -189,9 +189,9 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
 
 #[test]
 fn an_entry_of_the_table_takes_28_bytes() {
-    assert_eq!(size_of::<(Half, Packed)>(), 28);
+    assert_eq!(size_of::<(PackedU64, Packed)>(), 28);
     for bits in [0, 1, u64::from(u32::MAX), u64::MAX, 0x0123_4567_89AB_CDEF] {
-        assert_eq!(Half::new(bits).get(), bits);
+        assert_eq!(PackedU64::new(bits).get(), bits);
     }
 }
 

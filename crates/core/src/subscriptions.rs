@@ -10,7 +10,7 @@ use bugfeed_protocol::BugId;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::half::Half;
+use super::packed_u64::PackedU64;
 
 /// A session's place in its shard.
 pub type Slot = u32;
@@ -21,7 +21,7 @@ const MANY: usize = 512;
 /// The index of one shard. Most bugs that are watched at all have one watcher, who is kept in the map itself: 12 bytes.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
-    bugs: HashMap<Half, Watchers, foldhash::fast::FixedState>,
+    bugs: HashMap<PackedU64, Watchers, foldhash::fast::FixedState>,
     lists: Slab<List>,
 }
 
@@ -113,7 +113,7 @@ impl List {
 impl Subscriptions {
     /// Adds a watcher that is not yet one.
     pub fn add(&mut self, bug: BugId, slot: Slot) {
-        match self.bugs.entry(Half::from(bug)) {
+        match self.bugs.entry(PackedU64::from(bug)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Watchers::one(slot));
             }
@@ -129,7 +129,7 @@ impl Subscriptions {
 
     /// Removes a watcher; nothing happens where it is none.
     pub fn remove(&mut self, bug: BugId, slot: Slot) {
-        let Entry::Occupied(mut occupied) = self.bugs.entry(Half::from(bug)) else { return };
+        let Entry::Occupied(mut occupied) = self.bugs.entry(PackedU64::from(bug)) else { return };
         match occupied.get().place() {
             Some(place) => {
                 let list = &mut self.lists[place];
@@ -159,7 +159,7 @@ impl Subscriptions {
 
     /// The slots that watch a bug.
     pub fn watchers(&self, bug: BugId) -> &[Slot] {
-        match self.bugs.get(&Half::from(bug)) {
+        match self.bugs.get(&PackedU64::from(bug)) {
             None => &[],
             Some(watchers) => match watchers.place() {
                 Some(place) => self.lists[place].slots(),

@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil, tz};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::cursor::{Cursor, Tag};
-use crate::plain;
+use crate::plain_datetime;
 
 /// A bug's number: 1 to 2^63 − 1, the range of the positive `BIGINT` every database has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -93,7 +93,7 @@ impl When {
     /// Reads an instant that is in UTC unless it says otherwise: with `Z` or an offset, with a fraction (cut off at
     /// microseconds), with a blank for the `T`, or as a date alone (its first instant).
     pub fn parse_utc(text: &str) -> Result<When, BadWhen> {
-        if let Some(when) = plain::read(text.as_bytes()).and_then(When::from_micros) {
+        if let Some(when) = plain_datetime::read(text.as_bytes()).and_then(When::from_micros) {
             return Ok(when);
         }
         When::parse_in(text, &tz::TimeZone::UTC)
@@ -125,8 +125,8 @@ pub struct BadWhen(String);
 
 impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut room = [0; plain::LONGEST];
-        f.write_str(plain::write(self.0, &mut room))
+        let mut room = [0; plain_datetime::LONGEST];
+        f.write_str(plain_datetime::write(self.0, &mut room))
     }
 }
 

@@ -12,7 +12,7 @@ pub mod close;
 pub mod cursor;
 mod incoming;
 pub mod log_event;
-mod plain;
+mod plain_datetime;
 pub mod redact;
 pub mod server;
 

@@ -143,12 +143,12 @@ async fn turn_away(mut stream: TcpStream) {
     );
     // There is room for it in a new connection; an error means that the peer is gone.
     let _ = stream.write_all(answer.as_bytes()).await;
-    part(&mut stream).await;
+    linger_close(&mut stream).await;
 }
 
 /// Says that nothing more comes, and reads on for a moment, until the peer closes: what it still sends would be answered
 /// with a reset, which would keep it from writing all of a request that was refused, and might overtake the refusal.
-async fn part(stream: &mut TcpStream) {
+async fn linger_close(stream: &mut TcpStream) {
     let parting = async {
         stream.shutdown().await?;
         let mut scratch = [0; 4096];
@@ -244,6 +244,6 @@ async fn connection(
         // Who was between two requests, most of those that are left then, has nothing more to see.
         None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
         // Boxed: a connection that waits for its answer shall not hold room for it.
-        None => Box::pin(part(parts.io.inner_mut())).await,
+        None => Box::pin(linger_close(parts.io.inner_mut())).await,
     }
 }

@@ -4,11 +4,11 @@
 //! attach and publish race-free: a change is first recorded in the replay cache, then put into every shard's queue;
 //! commands of clients go through the same queue.
 
-mod conn;
+mod buffered_peer;
+mod client_peer;
+mod connection;
 mod gate;
 mod ingest;
-mod line;
-mod link;
 mod read;
 
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use buffered_peer::{BufferedPeer, Messages};
 use bugfeed_protocol::client::Command;
-use conn::Common;
-pub use conn::Conn;
+pub use client_peer::ClientPeer;
+use connection::Common;
+pub use connection::Connection;
 use gate::Gate;
 pub use ingest::{Came, Hole, Ingest, ticks};
-pub use line::{Line, Messages};
-pub use link::Link;
 
 use crate::events::Events;
 use bugfeed_core::budget::{Budgets, Share};
@@ -34,7 +34,7 @@ use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_core::shard::Shard;
 use bugfeed_runtime::http::{ConnectionEvents as _, Hijacked};
 
-type ShardInput = Input<Link>;
+type ShardInput = Input<ClientPeer>;
 
 /// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
 /// commands too.
@@ -168,16 +168,16 @@ impl Feed {
 
     /// Serves one connection until it ends. `tracker` is told of it.
     pub fn attach(&self, hijacked: Hijacked, tracker: &TaskTracker) {
-        let (conn, reader) = conn::take_over(hijacked, self.next_shard(), Arc::clone(&self.common));
-        tracker.spawn(conn::serve(conn, reader));
+        let (conn, reader) = connection::take_over(hijacked, self.next_shard(), Arc::clone(&self.common));
+        tracker.spawn(connection::serve(conn, reader));
     }
 
     /// Begins a session whose messages are taken in this process, and asks it for something. `tracker` is told of it.
     pub fn open(&self, commands: impl IntoIterator<Item = Command>, tracker: &TaskTracker) -> Messages {
-        let line = Arc::new(Line::default());
-        let messages = Messages::new(&line);
+        let peer = Arc::new(BufferedPeer::default());
+        let messages = Messages::new(&peer);
         commands.into_iter().for_each(|command| messages.ask(command));
-        tracker.spawn(line::serve(line, self.next_shard(), Arc::clone(&self.common)));
+        tracker.spawn(buffered_peer::serve(peer, self.next_shard(), Arc::clone(&self.common)));
         messages
     }
 
@@ -237,7 +237,7 @@ impl Feed {
 /// One shard and its queue.
 #[derive(Debug)]
 pub struct ShardTask {
-    shard: Shard<Link>,
+    shard: Shard<ClientPeer>,
     inputs: mpsc::Receiver<ShardInput>,
     tick: Duration,
     clock: Clock,

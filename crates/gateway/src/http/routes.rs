@@ -28,7 +28,7 @@ pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "
 
 /// What the routes need.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct AppState {
     /// By name.
     pub feeds: Arc<BTreeMap<String, Arc<Feed>>>,
     /// The button, in the all-in-one.
@@ -44,7 +44,7 @@ pub struct Site {
 }
 
 /// All paths of the client listener.
-pub fn router(site: Site) -> Router {
+pub fn router(state: AppState) -> Router {
     // What pages of other sites use.
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
@@ -59,7 +59,7 @@ pub fn router(site: Site) -> Router {
         .fallback(unknown_path)
         // Within the layer, which answers what browsers ask beforehand with OPTIONS.
         .method_not_allowed_fallback(wrong_method)
-        .layer(site.origins.cors());
+        .layer(state.origins.cors());
     Router::new()
         .merge(shared)
         .route("/", get(root))
@@ -69,68 +69,72 @@ pub fn router(site: Site) -> Router {
         .route("/{feed}", get(named))
         .route("/{feed}/", get(named))
         .method_not_allowed_fallback(wrong_method)
-        .with_state(site)
+        .with_state(state)
 }
 
-async fn root(State(site): State<Site>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
-    feed(&site, DEFAULT_FEED, Depth::Root, &hijack, &request)
+async fn root(State(state): State<AppState>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
+    feed(&state, DEFAULT_FEED, Depth::Root, &hijack, &request)
 }
 
 async fn named(
-    State(site): State<Site>,
+    State(state): State<AppState>,
     Path(name): Path<String>,
     Extension(hijack): Extension<Hijack>,
     request: Request,
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
-    if site.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
+    if state.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
         // Relative, because a proxy may have taken a path off in front; and with what is asked for behind the path.
         let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
         return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
-    feed(&site, &name, Depth::Feed, &hijack, &request)
+    feed(&state, &name, Depth::Feed, &hijack, &request)
 }
 
-fn feed(site: &Site, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
-    match site.feeds.get(name) {
-        None => no_such_feed(site),
-        Some(feed) if wants_websocket(request.headers()) => upgrade(site, feed, hijack, request),
+fn feed(state: &AppState, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
+    match state.feeds.get(name) {
+        None => no_such_feed(state),
+        Some(feed) if wants_websocket(request.headers()) => upgrade(state, feed, hijack, request),
         Some(_) => page::html(depth),
     }
 }
 
-async fn default_sse(State(site): State<Site>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
-    event_stream(&site, DEFAULT_FEED, &hijack, request).await
+async fn default_sse(
+    State(state): State<AppState>,
+    Extension(hijack): Extension<Hijack>,
+    request: Request,
+) -> Response {
+    event_stream(&state, DEFAULT_FEED, &hijack, request).await
 }
 
 async fn named_sse(
-    State(site): State<Site>,
+    State(state): State<AppState>,
     Path(name): Path<String>,
     Extension(hijack): Extension<Hijack>,
     request: Request,
 ) -> Response {
-    event_stream(&site, &name, &hijack, request).await
+    event_stream(&state, &name, &hijack, request).await
 }
 
-async fn event_stream(site: &Site, name: &str, hijack: &Hijack, request: Request) -> Response {
-    match site.feeds.get(name) {
-        None => no_such_feed(site),
-        Some(feed) => sse::serve(feed, &site.tracker, hijack, request).await,
+async fn event_stream(state: &AppState, name: &str, hijack: &Hijack, request: Request) -> Response {
+    match state.feeds.get(name) {
+        None => no_such_feed(state),
+        Some(feed) => sse::serve(feed, &state.tracker, hijack, request).await,
     }
 }
 
-async fn default_changes(State(site): State<Site>, request: Request) -> Response {
-    changes(&site, DEFAULT_FEED, request).await
+async fn default_changes(State(state): State<AppState>, request: Request) -> Response {
+    changes(&state, DEFAULT_FEED, request).await
 }
 
-async fn named_changes(State(site): State<Site>, Path(name): Path<String>, request: Request) -> Response {
-    changes(&site, &name, request).await
+async fn named_changes(State(state): State<AppState>, Path(name): Path<String>, request: Request) -> Response {
+    changes(&state, &name, request).await
 }
 
-async fn changes(site: &Site, name: &str, request: Request) -> Response {
-    match site.feeds.get(name) {
-        None => no_such_feed(site),
-        Some(feed) => poll::serve(feed, &site.tracker, request).await,
+async fn changes(state: &AppState, name: &str, request: Request) -> Response {
+    match state.feeds.get(name) {
+        None => no_such_feed(state),
+        Some(feed) => poll::serve(feed, &state.tracker, request).await,
     }
 }
 
@@ -163,42 +167,45 @@ fn accept(request: &Request) -> Option<Response> {
 }
 
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
-fn upgrade(site: &Site, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
-    if !site.origins.allow(request.headers()) {
-        site.events.turned_away("origin");
+fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
+    if !state.origins.allow(request.headers()) {
+        state.events.turned_away("origin");
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
     let answer = accept(request);
     // A body would have to be read before the connection could be taken over, and might never come.
     let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
-        site.events.turned_away("bad_handshake");
+        state.events.turned_away("bad_handshake");
         let text = "not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
             Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body";
         let refusal = *query::refuse(StatusCode::BAD_REQUEST, text);
         return ([(header::SEC_WEBSOCKET_VERSION, "13")], refusal).into_response();
     };
     if feed.is_shut() {
-        site.events.turned_away("not_ready");
+        state.events.turned_away("not_ready");
         return query::not_ready();
     }
-    let (feed, tracker) = (Arc::clone(feed), site.tracker.clone());
+    let (feed, tracker) = (Arc::clone(feed), state.tracker.clone());
     // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
     hijack.when_answered(move |hijacked| feed.attach(hijacked, &tracker));
     answer
 }
 
-fn feeds_are(site: &Site) -> String {
-    let feeds: Vec<String> =
-        site.feeds.keys().map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") }).collect();
+fn feeds_are(state: &AppState) -> String {
+    let feeds: Vec<String> = state
+        .feeds
+        .keys()
+        .map(|name| if name == DEFAULT_FEED { "/".to_owned() } else { format!("/{name}/") })
+        .collect();
     format!("there is no feed here; feeds: {}", feeds.join(", "))
 }
 
-fn no_such_feed(site: &Site) -> Response {
-    *query::refuse(StatusCode::NOT_FOUND, &feeds_are(site))
+fn no_such_feed(state: &AppState) -> Response {
+    *query::refuse(StatusCode::NOT_FOUND, &feeds_are(state))
 }
 
-async fn unknown_path(State(site): State<Site>) -> Response {
-    no_such_feed(&site)
+async fn unknown_path(State(state): State<AppState>) -> Response {
+    no_such_feed(&state)
 }
 
 async fn wrong_method(method: Method) -> Response {
@@ -209,14 +216,14 @@ async fn wrong_method(method: Method) -> Response {
     *query::refuse(StatusCode::METHOD_NOT_ALLOWED, &text)
 }
 
-async fn about(State(site): State<Site>, request: Request) -> Response {
+async fn about(State(state): State<AppState>, request: Request) -> Response {
     let command = page::is_here(request.headers()).then(bugfeed_runtime::usage::program);
-    let demo = site.demo.is_some_and(|demo| demo.is_for(&request));
-    page::about(&About { demo, trackers: &site.trackers, command })
+    let demo = state.demo.is_some_and(|demo| demo.is_for(&request));
+    page::about(&About { demo, trackers: &state.trackers, command })
 }
 
-async fn touch(State(site): State<Site>, request: Request) -> Response {
-    match &site.demo {
+async fn touch(State(state): State<AppState>, request: Request) -> Response {
+    match &state.demo {
         Some(demo) => demo.touch(request).await,
         None => *query::refuse(StatusCode::NOT_FOUND, "this gateway has no demo tracker"),
     }

@@ -2,7 +2,7 @@
 // both ways. It repairs nothing, sends what it is told, and shows what comes.
 
 import { $, element, perFrame, setText } from "./dom.js";
-import { clip, closeMeaning } from "./lib.js";
+import { clip, closeMeaning } from "./logic.js";
 
 const MAX_LINES = 500;
 const MAX_SHOWN = 4_000;

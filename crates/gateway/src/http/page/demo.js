@@ -1,7 +1,7 @@
 // The demo tracker of the all-in-one: changes a bug as a developer's edit would, and times the way back to this page.
 
 import { $, setText } from "./dom.js";
-import { Touch, parseBugs, took } from "./lib.js";
+import { Touch, parseBugs, took } from "./logic.js";
 
 const DEMO_BUG = 1234;
 const TIMEOUT_MS = 10_000;

@@ -21,9 +21,9 @@ import { $, copy, element, setText } from "./dom.js";
 import {
   bugsOfHash, clockAhead, emptyTexts, feedOf, parseBugs, parseSince, pausedText, placeOf, repeats, terminalCommand,
   timeBefore, took, verdictText, whyLost,
-} from "./lib.js";
+} from "./logic.js";
 import { Links } from "./links.js";
-import { Memory } from "./memory.js";
+import { ResumeStore } from "./resume_store.js";
 import { Sign } from "./sign.js";
 import { Timeline } from "./timeline.js";
 import { Watch } from "./watch.js";
@@ -55,9 +55,9 @@ const serverNow = () => Date.now() + clockAheadMs;
 
 // ---- What there is --------------------------------------------------------------------------------------------------
 
-const memory = new Memory(storage("sessionStorage"), storage("localStorage"), place);
+const resumeStore = new ResumeStore(storage("sessionStorage"), storage("localStorage"), place);
 const asked = bugsOfHash(location.hash);
-const remembered = memory.load(asked.bugs);
+const remembered = resumeStore.load(asked.bugs);
 
 const links = new Links(place, storage("localStorage"), (other) => {
   // Another tracker: what is in the list is asked for again, there.
@@ -293,7 +293,7 @@ function save() {
   const state = JSON.stringify([bugs, cursor, entries.length, entries.at(-1), filter]);
   if (state === saved) return;
   saved = state;
-  memory.save({ bugs, cursor, entries, filter });
+  resumeStore.save({ bugs, cursor, entries, filter });
 }
 
 let ticks = 0;
@@ -306,7 +306,7 @@ function tick() {
   if (document.hidden) return;
   showFacts();
   timeline.showAges();
-  if (ticks % PING_S === 0) watch.line.ping();
+  if (ticks % PING_S === 0) watch.tap.ping();
 }
 
 /** @param {string} wanted live or console */

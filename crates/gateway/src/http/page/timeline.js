@@ -2,7 +2,7 @@
 // rows. A burst is drawn once per frame, and a hidden tab draws nothing.
 
 import { $, element, perFrame, setText } from "./dom.js";
-import { ago, clockHint, localTime, matches, msOf, normalTime, oddDate, shownTime } from "./lib.js";
+import { ago, clockHint, localTime, matches, msOf, normalTime, oddDate, shownTime } from "./logic.js";
 
 const MAX_ENTRIES = 500;
 /** Bugs of a gap that are listed one by one. */

@@ -2,7 +2,7 @@
 // such as https://bugzilla.mozilla.org/show_bug.cgi?id={bug}. Out: links, summaries, what changed. The gateway has no
 // part in this: the browser asks, with what rights it has there, so nobody sees here what the tracker would not show.
 
-import { clip, msOf } from "./lib.js";
+import { clip, msOf } from "./logic.js";
 
 const BATCH = 50;
 const MAX_REQUESTS = 2;

@@ -1,8 +1,8 @@
-// What is watched: one feed of the client library, the line it speaks through, and what the page adds to both. In: what
+// What is watched: one feed of the client library, what it says on its connection, and what the page adds to both. In: what
 // the person wants. Out: events by way of `on`. The library reconnects and resumes by itself; this only replaces it when
 // somebody is too impatient to wait, handing the cursor on.
 
-import { Line } from "./line.js";
+import { TransportTap } from "./transport_tap.js";
 
 /** Seconds between heartbeats: a dead link is noticed after two and a half times as long. */
 const HEARTBEAT_S = 15;
@@ -37,7 +37,7 @@ export class Watch {
    *   `error(text)`, `shown()`: a filter of what the list has already
    */
   constructor(library, url, { bugs, cursor }, now, on) {
-    this.line = new Line(library.transport, now, this.#listen());
+    this.tap = new TransportTap(library.transport, now, this.#listen());
     this.#library = library;
     this.#url = url;
     this.#now = now;
@@ -103,7 +103,7 @@ export class Watch {
       storage: { getItem: () => null, setItem: keep },
       key: "told",
       heartbeat: HEARTBEAT_S,
-      transport: this.line.transport,
+      transport: this.tap.transport,
     });
     // What a replaced feed still says is none of ours.
     const listen = (type, then) => feed.addEventListener(type, ({ detail }) => feed === this.#feed && then(detail));
@@ -148,7 +148,7 @@ export class Watch {
       this.active.clear();
       for (const wanted of this.#wanted) wanted.asked = false;
     } else {
-      this.line.ping();
+      this.tap.ping();
     }
     this.#on.state();
   }
@@ -160,7 +160,7 @@ export class Watch {
   }
 
   #changed(bug, when) {
-    const { kind } = this.line;
+    const { kind } = this.tap;
     if (kind !== "repeated") this.#on.change({ bug, when, kind });
   }
 
@@ -172,13 +172,13 @@ export class Watch {
 
   /** Sends the catch-ups by date that this connection was not asked for yet. */
   #ask() {
-    if (!this.line.isOpen) return;
+    if (!this.tap.isOpen) return;
     const watched = new Set(this.bugs);
     for (const wanted of this.#wanted) wanted.bugs = wanted.bugs.filter((bug) => watched.has(bug));
     this.#wanted = this.#wanted.filter(({ bugs }) => bugs.length > 0);
     for (const wanted of this.#wanted.filter(({ asked }) => !asked)) {
       wanted.asked = true;
-      this.line.catchUp(wanted.bugs, wanted.since, ({ result, error }) => {
+      this.tap.catchUp(wanted.bugs, wanted.since, ({ result, error }) => {
         this.#wanted = this.#wanted.filter((other) => other !== wanted);
         if (result !== "ok") this.#on.error(String(error));
       });

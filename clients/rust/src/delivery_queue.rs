@@ -17,7 +17,7 @@ type Item = Result<Event, Error>;
 
 /// The queue of one feed.
 #[derive(Debug, Default)]
-pub(crate) struct Mailbox {
+pub(crate) struct DeliveryQueue {
     waiting: VecDeque<Delivery>,
     /// Whether the application has an item and has not asked for the next one.
     in_hand: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Mailbox {
     dealt: Option<String>,
 }
 
-impl Mailbox {
+impl DeliveryQueue {
     /// Takes in what the core delivers. `bugs` is how many are watched.
     pub(crate) fn put(&mut self, delivery: Delivery, bugs: usize) {
         self.waiting.push_back(delivery);
@@ -143,71 +143,71 @@ mod tests {
         Event::Change(Change { bug: bug(number), when })
     }
 
-    fn put(mailbox: &mut Mailbox, event: Option<Event>, cursor: Option<u64>) {
+    fn put(delivery_queue: &mut DeliveryQueue, event: Option<Event>, cursor: Option<u64>) {
         let cursor = cursor.map(|seq| format!("E.{seq}"));
-        mailbox.put(Delivery { item: event.map(Ok), cursor }, 2);
+        delivery_queue.put(Delivery { item: event.map(Ok), cursor }, 2);
     }
 
-    fn next(mailbox: &mut Mailbox) -> Option<Event> {
-        mailbox.take().map(Result::unwrap)
+    fn next(delivery_queue: &mut DeliveryQueue) -> Option<Event> {
+        delivery_queue.take().map(Result::unwrap)
     }
 
     #[test]
     fn a_cursor_may_be_stored_when_the_next_item_is_asked_for() {
-        let mut mailbox = Mailbox::default();
-        put(&mut mailbox, None, Some(1));
-        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.1"), "nothing is being dealt with");
-        put(&mut mailbox, Some(change(1, 1)), Some(5));
-        put(&mut mailbox, None, Some(6));
-        put(&mut mailbox, Some(change(2, 1)), Some(7));
-        assert_eq!(mailbox.take_dealt(), None, "bug 1 has not been handed out");
-        assert_eq!(next(&mut mailbox), Some(change(1, 1)));
-        put(&mut mailbox, None, Some(8));
-        assert_eq!(mailbox.take_dealt(), None, "bug 1 is being dealt with");
-        assert_eq!(next(&mut mailbox), Some(change(2, 1)));
-        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.6"), "bug 2 is being dealt with");
-        assert_eq!(next(&mut mailbox), None);
-        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.8"));
-        assert_eq!(mailbox.take_dealt(), None, "once");
+        let mut delivery_queue = DeliveryQueue::default();
+        put(&mut delivery_queue, None, Some(1));
+        assert_eq!(delivery_queue.take_dealt().as_deref(), Some("E.1"), "nothing is being dealt with");
+        put(&mut delivery_queue, Some(change(1, 1)), Some(5));
+        put(&mut delivery_queue, None, Some(6));
+        put(&mut delivery_queue, Some(change(2, 1)), Some(7));
+        assert_eq!(delivery_queue.take_dealt(), None, "bug 1 has not been handed out");
+        assert_eq!(next(&mut delivery_queue), Some(change(1, 1)));
+        put(&mut delivery_queue, None, Some(8));
+        assert_eq!(delivery_queue.take_dealt(), None, "bug 1 is being dealt with");
+        assert_eq!(next(&mut delivery_queue), Some(change(2, 1)));
+        assert_eq!(delivery_queue.take_dealt().as_deref(), Some("E.6"), "bug 2 is being dealt with");
+        assert_eq!(next(&mut delivery_queue), None);
+        assert_eq!(delivery_queue.take_dealt().as_deref(), Some("E.8"));
+        assert_eq!(delivery_queue.take_dealt(), None, "once");
     }
 
     #[test]
     fn a_slow_reader_gets_the_newest_change_of_each_bug() {
-        let mut mailbox = Mailbox::default();
-        put(&mut mailbox, Some(Event::Gap(vec![bug(1)])), Some(1));
+        let mut delivery_queue = DeliveryQueue::default();
+        put(&mut delivery_queue, Some(Event::Gap(vec![bug(1)])), Some(1));
         for seq in 2..=30_001 {
-            put(&mut mailbox, Some(change(1 + seq % 2, seq)), Some(seq));
+            put(&mut delivery_queue, Some(change(1 + seq % 2, seq)), Some(seq));
             if seq % 1000 == 0 {
-                put(&mut mailbox, Some(Event::State(State::Open)), None);
-                put(&mut mailbox, None, Some(seq));
+                put(&mut delivery_queue, Some(Event::State(State::Open)), None);
+                put(&mut delivery_queue, None, Some(seq));
             }
         }
-        put(&mut mailbox, Some(Event::Gap(vec![bug(2)])), Some(30_002));
-        assert!(mailbox.waiting.len() <= MAX_WAITING + 4, "{}", mailbox.waiting.len());
-        mailbox.conflate();
+        put(&mut delivery_queue, Some(Event::Gap(vec![bug(2)])), Some(30_002));
+        assert!(delivery_queue.waiting.len() <= MAX_WAITING + 4, "{}", delivery_queue.waiting.len());
+        delivery_queue.conflate();
         assert_eq!(
-            next(&mut mailbox),
+            next(&mut delivery_queue),
             Some(Event::Gap(vec![bug(1), bug(2)])),
             "told before anything after it is stored"
         );
-        let rest: Vec<Event> = std::iter::from_fn(|| next(&mut mailbox)).collect();
+        let rest: Vec<Event> = std::iter::from_fn(|| next(&mut delivery_queue)).collect();
         let changes: Vec<&Event> = rest.iter().filter(|event| matches!(event, Event::Change(_))).collect();
         assert_eq!(changes, [&change(1, 30_000), &change(2, 30_001)], "in order");
         assert_eq!(rest.len(), 3, "and one state: {rest:?}");
-        assert_eq!(mailbox.take_dealt().as_deref(), Some("E.30002"));
+        assert_eq!(delivery_queue.take_dealt().as_deref(), Some("E.30002"));
     }
 
     #[test]
     fn a_cursor_never_overtakes_a_change_that_was_not_dealt_with() {
         // Whatever is kept, a reader that stops anywhere resumes in front of the newest change of every bug it lacks.
-        let mut mailbox = Mailbox::default();
+        let mut delivery_queue = DeliveryQueue::default();
         let newest: Vec<u64> = (0..3).map(|bug| 20_997 + bug).collect();
         for seq in 0..21_000 {
-            put(&mut mailbox, Some(change(1 + seq % 3, seq)), Some(seq));
+            put(&mut delivery_queue, Some(change(1 + seq % 3, seq)), Some(seq));
         }
         let mut seen: Vec<Event> = Vec::new();
-        while let Some(event) = next(&mut mailbox) {
-            if let Some(stored) = mailbox.take_dealt() {
+        while let Some(event) = next(&mut delivery_queue) {
+            if let Some(stored) = delivery_queue.take_dealt() {
                 let stored: u64 = stored.strip_prefix("E.").unwrap().parse().unwrap();
                 for &seq in newest.iter().filter(|&&seq| seq <= stored) {
                     assert!(seen.contains(&change(1 + seq % 3, seq)), "{seq} is claimed by {stored}");
@@ -223,11 +223,11 @@ mod tests {
 
     #[test]
     fn failures_to_store_do_not_pile_up() {
-        let mut mailbox = Mailbox::default();
+        let mut delivery_queue = DeliveryQueue::default();
         for _ in 0..3 {
-            mailbox.put_save_error(Error::Save(std::io::Error::other("full")));
+            delivery_queue.put_save_error(Error::Save(std::io::Error::other("full")));
         }
-        assert!(matches!(mailbox.take(), Some(Err(Error::Save(_)))));
-        assert!(mailbox.take().is_none());
+        assert!(matches!(delivery_queue.take(), Some(Err(Error::Save(_)))));
+        assert!(delivery_queue.take().is_none());
     }
 }

@@ -5,12 +5,12 @@ use bugfeed_protocol::BugId;
 /// 64 bits that need no more than 32-bit alignment: an entry of a table that holds one beside 32-bit values wastes no
 /// four bytes on padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Half([u32; 2]);
+pub(super) struct PackedU64([u32; 2]);
 
-impl Half {
-    pub(super) fn new(bits: u64) -> Half {
+impl PackedU64 {
+    pub(super) fn new(bits: u64) -> PackedU64 {
         let (high, low) = (bits >> 32, bits & u64::from(u32::MAX));
-        Half([high, low].map(|half| u32::try_from(half).expect("32 bits")))
+        PackedU64([high, low].map(|half| u32::try_from(half).expect("32 bits")))
     }
 
     pub(super) fn get(self) -> u64 {
@@ -18,13 +18,13 @@ impl Half {
     }
 }
 
-impl From<BugId> for Half {
-    fn from(bug: BugId) -> Half {
-        Half::new(bug.get())
+impl From<BugId> for PackedU64 {
+    fn from(bug: BugId) -> PackedU64 {
+        PackedU64::new(bug.get())
     }
 }
 
-impl std::hash::Hash for Half {
+impl std::hash::Hash for PackedU64 {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         state.write_u64(self.get());
     }

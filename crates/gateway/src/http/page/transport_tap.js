@@ -1,10 +1,10 @@
-// The line between the client library and the gateway, listened in on: what the page shows beyond what the library
+// Listens in on what the client library and the gateway say to each other: what the page shows beyond what the library
 // tells (version, round trip, heartbeats, what is catch-up and what is live), and what it asks beyond what the library
 // asks (a catch-up by date). No clock and no socket of its own.
 //
 // Replies come in the order of their commands, so the first unanswered command of a name is the one that is answered.
 
-export class Line {
+export class TransportTap {
   /** What the update is that is being delivered: "live", "catchup", or "repeated" when the screen has it already. */
   kind = "live";
   version = null;

@@ -15,7 +15,7 @@ const VISITS = "bugfeed:visits";
 
 const keyOf = (feed, bugs) => `${feed}#${[...bugs].sort((a, b) => a - b).join()}`;
 
-export class Memory {
+export class ResumeStore {
   #tab;
   #browser;
   #feed;

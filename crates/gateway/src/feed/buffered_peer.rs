@@ -14,8 +14,8 @@ use bugfeed_protocol::client::Command;
 use futures::task::AtomicWaker;
 use tokio::sync::mpsc;
 
-use super::conn::Common;
-use super::{Link, ShardInput};
+use super::connection::Common;
+use super::{ClientPeer, ShardInput};
 use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
@@ -27,7 +27,7 @@ const ROOM: usize = 64 * 1024;
 
 /// What a shard, the task that speaks for the client, and whoever takes the messages share.
 #[derive(Debug, Default)]
-pub struct Line {
+pub struct BufferedPeer {
     /// Held for a copy of a few kilobytes, by one of two tasks that seldom run at the same moment.
     inner: Mutex<Inner>,
     speaker: AtomicWaker,
@@ -51,13 +51,13 @@ struct Inner {
     left: bool,
 }
 
-impl Line {
+impl BufferedPeer {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nobody panics holding it")
     }
 }
 
-impl Peer for Line {
+impl Peer for BufferedPeer {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.inner();
         if inner.left {
@@ -100,26 +100,26 @@ impl Peer for Line {
 }
 
 /// Speaks for the client until either side ends.
-pub(super) async fn serve(line: Arc<Line>, shard: mpsc::Sender<ShardInput>, common: Arc<Common>) {
+pub(super) async fn serve(peer: Arc<BufferedPeer>, shard: mpsc::Sender<ShardInput>, common: Arc<Common>) {
     common.events.connected();
-    if shard.send(Input::Attach(Link::Line(Arc::clone(&line)))).await.is_ok() {
+    if shard.send(Input::Attach(ClientPeer::Buffered(Arc::clone(&peer)))).await.is_ok() {
         let mut over = false;
         while !over {
-            let input = poll_fn(|cx| next(&line, cx)).await;
+            let input = poll_fn(|cx| next(&peer, cx)).await;
             over = matches!(input, Input::Detach(_));
             // A shard that is gone means that the process shuts down.
             over |= shard.send(input).await.is_err();
         }
     }
-    line.inner().ended = true;
-    line.taker.wake();
+    peer.inner().ended = true;
+    peer.taker.wake();
     common.events.disconnected();
 }
 
 /// What the client has for its shard next, that it leaves last of all.
-fn next(line: &Line, cx: &mut Context<'_>) -> Poll<ShardInput> {
-    line.speaker.register(cx.waker());
-    let mut inner = line.inner();
+fn next(peer: &BufferedPeer, cx: &mut Context<'_>) -> Poll<ShardInput> {
+    peer.speaker.register(cx.waker());
+    let mut inner = peer.inner();
     let Some(slot) = inner.slot else { return Poll::Pending };
     if inner.ended || inner.left {
         return Poll::Ready(Input::Detach(slot));
@@ -140,21 +140,21 @@ fn next(line: &Line, cx: &mut Context<'_>) -> Poll<ShardInput> {
 /// The messages of one session, and the way to ask for more. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Messages {
-    line: Arc<Line>,
-    /// Taken from the line, not yet given out from `next` on.
+    peer: Arc<BufferedPeer>,
+    /// Taken from the peer, not yet given out from `next` on.
     taken: Vec<u8>,
     next: usize,
 }
 
 impl Messages {
-    pub(super) fn new(line: &Arc<Line>) -> Messages {
-        Messages { line: Arc::clone(line), taken: Vec::new(), next: 0 }
+    pub(super) fn new(peer: &Arc<BufferedPeer>) -> Messages {
+        Messages { peer: Arc::clone(peer), taken: Vec::new(), next: 0 }
     }
 
     /// Asks for something; the reply is one of the messages, behind everything that came before it.
     pub fn ask(&self, command: Command) {
-        self.line.inner().commands.push_back(command);
-        self.line.speaker.wake();
+        self.peer.inner().commands.push_back(command);
+        self.peer.speaker.wake();
     }
 
     /// The next message, as JSON text; none where the session is over.
@@ -170,8 +170,8 @@ impl Messages {
             // What is idle keeps no buffer.
             self.taken = self.taken[self.next..].to_vec();
             self.next = 0;
-            self.line.taker.register(cx.waker());
-            let mut inner = self.line.inner();
+            self.peer.taker.register(cx.waker());
+            let mut inner = self.peer.inner();
             if inner.written.is_empty() {
                 return if inner.ended { Poll::Ready(None) } else { Poll::Pending };
             }
@@ -184,15 +184,15 @@ impl Messages {
                 self.taken.extend(written);
             }
             if lagging {
-                self.line.speaker.wake();
+                self.peer.speaker.wake();
             }
         }
     }
 
     /// Whether the session has ended, though there may be messages of it yet; where it has not, its end wakes the task.
     pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
-        self.line.taker.register(cx.waker());
-        self.line.inner().ended
+        self.peer.taker.register(cx.waker());
+        self.peer.inner().ended
     }
 
     /// The next message; see [`Messages::poll_next`].
@@ -203,8 +203,8 @@ impl Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        self.line.inner().left = true;
-        self.line.speaker.wake();
+        self.peer.inner().left = true;
+        self.peer.speaker.wake();
     }
 }
 

@@ -10,8 +10,8 @@ use crate::store::Store;
 
 type Shared = Arc<Mutex<Box<dyn Store>>>;
 
-/// The keeper of one feed's cursor; without a store it keeps nothing.
-pub(crate) struct Keeper {
+/// The cursor_saver of one feed's cursor; without a store it keeps nothing.
+pub(crate) struct CursorSaver {
     store: Option<Shared>,
     saved: Option<String>,
     saving: Option<(String, JoinHandle<io::Result<()>>)>,
@@ -19,9 +19,9 @@ pub(crate) struct Keeper {
     unsaved: Option<String>,
 }
 
-impl Keeper {
-    pub(crate) fn new(store: Option<Box<dyn Store>>) -> Keeper {
-        Keeper { store: store.map(|store| Arc::new(Mutex::new(store))), saved: None, saving: None, unsaved: None }
+impl CursorSaver {
+    pub(crate) fn new(store: Option<Box<dyn Store>>) -> CursorSaver {
+        CursorSaver { store: store.map(|store| Arc::new(Mutex::new(store))), saved: None, saving: None, unsaved: None }
     }
 
     /// The cursor of the last run.

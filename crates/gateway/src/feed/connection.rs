@@ -4,7 +4,7 @@
 //! next is read when the shard is done with the last, so a client that sends faster than it reads only waits.
 //!
 //! Most connections are idle most of the time, so this is where memory is saved: all that an idle one keeps is its
-//! [`Conn`] and a task of a few words; a [`Reader`] lives only while something is being read.
+//! [`Connection`] and a task of a few words; a [`Reader`] lives only while something is being read.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::read::{Fault, READS, Reader};
-use super::{Clock, Link, ShardInput};
+use super::{ClientPeer, Clock, ShardInput};
 use crate::events::Events;
 use bugfeed_core::budget::Budgets;
 use bugfeed_core::frame;
@@ -52,7 +52,7 @@ pub(super) struct Common {
 
 /// What a shard and a connection's task share.
 #[derive(Debug)]
-pub struct Conn {
+pub struct Connection {
     stream: TcpStream,
     shard: mpsc::Sender<ShardInput>,
     common: Arc<Common>,
@@ -70,7 +70,7 @@ const WANT_WRITABLE: u8 = 1;
 const READY: u8 = 2;
 const END: u8 = 4;
 
-impl Conn {
+impl Connection {
     fn signal(&self, flag: u8) {
         self.flags.fetch_or(flag, Ordering::AcqRel);
         self.waker.wake();
@@ -113,7 +113,7 @@ impl Conn {
     }
 }
 
-impl Peer for Conn {
+impl Peer for Connection {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
     }
@@ -156,10 +156,10 @@ pub(super) fn take_over(
     hijacked: Hijacked,
     shard: mpsc::Sender<ShardInput>,
     common: Arc<Common>,
-) -> (Arc<Conn>, Option<Box<Reader>>) {
+) -> (Arc<Connection>, Option<Box<Reader>>) {
     let Hijacked { stream, rest, permit } = hijacked;
     let heard_ms = AtomicU64::new(common.clock.now_ms());
-    let conn = Arc::new(Conn {
+    let conn = Arc::new(Connection {
         stream,
         shard,
         common,
@@ -176,10 +176,10 @@ pub(super) fn take_over(
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(conn: Arc<Conn>, reader: Option<Box<Reader>>) {
+pub(super) async fn serve(conn: Arc<Connection>, reader: Option<Box<Reader>>) {
     conn.common.events.connected();
     // A shard that is gone means that the process shuts down.
-    if conn.send(Input::Attach(Link::Socket(Arc::clone(&conn)))).await {
+    if conn.send(Input::Attach(ClientPeer::Socket(Arc::clone(&conn)))).await {
         talk(&conn, reader).await;
         Box::pin(linger(&conn)).await;
         conn.send(Input::Detach(conn.slot())).await;
@@ -187,7 +187,7 @@ pub(super) async fn serve(conn: Arc<Conn>, reader: Option<Box<Reader>>) {
     conn.common.events.disconnected();
 }
 
-async fn talk(conn: &Arc<Conn>, mut reader: Option<Box<Reader>>) {
+async fn talk(conn: &Arc<Connection>, mut reader: Option<Box<Reader>>) {
     // Busy until the shard has attached the connection, and again with each piece of work.
     let mut busy = true;
     let mut want_writable = false;
@@ -202,7 +202,7 @@ async fn talk(conn: &Arc<Conn>, mut reader: Option<Box<Reader>>) {
 
 /// What the connection has for its shard next; none where it is over.
 fn next(
-    conn: &Arc<Conn>,
+    conn: &Arc<Connection>,
     reader: &mut Option<Box<Reader>>,
     busy: &mut bool,
     want_writable: &mut bool,
@@ -319,7 +319,7 @@ fn fault(error: &Error) -> Option<(&'static str, Close)> {
 }
 
 /// Says that nothing more will be written, and reads on for a moment, so that what was written arrives.
-async fn linger(conn: &Conn) {
+async fn linger(conn: &Connection) {
     if socket2::SockRef::from(&conn.stream).shutdown(Shutdown::Write).is_err() {
         return;
     }
@@ -338,5 +338,5 @@ async fn linger(conn: &Conn) {
 }
 
 #[cfg(test)]
-#[path = "conn_tests.rs"]
+#[path = "connection_tests.rs"]
 mod tests;
