@@ -16,8 +16,8 @@ use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
+use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
-use super::link::{Link, SETUP_TIMEOUT};
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};
 use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
@@ -50,7 +50,7 @@ pub struct AmqpOptions {
 pub struct AmqpPublisher {
     options: AmqpOptions,
     telemetry: Arc<Telemetry>,
-    link: Option<Link>,
+    link: Option<PublisherConnection>,
     /// The connection is new since the relay last asked.
     fresh: bool,
     heads: Heads,
@@ -83,11 +83,11 @@ impl AmqpPublisher {
     }
 
     async fn make_link(&mut self) -> Result<(), AmqpError> {
-        if !self.link.as_ref().is_some_and(Link::is_open) {
+        if !self.link.as_ref().is_some_and(PublisherConnection::is_open) {
             self.link = None;
             self.heads.close();
             self.heads_at = None;
-            self.link = Some(Link::open(&self.options).await?);
+            self.link = Some(PublisherConnection::open(&self.options).await?);
             self.fresh = true;
         }
         self.make_way_for_heads().await;
@@ -148,7 +148,7 @@ impl AmqpPublisher {
     }
 
     /// Waits for one confirm, for as long as confirms may take.
-    async fn confirmed(&self, link: &Link, pending: &mut Pending) -> Result<(), String> {
+    async fn confirmed(&self, link: &PublisherConnection, pending: &mut Pending) -> Result<(), String> {
         let mut waited = Duration::ZERO;
         while tokio::time::timeout(LOOK, pending.as_mut()).await.is_err() {
             if let Some(reason) = link.blocked() {
@@ -164,7 +164,7 @@ impl AmqpPublisher {
     }
 
     async fn publish_batch(&mut self, batch: &[Numbered]) -> Result<usize, PublishError> {
-        let Some(link) = self.link.take().filter(Link::is_open) else {
+        let Some(link) = self.link.take().filter(PublisherConnection::is_open) else {
             return Err(self.lost(0, "the connection is lost"));
         };
         let mut outcome = Outcome::default();

@@ -4,9 +4,9 @@
 //! and never skips: what could not be published is given again, from the same place.
 
 pub mod amqp;
+mod connection;
 mod heads;
 mod history;
-mod link;
 
 use bugfeed_protocol::{Cursor, Numbered};
 

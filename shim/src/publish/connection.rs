@@ -19,7 +19,7 @@ use bugfeed_protocol::log_event::LogEvent;
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) struct Link {
+pub(super) struct PublisherConnection {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
     /// Whether the history is there.
@@ -33,14 +33,17 @@ struct Blocked {
     reason: String,
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for PublisherConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("channel", &self.channel.id()).field("history", &self.history).finish()
+        f.debug_struct("PublisherConnection")
+            .field("channel", &self.channel.id())
+            .field("history", &self.history)
+            .finish()
     }
 }
 
-impl Link {
-    pub(super) async fn open(options: &AmqpOptions) -> Result<Link, AmqpError> {
+impl PublisherConnection {
+    pub(super) async fn open(options: &AmqpOptions) -> Result<PublisherConnection, AmqpError> {
         let url = &options.url;
         let connection = bugfeed_amqp::connect(url, "bugfeed-shim").await?;
         let events = Box::pin(connection.events_listener());
@@ -53,9 +56,9 @@ impl Link {
         };
         let set_up = tokio::time::timeout(SETUP_TIMEOUT, setting_up).await;
         let channel = set_up.map_err(|_| AmqpError::Timeout(url.clone()))??;
-        let history = Link::declare_history(options, &connection).await?;
+        let history = PublisherConnection::declare_history(options, &connection).await?;
         let blocked = Mutex::new(Blocked { events, reason: String::new() });
-        Ok(Link { connection, channel, history, blocked })
+        Ok(PublisherConnection { connection, channel, history, blocked })
     }
 
     /// Whether there is a history.
