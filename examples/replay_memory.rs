@@ -6,8 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use bugfeed::core::numbering::Continuity;
-use bugfeed::core::replay::{ReplayLimits, replay};
+use bugfeed_core::numbering::Continuity;
+use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 
 /// This process's resident memory, in bytes.

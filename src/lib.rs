@@ -1,15 +1,8 @@
-//! The bugfeed gateway, as a library: `main.rs` is the command line, `app.rs` puts the parts together.
+//! The `bugfeed` command: its options, the composition of each role, and the terminal client.
+//!
+//! The only package that knows all roles: they meet in `compose`.
 
-pub mod app;
-pub mod bus;
 pub mod cli;
-pub mod core;
-pub mod events;
-pub mod health;
-pub mod http;
-pub mod hub;
+pub mod compose;
 pub mod watch;
 pub mod welcome;
-
-/// The version of this build, as the version command and `--version` tell it.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");

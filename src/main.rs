@@ -4,15 +4,16 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bugfeed::app::{self, Ports};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
+use bugfeed::compose::serving::{Ports, ServingOptions};
+use bugfeed::compose::{all_in_one, gateway};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
-use bugfeed::welcome::{self, Banner};
-use bugfeed_shim::app::{ignore_hangup, init_logging};
-use bugfeed_shim::cli::LogFormat;
+use bugfeed::welcome::Banner;
+use bugfeed_runtime::logging::{LogFormat, init_logging};
+use bugfeed_runtime::signals::ignore_hangup;
+use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
-use bugfeed_shim::usage::Usage;
 use clap::CommandFactory as _;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ async fn main() -> ExitCode {
     }
     let ended = match cli.command {
         Command::Serve(args) => serve(*args, &usage, &warnings).await.map(done),
-        Command::Gateway(args) => gateway(*args, &usage, &warnings).await.map(done),
+        Command::Gateway(args) => run_gateway(*args, &usage, &warnings).await.map(done),
         Command::Touch(args) => touch(*args).await.map(done),
         Command::Watch(args) => watch(*args).await,
     };
@@ -64,13 +65,11 @@ fn in_one_line(error: &anyhow::Error) -> String {
 }
 
 async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
-    check(args.listen.check(), usage);
-    begin(args.log.log_format, warnings);
-    raise_file_limit(args.listen.max_connections);
-    let ports = Ports::bind(&args.listen)?;
+    let options = check(args.options(), usage);
+    let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    let banner = Banner::new(&args, (clients, admin), &welcome::program(), is_set);
+    let banner = Banner::new(&args, (clients, admin), &program(), is_set);
     let told = move |turn: &Turn| {
         let text = match turn {
             Turn::Starting => return,
@@ -80,30 +79,29 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
         // Whoever closed it does not want to know.
         let _ = std::io::stdout().write_all(text.as_bytes());
     };
-    app::serve(&args, ports, &stop_on_signal()?, told).await
+    all_in_one::run(options, ports, &stop_on_signal()?, told).await
 }
 
-async fn gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
-    check(args.listen.check(), usage);
-    check(bugfeed::cli::feeds(&args.feeds).map(drop), usage);
-    begin(args.log.log_format, warnings);
-    raise_file_limit(args.listen.max_connections);
-    let ports = Ports::bind(&args.listen)?;
+async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
+    let options = check(args.options(), usage);
+    let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    tracing::info!(%clients, %admin, version = bugfeed::VERSION, "gateway listens");
-    app::gateway(&args, ports, &stop_on_signal()?).await
+    tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, "gateway listens");
+    gateway::run(options, ports, &stop_on_signal()?).await
 }
 
-/// Starts logging.
-fn begin(format: LogFormat, warnings: &[String]) {
+/// Starts logging, and binds.
+fn begin(format: LogFormat, warnings: &[String], serving: &ServingOptions) -> anyhow::Result<Ports> {
     init_logging(format);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    raise_file_limit(serving.limits.connections);
+    Ok(Ports::bind(serving)?)
 }
 
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
-    let (bugs, when) = (args.bugs(), args.when.unwrap_or_else(app::this_second));
+    let (bugs, when) = (args.bugs(), args.when.unwrap_or_else(all_in_one::this_second));
     let Target { source, spec, timezone, whence } = args.target().map_err(anyhow::Error::msg)?;
     let place = format!("table {} of {source}{whence}", spec.table);
     source::touch(&source, &spec, &bugs, when, &timezone)
@@ -124,7 +122,7 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
     // Where the changes go elsewhere, who reads them may well write to this terminal.
     let live = out.is_terminal() && status.is_terminal() && term.is_none_or(|term| term != "dumb");
     let mut screen = Screen::new(out, status, color, live, args.quiet);
-    let ended = watch::run(&args, &mut screen, &mut signals).await;
+    let ended = watch::run(&args.options(), &mut screen, &mut signals).await;
     screen.hide();
     match ended {
         Ok(Ended::Stopped(Stop::Interrupt)) => Ok(ExitCode::from(130)),
@@ -136,21 +134,20 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Ends the process as clap does for a wrong value.
-fn check(checked: Result<(), String>, usage: &Usage) {
-    if let Err(message) = checked {
-        usage.exit(&Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
-    }
+fn check<T>(checked: Result<T, String>, usage: &Usage) -> T {
+    checked
+        .unwrap_or_else(|message| usage.exit(&Cli::command().error(clap::error::ErrorKind::ValueValidation, message)))
 }
 
 /// Every client is an open file: raises the soft limit to the hard one, and says so where even that is too low.
-fn raise_file_limit(max_connections: u32) {
+fn raise_file_limit(max_connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || limit.maximum.is_none() {
         // Where it fails, the old limit stays.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
-    let needed = u64::from(max_connections) + 100;
+    let needed = max_connections as u64 + 100;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < needed) {
         tracing::warn!(files, needed, "the limit on open files (ulimit -n) is too low for --max-connections");
     }

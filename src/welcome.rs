@@ -4,16 +4,13 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bugfeed_runtime::usage::quoted;
+
 use crate::cli::ServeArgs;
 
 /// Where the all-in-one's table is, unless it is told otherwise; `touch` looks there too.
 const DATA_DIR: &str = "data";
 const TABLE: &str = "push_notify";
-
-/// How this program was called, as a shell takes it: `target/release/bugfeed`, or `bugfeed` where it is in the PATH.
-pub fn program() -> String {
-    quoted(&std::env::args_os().next().map_or_else(|| "bugfeed".into(), |name| name.to_string_lossy().into_owned()))
-}
 
 /// What is printed: once it works, or while another one does.
 #[derive(Clone, Debug)]
@@ -53,7 +50,7 @@ impl Banner {
              \x20 {program} watch 1234{watch}\n\
              \x20 {program} touch 1234{touch}\n"
         );
-        Banner { name: format!("bugfeed {}, all in one", crate::VERSION), dir, places, commands }
+        Banner { name: format!("bugfeed {}, all in one", bugfeed_runtime::VERSION), dir, places, commands }
     }
 
     /// It is this one's turn.
@@ -111,16 +108,6 @@ fn escaped(path: &str) -> String {
         }
         escaped
     })
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Micro benchmarks of the core: `cargo bench -p bugfeed-bench`. For what changed, trust the instruction counts
 //! (benches/hot-path) more; this shows what they mean in time on this machine.
 
-use bugfeed::core::frame;
-use bugfeed::core::numbering::Continuity;
-use bugfeed::core::replay::{Recorder, ReplayLimits, Wanted, replay};
-use bugfeed::core::subscriptions::Subscriptions;
+use bugfeed_core::frame;
+use bugfeed_core::numbering::Continuity;
+use bugfeed_core::replay::{Recorder, ReplayLimits, Wanted, replay};
+use bugfeed_core::subscriptions::Subscriptions;
 use bugfeed_protocol::bus::{self, Format};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When, client};
 use divan::{Bencher, black_box};

@@ -113,7 +113,7 @@ fn prepare(phase: &Phase, watchers: &HashMap<u32, Rc<[u32]>>) -> (Vec<u8>, Vec<W
     let mut frames = Vec::new();
     let write = |index| {
         let begin = frames.len();
-        bugfeed::core::frame::push_update(&mut frames, phase.change(index));
+        bugfeed_core::frame::push_update(&mut frames, phase.change(index));
         let to = watchers.get(&phase.bug(index)).cloned().unwrap_or_else(|| Rc::from([]));
         Write { frame: begin..frames.len(), to }
     };

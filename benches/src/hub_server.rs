@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed::cli::{Cli, Command};
-use bugfeed::events::Events;
-use bugfeed::http::listen;
-use bugfeed::http::origins::Origins;
-use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
-use bugfeed::hub::{self, Came, Clock, Ingest};
+use bugfeed_gateway::events::Events;
+use bugfeed_gateway::feed::{self, Came, Clock, Ingest};
+use bugfeed_gateway::http::listen;
+use bugfeed_gateway::http::origins::Origins;
+use bugfeed_gateway::http::routes::{self, DEFAULT_FEED, Site};
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -35,15 +35,16 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
     let Command::Gateway(gateway) = Cli::read(words)?.command else { bail!("these are no options of a gateway") };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let listener = listen::bind("listen", gateway.listen.listen, gateway.listen.send_buffer_bytes as usize)?;
-        let feed = TcpListener::bind(feed).await.with_context(|| format!("cannot listen on {feed}"))?;
+        let serving = gateway.listen.serving().map_err(anyhow::Error::msg)?;
+        let listener = listen::bind("listen", serving.listen, serving.limits.send_buffer_bytes)?;
+        let messages = TcpListener::bind(feed).await.with_context(|| format!("cannot listen on {feed}"))?;
         let (events, tracker, stop) = (Arc::new(Events::new()), TaskTracker::new(), CancellationToken::new());
-        let parts = hub::feed(DEFAULT_FEED, &gateway.listen.hub(), Clock::start(), &events);
+        let parts = feed::feed(DEFAULT_FEED, &serving.feed, Clock::start(), &events);
         for shard in parts.shards {
             tokio::spawn(shard.run(stop.clone()));
         }
         let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
-        let origins = Origins::new(&gateway.listen.allow_origin);
+        let origins = Origins::new(&serving.origins);
         let site = Site {
             feeds,
             demo: None,
@@ -52,12 +53,12 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
             events: Arc::clone(&events),
             tracker: tracker.clone(),
         };
-        let (router, limits) = (routes::router(site), gateway.listen.limits());
+        let (router, limits) = (routes::router(site), serving.limits);
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;
         ingest.current(true).await;
         loop {
-            let (stream, _) = feed.accept().await?;
+            let (stream, _) = messages.accept().await?;
             stream.set_nodelay(true)?;
             serve(stream, &mut ingest).await?;
         }

@@ -18,16 +18,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use bugfeed_amqp::{HistoryBounds, history_name, parse_url};
 use bugfeed_protocol::bus::Format;
 use bugfeed_protocol::redact::redact;
 use bugfeed_protocol::{BugId, When};
-use bugfeed_shim::amqp::{HistoryBounds, history_name, parse_url};
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
-use bugfeed_shim::sql::DbUrl;
+use bugfeed_sql::DbUrl;
 use bugfeed_testbed::{MariaDb, Postgres, RabbitMq, signal};
 use clap::Parser;
 use jiff::tz::TimeZone;

@@ -9,31 +9,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_runtime::logging::init_logging;
+use bugfeed_runtime::signals::stop_on_signals;
+use bugfeed_runtime::usage;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{LedgerArgs, LogFormat, NewEpochArgs, RunArgs, TableArgs};
-use crate::events::{Part, QUIET_LIBRARIES, Telemetry};
+use crate::cli::{LedgerArgs, NewEpochArgs, RunArgs, TableArgs};
+use crate::events::{Part, Telemetry};
 use crate::ledger::{Keep, Ledger, LedgerError};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
-use crate::{admin, cli, usage};
-
-/// Starts logging to stderr.
-pub fn init_logging(format: LogFormat) {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("info,{QUIET_LIBRARIES}"));
-    // Where everything is traced, the broker's library would write the login into the log, byte by byte.
-    let quiet = "lapin=off".parse().expect("a directive");
-    let filter = tracing_subscriber::EnvFilter::new(directives).add_directive(quiet);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A second start in one process (tests) keeps the first one's settings.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-}
+use crate::{admin, cli};
 
 /// Runs until stopped, or with `--once` until drained.
 ///
@@ -63,7 +52,7 @@ async fn open_and_relay(args: &RunArgs, telemetry: Arc<Telemetry>, stop: &Cancel
     let wake = Arc::new(Notify::new());
     let listening = async {
         if let Some(channel) = &args.listen {
-            source::wake_on_notify(&args.table.source, channel, wake.clone(), stop.clone()).await;
+            bugfeed_sql::wake_on_notify(&args.table.source, channel, wake.clone(), stop.clone()).await;
         }
         std::future::pending::<()>().await;
     };
@@ -265,42 +254,6 @@ pub async fn new_epoch(args: &NewEpochArgs) -> anyhow::Result<()> {
     lease.release().await?;
     ledger.close().await;
     writeln!(out, "Done: epoch {}.", done?.epoch)?;
-    Ok(())
-}
-
-/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
-///
-/// # Errors
-/// When the signals cannot be listened to.
-pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    ignore_hangup()?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = stop.cancelled() => return,
-        }
-        tracing::info!("stopping: finishing the batch in hand");
-        stop.cancel();
-    });
-    Ok(())
-}
-
-/// Goes on at SIGHUP, as a terminal sends that is closed, and whoever hopes that options are read again.
-///
-/// # Errors
-/// When the signal cannot be listened to.
-pub fn ignore_hangup() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
-        }
-    });
     Ok(())
 }
 

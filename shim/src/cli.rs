@@ -6,15 +6,17 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bugfeed_amqp::{BrokerUrl, HistoryBounds, exchange_name, parse_url};
 use bugfeed_protocol::bus::Format;
+use bugfeed_runtime::logging::LogFormat;
+use bugfeed_runtime::usage::{with_default_command, without_values};
+use bugfeed_runtime::values::{age, listen_address, zone};
+use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
-use crate::amqp::{BrokerUrl, HistoryBounds, parse_url};
 use crate::ledger::Prefix;
-use crate::source::{Name, TableSpec};
-use crate::sql::DbUrl;
-use crate::usage::{self, listen_address};
+use crate::source::TableSpec;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,7 +53,7 @@ impl Cli {
     /// # Errors
     /// What clap says, which includes the help that was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let mut command = usage::without_values(Cli::command());
+        let mut command = without_values(Cli::command());
         let matches = command.try_get_matches_from_mut(with_default_command(args, "run"))?;
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         if let Command::Run(run) = &cli.command {
@@ -59,18 +61,6 @@ impl Cli {
         }
         Ok(cli)
     }
-}
-
-/// Arguments with a command put in where it was left out: an option in its place is one of the default command, and so
-/// is nothing at all.
-pub fn with_default_command(args: impl IntoIterator<Item = OsString>, command: &str) -> Vec<OsString> {
-    let mut args: Vec<OsString> = args.into_iter().collect();
-    let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
-    let own = ["-h", "--help", "-V", "--version"];
-    if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
-        args.insert(args.len().min(1), command.into());
-    }
-    args
 }
 
 /// What to do.
@@ -186,7 +176,7 @@ pub struct RunArgs {
     )]
     pub amqp: BrokerUrl,
     /// The topic exchange; created when missing
-    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_parser = exchange)]
+    #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_parser = exchange_name)]
     pub exchange: String,
     /// History kept by the broker.
     #[command(flatten)]
@@ -274,60 +264,6 @@ impl From<FormatArg> for Format {
             FormatArg::Pulse => Format::Pulse,
         }
     }
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// Reads an IANA zone name.
-///
-/// # Errors
-/// Says what is allowed.
-pub fn zone(text: &str) -> Result<TimeZone, String> {
-    TimeZone::get(text).map_err(|_| "not a time zone; use an IANA name such as UTC or America/Los_Angeles".to_owned())
-}
-
-/// Reads the name of an exchange that bugfeed may make.
-///
-/// # Errors
-/// Says what is allowed.
-pub fn exchange(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 200 || text.starts_with("amq.") || text.chars().any(char::is_control) {
-        return Err("an exchange name has 1 to 200 bytes and does not begin with amq.".to_owned());
-    }
-    if text.contains("://") {
-        return Err("this is an address, not the name of an exchange".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-/// Reads `90s`, `30m`, `24h` or `7d`.
-///
-/// # Errors
-/// Says what is allowed.
-pub fn age(text: &str) -> Result<Duration, String> {
-    let bad = || "use a whole number and a unit, as in 90s, 30m, 24h or 7d".to_owned();
-    let unit = text.chars().next_back().ok_or_else(bad)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return Err(bad()),
-    };
-    let number = &text[..text.len() - 1];
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
-    }
-    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-    // A thousand years and more would overflow later arithmetic.
-    total.filter(|total| *total <= 366_000 * 86_400).map(Duration::from_secs).ok_or_else(bad)
 }
 
 #[cfg(test)]

@@ -12,9 +12,6 @@ use tokio::sync::watch;
 
 use crate::ledger::{NewEpoch, Recorded};
 
-/// Log filter directives for libraries whose own lines would repeat what this module says, once per attempt.
-pub const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
-
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
 /// How many set-aside rows are logged one by one in a minute.

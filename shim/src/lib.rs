@@ -5,7 +5,6 @@
 //! committed row, never gives one change two numbers or one number two changes, whatever dies at whatever instruction.
 
 pub mod admin;
-pub mod amqp;
 pub mod app;
 pub mod cli;
 pub mod events;
@@ -13,5 +12,3 @@ pub mod ledger;
 pub mod publish;
 pub mod relay;
 pub mod source;
-pub mod sql;
-pub mod usage;

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use bugfeed_runtime::usage::Usage;
 use bugfeed_shim::app;
 use bugfeed_shim::cli::Cli;
-use bugfeed_shim::usage::Usage;
 use clap::CommandFactory as _;
 
 fn main() -> ExitCode {

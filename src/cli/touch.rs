@@ -1,9 +1,10 @@
 //! Options of `bugfeed touch`, and which table they mean.
 
 use bugfeed_protocol::{BugId, When};
-use bugfeed_shim::cli::{TableArgs, zone};
-use bugfeed_shim::source::{Name, TableSpec};
-use bugfeed_shim::sql::DbUrl;
+use bugfeed_runtime::values::zone;
+use bugfeed_shim::cli::TableArgs;
+use bugfeed_shim::source::TableSpec;
+use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, FromArgMatches as _};
 use jiff::tz::TimeZone;
 

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::When;
 use clap::Args;
 
 use super::{BugList, all_bugs};
-use crate::watch::{GatewayUrl, Template, parse_template, parse_url};
+use crate::watch::{ColorChoice, GatewayUrl, Template, WatchOptions, parse_template, parse_url};
 
 /// What `--help` ends with.
 pub(super) const HELP: &str = "\
@@ -76,19 +76,17 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// The bugs to watch.
-    pub fn bugs(&self) -> Vec<BugId> {
-        all_bugs(&self.bugs)
+    /// What watching takes.
+    pub fn options(&self) -> WatchOptions {
+        WatchOptions {
+            bugs: all_bugs(&self.bugs),
+            url: self.url.clone(),
+            since: self.since,
+            count: self.count,
+            exec: self.exec.clone(),
+            state: self.state.clone(),
+            json: self.json,
+            classic: self.classic,
+        }
     }
-}
-
-/// When output is coloured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    /// Also in pipes and files.
-    Always,
-    /// Not at all.
-    Never,
 }

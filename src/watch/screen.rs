@@ -9,8 +9,6 @@ use std::io::{self, Write};
 
 use bugfeed_protocol::{BugId, Change};
 
-use crate::cli::ColorChoice;
-
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const YELLOW: &str = "\x1b[33m";
@@ -20,6 +18,17 @@ const CLEAR: &str = "\r\x1b[2K";
 /// Shows a longer line cut off instead of continued in a second one, which could not be written over; and back.
 const NO_WRAP: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
+
+/// When output is coloured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also in pipes and files.
+    Always,
+    /// Not at all.
+    Never,
+}
 
 /// Whether to colour what goes to a terminal, or to something else. `no_color` is the variable `NO_COLOR`, `term` the
 /// variable `TERM`.

@@ -21,9 +21,9 @@ export const conversations = new Map(
 /** The golden files, by FOLDER/NAME. */
 export const golden = new Map(
   ["client", "server", "bus"].flatMap((folder) =>
-    readdirSync(new URL(`protocol/golden/${folder}/`, root)).map((file) => [
+    readdirSync(new URL(`crates/protocol/golden/${folder}/`, root)).map((file) => [
       `${folder}/${file.replace(/\.json$/, "")}`,
-      JSON.parse(read(`protocol/golden/${folder}/${file}`)),
+      JSON.parse(read(`crates/protocol/golden/${folder}/${file}`)),
     ]),
   ),
 );

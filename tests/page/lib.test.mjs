@@ -5,7 +5,7 @@ import {
   MAX_BUGS, Touch, ago, bugsOfHash, clockAhead, clockHint, closeMeaning, emptyTexts, feedOf, localTime, matches, normalTime,
   oddDate, parseBugs, parseSince, pausedText, placeOf, repeats, shownTime, terminalCommand, timeBefore, took, verdictText,
   whyLost,
-} from "../../src/http/page/lib.js";
+} from "../../crates/gateway/src/http/page/lib.js";
 
 const table = (name, cases, check) => {
   for (const [input, expected] of cases) test(`${name}: ${JSON.stringify(input)}`, () => check(input, expected));

@@ -1,7 +1,7 @@
 // Where a page resumes. Run: node --test tests/page/
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Memory } from "../../src/http/page/memory.js";
+import { Memory } from "../../crates/gateway/src/http/page/memory.js";
 
 class Storage {
   kept = new Map();

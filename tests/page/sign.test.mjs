@@ -1,7 +1,7 @@
 // What title and icon say. Run: node --test tests/page/
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { iconOf, titleOf } from "../../src/http/page/sign.js";
+import { iconOf, titleOf } from "../../crates/gateway/src/http/page/sign.js";
 
 const at = (about) => ({ state: "open", unseen: 0, gap: false, ...about });
 

@@ -1,7 +1,7 @@
 // The tracker's links, and what its API is asked. Run: node --test tests/page/
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Details, changeLines, chooseTemplate, parseTemplate } from "../../src/http/page/tracker.js";
+import { Details, changeLines, chooseTemplate, parseTemplate } from "../../crates/gateway/src/http/page/tracker.js";
 
 const BMO = "https://bugzilla.mozilla.org/show_bug.cgi?id={bug}";
 const T = "2014-04-03T21:13:45";

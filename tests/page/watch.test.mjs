@@ -4,8 +4,8 @@ import { beforeEach, test } from "node:test";
 import { Bugfeed } from "../../clients/js/bugfeed.js";
 // What the library loads by itself when it has reason to.
 import "../../clients/js/client-queue.js";
-import { repeats } from "../../src/http/page/lib.js";
-import { Watch } from "../../src/http/page/watch.js";
+import { repeats } from "../../crates/gateway/src/http/page/lib.js";
+import { Watch } from "../../crates/gateway/src/http/page/watch.js";
 
 const T1 = "2014-04-03T21:13:45";
 const T2 = "2014-04-03T21:13:46";

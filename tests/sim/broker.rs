@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bugfeed::core::bus_plan::Queue as Kind;
+use bugfeed_core::bus_plan::Queue as Kind;
 use bugfeed_protocol::bus::{BusMessage, Head};
 use bugfeed_protocol::{Change, Cursor, Numbered, When};
 use rand::Rng as _;

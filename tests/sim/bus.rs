@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-use bugfeed::core::bus_plan::{Action, BusPlan, Event, Queue, Why};
-use bugfeed::core::input::Input;
-use bugfeed::core::intake::{HeadStands, New, Taken};
-use bugfeed::core::places::{Met, Places, Reading, Start};
+use bugfeed_core::bus_plan::{Action, BusPlan, Event, Queue, Why};
+use bugfeed_core::input::Input;
+use bugfeed_core::intake::{HeadStands, New, Taken};
+use bugfeed_core::places::{Met, Places, Reading, Start};
 use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{Cursor, When};
 use rand::Rng as _;

@@ -2,7 +2,7 @@
 //!
 //! Goes in: one text. Comes out: the client's new memory, or the promise that was broken.
 
-use bugfeed::core::replay::Pos;
+use bugfeed_core::replay::Pos;
 use bugfeed_protocol::{BugId, Cursor, When};
 use serde_json::Value;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bugfeed::core::replay::{Pos, Replay};
+use bugfeed_core::replay::{Pos, Replay};
 use bugfeed_protocol::{BugId, Cursor, When};
 use rand::Rng as _;
 use rand::rngs::SmallRng;

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bugfeed::core::input::{About, Input, SessionLimits, Work};
-use bugfeed::core::intake::{Intake, New, Taken};
-use bugfeed::core::replay::{ReplayLimits, replay};
-use bugfeed::core::shard::Shard;
+use bugfeed_core::input::{About, Input, SessionLimits, Work};
+use bugfeed_core::intake::{Intake, New, Taken};
+use bugfeed_core::replay::{ReplayLimits, replay};
+use bugfeed_core::shard::Shard;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When, client};
 use serde_json::Value;

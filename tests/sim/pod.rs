@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bugfeed::core::input::{About, Input, Work};
-use bugfeed::core::intake::Intake;
-use bugfeed::core::replay::{Pos, Replay, replay};
-use bugfeed::core::shard::Shard;
+use bugfeed_core::input::{About, Input, Work};
+use bugfeed_core::intake::Intake;
+use bugfeed_core::replay::{Pos, Replay, replay};
+use bugfeed_core::shard::Shard;
 use bugfeed_protocol::{Cursor, Epoch, When, client};
 use rand::Rng as _;
 use rand::rngs::SmallRng;

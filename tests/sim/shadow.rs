@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use bugfeed::core::replay::Pos;
+use bugfeed_core::replay::Pos;
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
 
 /// The number of a change in [`Truth`].

@@ -3,8 +3,8 @@
 //!
 //! Goes in: randomness. Comes out: the plan of one run. Never looks at the world.
 
-use bugfeed::core::input::SessionLimits;
-use bugfeed::core::replay::{Replay, ReplayLimits};
+use bugfeed_core::input::SessionLimits;
+use bugfeed_core::replay::{Replay, ReplayLimits};
 use rand::Rng as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;

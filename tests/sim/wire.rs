@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
-use bugfeed::core::replay::Pos;
-use bugfeed::core::shard::Peer;
-use bugfeed::core::subscriptions::Slot;
+use bugfeed_core::replay::Pos;
+use bugfeed_core::shard::Peer;
+use bugfeed_core::subscriptions::Slot;
 use bugfeed_protocol::Cursor;
 
 #[derive(Debug, Default)]

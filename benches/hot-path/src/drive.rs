@@ -5,11 +5,11 @@ use std::io;
 use std::rc::Rc;
 
 use anyhow::{Result, bail};
-use bugfeed_hot_path::core::input::{About, Input, SessionLimits, Work};
-use bugfeed_hot_path::core::intake::{Intake, Taken};
-use bugfeed_hot_path::core::replay::{ReplayLimits, replay};
-use bugfeed_hot_path::core::shard::{Peer, Shard};
-use bugfeed_hot_path::core::subscriptions::Slot;
+use bugfeed_core::input::{About, Input, SessionLimits, Work};
+use bugfeed_core::intake::{Intake, Taken};
+use bugfeed_core::replay::{ReplayLimits, replay};
+use bugfeed_core::shard::{Peer, Shard};
+use bugfeed_core::subscriptions::Slot;
 use bugfeed_protocol::bus::{self, BusMessage, Format};
 use bugfeed_protocol::client;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};

@@ -1,9 +1,9 @@
 //! Through RabbitMQ, with messages as the shim publishes them: numbered without holes, persistent, confirmed.
 
 use anyhow::{Context as _, Result, bail};
+use bugfeed_amqp as amqp;
 use bugfeed_protocol::bus::{self, Format};
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
-use bugfeed_shim::amqp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
 use tokio::runtime::{Builder, Runtime};

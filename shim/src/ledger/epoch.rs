@@ -7,7 +7,7 @@
 use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 
 use super::{Lease, Ledger, LedgerError, META, Meta};
-use crate::sql::Value;
+use bugfeed_sql::Value;
 
 /// The most runs of tags that are kept; each start of a shim that gives a number makes one.
 const RUNS_KEPT: u64 = 100_000;
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use crate::ledger::Prefix;
     use crate::source::{Row, RowKey};
-    use crate::sql::DbUrl;
+    use bugfeed_sql::DbUrl;
 
     fn row(id: i64) -> Row {
         let change = bugfeed_protocol::Change { bug: bugfeed_protocol::BugId::new(7).unwrap(), when: When::MIN };

@@ -6,7 +6,7 @@
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
 
 use super::{Ledger, LedgerError};
-use crate::sql::Value;
+use bugfeed_sql::Value;
 
 impl Ledger {
     /// Up to `limit` changes after number `after_seq`, in order: published or not, as far as they are kept.

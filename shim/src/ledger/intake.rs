@@ -15,7 +15,7 @@ use super::plan::{Plan, plan};
 use super::schema::Tables;
 use super::{Keep, Lease, Ledger, LedgerError, META, Meta};
 use crate::source::{Row, RowKey};
-use crate::sql::{Tx, Value};
+use bugfeed_sql::{Tx, Value};
 
 /// How many of the latest bad rows are kept to look at.
 const SET_ASIDE_KEPT: u64 = 1000;
@@ -268,15 +268,14 @@ impl Intake {
     /// All by one connection: another one may be to a server that is behind.
     async fn read(&self) -> Result<(Meta, Marks, Owed), LedgerError> {
         let Ledger { db, tables, .. } = &self.ledger;
-        let mut conn = db.connection().await?;
-        let read = async {
-            let marks = conn.fetch(&format!("SELECT row_key FROM {}", tables.marks), &[], false).await?;
-            let owed = conn.fetch(&format!("SELECT row_key, bug, when_us FROM {}", tables.owed), &[], false).await?;
-            let meta = conn.fetch(&format!("SELECT {META} FROM {} WHERE one = 1", tables.meta), &[], false).await?;
-            Ok((meta, marks, owed))
-        };
-        let read = read.await;
-        let (mut meta, marks, owed) = conn.give_back(read).map_err(|e| self.ledger.gone(e))?;
+        let statements = [
+            format!("SELECT row_key FROM {}", tables.marks),
+            format!("SELECT row_key, bug, when_us FROM {}", tables.owed),
+            format!("SELECT {META} FROM {} WHERE one = 1", tables.meta),
+        ];
+        let statements = statements.each_ref().map(String::as_str);
+        let mut read = db.fetch_together(&statements).await.map_err(|e| self.ledger.gone(e))?.into_iter();
+        let [marks, owed, mut meta] = std::array::from_fn(|_| read.next().unwrap_or_default());
         let texts = marks.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
         Ok((self.ledger.read_meta(meta.pop())?, Marks::read(texts), read_owed(owed)))
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ledger, LedgerError, Meta};
-use crate::sql::Value;
+use bugfeed_sql::Value;
 
 /// How often the holder shows that it lives.
 pub(crate) const BEAT: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 
-use crate::sql::{Db, DbUrl, Fault, SqlError, Use, Value};
+use bugfeed_sql::{Db, DbUrl, Fault, SqlError, Use, Value};
 pub use epoch::{Holds, NewEpoch};
 pub use intake::{Intake, Recorded};
 pub(crate) use lease::BEAT;

@@ -14,7 +14,7 @@ use super::intake::{CHUNK, Intake, Recorded};
 use super::marks::Edit;
 use super::plan::Plan;
 use crate::source::RowKey;
-use crate::sql::{Tx, Value};
+use bugfeed_sql::{Tx, Value};
 
 /// What is owed, by the row that it came from.
 pub(super) type Owed = HashMap<RowKey, Change>;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::LedgerError;
-use crate::sql::{Db, Dialect, Fault, SqlError, Value};
+use bugfeed_sql::{Db, Dialect, Fault, SqlError, Value};
 
 /// The version of the tables below.
 pub(super) const VERSION: i64 = 2;

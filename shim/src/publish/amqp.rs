@@ -19,8 +19,8 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use super::heads::Heads;
 use super::link::{Link, SETUP_TIMEOUT};
 use super::{Publish, PublishError, PublishFault, history};
-use crate::amqp::{self, AmqpError, BrokerUrl, HistoryBounds};
 use crate::events::{Part, Telemetry};
+use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
 
 /// The longest wait for the end of the history.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -224,7 +224,7 @@ impl Publish for AmqpPublisher {
                     let reason = format!("broker {url}: {reason}");
                     PublishError { published: 0, fault: PublishFault::Blocked, reason }
                 }
-                None => failed(format!("history '{}' does not answer", amqp::history_name(exchange))),
+                None => failed(format!("history '{}' does not answer", bugfeed_amqp::history_name(exchange))),
             }),
         }
     }

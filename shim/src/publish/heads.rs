@@ -11,7 +11,7 @@ use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionStatus, ExchangeKind};
 
-use crate::amqp::{AmqpError, BrokerUrl};
+use bugfeed_amqp::{AmqpError, BrokerUrl};
 
 /// The longest time that a head may take to be handed to the connection.
 const PATIENCE: Duration = Duration::from_secs(1);

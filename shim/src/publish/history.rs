@@ -14,7 +14,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 
-use crate::amqp::{AmqpError, BrokerUrl, MARKER, history_name};
+use bugfeed_amqp::{AmqpError, BrokerUrl, MARKER, history_name};
 
 /// Messages on their way from the stream at a time.
 const PREFETCH: u16 = 1000;

@@ -13,7 +13,7 @@ use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 
 use super::amqp::{AmqpOptions, one_line};
-use crate::amqp::{self, AmqpError};
+use bugfeed_amqp::AmqpError;
 
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,13 +41,13 @@ impl fmt::Debug for Link {
 impl Link {
     pub(super) async fn open(options: &AmqpOptions) -> Result<Link, AmqpError> {
         let url = &options.url;
-        let connection = amqp::connect(url, "bugfeed-shim").await?;
+        let connection = bugfeed_amqp::connect(url, "bugfeed-shim").await?;
         let events = Box::pin(connection.events_listener());
         let setting_up = async {
             let channel = connection.create_channel().await.map_err(|e| AmqpError::broker(url, e))?;
             let confirm = channel.confirm_select(ConfirmSelectOptions::default());
             confirm.await.map_err(|e| AmqpError::broker(url, e))?;
-            amqp::declare_exchange(url, &channel, &options.exchange).await?;
+            bugfeed_amqp::declare_exchange(url, &channel, &options.exchange).await?;
             Ok(channel)
         };
         let set_up = tokio::time::timeout(SETUP_TIMEOUT, setting_up).await;
@@ -60,7 +60,7 @@ impl Link {
     /// Whether there is a history.
     async fn declare_history(options: &AmqpOptions, connection: &Connection) -> Result<bool, AmqpError> {
         let (url, Some(bounds)) = (&options.url, &options.history) else { return Ok(false) };
-        let declaring = amqp::declare_history(url, connection, &options.exchange, bounds);
+        let declaring = bugfeed_amqp::declare_history(url, connection, &options.exchange, bounds);
         match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
             Ok(Ok(())) => Ok(true),
             // A broker without streams still carries changes to whoever is there.

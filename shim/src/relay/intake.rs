@@ -21,7 +21,7 @@ use super::{Term, now, pause};
 use crate::events::{Part, RowTrouble};
 use crate::ledger::{Intake, LedgerError, Recorded};
 use crate::source::{Row, RowKey, Source};
-use crate::sql::SqlError;
+use bugfeed_sql::SqlError;
 
 /// How soon rows that could not be deleted are tried again; twice as long each time none of them could.
 const HELD_RETRY: Duration = Duration::from_millis(500);

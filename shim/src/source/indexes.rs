@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::table::TableSpec;
-use crate::sql::{Db, Dialect, SqlError, Value};
+use bugfeed_sql::{Db, Dialect, SqlError, Value};
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,6 @@
 
 mod clock;
 mod indexes;
-mod listen;
 mod setup;
 mod table;
 
@@ -19,11 +18,10 @@ use bugfeed_protocol::change::BadWhen;
 use bugfeed_protocol::{BugId, Change, When};
 use jiff::tz::TimeZone;
 
-use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
-pub use listen::wake_on_notify;
+use bugfeed_sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
 pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
+pub use table::TableSpec;
 use table::TableSql;
-pub use table::{BadName, Name, TableSpec};
 
 /// What a row of the change table is known by: its id, and its date as the database writes it. A row that the tracker
 /// updates in place has another key afterwards, and is another change.
@@ -112,7 +110,7 @@ pub enum SourceError {
     #[error("change table {table}: {source}")]
     Sql {
         /// Which table.
-        table: Name,
+        table: bugfeed_sql::Name,
         /// What the database said.
         source: SqlError,
     },

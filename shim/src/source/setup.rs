@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::table::{TableSpec, TableSql};
-use crate::sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
+use bugfeed_sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
 
 /// What [`init`] found or did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

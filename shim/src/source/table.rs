@@ -7,62 +7,16 @@
 //! whatever the column's type holds: `0000-00-00`, `infinity`, NULL, or rubbish in an SQLite text column.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
-use std::str::FromStr;
+use std::fmt::Write as _;
+
+use bugfeed_sql::{BadName, Dialect, Name, Value};
 
 use super::RowKey;
-use crate::sql::{Dialect, Value};
 
 /// So many different dates in one delete are parameters of their own.
 const DATES: usize = 16;
 /// How much of a date's text is kept; every real one is shorter.
 const KEY_TEXT_MAX: usize = 200;
-
-/// A table or column name: letters, digits, `_`, `$`; a table may have its schema before a dot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(String);
-
-/// The text is no name this program accepts.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{0}' is not a table or column name; use letters, digits, '_' and '$', at most 64, as in push_notify or schema.push_notify"
-)]
-pub struct BadName(String);
-
-impl FromStr for Name {
-    type Err = BadName;
-
-    fn from_str(text: &str) -> Result<Name, BadName> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '$';
-        let part_fits = |part: &str| !part.is_empty() && part.len() <= 64 && part.chars().all(allowed);
-        if text.split('.').count() <= 2 && text.split('.').all(part_fits) {
-            Ok(Name(text.to_owned()))
-        } else {
-            Err(BadName(text.chars().take(80).collect()))
-        }
-    }
-}
-
-impl Name {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Schema, if given, and the name within it.
-    pub(crate) fn parts(&self) -> (Option<&str>, &str) {
-        match self.0.split_once('.') {
-            Some((schema, name)) => (Some(schema), name),
-            None => (None, &self.0),
-        }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Which table, and what its columns are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +34,7 @@ pub struct TableSpec {
 impl Default for TableSpec {
     /// The schema of Bugzilla's push extension: `push_notify(id, bug_id, delta_ts)`.
     fn default() -> TableSpec {
-        let name = |text: &str| Name(text.to_owned());
+        let name = |text: &str| text.parse().expect("a table or column name");
         TableSpec { table: name("push_notify"), id: name("id"), bug: name("bug_id"), when: name("delta_ts") }
     }
 }
@@ -200,16 +154,6 @@ fn list(ids: impl IntoIterator<Item = i64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names() {
-        for good in ["push_notify", "bugs.push_notify", "a$1", "ID"] {
-            assert_eq!(good.parse::<Name>().map(|n| n.to_string()), Ok(good.to_owned()));
-        }
-        for bad in ["", ".", "a.", "a.b.c", "a b", "a;b", "a`b", "a\"b", "tablé", &"x".repeat(65)] {
-            assert!(bad.parse::<Name>().is_err(), "{bad}");
-        }
-    }
 
     fn key(id: i64, when: Option<&str>) -> RowKey {
         RowKey { id, when: when.map(str::to_owned) }

@@ -9,7 +9,7 @@ use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::publish::{Publish, PublishError};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
-use bugfeed_shim::sql::DbUrl;
+use bugfeed_sql::DbUrl;
 use bugfeed_testbed::{SqlServer, shared};
 use jiff::tz::TimeZone;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, PgConnection, Row as _, SqliteConnection};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bugfeed_shim::source::{self, Setup, SetupError, Source, SourceError, TableSpec};
-use bugfeed_shim::sql::Fault;
+use bugfeed_sql::Fault;
 use jiff::tz::TimeZone;
 
 use crate::support::{Collector, Kind, Place, Running, bug, on_each_database, relay_once, when};

@@ -25,6 +25,7 @@ async fn a_restarted_gateway_is_found_again_and_nothing_is_lost_or_repeated() {
         server.stop().await;
         page.is_in_state(&["waiting", "connecting"]).await;
         server.touch(&["1", "3", "2"]).await;
+        server.take_in_unseen(3).await;
         server.start_again().await;
         page.is_in_state(&["open"]).await;
         page.watches(&[1, 2]).await;

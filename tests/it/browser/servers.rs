@@ -38,6 +38,18 @@ impl Server {
         is_ready(self.admin).await;
     }
 
+    /// While it does not run: takes in what was touched, so many changes, where no client finds it. The changes then have
+    /// their numbers before a client comes back, as if they had come while that client was away.
+    pub async fn take_in_unseen(&self, changes: usize) {
+        let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+        let mut proc = spawn(self.dir.path(), &self.args, clients, admin);
+        is_ready(admin).await;
+        let taken_in = async || changes_taken_in(admin).await.is_some_and(|count| count >= changes);
+        eventually(SOON, "the changes arrive", taken_in).await.unwrap();
+        proc.sigterm();
+        assert!(proc.wait(SOON).await.unwrap().success(), "{}", proc.output());
+    }
+
     pub fn kill9(&mut self) {
         self.proc.kill9();
     }
@@ -68,22 +80,22 @@ impl Server {
     /// `bugfeed touch` in the all-in-one's folder. Where it runs, waits until it has the changes: what is subscribed
     /// after this finds them in the catch-up.
     pub async fn touch(&self, args: &[&str]) {
-        let before = self.changes().await;
+        let before = changes_taken_in(self.admin).await;
         touch(self.dir.path(), args).await;
         if let Some(before) = before {
             let bugs = args.iter().take_while(|arg| !arg.starts_with('-')).count();
-            let arrived = async || self.changes().await.is_some_and(|changes| changes >= before + bugs);
+            let arrived = async || changes_taken_in(self.admin).await.is_some_and(|changes| changes >= before + bugs);
             eventually(SOON, "the changes arrive", arrived).await.unwrap();
         }
     }
+}
 
-    /// How many changes it has taken in, if it runs.
-    async fn changes(&self) -> Option<usize> {
-        TcpStream::connect(("127.0.0.1", self.admin)).await.ok()?;
-        let (_, metrics) = get(([127, 0, 0, 1], self.admin).into(), "/metrics").await;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("bugfeed_changes_total{feed=\"default\"} "));
-        Some(line.map_or(0, |count| count.parse().unwrap()))
-    }
+/// How many changes a server has taken in, if one runs with this admin port.
+async fn changes_taken_in(admin: u16) -> Option<usize> {
+    TcpStream::connect(("127.0.0.1", admin)).await.ok()?;
+    let (_, metrics) = get(([127, 0, 0, 1], admin).into(), "/metrics").await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("bugfeed_changes_total{feed=\"default\"} "));
+    Some(line.map_or(0, |count| count.parse().unwrap()))
 }
 
 fn spawn(dir: &Path, args: &[String], clients: u16, admin: u16) -> Proc {

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bugfeed::app::{self, Ports};
-use bugfeed::cli::{Cli, Command, ServeArgs};
+use bugfeed::cli::{Cli, Command};
+use bugfeed::compose::all_in_one;
+use bugfeed::compose::serving::Ports;
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::source::{self, TableSpec};
 use bugfeed_testbed::eventually;
@@ -40,12 +41,12 @@ impl Serve {
         let fixed = ["bugfeed", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir", data];
         let args = fixed.iter().chain(options).map(std::ffi::OsString::from);
         let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
-        let args: ServeArgs = *args;
-        let ports = Ports::bind(&args.listen).unwrap();
+        let options = args.options().unwrap();
+        let ports = Ports::bind(&options.serving).unwrap();
         let (clients, admin) = ports.addresses().unwrap();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let running = tokio::spawn(async move { app::serve(&args, ports, &stopped, |_| {}).await });
+        let running = tokio::spawn(async move { all_in_one::run(options, ports, &stopped, |_| {}).await });
         // Until it holds its ledger's lease, and has read it, clients are turned away.
         let ready = async || {
             let (status, body) = get(admin, "/readyz").await;

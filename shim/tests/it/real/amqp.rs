@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_amqp::{AmqpError, HistoryBounds, parse_url};
 use bugfeed_protocol::bus::Format;
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
-use bugfeed_shim::amqp::{AmqpError, HistoryBounds, parse_url};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_shim::publish::{Publish as _, PublishFault};
 use bugfeed_testbed::{Run, eventually, shared, unique};

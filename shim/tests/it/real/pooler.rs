@@ -6,7 +6,7 @@ use std::time::Duration;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::source;
 use bugfeed_shim::source::{Source, TableSpec};
-use bugfeed_shim::sql::DbUrl;
+use bugfeed_sql::DbUrl;
 use bugfeed_testbed::{PgBouncer, shared};
 use jiff::tz::TimeZone;
 use sqlx::postgres::PgConnectOptions;
@@ -95,7 +95,7 @@ async fn nobody_listens_through_a_pooler() {
     let Some((place, pooler, url)) = pooled().await else { return };
     let mut tracker = tracker(&place, &pooler).await;
     let (channel, wake) = ("bugfeed".parse().unwrap(), Arc::new(Notify::new()));
-    let listening = source::wake_on_notify(&url, &channel, wake, CancellationToken::new());
+    let listening = bugfeed_sql::wake_on_notify(&url, &channel, wake, CancellationToken::new());
     tokio::time::timeout(LIMIT, listening).await.expect("it is noticed, and given up");
     let listens = sqlx::raw_sql("SELECT pg_listening_channels()").fetch_all(&mut tracker).await.unwrap();
     assert!(listens.is_empty());

@@ -1,7 +1,7 @@
 //! The shim needs SELECT and DELETE on the change table, and nothing else.
 
 use bugfeed_shim::source::{Source, SourceError, TableSpec};
-use bugfeed_shim::sql::{DbUrl, Fault};
+use bugfeed_sql::{DbUrl, Fault};
 use bugfeed_testbed::unique;
 use jiff::tz::TimeZone;
 

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bugfeed_amqp::{HistoryBounds, parse_url};
 use bugfeed_protocol::bus::{BusMessage, Format};
-use bugfeed_shim::amqp::{HistoryBounds, parse_url};
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_testbed::{Proc, eventually, shared, unique};

@@ -45,7 +45,8 @@ impl Program {
     pub fn start(&mut self) {
         self.keep_log();
         self.runs += 1;
-        let run = Run::new(bin(self.binary).unwrap()).args(&self.args).env("RUST_LOG", "info,bugfeed::events=debug");
+        let run =
+            Run::new(bin(self.binary).unwrap()).args(&self.args).env("RUST_LOG", "info,bugfeed_gateway::events=debug");
         self.proc = Some(run.spawn().unwrap());
     }
 

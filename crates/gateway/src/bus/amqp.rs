@@ -1,0 +1,160 @@
+//! The bus over AMQP: this gateway's own queue on a feed's exchange.
+//!
+//! Goes in: the broker's deliveries. Comes out: the same changes in the feed, acknowledged once they are in its replay
+//! cache. Connection loss is met with reconnecting for ever; clients stay connected meanwhile.
+
+use std::time::Duration;
+
+use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
+use bugfeed_protocol::backoff::Backoff;
+use futures::FutureExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::carry::Carrier;
+use super::link::Link;
+use crate::feed::Ingest;
+use crate::health::FeedHealth;
+
+/// Deliveries that one acknowledgement covers at most; fewer where fewer may be on their way.
+const ACK_EVERY: u16 = 200;
+/// How long a delivery waits for others to be acknowledged with. Each acknowledgement is a write, and wakes the broker.
+const ACK_AFTER: Duration = Duration::from_millis(50);
+
+/// Where a feed comes from.
+#[derive(Clone, Debug)]
+pub struct AmqpOptions {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// The feed's exchange.
+    pub exchange: String,
+    /// A durable queue's name; without it the broker names one that goes with the connection.
+    pub queue: Option<String>,
+    /// Messages the queue holds before the oldest are dropped.
+    pub queue_max: u32,
+    /// Whether the broker keeps history, and the bounds it is made with.
+    pub history: Option<HistoryBounds>,
+    /// Messages on their way at a time. Without a bound the queue would never fill, and its limit never work.
+    pub prefetch: u16,
+    /// It is the only feed: what a person must mend ends the start.
+    pub alone: bool,
+}
+
+/// How long it takes until a feed that a person must mend is tried again.
+const FAULT_RETRY: Duration = Duration::from_secs(30);
+
+/// Feeds the queue to the ingest until `stop`.
+///
+/// # Errors
+/// Only for what a person must mend, only before the first connection succeeded, and only where it stops everything: a
+/// refused login, or the only feed there is. Of several feeds, one that cannot be served leaves the others alone.
+pub async fn run(
+    options: AmqpOptions,
+    ingest: Ingest,
+    health: FeedHealth,
+    stop: CancellationToken,
+) -> Result<(), AmqpError> {
+    let mut carrier = Carrier::new(&options, ingest, health);
+    let mut backoff = Backoff::SERVER;
+    let mut connected_before = false;
+    loop {
+        let attempt = tokio::select! {
+            attempt = carrier.while_ticking(Link::open(&options)) => attempt,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let lost = match attempt {
+            Ok(link) => {
+                let place = format!("{} exchange {}", options.url, options.exchange);
+                carrier.ingest.events.bus_up(&carrier.ingest.feed, &place);
+                connected_before = true;
+                match consume(link, &options, &mut carrier, &mut backoff, &stop).await {
+                    None => return Ok(()),
+                    Some(lost) => lost,
+                }
+            }
+            Err(error) => error,
+        };
+        let fault = lost.needs_a_person() && !connected_before;
+        if fault && (options.alone || matches!(lost, AmqpError::Login { .. })) {
+            return Err(lost);
+        }
+        let (events, feed) = (&carrier.ingest.events, &carrier.ingest.feed);
+        if lost.needs_a_person() {
+            events.feed_fault(feed, &lost);
+        }
+        events.bus_down(feed, &lost, backoff.failures() == 0);
+        carrier.lost(&lost).await;
+        let delay = backoff.next(rand::random());
+        let delay = if lost.needs_a_person() { FAULT_RETRY.mul_f64(0.5 + rand::random::<f64>() / 2.0) } else { delay };
+        tokio::select! {
+            () = carrier.while_ticking(tokio::time::sleep(delay)) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Takes deliveries until the connection is lost (why) or `stop` (none).
+async fn consume(
+    mut link: Link,
+    options: &AmqpOptions,
+    carrier: &mut Carrier<'_>,
+    backoff: &mut Backoff,
+    stop: &CancellationToken,
+) -> Option<AmqpError> {
+    // The queue is bound already: what is published from now on waits there.
+    let connected = tokio::select! {
+        connected = carrier.connected(&mut link) => connected,
+        () = stop.cancelled() => return None,
+    };
+    if let Err(lost) = connected {
+        return Some(lost);
+    }
+    backoff.reset();
+    let ack_every = ACK_EVERY.min(options.prefetch / 2).max(1);
+    // Deliveries taken and not yet acknowledged: how many, and the last one's tag.
+    let (mut taken, mut last) = (0, 0);
+    let ack_due = tokio::time::sleep(ACK_AFTER);
+    tokio::pin!(ack_due);
+    loop {
+        tokio::select! {
+            came = link.next(&options.url) => {
+                if taken == 0 {
+                    ack_due.as_mut().reset(Instant::now() + ACK_AFTER);
+                }
+                // This one, and what has arrived already.
+                let mut next = Some(came);
+                while let Some(came) = next {
+                    let came = match came {
+                        Ok(came) => came,
+                        Err(lost) => return Some(lost),
+                    };
+                    if let Err(lost) = carrier.take(&mut link, &came).await {
+                        return Some(lost);
+                    }
+                    if !came.beside {
+                        (last, taken) = (came.delivery.delivery_tag, taken + 1);
+                    }
+                    next = if taken < ack_every { link.next(&options.url).now_or_never() } else { None };
+                }
+                if taken < ack_every {
+                    continue;
+                }
+            }
+            () = &mut ack_due, if taken > 0 => {}
+            () = carrier.next_tick() => {
+                if let Err(lost) = carrier.tick(&mut link).await {
+                    return Some(lost);
+                }
+                continue;
+            }
+            () = stop.cancelled() => {
+                carrier.leave(link, (taken > 0).then_some(last)).await;
+                return None;
+            }
+        }
+        if let Err(lost) = link.acknowledge(&options.url, last).await {
+            return Some(lost);
+        }
+        taken = 0;
+    }
+}

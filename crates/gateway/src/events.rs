@@ -1,0 +1,311 @@
+//! Everything worth telling an operator: one function for each notable event, which both logs and counts.
+//!
+//! Goes in: what happened. Comes out: log lines (tracing) and the metrics page. No bug numbers or client addresses ever
+//! become metric labels, and what a peer can cause at will is counted but logged at debug level only.
+
+use std::fmt::Display;
+
+use bugfeed_protocol::Cursor;
+use bugfeed_protocol::bus::BadMessage;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tracing::{debug, error, info, warn};
+
+use bugfeed_core::input::Tally;
+
+/// One label: which feed.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FeedLabel {
+    feed: String,
+}
+
+/// One label: why or which.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+type PerFeed = Family<FeedLabel, Counter>;
+type PerKind = Family<KindLabel, Counter>;
+
+/// The counters of one process.
+#[derive(Debug, Default)]
+pub struct Events {
+    registry: Registry,
+    changes: PerFeed,
+    repeated: PerFeed,
+    late: PerFeed,
+    missing: PerFeed,
+    gaps: PerFeed,
+    history_reads: PerFeed,
+    history_failed: PerFeed,
+    resumes: PerKind,
+    poison: PerFeed,
+    bus_up: Family<FeedLabel, Gauge>,
+    bus_lost: PerFeed,
+    feed_up: Family<FeedLabel, Gauge>,
+    heads: PerFeed,
+    connections: Gauge,
+    accepted: Counter,
+    refused_connections: PerKind,
+    ended: PerKind,
+    updates: PerKind,
+    hot: Hot,
+    lagged: Counter,
+    conflated: Counter,
+    refused_commands: Counter,
+}
+
+/// Counters of a family that are counted too often to look them up each time.
+#[derive(Debug, Default)]
+struct Hot {
+    live: Counter,
+    caught_up: Counter,
+}
+
+fn feed(name: &str) -> FeedLabel {
+    FeedLabel { feed: name.to_owned() }
+}
+
+impl Events {
+    /// All counters at zero, under names that start with `bugfeed_`.
+    pub fn new() -> Events {
+        let mut events = Events::default();
+        let mut registry = Registry::with_prefix("bugfeed");
+        let r = &mut registry;
+        r.register("changes", "Changes taken from the bus, each once", events.changes.clone());
+        r.register("changes_repeated", "Changes that came again and were dropped", events.repeated.clone());
+        r.register("changes_late", "Changes that came after later ones", events.late.clone());
+        r.register("changes_missing", "Numbers skipped when they should have come", events.missing.clone());
+        r.register("gaps", "Times continuity was lost and clients were told so", events.gaps.clone());
+        r.register("history_reads", "Times history was read to its end", events.history_reads.clone());
+        r.register("history_failed", "Times history could not be read", events.history_failed.clone());
+        r.register("resumes", "Resumes by verdict; gap counts notices too", events.resumes.clone());
+        r.register("messages_poison", "Messages on the bus that no change could be read from", events.poison.clone());
+        r.register("bus_up", "1 while connected to the bus", events.bus_up.clone());
+        r.register("bus_lost", "Connections to the bus that were lost", events.bus_lost.clone());
+        r.register("feed_up", "1 while changes can arrive on the feed", events.feed_up.clone());
+        r.register("heads", "Times a publisher said where it is", events.heads.clone());
+        r.register("connections", "Clients connected now", events.connections.clone());
+        r.register("connections_accepted", "Clients accepted so far", events.accepted.clone());
+        r.register("connections_refused", "Clients turned away, by reason", events.refused_connections.clone());
+        r.register("sessions_ended", "Sessions ended by the gateway, by reason", events.ended.clone());
+        r.register("updates_sent", "Updates written to clients, live or by a catch-up", events.updates.clone());
+        r.register("sessions_lagged", "Times a client's socket took no more", events.lagged.clone());
+        r.register(
+            "catch_ups_conflated",
+            "Catch-ups over the limit, cut to the newest change of each bug",
+            events.conflated.clone(),
+        );
+        r.register("commands_refused", "Commands answered with an error", events.refused_commands.clone());
+        events.registry = registry;
+        let updates = |kind| events.updates.get_or_create(&KindLabel { kind }).clone();
+        events.hot = Hot { live: updates("live"), caught_up: updates("catch_up") };
+        events
+    }
+
+    /// The metrics page, in the OpenMetrics text format.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail; a page cut short would be noticed by its reader.
+        let _ = text::encode(&mut page, &self.registry);
+        page
+    }
+
+    /// Counts the changes that a feed records in its replay cache.
+    pub fn changes(&self, name: &str) -> Counter {
+        self.changes.get_or_create(&feed(name)).clone()
+    }
+
+    /// A change that was known came again.
+    pub fn repeated(&self, name: &str) {
+        self.repeated.get_or_create(&feed(name)).inc();
+    }
+
+    /// A change came after later ones.
+    pub fn late(&self, name: &str) {
+        self.late.get_or_create(&feed(name)).inc();
+    }
+
+    /// Numbers are missing; history is asked for them.
+    pub fn hole(&self, name: &str, missing: Option<u64>, before: &impl Display) {
+        self.missing.get_or_create(&feed(name)).inc_by(missing.unwrap_or(1));
+        debug!(feed = name, missing, %before, "changes are missing; asking history");
+    }
+
+    /// Whether changes can arrive on a feed.
+    pub fn feed_is_up(&self, name: &str, up: bool) {
+        self.feed_up.get_or_create(&feed(name)).set(i64::from(up));
+    }
+
+    /// Nothing can arrive any more; `known`: it was said already that the connection is lost, or is not there yet.
+    pub fn feed_stopped(&self, name: &str, reason: &str, known: bool) {
+        if known {
+            debug!(feed = name, reason, "nothing can arrive on this feed");
+        } else {
+            warn!(feed = name, reason, "nothing can arrive on this feed");
+        }
+    }
+
+    /// Changes can arrive again.
+    pub fn feed_flows(&self, name: &str) {
+        info!(feed = name, "changes can arrive on this feed");
+    }
+
+    /// Something is odd with a feed that works.
+    pub fn feed_note(&self, name: &str, note: &str) {
+        warn!(feed = name, "{note}");
+    }
+
+    /// A publisher said where it is.
+    pub fn head_heard(&self, name: &str) {
+        self.heads.get_or_create(&feed(name)).inc();
+    }
+
+    /// Heads cannot be heard.
+    pub fn no_heads(&self, name: &str, reason: &impl Display) {
+        warn!(feed = name, %reason, "the publisher's heads cannot be heard; going on without, so that a silent feed is not noticed");
+    }
+
+    /// A head shows that changes are missing; they are looked for.
+    pub fn head_differs(&self, name: &str, head: &impl Display) {
+        warn!(feed = name, %head, "the publisher's head is not what came here; binding the queue anew, and asking history");
+    }
+
+    /// A feed cannot be served, and a person must mend it; the others go on.
+    pub fn feed_fault(&self, name: &str, reason: &impl Display) {
+        error!(feed = name, %reason, "this feed cannot be served; trying again from time to time");
+    }
+
+    /// History was read.
+    pub fn history_read(&self, name: &str, read: u64) {
+        self.history_reads.get_or_create(&feed(name)).inc();
+        info!(feed = name, read, "history read");
+    }
+
+    /// History cannot be had.
+    pub fn no_history(&self, name: &str, reason: &impl Display) {
+        self.history_failed.get_or_create(&feed(name)).inc();
+        warn!(feed = name, %reason, "no history; what came while this gateway was away is unknown here, and clients are told 'gap'");
+    }
+
+    /// Continuity was lost: a hole that could not be filled, or a new epoch.
+    /// The first of a minute is logged as a warning: two ledgers on one exchange make one after the other.
+    pub fn gap(&self, name: &str, cursor: Option<&Cursor>, quiet: bool) {
+        self.gaps.get_or_create(&feed(name)).inc();
+        let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
+        if quiet {
+            return debug!(feed = name, after, "continuity lost once more");
+        }
+        warn!(
+            feed = name,
+            after, "continuity lost: changes before this are missing or another ledger begins; clients are told 'gap'"
+        );
+    }
+
+    /// A number came again with another content: the ledger was set back or copied. `now`: not long ago, before anybody
+    /// was served here.
+    pub fn forked(&self, name: &str, number: &impl Display, quiet: bool) {
+        if quiet {
+            return debug!(feed = name, %number, "a number was given twice");
+        }
+        error!(
+            feed = name,
+            %number,
+            "this number was given before, to another change or in another history: the ledger was set back, or two shims \
+             work on copies of one; stop one, and `bugfeed-shim new-epoch --yes` begins a numbering that cannot be confused (more within a minute are \
+             only counted)"
+        );
+    }
+
+    /// A message was not understood. The text of the first of a minute is logged.
+    pub fn poison(&self, name: &str, body: &[u8], reason: &BadMessage, quiet: bool) {
+        self.poison.get_or_create(&feed(name)).inc();
+        let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        if quiet {
+            debug!(feed = name, %reason, start, "message not understood; dropped");
+        } else {
+            warn!(feed = name, %reason, start, "message not understood; dropped (more within a minute are only counted)");
+        }
+    }
+
+    /// The bus delivers.
+    pub fn bus_up(&self, name: &str, place: &str) {
+        self.bus_up.get_or_create(&feed(name)).set(1);
+        info!(feed = name, place, "connected to the bus");
+    }
+
+    /// The connection to the bus is gone; `first` of a row of failures is logged.
+    pub fn bus_down(&self, name: &str, reason: &impl Display, first: bool) {
+        if self.bus_up.get_or_create(&feed(name)).set(0) == 1 {
+            self.bus_lost.get_or_create(&feed(name)).inc();
+        }
+        if first {
+            warn!(feed = name, %reason, "no connection to the bus; clients stay connected, retrying until it is back");
+        } else {
+            debug!(feed = name, %reason, "still no connection to the bus");
+        }
+    }
+
+    /// A client is being served; call [`Events::disconnected`] when it is gone.
+    pub fn connected(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+    }
+
+    /// A client is gone.
+    pub fn disconnected(&self) {
+        self.connections.dec();
+    }
+
+    /// A client was turned away.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.refused_connections.get_or_create(&KindLabel { kind }).inc();
+        debug!(kind, "client turned away");
+    }
+
+    /// A peer broke a rule of the protocol and is closed.
+    pub fn peer_fault(&self, kind: &'static str, detail: &impl Display) {
+        self.ended.get_or_create(&KindLabel { kind }).inc();
+        debug!(kind, %detail, "closing a client that broke the protocol");
+    }
+
+    /// Accepting a connection failed. Peers can cause it, so it is said once a minute.
+    pub fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
+        self.refused_connections.get_or_create(&KindLabel { kind: "accept" }).inc();
+        if quiet {
+            return debug!(%error, "cannot accept a connection");
+        }
+        error!(%error, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
+    }
+
+    /// Adds what a shard did.
+    pub fn tally(&self, tally: &Tally) {
+        let count = |family: &PerKind, kind, by| {
+            if by > 0 {
+                family.get_or_create(&KindLabel { kind }).inc_by(by);
+            }
+        };
+        count(&self.ended, "silent", tally.silent);
+        count(&self.ended, "stalled", tally.stalled);
+        count(&self.ended, "unfinished", tally.unfinished);
+        count(&self.ended, "no_room", tally.no_room);
+        count(&self.resumes, "complete", tally.complete);
+        count(&self.resumes, "latest", tally.latest);
+        count(&self.resumes, "gap", tally.gaps);
+        for (counter, by) in [
+            (&self.hot.live, tally.live),
+            (&self.hot.caught_up, tally.caught_up),
+            (&self.lagged, tally.lagged),
+            (&self.conflated, tally.conflated),
+            (&self.refused_commands, tally.refused),
+        ] {
+            if by > 0 {
+                counter.inc_by(by);
+            }
+        }
+    }
+}

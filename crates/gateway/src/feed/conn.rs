@@ -1,0 +1,352 @@
+//! One connection: reads what its peer sends and hands it to the shard; the shard alone writes.
+//!
+//! Goes in: an upgraded TCP stream. Comes out: [`Input`]s for the connection's shard, one piece of work at a time: the
+//! next is read when the shard is done with the last, so a client that sends faster than it reads only waits.
+//!
+//! Most connections are idle most of the time, so this is where memory is saved: all that an idle one keeps is its
+//! [`Conn`] and a task of a few words; a [`Reader`] lives only while something is being read.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bugfeed_protocol::client::{self, Command, Refusal, errors};
+use bugfeed_protocol::close::Close;
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::read::{Fault, READS, Reader};
+use super::{Clock, Link, ShardInput};
+use crate::events::Events;
+use bugfeed_core::budget::Budgets;
+use bugfeed_core::frame;
+use bugfeed_core::input::{Input, Work};
+use bugfeed_core::shard::Peer;
+use bugfeed_core::subscriptions::Slot;
+
+/// After its close frame a connection is read from for at most this long, so that the peer gets to see the frame
+/// before a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection on which HTTP is done.
+#[derive(Debug)]
+pub struct Handover {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What was read behind the request.
+    pub rest: Bytes,
+    /// Counts the connection until it ends.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What all connections of a feed share.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Bugs a session may watch.
+    pub(super) max_bugs: usize,
+    /// The largest message a client may send, in bytes.
+    pub(super) message_bytes: usize,
+    /// How long it may take from its first byte to its last.
+    pub(super) message_timeout: Duration,
+    pub(super) budgets: Budgets,
+    pub(super) clock: Clock,
+    pub(super) events: Arc<Events>,
+}
+
+/// What a shard and a connection's task share.
+#[derive(Debug)]
+pub struct Conn {
+    stream: TcpStream,
+    shard: mpsc::Sender<ShardInput>,
+    common: Arc<Common>,
+    slot: AtomicU32,
+    flags: AtomicU8,
+    /// Of the connection's task.
+    waker: AtomicWaker,
+    heard_ms: AtomicU64,
+    /// Since when the rest of a message is waited for; 0 where none is.
+    begun_ms: AtomicU64,
+    _permit: OwnedSemaphorePermit,
+}
+
+const WANT_WRITABLE: u8 = 1;
+const READY: u8 = 2;
+const END: u8 = 4;
+
+impl Conn {
+    fn signal(&self, flag: u8) {
+        self.flags.fetch_or(flag, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    fn slot(&self) -> Slot {
+        self.slot.load(Ordering::Acquire)
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Something was read from the peer.
+    pub(super) fn heard(&self) {
+        self.heard_ms.store(self.common.clock.now_ms(), Ordering::Relaxed);
+    }
+
+    /// The rest of a message is waited for.
+    fn owes(&self) {
+        if self.begun_ms.load(Ordering::Relaxed) == 0 {
+            self.begun_ms.store(self.common.clock.now_ms().max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// It has come.
+    fn owes_nothing(&self) {
+        self.begun_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits where the shard's queue is full. Whether the shard still takes inputs.
+    async fn send(&self, input: ShardInput) -> bool {
+        match self.shard.try_send(input) {
+            Ok(()) => true,
+            // Boxed: an idle task shall not hold room for it.
+            Err(TrySendError::Full(input)) => Box::pin(self.shard.send(input)).await.is_ok(),
+            Err(TrySendError::Closed(_)) => false,
+        }
+    }
+}
+
+impl Peer for Conn {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
+    }
+
+    fn attached(&self, slot: Slot) {
+        self.slot.store(slot, Ordering::Release);
+        self.signal(READY);
+    }
+
+    fn want_writable(&self) {
+        self.signal(WANT_WRITABLE);
+    }
+
+    fn ready(&self) {
+        self.signal(READY);
+    }
+
+    fn end(&self) {
+        self.signal(END);
+    }
+
+    fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    fn begun_ms(&self) -> Option<u64> {
+        Some(self.begun_ms.load(Ordering::Relaxed)).filter(|&begun| begun > 0)
+    }
+}
+
+/// What a peer did.
+enum Heard {
+    Work(Work),
+    Nothing,
+    Gone,
+}
+
+/// Sets up what a shard and a connection's task share, and what was read already.
+pub(super) fn take_over(
+    handover: Handover,
+    shard: mpsc::Sender<ShardInput>,
+    common: Arc<Common>,
+) -> (Arc<Conn>, Option<Box<Reader>>) {
+    let Handover { stream, rest, permit } = handover;
+    let heard_ms = AtomicU64::new(common.clock.now_ms());
+    let conn = Arc::new(Conn {
+        stream,
+        shard,
+        common,
+        slot: AtomicU32::new(0),
+        flags: AtomicU8::new(0),
+        waker: AtomicWaker::new(),
+        heard_ms,
+        begun_ms: AtomicU64::new(0),
+        _permit: permit,
+    });
+    // `rest` holds on to the whole buffer that the handshake was read into: it must not outlive this function.
+    let reader = (!rest.is_empty()).then(|| Box::new(Reader::new(&rest, &conn.common)));
+    (conn, reader)
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve(conn: Arc<Conn>, reader: Option<Box<Reader>>) {
+    conn.common.events.connected();
+    // A shard that is gone means that the process shuts down.
+    if conn.send(Input::Attach(Link::Socket(Arc::clone(&conn)))).await {
+        talk(&conn, reader).await;
+        Box::pin(linger(&conn)).await;
+        conn.send(Input::Detach(conn.slot())).await;
+    }
+    conn.common.events.disconnected();
+}
+
+async fn talk(conn: &Arc<Conn>, mut reader: Option<Box<Reader>>) {
+    // Busy until the shard has attached the connection, and again with each piece of work.
+    let mut busy = true;
+    let mut want_writable = false;
+    loop {
+        let input = poll_fn(|cx| next(conn, &mut reader, &mut busy, &mut want_writable, cx)).await;
+        let Some(input) = input else { return };
+        if !conn.send(input).await {
+            return;
+        }
+    }
+}
+
+/// What the connection has for its shard next; none where it is over.
+fn next(
+    conn: &Arc<Conn>,
+    reader: &mut Option<Box<Reader>>,
+    busy: &mut bool,
+    want_writable: &mut bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<ShardInput>> {
+    conn.waker.register(cx.waker());
+    let flags = conn.flags.swap(0, Ordering::AcqRel);
+    if flags & END != 0 {
+        return Poll::Ready(None);
+    }
+    *busy &= flags & READY == 0;
+    *want_writable |= flags & WANT_WRITABLE != 0;
+    // An error shows at the next write.
+    if *want_writable && conn.stream.poll_write_ready(cx).is_ready() {
+        *want_writable = false;
+        return Poll::Ready(Some(Input::Writable(conn.slot())));
+    }
+    let mut reads = READS;
+    while !*busy {
+        if reader.is_none() && conn.stream.poll_read_ready(cx).is_pending() {
+            break;
+        }
+        let reading = reader.get_or_insert_with(|| Box::new(Reader::new(&[], &conn.common)));
+        match reading.poll(conn, &mut reads, cx) {
+            Poll::Ready(message) => {
+                // What comes between the frames of a message does not end it.
+                if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {
+                    conn.owes_nothing();
+                }
+                match heard(message, &conn.common) {
+                    Heard::Work(work) => {
+                        *busy = true;
+                        return Poll::Ready(Some(Input::Work(conn.slot(), work)));
+                    }
+                    // A flood of such messages must not keep others of this thread from their turn.
+                    Heard::Nothing => ready!(tokio::task::coop::poll_proceed(cx)).made_progress(),
+                    Heard::Gone => return Poll::Ready(None),
+                }
+            }
+            Poll::Pending => {
+                let idle = reading.is_idle();
+                if idle {
+                    conn.owes_nothing();
+                    *reader = None;
+                } else {
+                    conn.owes();
+                }
+                if reads == 0 {
+                    // It is the turn of others of this thread.
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                if !idle {
+                    break;
+                }
+                // Once more around, to wait for the socket.
+            }
+        }
+    }
+    Poll::Pending
+}
+
+/// Reads a command. More bugs than a session may have are refused here: a command may have to wait in memory.
+fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
+    let command = client::parse(text)?;
+    match &command {
+        Command::Subscribe { bugs, .. } | Command::Unsubscribe { bugs } if bugs.len() > max_bugs => {
+            Err(Refusal { command: Some(command.name().to_owned()), error: errors::TOO_MANY })
+        }
+        _ => Ok(command),
+    }
+}
+
+fn heard(message: Result<Message, Fault>, common: &Common) -> Heard {
+    let events = &common.events;
+    let close = match message {
+        Ok(Message::Text(text)) => return Heard::Work(Work::Command(command(&text, common.max_bugs))),
+        Ok(Message::Ping(payload)) => return Heard::Work(Work::Write(frame::pong(&payload))),
+        Ok(Message::Pong(_) | Message::Frame(_)) => return Heard::Nothing,
+        Ok(Message::Close(_)) => Close::Normal,
+        Ok(Message::Binary(_)) => {
+            events.peer_fault("binary", &"a binary message");
+            Close::Unsupported
+        }
+        Err(Fault::Fragments) => {
+            events.peer_fault("fragments", &"a message in too many pieces");
+            Close::Fragments
+        }
+        Err(Fault::NoRoom) => {
+            events.peer_fault("no_room", &"unfinished messages take all that they may");
+            Close::NoRoom
+        }
+        Err(Fault::Error(error)) => match fault(&error) {
+            Some((kind, close)) => {
+                events.peer_fault(kind, &error);
+                close
+            }
+            None => return Heard::Gone,
+        },
+    };
+    Heard::Work(Work::Close(close))
+}
+
+/// What a fault of the peer is called and answered with; none where the connection is just gone.
+fn fault(error: &Error) -> Option<(&'static str, Close)> {
+    use tokio_tungstenite::tungstenite::error::ProtocolError;
+    match error {
+        Error::Capacity(_) => Some(("too_big", Close::TooBig)),
+        Error::Utf8(_) => Some(("not_utf8", Close::InvalidText)),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(("protocol", Close::Protocol)),
+        _ => None,
+    }
+}
+
+/// Says that nothing more will be written, and reads on for a moment, so that what was written arrives.
+async fn linger(conn: &Conn) {
+    if socket2::SockRef::from(&conn.stream).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let drain = async {
+        let mut scratch = [0; 4096];
+        while conn.stream.readable().await.is_ok() {
+            match conn.stream.try_read(&mut scratch) {
+                Ok(0) => return,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => tokio::task::consume_budget().await,
+            }
+        }
+    };
+    // Whether it ended by itself or by the clock makes no difference.
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

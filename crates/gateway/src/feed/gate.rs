@@ -1,0 +1,116 @@
+//! The door of a feed: shut until the feed is current for the first time.
+//!
+//! Goes in: each shard's word that it has worked off everything up to there. Comes out: whether clients may come in. A client
+//! that came earlier would be sent, as if it had just happened, what a gateway that starts reads from history.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::watch;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Shut,
+    Open,
+    /// The gateway goes away before it was ever open.
+    Left,
+}
+
+/// Opens once, when all shards have said so.
+#[derive(Debug)]
+pub(super) struct Gate {
+    shards: AtomicUsize,
+    door: watch::Sender<Door>,
+}
+
+impl Gate {
+    /// A shut one.
+    pub(super) fn new(shards: usize) -> Gate {
+        Gate { shards: AtomicUsize::new(shards), door: watch::Sender::new(Door::Shut) }
+    }
+
+    /// One more shard is current; each says it once.
+    pub(super) fn shard_is_current(&self) {
+        if self.shards.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.turn(Door::Open);
+        }
+    }
+
+    /// Whoever waits shall go: the gateway stops.
+    pub(super) fn leave(&self) {
+        self.turn(Door::Left);
+    }
+
+    fn turn(&self, to: Door) {
+        self.door.send_if_modified(|door| {
+            let shut = *door == Door::Shut;
+            if shut {
+                *door = to;
+            }
+            shut
+        });
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        *self.door.borrow() == Door::Shut
+    }
+
+    /// Waits until it is open; false where it never will be.
+    pub(super) async fn opened(&self) -> bool {
+        let mut door = self.door.subscribe();
+        let opened = door.wait_for(|door| *door != Door::Shut).await;
+        opened.is_ok_and(|door| *door == Door::Open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::feed::{Budgets, Clock, FeedOptions, feed};
+    use bugfeed_core::input::SessionLimits;
+    use bugfeed_core::replay::ReplayLimits;
+
+    /// What was read from history may still wait in a shard's queue.
+    #[tokio::test]
+    async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
+        let options = FeedOptions {
+            shards: 2,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        let mut shards = parts.shards.into_iter();
+        let stop = CancellationToken::new();
+        let first = tokio::spawn(shards.next().unwrap().run(stop.clone()));
+        parts.ingest.current(true).await;
+        while parts.feed.gate.shards.load(Ordering::Relaxed) > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(parts.feed.is_shut() && parts.feed.opened().now_or_never().is_none());
+        let second = tokio::spawn(shards.next().unwrap().run(stop.clone()));
+        assert!(parts.feed.opened().await);
+        // An outage does not shut it again.
+        parts.ingest.current(false).await;
+        parts.ingest.current(true).await;
+        parts.feed.gate.leave();
+        assert!(!parts.feed.is_shut() && parts.feed.opened().await);
+        stop.cancel();
+        first.await.unwrap();
+        second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_let_go_when_the_gateway_stops() {
+        let gate = Gate::new(1);
+        assert!(gate.opened().now_or_never().is_none());
+        gate.leave();
+        gate.shard_is_current();
+        assert!(!gate.opened().await);
+    }
+}

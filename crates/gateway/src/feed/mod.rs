@@ -1,0 +1,307 @@
+//! One feed of a gateway: the replay cache, the one ingest that fills it, and the shards that own its sessions.
+//!
+//! Goes in: messages from the bus (through [`Ingest`]) and connections (through [`Feed::attach`]). The order that makes
+//! attach and publish race-free: a change is first recorded in the replay cache, then put into every shard's queue;
+//! commands of clients go through the same queue.
+
+mod conn;
+mod gate;
+mod ingest;
+mod line;
+mod link;
+mod read;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use bugfeed_protocol::client::Command;
+use conn::Common;
+pub use conn::{Conn, Handover};
+use gate::Gate;
+pub use ingest::{Came, Hole, Ingest, ticks};
+pub use line::{Line, Messages};
+pub use link::Link;
+
+use crate::events::Events;
+use bugfeed_core::budget::{Budgets, Share};
+use bugfeed_core::input::{About, Input, SessionLimits};
+use bugfeed_core::replay::{ReplayLimits, replay};
+use bugfeed_core::shard::Shard;
+
+type ShardInput = Input<Link>;
+
+/// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
+/// commands too.
+const SHARD_QUEUE: usize = 4096;
+
+/// Sessions that are written to before it is the turn of others on the same thread.
+const TURN: usize = 256;
+
+/// Milliseconds since the process began to serve; never falls.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts at 0.
+    pub fn start() -> Clock {
+        Clock(Instant::now())
+    }
+
+    /// The time since then.
+    pub fn now_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How feeds are set up.
+#[derive(Clone, Debug)]
+pub struct FeedOptions {
+    /// Shards of each feed; each is one task that owns a part of the sessions.
+    pub shards: usize,
+    /// What the replay cache keeps.
+    pub replay: ReplayLimits,
+    /// Bounds on one session.
+    pub session: SessionLimits,
+    /// Bounds on all sessions together, shared by the feeds of a process.
+    pub budgets: Budgets,
+}
+
+/// What one feed needs to serve connections.
+#[derive(Debug)]
+pub struct Feed {
+    /// The name in the path, `default` for `/`.
+    pub name: String,
+    shards: Vec<mpsc::Sender<ShardInput>>,
+    next: AtomicUsize,
+    common: Arc<Common>,
+    /// Another for each process and feed.
+    born: u32,
+    breaks: Breaks,
+    gate: Arc<Gate>,
+}
+
+/// What a feed runs on: spawn [`ShardTask::run`] for each, and give the ingest to the bus.
+#[derive(Debug)]
+pub struct FeedParts {
+    /// Takes connections.
+    pub feed: Arc<Feed>,
+    /// Takes changes.
+    pub ingest: Ingest,
+    /// The shards, yet to be spawned.
+    pub shards: Vec<ShardTask>,
+}
+
+/// Sets up a feed; nothing runs yet.
+pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events>) -> FeedParts {
+    let (recorder, cache) = replay(options.replay);
+    let about = About { version: bugfeed_runtime::VERSION.into(), feed: name.into() };
+    let gate = Arc::new(Gate::new(options.shards.max(1)));
+    let (senders, shards) = (0..options.shards.max(1))
+        .map(|_| {
+            let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
+            let task = ShardTask {
+                shard: Shard::new(Arc::clone(&cache), options.session, about.clone())
+                    .within(Arc::clone(&options.budgets.subscriptions)),
+                inputs,
+                tick: tick_of(&options.session),
+                clock,
+                events: Arc::clone(events),
+                gate: Some(Arc::clone(&gate)),
+            };
+            (sender, task)
+        })
+        .collect::<(Vec<_>, Vec<_>)>();
+    let breaks = Breaks::default();
+    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events), breaks.clone());
+    let feed = Feed {
+        name: name.to_owned(),
+        shards: senders,
+        next: AtomicUsize::new(0),
+        born: rand::random(),
+        breaks,
+        common: Arc::new(Common {
+            max_bugs: options.session.subscriptions,
+            message_bytes: options.session.message_bytes,
+            message_timeout: Duration::from_millis(options.session.message_timeout_ms),
+            budgets: options.budgets.clone(),
+            clock,
+            events: Arc::clone(events),
+        }),
+        gate,
+    };
+    FeedParts { feed: Arc::new(feed), ingest, shards }
+}
+
+/// Counts the breaks in a feed's continuity.
+#[derive(Clone, Debug, Default)]
+struct Breaks(Arc<AtomicU64>);
+
+impl Breaks {
+    /// Before the first session is told of one, and when all that come from now on come after it: a mark taken in between
+    /// holds neither before nor after.
+    fn step(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// How often a shard looks for what is due while it closes its sessions.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+/// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 250 ms.
+fn tick_of(limits: &SessionLimits) -> Duration {
+    let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
+    let shortest = shortest.min(limits.message_timeout_ms);
+    Duration::from_millis((shortest / 4).clamp(10, 250))
+}
+
+impl Feed {
+    /// The shard whose turn it is.
+    fn next_shard(&self) -> mpsc::Sender<ShardInput> {
+        self.shards[self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len()].clone()
+    }
+
+    /// Serves one connection until it ends. `tracker` is told of it.
+    pub fn attach(&self, handover: Handover, tracker: &TaskTracker) {
+        let (conn, reader) = conn::take_over(handover, self.next_shard(), Arc::clone(&self.common));
+        tracker.spawn(conn::serve(conn, reader));
+    }
+
+    /// Begins a session whose messages are taken in this process, and asks it for something. `tracker` is told of it.
+    pub fn open(&self, commands: impl IntoIterator<Item = Command>, tracker: &TaskTracker) -> Messages {
+        let line = Arc::new(Line::default());
+        let messages = Messages::new(&line);
+        commands.into_iter().for_each(|command| messages.ask(command));
+        tracker.spawn(line::serve(line, self.next_shard(), Arc::clone(&self.common)));
+        messages
+    }
+
+    /// Whether it is too early for clients: the feed was not current yet, and what was published long ago would come to
+    /// them as if it were new.
+    pub fn is_shut(&self) -> bool {
+        self.gate.is_shut()
+    }
+
+    /// Waits until clients may come; false where the gateway stops before.
+    pub async fn opened(&self) -> bool {
+        self.gate.opened().await
+    }
+
+    /// Bugs a session may watch.
+    pub fn max_bugs(&self) -> usize {
+        self.common.max_bugs
+    }
+
+    /// The largest message a client may send, in bytes.
+    pub fn message_bytes(&self) -> usize {
+        self.common.message_bytes
+    }
+
+    /// Where this gateway stands as long as it knows no number: the same text as long as there was no break in between. For
+    /// who asks again and again, to know what is no news.
+    pub fn mark(&self) -> String {
+        format!("{:x}-{}", self.born, self.breaks.0.load(Ordering::Acquire))
+    }
+
+    /// How long a message may take from its first byte to its last.
+    pub fn message_timeout(&self) -> Duration {
+        self.common.message_timeout
+    }
+
+    /// A share of what all messages that were begun may take, for one that comes another way.
+    pub fn share(&self) -> Share {
+        Share::of(&self.common.budgets.message_bytes)
+    }
+
+    /// Counts a request that is refused for want of room.
+    pub fn turned_away(&self, kind: &'static str) {
+        self.common.events.turned_away(kind);
+    }
+
+    /// Closes every session with "gateway restarts", spread over this time.
+    pub async fn drain(&self, window: Duration) {
+        self.gate.leave();
+        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        for shard in &self.shards {
+            // A shard that is gone has no sessions.
+            let _ = shard.send(Input::Drain { window_ms }).await;
+        }
+    }
+}
+
+/// One shard and its queue.
+#[derive(Debug)]
+pub struct ShardTask {
+    shard: Shard<Link>,
+    inputs: mpsc::Receiver<ShardInput>,
+    tick: Duration,
+    clock: Clock,
+    events: Arc<Events>,
+    /// To be told when this shard is current for the first time.
+    gate: Option<Arc<Gate>>,
+}
+
+impl ShardTask {
+    /// Processes inputs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut batch = Vec::with_capacity(64);
+        loop {
+            tokio::select! {
+                received = self.inputs.recv_many(&mut batch, 64) => {
+                    if received == 0 {
+                        return;
+                    }
+                    if self.work_off(&mut batch).await {
+                        ticks = tokio::time::interval(DRAIN_TICK);
+                    }
+                }
+                _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
+                () = stop.cancelled() => return,
+            }
+            self.count();
+        }
+    }
+
+    /// Adds to the counters what was done since the last time; how many updates were written.
+    fn count(&mut self) -> u64 {
+        let tally = self.shard.take_tally();
+        self.events.tally(&tally);
+        tally.live + tally.caught_up
+    }
+
+    /// Writes what is staged, and lets the others of this thread have their turn in between.
+    async fn flush(&mut self) {
+        while !self.shard.flush(TURN) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether the shard was told to drain.
+    async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
+        let mut drains = false;
+        for input in batch.drain(..) {
+            if matches!(input, Input::Update(_)) {
+                self.shard.take(input);
+                continue;
+            }
+            drains |= matches!(input, Input::Drain { .. });
+            let current = matches!(input, Input::Current(true));
+            self.flush().await;
+            self.shard.take(input);
+            if let Some(gate) = self.gate.take_if(|_| current) {
+                gate.shard_is_current();
+            }
+            if self.count() >= TURN as u64 {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.flush().await;
+        drains
+    }
+}

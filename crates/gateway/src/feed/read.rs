@@ -1,0 +1,263 @@
+//! Reading from a WebSocket peer.
+//!
+//! tungstenite reads (frames, masks, fragments, UTF-8, limits); what it would write is thrown away, since the shard
+//! answers pings and closes itself. A reader takes about 1.5 KB, so one that is between two messages is let go of:
+//! nothing is in it that the next one would need. [`Boundary`] knows when that is.
+//!
+//! A peer may send as fast as it likes, and what it sends may never become a message: reading is bounded for each turn,
+//! and so are the pieces of a message, and what unfinished messages take together.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::conn::{Common, Conn};
+use bugfeed_core::budget::Share;
+
+/// Most messages of clients fit.
+const BUFFER: usize = 1024;
+
+/// Reads of at most [`BUFFER`] bytes in one turn of a connection: then others of its thread have theirs. Some 2,700 of the
+/// smallest frames.
+pub(super) const READS: u32 = 16;
+
+/// Frames of one message before its last. Libraries send a command in one frame, or in some kilobytes each.
+const FRAGMENTS: u32 = 1024;
+
+/// What a reader itself takes, without the message, in bytes.
+const READER: usize = 2560;
+
+/// Why nothing more is read from a peer.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// tungstenite says so.
+    Error(Error),
+    /// A message in too many pieces.
+    Fragments,
+    /// Unfinished messages take all that they may.
+    NoRoom,
+}
+
+/// What is needed while a peer's message comes in.
+#[derive(Debug)]
+pub(super) struct Reader {
+    context: WebSocketContext,
+    boundary: Boundary,
+    /// What the message takes, once it has to be waited for.
+    share: Share,
+}
+
+impl Reader {
+    /// Reads messages within these bounds; `rest` was read already.
+    pub(super) fn new(rest: &[u8], common: &Common) -> Reader {
+        let message_bytes = common.message_bytes;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .max_message_size(Some(message_bytes))
+            .max_frame_size(Some(message_bytes));
+        let mut boundary = Boundary::default();
+        boundary.follow(rest);
+        let context = WebSocketContext::from_partially_read(rest.to_vec(), Role::Server, Some(config));
+        Reader { context, boundary, share: Share::of(&common.budgets.message_bytes) }
+    }
+
+    /// The next message, with at most `reads` reads, which are counted down. When it is pending, `conn`'s socket wakes the
+    /// task, unless no reads are left, or [`Reader::is_idle`]: then only a new call of this, or of the socket's own
+    /// `poll_read_ready`, sees to that.
+    pub(super) fn poll(&mut self, conn: &Conn, reads: &mut u32, cx: &mut Context<'_>) -> Poll<Result<Message, Fault>> {
+        loop {
+            match self.context.read(&mut ReadSide { conn, boundary: &mut self.boundary, reads }) {
+                Err(_) if self.boundary.fragments > FRAGMENTS => return Poll::Ready(Err(Fault::Fragments)),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.is_idle() {
+                        return Poll::Pending;
+                    }
+                    if !self.share.grow_to(READER + self.boundary.unfinished) {
+                        return Poll::Ready(Err(Fault::NoRoom));
+                    }
+                    if *reads == 0 {
+                        return Poll::Pending;
+                    }
+                    if let Err(error) = ready!(conn.stream().poll_read_ready(cx)) {
+                        return Poll::Ready(Err(Fault::Error(Error::Io(error))));
+                    }
+                }
+                Err(error) => return Poll::Ready(Err(Fault::Error(error))),
+                Ok(message) => return Poll::Ready(Ok(message)),
+            }
+        }
+    }
+
+    /// Whether nothing was read that has not been given out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.boundary.is_between_messages()
+    }
+
+    /// Whether a message was begun whose last frame has not come.
+    pub(super) fn is_within_fragments(&self) -> bool {
+        self.boundary.fragmented
+    }
+}
+
+/// The socket as tungstenite sees it.
+struct ReadSide<'a> {
+    conn: &'a Conn,
+    boundary: &'a mut Boundary,
+    reads: &'a mut u32,
+}
+
+impl io::Read for ReadSide<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.boundary.fragments > FRAGMENTS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let Some(left) = self.reads.checked_sub(1) else { return Err(io::ErrorKind::WouldBlock.into()) };
+        *self.reads = left;
+        let read = self.conn.stream().try_read(buf)?;
+        self.conn.heard();
+        self.boundary.follow(&buf[..read]);
+        Ok(read)
+    }
+}
+
+impl io::Write for ReadSide<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Follows the bytes of a peer from frame to frame (RFC 6455 §5.2), to know whether the last one ended a message. It
+/// judges nothing: where the bytes are no frames, tungstenite says so and the connection ends.
+#[derive(Debug, Default)]
+struct Boundary {
+    /// The part of a frame's header that has come, of at most 14 bytes.
+    header: [u8; 14],
+    held: usize,
+    /// Bytes of the frame's payload still to come.
+    payload: u64,
+    /// A message was begun and its last frame has not come.
+    fragmented: bool,
+    /// The frame whose payload comes is a control frame, which is of no message.
+    control: bool,
+    /// Frames of the message that has begun, without its last. Stays where it is once they are too many.
+    fragments: u32,
+    /// Bytes of the message that has begun.
+    unfinished: usize,
+}
+
+impl Boundary {
+    fn is_between_messages(&self) -> bool {
+        self.held == 0 && self.payload == 0 && !self.fragmented
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) {
+        loop {
+            let skip = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
+            self.payload -= skip as u64;
+            if !self.control {
+                self.unfinished = self.unfinished.saturating_add(skip);
+            }
+            bytes = &bytes[skip..];
+            if self.is_between_messages() {
+                self.unfinished = 0;
+                self.fragments = if self.fragments > FRAGMENTS { self.fragments } else { 0 };
+            }
+            let Some((&first, rest)) = bytes.split_first() else { return };
+            self.header[self.held] = first;
+            self.held += 1;
+            bytes = rest;
+            if let Some(payload) = self.frame() {
+                self.payload = payload;
+                self.held = 0;
+                let (last, control) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 != 0);
+                self.control = control;
+                if !control {
+                    self.fragmented = !last;
+                    self.fragments = self.fragments.saturating_add(u32::from(!last));
+                }
+            }
+        }
+    }
+
+    /// The length of the payload, once the header is whole.
+    fn frame(&self) -> Option<u64> {
+        let header = &self.header[..self.held];
+        let (short, mask) = match header {
+            [_, second, ..] => (second & 0x7F, if second & 0x80 != 0 { 4 } else { 0 }),
+            _ => return None,
+        };
+        let extended = match short {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        if header.len() < 2 + extended + mask {
+            return None;
+        }
+        let long = header[2..2 + extended].iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        Some(if extended == 0 { u64::from(short) } else { long })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng as _, SeedableRng as _};
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+    use super::*;
+
+    /// Frames as clients send them, cut anywhere: between two messages exactly at the end of each message.
+    #[test]
+    fn the_ends_of_messages_are_known_wherever_the_bytes_are_cut() {
+        for seed in 0..300 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+            let mut within = false;
+            for _ in 0..random.random_range(1..12) {
+                let len = [0, 5, 125, 126, 127, 65_535, 65_536][random.random_range(0..7)];
+                let control = random.random_bool(0.3);
+                let last = control || random.random_bool(0.6);
+                let data = if within { Data::Continue } else { Data::Text };
+                let mut frame = match control {
+                    true => Frame::ping(vec![b'x'; len.min(125)]),
+                    false => Frame::message(vec![b'x'; len], OpCode::Data(data), last),
+                };
+                frame.header_mut().mask = Some(random.random());
+                frame.format(&mut bytes).unwrap();
+                within = if control { within } else { !last };
+                if !within {
+                    ends.push(bytes.len());
+                }
+            }
+            let mut boundary = Boundary::default();
+            let mut at = 0;
+            while at < bytes.len() {
+                let most = if random.random_bool(0.5) { 4 } else { 100_000 };
+                let next = (at + random.random_range(1..most)).min(bytes.len());
+                boundary.follow(&bytes[at..next]);
+                at = next;
+                assert_eq!(boundary.is_between_messages(), ends.contains(&at), "seed {seed}, byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange() {
+        let mut random = SmallRng::seed_from_u64(1);
+        for _ in 0..2000 {
+            let mut boundary = Boundary::default();
+            for _ in 0..10 {
+                let bytes: Vec<u8> = (0..random.random_range(0..40)).map(|_| random.random()).collect();
+                boundary.follow(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether this process can do its work, part by part and feed by feed: what `/readyz` answers.
+//!
+//! Goes in: each part's word on itself, and each feed's. Comes out: "ready" or not, and the reasons. One feed that is down
+//! does not take the others along: a gateway is ready when any of its feeds can be served.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// The parts' words, shared. Cloning shares.
+#[derive(Clone, Default)]
+pub struct Health {
+    words: Arc<Mutex<Words>>,
+    /// Another role's word, which keeps its own books.
+    other: Option<Word>,
+}
+
+type Word = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Health").field("words", &self.words).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    down: BTreeMap<String, String>,
+    feeds: BTreeMap<String, FeedWord>,
+}
+
+#[derive(Debug)]
+struct FeedWord {
+    state: FeedState,
+    notes: Vec<String>,
+}
+
+/// What a feed says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    /// It is not yet known whether it can be served: wait for it.
+    Starting(String),
+    /// It is served.
+    Up,
+    /// It cannot be served, for this reason.
+    Down(String),
+}
+
+/// What `/readyz` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whether clients are to be sent here.
+    pub ready: bool,
+    /// One line for each thing that is not as it should be.
+    pub lines: Vec<String>,
+}
+
+impl Health {
+    /// A process whose parts have not said anything is ready.
+    pub fn new() -> Health {
+        Health::default()
+    }
+
+    /// Like [`Health::new`], and another role of the process has a word too: the reason why it cannot do its work.
+    pub fn with(other: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Health {
+        Health { other: Some(Arc::new(other)), ..Health::default() }
+    }
+
+    /// The part cannot do its work; `reason` is for people.
+    pub fn down(&self, part: &str, reason: impl Into<String>) {
+        self.words().down.insert(part.to_owned(), reason.into());
+    }
+
+    /// The part works.
+    pub fn up(&self, part: &str) {
+        self.words().down.remove(part);
+    }
+
+    /// A feed is to be served, and has not begun. To be said before anybody may ask.
+    pub fn feed(&self, name: &str) -> FeedHealth {
+        let health = FeedHealth { health: self.clone(), name: name.to_owned() };
+        health.set(FeedState::Starting("not yet connected".to_owned()), Vec::new());
+        health
+    }
+
+    /// Whether this process is ready, and what is not as it should be.
+    pub fn report(&self) -> Report {
+        let words = self.words();
+        let mut lines: Vec<_> = words.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        lines.extend(self.other.as_ref().and_then(|other| other().err()));
+        let feeds = || words.feeds.values().map(|word| &word.state);
+        let ready = lines.is_empty()
+            && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
+            && (words.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
+        for (name, word) in &words.feeds {
+            let reason = match &word.state {
+                FeedState::Up => None,
+                FeedState::Starting(reason) | FeedState::Down(reason) => Some(reason),
+            };
+            lines.extend(reason.into_iter().chain(&word.notes).map(|text| format!("feed {name}: {text}")));
+        }
+        Report { ready, lines }
+    }
+
+    fn words(&self) -> std::sync::MutexGuard<'_, Words> {
+        self.words.lock().expect("nobody panics holding it")
+    }
+}
+
+/// One feed's word.
+#[derive(Clone, Debug)]
+pub struct FeedHealth {
+    health: Health,
+    name: String,
+}
+
+impl FeedHealth {
+    /// How the feed is, and what people should know beside that.
+    pub fn set(&self, state: FeedState, notes: Vec<String>) {
+        self.health.words().feeds.insert(self.name.clone(), FeedWord { state, notes });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_no_part_complains() {
+        let health = Health::new();
+        assert_eq!(health.report(), Report { ready: true, lines: Vec::new() });
+        health.down("gateway", "shutting down");
+        health.clone().down("relay", "no table");
+        health.down("gateway", "still shutting down");
+        let report = health.report();
+        assert_eq!(
+            (report.ready, report.lines),
+            (false, vec!["gateway: still shutting down".into(), "relay: no table".into()])
+        );
+        health.up("gateway");
+        health.up("relay");
+        health.up("relay");
+        assert!(health.report().ready);
+    }
+
+    /// Nobody may be told that all is well before the feeds have had their say.
+    #[test]
+    fn ready_when_some_feed_is_served_and_none_is_awaited() {
+        let health = Health::new();
+        let (one, two) = (health.feed("one"), health.feed("two"));
+        assert_eq!(health.report().lines, ["feed one: not yet connected", "feed two: not yet connected"]);
+        assert!(!health.report().ready);
+        one.set(FeedState::Up, vec!["nobody was heard".to_owned()]);
+        assert!(!health.report().ready, "the other one may be served in a moment");
+        two.set(FeedState::Down("no broker".to_owned()), Vec::new());
+        let report = health.report();
+        assert_eq!(
+            (report.ready, report.lines),
+            (true, vec!["feed one: nobody was heard".into(), "feed two: no broker".into()])
+        );
+        one.set(FeedState::Down("no broker".to_owned()), Vec::new());
+        assert!(!health.report().ready);
+        two.set(FeedState::Up, Vec::new());
+        assert!(health.report().ready);
+        health.down("gateway", "shutting down");
+        assert!(!health.report().ready);
+    }
+}

@@ -1,0 +1,397 @@
+//! `GET /changes`: what changed since a cursor, at once or as soon as something does; for curl and cron.
+//!
+//! Goes in: a query. Comes out: one JSON object. Each request is a session of its own, which ends with the answer; the
+//! cursor in the answer is where the next one begins.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
+use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume};
+use bugfeed_protocol::{BugId, Change, Cursor, When};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::query::{self, Query};
+use crate::feed::{Feed, Messages};
+
+/// An answer is full with so many changes: its cursor says where the next one goes on.
+const FULL: usize = 1000;
+
+/// How long a client's word that it has seen more than this gateway may stand, before it is told of a gap: a little more
+/// than a session takes to judge it.
+const AHEAD: Duration = Duration::from_secs(6);
+
+/// How long an answer is kept back, for more to come, that tells only of what came late: such changes move no cursor, so who
+/// asks again is told of them again, as fast as it asks.
+const LATE: Duration = Duration::from_secs(5);
+
+/// How long a session may take to say how things stand.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Answers a request.
+pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
+    if request.method() == Method::HEAD {
+        return Json(()).into_response();
+    }
+    let mut query = match query::read(feed, request).await {
+        Ok(query) => query,
+        Err(refusal) => return *refusal,
+    };
+    if feed.is_shut() {
+        return query::not_ready();
+    }
+    let mark = feed.mark();
+    // Told by this gateway when it knew no number either: it begins where that answer ended.
+    let goes_on = query.mark.as_deref() == Some(&mark);
+    let asked = if goes_on { query.resume.take() } else { query.resume.clone() };
+    // The reply to the last one says that everything before it has come, and where that is.
+    let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
+    let messages = feed.open(commands, tracker);
+    let mut poll = Poll {
+        messages,
+        feed,
+        mark,
+        goes_on,
+        answer: Answer::default(),
+        told: false,
+        head: None,
+        where_asked: 1,
+        leaving: false,
+    };
+    poll.collect(&query).await;
+    poll.respond(asked.as_ref())
+}
+
+/// Changes nothing; the reply tells the session's cursor.
+fn whereabouts() -> Command {
+    Command::Unsubscribe { bugs: Vec::new() }
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Answer {
+    changes: Vec<Change>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    /// Of a gap that was told to many: over how long they spread their questions to the tracker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread_ms: Option<u64>,
+    /// "paused" while nothing can arrive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    cursor: Option<String>,
+}
+
+struct Poll<'a> {
+    messages: Messages,
+    feed: &'a Feed,
+    /// The feed's, before the session began or when it was last told of a gap.
+    mark: String,
+    /// The client was told how things stand before this gateway knew any number.
+    goes_on: bool,
+    answer: Answer,
+    /// The reply to subscribe has come.
+    told: bool,
+    /// The head of the feed when the session began.
+    head: Option<String>,
+    /// Questions for the session's cursor that are not answered yet.
+    where_asked: usize,
+    /// The gateway goes away, or the session has ended.
+    leaving: bool,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    command: String,
+    bug: Option<BugId>,
+    when: Option<When>,
+    cursor: Option<String>,
+    replay: Option<String>,
+    retry_after_ms: Option<u64>,
+    spread_ms: Option<u64>,
+    state: Option<String>,
+}
+
+impl Poll<'_> {
+    /// Takes messages until there is an answer.
+    async fn collect(&mut self, query: &Query) {
+        let begun = Instant::now();
+        // First what there is already.
+        self.catch_up(query).await;
+        if !self.answer.changes.is_empty() && !self.has_moved(query) {
+            let until = begun + query.wait.min(LATE);
+            while !self.leaving && !self.has_moved(query) && self.take(until).await {}
+            self.look_again(query).await;
+        }
+        let wait = if self.is_ahead(query) { query.wait.max(AHEAD) } else { query.wait };
+        while !self.says_something() && self.take(begun + wait).await {}
+        if self.says_something() {
+            // And what has come with it.
+            while !self.is_full(query) && self.take(Instant::now()).await {}
+        } else {
+            self.look_again(query).await;
+        }
+    }
+
+    /// Asks where the session is now: others' changes have moved its cursor meanwhile.
+    async fn look_again(&mut self, query: &Query) {
+        self.messages.ask(whereabouts());
+        self.where_asked += 1;
+        self.catch_up(query).await;
+    }
+
+    /// Takes what comes before the session's word on where it is.
+    async fn catch_up(&mut self, query: &Query) {
+        let until = Instant::now() + REPLY_TIMEOUT;
+        while self.where_asked > 0 && !self.is_full(query) {
+            self.leaving |= !self.take(until).await;
+        }
+    }
+
+    fn says_something(&self) -> bool {
+        // A gap without a cursor would be told again at once, and again: it waits for the first number.
+        let gap = self.answer.replay.as_deref() == Some("gap") && self.answer.cursor.is_some();
+        self.leaving || !self.answer.changes.is_empty() || gap
+    }
+
+    /// Whether the client has seen changes on another gateway that have not come here.
+    fn is_ahead(&self, query: &Query) -> bool {
+        let Some(Resume::From(asked)) = &query.resume else { return false };
+        let head = self.head.as_deref().and_then(Cursor::parse);
+        self.answer.replay.as_deref() == Some("complete")
+            && head.is_none_or(|head| head.epoch != asked.epoch || head.seq < asked.seq)
+    }
+
+    /// Whether the answer must be given now. Not before its cursor has moved, or the next one would be the same.
+    fn is_full(&mut self, query: &Query) -> bool {
+        self.answer.more = self.answer.changes.len() >= FULL && self.has_moved(query);
+        self.leaving || self.answer.more
+    }
+
+    /// Whether the cursor is another one than the client has.
+    fn has_moved(&self, query: &Query) -> bool {
+        match &query.resume {
+            Some(Resume::From(asked)) => self.answer.cursor.as_deref() != Some(&asked.to_string()),
+            _ => true,
+        }
+    }
+
+    /// Takes one message, if it comes in time.
+    async fn take(&mut self, until: Instant) -> bool {
+        let text = match timeout_at(until, self.messages.next()).await {
+            Err(_) => return false,
+            Ok(text) => text,
+        };
+        let message = text.and_then(|text| serde_json::from_slice::<Message>(&text).ok());
+        let Some(message) = message else {
+            self.leaving = true;
+            return false;
+        };
+        match (message.command.as_str(), message.bug, message.when) {
+            ("hello", ..) => {
+                self.head = message.cursor;
+                return true;
+            }
+            ("subscribe", ..) => {
+                self.told = true;
+                self.answer.replay = match &message.cursor {
+                    // Still none: nothing has come since.
+                    None if self.goes_on => Some("complete".to_owned()),
+                    Some(_) if self.goes_on => Some("gap".to_owned()),
+                    _ => message.replay,
+                };
+            }
+            ("update", Some(bug), Some(when)) => self.answer.changes.push(Change { bug, when }),
+            ("gap", ..) => {
+                self.answer.replay = Some("gap".to_owned());
+                self.answer.spread_ms = message.spread_ms;
+                self.mark = self.feed.mark();
+            }
+            ("unsubscribe", ..) => self.where_asked -= 1,
+            ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
+            ("goaway", ..) => {
+                self.leaving = true;
+                self.answer.retry_after_ms = message.retry_after_ms;
+            }
+            _ => {}
+        }
+        self.answer.cursor = message.cursor.or(self.answer.cursor.take());
+        true
+    }
+
+    /// `asked` is where the client wanted to resume.
+    fn respond(mut self, asked: Option<&Resume>) -> Response {
+        if !self.told {
+            let text = "this gateway is full or going away; try again";
+            let refusal = query::refuse(StatusCode::SERVICE_UNAVAILABLE, text);
+            return ([(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")], *refusal).into_response();
+        }
+        if self.answer.cursor.is_none() {
+            // Where no number is known yet, the client keeps what it has, or must not begin anew silently; but what it was
+            // told now is no news here the next time.
+            let cursor = match asked {
+                Some(Resume::From(cursor)) => cursor.to_string(),
+                _ => "unknown".to_owned(),
+            };
+            let told = self.goes_on || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
+            self.answer.cursor = Some(if told { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
+        }
+        let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
+        // For those who look at it in a terminal.
+        body.push(b'\n');
+        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+        let leaving = self.leaving.then_some([(header::CONNECTION, "close")]);
+        (headers, AppendHeaders(leaving.into_iter().flatten()), body).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::body::{self, Body};
+    use bugfeed_protocol::bus::BusMessage;
+    use serde_json::{Value, json};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::feed::{Clock, FeedOptions, feed};
+    use bugfeed_core::budget::Budgets;
+    use bugfeed_core::input::SessionLimits;
+    use bugfeed_core::replay::ReplayLimits;
+
+    /// Such a change moves no cursor: who asks again is told of it again, and would ask again at once.
+    #[tokio::test]
+    async fn a_change_that_came_late_is_not_told_over_and_over() {
+        let options = FeedOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
+        let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
+        let message = |bug, number: &str| {
+            let change = Change { bug: BugId::new(bug).unwrap(), when };
+            BusMessage { change, cursor: Cursor::parse(number), after: None }
+        };
+        for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
+            parts.ingest.take_anyway(&message(bug, number), None).await;
+        }
+        let tracker = TaskTracker::new();
+        let ask = async |wait: u64| -> Value {
+            let request =
+                Request::get(format!("/changes?bugs=1,2&cursor=E.3&wait={wait}")).body(Body::empty()).unwrap();
+            let response = serve(&parts.feed, &tracker, request).await;
+            serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap()
+        };
+        let late = json!({"bug": 1, "when": when});
+        let at_once = ask(0).await;
+        assert_eq!(at_once, json!({"changes": [late], "replay": "complete", "cursor": "E.3"}));
+        let going_on = async {
+            // Long enough for an answer.
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            parts.ingest.take_anyway(&message(2, "E.4"), None).await;
+        };
+        let (answer, ()) = tokio::join!(ask(60), going_on);
+        assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
+        assert_eq!(answer["cursor"], "E.4");
+    }
+
+    /// Who asks again and again while no number is known is told of a gap once, and again when there is something to tell.
+    #[tokio::test]
+    async fn a_gap_that_is_no_news_is_not_told_again() {
+        let options = FeedOptions {
+            shards: 2,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
+        let tracker = TaskTracker::new();
+        let ask = async |query: String| -> (Value, String) {
+            let request = Request::get(format!("/changes?bugs=1{query}")).body(Body::empty()).unwrap();
+            let response = serve(&parts.feed, &tracker, request).await;
+            let answer: Value =
+                serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
+            (answer["replay"].clone(), answer["cursor"].as_str().unwrap().to_owned())
+        };
+        let (replay, fresh) = ask(String::new()).await;
+        assert_eq!(replay, Value::Null);
+        assert!(fresh.starts_with("unknown"), "{fresh}");
+        let (replay, told) = ask("&cursor=unknown".to_owned()).await;
+        assert_eq!(replay, "gap", "it may be of another gateway");
+        for cursor in [&fresh, &told] {
+            let (replay, again) = ask(format!("&cursor={cursor}")).await;
+            assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
+        }
+        // By then something may have come, and gone by.
+        parts.ingest.lose().await;
+        let (replay, told) = ask(format!("&cursor={told}")).await;
+        assert_eq!(replay, "gap");
+        assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
+        let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
+        let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
+        parts.ingest.take_anyway(&message, None).await;
+        let (replay, known) = ask(format!("&cursor={told}")).await;
+        assert_eq!((replay, &*known), (json!("gap"), "E.7"));
+        assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
+    }
+
+    /// Those who poll are as many as those who listen, and ask the tracker as they do.
+    #[tokio::test]
+    async fn a_gap_told_to_many_says_over_how_long_they_ask() {
+        let options = FeedOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        };
+        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        for shard in parts.shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        parts.ingest.current(true).await;
+        assert!(parts.feed.opened().await);
+        let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
+        let message = BusMessage { change, cursor: Cursor::parse("E.1"), after: None };
+        parts.ingest.take_anyway(&message, None).await;
+        let tracker = TaskTracker::new();
+        let others: Vec<Messages> = (0..100).map(|_| parts.feed.open([Command::Version], &tracker)).collect();
+        let asking = async {
+            let request = Request::get("/changes?bugs=1&cursor=E.1&wait=60").body(Body::empty()).unwrap();
+            let body = serve(&parts.feed, &tracker, request).await.into_body();
+            serde_json::from_slice::<Value>(&body::to_bytes(body, 10_000).await.unwrap()).unwrap()
+        };
+        let losing = async {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            parts.ingest.lose().await;
+        };
+        let (answer, ()) = tokio::join!(asking, losing);
+        assert_eq!(answer["replay"], "gap");
+        assert!(answer["spread_ms"].as_u64().is_some_and(|ms| ms >= 2000), "{answer}");
+        drop(others);
+    }
+}

@@ -1,0 +1,370 @@
+//! What a client served over plain HTTP asks for.
+//!
+//! Goes in: a request whose parameters are in the query, or, where they are too long for a URL, in a form in the body.
+//! Comes out: the commands that a WebSocket client would send, or an answer that says what is wrong.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, errors};
+use bugfeed_protocol::{BugId, Cursor, When};
+use futures::StreamExt as _;
+
+use crate::feed::Feed;
+use bugfeed_core::budget::Share;
+
+/// Between a cursor and what an answer says besides, in a text that only this gateway reads.
+pub const MARK: char = '~';
+
+/// How long a long-poll may wait, in seconds: many proxies give up on an answer after 60.
+pub const MAX_WAIT_S: u64 = 60;
+
+/// The parameters, checked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Ascending, each once.
+    pub bugs: Vec<BugId>,
+    /// Where there is no cursor.
+    pub since: Option<When>,
+    /// What the client has been sent already.
+    pub resume: Option<Resume>,
+    /// What the cursor says besides: a mark of [`Feed::mark`].
+    pub mark: Option<String>,
+    /// How often a heartbeat is wanted, in seconds.
+    pub heartbeat_s: Option<u64>,
+    /// How long an answer may wait for a change.
+    pub wait: Duration,
+}
+
+impl Query {
+    /// The command that subscribes.
+    pub fn subscribe(&self) -> Command {
+        Command::Subscribe { bugs: self.bugs.clone(), since: self.since, resume: self.resume.clone() }
+    }
+}
+
+/// Reads the parameters of a request for `feed`.
+///
+/// # Errors
+/// The answer to give.
+pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>> {
+    let (head, body) = request.into_parts();
+    let form = match head.method {
+        Method::POST => Some(form(feed, body).await?),
+        _ => None,
+    };
+    let query = head.uri.query().unwrap_or_default().as_bytes();
+    let form = form.as_ref().map_or(&[][..], |(form, _)| form);
+    let pairs = form_urlencoded::parse(query).chain(form_urlencoded::parse(form));
+    let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
+    let mut attempts = Attempts::default();
+    for seen in head.headers.get_all("last-event-id") {
+        attempts.header.say(&String::from_utf8_lossy(seen.as_bytes()));
+    }
+    parse(pairs, feed.max_bugs(), attempts).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error))
+}
+
+/// Reads a form, within the bounds that a message over WebSocket has.
+async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>> {
+    let mut share = feed.share();
+    let reading = async {
+        let (mut form, mut pieces) = (Vec::new(), body.into_data_stream());
+        while let Some(piece) = pieces.next().await {
+            let Some(piece) = piece.ok().filter(|piece| form.len() + piece.len() <= feed.message_bytes()) else {
+                return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long, or broke off"));
+            };
+            if !share.grow_to(form.len() + piece.len()) {
+                feed.turned_away("no_room");
+                return Err(no_room());
+            }
+            // Into one piece: of many small ones each would take far more than it holds.
+            form.extend_from_slice(&piece);
+        }
+        Ok(form)
+    };
+    match tokio::time::timeout(feed.message_timeout(), reading).await {
+        Ok(form) => Ok((form?, share)),
+        Err(_) => {
+            feed.turned_away("unfinished");
+            Err(refuse(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time"))
+        }
+    }
+}
+
+fn no_room() -> Box<Response> {
+    let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "this gateway has no room for more; try again later");
+    Box::new(([(header::RETRY_AFTER, "5")], *refusal).into_response())
+}
+
+/// What a request says in one of the ways in which it may say where to resume: nothing, a text (perhaps an empty one), or
+/// several that differ.
+#[derive(Debug, Default)]
+enum Said {
+    #[default]
+    Nothing,
+    Text(String),
+    Contradiction,
+}
+
+impl Said {
+    fn say(&mut self, text: &str) {
+        let text = text.trim();
+        *self = match std::mem::take(self) {
+            Said::Nothing => Said::Text(text.to_owned()),
+            Said::Text(before) if before == text => Said::Text(before),
+            Said::Text(_) | Said::Contradiction => Said::Contradiction,
+        };
+    }
+}
+
+/// Where a request asks to resume. What looks like an attempt and is not understood must not begin anew silently.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// `Last-Event-ID`: EventSource comes back with the URL it had, and tells what it has seen meanwhile.
+    header: Said,
+    /// `lastEventId`, which those who play EventSource where there is none put into the URL.
+    parameter: Said,
+    cursor: Said,
+}
+
+impl Attempts {
+    /// The one that a parameter of this name is, however it is spelt: `cursor[]`, `last-event-id`, `evs_last_event_id`.
+    fn named(&mut self, name: &str) -> Option<&mut Said> {
+        match name {
+            "cursor" => Some(&mut self.cursor),
+            _ if name.ends_with("lasteventid") => Some(&mut self.parameter),
+            _ => None,
+        }
+    }
+
+    /// The first of them that says something; what the text says besides.
+    fn resume(self) -> (Option<Resume>, Option<String>) {
+        let mut tried = false;
+        for said in [self.header, self.parameter, self.cursor] {
+            match said {
+                Said::Text(text) if !text.is_empty() => return resume(&text),
+                Said::Contradiction => return (Some(Resume::Unreadable), None),
+                Said::Text(_) => tried = true,
+                Said::Nothing => {}
+            }
+        }
+        (tried.then_some(Resume::Unreadable), None)
+    }
+}
+
+/// A parameter's name without what frameworks and habits add to it.
+fn plain(name: &str) -> String {
+    let name = name.split('[').next().unwrap_or_default();
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// An answer that says what is wrong.
+pub fn refuse(status: StatusCode, error: &str) -> Box<Response> {
+    let body = Json(serde_json::json!({ "error": error }));
+    Box::new((status, [(header::CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+/// The answer to a client that comes before the feed is current for the first time.
+pub fn not_ready() -> Response {
+    let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "not ready yet: reading history; try again");
+    ([(header::RETRY_AFTER, "2")], *refusal).into_response()
+}
+
+fn resume(text: &str) -> (Option<Resume>, Option<String>) {
+    let (cursor, mark) = match text.rsplit_once(MARK) {
+        Some((cursor, mark)) => (cursor, Some(mark.to_owned())),
+        None => (text, None),
+    };
+    (Some(Cursor::parse(cursor).map_or(Resume::Unreadable, Resume::From)), mark)
+}
+
+/// Parameters that are not known are ignored; of one that is given twice the last one counts, but lists of bugs add up.
+fn parse(
+    pairs: impl Iterator<Item = (String, String)>,
+    max_bugs: usize,
+    mut attempts: Attempts,
+) -> Result<Query, String> {
+    let mut bugs = None;
+    let mut query = Query::default();
+    for (name, value) in pairs {
+        let (name, value) = (plain(&name), value.trim());
+        if let Some(said) = attempts.named(&name) {
+            said.say(value);
+            continue;
+        }
+        match name.as_str() {
+            "bugs" => read_bugs(value, bugs.get_or_insert_default())?,
+            "since" if value.is_empty() => query.since = None,
+            "since" => query.since = Some(When::parse_utc(value).map_err(|_| errors::INVALID_SINCE)?),
+            "heartbeat" => {
+                let seconds: u64 = value.parse().map_err(|_| errors::INVALID_HEARTBEAT)?;
+                query.heartbeat_s = Some(seconds.clamp(*HEARTBEAT_S.start(), *HEARTBEAT_S.end()));
+            }
+            "wait" => {
+                let seconds = value.parse().ok().filter(|&seconds| seconds <= MAX_WAIT_S);
+                let wrong = || format!("invalid wait; must be a number of seconds from 0 to {MAX_WAIT_S}");
+                query.wait = Duration::from_secs(seconds.ok_or_else(wrong)?);
+            }
+            _ => {}
+        }
+    }
+    (query.resume, query.mark) = attempts.resume();
+    query.bugs = bugs.ok_or_else(|| format!("{}, such as ?bugs=1234,5678", errors::MISSING_BUGS))?;
+    query.bugs.sort_unstable();
+    query.bugs.dedup();
+    if query.bugs.len() > max_bugs {
+        return Err(format!("{}: {} bugs, at most {max_bugs}", errors::TOO_MANY, query.bugs.len()));
+    }
+    Ok(query)
+}
+
+fn read_bugs(text: &str, bugs: &mut Vec<BugId>) -> Result<(), String> {
+    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
+        let bug = part.parse().map_err(|_| {
+            let part: String = part.chars().take(40).collect();
+            format!("{}: '{part}'", errors::INVALID_BUG)
+        })?;
+        bugs.push(bug);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body;
+
+    use super::*;
+
+    fn query(text: &str) -> Result<Query, String> {
+        let pairs = form_urlencoded::parse(text.as_bytes());
+        parse(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())), 5, Attempts::default())
+    }
+
+    fn bugs(numbers: &[u64]) -> Vec<BugId> {
+        numbers.iter().map(|&number| BugId::new(number).unwrap()).collect()
+    }
+
+    #[test]
+    fn parameters_that_are_understood() {
+        let plain = |numbers: &[u64]| Query { bugs: bugs(numbers), ..Query::default() };
+        let cursor = Cursor::parse("E.42").unwrap();
+        for (text, want) in [
+            ("bugs=1234,5678", plain(&[1234, 5678])),
+            ("bugs=5678%2C1234&x=y", plain(&[1234, 5678])),
+            ("bugs=2,+1,,2,&bugs=3", plain(&[1, 2, 3])),
+            ("bugs=", plain(&[])),
+            ("bugs=1&since=", plain(&[1])),
+            ("bugs=1&cursor=E.42", Query { resume: Some(Resume::From(cursor)), ..plain(&[1]) }),
+            ("bugs=1&cursor=unknown", Query { resume: Some(Resume::Unreadable), ..plain(&[1]) }),
+            ("bugs=1&since=2014-04-03", Query { since: When::parse_utc("2014-04-03").ok(), ..plain(&[1]) }),
+            (
+                "bugs=1&wait=30&heartbeat=0",
+                Query { wait: Duration::from_secs(30), heartbeat_s: Some(1), ..plain(&[1]) },
+            ),
+        ] {
+            assert_eq!(query(text), Ok(want), "{text}");
+        }
+    }
+
+    /// What is understood resumes; what is not is no beginning.
+    #[test]
+    fn every_attempt_to_resume_is_one() {
+        let from = |text: &str| Some(Resume::From(Cursor::parse(text).unwrap()));
+        let gap = Some(Resume::Unreadable);
+        for (header, text, want) in [
+            (&[][..], "", None),
+            (&[], "x=E.1&precursor=E.1", None),
+            (&[], "cursor=E.1", from("E.1")),
+            (&[], "cursor=+E.1+", from("E.1")),
+            (&[], "cursor=E.1&cursor=E.1", from("E.1")),
+            (&[], "lastEventId=E.2", from("E.2")),
+            (&[], "cursor=E.1&lastEventId=E.2", from("E.2")),
+            (&[], "lastEventId=E.2&cursor=E.1", from("E.2")),
+            (&[], "cursor=E.1&lastEventId=", from("E.1")),
+            (&[], "last-event-id=E.2", from("E.2")),
+            (&[], "last_event_id=E.2", from("E.2")),
+            (&[], "evs_last_event_id=E.2&evs_preamble", from("E.2")),
+            (&[], "cursor[]=E.1", from("E.1")),
+            (&[], "Cursor=E.1", from("E.1")),
+            (&["E.3"], "cursor=E.1&lastEventId=E.2", from("E.3")),
+            (&["E.3", "E.3"], "", from("E.3")),
+            (&[""], "cursor=E.1", from("E.1")),
+            (&["unknown"], "cursor=E.1", gap.clone()),
+            (&["E.3", "E.4"], "cursor=E.1", gap.clone()),
+            (&["\u{fffd}"], "cursor=E.1", gap.clone()),
+            (&[""], "", gap.clone()),
+            (&[], "cursor=", gap.clone()),
+            (&[], "cursor", gap.clone()),
+            (&[], "cursor[]=", gap.clone()),
+            (&[], "cursor=E.1&cursor=E.2", gap.clone()),
+            (&[], "cursor[0]=E.1&cursor[1]=E.2", gap.clone()),
+            (&[], "lastEventId=", gap.clone()),
+            (&[], "lastEventId=7&cursor=E.1", gap.clone()),
+            (&[], "cursor=null&since=2014-04-03", gap.clone()),
+            (&[], "cursor=%FF%FE", gap),
+        ] {
+            let mut attempts = Attempts::default();
+            header.iter().for_each(|value| attempts.header.say(value));
+            let pairs = form_urlencoded::parse(text.as_bytes()).chain(form_urlencoded::parse(b"bugs=1"));
+            let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
+            assert_eq!(parse(pairs, 5, attempts).unwrap().resume, want, "{header:?} {text}");
+        }
+    }
+
+    /// A form has the bounds that a message has.
+    #[tokio::test]
+    async fn forms_are_bounded_in_time_and_together() {
+        use std::sync::Arc;
+
+        use crate::feed::{Clock, FeedOptions, feed};
+        use bugfeed_core::budget::{Budget, Budgets};
+        use bugfeed_core::input::SessionLimits;
+        use bugfeed_core::replay::ReplayLimits;
+
+        let budget = Arc::new(Budget::new(100));
+        let options = FeedOptions {
+            shards: 1,
+            replay: ReplayLimits::default(),
+            session: SessionLimits { message_timeout_ms: 20, ..SessionLimits::default() },
+            budgets: Budgets { message_bytes: Arc::clone(&budget), ..Budgets::default() },
+        };
+        let events = Arc::new(crate::events::Events::new());
+        let feed = feed("default", &options, Clock::start(), &events).feed;
+        let post = async |body: Body| {
+            let request = Request::post("/changes").body(body).unwrap();
+            read(&feed, request).await.map_err(|refusal| refusal.status().as_u16()).map(|query| query.bugs)
+        };
+        let begun = || futures::stream::once(async { Ok::<_, std::io::Error>(body::Bytes::from_static(b"bugs=1")) });
+        assert_eq!(post(Body::from_stream(begun())).await, Ok(bugs(&[1])));
+        let never = begun().chain(futures::stream::pending());
+        assert_eq!(post(Body::from_stream(never)).await, Err(408));
+        assert_eq!(post(Body::from(format!("bugs={}", "1,".repeat(50)))).await, Err(503));
+        assert_eq!(budget.taken(), 0);
+        for kind in ["unfinished", "no_room"] {
+            let line = format!("bugfeed_connections_refused_total{{kind=\"{kind}\"}} 1");
+            assert!(events.page().lines().any(|found| found == line), "{}", events.page());
+        }
+    }
+
+    #[test]
+    fn parameters_that_are_refused_with_what_would_be_right() {
+        for (text, want) in [
+            ("", "missing mandatory arg: 'bugs', such as ?bugs=1234,5678"),
+            ("bug=1", "missing mandatory arg: 'bugs', such as ?bugs=1234,5678"),
+            ("bugs=1,x", "invalid bug id; must be integer: 'x'"),
+            ("bugs=-1", "invalid bug id; must be integer: '-1'"),
+            ("bugs=0", "invalid bug id; must be integer: '0'"),
+            ("bugs=1,2,3,4,5,6", "too many subscriptions: 6 bugs, at most 5"),
+            ("bugs=1&wait=61", "invalid wait; must be a number of seconds from 0 to 60"),
+            ("bugs=1&wait=soon", "invalid wait; must be a number of seconds from 0 to 60"),
+            ("bugs=1&heartbeat=often", errors::INVALID_HEARTBEAT),
+            ("bugs=1&since=soon", errors::INVALID_SINCE),
+        ] {
+            assert_eq!(query(text), Err(want.to_owned()), "{text}");
+        }
+    }
+}

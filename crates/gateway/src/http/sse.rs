@@ -1,0 +1,264 @@
+//! `GET /sse`: server-sent events (the WHATWG HTML standard, "Server-sent events"), for whom WebSocket is too much or in the
+//! way of a proxy.
+//!
+//! Goes in: a query. Comes out: an endless answer, each event one message of the modern protocol, its id the cursor; what
+//! `EventSource` sends back when it reconnects is where it resumes.
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderName, Method, Version, header};
+use axum::response::{IntoResponse as _, Response};
+use bugfeed_protocol::client::Command;
+use futures::stream;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+use tokio_util::task::TaskTracker;
+
+use super::listen::Takeover;
+use super::query;
+use crate::feed::{Feed, Handover, Messages};
+
+/// How often those who cannot see heartbeats are sent one, in seconds: proxies cut what is silent for a minute, some
+/// sooner.
+const COMMENT_S: u64 = 15;
+
+/// The same while the feed is not current yet, when nothing else says that the connection lives.
+const EARLY_COMMENT_S: u64 = 5;
+
+/// How long a client shall wait before it reconnects, in milliseconds; another time each.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
+
+/// Events that are ready together are sent in pieces of about this size.
+const PIECE: usize = 4096;
+
+/// How long a client may take to take what is left when its session has ended: without a bound, one that reads nothing
+/// would hold up a gateway that stops.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Answers a request.
+pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, takeover: &Takeover, request: Request) -> Response {
+    let head_only = request.method() == Method::HEAD;
+    let query = match query::read(feed, request).await {
+        Ok(query) => query,
+        Err(refusal) => return *refusal,
+    };
+    let headers: [(HeaderName, &str); 4] = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        // The next request shall find a gateway that goes on living.
+        (header::CONNECTION, "close"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    if head_only {
+        return headers.into_response();
+    }
+    let (feed, tracker) = (Arc::clone(feed), tracker.clone());
+    takeover.when_answered(move |handover| {
+        let sessions = tracker.clone();
+        tracker.spawn(async move {
+            if feed.is_shut() && !open_up(&feed, &handover.stream).await {
+                return;
+            }
+            let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
+            let messages = feed.open([hello, query.subscribe()], &sessions);
+            let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
+            pump(handover, messages, writer).await;
+        });
+    });
+    // A body without end, as HTTP/1.0 has it: everything up to the end of the connection. hyper writes the head and is done,
+    // with its buffers, of which an idle connection would keep some 16 KiB.
+    let mut response = (headers, Body::from_stream(stream::empty::<io::Result<Bytes>>())).into_response();
+    *response.version_mut() = Version::HTTP_10;
+    response
+}
+
+/// Keeps a client that came before the feed is current: `EventSource` gives up for good on a 503. False where the client goes,
+/// or the gateway.
+async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
+    let mut piece = Vec::new();
+    push_retry(&mut piece, rand::random_range(RETRY_MS));
+    let opened = feed.opened();
+    tokio::pin!(opened);
+    loop {
+        piece.extend_from_slice(b": not ready yet, reading history\n\n");
+        // A few bytes now and then always find room; where they do not, nobody reads.
+        match stream.try_write(&piece) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
+            _ => piece.clear(),
+        }
+        tokio::select! {
+            open = &mut opened => return open,
+            () = gone(stream) => return false,
+            () = sleep(Duration::from_secs(EARLY_COMMENT_S)) => {}
+        }
+    }
+}
+
+/// Waits until the client has gone.
+async fn gone(stream: &TcpStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 512]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => tokio::task::consume_budget().await,
+        }
+    }
+}
+
+/// Writes events until the session or the connection ends.
+async fn pump(handover: Handover, mut messages: Messages, writer: Writer) {
+    // What was read behind the request holds on to the buffer that the request was read into.
+    let Handover { stream, rest, permit } = handover;
+    drop(rest);
+    let mut piece = Vec::new();
+    push_retry(&mut piece, rand::random_range(RETRY_MS));
+    let mut linger = None;
+    poll_fn(|cx| step(&stream, &mut messages, &writer, &mut piece, &mut linger, cx)).await;
+    drop(permit);
+}
+
+/// Ready where it is over.
+fn step(
+    stream: &TcpStream,
+    messages: &mut Messages,
+    writer: &Writer,
+    piece: &mut Vec<u8>,
+    linger: &mut Option<Pin<Box<Sleep>>>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // Nothing is expected; but that nothing comes any more means that the client is gone.
+    while stream.poll_read_ready(cx).is_ready() {
+        match stream.try_read(&mut [0; 512]) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return Poll::Ready(()),
+        }
+    }
+    loop {
+        while !piece.is_empty() {
+            match stream.try_write(piece) {
+                Ok(written) => drop(piece.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // An error shows at the next write.
+                    if stream.poll_write_ready(cx).is_pending() {
+                        if !messages.is_over(cx) {
+                            return Poll::Pending;
+                        }
+                        return linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx);
+                    }
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        while piece.len() < PIECE {
+            match messages.poll_next(cx) {
+                Poll::Ready(Some(text)) => writer.push(piece, &text),
+                Poll::Ready(None) if piece.is_empty() => return Poll::Ready(()),
+                Poll::Ready(None) => break,
+                Poll::Pending if piece.is_empty() => {
+                    // What is idle keeps no buffer.
+                    *piece = Vec::new();
+                    return Poll::Pending;
+                }
+                Poll::Pending => break,
+            }
+        }
+    }
+}
+
+/// What an event needs to know of its message.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    command: &'a str,
+    #[serde(borrow, default)]
+    cursor: Option<&'a str>,
+    #[serde(default)]
+    retry_after_ms: Option<u64>,
+}
+
+/// Writes messages as events.
+struct Writer {
+    /// For clients that asked for no heartbeat: hello's reply is left out, and heartbeats are comments.
+    plain: bool,
+    /// Whether the client gave a cursor.
+    resumed: bool,
+}
+
+impl Writer {
+    fn push(&self, out: &mut Vec<u8>, text: &[u8]) {
+        let parts: Parts<'_> = serde_json::from_slice(text).expect("what the gateway encodes is JSON with a command");
+        // The head of the feed is for those who start afresh, and no place of this client's.
+        let mut id = parts.cursor.filter(|_| parts.command != "hello");
+        if parts.command == "subscribe" && !self.resumed {
+            // Whoever was given no place to resume from must not begin anew silently.
+            id = id.or(Some("unknown"));
+        }
+        if let Some(delay) = parts.retry_after_ms {
+            push_retry(out, delay);
+        }
+        let data = match parts.command {
+            "hello" if self.plain => return,
+            "heartbeat" if self.plain => {
+                out.extend_from_slice(b": heartbeat\n");
+                None
+            }
+            _ => Some(text),
+        };
+        for (field, value) in [("id: ", id.map(str::as_bytes)), ("data: ", data)] {
+            if let Some(value) = value {
+                out.extend_from_slice(field.as_bytes());
+                out.extend_from_slice(value);
+                out.push(b'\n');
+            }
+        }
+        out.push(b'\n');
+    }
+}
+
+fn push_retry(out: &mut Vec<u8>, ms: u64) {
+    out.extend_from_slice(format!("retry: {ms}\n\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(plain: bool, resumed: bool, text: &str) -> String {
+        let mut out = Vec::new();
+        Writer { plain, resumed }.push(&mut out, text.as_bytes());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn messages_as_events() {
+        let hello = r#"{"command":"hello","result":"ok","cursor":"E.88"}"#;
+        let reply = r#"{"command":"subscribe","result":"ok","count":1,"cursor":null}"#;
+        let heartbeat = r#"{"command":"heartbeat","cursor":"E.91"}"#;
+        let nothing_yet = r#"{"command":"heartbeat","cursor":null}"#;
+        let update = r#"{"command":"update","bug":1,"when":"2014-04-03T21:13:45","cursor":"E.57"}"#;
+        let paused = r#"{"command":"feed","state":"paused","since":"2014-04-03T21:13:45"}"#;
+        let goaway = r#"{"command":"goaway","retry_after_ms":2300,"cursor":"E.130"}"#;
+        for (plain, resumed, text, want) in [
+            (true, false, hello, String::new()),
+            (false, false, hello, format!("data: {hello}\n\n")),
+            (true, false, reply, format!("id: unknown\ndata: {reply}\n\n")),
+            (true, true, reply, format!("data: {reply}\n\n")),
+            (true, false, heartbeat, ": heartbeat\nid: E.91\n\n".to_owned()),
+            (true, false, nothing_yet, ": heartbeat\n\n".to_owned()),
+            (false, false, heartbeat, format!("id: E.91\ndata: {heartbeat}\n\n")),
+            (true, false, update, format!("id: E.57\ndata: {update}\n\n")),
+            (true, false, paused, format!("data: {paused}\n\n")),
+            (true, false, goaway, format!("retry: 2300\n\nid: E.130\ndata: {goaway}\n\n")),
+        ] {
+            assert_eq!(event(plain, resumed, text), want);
+        }
+    }
+}

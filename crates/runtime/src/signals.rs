@@ -1,0 +1,40 @@
+//! Signals of a process that serves: SIGTERM and SIGINT stop it, SIGHUP changes nothing.
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
+///
+/// # Errors
+/// When the signals cannot be listened to.
+pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    ignore_hangup()?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = stop.cancelled() => return,
+        }
+        tracing::info!("stopping: finishing the batch in hand");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Goes on at SIGHUP, as a terminal sends that is closed, and whoever hopes that options are read again.
+///
+/// # Errors
+/// When the signal cannot be listened to.
+pub fn ignore_hangup() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! What a command line and its variables are told when something is wrong with them, in both programs.
+//!
+//! Goes in: the definition of the options, and what was given. Comes out: texts that name the option or the variable that
+//! a value came from, repeat no password, and say what to write.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use bugfeed_protocol::redact::scrub;
+use clap::error::ErrorKind;
+
+/// Variables that are set for other reasons, and are no misspelt ones.
+const FOREIGN: [&str; 2] = ["BUGFEED_BUG", "BUGFEED_TEST_"];
+
+/// What orchestrators set for each service, which may well be called bugfeed.
+const SERVICES: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP"];
+
+/// The same options, whose help never shows what their variables hold.
+#[must_use]
+pub fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
+}
+
+/// One option.
+#[derive(Debug)]
+struct Known {
+    long: String,
+    variable: String,
+    is_address: bool,
+}
+
+/// The options of a program, and what it was given.
+#[derive(Debug)]
+pub struct Usage {
+    known: Vec<Known>,
+    args: Vec<String>,
+    variables: Vec<(String, String)>,
+}
+
+impl Usage {
+    /// Of the program's options, with these arguments and variables.
+    pub fn new(
+        command: &clap::Command,
+        args: impl IntoIterator<Item = OsString>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Usage {
+        let mut known = Vec::new();
+        let mut commands = vec![command];
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands());
+            known.extend(command.get_arguments().filter_map(|arg| {
+                let names = arg.get_value_names().unwrap_or_default();
+                Some(Known {
+                    long: arg.get_long()?.to_owned(),
+                    variable: arg.get_env()?.to_string_lossy().into_owned(),
+                    is_address: names.iter().any(|name| name.contains("URL")),
+                })
+            }));
+        }
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        Usage {
+            known,
+            args: args.into_iter().map(text).collect(),
+            variables: variables.into_iter().map(|(name, value)| (text(name), text(value))).collect(),
+        }
+    }
+
+    /// Of this process.
+    pub fn of_this_process(command: &clap::Command) -> Usage {
+        Usage::new(command, std::env::args_os(), std::env::vars_os())
+    }
+
+    /// Ends the process with what clap says.
+    pub fn exit(&self, error: &clap::Error) -> ! {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            error.exit();
+        }
+        // Standard error is all there is to complain to.
+        let _ = std::io::stderr().write_all(self.explain(&error.render().to_string()).as_bytes());
+        std::process::exit(error.exit_code());
+    }
+
+    /// An error as it may be shown: without secrets, and with the variables that the options it names came from.
+    pub fn explain(&self, text: &str) -> String {
+        // What follows is how to use the program, which names options too.
+        let fault = text.split("\n\n").next().unwrap_or_default();
+        let mut notes = String::new();
+        for Known { long, variable, .. } in &self.known {
+            let option = format!("--{long}");
+            let is_given =
+                |arg: &String| arg.strip_prefix(&*option).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+            let is_set = self.variables.iter().any(|(name, _)| name == variable);
+            let note = format!("  {option} was given by the environment variable {variable}\n");
+            if is_set && names(fault, &option) && !self.args.iter().any(is_given) && !notes.contains(&note) {
+                notes.push_str(&note);
+            }
+        }
+        let fault =
+            if notes.is_empty() { fault.to_owned() } else { format!("{}\n{}", fault.trim_end(), notes.trim_end()) };
+        self.scrub(&(fault + &text[text.split("\n\n").next().map_or(0, str::len)..]))
+    }
+
+    /// The text without the secrets of what was given.
+    fn scrub(&self, text: &str) -> String {
+        let mut values: Vec<(&str, bool)> = Vec::new();
+        let is_address = |option: &str| {
+            let known = |known: &Known| known.is_address && option.strip_prefix("--") == Some(&known.long);
+            self.known.iter().any(known)
+        };
+        let mut before = "";
+        for arg in &self.args {
+            match arg.split_once('=').filter(|(option, _)| option.starts_with('-')) {
+                Some((option, value)) => values.push((value, is_address(option))),
+                None => values.push((arg, is_address(before))),
+            }
+            before = arg;
+        }
+        for (name, value) in &self.variables {
+            if let Some(known) = self.known.iter().find(|known| known.variable == *name) {
+                values.push((value, known.is_address));
+            }
+        }
+        // Lists are taken apart.
+        let parts = values.iter().flat_map(|(value, is_address)| value.split(',').map(|part| (part, *is_address)));
+        let parts: Vec<_> = parts.collect();
+        scrub(text, values.into_iter().chain(parts))
+    }
+
+    /// Says of each variable that begins like this program's and is none of them that it has no effect. `also` are the
+    /// options of another program whose variables begin alike.
+    pub fn strays(&self, prefix: &str, also: Option<&Usage>) -> Vec<String> {
+        let known = || self.known.iter().chain(also.iter().flat_map(|also| &also.known)).map(|known| &*known.variable);
+        let is_stray = |name: &str| {
+            let service = SERVICES.iter().any(|end| name.ends_with(end)) || name.contains("_SERVICE_PORT_");
+            let port = name.contains("_TCP_") || name.contains("_UDP");
+            let foreign = FOREIGN.iter().any(|foreign| name.starts_with(foreign));
+            name.starts_with(prefix) && !known().any(|known| known == name) && !(service || port || foreign)
+        };
+        let mut strays: Vec<&str> =
+            self.variables.iter().map(|(name, _)| &**name).filter(|name| is_stray(name)).collect();
+        strays.sort_unstable();
+        let told = strays.into_iter().map(|name| {
+            let nearest = known().map(|known| (distance(name, known), known)).min();
+            let hint =
+                nearest.filter(|(distance, _)| *distance <= 4).map(|(_, known)| format!("; did you mean {known}?"));
+            format!("the environment variable {name} is not known and has no effect{}", hint.unwrap_or_default())
+        });
+        told.collect()
+    }
+}
+
+/// Whether a text names an option, and not only one whose name begins alike.
+fn names(text: &str, option: &str) -> bool {
+    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
+    text.match_indices(option).any(|(at, _)| !goes_on(&text[at + option.len()..]))
+}
+
+/// How many letters have to be changed, put in or taken out.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let least = (diagonal + usize::from(a != b)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], least);
+        }
+    }
+    row[other.len()]
+}
+
+/// What to do where a port cannot be had.
+pub fn bind_advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    match error.kind() {
+        AddrInUse => "another program uses it: stop that, or choose another port",
+        PermissionDenied => {
+            "this user may not use the port: choose one above 1023, or give the program CAP_NET_BIND_SERVICE \
+             (AmbientCapabilities= in a unit of systemd)"
+        }
+        AddrNotAvailable => "this machine has no such address: choose one that it has, or 0.0.0.0 for all of them",
+        _ => "choose another address",
+    }
+}
+
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// How this program was called, as a shell takes it: `target/release/bugfeed`, or `bugfeed` where it is in the PATH.
+pub fn program() -> String {
+    quoted(&std::env::args_os().next().map_or_else(|| "bugfeed".into(), |name| name.to_string_lossy().into_owned()))
+}
+
+/// Arguments with a command put in where it was left out: an option in its place is one of the default command, and so
+/// is nothing at all.
+pub fn with_default_command(args: impl IntoIterator<Item = OsString>, command: &str) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
+    let own = ["-h", "--help", "-V", "--version"];
+    if first.is_none_or(|first| first.starts_with('-') && !own.contains(&first.as_str())) {
+        args.insert(args.len().min(1), command.into());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::values::listen_address;
+
+    #[derive(Parser)]
+    #[command(name = "prog")]
+    struct Options {
+        #[arg(long, env = "BUGFEED_LISTEN", value_parser = listen_address)]
+        listen: Option<SocketAddr>,
+        #[arg(long, env = "BUGFEED_LISTEN_MORE")]
+        listen_more: Option<u8>,
+        #[arg(long, env = "BUGFEED_AMQP", value_name = "URL")]
+        amqp: Option<u8>,
+    }
+
+    fn usage(args: &[&str], variables: &[(&str, &str)]) -> Usage {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        Usage::new(&<Options as clap::CommandFactory>::command(), args.iter().map(OsString::from), variables)
+    }
+
+    #[test]
+    fn an_error_names_the_variable_where_that_is_where_the_value_came_from() {
+        let note = "--listen was given by the environment variable BUGFEED_LISTEN";
+        let set = [("BUGFEED_LISTEN", "x"), ("BUGFEED_LISTEN_MORE", "1")];
+        let text = "error: invalid value 'x' for '--listen <ADDR>'\n\nUsage: prog --listen-more 1\n";
+        let told = usage(&[], &set).explain(text);
+        assert!(told.contains(note) && told.ends_with("Usage: prog --listen-more 1\n"), "{told}");
+        assert!(!told.contains("BUGFEED_LISTEN_MORE"), "{told}");
+        for args in [&["--listen", "x"][..], &["--listen=x"]] {
+            assert_eq!(usage(args, &set).explain(text), text, "{args:?}");
+        }
+        assert!(usage(&["--listen-more", "1"], &set).explain(text).contains(note));
+        assert_eq!(usage(&[], &[]).explain(text), text);
+        assert!(usage(&[], &set).explain("cannot listen on x (--listen)").contains(note));
+    }
+
+    #[test]
+    fn an_error_repeats_no_secret_wherever_it_was_given() {
+        let text =
+            "error: invalid value 'guest:secret' for '--amqp <URL>': bad port secret1\n\ntip: '-- mysql:/u:secret@h'\n";
+        let want = "error: invalid value 'guest:…' for '--amqp <URL>': bad port secret1\n";
+        for (args, variables) in [
+            (&["prog", "--amqp", "guest:secret", "mysql:/u:secret@h"][..], &[][..]),
+            (&["prog", "--amqp=guest:secret", "mysql:/u:secret@h"], &[]),
+            (&["prog", "mysql:/u:secret@h"], &[("BUGFEED_AMQP", "guest:secret")]),
+        ] {
+            let told = usage(args, variables).explain(text);
+            assert!(told.starts_with(want) || told.contains("BUGFEED_AMQP"), "{told}");
+            assert!(!told.contains("secret'") && !told.contains("secret@"), "{told}");
+        }
+    }
+
+    #[test]
+    fn variables_that_nobody_reads_are_named() {
+        let strays = |names: &[&str]| {
+            let set: Vec<_> = names.iter().map(|name| (*name, "x")).collect();
+            usage(&[], &set).strays("BUGFEED_", None)
+        };
+        assert_eq!(
+            strays(&["BUGFEED_LISTN", "BUGFEED_AMQP", "BUGFEED_UNHEARD_OF", "HOME"]),
+            [
+                "the environment variable BUGFEED_LISTN is not known and has no effect; did you mean BUGFEED_LISTEN?",
+                "the environment variable BUGFEED_UNHEARD_OF is not known and has no effect",
+            ]
+        );
+        // Of an orchestrator's service that is called bugfeed, of a command of `--exec`, of tests.
+        let others = [
+            "BUGFEED_SERVICE_HOST",
+            "BUGFEED_SERVICE_PORT",
+            "BUGFEED_SERVICE_PORT_HTTP",
+            "BUGFEED_PORT",
+            "BUGFEED_PORT_8844_TCP",
+            "BUGFEED_PORT_8844_TCP_ADDR",
+            "BUGFEED_BUG",
+            "BUGFEED_TEST_AMQP",
+        ];
+        assert_eq!(strays(&others), [""; 0]);
+    }
+
+    #[test]
+    fn what_to_do_about_a_port_depends_on_why_it_cannot_be_had() {
+        for (number, want) in
+            [(98, "another program"), (13, "above 1023"), (99, "no such address"), (24, "another address")]
+        {
+            let advice = bind_advice(&std::io::Error::from_raw_os_error(number));
+            assert!(advice.contains(want), "{number}: {advice}");
+            assert_eq!(advice.contains("another program"), number == 98);
+        }
+    }
+
+    #[test]
+    fn help_shows_no_values() {
+        // Nothing to see where nothing is set; the variable's name stays.
+        let help = without_values(<Options as clap::CommandFactory>::command()).render_help().to_string();
+        assert!(help.contains("[env: BUGFEED_AMQP]"), "{help}");
+    }
+}

@@ -1,0 +1,180 @@
+//! The command line: one struct for each subcommand, checked before anything is opened.
+//!
+//! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
+//! groups of their own.
+
+mod gateway;
+mod serve;
+mod serving;
+mod touch;
+mod watch;
+
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use bugfeed_protocol::BugId;
+use bugfeed_runtime::usage::{with_default_command, without_values};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+pub use gateway::{FeedArg, GatewayArgs};
+pub use serve::ServeArgs;
+pub use serving::{ListenArgs, LogArgs, TrackerUrl};
+pub use touch::{Target, TouchArgs};
+pub use watch::WatchArgs;
+
+/// Tells browsers and bots which bugs have just changed.
+///
+/// Without a subcommand, everything runs in this one process: a change table in SQLite, the shim that numbers its rows,
+/// and the gateway that pushes them to WebSocket clients.
+#[derive(Debug, Parser)]
+#[command(name = "bugfeed", version, max_term_width = 100)]
+#[command(
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed serve --help"
+)]
+#[command(after_help = "\
+Try it:
+  bugfeed                         start everything; the live page is at http://127.0.0.1:8844/
+  bugfeed watch 1234              in a second terminal: print changes of bug 1234
+  bugfeed touch 1234              in a third: change bug 1234
+
+With a tracker's database and RabbitMQ:
+  bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
+  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
+pub struct Cli {
+    /// What to do; `serve` when nothing is said.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first. `serve` may be left out.
+    ///
+    /// # Errors
+    /// What clap says, which includes the help that was asked for.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let mut command = without_values(Cli::command());
+        let matches = command.try_get_matches_from_mut(with_default_command(args, "serve"))?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process (the default)
+    ///
+    /// Keeps a SQLite change table and the ledger in --data-dir. A tracker, a trigger or `bugfeed touch` writes rows
+    /// into the table; clients connected to --listen hear of them.
+    #[command(after_help = "\
+Examples:
+  bugfeed serve
+  bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
+  sqlite3 data/bugfeed.db \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
+    Serve(Box<ServeArgs>),
+    /// Run a gateway: changes come from RabbitMQ and go to WebSocket clients
+    ///
+    /// Keeps no state on disk; run as many as you like behind a load balancer. Each has queues of its own.
+    #[command(after_help = "\
+Examples:
+  bugfeed gateway --amqp amqp://user:secret@rabbit/%2f
+  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 0.0.0.0:8844
+  BUGFEED_AMQP=amqps://user:secret@rabbit/ bugfeed gateway
+
+Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (feed \"kde\").")]
+    Gateway(Box<GatewayArgs>),
+    /// Write changes into a change table, as a tracker would
+    #[command(after_help = "\
+Examples:
+  bugfeed touch 1234
+  bugfeed touch 1234 5678 --when 2014-04-03T21:13:45
+  bugfeed touch 1234 --source mysql://bugs:secret@127.0.0.1/bugs --table push_notify --timezone Europe/Berlin")]
+    Touch(Box<TouchArgs>),
+    /// Watch bugs from a terminal or a script: print changes, or run a command for each
+    ///
+    /// Changes go to standard output, what happens to the connection to standard error. Reconnects by itself and catches
+    /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
+    #[command(after_help = watch::HELP)]
+    Watch(Box<WatchArgs>),
+}
+
+/// Bugs as a person writes them: a number, or several with commas between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BugList(Vec<BugId>);
+
+impl FromStr for BugList {
+    type Err = <BugId as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<BugList, Self::Err> {
+        let text = text.trim().trim_end_matches(',');
+        text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(BugList)
+    }
+}
+
+/// All that are named, in that order.
+fn all_bugs(lists: &[BugList]) -> Vec<BugId> {
+    lists.iter().flat_map(|BugList(bugs)| bugs).copied().collect()
+}
+
+fn millis() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=86_400_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_every_option_has_a_variable() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        let all = std::iter::once(&command).chain(command.get_subcommands());
+        for command in all.filter(|command| command.get_name() != "help") {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let long = arg.get_long().unwrap();
+                if !matches!(long, "help" | "version") {
+                    let want = format!("BUGFEED_{}", long.replace('-', "_").to_uppercase());
+                    assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(want));
+                }
+            }
+        }
+    }
+
+    fn read(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(std::iter::once("bugfeed").chain(args.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn wrong_values_name_the_option_the_value_and_what_is_allowed() {
+        for (args, wants) in [
+            (&["--listen", "8844"][..], &["--listen", "8844", "127.0.0.1:8844", "localhost:8844"][..]),
+            (&["--max-connections", "0"], &["--max-connections", "0", "1..=1000000"]),
+            (&["--replay-age", "1y"], &["--replay-age", "1y", "24h"]),
+            (&["--timezone", "Mars/Olympus"], &["--timezone", "Mars/Olympus", "America/Los_Angeles"]),
+            (&["--table", "a;b"], &["--table", "a;b"]),
+            (&["gateway", "--feed", "x"], &["--feed", "x", "NAME=EXCHANGE"]),
+            (&["gateway", "--feed", "Big=x"], &["--feed", "a-z"]),
+            (&["gateway", "--feed", "demo=x"], &["--feed", "another name"]),
+            (&["gateway", "--amqp", "http://x"], &["--amqp", "amqp://"]),
+            (&["--tracker-url", "https://x/"], &["--tracker-url", "{bug}"]),
+            (&["--tracker-url", "kde=javascript:{bug}"], &["--tracker-url", "https://HOST"]),
+            (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
+            (&["--allow-origin", "https://*.x.example"], &["--allow-origin", "each site in full"]),
+            (&["touch", "0"], &["0", "whole number"]),
+            (&["touch"], &["BUG"]),
+            (&["touch", "1", "--when", "soon"], &["--when", "soon", "2014-04-03T21:13:45"]),
+            (&["touch", "1", "--source", "oracle://x"], &["--source", "mysql://"]),
+            (&["watch", "1", "--url", "ftp://x"], &["--url", "ws://"]),
+            (&["watch", "1", "--exec", "  "], &["--exec", "{bug}"]),
+            (&["watch", "1", "--exec", "echo ${bug}"], &["--exec", "$BUGFEED_BUG"]),
+            (&["watch", "1", "--color", "green"], &["--color", "green", "always"]),
+            (&["watch", "1", "--count", "0"], &["--count", "0"]),
+        ] {
+            let error = read(args).expect_err("refused").to_string();
+            for want in wants {
+                assert!(error.contains(want), "{args:?}: no '{want}' in: {error}");
+            }
+        }
+        let Command::Serve(serve) = read(&["--ping-interval-ms", "100000"]).unwrap().command else { panic!() };
+        assert!(serve.options().unwrap_err().contains("--idle-timeout-ms"));
+    }
+}

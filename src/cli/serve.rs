@@ -1,0 +1,56 @@
+//! Options of `bugfeed serve`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bugfeed_runtime::values::zone;
+use bugfeed_shim::source::TableSpec;
+use bugfeed_sql::Name;
+use clap::Args;
+
+use super::millis;
+use super::serving::{ListenArgs, LogArgs};
+use crate::compose::all_in_one::AllInOneOptions;
+
+/// Options of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Ports and limits.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Where the change table (bugfeed.db) and the ledger (ledger.db) are kept
+    #[arg(long, env = "BUGFEED_DATA_DIR", default_value = "./data", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// The change table's name; made if it is not there
+    #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
+    pub table: Name,
+    /// The zone of the times in the change table, as an IANA name
+    #[arg(long, env = "BUGFEED_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
+    pub timezone: jiff::tz::TimeZone,
+    /// How often the change table is looked at when it is idle, in ms
+    #[arg(long, env = "BUGFEED_POLL_INTERVAL_MS", default_value_t = 50, value_parser = millis())]
+    pub poll_interval_ms: u64,
+    /// Whether the live page has a button that changes a bug [default: only if --listen is a loopback address]
+    #[arg(long, env = "BUGFEED_DEMO", value_name = "true|false", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_missing_value = "true")]
+    pub demo: Option<bool>,
+    /// Log lines.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl ServeArgs {
+    /// What the composition takes.
+    ///
+    /// # Errors
+    /// Names the options that do not go together.
+    pub fn options(&self) -> Result<AllInOneOptions, String> {
+        Ok(AllInOneOptions {
+            serving: self.listen.serving()?,
+            data_dir: self.data_dir.clone(),
+            table: TableSpec { table: self.table.clone(), ..TableSpec::default() },
+            timezone: self.timezone.clone(),
+            poll_interval: Duration::from_millis(self.poll_interval_ms),
+            demo: self.demo,
+        })
+    }
+}

@@ -1,0 +1,263 @@
+//! `bugfeed watch`: a client for terminals, scripts and bots.
+//!
+//! In: bug numbers and a gateway's address. Out: one line for each change, flushed at once, one where changes may have
+//! been missed, and a command run for each. The connection is `bugfeed_client`'s. Never goes on to the next change
+//! before one is printed and its command has ended.
+
+mod exec;
+mod screen;
+mod signals;
+mod state;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bugfeed_client::{Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
+use bugfeed_protocol::{BugId, When};
+
+pub use self::exec::{Template, parse_template};
+pub use self::screen::{ColorChoice, Screen, use_color};
+pub use self::signals::{Signals, Stop};
+use self::state::StateFile;
+
+/// How often the gateway is asked for a heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// A checked `ws://` or `wss://` address. It is shown without what may be secret in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GatewayUrl(String);
+
+impl fmt::Display for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.0))
+    }
+}
+
+impl fmt::Debug for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Reads a gateway's address; `http` and `https`, as of its live page, are taken for `ws` and `wss`.
+///
+/// # Errors
+/// Says what an address looks like.
+pub fn parse_url(text: &str) -> Result<GatewayUrl, String> {
+    bugfeed_client::address(text).map(GatewayUrl).map_err(|error| error.to_string())
+}
+
+/// Why watching ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// What trying again would not mend, or a refused subscription.
+    #[error(transparent)]
+    Feed(#[from] ClientError),
+    /// Standard output failed.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// The shell of `--exec` cannot be started.
+    #[error("cannot run the command of --exec: {0}; is sh in the PATH?")]
+    Exec(#[source] io::Error),
+    /// The state file cannot be written.
+    #[error("cannot write the state file {0}; choose another one with --state")]
+    StateWrite(#[source] io::Error),
+    /// The state file cannot be read.
+    #[error("cannot read the state file {path}: {error}; choose another one with --state")]
+    StateRead {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The file is something else.
+    #[error("{0} is no state file of bugfeed watch; choose another one with --state, or remove it to start from now")]
+    StateForeign(PathBuf),
+}
+
+/// How watching ended as it was told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// After `--count` changes.
+    Enough,
+    /// By a signal.
+    Stopped(Stop),
+}
+
+/// What to watch, and what to do about it.
+#[derive(Clone, Debug)]
+pub struct WatchOptions {
+    /// The bugs to watch.
+    pub bugs: Vec<BugId>,
+    /// The gateway.
+    pub url: GatewayUrl,
+    /// Changes since then come first, in the first run.
+    pub since: Option<When>,
+    /// End after this many changes.
+    pub count: Option<u64>,
+    /// Run for each change.
+    pub exec: Option<Template>,
+    /// Where to keep how far this is.
+    pub state: Option<PathBuf>,
+    /// Print JSON.
+    pub json: bool,
+    /// Speak the protocol of 2014 only.
+    pub classic: bool,
+}
+
+/// Watches until enough changes came, a signal does, or `screen` cannot be written to.
+///
+/// # Errors
+/// Only what trying again would not mend.
+pub async fn run<O: Write, S: Write>(
+    options: &WatchOptions,
+    screen: &mut Screen<O, S>,
+    signals: &mut Signals,
+) -> Result<Ended, WatchError> {
+    let mut watch = Watch { options, screen, signals, left: options.count, paused: None };
+    let state = match &options.state {
+        Some(path) => Some(StateFile::open(path, &options.url.to_string(), &options.bugs)?),
+        None => None,
+    };
+    let mut feed = Feed::builder(&options.url.0)?
+        .bugs(options.bugs.iter().map(|bug| bug.get()))
+        .heartbeat(HEARTBEAT)
+        .classic(options.classic);
+    if let Some(since) = options.since {
+        feed = feed.since(since);
+    }
+    if let Some(state) = state {
+        if let Some(other) = state.other_url() {
+            watch
+                .screen
+                .warn(&format!("the state file was written with {other}; if that is another feed, expect a gap"));
+        }
+        // Before anything newer can be stored.
+        if let Some(stop) = watch.gap(&state.new_bugs()).await? {
+            return Ok(Ended::Stopped(stop));
+        }
+        state.adopt()?;
+        feed = feed.store(state);
+    }
+    watch.all(feed.connect()).await
+}
+
+struct Watch<'a, O, S> {
+    options: &'a WatchOptions,
+    screen: &'a mut Screen<O, S>,
+    signals: &'a mut Signals,
+    /// Changes to come until the end.
+    left: Option<u64>,
+    /// What is to be said while nothing can arrive.
+    paused: Option<String>,
+}
+
+impl<O: Write, S: Write> Watch<'_, O, S> {
+    async fn all(&mut self, mut feed: Feed) -> Result<Ended, WatchError> {
+        loop {
+            // Asking for the next event says that the one before is dealt with.
+            let event = tokio::select! {
+                event = feed.next() => event,
+                stop = self.signals.next() => {
+                    feed.finish().await?;
+                    return Ok(Ended::Stopped(stop));
+                }
+            };
+            let stop = match event {
+                None => return Err(ClientError::Ended.into()),
+                Some(Err(error @ ClientError::Save(_))) => {
+                    self.screen.warn(&error.to_string());
+                    None
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(event)) => self.event(event, &feed).await?,
+            };
+            if let Some(stop) = stop {
+                // Not dealt with: it comes again in the next run.
+                return Ok(Ended::Stopped(stop));
+            }
+            if self.left == Some(0) {
+                feed.finish().await?;
+                return Ok(Ended::Enough);
+            }
+        }
+    }
+
+    /// Deals with one event, unless a signal comes meanwhile.
+    async fn event(&mut self, event: Event, feed: &Feed) -> Result<Option<Stop>, WatchError> {
+        match event {
+            Event::Change(change) => {
+                self.screen.change(change, self.options.json)?;
+                let stop = self.exec(change.bug, Some(change.when)).await?;
+                if stop.is_none() {
+                    self.left = self.left.map(|left| left - 1);
+                }
+                return Ok(stop);
+            }
+            Event::Gap(bugs) => return self.gap(&bugs).await,
+            Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.options.url)),
+            Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
+            Event::Subscribed { replay, .. } => {
+                let text = connected(&self.options.url, replay, feed);
+                // A connection alone is no good news.
+                let paused = self.paused.as_ref().map(|paused| format!("; {paused}")).unwrap_or_default();
+                self.screen.status(&format!("{text}{paused}"));
+            }
+            Event::Feed { state: FeedState::Paused, since } => {
+                let since = since.map(|since| format!(" since {since}")).unwrap_or_default();
+                let text = format!("updates are paused{since}: nothing can arrive just now");
+                self.screen.status(&text);
+                self.paused = Some(text);
+            }
+            Event::Feed { state: FeedState::Live, .. } => {
+                self.paused = None;
+                self.screen.status("updates flow again");
+            }
+            Event::Trouble { text, .. } => self.screen.warn(&text),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// What happened in between is not known: whoever acts on changes must look at all of these bugs.
+    async fn gap(&mut self, bugs: &[BugId]) -> Result<Option<Stop>, WatchError> {
+        if bugs.is_empty() {
+            return Ok(None);
+        }
+        self.screen.gap(bugs, self.options.json)?;
+        for &bug in bugs {
+            if let Some(stop) = self.exec(bug, None).await? {
+                return Ok(Some(stop));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn exec(&mut self, bug: BugId, when: Option<When>) -> Result<Option<Stop>, WatchError> {
+        let Some(template) = &self.options.exec else { return Ok(None) };
+        self.screen.hide();
+        let outcome = template.run(bug, when, self.signals).await.map_err(WatchError::Exec)?;
+        self.screen.show();
+        match outcome {
+            exec::Outcome::Stopped(stop) => Ok(Some(stop)),
+            exec::Outcome::Ended(status) => {
+                if !status.success() {
+                    self.screen.warn(&format!("the command for bug {bug} failed: {status}"));
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn connected(url: &GatewayUrl, replay: Option<Verdict>, feed: &Feed) -> String {
+    let about = match (replay, feed.handle().protocol()) {
+        (_, Some(Protocol::Classic)) => ", with the protocol of 2014: it resumes by date, and cannot tell of every gap",
+        (Some(Verdict::Complete), _) => "; what was missed comes first",
+        (Some(Verdict::Latest), _) => "; of what was missed, the newest change of each bug comes first",
+        _ => "",
+    };
+    format!("connected to {url}{about}")
+}
