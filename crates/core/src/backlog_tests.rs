@@ -28,12 +28,12 @@ pub(super) fn note(transition: &str) {
 }
 
 /// The transitions that happened in this thread so far.
-pub(in crate) fn happened() -> BTreeSet<String> {
+pub(crate) fn happened() -> BTreeSet<String> {
     HAPPENED.with_borrow(Clone::clone)
 }
 
 /// All transitions that the tables list.
-pub(in crate) fn listed() -> BTreeSet<String> {
+pub(crate) fn listed() -> BTreeSet<String> {
     arrows(&TRANSITIONS).chain(arrows(&REQUESTS)).collect()
 }
 

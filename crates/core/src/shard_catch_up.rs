@@ -85,7 +85,7 @@ impl<P: Peer> Shard<P> {
                 Phase::Closing => return ControlFlow::Break(Stop::Ended),
                 Phase::GapOwed => self.encode_gap(slot, backlog),
                 Phase::Behind { after, hold } if after < self.processed => {
-                    self.look_up_missed(slot, after, hold, backlog)
+                    self.look_up_missed(slot, after, hold, backlog);
                 }
                 Phase::Behind { .. } => self.next_request(slot, backlog)?,
                 Phase::CatchUp { .. } | Phase::Cut { .. } | Phase::Conflation { .. } => {
