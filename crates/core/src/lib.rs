@@ -3,6 +3,7 @@
 //! Knows no socket, clock, broker or database: inputs are method calls, `now` is an argument, and what is to be
 //! written goes through the [`shard::Peer`] that the caller brings.
 
+mod backlog;
 pub mod budget;
 pub mod bus_plan;
 pub mod frame;

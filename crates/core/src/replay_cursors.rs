@@ -57,9 +57,10 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").last_late(positions)
     }
 
-    /// Whether of one of these bugs the newest change up to `upto` is not known any more, though cursors after it would
-    /// claim it: what is recorded beyond came late, and stands for it, and what is before has left the ring.
-    pub fn hides(&self, bugs: &[BugId], upto: Pos) -> bool {
+    /// Whether a change was lost that a cursor would claim: for one of these bugs, the newest change up to `upto` is not
+    /// known any more. Its place is taken by one that came late and lies beyond `upto`, and the ring no longer reaches
+    /// back to it.
+    pub fn masks_lost(&self, bugs: &[BugId], upto: Pos) -> bool {
         let (start, head) = (self.start(), self.head());
         let beyond = self.numbering.read().expect("nobody panics holding it").last_late(upto + 1..=head);
         // That anything came late is rare, and soon processed.

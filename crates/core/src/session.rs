@@ -1,16 +1,17 @@
-//! One session: its bugs, and what it has yet to be sent.
+//! One session: its bugs, how far its client is, and whether it lags.
 //!
 //! A session is *open* (everything up to the last update processed has been written) or *lagging* (its socket took no
-//! more, and the backlog says how to go on). The shard drives it; this is its state and what keeps it small.
+//! more, and its [`Backlog`] says how to go on). The shard drives it; this is its state and what keeps it small.
 
 use std::io;
 
 use bugfeed_protocol::server::Notice;
-use bugfeed_protocol::{BugId, Cursor, When};
+use bugfeed_protocol::{BugId, Cursor};
 
+use super::backlog::{Backlog, Phase, assert_may_end};
 use super::frame;
-use super::input::{Tally, Work};
-use super::replay::{Found, Pos};
+use super::input::Tally;
+use super::replay::Pos;
 use super::subscriptions::Slot;
 
 /// What a shard needs of a connection.
@@ -50,103 +51,64 @@ pub(super) struct Session<P> {
 pub(super) struct Modern {
     pub(super) heartbeat_ms: u64,
     pub(super) next_heartbeat_ms: u64,
-    /// The client has seen everything up to here on another gateway: it is not sent again.
-    pub(super) seen: Option<Seen>,
+    /// What the client already has from another gateway, where this one has less. It is not sent again.
+    pub(super) watermark: Option<Watermark>,
 }
 
-/// A cursor beyond what this shard has processed.
+/// How far a client is that has seen more than this shard has processed.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Watermark {
+    /// The client has every change up to this cursor.
     pub(super) cursor: Cursor,
     /// When the client said so.
     pub(super) told_ms: u64,
 }
 
-/// How long a client's word that it has seen more than this gateway is believed, in milliseconds, while the feed is
-/// current. A gateway is then behind another by the time a message takes; a ledger that was set back never catches up.
-const AHEAD_MS: u64 = 5_000;
+/// How long a client is believed that it has seen more than this gateway, in milliseconds, while the feed is current.
+/// A gateway is then behind another one only by the time that a message takes; a ledger that was set back never comes to
+/// the client's cursor.
+const WATERMARK_GRACE_MS: u64 = 5_000;
 
-impl Seen {
-    /// Whether what lies before it ought to have come. `current_ms`: since when the feed is current, if it is.
-    fn is_over(&self, current_ms: Option<u64>, now_ms: u64) -> bool {
-        current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + AHEAD_MS)
+impl Watermark {
+    /// Whether everything up to it ought to have come by now. `current_ms`: since when the feed is current, if it is.
+    fn is_overdue(&self, current_ms: Option<u64>, now_ms: u64) -> bool {
+        current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + WATERMARK_GRACE_MS)
+    }
+
+    /// Whether this gateway is as far as the client, given the cursor of a session that has been sent everything.
+    pub(super) fn is_reached(&self, head: Option<&Cursor>) -> bool {
+        head.is_some_and(|head| head.epoch == self.cursor.epoch && head.seq >= self.cursor.seq)
     }
 }
 
 impl Modern {
-    /// Whether the client has this one already.
-    pub(super) fn has(&self, cursor: &Cursor) -> bool {
-        self.seen.as_ref().is_some_and(|seen| cursor.seq <= seen.cursor.seq && cursor.epoch == seen.cursor.epoch)
+    /// Whether the client already has the change with this number, from another gateway.
+    pub(super) fn has(&self, number: &Cursor) -> bool {
+        let covers = |mark: &Watermark| number.seq <= mark.cursor.seq && number.epoch == mark.cursor.epoch;
+        self.watermark.as_ref().is_some_and(covers)
     }
 
-    /// Whether a change is none of those that lead to what the client has seen elsewhere: it came late, or is of a
-    /// ledger before.
-    pub(super) fn is_beside(&self, number: Option<&Cursor>) -> bool {
-        self.seen.as_ref().is_some_and(|seen| number.is_none_or(|number| number.epoch != seen.cursor.epoch))
+    /// Whether the watermark says nothing of a change: the change came late and so has no number, or its number is of
+    /// another epoch.
+    pub(super) fn cannot_tell(&self, number: Option<&Cursor>) -> bool {
+        let other = |mark: &Watermark| number.is_none_or(|number| number.epoch != mark.cursor.epoch);
+        self.watermark.as_ref().is_some_and(other)
     }
 
-    /// What the client may store, given that of a session that has just been sent everything.
+    /// What the client may store, given the cursor of a session that has been sent everything.
     pub(super) fn cursor<'a>(&'a self, head: Option<&'a Cursor>) -> Option<&'a Cursor> {
-        let reached = |seen: &Cursor| head.is_some_and(|head| head.epoch == seen.epoch && head.seq >= seen.seq);
-        self.seen.as_ref().map(|seen| &seen.cursor).filter(|seen| !reached(seen)).or(head)
+        self.watermark.as_ref().filter(|mark| !mark.is_reached(head)).map(|mark| &mark.cursor).or(head)
     }
 }
 
 #[derive(Debug)]
 pub(super) enum State {
+    /// Everything up to the last update processed has been written.
     Open,
+    /// Something has yet to be written.
     Lagging(Box<Backlog>),
+    /// Nothing more is written, and the connection was told to end.
     Ended,
-}
-
-/// What a session has yet to be sent, in this order.
-#[derive(Debug, Default)]
-pub(super) struct Backlog {
-    /// Frames begun or about to be written, from `written` on.
-    pub(super) out: Vec<u8>,
-    pub(super) written: usize,
-    /// Changes found by a catch-up, from `next` on.
-    pub(super) found: Vec<Found>,
-    pub(super) next: usize,
-    /// The position of the last change of a catch-up that was put into `out`.
-    pub(super) sent: Pos,
-    /// `found` was cut; after it, the catch-up that was asked for goes on with what is found after `sent`.
-    pub(super) cut: bool,
-    /// The catch-up that was asked for.
-    pub(super) asked: Option<Asked>,
-    /// Until the second position is sent, the cursor told is that of the first: a change there came late, and stands for
-    /// ones of the same bug that came earlier with later numbers.
-    pub(super) hold: Option<(Pos, Pos)>,
-    /// `found` is the newest of each bug after this position: not worth keeping, it can be found again.
-    pub(super) newest_from: Option<Pos>,
-    /// The socket has taken everything so far, and the session lags only because others of the shard come first: nothing
-    /// may be left out for it.
-    pub(super) willing: bool,
-    /// Everything up to here has been sent, or is in the fields above.
-    pub(super) behind: Pos,
-    /// Continuity was lost: before anything else the client must be told.
-    pub(super) gap: bool,
-    /// The connection waits for [`Peer::ready`].
-    pub(super) busy: bool,
-    /// Work that came while the session was lagging.
-    pub(super) deferred: Option<Work>,
-    /// The work waits for this gateway, not for the socket: until [`Input::Hold`](super::shard::Input::Hold) ends.
-    pub(super) parked: bool,
-    /// End once all is written.
-    pub(super) end: bool,
-}
-
-/// This many changes of a catch-up are kept for a session whose socket takes no more; the rest is looked up again.
-pub(super) const KEEP: usize = 2048;
-
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) bugs: Vec<BugId>,
-    pub(super) upto: Pos,
-    pub(super) after: Pos,
-    pub(super) since: Option<When>,
-    /// Changes that may be found one by one; 0 asks for the newest of each bug.
-    pub(super) limit: usize,
 }
 
 /// What a shard's sweep over its sessions knows.
@@ -168,42 +130,37 @@ pub(super) struct KeepAlive<'a> {
 impl<P: Peer> Session<P> {
     /// Waits until the socket takes more, with as little in memory as will do.
     pub(super) fn lag(&mut self, mut backlog: Box<Backlog>) {
-        backlog.out.drain(..backlog.written);
-        backlog.out.shrink_to_fit();
-        backlog.written = 0;
-        backlog.found.drain(..backlog.next);
-        backlog.next = 0;
-        match backlog.newest_from.take() {
-            Some(from) if !backlog.found.is_empty() => {
-                backlog.behind = from.max(backlog.sent);
-                backlog.found.clear();
-            }
-            _ if backlog.found.len() > KEEP => {
-                backlog.found.truncate(KEEP);
-                backlog.cut = true;
-            }
-            _ => {}
-        }
-        backlog.found.shrink_to_fit();
+        backlog.compact();
         self.state = State::Lagging(backlog);
         self.peer.want_writable();
     }
 
+    /// Everything has been sent.
+    pub(super) fn open(&mut self, backlog: &Backlog) {
+        backlog.assert_sent();
+        self.state = State::Open;
+    }
+
     pub(super) fn end(&mut self) {
+        match &self.state {
+            State::Open => assert_may_end(None),
+            State::Lagging(backlog) => assert_may_end(Some(backlog)),
+            State::Ended => debug_assert!(false, "a session ends once"),
+        }
         self.state = State::Ended;
         self.peer.end();
     }
 
-    /// Sends a modern session its heartbeat when it is due, and tells it of a gap when what it has seen elsewhere does
-    /// not come here. `heartbeat` is the frame for all whose cursor is the head, made when first needed.
+    /// Sends a modern session its heartbeat when it is due, and tells it of a gap when what its client has seen
+    /// elsewhere does not come here. `heartbeat` is the frame for all whose cursor is the head, made when first needed.
     pub(super) fn keep_alive(&mut self, due: &KeepAlive<'_>, heartbeat: &mut Vec<u8>, tally: &mut Tally) {
         let KeepAlive { processed, head, current_ms, paused, gap, now_ms } = *due;
         let Some(modern) = &mut self.modern else { return };
-        if let Some(seen) = &modern.seen {
-            if head.is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq) {
-                modern.seen = None;
-            } else if seen.is_over(current_ms, now_ms) {
-                modern.seen = None;
+        if let Some(mark) = &modern.watermark {
+            if mark.is_reached(head) {
+                modern.watermark = None;
+            } else if mark.is_overdue(current_ms, now_ms) {
+                modern.watermark = None;
                 tally.gaps += 1;
                 return self.tell_gap(gap, processed, now_ms);
             }
@@ -218,9 +175,9 @@ impl<P: Peer> Session<P> {
             frame::push_text(&mut frame, &Notice::Heartbeat { cursor: None, paused }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
-        if let Some(seen) = &modern.seen {
+        if let Some(mark) = &modern.watermark {
             let mut frame = Vec::new();
-            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: Some(&seen.cursor), paused }.encode());
+            frame::push_text(&mut frame, &Notice::Heartbeat { cursor: Some(&mark.cursor), paused }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
         }
         if heartbeat.is_empty() {
@@ -234,9 +191,11 @@ impl<P: Peer> Session<P> {
         match write(&self.peer, frame) {
             Ok(written) if written == frame.len() => {}
             Ok(written) => {
-                let out = if written > 0 { frame[written..].to_vec() } else { Vec::new() };
                 self.progress_ms = now_ms;
-                self.lag(Box::new(Backlog { out, gap: written == 0, behind: processed, ..Backlog::default() }));
+                self.lag(match written {
+                    0 => Backlog::new(Phase::GapOwed, Vec::new()),
+                    _ => Backlog::new(Phase::behind(processed), frame[written..].to_vec()),
+                });
             }
             Err(_) => self.end(),
         }
@@ -250,8 +209,7 @@ impl<P: Peer> Session<P> {
             Ok(written) => {
                 tally.lagged += 1;
                 self.progress_ms = now_ms;
-                let out = frame[written..].to_vec();
-                self.lag(Box::new(Backlog { out, behind: processed, ..Backlog::default() }));
+                self.lag(Backlog::new(Phase::behind(processed), frame[written..].to_vec()));
             }
             Err(_) => self.end(),
         }

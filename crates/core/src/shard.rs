@@ -4,9 +4,10 @@
 //! each session, and a [`Tally`]. Never waits, never keeps a queue per session.
 //!
 //! A session is *open* (everything up to the last update processed has been written) or *lagging* (its socket took no
-//! more). A lagging session is skipped by updates; once its socket is writable, it gets what it had begun, and then the
-//! newest change of each of its bugs since the position at which it fell behind. Subscribing with `since` takes the
-//! same road: reply and catch-up are written as far as the socket takes them, and the rest is found again later.
+//! more). A lagging session is skipped by updates. Once its socket is writable, it is written the rest of the frame that
+//! was begun, and then the newest change of each of its bugs since the position at which it fell behind. Commands go the
+//! same way: reply and catch-up are written as far as the socket takes them, and the rest is looked up again later. The
+//! phases of a lagging session are in [`Backlog`].
 
 use std::sync::Arc;
 
@@ -16,20 +17,23 @@ use bugfeed_protocol::server::{FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Cursor, When};
 use slab::Slab;
 
+use super::backlog::{Backlog, Batch, Query};
 use super::budget::Budget;
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
 use super::replay::{Pos, Replay, Standing};
 pub use super::session::Peer;
-use super::session::{Asked, Backlog, Modern, Seen, Session, State};
+use super::session::{Modern, Session, State, Watermark};
 use super::subscriptions::{Slot, Subscriptions};
+use catch_up::{LookUp, Stop};
 use live::Staged;
 
 /// A catch-up is written in pieces of about this size.
 const PIECE: usize = 4096;
 /// Pieces that one session is written before it is another's turn.
 const PIECES: usize = 16;
+
 /// The sessions of one shard.
 #[derive(Debug)]
 pub struct Shard<P> {
@@ -156,21 +160,17 @@ impl<P: Peer> Shard<P> {
         if !self.sessions.contains(slot as usize) {
             return;
         }
-        if matches!(self.sessions[slot as usize].state, State::Open) && self.has_seen_another(slot) {
-            self.tell_another(slot);
+        if matches!(self.sessions[slot as usize].state, State::Open) && self.is_on_fork(slot) {
+            self.tell_fork(slot);
         }
         let session = &mut self.sessions[slot as usize];
         match &mut session.state {
             State::Ended => session.peer.end(),
-            State::Lagging(backlog) => {
-                debug_assert!(backlog.deferred.is_none(), "a connection waits until it is ready");
-                backlog.deferred = Some(work);
-            }
+            State::Lagging(backlog) => backlog.hand_in(work),
             State::Open => {
                 session.progress_ms = self.now_ms;
-                let mut backlog = Box::new(Backlog { behind: self.processed, willing: true, ..Backlog::default() });
-                backlog.deferred = Some(work);
-                if !self.pump(slot, backlog) {
+                let backlog = Backlog::with_work(work, self.processed);
+                if self.work_off(slot, backlog) == Stop::Backpressure {
                     self.tally.lagged += 1;
                 }
             }
@@ -181,25 +181,17 @@ impl<P: Peer> Shard<P> {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         match std::mem::replace(&mut session.state, State::Open) {
             State::Lagging(backlog) => {
-                self.pump(slot, backlog);
+                self.work_off(slot, backlog);
             }
             other => session.state = other,
         }
     }
 
     /// Puts the answer to a piece of work into the backlog.
-    fn begin(&mut self, slot: Slot, work: Work, backlog: &mut Backlog) {
-        backlog.busy = true;
+    fn answer(&mut self, slot: Slot, work: Work, backlog: &mut Backlog) {
         let refusal = match work {
-            Work::Write(frames) => {
-                backlog.out.extend_from_slice(&frames);
-                return;
-            }
-            Work::Close(close) => {
-                backlog.out.extend_from_slice(&frame::close(close));
-                backlog.end = true;
-                return;
-            }
+            Work::Write(frames) => return backlog.outgoing.buffer().extend_from_slice(&frames),
+            Work::Close(close) => return backlog.close(close),
             Work::Command(Err(refusal)) => refusal,
             Work::Command(Ok(command)) => match self.command(slot, command, backlog) {
                 Ok(()) => return,
@@ -207,15 +199,15 @@ impl<P: Peer> Shard<P> {
             },
         };
         self.tally.refused += 1;
-        frame::push_text(&mut backlog.out, &Reply::Refused(&refusal).encode());
+        frame::push_text(backlog.outgoing.buffer(), &Reply::Refused(&refusal).encode());
     }
 
     fn command(&mut self, slot: Slot, command: Command, backlog: &mut Backlog) -> Result<(), Refusal> {
         let name = command.name();
-        let mut replay = None;
+        let (mut verdict, mut look_up) = (None, None);
         match command {
             Command::Version => {
-                frame::push_text(&mut backlog.out, &Reply::Version(&self.about.version).encode());
+                frame::push_text(backlog.outgoing.buffer(), &Reply::Version(&self.about.version).encode());
                 return Ok(());
             }
             Command::Hello { heartbeat_s } => {
@@ -229,41 +221,46 @@ impl<P: Peer> Shard<P> {
             Command::Subscribe { bugs, since, resume } => {
                 if !self.subscribe(slot, &bugs, name)? {
                     self.tally.no_room += 1;
-                    backlog.out.extend_from_slice(&frame::close(Close::NoRoom));
-                    backlog.end = true;
+                    backlog.close(Close::NoRoom);
                     return Ok(());
                 }
                 let modern = self.sessions[slot as usize].modern.is_some();
                 match resume.filter(|_| modern) {
-                    Some(resume) => replay = Some(self.resume(slot, bugs, resume, backlog)),
-                    None => {
-                        if let Some(since) = since {
-                            let after = self.replay.before(since);
-                            let limit = self.limits.catch_up;
-                            let asked = Asked { bugs, upto: self.processed, after, since: Some(since), limit };
-                            self.look_up(slot, asked, 0, backlog);
-                        }
+                    Some(resume) => {
+                        let (told, cursor, found) = self.resume(slot, bugs, resume);
+                        (verdict, look_up) = (Some((told, cursor)), found);
                     }
+                    None => look_up = since.map(|since| self.catch_up_since(slot, bugs, since)),
                 }
             }
         }
-        self.reply(slot, name, replay, backlog);
+        self.reply(slot, name, verdict, look_up.as_ref(), backlog);
+        if let Some(look_up) = look_up {
+            backlog.enter(look_up.into_phase());
+        }
         Ok(())
+    }
+
+    /// Looks up what changed since a date.
+    fn catch_up_since(&mut self, slot: Slot, bugs: Vec<BugId>, since: When) -> LookUp {
+        let (after, limit) = (self.replay.before(since), self.limits.catch_up);
+        let query = Query { bugs, upto: self.processed, after, since: Some(since), limit };
+        self.look_up(slot, query, Batch::after(0))
     }
 
     fn hello(&mut self, slot: Slot, heartbeat_s: u64, backlog: &mut Backlog) {
         let session = &mut self.sessions[slot as usize];
         let heartbeat_ms = heartbeat_s * 1000;
         let next_heartbeat_ms = self.now_ms + heartbeat_ms;
-        let seen = session.modern.take().and_then(|modern| modern.seen);
-        session.modern = Some(Box::new(Modern { heartbeat_ms, next_heartbeat_ms, seen }));
+        let watermark = session.modern.take().and_then(|modern| modern.watermark);
+        session.modern = Some(Box::new(Modern { heartbeat_ms, next_heartbeat_ms, watermark }));
         let limits = Limits { subscriptions: self.limits.subscriptions, message_bytes: self.limits.message_bytes };
         let (version, feed) = (&*self.about.version, &*self.about.feed);
         let cursor = self.cursor(slot);
         let reply = Reply::Hello { version, feed, heartbeat_s, cursor: cursor.as_ref(), limits };
-        frame::push_text(&mut backlog.out, &reply.encode());
+        frame::push_text(backlog.outgoing.buffer(), &reply.encode());
         if let Some(since) = self.paused {
-            frame::push_text(&mut backlog.out, &Notice::Feed { state: FeedState::Paused, since }.encode());
+            frame::push_text(backlog.outgoing.buffer(), &Notice::Feed { state: FeedState::Paused, since }.encode());
         }
     }
 
@@ -310,17 +307,11 @@ impl<P: Peer> Shard<P> {
         self.subscriptions.give(before - session.bugs.len());
     }
 
-    /// Looks up what a client missed since its cursor; the verdict, and the cursor for the reply.
-    fn resume(
-        &mut self,
-        slot: Slot,
-        bugs: Vec<BugId>,
-        resume: Resume,
-        backlog: &mut Backlog,
-    ) -> (Verdict, Option<Cursor>) {
+    /// Looks up what a client missed since its cursor: the verdict and the cursor for the reply, and what was found.
+    fn resume(&mut self, slot: Slot, bugs: Vec<BugId>, resume: Resume) -> (Verdict, Option<Cursor>, Option<LookUp>) {
         let Resume::From(cursor) = resume else {
             self.tally.gaps += 1;
-            return (Verdict::Gap, self.cursor(slot));
+            return (Verdict::Gap, self.cursor(slot), None);
         };
         let (after, limit) = match self.replay.standing(&cursor) {
             Standing::InRing(pos) => (pos, self.limits.catch_up),
@@ -328,47 +319,55 @@ impl<P: Peer> Shard<P> {
             Standing::Ahead => (Pos::MAX, 0),
             Standing::Unknown => {
                 self.tally.gaps += 1;
-                return (Verdict::Gap, self.cursor(slot));
+                return (Verdict::Gap, self.cursor(slot), None);
             }
         };
         let reached = |head: Cursor| head.epoch == cursor.epoch && head.seq >= cursor.seq;
         if after > self.processed || !self.head().is_none_or(reached) {
-            // Recorded but not processed here (if only the break that it follows), or not even recorded: what is still to
-            // come up to there is known.
-            let seen = Seen { cursor: cursor.clone(), told_ms: self.now_ms };
+            // The client is ahead of this shard: what it has is recorded but not processed here (if only the break that it
+            // follows), or is not even recorded. What is still to come up to its cursor is not sent again.
+            let watermark = Watermark { cursor: cursor.clone(), told_ms: self.now_ms };
             if let Some(modern) = &mut self.sessions[slot as usize].modern
                 && !modern.has(&cursor)
             {
-                modern.seen = Some(seen);
+                modern.watermark = Some(watermark);
             }
             self.tally.complete += 1;
-            return (Verdict::Complete, Some(cursor));
+            return (Verdict::Complete, Some(cursor), None);
         }
-        let asked = Asked { bugs, upto: self.processed, after, since: None, limit };
-        if self.look_up(slot, asked, after, backlog) || limit == 0 {
+        let query = Query { bugs, upto: self.processed, after, since: None, limit };
+        let found = self.look_up(slot, query, Batch::after(after));
+        if found.conflated || limit == 0 {
             self.tally.latest += 1;
-            return (Verdict::Latest, Some(cursor));
+            return (Verdict::Latest, Some(cursor), Some(found));
         }
         self.tally.complete += 1;
-        (Verdict::Complete, Some(cursor))
+        (Verdict::Complete, Some(cursor), Some(found))
     }
 
     /// Whether a command must wait until it is known whether changes were missed.
-    fn must_wait(&self, slot: Slot, work: &Work) -> bool {
+    fn must_await_feed(&self, slot: Slot, work: &Work) -> bool {
         let resumes = matches!(work, Work::Command(Ok(Command::Subscribe { resume: Some(_), .. })));
         self.held && resumes && self.sessions[slot as usize].modern.is_some()
     }
 
     /// Puts the reply before what was looked up.
-    fn reply(&self, slot: Slot, command: &str, replay: Option<(Verdict, Option<Cursor>)>, backlog: &mut Backlog) {
+    fn reply(
+        &self,
+        slot: Slot,
+        command: &str,
+        verdict: Option<(Verdict, Option<Cursor>)>,
+        look_up: Option<&LookUp>,
+        backlog: &mut Backlog,
+    ) {
         let session = &self.sessions[slot as usize];
         let text = if session.modern.is_none() || command == "subscriptions" {
             Reply::Bugs { command, bugs: &session.bugs }.encode()
         } else {
-            let (verdict, cursor) = match replay {
+            let (verdict, cursor) = match verdict {
                 Some((verdict, cursor)) => (Some(verdict), cursor),
                 // A catch-up by date begins with what is found first.
-                None => match backlog.found.first() {
+                None => match look_up.and_then(LookUp::first) {
                     Some(first) => (None, self.replay.cursor_at(first.pos - 1)),
                     None => (None, self.cursor(slot)),
                 },
@@ -376,7 +375,7 @@ impl<P: Peer> Shard<P> {
             let count = session.bugs.len();
             Reply::Count { command, count, replay: verdict, cursor: cursor.as_ref() }.encode()
         };
-        frame::push_text(&mut backlog.out, &text);
+        frame::push_text(backlog.outgoing.buffer(), &text);
     }
 }
 
@@ -400,3 +399,7 @@ mod modern_tests;
 #[cfg(test)]
 #[path = "shard_lineage_tests.rs"]
 mod lineage_tests;
+
+#[cfg(test)]
+#[path = "shard_backlog_tests.rs"]
+mod backlog_tests;

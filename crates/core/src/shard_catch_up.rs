@@ -1,159 +1,249 @@
-//! How a shard writes what a session has yet to be sent: looked up, encoded a piece at a time, held back by its socket.
+//! How a shard works off the backlog of a lagging session: one step after the other, until the socket takes no more.
+//!
+//! Goes in: a [`Backlog`]. Comes out: bytes to the session's socket, and a session that is open, lagging or ended. Each
+//! phase of the backlog has one method here, which ends with the next phase. Never waits, and never gives one session
+//! more than its turn.
+
+use std::ops::ControlFlow;
 
 use super::{PIECE, PIECES, Shard};
+use crate::backlog::{Backlog, Batch, CursorHold, Phase, Query, Request};
 use crate::frame;
-use crate::replay::{Pos, Wanted};
-use crate::session::{Asked, Backlog, Peer, State, write};
+use crate::replay::{Found, Pos, Wanted};
+use crate::session::{Peer, State, write};
 use crate::subscriptions::Slot;
 
+/// Why the shard leaves a session's backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Everything is sent: the session is open.
+    Sent,
+    /// The session is over.
+    Ended,
+    /// The socket takes no more.
+    Backpressure,
+    /// The socket may take more, but it is the turn of other sessions of the shard.
+    Yielded,
+    /// The next command cannot be answered before it is known whether this gateway missed changes.
+    AwaitsFeed,
+}
+
+/// What was found in the replay cache.
+#[derive(Debug)]
+pub(super) struct LookUp {
+    query: Query,
+    batch: Batch,
+    /// There was more than the query allows to send one by one: this is the newest change of each bug.
+    pub(super) conflated: bool,
+    /// It is incomplete, and no cursor of it would be true: the client is told of a gap instead.
+    lost: bool,
+}
+
+impl LookUp {
+    /// The first change that was found.
+    pub(super) fn first(&self) -> Option<&Found> {
+        self.batch.found.first()
+    }
+
+    pub(super) fn into_phase(self) -> Phase {
+        let LookUp { query, batch, lost, .. } = self;
+        if lost { Phase::GapOwed } else { Phase::CatchUp { query, batch } }
+    }
+}
+
 impl<P: Peer> Shard<P> {
-    /// Fills `found` with what is left of a catch-up after `sent`. Whether it was too long and is conflated.
-    pub(super) fn look_up(&mut self, slot: Slot, asked: Asked, sent: Pos, backlog: &mut Backlog) -> bool {
-        let wanted = Wanted {
-            bugs: &asked.bugs,
-            after: asked.after.max(sent),
-            after_old: sent,
-            upto: asked.upto,
-            since: asked.since,
-            limit: asked.limit,
+    /// Works off a session's backlog, and leaves the session open, lagging or ended.
+    pub(super) fn work_off(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> Stop {
+        let stop = match self.steps(slot, &mut backlog) {
+            ControlFlow::Break(stop) => stop,
+            ControlFlow::Continue(()) => Stop::Yielded,
         };
-        backlog.found.clear();
-        let conflated = self.replay.every(&wanted, &mut backlog.found);
-        self.tally.conflated += u64::from(conflated && asked.limit > 0);
-        if conflated && self.sessions[slot as usize].modern.is_some() && self.replay.hides(&asked.bugs, asked.upto) {
-            self.tally.gaps += 1;
-            backlog.gap = true;
-        }
-        let first = backlog.found.first().map_or(asked.after, |found| found.pos - 1);
-        self.hold(first.min(asked.after), backlog);
-        (backlog.next, backlog.cut, backlog.asked) = (0, false, Some(asked));
-        conflated
-    }
-
-    /// Holds the cursor back at `from`, or where it is held already, as long as a change that came late has yet to be
-    /// sent.
-    fn hold(&self, from: Pos, backlog: &mut Backlog) {
-        let until = self.replay.last_late(&backlog.found);
-        let held = backlog.hold.filter(|(_, until)| *until > backlog.sent);
-        backlog.hold = until.map(|until| (held.map_or(from, |(from, _)| from), until));
-    }
-
-    /// Writes what the socket takes of a session's backlog, after which the session is open, ended, or (false) lagging.
-    pub(super) fn pump(&mut self, slot: Slot, mut backlog: Box<Backlog>) -> bool {
-        backlog.parked = false;
-        if self.has_seen_another(slot) {
-            // Before anything of this history that the client would take for its own.
-            self.tally.gaps += u64::from(!backlog.gap);
-            backlog.gap = true;
-        }
-        for _ in 0..PIECES {
-            self.fill(slot, &mut backlog);
-            let session = &mut self.sessions[slot as usize];
-            if !backlog.out.is_empty() {
-                let Ok(written) = write(&session.peer, &backlog.out[backlog.written..]) else {
-                    session.end();
-                    return true;
-                };
-                backlog.written += written;
-                if written > 0 {
-                    session.progress_ms = self.now_ms;
-                }
-                if backlog.written < backlog.out.len() {
-                    backlog.willing = false;
-                    session.lag(backlog);
-                    return false;
-                }
-                backlog.out.clear();
-                backlog.written = 0;
-            } else if backlog.end {
+        let session = &mut self.sessions[slot as usize];
+        match stop {
+            Stop::Sent => session.open(&backlog),
+            Stop::Backpressure | Stop::Yielded => session.lag(backlog),
+            Stop::AwaitsFeed => session.state = State::Lagging(backlog),
+            Stop::Ended => {
+                session.state = State::Lagging(backlog);
                 session.end();
-                return true;
-            } else if backlog.gap {
-                // The client will ask for everything anyway.
-                (backlog.gap, backlog.behind, backlog.newest_from) = (false, self.processed, None);
-                (backlog.asked, backlog.cut, backlog.next, backlog.hold) = (None, false, 0, None);
-                backlog.found.clear();
-                if let Some(modern) = &mut session.modern {
-                    modern.seen = None;
-                }
-                backlog.out.extend_from_slice(&self.gap_frame());
-            } else if backlog.behind < self.processed {
-                let lost = || {
-                    backlog.behind < self.replay.floor()
-                        || !backlog.willing && self.replay.hides(&session.bugs, self.processed)
-                };
-                if session.modern.is_some() && lost() {
-                    self.tally.gaps += 1;
-                    backlog.gap = true;
-                    continue;
-                }
-                if backlog.willing {
-                    // What came meanwhile, as if it were sent live.
-                    let (bugs, upto, after) = (session.bugs.clone(), self.processed, backlog.behind);
-                    let asked = Asked { bugs, upto, after, since: None, limit: self.limits.catch_up };
-                    (backlog.behind, backlog.newest_from) = (upto, None);
-                    self.look_up(slot, asked, after, &mut backlog);
-                    continue;
-                }
-                backlog.found.clear();
-                self.replay.newest(&session.bugs, backlog.behind, self.processed, &mut backlog.found);
-                self.hold(backlog.behind, &mut backlog);
-                backlog.next = 0;
-                backlog.newest_from = Some(backlog.behind);
-                backlog.behind = self.processed;
-            } else {
-                backlog.hold = None;
-                if std::mem::take(&mut backlog.busy) {
-                    session.peer.ready();
-                }
-                let Some(work) = backlog.deferred.take() else {
-                    session.state = State::Open;
-                    return true;
-                };
-                if self.must_wait(slot, &work) {
-                    (backlog.deferred, backlog.parked, backlog.behind) = (Some(work), true, self.processed);
-                    self.sessions[slot as usize].state = State::Lagging(backlog);
-                    return true;
-                }
-                (backlog.newest_from, backlog.willing) = (None, true);
-                self.begin(slot, work, &mut backlog);
             }
         }
-        // The socket would take more, but others of the shard come first.
-        self.sessions[slot as usize].lag(backlog);
-        true
+        stop
     }
 
-    /// Encodes the next changes of a catch-up, up to about a [`PIECE`].
-    fn fill(&mut self, slot: Slot, backlog: &mut Backlog) {
-        while backlog.out.len() - backlog.written < PIECE && !backlog.gap {
-            let Some(&found) = backlog.found.get(backlog.next) else {
-                let asked = backlog.asked.take();
-                backlog.found.clear();
-                backlog.next = 0;
-                match asked.filter(|_| backlog.cut) {
-                    Some(asked) => self.look_up(slot, asked, backlog.sent, backlog),
-                    None => return,
-                };
+    /// As many steps as one session gets at a time. Each step writes what is encoded, or goes on to another phase.
+    fn steps(&mut self, slot: Slot, backlog: &mut Backlog) -> ControlFlow<Stop> {
+        backlog.defer_again();
+        self.compare_lagging(slot, backlog);
+        for _ in 0..PIECES {
+            self.encode_found(slot, backlog);
+            if !backlog.outgoing.is_empty() {
+                self.write_outgoing(slot, backlog)?;
+                continue;
+            }
+            match *backlog.phase() {
+                Phase::Closing => return ControlFlow::Break(Stop::Ended),
+                Phase::GapOwed => self.encode_gap(slot, backlog),
+                Phase::Behind { after, hold } if after < self.processed => {
+                    self.look_up_missed(slot, after, hold, backlog);
+                }
+                Phase::Behind { .. } => self.next_request(slot, backlog)?,
+                Phase::CatchUp { .. } | Phase::Cut { .. } | Phase::Conflation { .. } => {
+                    unreachable!("a batch that is not all encoded leaves bytes to write: {backlog:?}")
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Where the client has numbers of another history, it is told of a gap before it is sent anything of this one, which
+    /// it would take for a continuation of its own.
+    fn compare_lagging(&mut self, slot: Slot, backlog: &mut Backlog) {
+        if !self.is_on_fork(slot) {
+            return;
+        }
+        self.tally.gaps += u64::from(!matches!(backlog.phase(), Phase::GapOwed));
+        self.forget_watermark(slot);
+        backlog.owe_gap();
+    }
+
+    fn forget_watermark(&mut self, slot: Slot) {
+        if let Some(modern) = &mut self.sessions[slot as usize].modern {
+            modern.watermark = None;
+        }
+    }
+
+    /// Encodes the changes that were found, up to about a [`PIECE`].
+    fn encode_found(&mut self, slot: Slot, backlog: &mut Backlog) {
+        while backlog.outgoing.left().len() < PIECE {
+            let Some((batch, out)) = backlog.batch_and_buffer() else { return };
+            let Some(&found) = batch.found.get(batch.next) else {
+                self.end_batch(slot, backlog);
                 continue;
             };
-            backlog.next += 1;
-            backlog.sent = found.pos;
+            batch.next += 1;
+            batch.sent = found.pos;
             match &self.sessions[slot as usize].modern {
-                None => frame::push_update(&mut backlog.out, found.change),
+                None => frame::push_update(out, found.change),
                 Some(modern) => {
                     if self.replay.number_of(found.pos).is_some_and(|number| modern.has(&number)) {
                         continue;
                     }
-                    let cursor = match backlog.hold {
-                        Some((from, until)) if found.pos < until => self.replay.cursor_before(from + 1),
+                    let cursor = match batch.hold {
+                        Some(hold) if found.pos < hold.until => self.replay.cursor_before(hold.at + 1),
                         _ => self.replay.cursor_at(found.pos),
                     };
                     let Some(cursor) = modern.cursor(cursor.as_ref()) else { continue };
-                    frame::push_update_with_cursor(&mut backlog.out, found.change, cursor);
+                    frame::push_update_with_cursor(out, found.change, cursor);
                 }
             }
             self.tally.caught_up += 1;
         }
+    }
+
+    /// All of a batch is encoded. The rest of a catch-up that was cut is looked up; otherwise nothing is in hand.
+    fn end_batch(&mut self, slot: Slot, backlog: &mut Backlog) {
+        backlog.turn(|phase| match phase {
+            Phase::CatchUp { query: Query { upto, .. }, .. } | Phase::Conflation { upto, .. } => Phase::behind(upto),
+            Phase::Cut { query, batch } => self.look_up(slot, query, batch.next_batch()).into_phase(),
+            Phase::Behind { .. } | Phase::GapOwed | Phase::Closing => unreachable!("no batch: {phase:?}"),
+        });
+    }
+
+    /// Writes what the socket takes of the outgoing bytes.
+    fn write_outgoing(&mut self, slot: Slot, backlog: &mut Backlog) -> ControlFlow<Stop> {
+        let session = &mut self.sessions[slot as usize];
+        let Ok(written) = write(&session.peer, backlog.outgoing.left()) else {
+            return ControlFlow::Break(Stop::Ended);
+        };
+        if written > 0 {
+            session.progress_ms = self.now_ms;
+        }
+        if backlog.socket_took(written) { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Backpressure) }
+    }
+
+    /// [`Phase::GapOwed`]: the client is told, and goes on from here. It will ask the tracker for what came before.
+    fn encode_gap(&mut self, slot: Slot, backlog: &mut Backlog) {
+        self.forget_watermark(slot);
+        backlog.outgoing.buffer().extend_from_slice(&self.gap_frame());
+        backlog.enter(Phase::behind(self.processed));
+    }
+
+    /// [`Phase::Behind`], where changes were processed meanwhile: looks up those that the session missed. `hold`: a
+    /// conflation that was dropped left it.
+    fn look_up_missed(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>, backlog: &mut Backlog) {
+        let session = &self.sessions[slot as usize];
+        let lost = || {
+            after < self.replay.floor() || backlog.conflates() && self.replay.masks_lost(&session.bugs, self.processed)
+        };
+        if session.modern.is_some() && lost() {
+            self.tally.gaps += 1;
+            return backlog.enter(Phase::GapOwed);
+        }
+        let next =
+            if backlog.conflates() { self.newest_missed(slot, after, hold) } else { self.every_missed(slot, after) };
+        backlog.enter(next);
+    }
+
+    /// Every change that a session missed, as if it had been sent live.
+    fn every_missed(&mut self, slot: Slot, after: Pos) -> Phase {
+        let bugs = self.sessions[slot as usize].bugs.clone();
+        let query = Query { bugs, upto: self.processed, after, since: None, limit: self.limits.catch_up };
+        self.look_up(slot, query, Batch::after(after)).into_phase()
+    }
+
+    /// The newest change of each bug of which a session missed any.
+    fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
+        let mut batch = Batch::after(after);
+        self.replay.newest(&self.sessions[slot as usize].bugs, after, self.processed, &mut batch.found);
+        batch.hold = self.cursor_hold(&batch.found, hold, after);
+        Phase::Conflation { upto: self.processed, batch }
+    }
+
+    /// Looks up what lies after the last change that is encoded; `batch` is empty and says where that is.
+    pub(super) fn look_up(&mut self, slot: Slot, query: Query, mut batch: Batch) -> LookUp {
+        debug_assert!(batch.found.is_empty() && query.upto <= self.processed, "{query:?}, {batch:?}");
+        let wanted = Wanted {
+            bugs: &query.bugs,
+            after: query.after.max(batch.sent),
+            after_old: batch.sent,
+            upto: query.upto,
+            since: query.since,
+            limit: query.limit,
+        };
+        let conflated = self.replay.every(&wanted, &mut batch.found);
+        self.tally.conflated += u64::from(conflated && query.limit > 0);
+        let modern = self.sessions[slot as usize].modern.is_some();
+        let lost = conflated && modern && self.replay.masks_lost(&query.bugs, query.upto);
+        self.tally.gaps += u64::from(lost);
+        let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
+        batch.hold = self.cursor_hold(&batch.found, batch.hold, before_first.min(query.after));
+        LookUp { query, batch, conflated, lost }
+    }
+
+    /// Holds the cursor back at `from`, or where it is held back already, until the last of these changes that came late
+    /// is sent.
+    fn cursor_hold(&self, found: &[Found], held: Option<CursorHold>, from: Pos) -> Option<CursorHold> {
+        let until = self.replay.last_late(found)?;
+        Some(CursorHold { at: held.map_or(from, |held| held.at), until })
+    }
+
+    /// [`Phase::Behind`], where nothing was missed: the session was sent everything. The connection is told that its work
+    /// is done, or what it has handed in meanwhile is begun.
+    fn next_request(&mut self, slot: Slot, backlog: &mut Backlog) -> ControlFlow<Stop> {
+        if backlog.end_work() {
+            self.sessions[slot as usize].peer.ready();
+        }
+        if let Request::Deferred(work) = backlog.request()
+            && self.must_await_feed(slot, work)
+        {
+            backlog.await_feed();
+            return ControlFlow::Break(Stop::AwaitsFeed);
+        }
+        match backlog.begin_work() {
+            Some(work) => self.answer(slot, work, backlog),
+            None => return ControlFlow::Break(Stop::Sent),
+        }
+        ControlFlow::Continue(())
     }
 }

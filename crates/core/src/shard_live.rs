@@ -5,9 +5,9 @@
 //! An update that nobody watches is never encoded.
 
 use super::{Shard, Update};
+use crate::backlog::{Backlog, Phase};
 use crate::frame;
-use crate::replay::Pos;
-use crate::session::{Backlog, Peer, State, write};
+use crate::session::{Peer, State, write};
 use crate::subscriptions::Slot;
 
 /// Updates that are staged at most: a session's share is a set of so many bits.
@@ -121,48 +121,50 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
-        let (mut beside, mut ahead) = (Vec::new(), Vec::new());
+        let (mut untold, mut beyond) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
             if !matches!(session.state, State::Open) {
                 continue;
             }
-            match session.modern.as_deref().filter(|modern| modern.seen.is_some()) {
+            match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
                 None => self.staged.share_with(slot, bit),
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
-                Some(modern) if modern.is_beside(update.number.as_ref()) => beside.push(slot),
-                Some(_) => ahead.push(slot),
+                Some(modern) if modern.cannot_tell(update.number.as_ref()) => untold.push(slot),
+                Some(_) => beyond.push(slot),
             }
         }
         let pos = update.pos;
         // It goes beyond what their clients have seen elsewhere: is that the same history?
-        let (other, same): (Vec<Slot>, Vec<Slot>) = ahead.into_iter().partition(|&slot| self.has_seen_another(slot));
+        let (other, same): (Vec<Slot>, Vec<Slot>) = beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
         for slot in same {
             self.staged.share_with(slot, bit);
         }
         if !self.staged.slots.is_empty() {
             self.staged.updates.push(update);
         }
-        if !beside.is_empty() {
-            self.lag_behind(&beside, pos - 1, false);
+        if !untold.is_empty() {
+            self.lag_in(&untold, || Phase::behind(pos - 1));
         }
         if !other.is_empty() {
-            self.lag_behind(&other, pos, true);
+            self.tally.gaps += self.lag_in(&other, || Phase::GapOwed);
         }
     }
 
-    /// These sessions go on by a catch-up from a position, after what was staged before: the frame of an update says where
-    /// this gateway is, and their clients have seen more elsewhere. `gap`: of another history, as they are told first.
-    fn lag_behind(&mut self, slots: &[Slot], behind: Pos, gap: bool) {
+    /// These sessions are not sent the update's frame, which says where this gateway is: their clients have seen more
+    /// elsewhere. They go on in `phase` instead, after what was staged before. How many of them are still open, and do.
+    fn lag_in(&mut self, slots: &[Slot], phase: impl Fn() -> Phase) -> u64 {
         self.flush(usize::MAX);
+        let mut lagging = 0;
         for &slot in slots {
             let session = &mut self.sessions[slot as usize];
             if matches!(session.state, State::Open) {
                 session.progress_ms = self.now_ms;
-                self.tally.gaps += u64::from(gap);
-                session.lag(Box::new(Backlog { behind, gap, ..Backlog::default() }));
+                session.lag(Backlog::new(phase(), Vec::new()));
+                lagging += 1;
             }
         }
+        lagging
     }
 
     /// Writes what is staged, to `at_most` sessions. Whether nothing is left.
@@ -172,6 +174,7 @@ impl<P: Peer> Shard<P> {
         for &slot in &slots[*next..end] {
             let share = std::mem::take(&mut shares[slot as usize]);
             let session = &mut self.sessions[slot as usize];
+            debug_assert!(matches!(session.state, State::Open), "others have no share");
             let frames = if session.modern.is_some() { &mut *modern } else { &mut *classic };
             let bytes = frames.of(share, updates, |out, update| match session.modern {
                 Some(_) => frame::push_update_with_cursor(out, update.change, &update.cursor),
@@ -182,12 +185,12 @@ impl<P: Peer> Shard<P> {
                 Ok(written) => {
                     // A frame that was begun is finished first; those that were not are found again.
                     let (begun, bit, rest) = frames.cut(share, written);
-                    let (out, pos) = (rest.to_vec(), updates[bit].pos);
-                    let behind = if out.is_empty() { pos - 1 } else { pos };
+                    let pos = updates[bit].pos;
+                    let after = if rest.is_empty() { pos - 1 } else { pos };
                     self.tally.live += begun;
                     self.tally.lagged += 1;
                     session.progress_ms = self.now_ms;
-                    session.lag(Box::new(Backlog { out, behind, ..Backlog::default() }));
+                    session.lag(Backlog::new(Phase::behind(after), rest.to_vec()));
                 }
                 Err(_) => session.end(),
             }

@@ -30,14 +30,14 @@ impl<P: Peer> Shard<P> {
         let (processed, now_ms) = (self.processed, self.now_ms);
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };
-            modern.seen = None;
+            modern.watermark = None;
             if session.bugs.is_empty() {
                 continue;
             }
             self.tally.gaps += 1;
             match &mut session.state {
                 State::Open => session.tell_gap(&frame, processed, now_ms),
-                State::Lagging(backlog) => backlog.gap = true,
+                State::Lagging(backlog) => backlog.owe_gap(),
                 State::Ended => {}
             }
         }
@@ -59,9 +59,10 @@ impl<P: Peer> Shard<P> {
         if held {
             return;
         }
-        let waits = |session: &Session<P>| matches!(&session.state, State::Lagging(backlog) if backlog.parked);
-        let parked: Vec<usize> = self.sessions.iter().filter(|(_, session)| waits(session)).map(|(at, _)| at).collect();
-        for at in parked {
+        let waits = |session: &Session<P>| matches!(&session.state, State::Lagging(backlog) if backlog.awaits_feed());
+        let waiting: Vec<usize> =
+            self.sessions.iter().filter(|(_, session)| waits(session)).map(|(at, _)| at).collect();
+        for at in waiting {
             self.writable(Slot::try_from(at).expect("sessions are bounded far below 2^32"));
         }
     }
@@ -82,22 +83,21 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// Whether a session's client has seen a number elsewhere that came here with another content: the ledger was set back.
-    /// Known only when the number has come here.
-    pub(super) fn has_seen_another(&self, slot: Slot) -> bool {
+    /// Whether the number up to which a session's client has seen changes elsewhere came here with another content: the
+    /// ledger was set back, and both histories have that number. Known only when the number has come here.
+    pub(super) fn is_on_fork(&self, slot: Slot) -> bool {
         let session = &self.sessions[slot as usize];
-        let Some(seen) = session.modern.as_ref().and_then(|modern| modern.seen.as_ref()) else { return false };
-        let reached = self.head().is_some_and(|head| head.epoch == seen.cursor.epoch && head.seq >= seen.cursor.seq);
-        reached && self.replay.standing(&seen.cursor) == Standing::Unknown
+        let Some(mark) = session.modern.as_ref().and_then(|modern| modern.watermark.as_ref()) else { return false };
+        mark.is_reached(self.head().as_ref()) && self.replay.standing(&mark.cursor) == Standing::Unknown
     }
 
     /// Tells an open session that what its client has seen elsewhere is of another history.
-    pub(super) fn tell_another(&mut self, slot: Slot) {
+    pub(super) fn tell_fork(&mut self, slot: Slot) {
         let frame = self.gap_frame();
         self.tally.gaps += 1;
         let session = &mut self.sessions[slot as usize];
         if let Some(modern) = &mut session.modern {
-            modern.seen = None;
+            modern.watermark = None;
         }
         session.tell_gap(&frame, self.processed, self.now_ms);
     }
@@ -105,7 +105,7 @@ impl<P: Peer> Shard<P> {
     /// Closes the sessions whose turn has come.
     pub(super) fn drain_due(&mut self) {
         let Some(drain) = self.drain else { return };
-        self.compare_seen();
+        self.compare_watermarks();
         let cursor = self.head();
         for (slot, session) in &mut self.sessions {
             if self.now_ms < drain.due_ms(slot) || matches!(session.state, State::Ended) {
@@ -133,7 +133,7 @@ impl<P: Peer> Shard<P> {
     pub fn tick(&mut self, now_ms: u64) {
         self.flush(usize::MAX);
         self.now_ms = now_ms;
-        self.compare_seen();
+        self.compare_watermarks();
         let head = self.head();
         let gap = self.gap_frame();
         let mut heartbeat = Vec::new();
@@ -151,7 +151,7 @@ impl<P: Peer> Shard<P> {
                 }
                 State::Lagging(backlog) => {
                     // One that waits for this gateway is not slow.
-                    if !backlog.parked && now_ms - session.progress_ms >= self.limits.write_timeout_ms {
+                    if !backlog.awaits_feed() && now_ms - session.progress_ms >= self.limits.write_timeout_ms {
                         self.tally.stalled += 1;
                         session.end();
                     }
@@ -184,16 +184,15 @@ impl<P: Peer> Shard<P> {
         self.drain_due();
     }
 
-    /// Tells sessions whose clients have seen another history elsewhere.
-    fn compare_seen(&mut self) {
-        let seen = |session: &Session<P>| {
-            matches!(session.state, State::Open) && session.modern.as_ref().is_some_and(|modern| modern.seen.is_some())
-        };
-        let ahead: Vec<usize> = self.sessions.iter().filter(|(_, session)| seen(session)).map(|(at, _)| at).collect();
+    /// Tells open sessions whose clients have seen another history elsewhere.
+    fn compare_watermarks(&mut self) {
+        let has_one = |session: &Session<P>| session.modern.as_ref().is_some_and(|modern| modern.watermark.is_some());
+        let open = |session: &Session<P>| matches!(session.state, State::Open) && has_one(session);
+        let ahead: Vec<usize> = self.sessions.iter().filter(|(_, session)| open(session)).map(|(at, _)| at).collect();
         for at in ahead {
             let slot = Slot::try_from(at).expect("sessions are bounded far below 2^32");
-            if self.has_seen_another(slot) {
-                self.tell_another(slot);
+            if self.is_on_fork(slot) {
+                self.tell_fork(slot);
             }
         }
     }

@@ -10,9 +10,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
+use crate::backlog::KEEP;
 use crate::numbering::Continuity;
 use crate::replay::{Recorder, ReplayLimits, replay};
-use crate::session::KEEP;
 
 /// A socket whose peer reads when told to.
 #[derive(Debug, Default)]
@@ -25,13 +25,17 @@ pub(super) struct Wire {
     pub(super) ready: Cell<u32>,
     pub(super) ended: Cell<bool>,
     pub(super) broken: Cell<bool>,
+    /// It breaks after so many more writes.
+    pub(super) writes_left: Cell<Option<u32>>,
     pub(super) heard_ms: Cell<u64>,
 }
 
 impl Peer for Rc<Wire> {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.writes.set(self.writes.get() + 1);
-        if self.broken.get() {
+        let left = self.writes_left.get();
+        self.writes_left.set(left.map(|left| left.saturating_sub(1)));
+        if self.broken.get() || left == Some(0) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let takes = bytes.len().min(self.room.get());
@@ -239,7 +243,7 @@ fn a_lagging_session_gets_the_newest_of_each_bug_and_costs_little() {
         bed.publish(change(2, second));
     }
     let State::Lagging(backlog) = &bed.shard.sessions[0].state else { panic!("not lagging") };
-    assert!(backlog.out.capacity() < 100 && backlog.found.capacity() == 0);
+    assert!(backlog.outgoing.capacity() < 100 && backlog.found_capacity() == 0);
     // Commands of a lagging session wait, and are answered after what it missed.
     bed.send(&wire, r#"{"command":"unsubscribe","bugs":[2]}"#);
     bed.publish(change(3, 5000));
@@ -277,7 +281,7 @@ fn long_catch_up(bed: &mut Bed, seed: u64) {
     let mut random = SmallRng::seed_from_u64(seed);
     while wire.wants.get() {
         if let State::Lagging(backlog) = &bed.shard.sessions[slot as usize].state {
-            assert!(backlog.found.capacity() <= KEEP && backlog.out.capacity() < 2 * PIECE, "{backlog:?}");
+            assert!(backlog.found_capacity() <= KEEP && backlog.outgoing.capacity() < 2 * PIECE, "{backlog:?}");
         }
         bed.read(&wire, random.random_range(1..10_000));
     }
