@@ -15,7 +15,10 @@ use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
-use crate::ledger::Prefix;
+use crate::compose::{LedgerPlace, ShimOptions};
+use crate::ledger::{Keep, Prefix};
+use crate::publish::amqp::AmqpOptions;
+use crate::relay::RelayOptions;
 use crate::source::TableSpec;
 
 const EXAMPLES: &str = "\
@@ -155,6 +158,14 @@ pub struct LedgerArgs {
     pub ledger_prefix: Prefix,
 }
 
+impl LedgerArgs {
+    /// Where the ledger is. The folder of the default one is made.
+    pub fn place(&self) -> LedgerPlace {
+        let make_folder = self.ledger.to_string() == DEFAULT_LEDGER;
+        LedgerPlace { url: self.ledger.clone(), prefix: self.ledger_prefix.clone(), make_folder }
+    }
+}
+
 /// The options of `new-epoch`.
 #[derive(Clone, Debug, Args)]
 pub struct NewEpochArgs {
@@ -233,6 +244,32 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// What the composition takes.
+    pub fn options(&self) -> ShimOptions {
+        ShimOptions {
+            source: self.table.source.clone(),
+            table: self.table.spec(),
+            timezone: self.timezone.clone(),
+            wake_channel: self.listen.clone(),
+            ledger: self.ledger.place(),
+            publish: AmqpOptions {
+                url: self.amqp.clone(),
+                exchange: self.exchange.clone(),
+                format: self.format.into(),
+                history: self.history.bounds(),
+            },
+            relay: RelayOptions {
+                poll_interval: Duration::from_millis(self.poll_interval_ms),
+                batch: self.batch.into(),
+                keep: Keep { age: self.ledger_max_age, max: self.ledger_max_changes },
+                once: self.once,
+                once_timeout: Duration::from_secs(self.once_timeout),
+                ..RelayOptions::default()
+            },
+            admin_listen: self.admin_listen,
+        }
+    }
+
     /// What no single option can check.
     fn check(&self) -> Result<(), clap::Error> {
         if let Some(channel) = self.listen.as_ref().filter(|_| !self.table.source.is_postgres()) {

@@ -6,6 +6,8 @@
 
 pub mod app;
 pub mod cli;
+pub mod commands;
+pub mod compose;
 pub mod events;
 pub mod ledger;
 pub mod metrics;

@@ -1,0 +1,200 @@
+//! The composition of the shim: opens what the options name, runs the relay, and serves the admin port.
+//!
+//! Goes in: checked options, and a stop. Comes out: nothing, or the fault that a person must mend. Knows no command line.
+//! The only place of this package that spawns.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::health::Health;
+use bugfeed_runtime::metrics::Metrics;
+use bugfeed_runtime::{admin, http};
+use bugfeed_sql::{DbUrl, Name};
+use jiff::tz::TimeZone;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::events::{Part, Telemetry};
+use crate::ledger::{Ledger, LedgerError, Prefix};
+use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
+use crate::relay::{self, RelayError, RelayOptions};
+use crate::source::{Source, SourceError, TableSpec};
+
+/// What a shim works with.
+#[derive(Clone, Debug)]
+pub struct ShimOptions {
+    /// The change table's database.
+    pub source: DbUrl,
+    /// The change table.
+    pub table: TableSpec,
+    /// The zone of the dates in it.
+    pub timezone: TimeZone,
+    /// A channel on which the database says that there are new rows, where it can.
+    pub wake_channel: Option<Name>,
+    /// The ledger.
+    pub ledger: LedgerPlace,
+    /// Where changes are published.
+    pub publish: AmqpOptions,
+    /// How fast, how much at a time, and how much is kept. Its telemetry and its wake-ups are the composition's.
+    pub relay: RelayOptions,
+    /// Where /livez, /readyz and /metrics are served, if anywhere.
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// Where a ledger is.
+#[derive(Clone, Debug)]
+pub struct LedgerPlace {
+    /// Its database.
+    pub url: DbUrl,
+    /// What the names of its tables begin with.
+    pub prefix: Prefix,
+    /// Whether the folder of an SQLite file is made.
+    pub make_folder: bool,
+}
+
+/// The admin port's listener has no counters of its own.
+struct AdminEvents;
+
+impl http::ConnectionEvents for AdminEvents {
+    fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
+        if !quiet {
+            tracing::error!(%error, event = %LogEvent::AcceptFailed, "the admin port cannot accept connections");
+        }
+    }
+
+    fn turned_away(&self, _reason: &'static str) {}
+}
+
+/// Runs until stopped, or with `--once` until drained.
+///
+/// # Errors
+/// When it cannot start, or with `--once` when not everything could be published.
+pub async fn run(options: &ShimOptions, stop: CancellationToken) -> anyhow::Result<()> {
+    let health = Health::new();
+    let telemetry = Arc::new(Telemetry::new(health.clone()));
+    let admin_stop = stop.child_token();
+    let connections = TaskTracker::new();
+    if let Some(address) = options.admin_listen {
+        let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
+        let metrics = Metrics::of(&[&telemetry.metrics]);
+        let (events, tracker, stop) = (Arc::new(AdminEvents), connections.clone(), admin_stop.clone());
+        connections.spawn(admin::serve(listener, health, metrics, events, tracker, stop));
+    }
+    telemetry.starting();
+    let outcome = open_and_relay(options, telemetry, &stop).await;
+    admin_stop.cancel();
+    connections.close();
+    connections.wait().await;
+    outcome
+}
+
+async fn open_and_relay(
+    options: &ShimOptions,
+    telemetry: Arc<Telemetry>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let wake = Arc::new(Notify::new());
+    let listening = async {
+        if let Some(channel) = &options.wake_channel {
+            bugfeed_sql::wake_on_notify(&options.source, channel, wake.clone(), stop.clone()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let working = async {
+        // A ledger in whose place another one was put is left, and that one is opened.
+        while work(options, &telemetry, &wake, stop).await? {}
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        outcome = working => outcome?,
+        () = listening => {}
+    }
+    tracing::info!(event = %LogEvent::ShimStopped, "stopped");
+    Ok(())
+}
+
+/// Works on the ledger that is there; whether there is another one now.
+async fn work(
+    options: &ShimOptions,
+    telemetry: &Arc<Telemetry>,
+    wake: &Arc<Notify>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let Some(ledger) = open_ledger(&options.ledger, telemetry, stop).await? else { return Ok(false) };
+    let Some(source) = open_source(options, telemetry, stop).await? else { return Ok(false) };
+    let mut publisher = AmqpPublisher::open(options.publish.clone(), telemetry.clone()).await?;
+    let relay_options = RelayOptions { telemetry: telemetry.clone(), wake: wake.clone(), ..options.relay.clone() };
+    tracing::info!(
+        source = source.place(), table = %options.table.table, ledger = ledger.place(), broker = %options.publish.url,
+        exchange = options.publish.exchange, event = %LogEvent::ShimStarted, "started"
+    );
+    let outcome = relay::run(&source, &ledger, &mut publisher, &relay_options, stop.clone()).await;
+    ledger.close().await;
+    source.close().await;
+    match outcome {
+        Err(RelayError::Ledger(e @ LedgerError::Replaced(_))) => {
+            telemetry.down(Part::Ledger, &e);
+            Ok(!stop.is_cancelled())
+        }
+        other => Ok(other.map(|()| false)?),
+    }
+}
+
+/// Opens the ledger, waiting for a server that is away. `None` when stopped first.
+async fn open_ledger(
+    place: &LedgerPlace,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Ledger>> {
+    let mut backoff = Backoff::SERVER;
+    if place.make_folder
+        && let Some(folder) = place.url.sqlite_path().as_deref().and_then(Path::parent)
+    {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {} (--ledger)", folder.display()))?;
+    }
+    loop {
+        match Ledger::open(&place.url, &place.prefix).await {
+            Ok(ledger) => {
+                telemetry.up(Part::Ledger);
+                return Ok(Some(ledger));
+            }
+            Err(e) if e.may_heal() => telemetry.down(Part::Ledger, &e),
+            Err(e) => return Err(e.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next(rand::random())) => {}
+        }
+    }
+}
+
+/// Opens the change table, waiting for a server that is away. `None` when stopped first.
+async fn open_source(
+    options: &ShimOptions,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Source>> {
+    let mut backoff = Backoff::SERVER;
+    loop {
+        match Source::open(&options.source, &options.table, options.timezone.clone()).await {
+            Ok(source) => {
+                telemetry.up(Part::Source);
+                return Ok(Some(source));
+            }
+            Err(SourceError::Sql { source, table }) if source.may_heal() => {
+                telemetry.down(Part::Source, &format!("change table {table}: {source}"));
+            }
+            Err(e) => return Err(e.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next(rand::random())) => {}
+        }
+    }
+}
