@@ -12,10 +12,14 @@ use bugfeed_protocol::backoff::Backoff;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{LedgerArgs, LogFormat, NewEpochArgs, RunArgs, TableArgs};
-use crate::events::{Part, QUIET_LIBRARIES, Telemetry};
+use crate::events::{Part, Telemetry};
 use crate::ledger::{Keep, Ledger, LedgerError};
+use crate::log_filter::{self, LogFilter};
 use crate::publish::amqp::{AmqpOptions, AmqpPublisher};
 use crate::relay::{self, RelayError, RelayOptions};
 use crate::source::{self, Setup, Source, SourceError};
@@ -23,16 +27,18 @@ use crate::{admin, cli, usage};
 
 /// Starts logging to stderr.
 pub fn init_logging(format: LogFormat) {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("info,{QUIET_LIBRARIES}"));
-    // Where everything is traced, the broker's library would write the login into the log, byte by byte.
-    let quiet = "lapin=off".parse().expect("a directive");
-    let filter = tracing_subscriber::EnvFilter::new(directives).add_directive(quiet);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A second start in one process (tests) keeps the first one's settings.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let LogFilter { targets, left_out } = LogFilter::new(rust_log.as_deref());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    // A second start in one process (tests) keeps the first one's settings.
+    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    if !left_out.is_empty() {
+        tracing::warn!(target: log_filter::TARGET, "{left_out}");
+    }
 }
 
 /// Runs until stopped, or with `--once` until drained.

@@ -10,6 +10,7 @@ pub mod app;
 pub mod cli;
 pub mod events;
 pub mod ledger;
+mod log_filter;
 pub mod publish;
 pub mod relay;
 pub mod source;

@@ -5,7 +5,7 @@
 
 use bugfeed::core::input::SessionLimits;
 use bugfeed::core::replay::{Replay, ReplayLimits};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 
