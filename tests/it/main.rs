@@ -8,6 +8,7 @@ mod answers;
 mod bad_input;
 mod banner;
 mod browser;
+mod build_budget;
 mod classic;
 mod commands;
 mod data_dir;
