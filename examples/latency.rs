@@ -2,7 +2,7 @@
 //! with MariaDB, RabbitMQ and two gateways (throwaway servers, as in the tests).
 //!
 //! ```sh
-//! cargo build --release --workspace && cargo run --release --example latency
+//! cargo build --profile dist --workspace --bins && cargo run --profile dist --example latency
 //! ```
 //!
 //! Each sample is one INSERT in a transaction of its own, after a random pause, timed from before the statement is
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bugfeed_testbed::{MariaDb, Proc, RabbitMq, Run, bin, eventually, free_port};
 use futures::{SinkExt as _, StreamExt as _};
-use rand::Rng as _;
+use rand::RngExt as _;
 use sqlx::Connection as _;
 use tokio_tungstenite::tungstenite::Message;
 

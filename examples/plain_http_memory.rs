@@ -1,7 +1,7 @@
 //! What an idle client costs the gateway by WebSocket, by SSE and by long-poll: memory for each of 5,000 that watch 20 bugs.
 //!
 //! ```sh
-//! cargo build --release -p bugfeed --bins && cargo run --release --example plain_http_memory
+//! cargo build --profile dist -p bugfeed --bins && cargo run --profile dist --example plain_http_memory
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]

@@ -1,7 +1,7 @@
 //! What a replay cache costs: bytes for each bug of the newest-change table, and for each change of the ring.
 //!
 //! ```sh
-//! cargo run --release --example replay_memory
+//! cargo run --profile dist --example replay_memory
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]

@@ -3,7 +3,7 @@
 //! resume with their cursors at the same moment.
 //!
 //! ```sh
-//! cargo build --release -p bugfeed --bins --example resume_storm && cargo run --release --example resume_storm
+//! cargo build --profile dist -p bugfeed --bins --example resume_storm && cargo run --profile dist --example resume_storm
 //! ```
 //!
 //! Needs Debian's rabbitmq-server; the broker is a throwaway one, as in the tests. `--kill` kills the gateway with
@@ -25,7 +25,7 @@ use clap::Parser;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;

@@ -2,7 +2,7 @@
 //! full, and while changes go on.
 //!
 //! ```sh
-//! cargo build --release -p bugfeed --bins && cargo run --release --example stalled_clients
+//! cargo build --profile dist -p bugfeed --bins && cargo run --profile dist --example stalled_clients
 //! ```
 //!
 //! Kernel memory is what `/proc/net/sockstat` says of all TCP sockets of this machine, so nothing else should use any. It

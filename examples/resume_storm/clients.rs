@@ -8,7 +8,7 @@ use std::time::Instant;
 use bugfeed_protocol::Cursor;
 use futures::{SinkExt as _, StreamExt as _};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};

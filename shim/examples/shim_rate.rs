@@ -1,7 +1,7 @@
 //! How many changes a second go through the shim, table → ledger → RabbitMQ, confirmed; and whose CPU they cost.
 //!
-//!     cargo run --release -p bugfeed-shim --example shim_rate
-//!     cargo run --release -p bugfeed-shim --example shim_rate -- --feed-rate 10000 --rows 300000
+//!     cargo run --profile dist -p bugfeed-shim --example shim_rate
+//!     cargo run --profile dist -p bugfeed-shim --example shim_rate -- --feed-rate 10000 --rows 300000
 //!
 //! Starts a throwaway RabbitMQ, MariaDB and PostgreSQL (Debian packages rabbitmq-server, mariadb-server, postgresql) and
 //! measures each change table with each ledger, several times: fills the table, then lets the relay drain it. With

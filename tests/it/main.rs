@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
+mod amqps;
 mod answers;
 mod bad_input;
 mod banner;
 mod browser;
+mod build_budget;
 mod classic;
 mod commands;
 mod data_dir;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bugfeed_core::bus_plan::Queue as Kind;
 use bugfeed_protocol::bus::{BusMessage, Head};
 use bugfeed_protocol::{Change, Cursor, Numbered, When};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 pub type Message = Rc<Numbered>;

@@ -12,7 +12,7 @@ use bugfeed_core::intake::{HeadStands, New, Taken};
 use bugfeed_core::places::{Met, Places, Reading, Start};
 use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{Cursor, When};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use crate::broker::{Broker, Item, bus_message};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bugfeed_core::replay::{Pos, Replay};
 use bugfeed_protocol::{BugId, Cursor, When};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use crate::pod::Life;

@@ -3,7 +3,7 @@
 //! Goes in: a world. Comes out: a world in which something is broken, or one at rest in which nothing may be.
 
 use bugfeed_protocol::{Cursor, Epoch};
-use rand::Rng as _;
+use rand::RngExt as _;
 
 use crate::pod::Life;
 use crate::publishers::EPOCHS;

@@ -12,7 +12,7 @@ use bugfeed_core::intake::Intake;
 use bugfeed_core::replay::{Pos, Replay, replay};
 use bugfeed_core::shard::Shard;
 use bugfeed_protocol::{Cursor, Epoch, When, client};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use crate::bus::Bus;

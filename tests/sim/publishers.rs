@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{BugId, Change, Epoch, When};
-use rand::Rng as _;
+use rand::RngExt as _;
 
 use crate::broker::{Confirm, Item};
 use crate::shadow::Fact;

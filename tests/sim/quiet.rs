@@ -4,7 +4,7 @@
 //! is well when it was not.
 
 use bugfeed_protocol::BugId;
-use rand::Rng as _;
+use rand::RngExt as _;
 
 use crate::client::Client;
 use crate::publishers::INTERVAL_MS;

@@ -5,7 +5,7 @@
 
 use bugfeed_core::input::SessionLimits;
 use bugfeed_core::replay::{Replay, ReplayLimits};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use crate::broker::Broker;
 use crate::bus::Around;

@@ -2,8 +2,8 @@
 //! that a test can tell when it becomes dearer.
 //!
 //! ```sh
-//! cargo run --release -p bugfeed-hot-path             # compares with benches/hot-path/expected.txt; fails beyond +30 %
-//! cargo run --release -p bugfeed-hot-path -- --write  # after a change that is worth it: what is expected from now on
+//! cargo run --profile dist -p bugfeed-hot-path             # compares with benches/hot-path/expected.txt; fails beyond +30 %
+//! cargo run --profile dist -p bugfeed-hot-path -- --write  # after a change that is worth it: what is expected from now on
 //! ```
 
 #![allow(clippy::print_stdout)]
@@ -63,7 +63,7 @@ fn compare() -> Result<()> {
     }
     if !dearer.is_empty() {
         bail!(
-            "dearer by more than 30 %: {}. If it is worth that: cargo run --release -p bugfeed-hot-path -- --write",
+            "dearer by more than 30 %: {}. If it is worth that: cargo run --profile dist -p bugfeed-hot-path -- --write",
             dearer.join("; ")
         );
     }

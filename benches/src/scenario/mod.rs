@@ -219,7 +219,10 @@ impl Bench {
 fn beside() -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("bugfeed");
     if !path.exists() {
-        bail!("no bugfeed at {}: build it (cargo build --release), or name one with --server", path.display());
+        bail!(
+            "no bugfeed at {}: build it in the same profile (cargo build --profile dist), or name one with --server",
+            path.display()
+        );
     }
     Ok(path)
 }

@@ -4,6 +4,8 @@
 //! Goes in: a URL. Comes out: a connection, or an error that says what to do. Never retries by itself, so that whoever
 //! calls sees the moment of loss.
 
+mod transport;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -207,7 +209,7 @@ pub async fn within<T, E>(
 /// [`AmqpError::Login`] needs a person; the others may pass.
 pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connecting = Connection::connect_uri(url.0.clone(), properties);
+    let connecting = Connection::connector(url.0.clone(), transport::runtime(), transport::open, properties);
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Err(_) => Err(AmqpError::Timeout(url.clone())),
         Ok(Ok(connection)) => Ok(connection),

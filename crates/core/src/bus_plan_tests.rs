@@ -382,7 +382,7 @@ impl Watch {
 
 #[test]
 fn whatever_happens_nobody_is_left_in_the_dark() {
-    use rand::{Rng as _, SeedableRng as _};
+    use rand::{RngExt as _, SeedableRng as _};
     let stands = [Even, Within, Forked, OtherEpoch, Behind { missing: 1 }];
     for seed in 0..2000 {
         let mut random = rand::rngs::SmallRng::seed_from_u64(seed);

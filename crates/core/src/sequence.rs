@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn against_a_set_of_all_numbers_seen() {
-        use rand::{Rng as _, SeedableRng as _};
+        use rand::{RngExt as _, SeedableRng as _};
         for seed in 0..200 {
             let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
             let (mut runs, mut seen) = (Runs::default(), std::collections::BTreeSet::new());

@@ -209,7 +209,7 @@ mod tests {
     use std::rc::Rc;
 
     use rand::rngs::SmallRng;
-    use rand::{Rng as _, SeedableRng as _};
+    use rand::{RngExt as _, SeedableRng as _};
 
     use crate::input::{Input, SessionLimits};
     use crate::replay::ReplayLimits;

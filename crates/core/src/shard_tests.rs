@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{Change, When, client};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::backlog::KEEP;

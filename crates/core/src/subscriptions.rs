@@ -178,7 +178,7 @@ impl Subscriptions {
 mod tests {
     use std::collections::BTreeSet;
 
-    use rand::{Rng as _, SeedableRng as _};
+    use rand::{RngExt as _, SeedableRng as _};
 
     use super::*;
 

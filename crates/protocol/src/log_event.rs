@@ -40,6 +40,7 @@ impl fmt::Display for LogEvent {
 log_events! {
     // Any process.
     VariableUnknown = "variable_unknown", "An environment variable looks like one of ours and is not.";
+    LogDirectiveLeftOut = "log_directive_left_out", "`RUST_LOG` holds a directive that cannot be followed.";
     HangupIgnored = "hangup_ignored", "SIGHUP came; nothing changes.";
     OpenFilesLow = "open_files_low", "The limit on open files is below what `--max-connections` needs.";
     // The shim's life.

@@ -2,10 +2,16 @@
 //!
 //! Goes in: a format, and `RUST_LOG`. Comes out: lines on standard error.
 
+use bugfeed_protocol::log_event::LogEvent;
 use clap::ValueEnum;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::log_filter::{self, LogFilter};
 
 /// Log filter directives for libraries whose own lines would repeat what this module says, once per attempt.
-const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
+pub(crate) const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,14 +24,16 @@ pub enum LogFormat {
 
 /// Starts logging to stderr.
 pub fn init_logging(format: LogFormat) {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| format!("info,{QUIET_LIBRARIES}"));
-    // Where everything is traced, the broker's library would write the login into the log, byte by byte.
-    let quiet = "lapin=off".parse().expect("a directive");
-    let filter = tracing_subscriber::EnvFilter::new(directives).add_directive(quiet);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // A second start in one process (tests) keeps the first one's settings.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let rust_log = std::env::var("RUST_LOG").ok();
+    let LogFilter { targets, left_out } = LogFilter::new(rust_log.as_deref());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    // A second start in one process (tests) keeps the first one's settings.
+    let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    if !left_out.is_empty() {
+        tracing::warn!(target: log_filter::TARGET, event = %LogEvent::LogDirectiveLeftOut, "{left_out}");
+    }
 }

@@ -296,3 +296,17 @@ async fn a_new_epoch_on_command() {
     assert_ne!(epoch().await, before);
     assert_eq!((status(&ledger, "head").await, status(&ledger, "unpublished").await), (Some(3), Some(3)));
 }
+
+#[tokio::test]
+async fn a_log_directive_that_cannot_be_followed_is_named() {
+    let place = Place::sqlite();
+    place.table().await;
+    let ledger = ledger_url(place.dir.path());
+    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER];
+    for format in ["text", "json"] {
+        let run = shim(&args).args(["--log-format", format]).env("RUST_LOG", "error,relay[batch{id=7,n}]=debug");
+        let line = run.spawn().unwrap().wait_for_line("left out 'relay[batch{id=7,n}]=debug'", LIMIT).await.unwrap();
+        assert!(line.contains("WARN") && line.contains("TARGET=LEVEL"), "{line}");
+        assert_eq!(line.starts_with('{'), format == "json", "{line}");
+    }
+}

@@ -10,7 +10,7 @@ mod wiped;
 use std::time::Duration;
 
 use bugfeed_testbed::{RabbitMq, SqlServer, eventually, shared, unique};
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::split::{Gateway, init, shim};
 use crate::support::{Client, SOON};

@@ -1,5 +1,6 @@
 //! Against a real RabbitMQ, MariaDB and PostgreSQL.
 
+mod amqps;
 mod bus;
 mod chaos;
 mod deploy;

@@ -1,5 +1,7 @@
 //! The all-in-one in this process on ports of its own, and a classic client.
 
+pub mod tls;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

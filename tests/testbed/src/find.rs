@@ -44,8 +44,12 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     let folder = if inside("deps") || inside("examples") { folder.parent().unwrap_or(folder) } else { folder };
     let path = folder.join(name);
     if !path.is_file() {
-        let release = if folder.file_name().is_some_and(|last| last == "release") { " --release" } else { "" };
-        bail!("{} is not there: run `cargo build{release} --workspace --bins` first", path.display());
+        let profile = match folder.file_name().and_then(|last| last.to_str()) {
+            Some("release") => " --release",
+            Some("dist") => " --profile dist",
+            _ => "",
+        };
+        bail!("{} is not there: run `cargo build{profile} --workspace --bins` first", path.display());
     }
     Ok(path)
 }

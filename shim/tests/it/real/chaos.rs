@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bugfeed_testbed::{MariaDb, Proc, RabbitMq, eventually, unique};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::queue::{Queue, check_stream};
 use crate::binary::{ledger_url, shim};

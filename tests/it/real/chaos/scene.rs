@@ -13,7 +13,7 @@ use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_testbed::{SqlServer, eventually, unique};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bugfeed_testbed::{eventually, shared, unique};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

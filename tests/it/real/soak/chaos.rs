@@ -7,7 +7,7 @@ use std::time::Duration;
 use bugfeed_testbed::{RabbitMq, eventually};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

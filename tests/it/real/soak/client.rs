@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bugfeed_protocol::{Cursor, When};
 use futures::{SinkExt as _, StreamExt as _};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use serde::Deserialize;
 use serde_json::json;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugfeed_testbed::{RabbitMq, eventually};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use tokio::time::Instant;

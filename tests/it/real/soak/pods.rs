@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
-use rand::Rng as _;
+use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -13,7 +13,7 @@ use bugfeed_protocol::When;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_testbed::{MariaDb, SqlServer, eventually};
 use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use sqlx::Connection as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;

@@ -1,0 +1,129 @@
+//! The way to the broker: TCP, and TLS over it for `amqps://`.
+//!
+//! Goes in: the broker's URI. Comes out: a byte stream for lapin. Trusts the certificates that this machine trusts (or
+//! those in `SSL_CERT_FILE` and `SSL_CERT_DIR`). Never retries, and never shows a certificate to the broker.
+//!
+//! lapin has TLS of its own, but its build reads PKCS#12 files, which nobody here needs: 46 more units to compile. So
+//! lapin is built without TLS, and gets the encrypted stream from here. Without this module lapin would go to an
+//! `amqps://` address in clear text.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_rs::Runtime;
+use async_rs::traits::{Executor, Reactor, RuntimeKit};
+use async_rs::util::Task;
+use futures::{AsyncRead, AsyncWrite, Stream};
+use lapin::AsyncTcpStream;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+
+/// What lapin reads and writes: plain or encrypted.
+type Socket = Compat<Box<dyn Duplex>>;
+
+/// Both directions of a connection.
+pub(super) trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// The runtime of whoever calls, for lapin.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub(super) fn runtime() -> Runtime<Kit> {
+    Runtime::new(Kit(async_rs::Tokio::current()))
+}
+
+/// Opens the stream that the URI's scheme asks for.
+///
+/// # Errors
+/// When nobody listens there, or the other end is not who the URI says.
+pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTcpStream<Socket>> {
+    let host = uri.authority.host.as_str();
+    let stream = TcpStream::connect((host, uri.authority.port)).await?;
+    stream.set_nodelay(true)?;
+    let socket: Box<dyn Duplex> = match uri.scheme {
+        AMQPScheme::AMQP => Box::new(stream),
+        AMQPScheme::AMQPS => {
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            let encrypted = TlsConnector::from(Arc::new(tls().await?)).connect(name, stream).await?;
+            Box::new(encrypted)
+        }
+    };
+    Ok(AsyncTcpStream::Plain(socket.compat()))
+}
+
+/// Reads this machine's certificates anew for each connection: they may have changed meanwhile.
+async fn tls() -> io::Result<rustls::ClientConfig> {
+    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(loaded.certs);
+    if roots.is_empty() {
+        return Err(io::Error::other(format!(
+            "this machine trusts no certificate authority; install ca-certificates, or set SSL_CERT_FILE: {:?}",
+            loaded.errors
+        )));
+    }
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the cipher suites of both TLS versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// tokio as lapin needs it, except that its sockets may be encrypted.
+#[derive(Clone, Debug)]
+pub(super) struct Kit(async_rs::Tokio);
+
+impl RuntimeKit for Kit {}
+
+impl Executor for Kit {
+    type Task<T: Send + 'static> = <async_rs::Tokio as Executor>::Task<T>;
+
+    fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn<T: Send + 'static, F: Future<Output = T> + Send + 'static>(&self, future: F) -> Task<Self::Task<T>> {
+        self.0.spawn(future)
+    }
+
+    fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(&self, work: F) -> Task<Self::Task<T>> {
+        self.0.spawn_blocking(work)
+    }
+}
+
+impl Reactor for Kit {
+    type TcpStream = Socket;
+    type Sleep = <async_rs::Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + AsFd + AsRawFd + Send + 'static>(
+        &self,
+        socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        self.0.register(socket)
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
+        let connecting = self.0.tcp_connect_addr(address);
+        async move {
+            let socket: Box<dyn Duplex> = Box::new(connecting.await?.into_inner());
+            Ok(socket.compat())
+        }
+    }
+}
