@@ -12,15 +12,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::commands::bugfeed;
-use crate::support::{SOON, Serve};
+use crate::support::{SOON, Serve, goes_on_trying};
 
 /// A certificate for `localhost` and its key, made by openssl.
 async fn certificate(dir: &Path) {
     let args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
                 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
                 -keyout key.pem -out cert.pem";
-    let mut made = Run::new("openssl").dir(dir).args(args.split_whitespace()).spawn().unwrap();
-    assert!(made.wait(SOON).await.unwrap().success(), "{}", made.output());
+    Run::new("openssl").dir(dir).args(args.split_whitespace()).succeeds(SOON).await.unwrap();
 }
 
 /// Takes TLS off and passes everything on. Ends with the runtime.
@@ -65,10 +64,10 @@ async fn tls_with_the_certificates_of_this_machine() {
     trusting.wait_for_line("connected to wss://localhost:", SOON).await.unwrap();
     serve.touch(1, "2014-04-03T21:13:45").await;
     trusting.wait_for_line("bug 1 changed", SOON).await.unwrap();
-    assert!(trusting.wait(SOON).await.unwrap().success());
+    trusting.succeeds(SOON).await.unwrap();
 
     let mut wary = Proc::spawn(bugfeed(), &args, &[]).unwrap();
-    let said = wary.wait_for_line("trying again in", SOON).await.unwrap();
+    let said = goes_on_trying(&mut wary).await;
     assert!(said.contains("not trusted here: invalid peer certificate"), "{said}");
     // Without TLS at such a port, and with TLS at the gateway's own.
     for (url, want) in [
@@ -76,7 +75,7 @@ async fn tls_with_the_certificates_of_this_machine() {
         (format!("https://localhost:{}/", serve.clients.port()), "for a gateway without TLS write ws://"),
     ] {
         let mut wrong = Proc::spawn(bugfeed(), &["watch", "1", "--url", &url], &[]).unwrap();
-        let said = wrong.wait_for_line("trying again in", SOON).await.unwrap();
+        let said = goes_on_trying(&mut wrong).await;
         assert!(said.contains(want), "{said}");
     }
 }
