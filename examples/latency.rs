@@ -83,7 +83,7 @@ async fn main() {
     let source = mariadb.url(&mariadb.create_database().await.unwrap());
     let shim = bin("bugfeed-shim").unwrap();
     let mut init = Proc::spawn(&shim, &["init", "--source", &source], &[]).unwrap();
-    assert!(init.wait(LIMIT).await.unwrap().success(), "{}", init.output());
+    init.succeeds(LIMIT).await.unwrap();
     let (amqp, ledger) = (rabbit.url(), format!("sqlite://{}/ledger.db", dir.path().display()));
     let (_one, port_one) = gateway(&["gateway", "--amqp", &amqp]);
     let (_two, port_two) = gateway(&["gateway", "--amqp", &amqp]);

@@ -20,15 +20,14 @@ use std::time::Duration;
 
 use bugfeed_protocol::bus::{self, Format};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
-use bugfeed_testbed::{Proc, RabbitMq, Run, bin, eventually, free_port, unique};
+use bugfeed_testbed::{Proc, RabbitMq, Run, bin, eventually, free_port, get, unique};
 use clap::Parser;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
 #[path = "resume_storm/clients.rs"]
@@ -204,32 +203,26 @@ impl Gateway {
         let feed = format!("default={exchange}");
         let args = ["gateway", "--amqp", amqp, "--feed", &feed, "--listen", &listen, "--admin-listen", &admin_listen];
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        let proc = Run::new(bin("bugfeed").unwrap()).args(&args).spawn().unwrap();
-        let gateway = Gateway { args, proc, clients, admin };
-        gateway.ready().await;
-        gateway
+        let mut proc = Run::new(bin("bugfeed").unwrap()).args(&args).spawn().unwrap();
+        proc.wait_ready(admin, LIMIT).await.unwrap();
+        Gateway { args, proc, clients, admin }
     }
 
     async fn kill_and_start_again(&mut self) {
         self.proc.kill9();
         self.proc = Run::new(bin("bugfeed").unwrap()).args(&self.args).spawn().unwrap();
-        self.ready().await;
-    }
-
-    async fn ready(&self) {
-        eventually(LIMIT, "the gateway", async || {
-            get(self.admin, "/readyz").await.filter(|page| page.contains(" 200 "))
-        })
-        .await
-        .unwrap();
+        self.proc.wait_ready(self.admin, LIMIT).await.unwrap();
     }
 
     /// Waits until a counter has a value.
     async fn wait(&self, counter: &str) {
         let line = format!("\n{counter}\n");
-        eventually(LIMIT, counter, async || get(self.admin, "/metrics").await.filter(|page| page.contains(&line)))
-            .await
-            .unwrap();
+        eventually(LIMIT, counter, async || {
+            let (_, page) = get(self.admin, "/metrics").await?;
+            if page.contains(&line) { Ok(()) } else { Err(anyhow::anyhow!(page)) }
+        })
+        .await
+        .unwrap();
     }
 
     /// Processor time so far, in microseconds: of 100 ticks a second, as Linux has shown them for ever.
@@ -244,15 +237,6 @@ impl Gateway {
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
-}
-
-async fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await.ok()?;
-    Some(page)
 }
 
 /// Publishes the changes with these numbers, and waits until the broker has them.

@@ -2,7 +2,7 @@
 
 use bugfeed_testbed::{Proc, Run, bin, free_port};
 
-use crate::support::SOON;
+use crate::support::{SOON, connected};
 
 /// A terminal: a shell in the folder, with the variables that the person has set everywhere.
 fn terminal(dir: &std::path::Path, line: &str) -> Proc {
@@ -37,7 +37,7 @@ async fn the_banners_commands_run_as_they_are_printed() {
             found.unwrap_or_else(|| panic!("no {word} in: {banner}")).to_owned()
         };
         let mut watch = terminal(dir.path(), &format!("{} --count 1", printed("watch")));
-        watch.wait_for_line("connected to", SOON).await.unwrap();
+        connected(&mut watch).await;
         let mut touch = terminal(dir.path(), &printed("touch"));
         assert!(touch.wait(SOON).await.unwrap().success(), "{banner}{}", touch.output());
         watch.wait_for_line("bug 1234 changed", SOON).await.unwrap();

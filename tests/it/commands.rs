@@ -1,9 +1,9 @@
 //! The binary as a user starts it.
 
-use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
+use bugfeed_testbed::{Proc, Run, bin, free_port};
 use serde_json::Value;
 
-use crate::support::{SOON, get};
+use crate::support::{SOON, connected, free_address, goes_on_trying, touch};
 
 pub fn bugfeed() -> std::path::PathBuf {
     bin("bugfeed").unwrap()
@@ -11,17 +11,16 @@ pub fn bugfeed() -> std::path::PathBuf {
 
 /// `bugfeed` with no arguments but ports of its own, in a folder of its own.
 pub async fn start(dir: &std::path::Path) -> (Proc, u16) {
-    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+    let [clients, admin] = [(); 2].map(|()| free_address());
     let mut proc = Run::new(bugfeed())
         .dir(dir)
-        .env("BUGFEED_LISTEN", format!("127.0.0.1:{clients}"))
-        .env("BUGFEED_ADMIN_LISTEN", format!("127.0.0.1:{admin}"))
+        .env("BUGFEED_LISTEN", clients.to_string())
+        .env("BUGFEED_ADMIN_LISTEN", admin.to_string())
         .env("BUGFEED_DRAIN_WINDOW_MS", "50")
         .spawn()
         .unwrap();
-    proc.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
-    eventually(SOON, "ready", async || get(([127, 0, 0, 1], admin).into(), "/readyz").await.0 == 200).await.unwrap();
-    (proc, clients)
+    proc.wait_ready(admin, SOON).await.unwrap();
+    (proc, clients.port())
 }
 
 #[tokio::test]
@@ -32,23 +31,19 @@ async fn serve_watch_and_touch() {
     let mut watch = Proc::spawn(bugfeed(), &["watch", "1234", "5678", "--json", "--url", &url], &[]).unwrap();
     let mut people = Proc::spawn(bugfeed(), &["watch", "5678", "--count", "1", "--url", &url], &[]).unwrap();
     for proc in [&mut watch, &mut people] {
-        proc.wait_for_line("connected to", SOON).await.unwrap();
+        connected(proc).await;
     }
-    let touch = |args: &'static [&'static str]| Run::new(bugfeed()).dir(dir.path()).arg("touch").args(args).spawn();
-    let mut touched = touch(&["1234", "9", "--when", "2014-04-03T21:13:45"]).unwrap();
-    assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+    touch(dir.path(), &["1234", "9", "--when", "2014-04-03T21:13:45"]).await;
     let line = watch.wait_for_line("\"bug\"", SOON).await.unwrap();
     assert_eq!(line, r#"{"bug":1234,"when":"2014-04-03T21:13:45"}"#);
-    assert!(touch(&["5678", "--when", "2014-04-03 21:13:46Z"]).unwrap().wait(SOON).await.unwrap().success());
+    touch(dir.path(), &["5678", "--when", "2014-04-03 21:13:46Z"]).await;
     watch.wait_for_line(r#"{"bug":5678,"when":"2014-04-03T21:13:46"}"#, SOON).await.unwrap();
     people.wait_for_line("2014-04-03T21:13:46  bug 5678 changed", SOON).await.unwrap();
     assert!(people.wait(SOON).await.unwrap().success(), "--count 1");
 
-    serve.sigterm();
-    assert!(serve.wait(SOON).await.unwrap().success(), "{}", serve.output());
-    watch.wait_for_line("trying again in", SOON).await.unwrap();
-    watch.sigterm();
-    assert!(watch.wait(SOON).await.unwrap().success());
+    serve.stop(SOON).await.unwrap();
+    goes_on_trying(&mut watch).await;
+    watch.stop(SOON).await.unwrap();
 }
 
 #[tokio::test]
@@ -57,17 +52,13 @@ async fn watch_misses_nothing_over_kill_9_and_prints_nothing_twice() {
     let (mut serve, port) = start(dir.path()).await;
     let url = format!("ws://127.0.0.1:{port}/");
     let mut watch = Proc::spawn(bugfeed(), &["watch", "1", "2", "--json", "--url", &url], &[]).unwrap();
-    watch.wait_for_line("connected to", SOON).await.unwrap();
-    let touch = async |args: &[&str]| {
-        let mut touched = Run::new(bugfeed()).dir(dir.path()).arg("touch").args(args).spawn().unwrap();
-        assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
-    };
-    touch(&["1", "1", "--when", "2014-04-03T21:13:45"]).await;
+    connected(&mut watch).await;
+    touch(dir.path(), &["1", "1", "--when", "2014-04-03T21:13:45"]).await;
     watch.wait_for_line(r#"{"bug":1,"#, SOON).await.unwrap();
     serve.kill9();
-    watch.wait_for_line("trying again in", SOON).await.unwrap();
+    goes_on_trying(&mut watch).await;
     // Written while nothing runs; the third within the same second as those before.
-    touch(&["1", "2", "--when", "2014-04-03T21:13:45"]).await;
+    touch(dir.path(), &["1", "2", "--when", "2014-04-03T21:13:45"]).await;
     let (clients, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port().unwrap()));
     let _serve = Run::new(bugfeed())
         .dir(dir.path())
@@ -75,7 +66,7 @@ async fn watch_misses_nothing_over_kill_9_and_prints_nothing_twice() {
         .spawn()
         .unwrap();
     watch.wait_for_line(r#"{"bug":2,"#, SOON * 2).await.unwrap();
-    touch(&["2", "--when", "2014-04-03T21:13:50"]).await;
+    touch(dir.path(), &["2", "--when", "2014-04-03T21:13:50"]).await;
     watch.wait_for_line("21:13:50", SOON).await.unwrap();
     let output = watch.output();
     let bugs: Vec<u64> =
@@ -136,7 +127,7 @@ async fn help_teaches_by_example() {
     ] {
         let secret = [("BUGFEED_AMQP", "amqp://me:topsecret@rabbit/")];
         let mut proc = Proc::spawn(bugfeed(), args, &secret).unwrap();
-        assert!(proc.wait(SOON).await.unwrap().success());
+        proc.succeeds(SOON).await.unwrap();
         let output = proc.output();
         for want in wants {
             assert!(output.contains(want), "{args:?}: no '{want}' in: {output}");

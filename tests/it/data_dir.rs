@@ -1,12 +1,14 @@
 //! The data folder of an all-in-one: two that want it, one that was put back from a copy, one that is removed.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
-use bugfeed_testbed::{Proc, Run, eventually, free_port};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{Proc, Run, eventually};
 use serde_json::{Value, json};
 
 use crate::commands::{bugfeed, start};
-use crate::support::{Client, SOON, Serve, get};
+use crate::support::{Client, SOON, Serve, free_address, get, touch};
 
 const WHEN: &str = "2014-04-03T21:13:45";
 
@@ -38,9 +40,15 @@ async fn until(client: &mut Client, command: &str) -> Value {
     }
 }
 
-async fn touch(dir: &Path, bugs: &[&str]) {
-    let mut touched = Run::new(bugfeed()).dir(dir).arg("touch").args(bugs).args(["--when", WHEN]).spawn().unwrap();
-    assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+/// A second all-in-one in this folder, on ports of its own: it, where clients connect, and its admin port.
+fn serve(dir: &Path) -> (Proc, SocketAddr, SocketAddr) {
+    let [clients, admin] = [(); 2].map(|()| free_address());
+    let args = ["serve", "--listen", &clients.to_string(), "--admin-listen", &admin.to_string()];
+    (Run::new(bugfeed()).dir(dir).args(args).spawn().unwrap(), clients, admin)
+}
+
+async fn touched(dir: &Path, bugs: &[&str]) {
+    touch(dir, &[bugs, &["--when", WHEN]].concat()).await;
 }
 
 /// The second of two serves nobody, and says for whom it waits. When its turn comes, it knows what the first one recorded
@@ -49,33 +57,26 @@ async fn touch(dir: &Path, bugs: &[&str]) {
 async fn a_standby_waits_aloud_and_misses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (mut first, port) = start(dir.path()).await;
-    touch(dir.path(), &["1", "2"]).await;
-    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
-    let listen = [format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}")];
-    let args = ["serve", "--listen", &listen[0], "--admin-listen", &listen[1]];
-    let mut second = Run::new(bugfeed()).dir(dir.path()).args(args).spawn().unwrap();
+    touched(dir.path(), &["1", "2"]).await;
+    let (mut second, clients, admin) = serve(dir.path());
     let line = second.wait_for_line("bugfeed ", SOON).await.unwrap();
     let holder = format!("WAITING for its turn. pid {} on", first.pid());
     assert!(line.contains(&holder) && line.contains("./data"), "{line}");
-    let second_clients = ([127, 0, 0, 1], clients).into();
-    let second_admin = ([127, 0, 0, 1], admin).into();
-    eventually(SOON, "a listening standby", async || get(second_clients, "/changes?bugs=1").await.0 == 503)
-        .await
-        .unwrap();
-    let (status, body) = get(second_admin, "/readyz").await;
+    eventually(SOON, "a listening standby", async || get(clients, "/changes?bugs=1").await.0 == 503).await.unwrap();
+    let (status, body) = get(admin, "/readyz").await;
     assert!(status == 503 && body.contains("held by pid"), "{status} {body}");
     assert!(!second.output().contains("bugfeed touch 1234"), "no welcome yet: {}", second.output());
 
     let (mut client, _) = modern(&format!("ws://127.0.0.1:{port}/")).await;
     client.subscribe(&[1, 3]).await;
-    touch(dir.path(), &["3"]).await;
+    touched(dir.path(), &["3"]).await;
     let cursor = until(&mut client, "update").await["cursor"].as_str().unwrap().to_owned();
-    touch(dir.path(), &["1"]).await;
+    touched(dir.path(), &["1"]).await;
     until(&mut client, "update").await;
     first.kill9();
     second.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
-    eventually(SOON, "ready", async || get(second_admin, "/readyz").await.0 == 200).await.unwrap();
-    let (mut client, _) = modern(&format!("ws://127.0.0.1:{clients}/")).await;
+    second.wait_ready(admin, SOON).await.unwrap();
+    let (mut client, _) = modern(&format!("ws://{clients}/")).await;
     assert_eq!(resume(&mut client, &[1, 3], &cursor).await, "complete");
     let update = until(&mut client, "update").await;
     assert_eq!(update["bug"], 1, "what came while it waited: {update}");
@@ -89,13 +90,13 @@ async fn a_folder_that_was_put_back() {
     let (mut client, _) = modern(&url).await;
     client.subscribe(&[7]).await;
     let mut cursors = Vec::new();
-    let mut touched = async |serve: &Serve, client: &mut Client| {
+    let mut change = async |serve: &Serve, client: &mut Client| {
         serve.touch(7, WHEN).await;
         cursors.push(until(client, "update").await["cursor"].as_str().unwrap().to_owned());
         cursors.clone()
     };
     for _ in 0..3 {
-        touched(&serve, &mut client).await;
+        change(&serve, &mut client).await;
     }
     let dir = serve.stop().await;
     let (data, copy) = (dir.path().join("data"), dir.path().join("copy"));
@@ -105,7 +106,7 @@ async fn a_folder_that_was_put_back() {
     client.subscribe(&[7]).await;
     let mut all = Vec::new();
     for _ in 0..3 {
-        all = touched(&serve, &mut client).await;
+        all = change(&serve, &mut client).await;
     }
     let dir = serve.stop().await;
     std::fs::remove_dir_all(&data).unwrap();
@@ -195,14 +196,9 @@ async fn passing(client: &mut Client, command: &str) -> Value {
 #[tokio::test]
 async fn a_folder_that_is_removed_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
-    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
-    let listen = [format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}")];
-    let args = ["serve", "--listen", &listen[0], "--admin-listen", &listen[1]];
-    let mut serve: Proc = Run::new(bugfeed()).dir(dir.path()).args(args).spawn().unwrap();
-    serve.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
-    let admin = ([127, 0, 0, 1], admin).into();
-    eventually(SOON, "ready", async || get(admin, "/readyz").await.0 == 200).await.unwrap();
-    let (mut client, _) = modern(&format!("ws://127.0.0.1:{clients}/")).await;
+    let (mut serve, clients, admin) = serve(dir.path());
+    serve.wait_ready(admin, SOON).await.unwrap();
+    let (mut client, _) = modern(&format!("ws://{clients}/")).await;
     client.subscribe(&[7]).await;
     std::fs::remove_dir_all(dir.path().join("data")).unwrap();
     let (_, body) = eventually(SOON, "not ready", async || {
@@ -212,7 +208,8 @@ async fn a_folder_that_is_removed_while_it_runs() {
     .await
     .unwrap();
     assert!(body.contains("gone"), "{body}");
-    serve.wait_for_line("the file is gone", SOON).await.unwrap();
+    let line = serve.wait_for_event(LogEvent::PartDown, SOON).await.unwrap();
+    assert!(line.contains("gone"), "{line}");
     let told = until(&mut client, "feed").await;
     assert_eq!(told["state"], "paused", "{told}");
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bugfeed_testbed::{Run, bin, free_port, skipped, tool};
+use bugfeed_testbed::{Run, bin, skipped, tool};
 
-use crate::support::{Client, SOON};
+use crate::support::{Client, SOON, free_address};
 
 /// A file of deploy/.
 pub fn read(name: &str) -> String {
@@ -105,7 +105,7 @@ async fn samples_and_units_name_options_that_there_are() {
         ("bugfeed-shim", "run", "env/shim.env", "systemd/bugfeed-shim.service"),
     ] {
         let mut help = Run::new(bin(program).unwrap()).args([command, "--help"]).spawn().unwrap();
-        assert!(help.wait(SOON).await.unwrap().success());
+        help.succeeds(SOON).await.unwrap();
         let known = |name: &str| ["]", "=]"].iter().any(|end| help.output().contains(&format!("[env: {name}{end}")));
         let (set, suggested) = sample(sample_name);
         assert!(set.len() >= 3, "{set:?}");
@@ -204,12 +204,11 @@ async fn whoever_is_in_the_group_writes_the_change_table() {
         let code = format!("umask {umask}; exec {} '{}' {words}", if is_root { &other } else { "" }, program.display());
         Run::new("sh").args(["-c", &code]).dir(&data).spawn().unwrap()
     };
-    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
-    let (listen, admin) = (format!("127.0.0.1:{clients}"), format!("127.0.0.1:{admin}"));
-    let folder = data.to_str().unwrap();
-    let args = ["serve", "--data-dir", folder, "--listen", &listen, "--admin-listen", &admin];
+    let [listen, admin] = [(); 2].map(|()| free_address());
+    let (folder, words) = (data.to_str().unwrap(), [listen.to_string(), admin.to_string()]);
+    let args = ["serve", "--data-dir", folder, "--listen", &words[0], "--admin-listen", &words[1]];
     let mut serve = run_as(service, &unit["UMask"][0], &args);
-    serve.wait_for_line("working on this ledger", SOON).await.unwrap();
+    serve.wait_ready(admin, SOON).await.unwrap();
     for file in ["bugfeed.db", "bugfeed.db-wal", "bugfeed.db-shm"] {
         let mode = std::fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o660, "{file}: {mode:o}");
@@ -217,18 +216,17 @@ async fn whoever_is_in_the_group_writes_the_change_table() {
     let table = format!("sqlite://{folder}/bugfeed.db");
     let write = async || {
         let mut touch = run_as(tracker, "022", &["touch", "1234", "--source", &table]);
-        assert!(touch.wait(SOON).await.unwrap().success(), "{}", touch.output());
+        touch.succeeds(SOON).await.unwrap();
     };
     let mut client = Client::connect(&format!("ws://{listen}/")).await;
     client.subscribe(&[1234]).await;
     write().await;
     assert_eq!(client.update().await.0, 1234);
     // Also while the service does not run: what SQLite makes anew then, it can still write.
-    serve.sigterm();
-    assert!(serve.wait(SOON).await.unwrap().success());
+    serve.stop(SOON).await.unwrap();
     write().await;
     let mut serve = run_as(service, &unit["UMask"][0], &args);
-    serve.wait_for_line("working on this ledger", SOON).await.unwrap();
+    serve.wait_ready(admin, SOON).await.unwrap();
     let mut client = Client::connect(&format!("ws://{listen}/")).await;
     client.subscribe(&[1234]).await;
     write().await;

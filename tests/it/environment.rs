@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::signal::Signal;
-use bugfeed_testbed::{Run, bin, eventually, free_port};
+use bugfeed_testbed::{Run, bin, eventually};
 use tokio::net::TcpListener;
 
 use crate::commands::{bugfeed, start};
-use crate::support::{Client, SOON, get};
+use crate::support::{Client, SOON, connected, free_address, get, goes_on_trying};
 
 fn shim() -> Run {
     Run::new(bin("bugfeed-shim").unwrap())
@@ -93,15 +94,15 @@ async fn an_error_names_the_variable_that_the_value_came_from() {
 async fn yes_and_no_have_one_meaning() {
     let about = async |value: &str| {
         let dir = tempfile::tempdir().unwrap();
-        let [clients, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
-        let _serve = Run::new(bugfeed())
+        let [clients, admin] = [(); 2].map(|()| free_address());
+        let mut serve = Run::new(bugfeed())
             .dir(dir.path())
             .env("BUGFEED_LISTEN", clients.to_string())
             .env("BUGFEED_ADMIN_LISTEN", admin.to_string())
             .env("BUGFEED_DEMO", value)
             .spawn()
             .unwrap();
-        eventually(SOON, "ready", async || tokio::net::TcpStream::connect(clients).await.is_ok()).await.unwrap();
+        serve.wait_ready(admin, SOON).await.unwrap();
         get(clients, "/page.json").await.1.contains("\"demo\":true")
     };
     let (yes, no) = (["yes", "on", "1", "true", "TRUE"], ["no", "off", "0", "false"]);
@@ -158,19 +159,20 @@ async fn touch_says_where_it_wrote_and_means_the_shims_table() {
 #[tokio::test]
 async fn bugs_may_have_commas_between_them_and_hosts_names() {
     let dir = tempfile::tempdir().unwrap();
-    let [clients, admin] = [(); 2].map(|()| format!("localhost:{}", free_port().unwrap()));
-    let mut serve =
-        Run::new(bugfeed()).dir(dir.path()).args(["--listen", &clients, "--admin-listen", &admin]).spawn().unwrap();
-    serve.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
-    let url = format!("ws://{}/", clients.replace("localhost", "127.0.0.1"));
+    let [clients, admin] = [(); 2].map(|()| free_address());
+    let named = |address: SocketAddr| format!("localhost:{}", address.port());
+    let listen = ["--listen", &named(clients), "--admin-listen", &named(admin)];
+    let mut serve = Run::new(bugfeed()).dir(dir.path()).args(listen).spawn().unwrap();
+    serve.wait_ready(admin, SOON).await.unwrap();
+    let url = format!("ws://{clients}/");
     let mut watch = Run::new(bugfeed())
         .args(["watch", "1234,5678,", "9", "--count", "3", "--json", "--url", &url])
         .spawn()
         .unwrap();
-    watch.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut watch).await;
     let (code, output) = ended(Run::new(bugfeed()).dir(dir.path()).args(["touch", "1234,", "5678,9"])).await;
     assert_eq!(code, 0, "{output}");
-    assert!(watch.wait(SOON).await.unwrap().success());
+    watch.succeeds(SOON).await.unwrap();
     for bug in [1234, 5678, 9] {
         assert!(watch.output().contains(&format!("{{\"bug\":{bug},")), "{}", watch.output());
     }
@@ -184,17 +186,16 @@ async fn a_closed_terminal_ends_no_server() {
     let dir = tempfile::tempdir().unwrap();
     let (mut serve, port) = start(dir.path()).await;
     serve.signal(Signal::HUP);
-    serve.wait_for_line("SIGHUP: going on", SOON).await.unwrap();
+    serve.wait_for_event(LogEvent::HangupIgnored, SOON).await.unwrap();
     Client::connect(&format!("ws://127.0.0.1:{port}/")).await.subscribe(&[1]).await;
     let url = table(dir.path(), "shim.db").await;
     let mut shim =
         shim().args(["run", "--source", &url, "--amqp", "amqp://127.0.0.1:1"]).dir(dir.path()).spawn().unwrap();
-    shim.wait_for_line("started", SOON).await.unwrap();
+    shim.wait_for_event(LogEvent::ShimStarted, SOON).await.unwrap();
     shim.signal(Signal::HUP);
-    shim.wait_for_line("SIGHUP: going on", SOON).await.unwrap();
+    shim.wait_for_event(LogEvent::HangupIgnored, SOON).await.unwrap();
     for proc in [&mut serve, &mut shim] {
-        proc.sigterm();
-        assert!(proc.wait(SOON).await.unwrap().success(), "{}", proc.output());
+        proc.stop(SOON).await.unwrap();
     }
 }
 
@@ -202,36 +203,28 @@ async fn a_closed_terminal_ends_no_server() {
 #[tokio::test]
 async fn clients_are_accepted_for_a_while_after_sigterm() {
     let dir = tempfile::tempdir().unwrap();
-    let [clients, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
-    let mut serve = Run::new(bugfeed())
-        .dir(dir.path())
-        .args(["--listen", &clients.to_string(), "--admin-listen", &admin.to_string()])
-        .args(["--drain-delay-ms", "3600000", "--drain-window-ms", "50"])
-        .spawn()
-        .unwrap();
-    eventually(SOON, "ready", async || matches!(ready(admin).await, Some((200, _)))).await.unwrap();
+    let [clients, admin] = [(); 2].map(|()| free_address());
+    let start = |delay_ms: &str| {
+        Run::new(bugfeed())
+            .dir(dir.path())
+            .args(["--listen", &clients.to_string(), "--admin-listen", &admin.to_string()])
+            .args(["--drain-delay-ms", delay_ms, "--drain-window-ms", "50"])
+            .spawn()
+            .unwrap()
+    };
+    let mut serve = start("3600000");
+    serve.wait_ready(admin, SOON).await.unwrap();
     serve.sigterm();
-    eventually(SOON, "not ready", async || matches!(ready(admin).await, Some((503, _)))).await.unwrap();
+    eventually(SOON, "not ready", async || get(admin, "/readyz").await.0 == 503).await.unwrap();
     let mut client = Client::connect(&format!("ws://{clients}/")).await;
     client.subscribe(&[1]).await;
-    assert!(ready(admin).await.is_some_and(|(_, body)| body.contains("shutting down")));
+    assert!(get(admin, "/readyz").await.1.contains("shutting down"));
     // A second signal is in a hurry.
     serve.sigterm();
     assert_eq!(serve.wait(SOON).await.unwrap().code(), Some(130));
-    let mut serve = Run::new(bugfeed())
-        .dir(dir.path())
-        .args(["--listen", &clients.to_string(), "--admin-listen", &admin.to_string()])
-        .args(["--drain-delay-ms", "300", "--drain-window-ms", "50"])
-        .spawn()
-        .unwrap();
-    eventually(SOON, "ready", async || matches!(ready(admin).await, Some((200, _)))).await.unwrap();
-    serve.sigterm();
-    assert!(serve.wait(SOON).await.unwrap().success(), "{}", serve.output());
-}
-
-async fn ready(admin: SocketAddr) -> Option<(u16, String)> {
-    tokio::net::TcpStream::connect(admin).await.ok()?;
-    Some(get(admin, "/readyz").await)
+    let mut serve = start("300");
+    serve.wait_ready(admin, SOON).await.unwrap();
+    serve.stop(SOON).await.unwrap();
 }
 
 #[tokio::test]
@@ -253,13 +246,13 @@ async fn watch_says_what_is_wrong_with_the_way_to_the_gateway() {
     let (secure, nobody) = (format!("ws://127.0.0.1:{tls_port}/"), "ws://127.0.0.1:1/".to_owned());
     for (url, want) in [(&plain, "write ws://"), (&secure, "write wss://"), (&nobody, "refused")] {
         let mut watch = Run::new(bugfeed()).args(["watch", "1", "--url", url]).spawn().unwrap();
-        let line = watch.wait_for_line("trying again", SOON).await.unwrap();
+        let line = goes_on_trying(&mut watch).await;
         assert!(line.contains(want) && !line.contains("InvalidContentType"), "{line}");
     }
     // What other programs would use, and this one does not.
     let url = "ws://gateway.invalid/";
     let run = Run::new(bugfeed()).args(["watch", "1", "--url", url]).env("https_proxy", "http://u:secret@proxy:3128");
-    let line = run.spawn().unwrap().wait_for_line("trying again", SOON).await.unwrap();
+    let line = goes_on_trying(&mut run.spawn().unwrap()).await;
     assert!(line.contains("https_proxy is set; not used here") && !line.contains("secret"), "{line}");
 }
 

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::source::{self, TableSpec};
-use bugfeed_testbed::{Run, bin, eventually, free_port};
+use bugfeed_testbed::{Run, bin};
 
-use crate::support::{Client, SOON, get};
+use crate::support::{Client, SOON, free_address, get};
 
 /// Sends the same frames over and over, on a new connection whenever one is ended.
 struct Attack {
@@ -74,8 +74,7 @@ fn attack(address: SocketAddr, begin: &[u8], again: &[u8], stop: &AtomicBool, se
 #[tokio::test]
 async fn who_sends_without_end_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
-    let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
-    let [clients, admin] = [clients, admin].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let [clients, admin] = [(); 2].map(|()| free_address());
     let mut serve = Run::new(bin("bugfeed").unwrap())
         .dir(dir.path())
         .env("BUGFEED_LISTEN", clients.to_string())
@@ -83,8 +82,7 @@ async fn who_sends_without_end_keeps_nobody_waiting() {
         .env("TOKIO_WORKER_THREADS", "1")
         .spawn()
         .unwrap();
-    serve.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
-    eventually(SOON, "ready", async || get(admin, "/readyz").await.0 == 200).await.unwrap();
+    serve.wait_ready(admin, SOON).await.unwrap();
     let mut client = Client::connect(&format!("ws://{clients}/")).await;
     client.subscribe(&[1]).await;
     let table = format!("sqlite://{}/data/bugfeed.db", dir.path().display()).parse().unwrap();

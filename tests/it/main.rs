@@ -14,6 +14,7 @@ mod commands;
 mod data_dir;
 mod deploy;
 mod environment;
+mod events;
 mod examples;
 mod greedy;
 mod hygiene;

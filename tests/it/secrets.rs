@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use bugfeed_testbed::{Run, bin, eventually, free_port};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{Proc, Run, bin, eventually};
 use clap::CommandFactory as _;
 use futures::{StreamExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::SOON;
+use crate::support::{SOON, free_address, has_retried, init};
 
 const SECRET: &str = "hunter2topsecret";
 
@@ -86,14 +87,14 @@ fn places(dir: &Path) -> Vec<Place> {
 
 /// Runs until it ends, or has said and done enough to be asked how it is; all that it said.
 async fn all_output(dir: &Path, program: &str, args: &[String], variables: &[(String, String)]) -> String {
-    let admin = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let admin = free_address();
     let args = args.iter().map(|arg| if arg == "ADMIN" { admin.to_string() } else { arg.clone() });
     let run = Run::new(bin(program).unwrap()).dir(dir).args(args).env("RUST_LOG", "debug");
     let mut proc = run.envs(variables.iter().map(|(name, value)| (name, value))).spawn().unwrap();
     let mut answers = String::new();
     eventually(SOON, "it ends, or serves, or tries again", async || {
         let ended = proc.exited().unwrap().is_some();
-        ended || TcpStream::connect(admin).await.is_ok() || proc.output().contains("trying again")
+        ended || TcpStream::connect(admin).await.is_ok() || tries_again(&proc)
     })
     .await
     .unwrap();
@@ -102,7 +103,7 @@ async fn all_output(dir: &Path, program: &str, args: &[String], variables: &[(St
         let _ = eventually(SOON, "it knows", async || {
             let answer = try_get(admin, "/readyz").await.unwrap_or_default();
             let knows = answer.contains(" 200 ") || answer.contains("refused");
-            knows || proc.output().contains("trying again") || proc.exited().unwrap().is_some()
+            knows || tries_again(&proc) || proc.exited().unwrap().is_some()
         })
         .await;
         for path in ["/readyz", "/metrics"] {
@@ -112,6 +113,11 @@ async fn all_output(dir: &Path, program: &str, args: &[String], variables: &[(St
     }
     proc.wait(SOON).await.unwrap();
     proc.output() + &answers
+}
+
+/// Whether it has found out that nobody is there.
+fn tries_again(proc: &Proc) -> bool {
+    proc.events(LogEvent::PartDown) > 0 || proc.events(LogEvent::BusDown) > 0 || has_retried(proc)
 }
 
 /// The whole answer; an error where nobody is there, or not any more.
@@ -127,8 +133,7 @@ async fn try_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
 async fn a_secret_in_an_address_appears_nowhere() {
     let dir = tempfile::tempdir().unwrap();
     let table = format!("sqlite://{}", dir.path().join("table.db").display());
-    let mut init = Run::new(bin("bugfeed-shim").unwrap()).args(["init", "--source", &table]).spawn().unwrap();
-    assert!(init.wait(SOON).await.unwrap().success(), "{}", init.output());
+    init(&table).await;
     let places = places(dir.path());
     assert!(places.len() >= 9, "{places:?}");
     let mut runs = Vec::new();

@@ -7,7 +7,7 @@ use bugfeed_testbed::{Proc, Run, eventually, skipped, tool};
 use serde_json::{Value, json};
 
 use crate::commands::{bugfeed, start};
-use crate::support::{SOON, Serve};
+use crate::support::{self, SOON, Serve, connected};
 
 const T: &str = "2014-04-03T21:13:45";
 
@@ -53,7 +53,7 @@ async fn a_command_is_run_for_each_change_one_after_the_other() {
     // The first takes longest, and fails.
     let exec = "test {bug} = 1 && sleep 0.3; echo {bug} {when} $BUGFEED_BUG $BUGFEED_WHEN >>log; test {bug} != 1";
     let mut proc = watch(&serve, &["1", "2", "--exec", exec, "--count", "2"]);
-    proc.wait_for_line("connected to ws://", SOON).await.unwrap();
+    connected(&mut proc).await;
     serve.touch(1, T).await;
     serve.touch(2, "2014-04-03T21:13:46.5").await;
     let (code, output) = code(proc).await;
@@ -73,7 +73,7 @@ async fn ctrl_c_ends_the_command_too_and_its_change_comes_again() {
     // A shell, and a child of it.
     let exec = "sleep 1000 & echo $$ $! >pids; wait";
     let mut proc = watch(&serve, &["1", "--json", "--exec", exec, "--state", "state"]);
-    proc.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut proc).await;
     // The subscription's cursor is stored, so that the next run knows from where on.
     eventually(SOON, "a cursor", async || text(&state).contains("\"cursor\":\"")).await.unwrap();
     serve.touch(1, T).await;
@@ -100,7 +100,7 @@ async fn a_stubborn_command_is_killed() {
     let said = file(&serve, "said");
     let exec = "trap 'echo no >>said' TERM; echo $$ >>said; while :; do sleep 0.1; done";
     let mut proc = watch(&serve, &["1", "--exec", exec]);
-    proc.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut proc).await;
     serve.touch(1, T).await;
     eventually(SOON, "it runs", async || text(&said).ends_with('\n')).await.unwrap();
     proc.sigterm();
@@ -122,15 +122,13 @@ async fn a_bot_with_a_state_file_misses_nothing_and_is_told_nothing_twice() {
         Run::new(bugfeed()).dir(dir.path()).args(args).args(bugs).spawn().unwrap()
     };
     let touch = async |bugs: &[&str]| {
-        let mut touched = Run::new(bugfeed()).dir(dir.path()).args(["touch", "--when", T]).args(bugs).spawn().unwrap();
-        assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+        support::touch(dir.path(), &[&["--when", T], bugs].concat()).await;
     };
     let mut first = watch(&["1", "2"]);
-    first.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut first).await;
     touch(&["1"]).await;
     first.wait_for_line("\"bug\":1", SOON).await.unwrap();
-    first.sigterm();
-    assert!(first.wait(SOON).await.unwrap().success());
+    first.stop(SOON).await.unwrap();
     // Both are away, one of them killed.
     serve.kill9();
     touch(&["2", "1"]).await;
@@ -140,25 +138,22 @@ async fn a_bot_with_a_state_file_misses_nothing_and_is_told_nothing_twice() {
     let mut second = watch(&["1", "2"]);
     second.wait_for_line("\"bug\":1", SOON).await.unwrap();
     assert_eq!(printed(&second), [json!({ "bug": 2, "when": T }), json!({ "bug": 1, "when": T })]);
-    let said = second.wait_for_line("connected to", SOON).await.unwrap();
+    let said = connected(&mut second).await;
     assert!(said.contains("what was missed comes first"), "{said}");
-    second.sigterm();
-    assert!(second.wait(SOON).await.unwrap().success());
+    second.stop(SOON).await.unwrap();
     // One more bug, of which the cursor says nothing; one less, which is forgotten.
     touch(&["3", "1"]).await;
     let mut third = watch(&["1", "3"]);
     third.wait_for_line("\"bug\":1", SOON).await.unwrap();
     let change = |bug: u64| json!({ "bug": bug, "when": T });
     assert_eq!(printed(&third), [json!({ "gap": true, "bugs": [3] }), change(3), change(1)]);
-    third.sigterm();
-    assert!(third.wait(SOON).await.unwrap().success());
+    third.stop(SOON).await.unwrap();
     let mut fourth = watch(&["1", "2", "3"]);
-    fourth.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut fourth).await;
     assert_eq!(printed(&fourth), [json!({ "gap": true, "bugs": [2] })], "not watched meanwhile");
-    fourth.sigterm();
-    assert!(fourth.wait(SOON).await.unwrap().success());
+    fourth.stop(SOON).await.unwrap();
     let mut fifth = watch(&["1", "2", "3"]);
-    fifth.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut fifth).await;
     assert_eq!(printed(&fifth), Vec::<Value>::new(), "told once");
 }
 
@@ -196,7 +191,7 @@ async fn exit_codes() {
     let serve = serve().await;
     for (signal, want) in [(Signal::INT, 130), (Signal::TERM, 0), (Signal::HUP, 0)] {
         let mut proc = watch(&serve, &["1"]);
-        proc.wait_for_line("connected to", SOON).await.unwrap();
+        connected(&mut proc).await;
         proc.signal(signal);
         let (code, output) = code(proc).await;
         assert_eq!(code, Some(want), "{signal:?}: {output}");

@@ -1,15 +1,15 @@
 //! The Rust client library (clients/rust) against the real gateway, killed in the middle, and its example.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed_client::{Event, Feed, Protocol, State, Verdict};
-use bugfeed_testbed::{Proc, Run, eventually, free_port};
+use bugfeed_testbed::{Proc, Run, eventually};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::commands::bugfeed;
-use crate::support::{SOON, Serve, get};
+use crate::support::{SOON, Serve, free_address, touch};
 
 #[path = "../../clients/rust/examples/bot.rs"]
 #[allow(dead_code)] // Its `main`.
@@ -18,30 +18,29 @@ mod bot;
 /// The all-in-one as a process, always on the same ports.
 struct Gateway {
     dir: tempfile::TempDir,
-    ports: (u16, u16),
+    clients: SocketAddr,
+    admin: SocketAddr,
     proc: Option<Proc>,
 }
 
 impl Gateway {
     async fn start() -> Gateway {
-        let ports = (free_port().unwrap(), free_port().unwrap());
-        let mut gateway = Gateway { dir: tempfile::tempdir().unwrap(), ports, proc: None };
+        let [clients, admin] = [(); 2].map(|()| free_address());
+        let mut gateway = Gateway { dir: tempfile::tempdir().unwrap(), clients, admin, proc: None };
         gateway.restart().await;
         gateway
     }
 
     fn url(&self) -> String {
-        format!("ws://127.0.0.1:{}/", self.ports.0)
+        format!("ws://{}/", self.clients)
     }
 
     async fn restart(&mut self) {
-        let (clients, admin) = (format!("127.0.0.1:{}", self.ports.0), format!("127.0.0.1:{}", self.ports.1));
+        let (clients, admin) = (self.clients.to_string(), self.admin.to_string());
         let args = ["serve", "--listen", &clients, "--admin-listen", &admin, "--drain-window-ms", "50"];
         let mut proc = Run::new(bugfeed()).dir(self.dir.path()).args(args).spawn().unwrap();
-        proc.wait_for_line("bugfeed touch 1234", SOON).await.unwrap();
+        proc.wait_ready(self.admin, SOON).await.unwrap();
         self.proc = Some(proc);
-        let admin = admin.parse().unwrap();
-        eventually(SOON, "ready", async || get(admin, "/readyz").await.0 == 200).await.unwrap();
     }
 
     fn kill(&mut self) {
@@ -52,11 +51,6 @@ impl Gateway {
     async fn touch(&self, bugs: &[&str]) {
         touch(self.dir.path(), bugs).await;
     }
-}
-
-async fn touch(dir: &Path, bugs: &[&str]) {
-    let mut touched = Run::new(bugfeed()).dir(dir).arg("touch").args(bugs).spawn().unwrap();
-    assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
 }
 
 /// The next event of a kind.

@@ -10,7 +10,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::commands::bugfeed;
-use crate::support::SOON;
+use crate::support::{SOON, connected};
 
 const WHEN: &str = "2014-04-03T21:13:45";
 
@@ -77,7 +77,7 @@ async fn a_proxy_without_a_gateway_behind_it_ends_nothing_and_is_told_once() {
     }
     let mut gateway = door.greet(None).await;
     gateway.say(json!({ "command": "update", "bug": 1, "when": WHEN, "cursor": "E.2.5c0ffee1" })).await;
-    assert!(proc.wait(SOON).await.unwrap().success(), "{}", proc.output());
+    proc.succeeds(SOON).await.unwrap();
     let output = proc.output();
     let told = "answers 404 Not Found, 3 times in a row; is the address right, and does the proxy in front of the gateway \
                 pass its path on?; this client goes on trying";
@@ -101,7 +101,7 @@ async fn a_connection_to_a_feed_that_is_paused_is_no_good_news() {
     let mut proc = door.watch(&[]);
     let mut gateway = door.greet(Some(json!({ "command": "feed", "state": "paused", "since": WHEN }))).await;
     let paused = "updates are paused since 2014-04-03T21:13:45: nothing can arrive just now";
-    let connected = proc.wait_for_line("connected to", SOON).await.unwrap();
+    let connected = connected(&mut proc).await;
     assert!(connected.ends_with(&format!("; {paused}")), "{connected}");
     assert!(proc.output().contains(&format!("bugfeed watch: {paused}\n")), "{}", proc.output());
     gateway.say(json!({ "command": "heartbeat", "cursor": "E.1.5c0ffee1" })).await;

@@ -3,7 +3,7 @@
 use bugfeed_testbed::{Proc, Run};
 
 use crate::commands::bugfeed;
-use crate::support::{SOON, Serve, tls};
+use crate::support::{SOON, Serve, goes_on_trying, tls};
 
 #[tokio::test]
 async fn tls_with_the_certificates_of_this_machine() {
@@ -16,10 +16,10 @@ async fn tls_with_the_certificates_of_this_machine() {
     trusting.wait_for_line("connected to wss://localhost:", SOON).await.unwrap();
     serve.touch(1, "2014-04-03T21:13:45").await;
     trusting.wait_for_line("bug 1 changed", SOON).await.unwrap();
-    assert!(trusting.wait(SOON).await.unwrap().success());
+    trusting.succeeds(SOON).await.unwrap();
 
     let mut wary = Proc::spawn(bugfeed(), &args, &[]).unwrap();
-    let said = wary.wait_for_line("trying again in", SOON).await.unwrap();
+    let said = goes_on_trying(&mut wary).await;
     assert!(said.contains("not trusted here: invalid peer certificate"), "{said}");
     // Without TLS at such a port, and with TLS at the gateway's own.
     for (url, want) in [
@@ -27,7 +27,7 @@ async fn tls_with_the_certificates_of_this_machine() {
         (format!("https://localhost:{}/", serve.clients.port()), "for a gateway without TLS write ws://"),
     ] {
         let mut wrong = Proc::spawn(bugfeed(), &["watch", "1", "--url", &url], &[]).unwrap();
-        let said = wrong.wait_for_line("trying again in", SOON).await.unwrap();
+        let said = goes_on_trying(&mut wrong).await;
         assert!(said.contains(want), "{said}");
     }
 }

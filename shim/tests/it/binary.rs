@@ -1,17 +1,18 @@
 //! The real binary on SQLite files, with a broker that is not there: options, faults at the start and while running, who
 //! works.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bugfeed_testbed::{Proc, Run, eventually, free_port};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{LinePattern as _, Run, event, eventually, free_port, get};
+use tokio::net::TcpListener;
 
-use crate::support::Place;
+use crate::rig::{Rig, waits_for, works};
+use crate::support::{Place, T1};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
-const T1: &str = "2014-04-03 21:13:45";
 /// Nobody listens there.
 pub(crate) const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
 
@@ -29,13 +30,6 @@ pub(crate) fn binary() -> PathBuf {
 
 pub(crate) fn ledger_url(dir: &Path) -> String {
     format!("sqlite://{}", dir.join("ledger.db").display())
-}
-
-async fn start(place: &Place, more: &[&str]) -> Proc {
-    let ledger = ledger_url(place.dir.path());
-    let mut args = vec!["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER];
-    args.extend(more);
-    shim(&args).spawn().unwrap()
 }
 
 /// What it prints and its exit code, when it ends by itself.
@@ -123,8 +117,8 @@ async fn the_ledger_has_one_place_when_nothing_is_said_and_it_is_printed() {
     let folder = tempfile::tempdir().unwrap();
     let once = ["run", "--once", "--source", &place.url, "--amqp", NO_BROKER];
     let mut proc = shim(&once).dir(folder.path()).spawn().unwrap();
-    assert!(proc.wait(LIMIT).await.unwrap().success(), "{}", proc.output());
-    let line = proc.wait_for_line("started", LIMIT).await.unwrap();
+    proc.succeeds(LIMIT).await.unwrap();
+    let line = proc.wait_for_event(LogEvent::ShimStarted, LIMIT).await.unwrap();
     assert!(line.contains("sqlite://data/bugfeed-ledger.db"), "{line}");
     assert!(folder.path().join("data/bugfeed-ledger.db").is_file());
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -134,38 +128,33 @@ async fn the_ledger_has_one_place_when_nothing_is_said_and_it_is_printed() {
 /// A tracker that writes local time, and a shim that was not told.
 #[tokio::test]
 async fn dates_that_are_hours_off_are_said_once() {
-    let place = Place::sqlite();
-    place.table().await;
-    let mut proc = start(&place, &[]).await;
-    let mut tracker = place.session().await;
+    let rig = Rig::without_broker().await;
+    let mut proc = rig.run().spawn().unwrap();
+    let mut tracker = rig.place.session().await;
     for hours in ["+0", "+2", "+2"] {
         let when = format!("datetime('now', '{hours} hours')");
         tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (1, {when})")).await;
-        eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+        rig.emptied().await;
     }
-    let line = proc.wait_for_line("off this machine's clock", LIMIT).await.unwrap();
+    let line = proc.wait_for_event(LogEvent::DatesOff, LIMIT).await.unwrap();
     assert!(line.contains("+2 h off") && line.contains("give --timezone "), "{line}");
     proc.sigterm();
     proc.wait(LIMIT).await.unwrap();
-    assert_eq!(proc.output().matches("off this machine's clock").count(), 1, "{}", proc.output());
+    assert_eq!(proc.events(LogEvent::DatesOff), 1, "{}", proc.output());
 }
 
 #[tokio::test]
 async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
-    let place = Place::sqlite();
-    place.table().await;
-    let port = free_port().unwrap();
-    let admin = format!("127.0.0.1:{port}");
-    let mut proc = start(&place, &["--admin-listen", &admin]).await;
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let rig = Rig::without_broker().await;
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let mut proc = works(rig.run().args(["--admin-listen", &admin.to_string()])).await;
     let rows: Vec<(u64, &str)> = (1..=50).map(|bug| (bug, T1)).collect();
-    let mut tracker = place.session().await;
-    tracker.insert(&rows).await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
-    let ready = get(&admin, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("bus: broker"), "{ready}");
-    assert!(get(&admin, "/livez").await.starts_with("HTTP/1.1 200"));
-    let metrics = get(&admin, "/metrics").await;
+    rig.insert(&rows).await;
+    rig.emptied().await;
+    let (status_code, ready) = get(admin, "/readyz").await.unwrap();
+    assert!(status_code == 503 && ready.contains("bus: broker"), "{status_code} {ready}");
+    assert_eq!(get(admin, "/livez").await.unwrap().0, 200);
+    let (_, metrics) = get(admin, "/metrics").await.unwrap();
     for line in [
         "bugfeed_shim_changes_recorded_total 50",
         "bugfeed_shim_changes_unpublished 50",
@@ -176,64 +165,50 @@ async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
     }
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    proc.stop(LIMIT).await.unwrap();
     let output = proc.output();
-    assert_eq!(output.matches("Connection refused").count(), 1, "{output}");
+    let refused: Vec<&str> = output.lines().filter(|line| event(LogEvent::PartDown).is_in(line)).collect();
+    assert!(refused.len() == 1 && refused[0].contains("Connection refused"), "{output}");
     assert!(!output.contains("sekrit"), "{output}");
-    let ledger = ledger_url(place.dir.path());
+    let ledger = rig.ledger();
     assert_eq!(status(&ledger, "unpublished").await, Some(50));
     assert_eq!(status(&ledger, "published").await, Some(0));
     // The next one begins with the same, and --once says that it could not.
-    let args =
-        ["run", "--once", "--once-timeout", "1", "--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER];
-    let (code, output) = ends(shim(&args)).await;
+    let (code, output) = ends(rig.run().args(["--once", "--once-timeout", "1"])).await;
     assert!(code == 1 && output.contains("not everything could be published within 1 s"), "{code}\n{output}");
-}
-
-async fn get(address: &str, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[tokio::test]
 async fn a_second_shim_waits_and_takes_over_at_once_when_the_first_is_killed() {
-    let place = Place::sqlite();
-    place.table().await;
-    let mut first = start(&place, &[]).await;
-    first.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    let mut second = start(&place, &[]).await;
-    second.wait_for_line(format!("held by pid {}", first.pid()).as_str(), LIMIT).await.unwrap();
+    let rig = Rig::without_broker().await;
+    let mut first = rig.start().await;
+    let mut second = waits_for(rig.run(), &first).await;
     first.kill9();
     let killed = Instant::now();
-    second.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    second.wait_for_event(LogEvent::LeaseTaken, LIMIT).await.unwrap();
     assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
-    assert_eq!(second.output().matches("held by").count(), 1, "said once: {}", second.output());
+    assert_eq!(second.events(LogEvent::LeaseWaiting), 1, "said once: {}", second.output());
 }
 
 /// The files' size is limited, so that writes fail as on a full disk; the limit is lifted while it runs.
 #[tokio::test]
 async fn a_full_disk_under_the_ledger_loses_nothing() {
-    let place = Place::sqlite();
-    place.table().await;
-    let ledger = ledger_url(place.dir.path());
+    let rig = Rig::without_broker().await;
+    let ledger = rig.ledger();
     // A write beyond the limit also sends a signal that would end the process; an ignored one stays ignored.
     let script = "trap '' XFSZ; ulimit -S -f 400; exec \"$@\"";
     let binary = binary();
     let run = Run::new("sh").args(["-c", script, "sh"]).arg(&binary);
-    let mut proc = run.args(["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER]).spawn().unwrap();
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    let mut tracker = place.session().await;
+    let mut proc = works(run.args(["--source", &rig.place.url, "--ledger", &ledger, "--amqp", NO_BROKER])).await;
+    let mut tracker = rig.place.session().await;
     let mut total = 0;
-    while !proc.output().contains("make room on the disk") {
+    let full = event(LogEvent::PartDown).with("part", "ledger");
+    while full.count(&proc.output()) == 0 {
         assert!(total < 10_000, "the limit is never reached: {}", proc.output());
         tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (1, '{T1}'), (2, '{T1}')")).await;
         total += 2;
         eventually(LIMIT, "a drained table or a full disk", async || {
-            tracker.count("push_notify").await == 0 || proc.output().contains("make room on the disk")
+            tracker.count("push_notify").await == 0 || full.count(&proc.output()) > 0
         })
         .await
         .unwrap();
@@ -246,10 +221,9 @@ async fn a_full_disk_under_the_ledger_loses_nothing() {
     let pid = proc.pid().to_string();
     let lift = std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited:"]).status().unwrap();
     assert!(lift.success());
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
-    proc.wait_for_line("works again", LIMIT).await.unwrap();
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    rig.emptied().await;
+    proc.wait_for_line(event(LogEvent::PartUp).with("part", "ledger"), LIMIT).await.unwrap();
+    proc.stop(LIMIT).await.unwrap();
     assert_eq!(status(&ledger, "head").await, Some(total), "every row once: {}", proc.output());
     assert_eq!(proc.output().matches("make room on the disk").count(), 1, "said once: {}", proc.output());
 }
@@ -268,21 +242,18 @@ async fn init_says_what_it_did_and_what_comes_next() {
 
 #[tokio::test]
 async fn a_new_epoch_on_command() {
-    let place = Place::sqlite();
-    place.table().await;
-    place.session().await.insert(&[(7, T1), (8, T1), (9, T1)]).await;
-    let ledger = ledger_url(place.dir.path());
+    let rig = Rig::without_broker().await;
+    rig.insert(&[(7, T1), (8, T1), (9, T1)]).await;
+    let ledger = rig.ledger();
     let new_epoch = |more: &[&str]| ends(shim(&["new-epoch", "--ledger", &ledger]).args(more));
     let (code, output) = new_epoch(&["--yes"]).await;
     assert!(code == 1 && output.contains("unable to open"), "{code}\n{output}");
-    let mut proc = start(&place, &[]).await;
-    let mut tracker = place.session().await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    let mut proc = rig.run().spawn().unwrap();
+    rig.emptied().await;
     let (code, output) = new_epoch(&["--yes"]).await;
     let holder = format!("pid {} on", proc.pid());
     assert!(code == 1 && output.contains(&holder) && output.contains("stop that first"), "{code}\n{output}");
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    proc.stop(LIMIT).await.unwrap();
     let epoch = async || {
         let (_, output) = ends(shim(&["status", "--ledger", &ledger])).await;
         output.lines().find(|line| line.starts_with("epoch")).unwrap().to_owned()

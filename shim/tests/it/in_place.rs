@@ -5,9 +5,8 @@ use bugfeed_shim::ledger::Ledger;
 use bugfeed_shim::publish::{Publish, PublishError};
 use bugfeed_shim::source::Source;
 
-use crate::support::{Collector, Kind, Place, Running, Session, on_each_database, relay_once, when};
+use crate::support::{Collector, Kind, Place, Running, Session, T1, on_each_database, relay_once, when};
 
-const T1: &str = "2014-04-03 21:13:45";
 const AT: &str = "2014-04-03T21:13:45";
 
 on_each_database!(

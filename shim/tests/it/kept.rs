@@ -3,9 +3,7 @@
 use bugfeed_testbed::eventually;
 
 use crate::binary::LIMIT;
-use crate::support::{Collector, Kind, Place, Running, on_each_database};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Kind, Place, Running, T1, on_each_database};
 
 on_each_database!(a_row_that_a_trigger_keeps, in_a_burst_the_others_go, in_place_too);
 

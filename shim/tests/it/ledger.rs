@@ -4,13 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bugfeed_protocol::When;
-use bugfeed_shim::ledger::{Keep, Lease, Ledger, LedgerError, Prefix};
-use bugfeed_shim::source::{Row, Source};
-use tokio_util::sync::CancellationToken;
+use bugfeed_shim::ledger::{Keep, Ledger, LedgerError, Prefix};
 
-use crate::support::{Collector, Place, on_each_database, relay_once, when};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Place, T1, lease, on_each_database, open_ledger, relay_once, rows, when};
 
 on_each_database!(
     a_crash_after_each_step_is_harmless,
@@ -22,24 +18,6 @@ on_each_database!(
     marks_are_exact,
     one_mark_for_rows_in_a_row,
 );
-
-async fn open(place: &Place) -> Ledger {
-    Ledger::open(&place.db(), &Prefix::default()).await.unwrap()
-}
-
-async fn lease(ledger: &Ledger) -> Lease {
-    ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap()
-}
-
-/// Rows from a table of their own, in an SQLite file.
-async fn rows(count: u64) -> (Place, Source, Vec<Row>) {
-    let tracker = Place::sqlite();
-    let source = tracker.table().await;
-    let rows: Vec<(u64, &str)> = (1..=count).map(|bug| (bug, T1)).collect();
-    tracker.session().await.insert(&rows).await;
-    let rows = source.read(1000).await.unwrap();
-    (tracker, source, rows)
-}
 
 async fn a_crash_after_each_step_is_harmless(place: Place) {
     let tracker = Place::sqlite();
@@ -54,7 +32,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
     };
     for step in 0..=5 {
         tracker.session().await.insert(&[(10 * step + 1, T1), (10 * step + 2, T1)]).await;
-        let ledger = open(&place).await;
+        let ledger = open_ledger(&place).await;
         let lease = lease(&ledger).await;
         let mut intake = lease.intake();
         let before = ledger.meta().await.unwrap();
@@ -94,7 +72,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
         // Nothing but the lease is put in order; waiting for it is another test's.
         lease.release().await.unwrap();
         drop((intake, ledger));
-        let ledger = open(&place).await;
+        let ledger = open_ledger(&place).await;
         let mut collector = Collector::default();
         relay_once(&source, &ledger, &mut collector).await;
         let seqs = note(collector.told());
@@ -109,14 +87,14 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
 }
 
 async fn epoch_and_numbers_survive(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let epoch = ledger.epoch().await.unwrap();
     assert_eq!(ledger.head().await.unwrap(), 0);
     let (_tracker, source, _) = rows(3).await;
     let mut collector = Collector::default();
     relay_once(&source, &ledger, &mut collector).await;
     ledger.close().await;
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     assert_eq!((ledger.epoch().await.unwrap(), ledger.head().await.unwrap()), (epoch.clone(), 3));
     assert_eq!(ledger.history(0, 100).await.unwrap(), collector.all());
     assert_eq!(ledger.history(2, 100).await.unwrap(), collector.all()[2..]);
@@ -125,7 +103,7 @@ async fn epoch_and_numbers_survive(place: Place) {
 }
 
 async fn an_old_term_cannot_write(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(4).await;
     let old = lease(&ledger).await;
     let mut old_intake = old.intake();
@@ -146,7 +124,7 @@ async fn an_old_term_cannot_write(place: Place) {
 }
 
 async fn only_published_and_old_changes_are_pruned(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(30).await;
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
@@ -175,7 +153,7 @@ async fn only_published_and_old_changes_are_pruned(place: Place) {
 
 async fn ledgers_with_different_prefixes_do_not_meet(place: Place) {
     let (_tracker, _source, rows) = rows(3).await;
-    let one = open(&place).await;
+    let one = open_ledger(&place).await;
     let two = Ledger::open(&place.db(), &"other_".parse().unwrap()).await.unwrap();
     let (lease_one, lease_two) = (lease(&one).await, lease(&two).await);
     assert_ne!(one.epoch().await.unwrap(), two.epoch().await.unwrap());
@@ -188,7 +166,7 @@ async fn a_ledger_of_another_version_is_refused(place: Place) {
     let error = Ledger::open_existing(&place.db(), &Prefix::default()).await.unwrap_err();
     let empty = matches!(error, LedgerError::Empty { .. } | LedgerError::Sql(_));
     assert!(empty && !error.may_heal(), "{error}");
-    open(&place).await.close().await;
+    open_ledger(&place).await.close().await;
     place.session().await.exec("UPDATE bugfeed_meta SET version = 99").await;
     let error = Ledger::open(&place.db(), &Prefix::default()).await.unwrap_err();
     assert!(error.to_string().contains("version 99"), "{error}");
@@ -203,7 +181,7 @@ async fn marks_are_exact(place: Place) {
         session.exec(&format!("INSERT INTO push_notify VALUES (1, 1, {when})")).await;
     }
     let source = tracker.open(jiff::tz::TimeZone::UTC).await;
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
     let rows = source.read(10).await.unwrap();
@@ -220,7 +198,7 @@ async fn marks_are_exact(place: Place) {
 
 /// Rows that were written in one go cost one mark, and each of them is still forgotten alone.
 async fn one_mark_for_rows_in_a_row(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(9).await;
     let lease_held = lease(&ledger).await;
     let mut intake = lease_held.intake();

@@ -1,13 +1,11 @@
 //! Histories that fork: lineage tags, copies that are put back, new epochs, ledgers of the version before.
 
 use bugfeed_protocol::{Cursor, Epoch, Numbered};
-use bugfeed_shim::ledger::{Holds, Keep, Lease, Ledger, LedgerError, Prefix};
-use bugfeed_shim::source::{Row, Source};
-use tokio_util::sync::CancellationToken;
+use bugfeed_shim::ledger::{Holds, Keep, Ledger, LedgerError, Prefix};
+use bugfeed_shim::source::Row;
 
-use crate::support::{Collector, Place, Session, on_each_database, relay_once, when};
+use crate::support::{Collector, Place, Session, T1, lease, on_each_database, open_ledger, relay_once, rows, when};
 
-const T1: &str = "2014-04-03 21:13:45";
 const TABLES: [&str; 6] = ["meta", "changes", "runs", "marks", "owed", "set_aside"];
 
 on_each_database!(
@@ -36,24 +34,6 @@ pub(crate) async fn put_back(session: &mut Session) {
     }
 }
 
-async fn open(place: &Place) -> Ledger {
-    Ledger::open(&place.db(), &Prefix::default()).await.unwrap()
-}
-
-async fn lease(ledger: &Ledger) -> Lease {
-    ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap()
-}
-
-/// Rows from a table of their own, in an SQLite file.
-async fn rows(count: u64) -> (Place, Source, Vec<Row>) {
-    let tracker = Place::sqlite();
-    let source = tracker.table().await;
-    let rows: Vec<(u64, &str)> = (1..=count).map(|bug| (bug, T1)).collect();
-    tracker.session().await.insert(&rows).await;
-    let rows = source.read(1000).await.unwrap();
-    (tracker, source, rows)
-}
-
 fn seqs(changes: &[Numbered]) -> Vec<u64> {
     changes.iter().map(|change| change.cursor.seq).collect()
 }
@@ -63,7 +43,7 @@ fn bugs(changes: &[Numbered]) -> Vec<u64> {
 }
 
 async fn each_tenure_has_a_tag_of_its_own(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(9).await;
     let mut all = Vec::new();
     let mut held = Vec::new();
@@ -105,7 +85,7 @@ async fn each_tenure_has_a_tag_of_its_own(place: Place) {
 }
 
 async fn a_state_that_is_read_again_gets_a_fresh_tag(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(3).await;
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
@@ -121,7 +101,7 @@ async fn a_state_that_is_read_again_gets_a_fresh_tag(place: Place) {
 }
 
 async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(30).await;
     let held = lease(&ledger).await;
     let mut intake = held.intake();
@@ -139,7 +119,7 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     drop(intake);
     held.release().await.unwrap();
     // Somebody who does not know goes on: the same numbers under another tag.
-    let other = open(&place).await;
+    let other = open_ledger(&place).await;
     assert_eq!(other.meta().await.unwrap().head, 10);
     let held = lease(&other).await;
     let again = held.intake().record(&rows[20..30], when(T1)).await.unwrap().changes;
@@ -152,7 +132,7 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
 
 /// What was recorded in the lost future, and marked, is not passed over afterwards.
 async fn marks_of_a_future_that_was_lost_hide_no_row(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, source, rows) = rows(20).await;
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
@@ -172,7 +152,7 @@ async fn marks_of_a_future_that_was_lost_hide_no_row(place: Place) {
 }
 
 async fn a_new_epoch_keeps_what_is_unpublished(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(12).await;
     let lease = lease(&ledger).await;
     let mut intake = lease.intake();
@@ -207,7 +187,7 @@ async fn a_new_epoch_keeps_what_is_unpublished(place: Place) {
 }
 
 async fn what_a_ledger_says_of_a_number(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(6).await;
     let lease = lease(&ledger).await;
     let one = lease.intake().record(&rows[..3], when(T1)).await.unwrap().changes;
@@ -239,7 +219,7 @@ async fn what_a_ledger_says_of_a_number(place: Place) {
 }
 
 async fn the_watermark_is_of_this_history(place: Place) {
-    let ledger = open(&place).await;
+    let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(6).await;
     let lease = lease(&ledger).await;
     let changes = lease.intake().record(&rows, when(T1)).await.unwrap().changes;
@@ -289,7 +269,7 @@ async fn a_ledger_of_version_1_is_brought_up_to_date(place: Place) {
     assert!(matches!(error, LedgerError::Older { .. }) && error.to_string().contains("`bugfeed-shim run`"), "{error}");
     // One that died in the middle of it, and two that do it at once.
     place.session().await.exec("ALTER TABLE bugfeed_meta ADD COLUMN epoch_base BIGINT NOT NULL DEFAULT 0").await;
-    let (one, two) = tokio::join!(open(&place), open(&place));
+    let (one, two) = tokio::join!(open_ledger(&place), open_ledger(&place));
     one.close().await;
     let ledger = two;
     let meta = ledger.meta().await.unwrap();

@@ -11,5 +11,6 @@ mod lineage;
 mod moved;
 mod real;
 mod relay;
+mod rig;
 mod support;
 mod table;

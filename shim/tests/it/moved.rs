@@ -1,15 +1,15 @@
 //! SQLite files that are moved, replaced or removed under the process: a connection would go on with what nobody else sees.
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::LedgerError;
 use bugfeed_shim::relay::RelayError;
 use bugfeed_shim::source::Source;
-use bugfeed_testbed::eventually;
+use bugfeed_testbed::event;
 use jiff::tz::TimeZone;
 
-use crate::binary::{LIMIT, NO_BROKER, ledger_url, shim};
-use crate::support::{Collector, Place, Running};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::binary::LIMIT;
+use crate::rig::Rig;
+use crate::support::{Collector, Place, Running, T1};
 
 /// A table in a file without a WAL, which would have to be moved along.
 async fn table(rows: &[(u64, &str)]) -> (Place, Source) {
@@ -108,16 +108,12 @@ async fn a_ledger_in_whose_place_is_another_ends_the_work_on_it() {
 
 #[tokio::test]
 async fn the_program_goes_on_with_the_ledger_that_is_there() {
-    let place = Place::sqlite();
-    place.table().await;
-    let ledger = ledger_url(place.dir.path());
-    let mut proc = shim(&["--source", &place.url, "--ledger", &ledger, "--amqp", NO_BROKER]).spawn().unwrap();
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    let mut tracker = place.session().await;
-    tracker.insert(&[(1, T1)]).await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    let rig = Rig::without_broker().await;
+    let mut proc = rig.start().await;
+    rig.insert(&[(1, T1)]).await;
+    rig.emptied().await;
     // An old copy, with its WAL.
-    let path = |name: &str| place.dir.path().join(name);
+    let path = |name: &str| rig.place.dir.path().join(name);
     proc.sigstop();
     let mark = proc.lines();
     std::fs::copy(path("ledger.db"), path("copy.db")).unwrap();
@@ -127,10 +123,9 @@ async fn the_program_goes_on_with_the_ledger_that_is_there() {
     }
     std::fs::remove_file(path("ledger.db-shm")).unwrap();
     proc.sigcont();
-    proc.wait_for_line_after(mark, "was replaced by another one", LIMIT).await.unwrap();
-    proc.wait_for_line_after(mark, "working on this ledger", LIMIT).await.unwrap();
-    tracker.insert(&[(2, T1)]).await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success(), "{}", proc.output());
+    proc.wait_for_line_after(mark, event(LogEvent::PartDown).with("part", "ledger"), LIMIT).await.unwrap();
+    proc.wait_for_line_after(mark, event(LogEvent::LeaseTaken), LIMIT).await.unwrap();
+    rig.insert(&[(2, T1)]).await;
+    rig.emptied().await;
+    proc.stop(LIMIT).await.unwrap();
 }

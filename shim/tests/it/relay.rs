@@ -7,9 +7,7 @@ use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
 use bugfeed_shim::relay::{self, RelayOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Collector, Place, options};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Place, T1, options};
 
 /// Takes the front of every other batch, and loses the rest.
 #[derive(Default)]

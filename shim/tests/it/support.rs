@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bugfeed_protocol::{BugId, Numbered, When};
 use bugfeed_shim::events::Telemetry;
-use bugfeed_shim::ledger::{Ledger, Prefix};
+use bugfeed_shim::ledger::{Lease, Ledger, Prefix};
 use bugfeed_shim::publish::{Publish, PublishError};
 use bugfeed_shim::relay::{self, RelayOptions};
-use bugfeed_shim::source::{self, Source, TableSpec};
+use bugfeed_shim::source::{self, Row, Source, TableSpec};
 use bugfeed_sql::DbUrl;
 use bugfeed_testbed::{SqlServer, shared};
 use jiff::tz::TimeZone;
@@ -115,6 +115,28 @@ impl Session {
             self.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES ({bug}, '{when}')")).await;
         }
     }
+}
+
+pub(crate) const T1: &str = "2014-04-03 21:13:45";
+
+/// The ledger of a place, with the default prefix.
+pub(crate) async fn open_ledger(place: &Place) -> Ledger {
+    Ledger::open(&place.db(), &Prefix::default()).await.unwrap()
+}
+
+/// The right to write to a ledger that nobody else works on.
+pub(crate) async fn lease(ledger: &Ledger) -> Lease {
+    ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap()
+}
+
+/// Rows of bugs 1 to `count`, read from a table of their own in an SQLite file.
+pub(crate) async fn rows(count: u64) -> (Place, Source, Vec<Row>) {
+    let tracker = Place::sqlite();
+    let source = tracker.table().await;
+    let rows: Vec<(u64, &str)> = (1..=count).map(|bug| (bug, T1)).collect();
+    tracker.session().await.insert(&rows).await;
+    let rows = source.read(1000).await.unwrap();
+    (tracker, source, rows)
 }
 
 /// Collects what is published. Clones share what they collected.

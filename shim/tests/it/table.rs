@@ -6,9 +6,8 @@ use bugfeed_shim::source::{self, Setup, SetupError, Source, SourceError, TableSp
 use bugfeed_sql::Fault;
 use jiff::tz::TimeZone;
 
-use crate::support::{Collector, Kind, Place, Running, bug, on_each_database, relay_once, when};
+use crate::support::{Collector, Kind, Place, Running, T1, bug, on_each_database, relay_once, when};
 
-const T1: &str = "2014-04-03 21:13:45";
 const T2: &str = "2014-04-03 21:13:46";
 
 on_each_database!(

@@ -1,25 +1,17 @@
 //! A network in which WebSocket does not pass, as some proxies make it: the page works all the same.
 
-use serde_json::json;
-
 use super::page::{Page, live};
 use super::servers::Server;
 
 const T1: &str = "2014-04-03T21:13:45";
 const T2: &str = "2014-04-03T21:13:46";
 
-/// Each WebSocket breaks before it opens.
-const BLOCKED: &str = "window.WebSocket = class {
-    constructor() { setTimeout(() => this.onclose({ code: 1006, reason: '' })); }
-    close() {}
-};";
-
 #[tokio::test]
 async fn where_websocket_does_not_pass_the_page_takes_another_way() {
     let Some(page) = Page::start_or_skip().await else { return };
     let mut server = Server::start(&[]).await;
     let scenario = async || {
-        page.driver.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": BLOCKED })).await;
+        page.block_websocket().await;
         page.open(&server.url("/#1,2")).await;
         page.watches(&[1, 2]).await;
         server.touch(&["1", "--when", T1]).await;

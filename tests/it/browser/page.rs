@@ -20,6 +20,12 @@ const SPY: &str = "
         send(text) { spy.sent.push(text); super.send(text); }
     };";
 
+/// Each WebSocket breaks before it opens.
+const BLOCKED: &str = "window.WebSocket = class {
+    constructor() { setTimeout(() => this.onclose({ code: 1006, reason: '' })); }
+    close() {}
+};";
+
 /// One line of the list of changes; of a gap, without a bug.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -49,6 +55,11 @@ impl Page {
         let driver = WebDriver::start_or_skip().await?;
         driver.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": SPY })).await;
         Some(Page { driver })
+    }
+
+    /// From the next document on, WebSocket does not pass.
+    pub async fn block_websocket(&self) {
+        self.driver.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": BLOCKED })).await;
     }
 
     /// Plays a scenario, then asks the console for complaints other than the expected ones. When something fails,

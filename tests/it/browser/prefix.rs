@@ -1,21 +1,13 @@
 //! The gateway below a path of another site, as the examples put it (`/bugfeed/` of a tracker): a proxy takes the path
 //! off, so the gateway does not know of it, and the page must not need to.
 
-use bugfeed_testbed::{Nginx, Run, bin, shared, unique};
-use serde_json::json;
-
 use super::page::{Page, live};
 use super::servers::{Server, Shim};
-use crate::support::SOON;
+use crate::support::{SOON, connected};
+use bugfeed_testbed::{Nginx, Run, bin, shared, unique};
 
 const T1: &str = "2014-04-03T21:13:45";
 const T2: &str = "2014-04-03T21:13:46";
-
-/// Each WebSocket breaks before it opens.
-const BLOCKED: &str = "window.WebSocket = class {
-    constructor() { setTimeout(() => this.onclose({ code: 1006, reason: '' })); }
-    close() {}
-};";
 
 /// The `location` that examples/bugzilla/README.md has, for another path and this gateway.
 pub fn location(path: &str, gateway: &str) -> String {
@@ -59,7 +51,7 @@ async fn below_a_path_the_page_looks_and_works_as_at_the_root() {
 
         // The other ways, as the client library finds them, from another module below the same path.
         page.leave().await;
-        page.driver.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": BLOCKED })).await;
+        page.block_websocket().await;
         page.open(&format!("http://{site}/feed/#1,2")).await;
         page.watches(&[1, 2]).await;
         server.touch(&["2", "--when", T2]).await;
@@ -135,8 +127,8 @@ async fn below_a_path_the_command_line_watches_too() {
     let url = format!("http://127.0.0.1:{}/feed/", nginx.port());
     let mut watch =
         Run::new(bin("bugfeed").unwrap()).args(["watch", "7", "--count", "1", "--url", &url]).spawn().unwrap();
-    watch.wait_for_line("connected", SOON).await.unwrap();
+    connected(&mut watch).await;
     server.touch(&["7", "--when", T1]).await;
-    assert!(watch.wait(SOON).await.unwrap().success(), "{}", watch.output());
+    watch.succeeds(SOON).await.unwrap();
     assert!(watch.output().contains("bug 7"), "{}", watch.output());
 }

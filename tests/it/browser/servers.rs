@@ -1,13 +1,13 @@
 //! The binaries as an operator starts them. In: the arguments. Out: a running process that answers on ports of its own
 //! and can be killed and started again there. It never shares a folder with another test.
 
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 
-use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
+use bugfeed_testbed::{Proc, Run, bin, eventually, get};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 
-use crate::support::{SOON, get};
+use crate::support::{SOON, free_address, init, touch};
 
 /// `bugfeed`, as all-in-one or gateway.
 pub struct Server {
@@ -15,39 +15,37 @@ pub struct Server {
     proc: Proc,
     dir: TempDir,
     args: Vec<String>,
-    clients: u16,
-    pub admin: u16,
+    clients: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Server {
     /// Starts `bugfeed` with arguments; without any, it is the all-in-one.
     pub async fn start(args: &[&str]) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+        let [clients, admin] = [(); 2].map(|()| free_address());
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let proc = spawn(dir.path(), &args, clients, admin);
-        let server = Server { proc, dir, args, clients, admin };
-        is_ready(admin).await;
-        server
+        let mut proc = spawn(dir.path(), &args, clients, admin);
+        proc.wait_ready(admin, SOON).await.unwrap();
+        Server { proc, dir, args, clients, admin }
     }
 
     /// Starts it again after it has ended, on the same ports and in the same folder.
     pub async fn start_again(&mut self) {
         assert!(self.proc.exited().unwrap().is_some(), "still running");
         self.proc = spawn(self.dir.path(), &self.args, self.clients, self.admin);
-        is_ready(self.admin).await;
+        self.proc.wait_ready(self.admin, SOON).await.unwrap();
     }
 
     /// While it does not run: takes in what was touched, so many changes, where no client finds it. The changes then have
     /// their numbers before a client comes back, as if they had come while that client was away.
     pub async fn take_in_unseen(&self, changes: usize) {
-        let (clients, admin) = (free_port().unwrap(), free_port().unwrap());
+        let [clients, admin] = [(); 2].map(|()| free_address());
         let mut proc = spawn(self.dir.path(), &self.args, clients, admin);
-        is_ready(admin).await;
+        proc.wait_ready(admin, SOON).await.unwrap();
         let taken_in = async || changes_taken_in(admin).await.is_some_and(|count| count >= changes);
         eventually(SOON, "the changes arrive", taken_in).await.unwrap();
-        proc.sigterm();
-        assert!(proc.wait(SOON).await.unwrap().success(), "{}", proc.output());
+        proc.stop(SOON).await.unwrap();
     }
 
     pub fn kill9(&mut self) {
@@ -63,18 +61,17 @@ impl Server {
 
     /// Asks it to stop, and waits until it has.
     pub async fn stop(&mut self) {
-        self.proc.sigterm();
-        assert!(self.proc.wait(SOON).await.unwrap().success(), "{}", self.proc.output());
+        self.proc.stop(SOON).await.unwrap();
     }
 
     /// The address of a path of the live page.
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.clients)
+        format!("http://{}{path}", self.clients)
     }
 
     /// What `/readyz` answers.
     pub async fn readiness(&self) -> u16 {
-        get(([127, 0, 0, 1], self.admin).into(), "/readyz").await.0
+        get(self.admin, "/readyz").await.unwrap().0
     }
 
     /// `bugfeed touch` in the all-in-one's folder. Where it runs, waits until it has the changes: what is subscribed
@@ -91,36 +88,20 @@ impl Server {
 }
 
 /// How many changes a server has taken in, if one runs with this admin port.
-async fn changes_taken_in(admin: u16) -> Option<usize> {
-    TcpStream::connect(("127.0.0.1", admin)).await.ok()?;
-    let (_, metrics) = get(([127, 0, 0, 1], admin).into(), "/metrics").await;
+async fn changes_taken_in(admin: SocketAddr) -> Option<usize> {
+    let (_, metrics) = get(admin, "/metrics").await.ok()?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("bugfeed_changes_total{feed=\"default\"} "));
     Some(line.map_or(0, |count| count.parse().unwrap()))
 }
 
-fn spawn(dir: &Path, args: &[String], clients: u16, admin: u16) -> Proc {
+fn spawn(dir: &Path, args: &[String], clients: SocketAddr, admin: SocketAddr) -> Proc {
     Run::new(bin("bugfeed").unwrap())
         .dir(dir)
         .args(args)
-        .env("BUGFEED_LISTEN", format!("127.0.0.1:{clients}"))
-        .env("BUGFEED_ADMIN_LISTEN", format!("127.0.0.1:{admin}"))
+        .env("BUGFEED_LISTEN", clients.to_string())
+        .env("BUGFEED_ADMIN_LISTEN", admin.to_string())
         .spawn()
         .unwrap()
-}
-
-/// Waits until `/readyz` on a port answers that all is well.
-async fn is_ready(admin: u16) {
-    let look = async || {
-        TcpStream::connect(("127.0.0.1", admin)).await.map_err(|error| error.to_string())?;
-        let (status, body) = get(([127, 0, 0, 1], admin).into(), "/readyz").await;
-        if status == 200 { Ok(()) } else { Err(body) }
-    };
-    eventually(SOON, "readiness", look).await.unwrap();
-}
-
-async fn touch(dir: &Path, args: &[&str]) {
-    let mut touch = Run::new(bin("bugfeed").unwrap()).dir(dir).arg("touch").args(args).spawn().unwrap();
-    assert!(touch.wait(SOON).await.unwrap().success(), "{}", touch.output());
 }
 
 /// `bugfeed-shim` between a change table of its own, in SQLite, and an exchange.
@@ -137,17 +118,15 @@ impl Shim {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| format!("sqlite://{}", dir.path().join(name).display());
         let (table, ledger) = (file("tracker.db"), file("ledger.db"));
-        let shim: PathBuf = bin("bugfeed-shim").unwrap();
-        let mut init = Proc::spawn(&shim, &["init", "--source", &table], &[]).unwrap();
-        assert!(init.wait(SOON).await.unwrap().success(), "{}", init.output());
-        let admin = free_port().unwrap();
-        let proc = Run::new(shim)
+        init(&table).await;
+        let admin = free_address();
+        let mut proc = Run::new(bin("bugfeed-shim").unwrap())
             .args(["run", "--source", &table, "--ledger", &ledger, "--exchange", exchange])
-            .args(["--poll-interval-ms", "50", "--admin-listen", &format!("127.0.0.1:{admin}")])
+            .args(["--poll-interval-ms", "50", "--admin-listen", &admin.to_string()])
             .env("BUGFEED_SHIM_AMQP", amqp)
             .spawn()
             .unwrap();
-        is_ready(admin).await;
+        proc.wait_ready(admin, SOON).await.unwrap();
         Shim { _proc: proc, dir, table }
     }
 

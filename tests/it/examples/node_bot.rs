@@ -73,8 +73,7 @@ async fn asks_the_tracker_about_every_change_whoever_dies() {
     second.wait_for_line("NEW: crash 2", SOON).await.unwrap();
     second.wait_for_line("NEW: crash 3", SOON).await.unwrap();
     assert!(!second.output().contains("bug 1"), "again: {}", second.output());
-    second.sigterm();
-    assert!(second.wait(SOON).await.unwrap().success(), "{}", second.output());
+    second.stop(SOON).await.unwrap();
 
     // After a gap all bugs are looked at.
     std::fs::write(&cursor, "of-another-ledger.5").unwrap();

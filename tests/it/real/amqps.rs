@@ -21,7 +21,7 @@ async fn a_change_goes_through_tls_to_the_broker_and_back() {
     let exchange = unique("tls");
 
     let source = format!("sqlite://{}/table.db", dir.path().display());
-    super::split::init(&source).await;
+    crate::support::init(&source).await;
     let options = ["run", "--amqp", &amqp, "--exchange", &exchange, "--history", "false", "--source", &source];
     let ledger = format!("sqlite://{}/ledger.db", dir.path().display());
     let shim = Run::new(bin("bugfeed-shim").unwrap()).env("SSL_CERT_FILE", &trusted).args(options);

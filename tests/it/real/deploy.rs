@@ -2,15 +2,13 @@
 //! variables (with the addresses of the test's servers), and a change that goes all the way.
 
 mod chaos {
-    use std::net::SocketAddr;
-
-    use bugfeed_testbed::{Proc, RabbitMq, Run, SqlServer, bin, eventually, free_port, shared, unique};
+    use bugfeed_testbed::{Proc, RabbitMq, Run, SqlServer, bin, eventually, shared, unique};
     use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
     use lapin::{BasicProperties, Connection, ConnectionProperties};
 
     use crate::deploy::{Variables, commands, sample, unit};
     use crate::examples::tools::Python;
-    use crate::support::{Client, SOON, get};
+    use crate::support::{Client, SOON, free_address};
 
     const T: &str = "2014-04-03T21:13:45";
 
@@ -38,7 +36,7 @@ mod chaos {
     /// A database with the change table, and the URL of a user who may do no more than the document says.
     async fn tracker(server: &SqlServer) -> (String, String) {
         let database = server.create_database().await.unwrap();
-        super::super::split::init(&server.url(&database)).await;
+        crate::support::init(&server.url(&database)).await;
         let user = unique("u").replace("u_", "u").chars().take(30).collect::<String>();
         let grants = format!(
             "CREATE USER {user}@'%' IDENTIFIED BY 'SECRET'; GRANT SELECT, DELETE ON {database}.push_notify TO {user}@'%'"
@@ -76,37 +74,24 @@ mod chaos {
         url.replace("@127.0.0.1/", &format!("@127.0.0.1:{}/", rabbit.port()))
     }
 
-    async fn is_ready(proc: &Proc, admin: &str) {
-        let admin: SocketAddr = admin.parse().unwrap();
-        let look = async || {
-            tokio::net::TcpStream::connect(admin).await.map_err(|error| error.to_string())?;
-            let (status, body) = get(admin, "/readyz").await;
-            if status == 200 { Ok(()) } else { Err(body) }
-        };
-        eventually(SOON * 2, "readiness", look).await.unwrap_or_else(|error| panic!("{error:?}\n{}", proc.output()));
-    }
-
-    fn address() -> String {
-        format!("127.0.0.1:{}", free_port().unwrap())
-    }
-
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_documents_users_units_and_samples_carry_a_change() {
         let Some(server) = shared::mariadb().await else { return };
         let Some(rabbit) = broker_or_skip().await else { return };
         let (database, source) = tracker(&server).await;
         let dir = tempfile::tempdir().unwrap();
-        let shim_admin = address();
+        let shim_admin = free_address();
         let amqp = at(&rabbit, "env/shim.env", "BUGFEED_SHIM_AMQP");
         let ledger = format!("sqlite://{}/ledger.db", dir.path().display());
+        let admin = shim_admin.to_string();
         let instead = [
             ("BUGFEED_SHIM_SOURCE", source.as_str()),
             ("BUGFEED_SHIM_AMQP", &amqp),
             ("BUGFEED_SHIM_LEDGER", &ledger),
-            ("BUGFEED_SHIM_ADMIN_LISTEN", &shim_admin),
+            ("BUGFEED_SHIM_ADMIN_LISTEN", &admin),
         ];
-        let shim = start("systemd/bugfeed-shim.service", "env/shim.env", &instead, dir.path());
-        is_ready(&shim, &shim_admin).await;
+        let mut shim = start("systemd/bugfeed-shim.service", "env/shim.env", &instead, dir.path());
+        shim.wait_ready(shim_admin, SOON * 2).await.unwrap();
 
         // One gateway as it is, one with the durable queue of the file beside the unit.
         let amqp = at(&rabbit, "env/gateway.env", "BUGFEED_AMQP");
@@ -114,12 +99,13 @@ mod chaos {
         let durable = durable.strip_prefix("BUGFEED_QUEUE_NAME=").unwrap().replace("%l", "host").replace("%i", "b");
         let mut gateways = Vec::new();
         for queue in [None, Some(durable.as_str())] {
-            let (clients, admin) = (address(), address());
-            let mut instead =
-                vec![("BUGFEED_AMQP", amqp.as_str()), ("BUGFEED_LISTEN", &clients), ("BUGFEED_ADMIN_LISTEN", &admin)];
+            let (clients, admin) = (free_address(), free_address());
+            let (listen, admin_listen) = (clients.to_string(), admin.to_string());
+            let mut instead = vec![("BUGFEED_AMQP", amqp.as_str())];
+            instead.extend([("BUGFEED_LISTEN", listen.as_str()), ("BUGFEED_ADMIN_LISTEN", &admin_listen)]);
             instead.extend(queue.map(|name| ("BUGFEED_QUEUE_NAME", name)));
-            let proc = start("systemd/bugfeed-gateway@.service", "env/gateway.env", &instead, dir.path());
-            is_ready(&proc, &admin).await;
+            let mut proc = start("systemd/bugfeed-gateway@.service", "env/gateway.env", &instead, dir.path());
+            proc.wait_ready(admin, SOON * 2).await.unwrap();
             let mut client = Client::connect(&format!("ws://{clients}/")).await;
             client.subscribe(&[1234]).await;
             gateways.push((proc, admin, client));
@@ -138,7 +124,7 @@ mod chaos {
         change().await;
         for (proc, admin, client) in &mut gateways {
             assert_eq!(client.update().await, (1234, T.to_owned()));
-            is_ready(proc, admin).await;
+            proc.wait_ready(*admin, SOON * 2).await.unwrap();
         }
         for text in gateways.iter().map(|(proc, ..)| proc.output()).chain([shim.output()]) {
             assert!(!text.contains("not permitted") && !text.contains("ACCESS_REFUSED"), "{text}");
@@ -146,7 +132,7 @@ mod chaos {
         // What else is run with the same variables speaks of the same ledger.
         let status = Run::new(bin("bugfeed-shim").unwrap()).arg("status");
         let mut status = status.envs(variables("env/shim.env", &instead)).dir("/").spawn().unwrap();
-        assert!(status.wait(SOON).await.unwrap().success(), "{}", status.output());
+        status.succeeds(SOON).await.unwrap();
         assert!(status.output().contains(&ledger) && status.output().contains("unpublished  0"), "{}", status.output());
         a_gateway_cannot_publish(&amqp).await;
         an_indexer_reads(&rabbit, dir.path(), change).await;

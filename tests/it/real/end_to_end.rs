@@ -2,8 +2,8 @@
 
 use bugfeed_testbed::{Proc, SqlServer, bin, shared, unique};
 
-use super::split::{Gateway, init, shim};
-use crate::support::SOON;
+use super::split::{Gateway, shim};
+use crate::support::{SOON, connected, init, touch};
 
 async fn one_change_end_to_end(server: &SqlServer, insert: &str) {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -31,7 +31,7 @@ async fn one_change_end_to_end(server: &SqlServer, insert: &str) {
 
     let mut watch =
         Proc::spawn(bin("bugfeed").unwrap(), &["watch", "1234", "--json", "--url", &one.url()], &[]).unwrap();
-    watch.wait_for_line("connected to", SOON).await.unwrap();
+    connected(&mut watch).await;
     let mut client = two.client().await;
     client.subscribe(&[1234]).await;
     server.sql(&database, insert).await.unwrap();
@@ -40,10 +40,8 @@ async fn one_change_end_to_end(server: &SqlServer, insert: &str) {
     assert_eq!(client.update().await, (1234, "2014-04-04T04:13:45".to_owned()));
 
     // `touch` writes what the tracker would, in its local time.
-    let touch = ["touch", "1234", "--source", &source, "--timezone", "America/Los_Angeles", "--when"];
-    let mut touched =
-        Proc::spawn(bin("bugfeed").unwrap(), &[&touch[..], &["2033-07-01T12:00:00"]].concat(), &[]).unwrap();
-    assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+    let local = ["1234", "--source", &source, "--timezone", "America/Los_Angeles", "--when", "2033-07-01T12:00:00"];
+    touch(dir.path(), &local).await;
     assert_eq!(client.update().await, (1234, "2033-07-01T12:00:00".to_owned()));
 }
 

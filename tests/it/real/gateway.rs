@@ -1,5 +1,6 @@
 //! The gateway on a shared RabbitMQ, with messages published by hand.
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{Proc, bin, eventually, shared, unique};
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -85,7 +86,7 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     // Poison is acknowledged like the rest: nothing is left in flight, and the log has one line of it, not two.
-    assert_eq!(gateway.proc.output().matches("message not understood").count(), 1, "{}", gateway.proc.output());
+    assert_eq!(gateway.proc.events(LogEvent::MessageUnreadable), 1, "{}", gateway.proc.output());
     producer.delete(&one).await;
     producer.delete(&two).await;
 }
@@ -138,8 +139,7 @@ async fn a_durable_queue_keeps_what_came_while_the_gateway_was_away() {
     let feed = format!("default={exchange}");
     let options = ["--feed", &feed, "--queue-name", &queue];
     let mut gateway = Gateway::start(&rabbit.url, &options).await;
-    gateway.proc.sigterm();
-    assert!(gateway.proc.wait(SOON).await.unwrap().success(), "{}", gateway.proc.output());
+    gateway.proc.stop(SOON).await.unwrap();
     let producer = Producer::connect(&rabbit.url).await;
     producer.publish(&exchange, &[&format!(r#"{{"bug":1,"when":"{T}","seq":1,"epoch":"e1"}}"#)]).await;
     let gateway = Gateway::start(&rabbit.url, &options).await;

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::head_exchange;
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_testbed::{Proc, RabbitMq, bin, eventually, free_port, shared, unique};
+use bugfeed_testbed::{Proc, RabbitMq, eventually, shared, unique};
 use serde_json::{Value, json};
 
-use super::split::{Gateway, init, shim};
-use crate::support::{Client, SOON, get};
+use super::split::{Gateway, shim};
+use crate::support::{Client, SOON, free_address, get, init, touch};
 
 /// Says hello, resumes, and returns the verdict and the cursor of the reply.
 async fn resume(client: &mut Client, bugs: &[u64], cursor: Option<&str>) -> (Value, String) {
@@ -51,7 +51,7 @@ impl Tracker {
             dir: tempfile::tempdir().unwrap(),
             exchange: unique("history"),
             amqp: amqp.to_owned(),
-            admin: SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())),
+            admin: free_address(),
             shim: None,
         };
         init(&tracker.source()).await;
@@ -70,12 +70,10 @@ impl Tracker {
     }
 
     async fn touch(&self, bugs: &[u64]) {
-        let source = self.source();
-        let bugs: Vec<String> = bugs.iter().map(u64::to_string).collect();
-        let mut args = vec!["touch", "--source", &source];
+        let (source, bugs) = (self.source(), bugs.iter().map(u64::to_string).collect::<Vec<_>>());
+        let mut args = vec!["--source", &source];
         args.extend(bugs.iter().map(String::as_str));
-        let mut touched = Proc::spawn(bin("bugfeed").unwrap(), &args, &[]).unwrap();
-        assert!(touched.wait(SOON).await.unwrap().success(), "{}", touched.output());
+        touch(self.dir.path(), &args).await;
     }
 
     /// Waits until the broker has this many.
@@ -227,7 +225,8 @@ pub(super) mod chaos {
         let roomy = ["--send-buffer-bytes", "4194304"];
         let feed = tracker.feed();
         let options = [&["--feed", feed.as_str()][..], &roomy].concat();
-        let gateways = [Gateway::start(&rabbit.url(), &options).await, Gateway::start(&rabbit.url(), &options).await];
+        let mut gateways =
+            [Gateway::start(&rabbit.url(), &options).await, Gateway::start(&rabbit.url(), &options).await];
         let mut clients = Vec::new();
         for gateway in &gateways {
             let mut client = gateway.client().await;
@@ -249,7 +248,7 @@ pub(super) mod chaos {
                 }
             }
             next += 300;
-            for gateway in &gateways {
+            for gateway in &mut gateways {
                 gateway.wait_ready().await;
             }
         }
@@ -283,7 +282,7 @@ pub(super) mod chaos {
         tracker.published(1).await;
         // Its queue outlives its connection, so that there is always one that takes what is published.
         let feed = tracker.feed();
-        let one = Gateway::start(&rabbit.url(), &["--feed", &feed, "--queue-name", "one"]).await;
+        let mut one = Gateway::start(&rabbit.url(), &["--feed", &feed, "--queue-name", "one"]).await;
         let first = resume(&mut one.client().await, &[1], None).await.1;
         assert_eq!(seq(&first), 1);
         let stream = format!("{}.history", tracker.exchange);

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{Proc, Run, bin};
 
-use crate::support::{Client, SOON, get};
+use crate::support::{Client, SOON, free_address, get};
 
 /// A running `bugfeed gateway`.
 pub struct Gateway {
@@ -16,30 +17,31 @@ pub struct Gateway {
 impl Gateway {
     /// Starts one on free ports and waits until it is ready.
     pub async fn start(amqp: &str, options: &[&str]) -> Gateway {
-        let gateway = Gateway::start_unready(amqp, options).await;
+        let mut gateway = Gateway::start_unready(amqp, options).await;
         gateway.wait_ready().await;
         gateway
     }
 
     pub async fn start_unready(amqp: &str, options: &[&str]) -> Gateway {
-        let [clients, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
+        let [clients, admin] = [(); 2].map(|()| free_address());
         let mut proc = Run::new(bin("bugfeed").unwrap())
             .args(["gateway", "--listen", &clients.to_string(), "--admin-listen", &admin.to_string()])
             .args(["--amqp", amqp])
             .args(options)
             .spawn()
             .unwrap();
-        proc.wait_for_line("gateway listens", SOON).await.unwrap();
+        proc.wait_for_event(LogEvent::GatewayListens, SOON).await.unwrap();
         Gateway { proc, clients, admin }
     }
 
-    pub async fn wait_ready(&self) {
-        eventually(SOON, "the gateway is ready", async || {
-            let (status, body) = get(self.admin, "/readyz").await;
-            if status == 200 { Ok(()) } else { Err(body) }
-        })
-        .await
-        .unwrap();
+    pub async fn wait_ready(&mut self) {
+        self.proc.wait_ready(self.admin, SOON).await.unwrap();
+    }
+
+    /// Waits until it has logged this event, which it may not do again.
+    pub async fn logs_once(&mut self, event: LogEvent) {
+        self.proc.wait_for_event(event, SOON).await.unwrap();
+        assert_eq!(self.proc.events(event), 1, "{}", self.proc.output());
     }
 
     pub fn url(&self) -> String {
@@ -58,12 +60,6 @@ impl Gateway {
 /// Starts `bugfeed-shim run` with these options and waits until it works.
 pub async fn shim(options: &[&str]) -> Proc {
     let mut proc = Run::new(bin("bugfeed-shim").unwrap()).arg("run").args(options).spawn().unwrap();
-    proc.wait_for_line("working on this ledger", SOON).await.unwrap();
+    proc.wait_for_event(LogEvent::LeaseTaken, SOON).await.unwrap();
     proc
-}
-
-/// Runs `bugfeed-shim init`.
-pub async fn init(source: &str) {
-    let mut proc = Proc::spawn(bin("bugfeed-shim").unwrap(), &["init", "--source", source], &[]).unwrap();
-    assert!(proc.wait(SOON).await.unwrap().success(), "{}", proc.output());
 }

@@ -1,5 +1,6 @@
 //! The all-in-one in this process on ports of its own, and a classic client.
 
+mod programs;
 pub mod tls;
 
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use tokio_util::sync::CancellationToken;
+
+pub use programs::{connected, free_address, goes_on_trying, has_retried, init, touch};
 
 /// Long enough for a busy machine; nothing here waits this long unless it fails.
 pub const SOON: Duration = Duration::from_secs(20);

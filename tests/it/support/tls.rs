@@ -23,8 +23,7 @@ pub async fn acceptor(dir: &Path) -> Option<TlsAcceptor> {
     let args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
                 -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
                 -keyout key.pem -out cert.pem";
-    let mut made = Run::new("openssl").dir(dir).args(args.split_whitespace()).spawn().unwrap();
-    assert!(made.wait(SOON).await.unwrap().success(), "{}", made.output());
+    Run::new("openssl").dir(dir).args(args.split_whitespace()).succeeds(SOON).await.unwrap();
     let certificates = CertificateDer::pem_file_iter(dir.join("cert.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

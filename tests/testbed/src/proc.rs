@@ -218,6 +218,24 @@ impl Proc {
         Ok(status)
     }
 
+    /// Asks it to end (SIGTERM), and waits until it has, without a fault.
+    ///
+    /// # Errors
+    /// When time is up, or it ended with a fault; the message shows the end of the output.
+    pub async fn stop(&mut self, limit: Duration) -> Result<()> {
+        self.sigterm();
+        self.succeeds(limit).await
+    }
+
+    /// Waits until it ends by itself, without a fault.
+    ///
+    /// # Errors
+    /// When time is up, or it ended with a fault; the message shows the end of the output.
+    pub async fn succeeds(&mut self, limit: Duration) -> Result<()> {
+        let status = self.wait(limit).await?;
+        if status.success() { Ok(()) } else { bail!("{} ended with {status}\n{}", self.name, self.shown()) }
+    }
+
     /// Kills it at once (SIGKILL) with everything it started, and reaps it.
     pub fn kill9(&mut self) {
         if matches!(self.exited(), Ok(None)) {

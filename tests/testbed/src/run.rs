@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -104,6 +105,16 @@ impl Run {
         let command = self.command()?;
         let child = spawn(command).with_context(|| format!("cannot start {name}"))?;
         Ok(Proc::new(name, child))
+    }
+
+    /// Runs it to its end, which must be one without a fault, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be started, time is up, or it ends with a fault; the message shows the end of the output.
+    pub async fn succeeds(self, limit: Duration) -> Result<String> {
+        let mut proc = self.spawn()?;
+        proc.succeeds(limit).await?;
+        Ok(proc.output())
     }
 
     fn command(self) -> Result<Command> {

@@ -59,12 +59,9 @@ impl Server {
     /// # Errors
     /// When it fails; the message has its output.
     pub(crate) async fn prepare(&self, run: Run) -> Result<()> {
-        let mut process = run.dir(self.dir.path()).spawn()?;
-        if !process.wait(LIMIT).await?.success() {
-            let dir = self.dir.path().display();
-            bail!("{} cannot be prepared (can its user reach {dir}?)\n{}", self.name, process.output());
-        }
-        Ok(())
+        let done = run.dir(self.dir.path()).succeeds(LIMIT).await;
+        let why = || format!("{} cannot be prepared (can its user reach {}?)", self.name, self.dir.path().display());
+        done.with_context(why).map(drop)
     }
 
     pub(crate) fn dir(&self) -> &Path {

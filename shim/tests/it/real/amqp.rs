@@ -5,19 +5,20 @@ use std::time::Duration;
 
 use bugfeed_amqp::{AmqpError, HistoryBounds, parse_url};
 use bugfeed_protocol::bus::Format;
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
 use bugfeed_shim::publish::{Publish as _, PublishFault};
-use bugfeed_testbed::{Run, eventually, shared, unique};
+use bugfeed_testbed::{Run, event, eventually, shared, unique};
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 
 use super::queue::{Queue, check_stream};
 use crate::binary::{ledger_url, shim};
-use crate::support::{Place, bug, when};
+use crate::rig::Rig;
+use crate::support::{Place, T1, bug, when};
 
-const T1: &str = "2014-04-03 21:13:45";
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(url: &str, exchange: &str) -> AmqpOptions {
@@ -161,21 +162,18 @@ async fn once_drains_and_exits_in_either_format() {
 async fn changes_wait_for_the_first_gateway() {
     let Some(broker) = shared::rabbitmq().await else { return };
     let place = Place::sqlite();
-    place.table().await;
+    let rig = Rig::new(place, &broker.url).await;
     let rows: Vec<(u64, &str)> = (1..=300).map(|bug| (bug, T1)).collect();
-    place.session().await.insert(&rows).await;
-    let (exchange, ledger) = (unique("exchange"), ledger_url(place.dir.path()));
-    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &broker.url, "--exchange", &exchange];
-    let mut proc = shim(&args).spawn().unwrap();
-    proc.wait_for_line("no queue is bound to exchange", LIMIT).await.unwrap();
-    let mut tracker = place.session().await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
+    rig.insert(&rows).await;
+    let mut proc = rig.run().spawn().unwrap();
+    let nobody = event(LogEvent::PartDown).with("part", "bus");
+    let line = proc.wait_for_line(nobody.clone(), LIMIT).await.unwrap();
+    assert!(line.contains("no queue is bound to exchange"), "{line}");
+    rig.emptied().await;
+    let queue = rig.queue().await;
     let all = queue.collect(300, LIMIT).await;
     assert_eq!(check_stream(&all, 300), (1..=300).collect::<Vec<_>>());
-    proc.wait_for_line("works again", LIMIT).await.unwrap();
-    assert_eq!(proc.output().matches("no queue is bound").count(), 1, "said once: {}", proc.output());
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    proc.wait_for_line(event(LogEvent::PartUp).with("part", "bus"), LIMIT).await.unwrap();
+    assert_eq!(nobody.count(&proc.output()), 1, "said once: {}", proc.output());
+    proc.stop(LIMIT).await.unwrap();
 }

@@ -3,21 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bugfeed_testbed::{MariaDb, Proc, RabbitMq, eventually, unique};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{LinePattern as _, MariaDb, RabbitMq, event, eventually};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::queue::{Queue, check_stream};
-use crate::binary::{ledger_url, shim};
-use crate::support::{Kind, Place, Session};
+use crate::binary::status;
+use crate::rig::{Rig, works};
+use crate::support::{Kind, Place, Session, T1};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const T1: &str = "2014-04-03 21:13:45";
-
-fn start(place: &Place, amqp: &str, exchange: &str) -> Proc {
-    let ledger = ledger_url(place.dir.path());
-    shim(&["--source", &place.url, "--ledger", &ledger, "--amqp", amqp, "--exchange", exchange]).spawn().unwrap()
-}
 
 /// Inserts one row per bug, 1 to `count`, in small transactions, some of which end later than others that began later.
 async fn write(url: String, bugs: std::ops::Range<u64>) {
@@ -37,35 +33,29 @@ async fn write(url: String, bugs: std::ops::Range<u64>) {
 async fn the_broker_is_killed_mid_stream() {
     let Some(mut broker) = RabbitMq::start_or_skip().await else { return };
     let Some(place) = Place::mariadb().await else { return };
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    let mut proc = start(&place, &broker.url(), &exchange);
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let rig = Rig::new(place, &broker.url()).await;
+    rig.queue().await;
+    let mut proc = rig.start().await;
     let count = 4000;
-    let writer = tokio::spawn(write(place.url.clone(), 1..count + 1));
+    let writer = tokio::spawn(write(rig.place.url.clone(), 1..count + 1));
     for round in 1..=2 {
-        let ledger = ledger_url(place.dir.path());
-        eventually(LIMIT, "progress", async || crate::binary::status(&ledger, "published").await > Some(300 * round))
-            .await
-            .unwrap();
+        let ledger = rig.ledger();
+        eventually(LIMIT, "progress", async || status(&ledger, "published").await > Some(300 * round)).await.unwrap();
         let mark = proc.lines();
         broker.kill9().await;
-        proc.wait_for_line_after(mark, "changes are kept in the ledger", LIMIT).await.unwrap();
+        proc.wait_for_line_after(mark, event(LogEvent::PartDown).with("part", "bus"), LIMIT).await.unwrap();
         broker.start_again().await.unwrap();
-        proc.wait_for_line_after(mark, "works again", LIMIT).await.unwrap();
+        proc.wait_for_line_after(mark, event(LogEvent::PartUp).with("part", "bus"), LIMIT).await.unwrap();
     }
     writer.await.unwrap();
-    let queue = Queue::connect(&broker.url(), &exchange).await;
+    let queue = Queue::connect(&broker.url(), &rig.exchange).await;
     let all = queue.collect(count, LIMIT).await;
     let bugs: BTreeSet<u64> = check_stream(&all, count).into_iter().collect();
     assert_eq!(bugs, (1..=count).collect());
     let output = proc.output();
-    let said = output.matches("changes are kept in the ledger").count();
+    let said = event(LogEvent::PartDown).with("part", "bus").count(&output);
     assert!((2..=4).contains(&said), "an outage is said once, not per row or attempt: {output}");
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    proc.stop(LIMIT).await.unwrap();
 }
 
 #[tokio::test]
@@ -87,29 +77,24 @@ async fn killed_at_random_moments(broker: &RabbitMq, place: Place, kills: u32) {
         std::env::var("BUGFEED_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(rand::random());
     println!("BUGFEED_TEST_SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
     let count = 3000;
-    let writer = tokio::spawn(write(place.url.clone(), 1..count + 1));
+    let writer = tokio::spawn(write(rig.place.url.clone(), 1..count + 1));
     for _ in 0..kills {
-        let mut proc = start(&place, &broker.url(), &exchange);
-        proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+        let mut proc = rig.start().await;
         // Not a wait for something: the moment of death is the input of this test.
         tokio::time::sleep(Duration::from_micros(random.random_range(0..300_000))).await;
         proc.kill9();
     }
-    let mut proc = start(&place, &broker.url(), &exchange);
+    let mut proc = rig.run().spawn().unwrap();
     writer.await.unwrap();
     let all = queue.collect(count, LIMIT).await;
     let bugs = check_stream(&all, count);
     assert_eq!(bugs.len() as u64, count, "as many numbers as rows: none numbered twice");
     assert_eq!(bugs.into_iter().collect::<BTreeSet<_>>(), (1..=count).collect());
-    let mut tracker = place.session().await;
-    eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    rig.emptied().await;
+    proc.stop(LIMIT).await.unwrap();
 }
 
 /// Both the change table and the ledger go away, and come back.
@@ -118,23 +103,21 @@ async fn the_database_is_gone_and_back() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let Some(mut server) = MariaDb::start_or_skip().await else { return };
     let place = Place::on(Kind::MySql, server.client().clone()).await;
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    let mut on_file = start(&place, &broker.url(), &exchange);
-    on_file.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    write(place.url.clone(), 1..101).await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
+    let mut on_file = rig.start().await;
+    write(rig.place.url.clone(), 1..101).await;
     let mut all = queue.collect(100, LIMIT).await;
     let mark = on_file.lines();
     server.kill9().await;
-    on_file.wait_for_line_after(mark, "changes wait in the table", LIMIT).await.unwrap();
+    let down = event(LogEvent::PartDown).with("part", "change table");
+    on_file.wait_for_line_after(mark, down.clone(), LIMIT).await.unwrap();
     server.start_again().await.unwrap();
-    write(place.url.clone(), 101..201).await;
+    write(rig.place.url.clone(), 101..201).await;
     queue.collect_into(&mut all, 200, LIMIT).await;
     assert_eq!(check_stream(&all, 200).len(), 200);
     let output = on_file.output();
-    assert_eq!(output.matches("changes wait in the table").count(), 1, "said once: {output}");
+    assert_eq!(down.count(&output), 1, "said once: {output}");
     assert!(!output.contains("panicked"), "{output}");
 }
 
@@ -143,18 +126,14 @@ async fn a_ledger_on_a_server_is_gone_and_back() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let Some(mut server) = MariaDb::start_or_skip().await else { return };
     let place = Place::on(Kind::MySql, server.client().clone()).await;
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    let args = ["--source", &place.url, "--ledger", &place.url, "--amqp", &broker.url(), "--exchange", &exchange];
-    let mut proc = shim(&args).spawn().unwrap();
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-    write(place.url.clone(), 1..501).await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
+    let mut proc = works(rig.with_ledger(&rig.place.url)).await;
+    write(rig.place.url.clone(), 1..501).await;
     server.kill9().await;
-    proc.wait_for_line("trying again", LIMIT).await.unwrap();
+    proc.wait_for_event(LogEvent::PartDown, LIMIT).await.unwrap();
     server.start_again().await.unwrap();
-    write(place.url.clone(), 501..1001).await;
+    write(rig.place.url.clone(), 501..1001).await;
     let all = queue.collect(1000, LIMIT).await;
     assert_eq!(check_stream(&all, 1000).into_iter().collect::<BTreeSet<_>>(), (1..=1000).collect());
 }
@@ -164,13 +143,11 @@ async fn a_ledger_on_a_server_is_gone_and_back() {
 async fn the_broker_blocks_publishers() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let place = Place::sqlite();
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    let mut proc = start(&place, &broker.url(), &exchange);
-    proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
-    let mut tracker = place.session().await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
+    let mut proc = rig.run().spawn().unwrap();
+    proc.wait_for_event(LogEvent::BrokerConnected, LIMIT).await.unwrap();
+    let mut tracker = rig.place.session().await;
     let (mut count, mut all) = (0, Vec::new());
     for (limit, low, enough, reason) in [
         ("set_vm_memory_high_watermark", "0.000001", "0.8", "low on memory"),
@@ -182,15 +159,15 @@ async fn the_broker_blocks_publishers() {
         eventually(LIMIT, "a blocked publisher", async || {
             tracker.insert(&[(1, T1)]).await;
             count += 1;
-            let output = proc.output();
-            output.lines().skip(mark).any(|line| line.contains("takes no messages now") && line.contains(reason))
+            let down = event(LogEvent::PartDown).with("part", "bus");
+            proc.output().lines().skip(mark).any(|line| down.is_in(line) && line.contains(reason))
         })
         .await
         .unwrap();
         broker.ctl(&[limit, enough]).await.unwrap();
         queue.collect_into(&mut all, count, LIMIT).await;
         check_stream(&all, count);
-        proc.wait_for_line_after(mark, "works again", LIMIT).await.unwrap();
+        proc.wait_for_line_after(mark, event(LogEvent::PartUp), LIMIT).await.unwrap();
     }
 }
 
@@ -199,22 +176,18 @@ async fn the_broker_blocks_publishers() {
 async fn an_alarm_at_the_start() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let place = Place::sqlite();
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
+    rig.insert(&[(1, T1), (2, T1)]).await;
     broker.ctl(&["set_disk_free_limit", "900000000000000"]).await.unwrap();
-    let (ledger, amqp) = (ledger_url(place.dir.path()), broker.url());
-    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &amqp, "--exchange", &exchange];
-    let mut proc = shim(&args).env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
-    proc.wait_for_line("low on disk", LIMIT).await.unwrap();
+    let mut proc = rig.run().env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    let low = |line: &str| event(LogEvent::PartDown).with("part", "bus").is_in(line) && line.contains("low on disk");
+    proc.wait_for_line(low, LIMIT).await.unwrap();
     broker.ctl(&["set_disk_free_limit", "10MB"]).await.unwrap();
-    proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+    proc.wait_for_event(LogEvent::BrokerConnected, LIMIT).await.unwrap();
     check_stream(&queue.collect(2, LIMIT).await, 2);
-    assert!(!proc.output().contains("cannot be read"), "{}", proc.output());
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    assert_eq!(proc.events(LogEvent::HistoryNotCompared), 0, "{}", proc.output());
+    proc.stop(LIMIT).await.unwrap();
 }
 
 /// A user that may neither make the heads' exchange nor read history: both are said, and changes flow.
@@ -222,28 +195,25 @@ async fn an_alarm_at_the_start() {
 async fn with_few_permissions_changes_flow() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let place = Place::sqlite();
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
     broker.ctl(&["add_user", "few", "pass"]).await.unwrap();
+    let exchange = &rig.exchange;
     let own = format!("^{exchange}(\\.history)?$");
     let write = format!("^({exchange}(\\.history)?|amq\\.default)$");
     let read = format!("^{exchange}$");
     broker.ctl(&["set_permissions", "few", &own, &write, &read]).await.unwrap();
-    let amqp = broker.url().replace("guest:guest", "few:pass");
-    let ledger = ledger_url(place.dir.path());
-    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &amqp, "--exchange", &exchange];
-    let mut proc = shim(&args).env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
-    proc.wait_for_line("heads cannot be said", LIMIT).await.unwrap();
-    proc.wait_for_line("the end of the history cannot be read", LIMIT).await.unwrap();
-    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    let few = Rig { amqp: broker.url().replace("guest:guest", "few:pass"), ..rig };
+    let mut proc = few.run().env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    proc.wait_for_event(LogEvent::HeadsNotSent, LIMIT).await.unwrap();
+    proc.wait_for_event(LogEvent::HistoryNotCompared, LIMIT).await.unwrap();
+    few.insert(&[(1, T1), (2, T1)]).await;
     let all = queue.collect(2, LIMIT).await;
     check_stream(&all, 2);
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    proc.stop(LIMIT).await.unwrap();
     let output = proc.output();
-    assert!(!output.contains("few:pass") && !output.contains("no history:"), "{output}");
+    assert!(!output.contains("few:pass"), "{output}");
+    assert_eq!(proc.events(LogEvent::HistoryRefused), 0, "{output}");
 }
 
 /// A database that accepts and then says nothing: every wait is bounded, and it heals.
@@ -252,16 +222,13 @@ async fn the_database_freezes() {
     let Some(broker) = RabbitMq::start_or_skip().await else { return };
     let Some(mut server) = MariaDb::start_or_skip().await else { return };
     let place = Place::on(Kind::MySql, server.client().clone()).await;
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url(), &exchange).await;
-    queue.bind("#").await;
-    let mut proc = start(&place, &broker.url(), &exchange);
-    proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
+    let rig = Rig::new(place, &broker.url()).await;
+    let queue = rig.queue().await;
+    let mut proc = rig.start().await;
     server.process().unwrap().sigstop();
-    proc.wait_for_line("changes wait in the table", LIMIT).await.unwrap();
+    proc.wait_for_line(event(LogEvent::PartDown).with("part", "change table"), LIMIT).await.unwrap();
     server.process().unwrap().sigcont();
-    write(place.url.clone(), 1..101).await;
+    write(rig.place.url.clone(), 1..101).await;
     let all = queue.collect(100, LIMIT).await;
     assert_eq!(check_stream(&all, 100).len(), 100);
     // Frozen again: a stop does not wait for it.

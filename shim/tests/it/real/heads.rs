@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use bugfeed_protocol::bus::{HEAD_TYPE, Head, decode_head};
-use bugfeed_testbed::{eventually, shared, unique};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{event, eventually, shared};
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
 use super::queue::Queue;
-use crate::binary::{ledger_url, shim};
-use crate::support::Place;
+use crate::rig::Rig;
+use crate::support::{Place, T1};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const T1: &str = "2014-04-03 21:13:45";
 
 /// A queue that is bound to the heads of an exchange.
 async fn heads_of(url: &str, exchange: &str) -> Queue {
@@ -54,18 +54,15 @@ async fn until(queue: &Queue, what: &str, mut wanted: impl FnMut(&Head) -> bool)
 async fn the_holder_of_the_lease_says_the_confirmed_head() {
     let Some(broker) = shared::rabbitmq().await else { return };
     let place = Place::sqlite();
-    place.table().await;
-    let exchange = unique("exchange");
-    let heads = heads_of(&broker.url, &exchange).await;
-    let ledger = ledger_url(place.dir.path());
-    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &broker.url, "--exchange", &exchange];
-    let mut proc = shim(&args).spawn().unwrap();
+    let rig = Rig::new(place, &broker.url).await;
+    let heads = heads_of(&broker.url, &rig.exchange).await;
+    let mut proc = rig.run().spawn().unwrap();
     let first = until(&heads, "a first head", |_| true).await;
     assert_eq!((first.cursor.seq, first.cursor.tag, &first.paused), (0, None, &None));
     // Nobody takes changes: they are numbered, and not confirmed.
-    let mut tracker = place.session().await;
+    let mut tracker = rig.place.session().await;
     tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
-    proc.wait_for_line("no queue is bound", LIMIT).await.unwrap();
+    proc.wait_for_line(event(LogEvent::PartDown).with("part", "bus"), LIMIT).await.unwrap();
     let mut more = 0;
     until(&heads, "two more heads", |head| {
         assert_eq!(head.cursor, first.cursor);
@@ -73,14 +70,13 @@ async fn the_holder_of_the_lease_says_the_confirmed_head() {
         more == 2
     })
     .await;
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
+    let queue = rig.queue().await;
     let head = until(&heads, "a head of 3", |head| head.cursor.seq == 3).await;
     let all = queue.collect(3, LIMIT).await;
     assert_eq!(Some(head.cursor.clone()), all.last().unwrap().cursor, "the number and its tag");
     // Whoever waits for its turn says nothing.
-    let mut standby = shim(&args).spawn().unwrap();
-    standby.wait_for_line("held by", LIMIT).await.unwrap();
+    let mut standby = rig.run().spawn().unwrap();
+    standby.wait_for_event(LogEvent::LeaseWaiting, LIMIT).await.unwrap();
     // The table is away: nothing can come, and it is said.
     tracker.exec("ALTER TABLE push_notify RENAME TO elsewhere").await;
     let head = until(&heads, "a pause", |head| head.paused.is_some()).await;
@@ -92,8 +88,7 @@ async fn the_holder_of_the_lease_says_the_confirmed_head() {
     tracker.insert(&[(4, T1)]).await;
     let head = until(&heads, "a head of the other one", |head| head.cursor.seq == 4).await;
     assert_eq!(head.cursor, queue.collect(1, LIMIT).await[0].cursor.clone().unwrap());
-    standby.sigterm();
-    assert!(standby.wait(LIMIT).await.unwrap().success());
+    standby.stop(LIMIT).await.unwrap();
 }
 
 /// An exchange of that name with another type: no heads, and changes flow.
@@ -101,22 +96,17 @@ async fn the_holder_of_the_lease_says_the_confirmed_head() {
 async fn without_their_exchange_changes_flow() {
     let Some(broker) = shared::rabbitmq().await else { return };
     let place = Place::sqlite();
-    place.table().await;
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
+    let rig = Rig::new(place, &broker.url).await;
+    let queue = rig.queue().await;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    let name = format!("{exchange}.head");
+    let name = format!("{}.head", rig.exchange);
     let none = FieldTable::default();
     queue.channel.exchange_declare(name.as_str().into(), ExchangeKind::Direct, durable, none).await.unwrap();
-    let ledger = ledger_url(place.dir.path());
-    let args = ["--source", &place.url, "--ledger", &ledger, "--amqp", &broker.url, "--exchange", &exchange];
-    let mut proc = shim(&args).spawn().unwrap();
-    let line = proc.wait_for_line("heads cannot be said", LIMIT).await.unwrap();
+    let mut proc = rig.run().spawn().unwrap();
+    let line = proc.wait_for_event(LogEvent::HeadsNotSent, LIMIT).await.unwrap();
     assert!(line.contains(&name) && line.contains("fanout"), "{line}");
-    place.session().await.insert(&[(1, T1), (2, T1)]).await;
+    rig.insert(&[(1, T1), (2, T1)]).await;
     queue.collect(2, LIMIT).await;
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
-    assert_eq!(proc.output().matches("heads cannot be said").count(), 1, "{}", proc.output());
+    proc.stop(LIMIT).await.unwrap();
+    assert_eq!(proc.events(LogEvent::HeadsNotSent), 1, "{}", proc.output());
 }

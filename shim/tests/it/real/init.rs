@@ -4,14 +4,12 @@ use bugfeed_shim::source::{self, TableSpec};
 use bugfeed_testbed::{MariaDb, Postgres, SqlServer};
 
 use crate::binary::{LIMIT, NO_BROKER, ledger_url, shim, status};
-use crate::support::{Kind, Place};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Kind, Place, T1};
 
 /// What `bugfeed-shim init` prints for this table.
 async fn init(place: &Place, table: &str) -> String {
     let mut proc = shim(&["init", "--source", &place.url, "--table", table]).spawn().unwrap();
-    assert!(proc.wait(LIMIT).await.unwrap().success(), "{}", proc.output());
+    proc.succeeds(LIMIT).await.unwrap();
     proc.wait_for_line("Then start the shim", LIMIT).await.unwrap();
     proc.output()
 }

@@ -8,7 +8,7 @@ mod lease;
 mod listen;
 mod pooler;
 mod privileges;
-mod queue;
+pub(crate) mod queue;
 mod refuses;
 mod set_back;
 mod switchover;

@@ -14,10 +14,9 @@ use sqlx::{ConnectOptions as _, PgConnection, Row as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Collector, Kind, Place, Running};
+use crate::support::{Collector, Kind, Place, Running, T1};
 
 const LIMIT: Duration = Duration::from_secs(20);
-const T1: &str = "2014-04-03 21:13:45";
 
 /// A database behind a pooler with one session for all, and the pooler.
 async fn pooled() -> Option<(Place, PgBouncer, DbUrl)> {

@@ -5,9 +5,7 @@ use bugfeed_sql::{DbUrl, Fault};
 use bugfeed_testbed::unique;
 use jiff::tz::TimeZone;
 
-use crate::support::{Collector, Kind, Place, Running, relay_once};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Kind, Place, Running, T1, relay_once};
 
 /// The URL of a new user with just these privileges on the table.
 async fn user_with(place: &Place, privileges: &str) -> DbUrl {

@@ -5,9 +5,7 @@ use bugfeed_shim::source::{Source, TableSpec};
 use bugfeed_testbed::MariaDb;
 use jiff::tz::TimeZone;
 
-use crate::support::{Collector, Kind, Place, Running, options};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Kind, Place, Running, T1, options};
 
 /// So many rows are held that the table is read no further: nothing flows, and that is said.
 #[tokio::test]

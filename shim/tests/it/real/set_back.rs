@@ -6,69 +6,55 @@ use std::time::Duration;
 
 use bugfeed_amqp::{HistoryBounds, parse_url};
 use bugfeed_protocol::bus::{BusMessage, Format};
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
-use bugfeed_testbed::{Proc, eventually, shared, unique};
+use bugfeed_testbed::{Proc, event, eventually, shared, unique};
 
 use super::queue::Queue;
-use crate::binary::{ends, ledger_url, shim, status};
+use crate::binary::{ends, shim, status};
 use crate::lineage::{copy, put_back};
-use crate::support::{Kind, Place, Running};
+use crate::rig::{Rig, works};
+use crate::support::{Kind, Place, Running, T1};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const T1: &str = "2014-04-03 21:13:45";
-/// Nobody listens there.
-const NO_BROKER: &str = "amqp://127.0.0.1:1/%2f";
-const SET_BACK: &str = "THIS LEDGER WAS SET BACK";
 
-/// A tracker and a shim with an SQLite ledger, on an exchange with history.
-struct Site {
-    place: Place,
-    amqp: String,
-    exchange: String,
-}
-
-impl Site {
-    async fn new(amqp: &str, exchange: &str) -> Site {
-        let place = Place::sqlite();
-        place.table().await;
-        Site { place, amqp: amqp.to_owned(), exchange: exchange.to_owned() }
-    }
-
-    fn ledger(&self) -> String {
-        ledger_url(self.place.dir.path())
+/// How a machine's ledger is run on, copied and put back; its exchange has a history.
+impl Rig {
+    /// A machine of its own on an exchange that others use, too.
+    async fn machine(amqp: &str, exchange: &str) -> Rig {
+        Rig::on(Place::sqlite(), amqp, exchange).await
     }
 
     async fn touch(&self, bugs: std::ops::RangeInclusive<u64>) {
         let rows: Vec<(u64, &str)> = bugs.map(|bug| (bug, T1)).collect();
-        self.place.session().await.insert(&rows).await;
+        self.insert(&rows).await;
     }
 
-    fn start(&self, amqp: &str, history: bool) -> Proc {
-        let ledger = self.ledger();
-        let args = ["--source", &self.place.url, "--ledger", &ledger, "--amqp", amqp, "--exchange", &self.exchange];
-        shim(&args).env("BUGFEED_SHIM_HISTORY", if history { "true" } else { "false" }).spawn().unwrap()
+    /// Runs until so many changes are numbered and published.
+    async fn publish(&self, head: u64) -> String {
+        let mut proc = works(self.run().env("BUGFEED_SHIM_HISTORY", "true")).await;
+        proc.wait_for_event(LogEvent::BrokerConnected, LIMIT).await.unwrap();
+        self.until(proc, "published", head).await
     }
 
-    /// Runs until so many changes are numbered, and published where there is a broker.
-    async fn run(&self, head: u64, amqp: &str) -> String {
-        let mut proc = self.start(amqp, true);
-        proc.wait_for_line("working on this ledger", LIMIT).await.unwrap();
-        if amqp != NO_BROKER {
-            proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
-        }
-        let mut tracker = self.place.session().await;
-        eventually(LIMIT, "an empty table", async || tracker.count("push_notify").await == 0).await.unwrap();
+    /// Runs until so many changes are numbered, without a broker.
+    async fn record(&self, head: u64) -> String {
+        let proc = works(self.cut_off()).await;
+        self.until(proc, "head", head).await
+    }
+
+    /// Waits until this number of the ledger's is so high, and stops the shim; what it printed.
+    async fn until(&self, mut proc: Proc, which: &str, head: u64) -> String {
+        self.emptied().await;
         let ledger = self.ledger();
-        let which = if amqp == NO_BROKER { "head" } else { "published" };
         eventually(LIMIT, format!("{which} {head}"), async || {
             let now = status(&ledger, which).await;
             if now == Some(head) { Ok(()) } else { Err(format!("{now:?} {}", proc.output())) }
         })
         .await
         .unwrap();
-        proc.sigterm();
-        assert!(proc.wait(LIMIT).await.unwrap().success());
+        proc.stop(LIMIT).await.unwrap();
         proc.output()
     }
 
@@ -83,6 +69,11 @@ impl Site {
         }
         std::fs::copy(from, self.place.dir.path().join("ledger.db")).unwrap();
     }
+}
+
+/// Whether a shim said that its ledger was set back.
+fn set_back(output: &str) -> bool {
+    event(LogEvent::LedgerSetBack).count(output) > 0
 }
 
 /// `EPOCH SEQ BUG` of each message, without repeats.
@@ -135,32 +126,30 @@ fn epochs(all: &[BusMessage]) -> Vec<(String, u64)> {
 /// Ledger at 20, the copy taken at 10 restored, 16 new changes: with the broker there, or recorded while it is away.
 async fn a_copy_is_restored(intake_overtakes: bool) {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
-    let site = Site::new(&broker.url, &exchange).await;
-    let copy = site.place.dir.path().join("copy.db");
-    site.touch(1..=10).await;
-    site.run(10, &site.amqp).await;
-    site.copy_ledger(&copy);
-    site.touch(11..=20).await;
-    let output = site.run(20, &site.amqp).await;
-    assert!(!output.contains(SET_BACK) && output.contains("connected to the broker"), "{output}");
-    site.restore_ledger(&copy);
-    site.touch(101..=116).await;
+    let rig = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = rig.queue().await;
+    let copy = rig.place.dir.path().join("copy.db");
+    rig.touch(1..=10).await;
+    rig.publish(10).await;
+    rig.copy_ledger(&copy);
+    rig.touch(11..=20).await;
+    let output = rig.publish(20).await;
+    assert!(!set_back(&output) && event(LogEvent::BrokerConnected).count(&output) == 1, "{output}");
+    rig.restore_ledger(&copy);
+    rig.touch(101..=116).await;
     if intake_overtakes {
-        site.run(26, NO_BROKER).await;
+        rig.record(26).await;
     }
-    let output = site.run(16, &site.amqp).await;
-    assert_eq!(output.matches(SET_BACK).count(), 1, "{output}");
+    let output = rig.publish(16).await;
+    assert_eq!(event(LogEvent::LedgerSetBack).count(&output), 1, "{output}");
     assert!(output.contains("ERROR") && output.contains(".20."), "{output}");
     let all = drain(&queue, 36).await;
     let told = epochs(&all);
     assert_eq!(told.iter().map(|(_, head)| *head).collect::<Vec<_>>(), [20, 16], "{told:?}");
     // And it goes on from there, without another word.
-    site.touch(117..=117).await;
-    let output = site.run(17, &site.amqp).await;
-    assert!(!output.contains(SET_BACK) && !output.contains("another ledger"), "{output}");
+    rig.touch(117..=117).await;
+    let output = rig.publish(17).await;
+    assert!(!set_back(&output) && event(LogEvent::HistoryOfOtherLedger).count(&output) == 0, "{output}");
 }
 
 #[tokio::test]
@@ -177,24 +166,21 @@ async fn a_restored_copy_that_overtakes_while_the_broker_is_away_begins_a_new_ep
 #[tokio::test]
 async fn without_history_the_tags_tell() {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
-    let site = Site::new(&broker.url, &exchange).await;
-    let copy = site.place.dir.path().join("copy.db");
+    let rig = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = rig.queue().await;
+    let copy = rig.place.dir.path().join("copy.db");
     for (bugs, count) in [(1..=10, 10), (11..=20, 20), (101..=116, 36)] {
-        site.touch(bugs).await;
+        rig.touch(bugs).await;
         if count == 36 {
-            site.restore_ledger(&copy);
+            rig.restore_ledger(&copy);
         }
-        let mut proc = site.start(&site.amqp, false);
-        let ledger = site.ledger();
+        let mut proc = rig.run().spawn().unwrap();
+        let ledger = rig.ledger();
         let head = if count == 36 { 26 } else { count };
         eventually(LIMIT, "all published", async || status(&ledger, "published").await == Some(head)).await.unwrap();
-        proc.sigterm();
-        assert!(proc.wait(LIMIT).await.unwrap().success());
+        proc.stop(LIMIT).await.unwrap();
         if count == 10 {
-            site.copy_ledger(&copy);
+            rig.copy_ledger(&copy);
         }
     }
     let all = drain(&queue, 36).await;
@@ -211,22 +197,20 @@ async fn without_history_the_tags_tell() {
 #[tokio::test]
 async fn two_machines_from_one_copy() {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
-    let one = Site::new(&broker.url, &exchange).await;
+    let one = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = one.queue().await;
     one.touch(1..=10).await;
-    one.run(10, &one.amqp).await;
-    let two = Site::new(&broker.url, &exchange).await;
+    one.publish(10).await;
+    let two = Rig::machine(&broker.url, &one.exchange).await;
     one.copy_ledger(&two.place.dir.path().join("ledger.db"));
     one.touch(11..=15).await;
-    assert!(!one.run(15, &one.amqp).await.contains(SET_BACK));
+    assert!(!set_back(&one.publish(15).await));
     two.touch(21..=28).await;
-    let output = two.run(8, &two.amqp).await;
-    assert!(output.contains(SET_BACK) && output.contains("a second machine"), "{output}");
+    let output = two.publish(8).await;
+    assert!(set_back(&output) && output.contains("a second machine"), "{output}");
     one.touch(16..=16).await;
-    let output = one.run(16, &one.amqp).await;
-    assert!(!output.contains(SET_BACK) && output.contains("two shims with two ledgers"), "{output}");
+    let output = one.publish(16).await;
+    assert!(!set_back(&output) && event(LogEvent::HistoryOfOtherLedger).count(&output) == 1, "{output}");
     let seqs: Vec<u64> = numbers(&drain(&queue, 24).await).iter().map(|(_, seq, _)| *seq).collect();
     assert_eq!(seqs, (1..=15).chain(1..=8).chain(16..=16).collect::<Vec<_>>());
 }
@@ -235,17 +219,16 @@ async fn two_machines_from_one_copy() {
 #[tokio::test]
 async fn two_machines_from_one_copy_that_published_at_the_same_time() {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
-    let one = Site::new(&broker.url, &exchange).await;
+    let one = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = one.queue().await;
     one.touch(1..=10).await;
-    one.run(10, &one.amqp).await;
-    let two = Site::new(&broker.url, &exchange).await;
+    one.publish(10).await;
+    let two = Rig::machine(&broker.url, &one.exchange).await;
     one.copy_ledger(&two.place.dir.path().join("ledger.db"));
-    let (mut first, mut second) = (one.start(&one.amqp, true), two.start(&two.amqp, true));
+    let start = |machine: &Rig| machine.run().env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
+    let (mut first, mut second) = (start(&one), start(&two));
     for proc in [&mut first, &mut second] {
-        proc.wait_for_line("connected to the broker", LIMIT).await.unwrap();
+        proc.wait_for_event(LogEvent::BrokerConnected, LIMIT).await.unwrap();
     }
     one.touch(11..=15).await;
     drain(&queue, 15).await;
@@ -253,30 +236,31 @@ async fn two_machines_from_one_copy_that_published_at_the_same_time() {
     let forked = drain(&queue, 5).await;
     assert_eq!(forked[0].cursor.as_ref().unwrap().seq, 11, "given twice, under another tag");
     for mut proc in [first, second] {
-        proc.sigterm();
-        assert!(proc.wait(LIMIT).await.unwrap().success());
+        proc.stop(LIMIT).await.unwrap();
     }
     one.touch(16..=16).await;
-    let output = one.run(1, &one.amqp).await;
-    assert!(output.contains(SET_BACK), "{output}");
+    let output = one.publish(1).await;
+    assert!(set_back(&output), "{output}");
 }
 
 #[tokio::test]
 async fn another_ledger_at_the_end_of_history_is_a_warning() {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    Queue::declare(&broker.url, &exchange).await.bind("#").await;
-    let one = Site::new(&broker.url, &exchange).await;
+    let one = Rig::new(Place::sqlite(), &broker.url).await;
+    one.queue().await;
     one.touch(1..=3).await;
-    let output = one.run(3, &one.amqp).await;
-    assert!(output.contains("history=\"empty\"") && !output.contains("two shims"), "{output}");
-    let two = Site::new(&broker.url, &exchange).await;
+    let output = one.publish(3).await;
+    assert!(
+        output.contains("history=\"empty\"") && event(LogEvent::HistoryOfOtherLedger).count(&output) == 0,
+        "{output}"
+    );
+    let two = Rig::machine(&broker.url, &one.exchange).await;
     two.touch(1..=3).await;
-    let output = two.run(3, &two.amqp).await;
-    assert!(output.contains("two shims with two ledgers") && output.contains(&exchange), "{output}");
-    assert!(!output.contains(SET_BACK), "{output}");
+    let output = two.publish(3).await;
+    assert!(event(LogEvent::HistoryOfOtherLedger).count(&output) == 1 && output.contains(&two.exchange), "{output}");
+    assert!(!set_back(&output), "{output}");
     let (_, output) = ends(shim(&["status", "--ledger", &two.ledger()])).await;
-    assert!(output.contains(&format!("publishes to exchange {exchange} on amqp://guest@")), "{output}");
+    assert!(output.contains(&format!("publishes to exchange {} on amqp://guest@", two.exchange)), "{output}");
     assert!(!output.contains("guest:guest") && output.contains("tag          "), "{output}");
 }
 
@@ -284,28 +268,26 @@ async fn another_ledger_at_the_end_of_history_is_a_warning() {
 #[tokio::test]
 async fn the_last_change_is_found_before_many_markers() {
     let Some(broker) = shared::rabbitmq().await else { return };
-    let exchange = unique("exchange");
-    let queue = Queue::declare(&broker.url, &exchange).await;
-    queue.bind("#").await;
-    let site = Site::new(&broker.url, &exchange).await;
-    let copy = site.place.dir.path().join("copy.db");
-    site.touch(1..=10).await;
-    site.run(10, &site.amqp).await;
-    site.copy_ledger(&copy);
-    site.touch(11..=20).await;
-    site.run(20, &site.amqp).await;
+    let rig = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = rig.queue().await;
+    let copy = rig.place.dir.path().join("copy.db");
+    rig.touch(1..=10).await;
+    rig.publish(10).await;
+    rig.copy_ledger(&copy);
+    rig.touch(11..=20).await;
+    rig.publish(20).await;
     queue.confirms().await;
     for _ in 0..300 {
-        queue.marker(&format!("{exchange}.history")).await;
+        queue.marker(&format!("{}.history", rig.exchange)).await;
     }
-    let output = site.run(20, &site.amqp).await;
-    assert!(output.contains(".20.") && !output.contains(SET_BACK), "{output}");
+    let output = rig.publish(20).await;
+    assert!(output.contains(".20.") && !set_back(&output), "{output}");
     for _ in 0..300 {
-        queue.marker(&format!("{exchange}.history")).await;
+        queue.marker(&format!("{}.history", rig.exchange)).await;
     }
-    site.restore_ledger(&copy);
-    let output = site.run(0, &site.amqp).await;
-    assert!(output.contains(SET_BACK), "{output}");
+    rig.restore_ledger(&copy);
+    let output = rig.publish(0).await;
+    assert!(set_back(&output), "{output}");
 }
 
 /// The tables go back to an older state under a shim that works on them, as when a replica that is behind takes over.
@@ -368,16 +350,11 @@ async fn a_replica_that_is_behind_postgres() {
 
 /// Killed in the middle of the transaction that begins a new epoch: as if it had not begun, and then it is done.
 async fn killed_while_a_new_epoch_begins(place: Place) {
-    let tracker = Place::sqlite();
-    tracker.table().await;
-    let rows: Vec<(u64, &str)> = (1..=7).map(|bug| (bug, T1)).collect();
-    tracker.session().await.insert(&rows).await;
-    let args = ["--source", &tracker.url, "--ledger", &place.url, "--amqp", NO_BROKER];
-    let mut proc = shim(&args).spawn().unwrap();
-    let mut session = tracker.session().await;
-    eventually(LIMIT, "an empty table", async || session.count("push_notify").await == 0).await.unwrap();
-    proc.sigterm();
-    assert!(proc.wait(LIMIT).await.unwrap().success());
+    let rig = Rig::without_broker().await;
+    rig.touch(1..=7).await;
+    let mut proc = rig.with_ledger(&place.url).spawn().unwrap();
+    rig.emptied().await;
+    proc.stop(LIMIT).await.unwrap();
     let ledger = Ledger::open(&place.db(), &Prefix::default()).await.unwrap();
     let before = (ledger.meta().await.unwrap(), ledger.history(0, 100).await.unwrap());
     // The runs are what it changes last; the row of the meta table is changed by then.

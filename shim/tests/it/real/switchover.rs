@@ -9,9 +9,7 @@ use jiff::tz::TimeZone;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Collector, Kind, Place, Running};
-
-const T1: &str = "2014-04-03 21:13:45";
+use crate::support::{Collector, Kind, Place, Running, T1};
 
 /// An address behind which one server is, and later another; who is connected stays so.
 async fn address(to: Arc<AtomicU16>) -> u16 {

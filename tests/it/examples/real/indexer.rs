@@ -143,8 +143,7 @@ async fn every_change_gets_into_the_work_list_whoever_dies() {
     let wanted = ["numbers 5 to 6 did not come: reading history", "reindex bug 4", "reindex bug 2", "reindex bug 5"];
     assert_eq!(told, wanted);
     assert_eq!(indexer.stale().await, [1, 2, 3, 4, 5]);
-    fourth.sigterm();
-    assert!(fourth.wait(SOON).await.unwrap().success(), "{}", fourth.output());
+    fourth.stop(SOON).await.unwrap();
     drop(shim);
     indexer.clean_up().await;
 }

@@ -1,6 +1,7 @@
 //! What is wrong with one feed is said of it, and costs the others nothing.
 
 use bugfeed_protocol::bus::head_exchange;
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{eventually, shared, unique};
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
@@ -57,13 +58,11 @@ async fn without_heads_the_feed_works_all_the_same() {
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
     let topic = publisher.channel.exchange_declare(heads.into(), ExchangeKind::Topic, options, FieldTable::default());
     topic.await.unwrap();
-    let gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={}", publisher.exchange)]).await;
+    let mut gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={}", publisher.exchange)]).await;
     let (mut client, _) = Watcher::resume(&gateway, None).await;
     let cursor = publisher.publish().await;
     assert_eq!(client.update().await, cursor);
-    let logged = async || gateway.proc.output().matches("heads cannot be heard").count();
-    eventually(SOON, "it is in the log", async || logged().await > 0).await.unwrap();
-    assert_eq!(logged().await, 1, "{}", gateway.proc.output());
+    gateway.logs_once(LogEvent::HeadsNotHeard).await;
     publisher.clean_up().await;
 }
 
@@ -71,11 +70,10 @@ async fn without_heads_the_feed_works_all_the_same() {
 async fn an_exchange_on_which_nobody_publishes_is_named() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
     let exchange = unique("mistyped");
-    let gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={exchange}")]).await;
+    let mut gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={exchange}")]).await;
     assert_eq!(says(&gateway, "no publisher seen here since").await, 200);
     assert_eq!(says(&gateway, &exchange).await, 200);
-    let logged = async || gateway.proc.output().contains("no publisher seen here");
-    eventually(SOON, "it is in the log", async || logged().await).await.unwrap();
+    gateway.proc.wait_for_event(LogEvent::FeedNote, SOON).await.unwrap();
     let publisher = Publisher::start(&rabbit.url, &exchange, "e1").await;
     publisher.publish().await;
     eventually(SOON, "it is heard", async || get(gateway.admin, "/readyz").await.1 == "ready\n").await.unwrap();
@@ -87,7 +85,7 @@ async fn two_ledgers_on_one_exchange_are_named() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
     let mut one = Publisher::start(&rabbit.url, &unique("shared"), "e1").await;
     let mut two = Publisher::start(&rabbit.url, &one.exchange, "e2").await;
-    let gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={}", one.exchange)]).await;
+    let mut gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={}", one.exchange)]).await;
     let (mut client, _) = Watcher::resume(&gateway, None).await;
     one.publish().await;
     client.update().await;
@@ -96,9 +94,7 @@ async fn two_ledgers_on_one_exchange_are_named() {
     assert_eq!(says(&gateway, "two ledgers publish here").await, 200);
     assert_eq!(says(&gateway, "epochs e1 and e2").await, 200);
     assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"), "heads alone make no gaps");
-    let logged = async || gateway.proc.output().matches("two ledgers publish here").count();
-    eventually(SOON, "it is in the log", async || logged().await > 0).await.unwrap();
-    assert_eq!(logged().await, 1, "{}", gateway.proc.output());
+    gateway.logs_once(LogEvent::FeedNote).await;
     two.hush();
     one.clean_up().await;
 }
@@ -111,10 +107,9 @@ async fn a_queue_has_one_gateway() {
     let (feed, queue) = (format!("default={}", publisher.exchange), unique("queue"));
     let options = ["--history", "false", "--feed", &feed, "--queue-name", &queue];
     let first = Gateway::start(&rabbit.url, &options).await;
-    let second = Gateway::start_unready(&rabbit.url, &options).await;
+    let mut second = Gateway::start_unready(&rabbit.url, &options).await;
     assert_eq!(says(&second, "has another consumer").await, 503);
-    let logged = async || second.proc.output().contains("has another consumer");
-    eventually(SOON, "it is in the log", async || logged().await).await.unwrap();
+    second.proc.wait_for_event(LogEvent::BusDown, SOON).await.unwrap();
     let (mut client, _) = Watcher::resume(&first, None).await;
     for _ in 0..20 {
         let cursor = publisher.publish().await;

@@ -50,7 +50,7 @@ async fn what_a_gateway_reads_at_its_start_is_not_sent_as_if_it_were_new() {
     // What it has yet to read is out of reach for a while: so much time a long history takes.
     let (network, url) = cable(&rabbit.url).await;
     network.line.send_replace(Line::Cut);
-    let gateway = Gateway::start_unready(&url, &["--feed", &feed]).await;
+    let mut gateway = Gateway::start_unready(&url, &["--feed", &feed]).await;
     eventually(SOON, "it says why it is not ready", async || {
         let (status, body) = get(gateway.admin, "/readyz").await;
         if status == 503 && body.contains("feed default: broker") { Ok(()) } else { Err(body) }

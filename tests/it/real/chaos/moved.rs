@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::scene::PATIENCE;
-use crate::real::split::{Gateway, init, shim};
-use crate::support::{Client, get};
+use crate::real::split::{Gateway, shim};
+use crate::support::{Client, get, init};
 
 const DATABASE: &str = "bugs";
 /// Rows that are written at once, right before the old server takes no writes any more.

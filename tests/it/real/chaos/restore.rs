@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{shared, unique};
 use sqlx::Connection as _;
 
@@ -64,10 +65,9 @@ async fn is_restored(shim_reads_history: bool) {
         scene.shim.start();
         scene.clients.let_in();
         scene.flows().await;
-        let told: Vec<bool> = before.iter().zip(scene.gaps()).map(|(before, now)| now > *before).collect();
-        assert!(told.iter().all(|told| *told), "a gap at every client, those that came back, too: {told:?}");
+        scene.gap_at_every_client(&before);
     }
-    let set_back = scene.said("THIS LEDGER WAS SET BACK");
+    let set_back = scene.logged(LogEvent::LedgerSetBack);
     assert_eq!(set_back, if shim_reads_history { 2 } else { 0 });
     scene.end().await;
 }

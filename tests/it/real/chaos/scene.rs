@@ -4,11 +4,13 @@
 //! What is checked in the end, whatever went wrong: each client was sent every change of its bugs, or was told `gap` after the
 //! change was committed; nobody was told anything that a gateway may not say.
 
+use crate::support::init;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bugfeed_protocol::When;
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::{Ledger, Prefix};
 use bugfeed_testbed::{SqlServer, eventually, unique};
 use rand::rngs::SmallRng;
@@ -19,9 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::real::soak::client::{Plan, Seen};
 use crate::real::soak::crowd::Clients;
-use crate::real::soak::pods::{Pods, Program, get, said};
+use crate::real::soak::pods::{Pods, Program, get, logged};
 use crate::real::soak::tracker::{BUGS, Dates, Tracker, Wrote, write};
-use crate::real::split::init;
 
 /// Long enough for a busy machine; nothing here waits this long unless it fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,6 +146,12 @@ impl Scene {
         flows.unwrap_or_else(|error| self.fail(&[error.to_string()]));
     }
 
+    /// Whether every client was told a gap more than it had been then.
+    pub fn gap_at_every_client(&self, before: &[u32]) {
+        let told: Vec<bool> = before.iter().zip(self.gaps()).map(|(before, now)| now > *before).collect();
+        assert!(told.iter().all(|told| *told), "a gap at every client, those that came back, too: {told:?}");
+    }
+
     /// Waits until every gateway says that it is ready, or that it is not.
     pub async fn all_say(&self, status: u16) {
         let say = async || {
@@ -166,11 +173,11 @@ impl Scene {
         self.clients.plans.iter().map(|(_, seen)| gaps(&seen.lock().unwrap())).collect()
     }
 
-    /// How often the processes said something, those that run now apart.
-    pub fn said(&self, what: &str) -> usize {
+    /// How often the processes logged an event.
+    pub fn logged(&self, what: LogEvent) -> usize {
         self.shim.keep_log();
         self.gateways.iter().for_each(Program::keep_log);
-        said(&self.logs, what)
+        logged(&self.logs, what)
     }
 
     fn fail(&self, wrong: &[String]) -> ! {

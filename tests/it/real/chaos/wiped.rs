@@ -42,7 +42,6 @@ async fn a_broker_that_is_wiped_is_flowing_again_and_what_it_took_along_is_told(
     network.line.send_replace(Line::Up);
     scene.all_say(200).await;
     scene.flows().await;
-    let told: Vec<bool> = before.iter().zip(scene.gaps()).map(|(before, now)| now > *before).collect();
-    assert!(told.iter().all(|told| *told), "a gap at every client: {told:?}");
+    scene.gap_at_every_client(&before);
     scene.end().await;
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{eventually, shared, unique};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
@@ -19,8 +20,7 @@ use crate::real::soak::client::{Closing, Plan};
 use crate::real::soak::crowd::Clients;
 use crate::real::soak::pods::{Pods, Program, get};
 use crate::real::soak::tracker::{BUGS, Dates, Tracker, write};
-use crate::real::split::init;
-use crate::support::SOON;
+use crate::support::{SOON, init};
 
 const GATEWAYS: usize = 3;
 const CLIENTS: usize = 420;
@@ -104,8 +104,8 @@ impl World {
         let running = gateway.proc.as_mut().unwrap();
         let status = running.wait(GRACE + SOON).await.unwrap();
         let took = begin.elapsed();
-        let output = running.output();
-        assert!(status.success() && !output.contains("did not go in time"), "{status} after {took:?}\n{output}");
+        let (output, left) = (running.output(), running.events(LogEvent::ClientsLeft));
+        assert!(status.success() && left == 0, "{status} after {took:?}\n{output}");
         assert!(took < GRACE, "it took {took:?}\n{output}");
 
         gateway.start();

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bugfeed_testbed::free_port;
 use rand::seq::IndexedRandom as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::real::soak::pause;
 use crate::real::soak::pods::get;
+use crate::support::free_address;
 
 /// How often each gateway is asked.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -50,8 +50,7 @@ impl Drop for Service {
 impl Service {
     /// Before so many gateways, on ports that are free now.
     pub async fn start(gateways: usize) -> Service {
-        let port = || SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
-        let endpoint = |_| Endpoint { clients: port(), admin: port(), ready: false, open: 0 };
+        let endpoint = |_| Endpoint { clients: free_address(), admin: free_address(), ready: false, open: 0 };
         let endpoints = (0..gateways).map(endpoint).collect();
         let state = Arc::new(Mutex::new(State { endpoints, ..State::default() }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{RabbitMq, eventually};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
@@ -16,10 +17,9 @@ use super::check::Truth;
 use super::client::Plan;
 use super::crowd::Clients;
 use super::faults::{self, Counts, Period};
-use super::pods::{Pods, Program, said};
+use super::pods::{Pods, Program, logged};
 use super::tracker::{BUGS, Dates, Tracker, Wrote, write};
-use crate::real::split::init;
-use crate::support::SOON;
+use crate::support::{SOON, init};
 
 /// How long everything may take to catch up once nothing dies any more.
 pub const CATCH_UP: Duration = Duration::from_secs(90);
@@ -212,7 +212,7 @@ async fn soak(losses: bool, seconds: u64) {
     clients.caught_up(&truth, CATCH_UP).await;
 
     // A broker that stands still for longer than a hole may wait for history: then a gap is the truth.
-    let unread = said(&logs, "no history");
+    let unread = logged(&logs, LogEvent::HistoryFailed);
     let (line, wrong) = clients.report(&truth, pods.lagged_with_room(), unread);
     let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!(
@@ -229,7 +229,8 @@ async fn soak(losses: bool, seconds: u64) {
     );
     probe.abort();
     drop((clients, world));
-    let [reads, holes, failed] = ["history read", "asking history", "no history"].map(|what| said(&logs, what));
+    let events = [LogEvent::HistoryRead, LogEvent::ChangesMissing, LogEvent::HistoryFailed];
+    let [reads, holes, failed] = events.map(|what| logged(&logs, what));
     println!("soak: history was read {reads} times, {holes} of them for a hole; {failed} times it could not be read");
     assert!(wrong.is_empty(), "{}\nlogs of all processes: {}", wrong.join("\n"), logs.display());
     std::fs::remove_dir_all(logs).unwrap();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{RabbitMq, eventually};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
@@ -132,8 +133,8 @@ pub async fn shims(
         }
         // The one that works is more worth it.
         let works = |shim: &Program| {
-            let last = |text: &str| shim.proc.as_ref().map_or(0, |proc| proc.output().matches(text).count());
-            last("working on this ledger") > last("another shim has taken over")
+            let count = |event| shim.proc.as_ref().map_or(0, |proc| proc.events(event));
+            count(LogEvent::LeaseTaken) > count(LogEvent::LeaseLost)
         };
         let worker = shims.iter().position(works).unwrap_or(0);
         let shim = &mut shims[if lane.random.random_ratio(4, 5) { worker } else { 1 - worker }];

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bugfeed_testbed::{Proc, Run, bin, eventually, free_port};
+use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::{Proc, Run, bin, event, eventually};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::pause;
-use crate::support::SOON;
+use crate::support::{SOON, free_address};
 
 /// How often gateways are asked.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -84,10 +85,10 @@ impl Program {
     }
 }
 
-/// How often the logs say a thing.
-pub fn said(logs: &Path, what: &str) -> usize {
+/// How often an event is in the logs.
+pub fn logged(logs: &Path, what: LogEvent) -> usize {
     let files = std::fs::read_dir(logs).unwrap().flatten();
-    files.map(|file| std::fs::read_to_string(file.path()).unwrap().matches(what).count()).sum()
+    files.map(|file| event(what).count(&std::fs::read_to_string(file.path()).unwrap())).sum()
 }
 
 /// What the load balancer knows of a gateway.
@@ -114,9 +115,8 @@ pub struct Pods(pub Vec<Pod>, Mutex<HashMap<(usize, u64), u64>>);
 
 impl Pods {
     pub fn new(narrow: &[bool]) -> Pods {
-        let port = || SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
         let pod = |&narrow: &bool| {
-            let (clients, admin) = (port(), port());
+            let (clients, admin) = (free_address(), free_address());
             Pod { clients, admin, life: AtomicU64::new(1), ready: AtomicU64::new(0), narrow }
         };
         Pods(narrow.iter().map(pod).collect(), Mutex::default())
