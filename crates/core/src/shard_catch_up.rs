@@ -88,7 +88,7 @@ impl<P: Peer> Shard<P> {
                     self.look_up_missed(slot, after, hold, backlog);
                 }
                 Phase::Behind { after, hold } => {
-                    assert!(after == self.processed && hold.is_none(), "sent beyond what is processed: {backlog:?}");
+                    assert!(after == self.processed && hold.is_none(), "not as far as its shard: {backlog:?}");
                     self.next_request(slot, backlog)?;
                 }
                 Phase::CatchUp { .. } | Phase::Cut { .. } | Phase::Conflation { .. } => {
