@@ -142,6 +142,8 @@ pub(super) enum Request {
 
 impl Backlog {
     /// The backlog of a session that was open and begins to lag. What it misses is conflated.
+    // Not inlined into the loops that write to open sessions.
+    #[inline(never)]
     pub(super) fn new(phase: Phase, bytes: Vec<u8>) -> Box<Backlog> {
         check(&TRANSITIONS, Name::Open, phase.name());
         Box::new(Backlog { outgoing: Outgoing { bytes, written: 0 }, phase, request: Request::None, conflates: true })

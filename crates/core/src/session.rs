@@ -129,6 +129,8 @@ pub(super) struct KeepAlive<'a> {
 
 impl<P: Peer> Session<P> {
     /// Waits until the socket takes more, with as little in memory as will do.
+    // Not inlined into the loops that write to open sessions.
+    #[inline(never)]
     pub(super) fn lag(&mut self, mut backlog: Box<Backlog>) {
         backlog.compact();
         self.state = State::Lagging(backlog);

@@ -87,7 +87,10 @@ impl<P: Peer> Shard<P> {
                 Phase::Behind { after, hold } if after < self.processed => {
                     self.look_up_missed(slot, after, hold, backlog);
                 }
-                Phase::Behind { .. } => self.next_request(slot, backlog)?,
+                Phase::Behind { after, hold } => {
+                    assert!(after == self.processed && hold.is_none(), "not as far as its shard: {backlog:?}");
+                    self.next_request(slot, backlog)?;
+                }
                 Phase::CatchUp { .. } | Phase::Cut { .. } | Phase::Conflation { .. } => {
                     unreachable!("a batch that is not all encoded leaves bytes to write: {backlog:?}")
                 }

@@ -7,6 +7,7 @@
 use super::{Shard, Update};
 use crate::backlog::{Backlog, Phase};
 use crate::frame;
+use crate::replay::Pos;
 use crate::session::{Peer, State, write};
 use crate::subscriptions::Slot;
 
@@ -144,27 +145,28 @@ impl<P: Peer> Shard<P> {
             self.staged.updates.push(update);
         }
         if !untold.is_empty() {
-            self.lag_in(&untold, || Phase::behind(pos - 1));
+            self.lag_behind(&untold, pos - 1, false);
         }
         if !other.is_empty() {
-            self.tally.gaps += self.lag_in(&other, || Phase::GapOwed);
+            self.lag_behind(&other, pos, true);
         }
     }
 
     /// These sessions are not sent the update's frame, which says where this gateway is: their clients have seen more
-    /// elsewhere. They go on in `phase` instead, after what was staged before. How many of them are still open, and do.
-    fn lag_in(&mut self, slots: &[Slot], phase: impl Fn() -> Phase) -> u64 {
+    /// elsewhere. They go on by a catch-up from a position instead, after what was staged before. `gap`: theirs is another
+    /// history, and they are told first. Kept apart from [`Shard::stage`], whose loop is the hot path.
+    #[cold]
+    #[inline(never)]
+    fn lag_behind(&mut self, slots: &[Slot], after: Pos, gap: bool) {
         self.flush(usize::MAX);
-        let mut lagging = 0;
         for &slot in slots {
             let session = &mut self.sessions[slot as usize];
             if matches!(session.state, State::Open) {
                 session.progress_ms = self.now_ms;
-                session.lag(Backlog::new(phase(), Vec::new()));
-                lagging += 1;
+                self.tally.gaps += u64::from(gap);
+                session.lag(Backlog::new(if gap { Phase::GapOwed } else { Phase::behind(after) }, Vec::new()));
             }
         }
-        lagging
     }
 
     /// Writes what is staged, to `at_most` sessions. Whether nothing is left.
