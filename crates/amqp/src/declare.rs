@@ -1,0 +1,85 @@
+//! What a feed has at the broker: its exchange, and its history.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use crate::error::protocol_error;
+use crate::{AmqpError, BrokerUrl};
+
+/// Makes sure that a feed's durable topic exchange exists.
+///
+/// # Errors
+/// [`AmqpError::Exchange`] and [`AmqpError::Permission`] need a person.
+pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
+    declared.map_err(|error| AmqpError::exchange(url, exchange, error))
+}
+
+/// How long and how large a feed's history is kept by the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryBounds {
+    /// Seconds.
+    pub age_s: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+impl Default for HistoryBounds {
+    fn default() -> HistoryBounds {
+        HistoryBounds { age_s: 7 * 24 * 3600, bytes: 1 << 30 }
+    }
+}
+
+/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
+/// it.
+pub const MARKER: &str = "bugfeed.marker";
+
+/// The name of a feed's history.
+pub fn history_name(exchange: &str) -> String {
+    format!("{exchange}.history")
+}
+
+/// Makes sure that a feed's history exists: a RabbitMQ stream bound to its exchange. One that is there is taken as it
+/// is, whatever its bounds.
+///
+/// # Errors
+/// Also when the broker knows no streams (RabbitMQ before 3.9, or another broker).
+pub async fn declare_history(
+    url: &BrokerUrl,
+    connection: &Connection,
+    exchange: &str,
+    bounds: &HistoryBounds,
+) -> Result<(), AmqpError> {
+    let failed = |error| AmqpError::broker(url, error);
+    let name = history_name(exchange);
+    // A refusal ends the channel, so each attempt has one of its own.
+    let channel = connection.create_channel().await.map_err(failed)?;
+    let look = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let channel = match channel.queue_declare(name.as_str().into(), look, FieldTable::default()).await {
+        Ok(_) => channel,
+        Err(error) if protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
+            let channel = connection.create_channel().await.map_err(failed)?;
+            let declare = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+            arguments.insert("x-max-age".into(), AMQPValue::LongString(format!("{}s", bounds.age_s).into()));
+            let bytes = i64::try_from(bounds.bytes).unwrap_or(i64::MAX);
+            arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+            // Age and size are kept by whole segments: small ones, or the bounds would mean little.
+            let segment = (bytes / 10).clamp(1_000_000, 100_000_000);
+            arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(segment));
+            let declared = channel.queue_declare(name.as_str().into(), declare, arguments).await;
+            declared.map_err(|error| AmqpError::queue(url, &name, error))?;
+            channel
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let everything = QueueBindOptions::default();
+    channel
+        .queue_bind(name.as_str().into(), exchange.into(), "#".into(), everything, FieldTable::default())
+        .await
+        .map_err(failed)?;
+    channel.close(200, "done".into()).await.map_err(failed)
+}

@@ -1,0 +1,120 @@
+//! Faults of a broker, told apart: those that time heals, and those that a person must mend.
+
+use lapin::ErrorKind;
+use lapin::protocol::AMQPError;
+
+use crate::BrokerUrl;
+
+/// What went wrong with a broker.
+#[derive(Debug, thiserror::Error)]
+pub enum AmqpError {
+    /// No answer in time.
+    #[error("broker {0} does not answer; is it running there?")]
+    Timeout(BrokerUrl),
+    /// The broker, or the way to it, failed.
+    #[error("broker {url}: {source}")]
+    Broker {
+        /// Which broker.
+        url: BrokerUrl,
+        /// What happened.
+        source: lapin::Error,
+    },
+    /// The broker ended the consumer.
+    #[error("broker {0} ended the consumer; was the queue deleted?")]
+    Cancelled(BrokerUrl),
+    /// User, password or virtual host are not accepted.
+    #[error("broker {url} refuses the login: {reason}; check user, password and virtual host in the URL")]
+    Login {
+        /// Which broker.
+        url: BrokerUrl,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The exchange is there already, with other properties.
+    #[error(
+        "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable topic \
+         exchange (fanout where its name ends in .head): delete it, or choose another name"
+    )]
+    Exchange {
+        /// Which exchange.
+        exchange: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// The queue is there already, with other properties.
+    #[error(
+        "queue '{queue}' exists with other properties: {reason}; delete it once what it holds may go, or choose another \
+         name"
+    )]
+    Queue {
+        /// Which queue.
+        queue: String,
+        /// The broker's words.
+        reason: String,
+    },
+    /// Somebody else consumes the queue, or did until just now.
+    #[error(
+        "queue '{0}' has another consumer: each gateway needs a --queue-name of its own; where that one has died, the \
+         broker lets go of it within a minute"
+    )]
+    InUse(String),
+    /// The user may not do what is needed.
+    #[error("not permitted: {0}; deploy/README.md has the permissions that each role needs")]
+    Permission(String),
+}
+
+impl AmqpError {
+    /// Whether only a person can mend it, so that a start-up should fail instead of waiting.
+    pub fn needs_a_person(&self) -> bool {
+        use AmqpError::{Exchange, Login, Permission, Queue};
+        matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
+    }
+
+    /// Whether the broker would say the same the next time: it refuses, or does not know what is asked for, as opposed
+    /// to not having it just now.
+    pub fn will_be_the_same(&self) -> bool {
+        let unknown = |source| protocol_error(source).is_some_and(|(code, _)| matches!(code, 503 | 540));
+        self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
+    }
+
+    /// Wraps what an exchange's declaration failed with.
+    pub fn exchange(url: &BrokerUrl, exchange: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
+            _ => AmqpError::broker(url, source),
+        }
+    }
+
+    /// Wraps what a queue's declaration failed with.
+    pub fn queue(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((406, reason)) => AmqpError::Queue { queue: queue.to_owned(), reason },
+            _ => AmqpError::broker(url, source),
+        }
+    }
+
+    /// Wraps what consuming a queue failed with.
+    pub fn consume(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((403, reason)) if reason.contains("exclusive use") => AmqpError::InUse(queue.to_owned()),
+            _ => AmqpError::broker(url, source),
+        }
+    }
+
+    /// Wraps an error of an established connection.
+    pub fn broker(url: &BrokerUrl, source: lapin::Error) -> AmqpError {
+        match protocol_error(&source) {
+            Some((403, reason)) => AmqpError::Permission(reason),
+            _ => AmqpError::Broker { url: url.clone(), source },
+        }
+    }
+}
+
+/// The AMQP reply code and text behind an error.
+pub(crate) fn protocol_error(error: &lapin::Error) -> Option<(u16, String)> {
+    let error: &AMQPError = match error.kind() {
+        ErrorKind::ProtocolError(error) => error,
+        _ => return None,
+    };
+    Some((error.get_id(), error.get_message().to_string()))
+}
