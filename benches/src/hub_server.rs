@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed::cli::{Cli, Command};
+use bugfeed::core::bus::{Event, Queue};
 use bugfeed::events::Events;
 use bugfeed::http::listen;
 use bugfeed::http::origins::Origins;
 use bugfeed::http::routes::{self, DEFAULT_FEED, Site};
-use bugfeed::hub::{self, Came, Clock, Ingest};
+use bugfeed::hub::{self, Clock, Ingest};
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -55,7 +56,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         let (router, limits) = (routes::router(site), gateway.listen.limits());
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;
-        ingest.current(true).await;
+        ingest.take(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
         loop {
             let (stream, _) = feed.accept().await?;
             stream.set_nodelay(true)?;
@@ -76,7 +77,7 @@ async fn serve(stream: TcpStream, ingest: &mut Ingest) -> Result<()> {
         match line.as_slice() {
             [b'{', ..] => {
                 if let Some(message) = ingest.read(&line) {
-                    take(ingest, message).await;
+                    ingest.take_change(message, None).await;
                 }
             }
             b"settle\n" => write.write_all(b"settled\n").await?,
@@ -93,13 +94,8 @@ async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
     let before = ingest.head().map_or(0, |head| head.seq);
     for (number, index) in phase.indices().enumerate() {
         let cursor = Cursor::new(epoch.clone(), before + 1 + number as u64);
-        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor), after: None }).await;
+        let message = BusMessage { change: phase.change(index), cursor: Some(cursor), after: None };
+        ingest.take_change(message, None).await;
     }
     Ok(())
-}
-
-async fn take(ingest: &mut Ingest, message: BusMessage) {
-    if let Came::Hole(hole) = ingest.take(message, None).await {
-        ingest.take_anyway(&hole.message, hole.recorded).await;
-    }
 }

@@ -4,13 +4,12 @@
 //! written goes through the [`shard::Peer`] that the caller brings.
 
 pub mod budget;
-pub mod bus_plan;
+pub mod bus;
 pub mod frame;
 mod half;
 pub mod input;
 pub mod intake;
 pub mod numbering;
-pub mod places;
 pub mod replay;
 pub mod sequence;
 mod session;

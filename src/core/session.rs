@@ -9,7 +9,7 @@ use bugfeed_protocol::server::Notice;
 use bugfeed_protocol::{BugId, Cursor, When};
 
 use super::frame;
-use super::input::{Tally, Work};
+use super::input::{AHEAD_MS, Tally, Work};
 use super::replay::{Found, Pos};
 use super::subscriptions::Slot;
 
@@ -61,10 +61,6 @@ pub(super) struct Seen {
     /// When the client said so.
     pub(super) told_ms: u64,
 }
-
-/// How long a client's word that it has seen more than this gateway is believed, in milliseconds, while the feed is
-/// current. A gateway is then behind another by the time a message takes; a ledger that was set back never catches up.
-const AHEAD_MS: u64 = 5_000;
 
 impl Seen {
     /// Whether what lies before it ought to have come. `current_ms`: since when the feed is current, if it is.

@@ -23,7 +23,7 @@ use bugfeed_protocol::client::Command;
 use conn::Common;
 pub use conn::{Conn, Handover};
 use gate::Gate;
-pub use ingest::{Came, Hole, Ingest};
+pub use ingest::Ingest;
 pub use line::{Line, Messages};
 pub use link::Link;
 
