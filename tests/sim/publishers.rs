@@ -196,6 +196,9 @@ impl World {
         let Some(second) = self.second.take() else { return };
         let published = usize::try_from(second.ledger.published).unwrap();
         let kept = if second.copy { &[] } else { &second.ledger.changes[..published] };
+        // A gateway that starts when history has lost what this ledger published cannot know that there was one.
+        let lost = [Act::Unbind, Act::Wipe, Act::Retention].into_iter().any(|act| self.swarm.has(act));
+        let kept = if lost { &[] } else { kept };
         for fact in second.facts {
             let change = self.truth.all[fact].change;
             let Tracker { ledger, table, .. } = &self.tracker;

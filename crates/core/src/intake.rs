@@ -98,6 +98,23 @@ impl Intake {
         self.take(message, is_next, recorded, now)
     }
 
+    /// Takes in what history has before all that is known: late, and no sign of another history. Anything else is offered as
+    /// always.
+    pub fn offer_older(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
+        let before = message.tag_before();
+        match &message.cursor {
+            Some(cursor) if self.sequence.admit_older(cursor, before) => {
+                self.record(message, cursor.clone(), Continuity::Late, false, recorded, now)
+            }
+            _ => self.offer(message, recorded, now),
+        }
+    }
+
+    /// Whether a number that was taken in leads to what is known after it.
+    pub fn leads_on(&self, number: &Cursor) -> bool {
+        self.sequence.leads_on(number)
+    }
+
     /// Whether numbers before a message's have not come: how many, and its own.
     fn hole<'a>(&self, message: &'a BusMessage) -> Option<(Option<u64>, &'a Cursor)> {
         let cursor = message.cursor.as_ref()?;
@@ -151,7 +168,23 @@ impl Intake {
             Admit::Known => return Taken::Known,
             Admit::Forked => (Continuity::Apart, true),
         };
-        let change = message.change;
+        let mut taken = self.record(message, cursor, continuity, forked, recorded, now);
+        if let Taken::New(new) = &mut taken {
+            new.late &= !beside;
+        }
+        taken
+    }
+
+    fn record(
+        &mut self,
+        message: &BusMessage,
+        cursor: Cursor,
+        continuity: Continuity,
+        forked: bool,
+        recorded: Option<When>,
+        now: When,
+    ) -> Taken {
+        let (change, before) = (message.change, message.tag_before());
         // A producer whose clock is wrong must not make everything look new for good.
         let latest = When::from_micros(now.as_micros() + 60_000_000).unwrap_or(now);
         let pos = self.recorder.record(change, recorded.unwrap_or(now).min(latest), &cursor, before, continuity);
@@ -167,7 +200,7 @@ impl Intake {
         };
         let number = (continuity != Continuity::Late).then_some(cursor);
         let update = Update { pos, change, number, cursor: shown };
-        Taken::New(New { update, gap, late: continuity == Continuity::Late && !beside, forked })
+        Taken::New(New { update, gap, late: continuity == Continuity::Late, forked })
     }
 
     /// The newest number of the epoch that was used last.

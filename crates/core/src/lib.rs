@@ -5,13 +5,12 @@
 
 mod backlog;
 pub mod budget;
-pub mod bus_plan;
+pub mod bus;
 pub mod frame;
 pub mod input;
 pub mod intake;
 pub mod numbering;
 mod packed_u64;
-pub mod places;
 pub mod replay;
 mod ring;
 pub mod sequence;

@@ -113,6 +113,30 @@ impl Sequence {
         if first_ever { admit } else { Admit::NewEpoch }
     }
 
+    /// Remembers a number that lies before all that is known of its epoch, whatever its tag: history is read from its
+    /// beginning, and nothing known was met yet. False where that cannot be, because it is known or newer.
+    pub fn admit_older(&mut self, cursor: &Cursor, before: Option<Tag>) -> bool {
+        let Some((_, runs)) = self.epochs.iter_mut().find(|(epoch, _)| *epoch == cursor.epoch) else { return false };
+        let older = runs.is_older(cursor.seq, cursor.tag);
+        if older {
+            runs.insert(Run { first: cursor.seq, last: cursor.seq, tag: cursor.tag, before });
+            runs.bound();
+        }
+        older
+    }
+
+    /// Whether a number that was admitted leads to the ones known after it: they have its tag, or begin after it.
+    pub fn leads_on(&self, cursor: &Cursor) -> bool {
+        let runs = self.epochs.iter().find(|(epoch, _)| *epoch == cursor.epoch).map(|(_, runs)| runs);
+        runs.is_some_and(|runs| {
+            let at = runs.seen.partition_point(|run| run.last < cursor.seq);
+            let own = runs.seen.get(at).filter(|run| run.first <= cursor.seq);
+            let right = runs.seen.get(at + usize::from(own.is_some()));
+            own.is_some_and(|own| own.last > cursor.seq)
+                || right.is_some_and(|right| right.tag == cursor.tag || right.before == cursor.tag)
+        })
+    }
+
     /// Judges a number without remembering it.
     pub fn judge(&self, cursor: &Cursor, before: Option<Tag>) -> Admit {
         let Some(at) = self.epochs.iter().position(|(epoch, _)| *epoch == cursor.epoch) else {
@@ -180,6 +204,13 @@ impl Runs {
     /// Whether a number was seen under this tag, in a history that has ended.
     fn has_ended(&self, seq: u64, tag: Option<Tag>) -> bool {
         tag.is_some() && self.ended.iter().any(|run| run.tag == tag && (run.first..=run.last).contains(&seq))
+    }
+
+    /// Whether a number lies before the newest one, and neither it nor its history is known.
+    fn is_older(&self, seq: u64, tag: Option<Tag>) -> bool {
+        self.seen.last().is_some_and(|newest| seq < newest.last)
+            && self.find(seq).is_none()
+            && !self.has_ended(seq, tag)
     }
 
     fn judge(&self, seq: u64, tag: Option<Tag>, before: Option<Tag>) -> Admit {
@@ -384,6 +415,30 @@ mod tests {
         ] {
             assert_eq!(admit_tagged(numbers), want, "{numbers:?}");
         }
+    }
+
+    /// Found by the simulation: a gateway that first could read no history, and has only the newest number, later reads all
+    /// there is, over two tags.
+    #[test]
+    fn what_lies_before_all_that_is_known_is_of_the_same_history() {
+        let cursor = |text| Cursor::parse(text).unwrap();
+        let mut sequence = Sequence::default();
+        sequence.admit(&cursor("E.9.c"), Tag::parse("c"));
+        assert_eq!(sequence.judge(&cursor("E.4.a"), None), Admit::Forked, "it cannot be told");
+        let mut older = |number, before| {
+            let number = cursor(number);
+            let admitted = sequence.admit_older(&number, Tag::parse(before));
+            (admitted, sequence.leads_on(&number))
+        };
+        assert_eq!(older("E.4.a", "a"), (true, false));
+        assert_eq!(older("E.5.a", "a"), (true, false));
+        assert_eq!(older("E.7.b", "b"), (true, false));
+        assert_eq!(older("E.8.c", "b"), (true, true), "it leads to what is known");
+        for (number, why) in [("E.5.a", "known"), ("E.9.d", "another's"), ("E.10.d", "newer"), ("F.1", "new")] {
+            assert!(!older(number, "a").0, "{why}");
+        }
+        assert_eq!(sequence.admit(&cursor("E.9.c"), Tag::parse("c")), Admit::Known);
+        assert_eq!(sequence.head(), Some(cursor("E.9.c")));
     }
 
     #[test]

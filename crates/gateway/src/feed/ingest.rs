@@ -1,10 +1,11 @@
-//! The one way into a feed: hands what the core's intake has recorded to every shard.
+//! The one way into a feed: hands events to the plan of its bus, and tells every shard what comes of them.
 //!
-//! Goes in: messages as the bus delivers them. Comes out: an entry in the replay cache, then an update in the queue of
-//! every shard. When a message was taken, the change is in the replay cache and may be acknowledged.
+//! Goes in: what a transport hears of its bus ([`Event`]). Comes out: inputs in the queue of every shard, words in the log,
+//! and what the transport is to ask its broker ([`Ask`]). Decides nothing: that is [`core::bus`](bugfeed_core::bus). When an
+//! update is told, the change is in the replay cache already.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bugfeed_protocol::bus::{self, BadMessage, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
@@ -13,9 +14,8 @@ use tokio::sync::mpsc;
 
 use super::{Breaks, ShardInput};
 use crate::events::Events;
-use bugfeed_core::bus_plan::Why;
-use bugfeed_core::input::{Input, Update};
-use bugfeed_core::intake::{HeadStands, Intake, New, Taken};
+use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
+use bugfeed_core::intake::Intake;
 use bugfeed_core::replay::Recorder;
 use bugfeed_runtime::throttle::Throttle;
 
@@ -24,44 +24,21 @@ use bugfeed_runtime::throttle::Throttle;
 pub struct Ingest {
     /// The feed's name, for logs and metrics.
     pub feed: String,
-    intake: Intake,
+    /// What the bus is about to do.
+    pub bus: Bus,
     shards: Vec<mpsc::Sender<ShardInput>>,
     /// For the bus that feeds it to log with.
     pub events: Arc<Events>,
     changes: Counter,
+    begun: Instant,
+    /// When that was, by the wall clock.
+    begun_at: When,
+    /// Why history could not be had last, in the words of whoever asked for it.
+    pub refusal: String,
     poison_lines: Throttle,
     fork_lines: Throttle,
     gap_lines: Throttle,
-    current: bool,
     breaks: Breaks,
-    /// The feed was current once, so that somebody may have been told something.
-    begun: bool,
-}
-
-/// What came of a message.
-#[derive(Debug)]
-pub enum Came {
-    /// The change that was to come.
-    Next,
-    /// One that came late, or was known.
-    Other,
-    /// One that ended what went before: clients are told of a gap.
-    Broken,
-    /// The sign of a hole.
-    Hole(Hole),
-}
-
-/// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
-#[derive(Debug)]
-pub struct Hole {
-    /// The message.
-    pub message: BusMessage,
-    /// When its producer had it.
-    pub recorded: Option<When>,
-    /// How many are missing, where that can be told.
-    pub missing: Option<u64>,
-    /// The message's number.
-    pub before: Cursor,
 }
 
 impl Ingest {
@@ -72,27 +49,83 @@ impl Ingest {
         events: Arc<Events>,
         breaks: Breaks,
     ) -> Ingest {
-        let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
         Ingest {
             feed,
-            intake,
+            bus: Bus::new(Intake::new(recorder, Epoch::from_random(rand::random()))),
             shards,
             events,
             changes,
+            begun: Instant::now(),
+            begun_at: now(),
+            refusal: String::new(),
             poison_lines: Throttle::once_a_minute(),
             fork_lines: Throttle::once_a_minute(),
             gap_lines: Throttle::once_a_minute(),
-            current: false,
             breaks,
-            begun: false,
         }
     }
 
-    /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
-    pub async fn begin(&mut self, epoch: Epoch) {
-        let start = self.intake.begin(epoch);
-        self.break_shards(Some(start)).await;
+    /// Says what transport feeds it. To be called before the first event.
+    pub fn set_up(&mut self, setup: Setup) {
+        self.bus.set_up(self.now_ms(), setup);
+    }
+
+    /// Milliseconds since the feed was made.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that far from the beginning.
+    pub fn instant(&self, at_ms: u64) -> Instant {
+        self.begun + Duration::from_millis(at_ms)
+    }
+
+    /// A moment of [`Ingest::now_ms`], by the wall clock.
+    pub fn when(&self, at_ms: u64) -> When {
+        // From the beginning, so that one moment is always told as the same second: what is told anew counts as news.
+        let at_us = i64::try_from(at_ms).unwrap_or(0).saturating_mul(1000).saturating_add(self.begun_at.as_micros());
+        When::from_micros(at_us / 1_000_000 * 1_000_000).unwrap_or(self.begun_at)
+    }
+
+    /// Hears what happened. What comes of it is carried out by [`Ingest::next_ask`].
+    pub fn hear(&mut self, event: Event<'_>) {
+        let now = Now { ms: self.now_ms(), wall: now() };
+        self.bus.on(now, event);
+    }
+
+    /// Tells the shards and the log what is due, up to the next question to the broker. None where nothing is left to do.
+    pub async fn next_ask(&mut self) -> Option<Ask> {
+        while let Some(action) = self.bus.next_action() {
+            match action {
+                Action::Tell(tell) => self.tell(tell).await,
+                Action::Say(say) => self.say(say),
+                Action::Ask(ask) => return Some(ask),
+            }
+        }
+        None
+    }
+
+    /// Tells what is due while the broker is busy with a question: the next one is left for later.
+    pub async fn tell_aside(&mut self) {
+        while let Some(action) = self.bus.next_aside() {
+            match action {
+                Action::Tell(tell) => self.tell(tell).await,
+                Action::Say(say) => self.say(say),
+                Action::Ask(_) => {}
+            }
+        }
+    }
+
+    /// Hears what happened, and tells what comes of it, where there is no broker to ask.
+    pub async fn take(&mut self, event: Event<'_>) {
+        self.hear(event);
+        while self.next_ask().await.is_some() {}
+    }
+
+    /// Takes a change in whatever is missing before it: where there is no broker to ask for history.
+    pub async fn take_change(&mut self, message: BusMessage, recorded: Option<When>) {
+        self.take(Event::Change(Arrival { message, recorded }, None)).await;
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -112,127 +145,55 @@ impl Ingest {
         self.events.poison(&self.feed, body, reason, quiet);
     }
 
-    /// Takes a change in, unless it is known or shows a hole. `recorded` is the producer's word on when it had it.
-    pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Came {
-        match self.intake.offer(&message, recorded, now()) {
-            Taken::New(new) => {
-                let came = match &new {
-                    New { gap: Some(_), .. } => Came::Broken,
-                    // One that came late, or has no number, moves no number and proves nothing.
-                    New { late: true, .. } | New { update: Update { number: None, .. }, .. } => Came::Other,
-                    New { .. } => Came::Next,
-                };
-                self.deliver(new).await;
-                came
-            }
-            Taken::Known => {
-                self.events.repeated(&self.feed);
-                Came::Other
-            }
-            Taken::Hole { missing, before } => Came::Hole(Hole { message, recorded, missing, before }),
+    async fn tell(&mut self, tell: Tell) {
+        let breaks = matches!(tell, Tell::Gap(..));
+        if matches!(tell, Tell::Update(_)) {
+            self.changes.inc();
         }
-    }
-
-    /// Whether a message shows no hole any more.
-    pub fn continues(&self, message: &BusMessage) -> bool {
-        self.intake.continues(message)
-    }
-
-    /// Takes a change in, unless it is known. What is missing before it is given up, and clients are told.
-    pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
-        match self.intake.anyway(message, recorded, now()) {
-            Taken::New(new) => self.deliver(new).await,
-            Taken::Known | Taken::Hole { .. } => self.events.repeated(&self.feed),
+        if breaks {
+            self.breaks.step();
         }
-    }
-
-    async fn deliver(&mut self, new: New) {
-        let New { update, gap, late, forked } = new;
-        self.changes.inc();
-        if forked {
-            let quiet = !self.begun || self.fork_lines.is_quiet();
-            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), quiet);
-        }
-        if late {
-            self.events.late(&self.feed);
-        }
-        if let Some(cursor) = gap {
-            self.tell_gap(Some(cursor)).await;
-        }
-        self.to_shards(|| Input::Update(update.clone())).await;
-    }
-
-    /// Tells the shards that continuity is lost. What happened before anybody was served is nobody's news.
-    async fn tell_gap(&mut self, cursor: Option<Cursor>) {
-        if self.begun {
-            let quiet = self.gap_lines.is_quiet();
-            self.events.gap(&self.feed, cursor.as_ref(), quiet);
-        }
-        self.break_shards(cursor).await;
-    }
-
-    /// Continuity is lost, and nothing is known of what comes next.
-    pub async fn lose(&mut self) {
-        let cursor = self.intake.lose();
-        self.tell_gap(cursor).await;
-    }
-
-    /// Continuity is lost; the next change follows this cursor.
-    pub async fn go_on_after(&mut self, cursor: &Cursor, why: Why) {
-        if why == Why::Forked {
-            let quiet = !self.begun || self.fork_lines.is_quiet();
-            self.events.forked(&self.feed, cursor, quiet);
-        }
-        let cursor = self.intake.go_on_after(cursor);
-        self.tell_gap(Some(cursor)).await;
-    }
-
-    /// Where a publisher's head is, given what was taken in.
-    pub fn judge_head(&self, head: &Cursor) -> HeadStands {
-        self.intake.judge_head(head)
-    }
-
-    /// Whether resumes wait until it is known if changes were missed.
-    pub async fn hold(&self, held: bool) {
-        self.to_shards(|| Input::Hold(held)).await;
-    }
-
-    /// Tells clients whether changes can arrive.
-    pub async fn feed_state(&self, paused: bool, since: When) {
-        self.to_shards(|| Input::Feed { paused, since }).await;
-    }
-
-    async fn break_shards(&self, cursor: Option<Cursor>) {
-        self.breaks.step();
-        self.to_shards(|| Input::Gap(cursor.clone())).await;
-        self.breaks.step();
-    }
-
-    async fn to_shards(&self, input: impl Fn() -> ShardInput) {
         for shard in &self.shards {
             // A shard is gone only when the process shuts down; its clients then come back elsewhere.
-            let _ = shard.send(input()).await;
+            let _ = shard.send(tell.input(|at_ms| self.when(at_ms))).await;
+        }
+        if breaks {
+            self.breaks.step();
         }
     }
 
-    /// Tells the shards whether the feed is current: the bus is connected, and what was published before was taken in.
-    /// Only then can it be told that something ought to have come.
-    pub async fn current(&mut self, current: bool) {
-        if self.current != current {
-            self.current = current;
-            self.begun |= current;
-            self.to_shards(|| Input::Current(current)).await;
+    fn say(&mut self, say: Say) {
+        let (events, feed) = (&self.events, &self.feed);
+        match say {
+            Say::Repeated => events.repeated(feed),
+            Say::Late => events.late(feed),
+            Say::Forked(number, news) => events.forked(feed, &number, !news || self.fork_lines.is_quiet()),
+            Say::Gap(cursor) => events.gap(feed, cursor.as_ref(), self.gap_lines.is_quiet()),
+            Say::Hole(missing, before) => events.hole(feed, missing, &before),
+            Say::HeadHeard => events.head_heard(feed),
+            Say::HeadDiffers(head) => events.head_differs(feed, &head),
+            Say::HistoryRead(messages) => events.history_read(feed, messages),
+            Say::NoHistory { silent: true } => events.no_history(feed, &"it does not answer; it may be recovering"),
+            Say::NoHistory { silent: false } => events.no_history(feed, &self.refusal),
         }
     }
 
     /// The newest number taken in.
     pub fn head(&self) -> Option<Cursor> {
-        self.intake.head()
+        self.bus.head()
     }
 
-    /// Lets go of what has become too old; call it about once a second.
-    pub fn tick(&mut self) {
-        self.intake.tick(now());
+    /// Makes the feed current, as a transport does that is connected.
+    #[cfg(test)]
+    pub(crate) async fn connect(&mut self) {
+        self.take(Event::Connected { queue: bugfeed_core::bus::Queue::New, waiting: 0 }).await;
+    }
+
+    /// Loses the connection, and makes it anew: nothing proves that nothing was missed.
+    #[cfg(test)]
+    pub(crate) async fn reconnect(&mut self) {
+        self.take(Event::Lost).await;
+        self.connect().await;
     }
 }
 
@@ -240,7 +201,7 @@ fn now() -> When {
     When::from_system_time(SystemTime::now())
 }
 
-/// When [`Ingest::tick`] is due: once a second, and none is made up for.
+/// When [`Event::Tick`] is due: once a second, and none is made up for.
 pub fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

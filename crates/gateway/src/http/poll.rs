@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::query::{self, Query};
 use crate::feed::{Feed, Messages};
+use bugfeed_core::input::AHEAD_MS;
 
 /// An answer is full with so many changes: its cursor says where the next one goes on.
 const FULL: usize = 1000;
 
 /// How long a client's word that it has seen more than this gateway may stand, before it is told of a gap: a little more
 /// than a session takes to judge it.
-const AHEAD: Duration = Duration::from_secs(6);
+const AHEAD: Duration = Duration::from_millis(AHEAD_MS + 1_000);
 
 /// How long an answer is kept back, for more to come, that tells only of what came late: such changes move no cursor, so who
 /// asks again is told of them again, as fast as it asks.
@@ -281,7 +282,7 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
@@ -289,7 +290,7 @@ mod tests {
             BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
-            parts.ingest.take_anyway(&message(bug, number), None).await;
+            parts.ingest.take_change(message(bug, number), None).await;
         }
         let tracker = TaskTracker::new();
         let ask = async |wait: u64| -> Value {
@@ -306,7 +307,7 @@ mod tests {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.take_anyway(&message(2, "E.4"), None).await;
+            parts.ingest.take_change(message(2, "E.4"), None).await;
         };
         let (answer, ()) = tokio::join!(ask(60), going_on);
         assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
@@ -326,7 +327,7 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let tracker = TaskTracker::new();
         let ask = async |query: String| -> (Value, String) {
@@ -346,13 +347,13 @@ mod tests {
             assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
         }
         // By then something may have come, and gone by.
-        parts.ingest.lose().await;
+        parts.ingest.reconnect().await;
         let (replay, told) = ask(format!("&cursor={told}")).await;
         assert_eq!(replay, "gap");
         assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
-        parts.ingest.take_anyway(&message, None).await;
+        parts.ingest.take_change(message, None).await;
         let (replay, known) = ask(format!("&cursor={told}")).await;
         assert_eq!((replay, &*known), (json!("gap"), "E.7"));
         assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
@@ -371,11 +372,11 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.1"), after: None };
-        parts.ingest.take_anyway(&message, None).await;
+        parts.ingest.take_change(message, None).await;
         let tracker = TaskTracker::new();
         let others: Vec<Messages> = (0..100).map(|_| parts.feed.open([Command::Version], &tracker)).collect();
         let asking = async {
@@ -387,7 +388,7 @@ mod tests {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.lose().await;
+            parts.ingest.reconnect().await;
         };
         let (answer, ()) = tokio::join!(asking, losing);
         assert_eq!(answer["replay"], "gap");

@@ -4,6 +4,7 @@ use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{Cursor, Epoch, When};
 
 use super::*;
+use crate::bus::publishers::Publisher;
 use crate::intake::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Within};
 
 const OWN: Queue = Queue::New;
@@ -24,27 +25,28 @@ enum Ev {
     Head(&'static str, HeadStands),
     Waits(&'static str),
     Judged(HeadStands),
+    HeadsBound(bool),
     Tick,
 }
 
 /// An action in a word.
-fn word(action: &Action) -> String {
+fn word(action: &Step) -> String {
     match action {
-        Action::ReadHistory { .. } => "read".to_owned(),
-        Action::Judge => "judge".to_owned(),
-        Action::Rebind => "rebind".to_owned(),
-        Action::TakeAnyway => "anyway".to_owned(),
-        Action::Hold(held) => if *held { "hold" } else { "release" }.to_owned(),
-        Action::Lose => "lose".to_owned(),
-        Action::GoOnAfter(cursor, why) => format!("after {cursor} {why:?}"),
-        Action::Current(current) => if *current { "current" } else { "not current" }.to_owned(),
-        Action::Feed { paused, since_ms } => format!("{} {since_ms}", if *paused { "paused" } else { "live" }),
+        Step::ReadHistory { .. } => "read".to_owned(),
+        Step::Judge => "judge".to_owned(),
+        Step::Rebind => "rebind".to_owned(),
+        Step::TakeAnyway => "anyway".to_owned(),
+        Step::Hold(held) => if *held { "hold" } else { "release" }.to_owned(),
+        Step::Lose => "lose".to_owned(),
+        Step::GoOnAfter(cursor, why) => format!("after {cursor} {why:?}"),
+        Step::Current(current) => if *current { "current" } else { "not current" }.to_owned(),
+        Step::Feed { paused, since_ms } => format!("{} {since_ms}", if *paused { "paused" } else { "live" }),
     }
 }
 
 /// Runs events at their times (ms) and compares what each gives rise to. Returns the plan and the last time.
 fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
-    let mut plan = BusPlan::new(0, history);
+    let mut plan = BusPlan::new(0, history, GRACE_MS);
     let mut now_ms = 0;
     for (at, (time, event, want)) in rows.iter().enumerate() {
         now_ms = *time;
@@ -55,20 +57,21 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
         };
         let epoch = |number: &str| Cursor::parse(number).unwrap().epoch;
         let said = match *event {
-            Ev::Up(queue) => plan.on(now_ms, Event::Connected { queue, waiting: 0 }),
-            Ev::Waiting(queue, waiting) => plan.on(now_ms, Event::Connected { queue, waiting }),
-            Ev::Lost => plan.on(now_ms, Event::Lost),
-            Ev::Read(proven) => plan.on(now_ms, Event::HistoryRead { proven }),
-            Ev::Failed(for_good) => plan.on(now_ms, Event::HistoryFailed { for_good }),
-            Ev::Hole => plan.on(now_ms, Event::Hole),
-            Ev::Next(number) => plan.on(now_ms, Event::Taken { epoch: Some(&epoch(number)), next: true }),
-            Ev::Other(number) => plan.on(now_ms, Event::Taken { epoch: Some(&epoch(number)), next: false }),
-            Ev::Head(number, stands) => plan.on(now_ms, Event::Head { head: &head(number, None), stands }),
+            Ev::Up(queue) => plan.on(now_ms, Happened::Connected { queue, waiting: 0 }),
+            Ev::Waiting(queue, waiting) => plan.on(now_ms, Happened::Connected { queue, waiting }),
+            Ev::Lost => plan.on(now_ms, Happened::Lost),
+            Ev::Read(proven) => plan.on(now_ms, Happened::HistoryRead { proven }),
+            Ev::Failed(for_good) => plan.on(now_ms, Happened::HistoryFailed { for_good }),
+            Ev::Hole => plan.on(now_ms, Happened::Hole),
+            Ev::Next(number) => plan.on(now_ms, Happened::Taken { epoch: Some(&epoch(number)), next: true }),
+            Ev::Other(number) => plan.on(now_ms, Happened::Taken { epoch: Some(&epoch(number)), next: false }),
+            Ev::Head(number, stands) => plan.on(now_ms, Happened::Head { head: &head(number, None), stands }),
             Ev::Waits(number) => {
-                plan.on(now_ms, Event::Head { head: &head(number, Some("change table")), stands: Even })
+                plan.on(now_ms, Happened::Head { head: &head(number, Some("change table")), stands: Even })
             }
-            Ev::Judged(stands) => plan.on(now_ms, Event::Judged(stands)),
-            Ev::Tick => plan.on(now_ms, Event::Tick),
+            Ev::Judged(stands) => plan.on(now_ms, Happened::Judged(stands)),
+            Ev::HeadsBound(bound) => plan.on(now_ms, Happened::HeadsBound(bound)),
+            Ev::Tick => plan.on(now_ms, Happened::Tick),
         };
         let said: Vec<String> = said.iter().map(word).collect();
         assert_eq!(said, *want, "row {at}, {event:?} at {now_ms}");
@@ -325,8 +328,8 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
         (50_000, Ev::Head("F.9", OtherEpoch), &[]),
     ];
     let (plan, now_ms) = check(false, &[begin, beside].concat());
-    let epoch = |text| Epoch::parse(text).unwrap();
-    assert_eq!(plan.notes(now_ms), [Note::TwoPublishers(epoch("E"), epoch("F"))]);
+    let ledger = |text| Publisher { epoch: Epoch::parse(text).unwrap(), tag: None };
+    assert_eq!(plan.notes(now_ms), [Note::TwoPublishers(ledger("E"), ledger("F"))]);
     assert_eq!(plan.notes(now_ms + 61_000), [], "it is over");
     // Their turns are not worth a reading each.
     let turns: &[(u64, Ev, &[&str])] = &[
@@ -340,6 +343,58 @@ fn another_ledger_follows_only_when_the_old_one_is_silent() {
         (31, Ev::Hole, &["anyway"]),
     ];
     check(true, turns);
+}
+
+/// Two shims that work with copies of one ledger: their changes have one epoch.
+#[test]
+fn copies_of_one_ledger_are_named_by_their_tags() {
+    let rows: &[(u64, Ev, &[&str])] = &[
+        (0, Ev::Up(OWN), &["read"]),
+        (1, Ev::Read(false), &["current"]),
+        (1000, Ev::Head("E.5.b", Even), &[]),
+        (1500, Ev::Next("E.6.b"), &[]),
+        (2000, Ev::Head("E.5.c", Forked), &["after E.5.0000000c Forked"]),
+    ];
+    let (plan, now_ms) = check(true, rows);
+    assert_eq!(plan.notes(now_ms), []);
+    let turns: &[(u64, Ev, &[&str])] =
+        &[(3000, Ev::Head("E.6.b", Forked), &["after E.6.0000000b Forked"]), (3001, Ev::Hole, &["anyway"])];
+    let (plan, now_ms) = check(true, &[rows, turns].concat());
+    let copy = |tag| Publisher { epoch: Epoch::parse("E").unwrap(), tag: bugfeed_protocol::Tag::parse(tag) };
+    assert_eq!(plan.notes(now_ms), [Note::TwoPublishers(copy("b"), copy("c"))]);
+    let text = plan.notes(now_ms)[0].text("bugs", |_| When::MIN);
+    assert!(text.contains("two copies of one ledger") && text.contains("0000000b and 0000000c"), "{text}");
+}
+
+/// Who may not bind to the exchange of heads would hear of a missed change with the next one only.
+#[test]
+fn where_heads_cannot_be_heard_history_is_read_in_a_silence() {
+    let begin: &[(u64, Ev, &[&str])] = &[
+        (0, Ev::HeadsBound(false), &[]),
+        (0, Ev::Up(OWN), &["read"]),
+        (1000, Ev::Read(false), &["current"]),
+        (20_000, Ev::Next("E.1"), &[]),
+        (30_000, Ev::Next("E.2"), &[]),
+    ];
+    let rows: &[(u64, Ev, &[&str])] = &[
+        (59_999, Ev::Tick, &["rebind"]),
+        (60_000, Ev::Tick, &["read"]),
+        (60_001, Ev::Tick, &[]),
+        (60_100, Ev::Read(true), &[]),
+        (90_099, Ev::Tick, &["rebind"]),
+        (90_100, Ev::Tick, &["read"]),
+        // What does not answer is left alone for a minute.
+        (94_000, Ev::Failed(false), &[]),
+        (153_999, Ev::Tick, &["rebind"]),
+        (154_000, Ev::Tick, &["read"]),
+    ];
+    check(true, &[begin, rows].concat());
+    // Heads that can be heard say more, and without history there is nothing to read.
+    let heard: &[(u64, Ev, &[&str])] = &[(40_000, Ev::HeadsBound(true), &[]), (70_000, Ev::Tick, &["rebind"])];
+    check(true, &[begin, heard].concat());
+    let none: &[(u64, Ev, &[&str])] =
+        &[(0, Ev::HeadsBound(false), &[]), (0, Ev::Up(OWN), &["current"]), (70_000, Ev::Tick, &["rebind"])];
+    check(false, none);
 }
 
 #[test]
@@ -361,20 +416,20 @@ struct Watch {
 }
 
 impl Watch {
-    fn see(&mut self, now_ms: u64, action: &Action) {
+    fn see(&mut self, now_ms: u64, action: &Step) {
         match action {
-            Action::Hold(true) => {
+            Step::Hold(true) => {
                 assert!(self.held_since.replace(now_ms).is_none(), "held twice");
             }
-            Action::Hold(false) => {
+            Step::Hold(false) => {
                 let since = self.held_since.take().expect("released once");
                 assert!(now_ms <= since + 2 * 2000 + SLACK_MS + 1000, "resumes wait from {since} to {now_ms}");
             }
-            Action::Feed { paused, .. } => {
+            Step::Feed { paused, .. } => {
                 assert_ne!(self.paused, *paused, "said twice");
                 self.paused = *paused;
             }
-            Action::TakeAnyway => self.holes -= 1,
+            Step::TakeAnyway => self.holes -= 1,
             _ => {}
         }
     }
@@ -387,42 +442,44 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
     for seed in 0..2000 {
         let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
         let history = random.random();
-        let (mut plan, mut watch, mut now_ms) = (BusPlan::new(0, history), Watch::default(), 0);
+        let (mut plan, mut watch, mut now_ms) = (BusPlan::new(0, history, GRACE_MS), Watch::default(), 0);
         let (mut up, mut live_before) = (false, false);
         let epochs = ["E", "F"].map(|text| Epoch::parse(text).unwrap());
         let head = Head { cursor: Cursor::new(epochs[0].clone(), 5), interval_ms: 2000, paused: None };
         for _ in 0..300 {
             now_ms += random.random_range(1..1000);
-            let mut todo = plan.on(now_ms, Event::Tick);
+            let mut todo = plan.on(now_ms, Happened::Tick);
             let event = match random.random_range(0..10) {
-                0 if up => Event::Lost,
+                0 if up => Happened::Lost,
                 0..3 if !up => {
                     let kept = random.random();
                     let queue = if random.random() { OWN } else { Queue::Durable { kept } };
-                    Event::Connected { queue, waiting: random.random_range(0..3) }
+                    Happened::Connected { queue, waiting: random.random_range(0..3) }
                 }
-                3..5 if up => Event::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
-                5..7 if up => Event::Taken { epoch: Some(&epochs[random.random_range(0..2)]), next: random.random() },
-                7 if up => Event::Hole,
-                _ => Event::Tick,
+                3..5 if up => Happened::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
+                5..7 if up => {
+                    Happened::Taken { epoch: Some(&epochs[random.random_range(0..2)]), next: random.random() }
+                }
+                7 if up => Happened::Hole,
+                _ => Happened::Tick,
             };
             let was_live = live_before;
-            watch.holes += u32::from(event == Event::Hole);
-            up = matches!(event, Event::Connected { .. }) || up && event != Event::Lost;
+            watch.holes += u32::from(event == Happened::Hole);
+            up = matches!(event, Happened::Connected { .. }) || up && event != Happened::Lost;
             todo.extend(plan.on(now_ms, event));
-            let mut proven = matches!(event, Event::Taken { next: true, .. });
+            let mut proven = matches!(event, Happened::Taken { next: true, .. });
             let mut at = 0;
             while let Some(action) = todo.get(at).cloned() {
                 at += 1;
                 watch.see(now_ms, &action);
                 let answer = match action {
-                    Action::ReadHistory { .. } if random.random_bool(0.7) => {
+                    Step::ReadHistory { .. } if random.random_bool(0.7) => {
                         proven = random.random();
-                        Event::HistoryRead { proven }
+                        Happened::HistoryRead { proven }
                     }
-                    Action::ReadHistory { .. } => Event::HistoryFailed { for_good: random.random() },
-                    Action::Judge => Event::Judged(stands[random.random_range(0..stands.len())]),
-                    Action::Current(true) => {
+                    Step::ReadHistory { .. } => Happened::HistoryFailed { for_good: random.random() },
+                    Step::Judge => Happened::Judged(stands[random.random_range(0..stands.len())]),
+                    Step::Current(true) => {
                         live_before = true;
                         continue;
                     }
@@ -432,8 +489,8 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                 todo.extend(plan.on(now_ms, answer));
             }
             // A durable queue that was there is trusted where nobody says heads.
-            if was_live && matches!(event, Event::Connected { queue: Queue::New, .. }) {
-                let said = |action: &Action| matches!(action, Action::Hold(true) | Action::Lose);
+            if was_live && matches!(event, Happened::Connected { queue: Queue::New, .. }) {
+                let said = |action: &Step| matches!(action, Step::Hold(true) | Step::Lose);
                 assert!(proven || todo.iter().any(said), "seed {seed}: open at {now_ms}");
             }
             assert_eq!(watch.holes, 0, "seed {seed}: what showed a hole goes on");

@@ -1,9 +1,9 @@
-//! What a gateway does about its bus: when history is read, when resumes wait, when continuity is broken, and when clients
-//! are told that nothing can arrive.
+//! The policy of the bus: when history is read, when resumes wait, when continuity is broken, and when clients are told
+//! that nothing can arrive.
 //!
-//! Goes in: what happened ([`Event`]), and the time in milliseconds. Comes out: what is to be done about it, in order
-//! ([`Action`]), and what people should know ([`BusPlan::stopped`], [`BusPlan::notes`]). Never touches a broker: whoever
-//! carries the actions out hands in what became of them as further events.
+//! Goes in: what happened ([`Happened`]), and the time in milliseconds. Comes out: what is to be done about it, in order
+//! ([`Step`]), and what people should know ([`BusPlan::stopped`], [`BusPlan::notes`]). Never touches a message, history or a
+//! broker: that is for the other parts of [`Bus`](super::Bus), which hands in what became of each step.
 //!
 //! The rule behind it: continuity is proven or broken. After a reconnect it is proven by history in which the newest number
 //! known here was met, by a publisher's head that equals it, or by the next number. Until then resumes wait, for two heads
@@ -12,12 +12,13 @@
 use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{Cursor, Epoch};
 
-use super::intake::HeadStands;
-pub use publishers::Publishers;
-pub use words::{Action, Event, Note, Queue, Stopped, Why};
+use super::publishers::Publishers;
+use super::steps::{Happened, Step};
+use super::words::{Note, Queue, Stopped, Why};
+use crate::intake::HeadStands;
 
-/// How long a lost connection may be lost before clients are told: what is back at once is no news.
-const GRACE_MS: u64 = 2_000;
+/// How long a connection to a broker may be lost before clients are told: what is back at once is no news.
+pub const GRACE_MS: u64 = 2_000;
 /// What a head may be late, beside its interval.
 const SLACK_MS: u64 = 1_000;
 /// So many intervals without a head are silence.
@@ -37,6 +38,9 @@ const REBIND_MS: u64 = 10_000;
 const UPKEEP_MS: u64 = 30_000;
 /// How long nothing may come of what waited in a durable queue, before the feed is taken for current at its start.
 const BACKLOG_PATIENCE_MS: u64 = 2_000;
+/// How often history is read while no change comes, where heads cannot be heard: nothing else would show that changes were
+/// missed before the next one comes.
+const LOOK_MS: u64 = 30_000;
 /// From when on it is worth a word that no publisher was heard.
 const LISTEN_MS: u64 = 10_000;
 
@@ -60,6 +64,8 @@ enum Job {
     Begin,
     Hole,
     Head(Cursor),
+    /// Nothing came for long, and heads cannot be heard.
+    Look,
 }
 
 /// What is known of the publisher's heads.
@@ -79,6 +85,7 @@ struct Heads {
 #[derive(Debug)]
 pub struct BusPlan {
     history: bool,
+    grace_ms: u64,
     link: Link,
     queue: Queue,
     live_once: bool,
@@ -87,6 +94,10 @@ pub struct BusPlan {
     /// History is not asked from the first to the second.
     rests: Option<(u64, u64)>,
     heads: Heads,
+    /// Whether heads can come on this connection.
+    hears_heads: bool,
+    /// When history was read last, or the feed became current.
+    looked_ms: u64,
     /// Changes taken so far, and when the last one was.
     taken: u64,
     taken_ms: u64,
@@ -106,10 +117,12 @@ pub struct BusPlan {
 }
 
 impl BusPlan {
-    /// The plan of a feed that has no connection yet. `history`: whether the broker is to keep any.
-    pub fn new(now_ms: u64, history: bool) -> BusPlan {
+    /// The plan of a feed that has no connection yet. `history`: whether the broker is to keep any. `grace_ms`: how long the
+    /// feed may not be current before clients are told.
+    pub fn new(now_ms: u64, history: bool, grace_ms: u64) -> BusPlan {
         BusPlan {
             history,
+            grace_ms,
             link: Link::Down { since_ms: now_ms },
             queue: Queue::New,
             live_once: false,
@@ -117,6 +130,8 @@ impl BusPlan {
             hold_until_ms: None,
             rests: None,
             heads: Heads::default(),
+            hears_heads: true,
+            looked_ms: 0,
             taken: 0,
             taken_ms: 0,
             backlog_ends: 0,
@@ -130,30 +145,32 @@ impl BusPlan {
         }
     }
 
-    /// What to do about an event. `now_ms` never falls.
-    pub fn on(&mut self, now_ms: u64, event: Event<'_>) -> Vec<Action> {
+    /// What to do about what happened. `now_ms` never falls.
+    pub fn on(&mut self, now_ms: u64, happened: Happened<'_>) -> Vec<Step> {
         let mut out = Vec::new();
-        match event {
-            Event::Connected { queue, waiting } => self.connected(now_ms, queue, waiting, &mut out),
-            Event::Lost => self.lost(now_ms, &mut out),
-            Event::HistoryRead { proven } => self.history_over(now_ms, proven, &mut out),
-            Event::HistoryFailed { for_good } => {
+        match happened {
+            Happened::HeadsBound(bound) => self.heads_bound(bound),
+            Happened::Waits(reason) => self.waits(now_ms, reason),
+            Happened::Connected { queue, waiting } => self.connected(now_ms, queue, waiting, &mut out),
+            Happened::Lost => self.lost(now_ms, &mut out),
+            Happened::HistoryRead { proven } => self.history_over(now_ms, proven, &mut out),
+            Happened::HistoryFailed { for_good } => {
                 self.rests = Some((now_ms, now_ms + if for_good { LONG_REST_MS } else { REST_MS }));
                 self.history_over(now_ms, false, &mut out);
             }
             // Two ledgers that take turns are a hole each time, and no history fills it.
-            Event::Hole => match self.has_history(now_ms) && self.publishers.two(now_ms).is_none() {
+            Happened::Hole => match self.has_history(now_ms) && self.publishers.two(now_ms).is_none() {
                 true => {
                     self.job = Some(Job::Hole);
-                    out.push(Action::Current(false));
-                    out.push(Action::ReadHistory { patience_ms: HOLE_PATIENCE_MS });
+                    out.push(Step::Current(false));
+                    out.push(Step::ReadHistory { patience_ms: HOLE_PATIENCE_MS, from_mark: false });
                 }
                 false => self.go_on(&mut out),
             },
-            Event::Taken { epoch, next } => self.change(now_ms, epoch, next, &mut out),
-            Event::Head { head, stands } => self.head(now_ms, head, stands, &mut out),
-            Event::Judged(stands) => self.judged(now_ms, stands, &mut out),
-            Event::Tick => self.tick(now_ms, &mut out),
+            Happened::Taken { epoch, next } => self.change(now_ms, epoch, next, &mut out),
+            Happened::Head { head, stands } => self.head(now_ms, head, stands, &mut out),
+            Happened::Judged(stands) => self.judged(now_ms, stands, &mut out),
+            Happened::Tick => self.tick(now_ms, &mut out),
         }
         self.tell_flow(now_ms, &mut out);
         out
@@ -164,9 +181,12 @@ impl BusPlan {
         self.live_once
     }
 
-    /// Heads cannot be heard on this connection: their silence means nothing.
-    pub fn expect_no_heads(&mut self) {
-        self.heads = Heads::default();
+    /// The head that is looked into.
+    pub fn head_in_question(&self) -> Option<&Cursor> {
+        match &self.job {
+            Some(Job::Head(cursor)) => Some(cursor),
+            _ => None,
+        }
     }
 
     /// Why nothing can arrive just now, and since when.
@@ -205,6 +225,20 @@ impl BusPlan {
         self.history && self.rests.is_none_or(|(_, until_ms)| now_ms >= until_ms)
     }
 
+    /// Where heads cannot be heard, their silence means nothing.
+    fn heads_bound(&mut self, bound: bool) {
+        self.hears_heads = bound;
+        if !bound {
+            self.heads = Heads::default();
+        }
+    }
+
+    /// A publisher in this process has no need of heads to say what it waits for.
+    fn waits(&mut self, now_ms: u64, reason: Option<&str>) {
+        let since_ms = self.heads.paused.as_ref().map_or(now_ms, |(_, since_ms)| *since_ms);
+        self.heads.paused = reason.map(|reason| (reason.to_owned(), since_ms));
+    }
+
     fn silence_ms(&self) -> u64 {
         self.heads.interval_ms * SILENT_INTERVALS + SLACK_MS
     }
@@ -214,7 +248,7 @@ impl BusPlan {
         live && self.heads.expected && now_ms > self.heads.last_ms + self.silence_ms()
     }
 
-    fn connected(&mut self, now_ms: u64, queue: Queue, waiting: u64, out: &mut Vec<Action>) {
+    fn connected(&mut self, now_ms: u64, queue: Queue, waiting: u64, out: &mut Vec<Step>) {
         let (Link::Down { since_ms } | Link::Reading { since_ms }) = self.link else { return };
         (self.queue, self.bound_ms) = (queue, now_ms);
         (self.backlog_ends, self.settling) = (self.taken + waiting, None);
@@ -224,14 +258,14 @@ impl BusPlan {
         self.heads = Heads { last_ms: now_ms, rebound_ms: None, paused: None, ..self.heads.clone() };
         if self.history {
             self.job = Some(Job::Begin);
-            out.push(Action::ReadHistory { patience_ms: BEGIN_PATIENCE_MS });
+            out.push(Step::ReadHistory { patience_ms: BEGIN_PATIENCE_MS, from_mark: false });
         } else {
             self.settle(now_ms, false, out);
         }
     }
 
     /// What came before the connection is through.
-    fn settle(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
+    fn settle(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Step>) {
         if !self.live_once && self.taken < self.backlog_ends {
             // Clients that came in now would be sent what waited in a durable queue as if it had just happened.
             self.settling = Some(proven);
@@ -239,64 +273,70 @@ impl BusPlan {
         }
         self.settling = None;
         self.link = Link::Live { since_ms: now_ms };
-        self.bound_ms = now_ms;
+        (self.bound_ms, self.looked_ms) = (now_ms, now_ms);
         // At first nobody was told anything. A durable queue that was there has missed nothing, unless a head says so.
-        let kept = self.queue == Queue::Durable { kept: true } && !self.heads.expected;
+        let kept = match self.queue {
+            Queue::Ledger => true,
+            Queue::Durable { kept } => kept && !self.heads.expected,
+            Queue::New => false,
+        };
         let sure = proven || kept || !self.live_once;
         self.live_once = true;
         if !sure && self.heads.expected {
             self.hold_until_ms = Some(now_ms + 2 * self.heads.interval_ms + SLACK_MS);
-            out.push(Action::Hold(true));
+            out.push(Step::Hold(true));
         } else if !sure {
-            out.push(Action::Lose);
+            out.push(Step::Lose);
         }
-        out.push(Action::Current(true));
+        out.push(Step::Current(true));
     }
 
-    fn lost(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+    fn lost(&mut self, now_ms: u64, out: &mut Vec<Step>) {
         if let Link::Live { .. } = self.link {
             self.link = Link::Down { since_ms: now_ms };
         } else if let Link::Reading { since_ms } = self.link {
             self.link = Link::Down { since_ms };
         }
-        (self.job, self.settling) = (None, None);
+        (self.job, self.settling, self.hears_heads) = (None, None, true);
         if self.hold_until_ms.is_some() {
             // It was not proven, and now cannot be for a while.
-            out.push(Action::Lose);
+            out.push(Step::Lose);
             self.release(out);
         }
-        out.push(Action::Current(false));
+        out.push(Step::Current(false));
     }
 
-    fn release(&mut self, out: &mut Vec<Action>) {
+    fn release(&mut self, out: &mut Vec<Step>) {
         if self.hold_until_ms.take().is_some() {
-            out.push(Action::Hold(false));
+            out.push(Step::Hold(false));
         }
     }
 
     /// A hole is given up, or was filled: from here on continuity is proven, or was said to be broken.
-    fn go_on(&mut self, out: &mut Vec<Action>) {
-        out.push(Action::TakeAnyway);
+    fn go_on(&mut self, out: &mut Vec<Step>) {
+        out.push(Step::TakeAnyway);
         self.release(out);
     }
 
-    fn history_over(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Action>) {
+    fn history_over(&mut self, now_ms: u64, proven: bool, out: &mut Vec<Step>) {
         match self.job.take() {
             Some(Job::Begin) => self.settle(now_ms, proven, out),
             Some(Job::Hole) => {
                 self.go_on(out);
                 // While a gateway that starts is not through, it is not current.
-                out.extend(self.settling.is_none().then_some(Action::Current(true)));
+                out.extend(self.settling.is_none().then_some(Step::Current(true)));
             }
+            // What was missed came, or was told as a gap, as it was read.
+            Some(Job::Look) => self.looked_ms = now_ms,
             Some(Job::Head(cursor)) => {
                 self.job = Some(Job::Head(cursor));
-                out.push(Action::Judge);
+                out.push(Step::Judge);
             }
             None => {}
         }
     }
 
-    fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Action>) {
+    fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Step>) {
         (self.taken, self.taken_ms, self.heard) = (self.taken + 1, now_ms, true);
         if let Some(proven) = self.settling {
             self.settle(now_ms, proven, out);
@@ -314,9 +354,9 @@ impl BusPlan {
         }
     }
 
-    fn head(&mut self, now_ms: u64, head: &Head, stands: HeadStands, out: &mut Vec<Action>) {
+    fn head(&mut self, now_ms: u64, head: &Head, stands: HeadStands, out: &mut Vec<Step>) {
         self.heard = true;
-        self.publishers.heard(&head.cursor.epoch, now_ms);
+        self.publishers.heard_head(&head.cursor, now_ms);
         let since_ms = self.heads.paused.as_ref().map_or(now_ms, |(_, since_ms)| *since_ms);
         self.heads = Heads {
             expected: true,
@@ -338,7 +378,7 @@ impl BusPlan {
             HeadStands::Behind { .. } if !self.is_sure() => {}
             HeadStands::Behind { .. } => self.look_into(now_ms, &head.cursor, out),
             HeadStands::Forked => {
-                out.push(Action::GoOnAfter(head.cursor.clone(), Why::Forked));
+                out.push(Step::GoOnAfter(head.cursor.clone(), Why::Forked));
                 self.release(out);
             }
             // While the other ledger lives, going over to this one would only be the beginning of going to and fro.
@@ -355,19 +395,19 @@ impl BusPlan {
 
     /// A head says that something was published and did not come. The binding may be gone: it is made before history is
     /// read, so that nothing falls in between.
-    fn look_into(&mut self, now_ms: u64, head: &Cursor, out: &mut Vec<Action>) {
+    fn look_into(&mut self, now_ms: u64, head: &Cursor, out: &mut Vec<Step>) {
         self.suspect = None;
         self.bound_ms = now_ms;
         self.job = Some(Job::Head(head.clone()));
-        out.push(Action::Current(false));
-        out.push(Action::Rebind);
+        out.push(Step::Current(false));
+        out.push(Step::Rebind);
         out.push(match self.has_history(now_ms) {
-            true => Action::ReadHistory { patience_ms: HOLE_PATIENCE_MS },
-            false => Action::Judge,
+            true => Step::ReadHistory { patience_ms: HOLE_PATIENCE_MS, from_mark: false },
+            false => Step::Judge,
         });
     }
 
-    fn judged(&mut self, now_ms: u64, stands: HeadStands, out: &mut Vec<Action>) {
+    fn judged(&mut self, now_ms: u64, stands: HeadStands, out: &mut Vec<Step>) {
         let Some(Job::Head(head)) = self.job.take() else { return };
         let why = match stands {
             HeadStands::Even | HeadStands::Within => None,
@@ -375,16 +415,16 @@ impl BusPlan {
             HeadStands::Forked => Some(Why::Forked),
             HeadStands::OtherEpoch => Some(Why::OtherLedger),
         };
-        out.extend(why.map(|why| Action::GoOnAfter(head, why)));
+        out.extend(why.map(|why| Step::GoOnAfter(head, why)));
         self.release(out);
-        out.push(Action::Current(true));
+        out.push(Step::Current(true));
         // Reading may have taken longer than a head's interval, and no head was looked at meanwhile.
         self.heads.last_ms = now_ms;
     }
 
-    fn tick(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+    fn tick(&mut self, now_ms: u64, out: &mut Vec<Step>) {
         if self.hold_until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
-            out.push(Action::Lose);
+            out.push(Step::Lose);
             self.release(out);
         }
         // The queue has given up some of what waited in it, or holds it back.
@@ -397,40 +437,46 @@ impl BusPlan {
         let Link::Live { .. } = self.link else { return };
         let silent = self.heads_are_silent(now_ms);
         let due = now_ms >= self.taken_ms.max(self.bound_ms) + REBIND_MS || now_ms >= self.bound_ms + UPKEEP_MS;
+        let due = due && self.queue != Queue::Ledger;
         if self.job.is_none() && (due || silent && self.heads.rebound_ms.is_none()) {
             self.bound_ms = now_ms;
             if silent {
                 self.heads.rebound_ms.get_or_insert(now_ms);
             }
-            out.push(Action::Rebind);
+            out.push(Step::Rebind);
+        }
+        self.look(now_ms, out);
+    }
+
+    /// Where heads cannot be heard, changes that were missed show with the next one only, which may be hours away: so history
+    /// is read while none comes. The feed stays current meanwhile: nothing says that something is missing.
+    fn look(&mut self, now_ms: u64, out: &mut Vec<Step>) {
+        let due = now_ms >= self.taken_ms.max(self.looked_ms) + LOOK_MS;
+        if due && self.job.is_none() && !self.hears_heads && self.has_history(now_ms) {
+            self.job = Some(Job::Look);
+            out.push(Step::ReadHistory { patience_ms: HOLE_PATIENCE_MS, from_mark: true });
         }
     }
 
-    fn tell_flow(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+    fn tell_flow(&mut self, now_ms: u64, out: &mut Vec<Step>) {
         let feed = match (self.paused, self.stopped(now_ms)) {
-            (true, None) => Action::Feed { paused: false, since_ms: now_ms },
+            (true, None) => Step::Feed { paused: false, since_ms: now_ms },
             (false, Some((reason, since_ms))) => {
                 let short = matches!(reason, Stopped::NotConnected | Stopped::ReadingHistory);
-                if short && now_ms < since_ms + GRACE_MS {
+                if short && now_ms < since_ms + self.grace_ms {
                     return;
                 }
-                Action::Feed { paused: true, since_ms }
+                Step::Feed { paused: true, since_ms }
             }
             (true, Some(_)) | (false, None) => return,
         };
         self.paused = !self.paused;
         // Before what takes its time, and is not gone on with when the connection is lost meanwhile.
-        let slow = |action: &Action| matches!(action, Action::ReadHistory { .. } | Action::Rebind);
+        let slow = |step: &Step| matches!(step, Step::ReadHistory { .. } | Step::Rebind);
         out.insert(out.iter().position(slow).unwrap_or(out.len()), feed);
     }
 }
 
-#[path = "publishers.rs"]
-mod publishers;
-
-#[path = "bus_words.rs"]
-mod words;
-
 #[cfg(test)]
-#[path = "bus_plan_tests.rs"]
+#[path = "plan_tests.rs"]
 mod tests;

@@ -11,6 +11,8 @@
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BusMessage;
 
+use super::older::Older;
+
 /// What is known of a feed's history.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
@@ -65,6 +67,12 @@ impl Places {
         head.and_then(after).or_else(mark).unwrap_or(Start::First)
     }
 
+    /// Where to begin to find only what came since the last reading.
+    pub fn start_at_mark(&self, head: Option<&Cursor>) -> Start {
+        let mark = self.mark.clone().map(|(marker, offset)| Start::Mark(marker, offset));
+        mark.unwrap_or_else(|| self.start(head))
+    }
+
     /// What was remembered is not of the stream that is there.
     pub fn forget(&mut self) {
         *self = Places::default();
@@ -94,6 +102,8 @@ pub struct Reading {
     head: Option<Cursor>,
     /// Nothing was met yet that shows that the place is right.
     first: bool,
+    /// Whether what is met lies before what is known.
+    pub older: Older,
     /// Nothing lies between what is known and what was read, or clients are told.
     pub proven: bool,
     /// Messages taken in.
@@ -103,13 +113,19 @@ pub struct Reading {
 impl Reading {
     /// A reading that begins there; `head` is the newest number taken in.
     pub fn new(start: Start, head: Option<Cursor>) -> Reading {
-        Reading { start, head, first: true, proven: false, read: 0 }
+        let older = Older::new(start == Start::First && head.is_some());
+        Reading { start, head, first: true, older, proven: false, read: 0 }
     }
 
     /// The same once more, from the beginning.
     #[must_use]
     pub fn from_first(&self) -> Reading {
         Reading::new(Start::First, self.head.clone())
+    }
+
+    /// The newest number taken in when it began.
+    pub fn head(&self) -> Option<&Cursor> {
+        self.head.as_ref()
     }
 
     /// Where it began.
