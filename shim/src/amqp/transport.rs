@@ -120,9 +120,9 @@ impl Reactor for Kit {
     }
 
     fn tcp_connect_addr(&self, address: SocketAddr) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
-        // lapin calls `open` instead.
+        let connecting = self.0.tcp_connect_addr(address);
         async move {
-            let socket: Box<dyn Duplex> = Box::new(TcpStream::connect(address).await?);
+            let socket: Box<dyn Duplex> = Box::new(connecting.await?.into_inner());
             Ok(socket.compat())
         }
     }
