@@ -5,7 +5,7 @@
 //! nothing. What became of each message is compared with the [`Shadow`](crate::shadow::Shadow), in `bus_check.rs`.
 
 use bugfeed_core::bus::{self as core, Action, Arrival, Ask, Event, Now, Queue, Setup, Tell};
-use bugfeed_core::intake::Intake;
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_protocol::{Cursor, When};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
@@ -95,8 +95,8 @@ pub struct Said {
 }
 
 impl Bus {
-    pub fn new(intake: Intake, swarm: &Swarm, now_ms: u64) -> Bus {
-        let mut planner = core::Bus::new(intake);
+    pub fn new(sequencer: Sequencer, swarm: &Swarm, now_ms: u64) -> Bus {
+        let mut planner = core::Bus::new(sequencer);
         let prefetch = u16::try_from(swarm.prefetch).unwrap();
         planner.set_up(now_ms, Setup { history: swarm.asks_history, prefetch, ..Setup::default() });
         Bus {

@@ -1,4 +1,4 @@
-//! One pod: the real intake and the real shards, one step at a time. Its side of the broker is in `bus.rs`.
+//! One pod: the real sequencer and the real shards, one step at a time. Its side of the broker is in `bus.rs`.
 //!
 //! Goes in: connections, and what they say. Comes out: what the shards write. Notes beside it what each answer must be.
 
@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bugfeed_core::input::{AHEAD_MS, About, Input, Work};
-use bugfeed_core::intake::Intake;
 use bugfeed_core::replay::{Pos, Replay, replay};
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_core::shard::Shard;
 use bugfeed_protocol::{Cursor, Epoch, client};
 use rand::RngExt as _;
@@ -70,7 +70,7 @@ impl Life {
         };
         Life {
             lanes: (0..swarm.shards).map(|_| lane()).collect(),
-            bus: Bus::new(Intake::new(recorder, own.clone()), swarm, now_ms),
+            bus: Bus::new(Sequencer::new(recorder, own.clone()), swarm, now_ms),
             cache,
             conns: Vec::new(),
             shadow: Rc::new(RefCell::new(Shadow::new(own))),

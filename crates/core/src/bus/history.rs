@@ -2,7 +2,7 @@
 //!
 //! Goes in: what became of each request, and what the stream delivers. Comes out: the next request ([`Ask`]), what to do with
 //! a message ([`Met`]), and how the reading ended ([`End`]). Never decides when history is read (that is the plan's), or
-//! what a message means (the intake's).
+//! what a message means (the sequencer's).
 //!
 //! The phases of a reading, and what leads from one to the next:
 //!
@@ -23,7 +23,7 @@ use bugfeed_protocol::Cursor;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::bus::BusMessage;
 
-use super::places::{Met, Places, Reading, Start};
+use super::offsets::{Met, Offsets, Reading, Start};
 use super::words::Ask;
 
 /// How long the stream may take to send the next message. One that is just being recovered may never send it: ask again.
@@ -65,7 +65,7 @@ struct Task {
 /// What is known of a feed's history, and how far a reading of it is.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    places: Places,
+    places: Offsets,
     task: Option<Task>,
 }
 

@@ -9,7 +9,7 @@
 //! The one way of a change:
 //!
 //! 1. The transport decodes a delivery and hands it in: [`Event::Change`] from the queue, [`Event::Read`] from history.
-//! 2. The [`Intake`] records it in the replay cache, or drops it as known, or finds that others are missing before it.
+//! 2. The [`Sequencer`] records it in the replay cache, or drops it as known, or finds that others are missing before it.
 //! 3. The plan ([`plan`]) hears what became of it, and says what follows for the feed.
 //! 4. The actions go to whoever carries them out: [`Tell`] to every shard, [`Ask`] to the broker, [`Say`] to the log.
 //!
@@ -19,8 +19,8 @@
 
 mod acks;
 mod history;
+pub mod offsets;
 mod older;
-pub mod places;
 pub mod plan;
 pub mod publishers;
 pub mod steps;
@@ -33,16 +33,16 @@ use bugfeed_protocol::bus::Head;
 
 use self::acks::Acks;
 use self::history::{End, History};
+use self::offsets::Met;
 use self::older::Older;
-use self::places::Met;
 use self::plan::BusPlan;
 pub use self::plan::GRACE_MS;
 pub use self::publishers::Publisher;
 use self::steps::{Happened, Step};
 pub use self::words::{Action, Arrival, Ask, Cause, Event, Item, Note, Now, Queue, Say, Stopped, Tell, Why};
 use super::input::Update;
-use super::intake::{HeadStands, Intake, New, Taken};
 use super::replay::Replay;
+use super::sequencer::{HeadStands, New, Sequencer, Taken};
 
 /// What is known of a transport.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ struct Held {
 /// One feed's bus.
 #[derive(Debug)]
 pub struct Bus {
-    intake: Intake,
+    sequencer: Sequencer,
     plan: BusPlan,
     history: History,
     acks: Acks,
@@ -91,10 +91,10 @@ pub struct Bus {
 
 impl Bus {
     /// The bus of a feed that has no connection yet, over a transport without history.
-    pub fn new(intake: Intake) -> Bus {
+    pub fn new(sequencer: Sequencer) -> Bus {
         let Setup { history, grace_ms, prefetch } = Setup::default();
         Bus {
-            intake,
+            sequencer,
             plan: BusPlan::new(0, history, grace_ms),
             history: History::default(),
             acks: Acks::new(prefetch),
@@ -129,7 +129,7 @@ impl Bus {
             Event::Head(head, tag) => self.head_came(now, head, tag),
             Event::Waits(reason) => self.decide(now, Happened::Waits(reason)),
             Event::Begins(epoch) => {
-                let start = self.intake.begin(epoch);
+                let start = self.sequencer.begin(epoch);
                 self.tell(Tell::Gap(Some(start), Cause::Begins));
             }
             Event::Marked(marker) => self.read(|history, out| history.marked(now.ms, marker, out)),
@@ -140,7 +140,7 @@ impl Bus {
             }
             Event::Due => self.due(now),
             Event::Tick => {
-                self.intake.tick(now.wall);
+                self.sequencer.tick(now.wall);
                 self.due(now);
                 self.decide(now, Happened::Tick);
                 self.news = true;
@@ -202,7 +202,7 @@ impl Bus {
 
     /// The newest number taken in.
     pub fn head(&self) -> Option<Cursor> {
-        self.intake.head()
+        self.sequencer.head()
     }
 
     /// The newest number that was taken in when the reading under way began.
@@ -214,13 +214,13 @@ impl Bus {
     pub fn is_before(&self) -> bool {
         match self.history.reading() {
             Some(reading) => reading.older.is_before(),
-            None => self.older.is_before() && self.intake.head().is_some(),
+            None => self.older.is_before() && self.sequencer.head().is_some(),
         }
     }
 
     /// The cache that is filled.
     pub fn replay(&self) -> &Replay {
-        self.intake.replay()
+        self.sequencer.replay()
     }
 
     fn tell(&mut self, tell: Tell) {
@@ -257,7 +257,7 @@ impl Bus {
             self.ask(Ask::Acknowledge(tag));
         }
         let mut asks = Vec::new();
-        let end = self.history.due(now.ms, || self.intake.head(), &mut asks);
+        let end = self.history.due(now.ms, || self.sequencer.head(), &mut asks);
         // What clients are told does not wait for the broker.
         self.ended(now, end);
         self.out.extend(asks.into_iter().map(Action::Ask));
@@ -274,7 +274,7 @@ impl Bus {
     fn change(&mut self, now: Now, arrival: Arrival, tag: Option<u64>) {
         let taken = match self.older.is_before() {
             true => self.offer_waiting(now, &arrival),
-            false => self.intake.offer(&arrival.message, arrival.recorded, now.wall),
+            false => self.sequencer.offer(&arrival.message, arrival.recorded, now.wall),
         };
         let epoch = arrival.message.cursor.as_ref().map(|cursor| &cursor.epoch);
         let numbered = |update: &Update| update.number.is_some();
@@ -299,9 +299,9 @@ impl Bus {
 
     /// Takes in a change that had waited in the queue, and may lie before all that is known.
     fn offer_waiting(&mut self, now: Now, arrival: &Arrival) -> Taken {
-        let head = self.intake.head();
-        let taken = self.intake.offer_older(&arrival.message, arrival.recorded, now.wall);
-        self.older.note(&arrival.message, &taken, head.as_ref(), &self.intake);
+        let head = self.sequencer.head();
+        let taken = self.sequencer.offer_older(&arrival.message, arrival.recorded, now.wall);
+        self.older.note(&arrival.message, &taken, head.as_ref(), &self.sequencer);
         self.backlog = self.backlog.saturating_sub(1);
         taken
     }
@@ -339,7 +339,7 @@ impl Bus {
 
     fn head_came(&mut self, now: Now, head: &Head, tag: Option<u64>) {
         self.say(Say::HeadHeard);
-        let stands = self.intake.judge_head(&head.cursor);
+        let stands = self.sequencer.judge_head(&head.cursor);
         self.decide(now, Happened::Head { head, stands });
         self.done(now, tag);
     }
@@ -369,18 +369,18 @@ impl Bus {
     /// Takes in a change of history. What history itself lacks cannot be had: it is told as a gap.
     fn take_old(&mut self, now: Now, arrival: &Arrival) {
         let Arrival { message, recorded } = arrival;
-        let head = self.intake.head();
+        let head = self.sequencer.head();
         let mut taken = match self.is_before() {
-            true => self.intake.offer_older(message, *recorded, now.wall),
-            false => self.intake.offer(message, *recorded, now.wall),
+            true => self.sequencer.offer_older(message, *recorded, now.wall),
+            false => self.sequencer.offer(message, *recorded, now.wall),
         };
         let hole = matches!(taken, Taken::Hole { .. });
         if hole {
-            taken = self.intake.anyway(message, *recorded, now.wall);
+            taken = self.sequencer.accept_gap(message, *recorded, now.wall);
         }
         let broken = hole || matches!(taken, Taken::New(New { gap: Some(_), .. }));
         if let Some(reading) = self.history.reading_mut() {
-            reading.older.note(message, &taken, head.as_ref(), &self.intake);
+            reading.older.note(message, &taken, head.as_ref(), &self.sequencer);
             if broken {
                 reading.gave_up();
             }
@@ -394,9 +394,9 @@ impl Bus {
             // What shows another history of the same ledger is no hole: nothing that could be read fills it.
             let epoch = arrival.message.cursor.as_ref().map(|cursor| &cursor.epoch);
             let fork = missing.is_none() && self.reading_since().is_some_and(|head| Some(&head.epoch) == epoch);
-            return fork || self.intake.continues(&arrival.message);
+            return fork || self.sequencer.continues(&arrival.message);
         }
-        let stands = self.plan.head_in_question().map(|head| self.intake.judge_head(head));
+        let stands = self.plan.head_in_question().map(|head| self.sequencer.judge_head(head));
         stands.is_none_or(|stands| matches!(stands, HeadStands::Even | HeadStands::Within))
     }
 
@@ -427,7 +427,7 @@ impl Bus {
         if why == Why::Forked {
             self.say(Say::Forked(cursor.clone(), self.begun));
         }
-        let cursor = self.intake.go_on_after(cursor);
+        let cursor = self.sequencer.go_on_after(cursor);
         self.gap(Some(cursor), Cause::Head(why));
     }
 
@@ -437,7 +437,7 @@ impl Bus {
         self.news |= !steps.is_empty();
         while let Some(step) = steps.pop_front() {
             if step == Step::Judge {
-                let stands = self.plan.head_in_question().map(|head| self.intake.judge_head(head));
+                let stands = self.plan.head_in_question().map(|head| self.sequencer.judge_head(head));
                 let judged = Happened::Judged(stands.unwrap_or(HeadStands::Even));
                 steps.extend(self.plan.on(now.ms, judged));
             } else {
@@ -449,7 +449,7 @@ impl Bus {
     fn carry(&mut self, now: Now, step: Step) {
         match step {
             Step::ReadHistory { patience_ms, from_mark } => {
-                let head = self.intake.head();
+                let head = self.sequencer.head();
                 self.read(|history, out| history.begin(now.ms + patience_ms, from_mark, head, out));
             }
             Step::Judge => {}
@@ -459,10 +459,10 @@ impl Bus {
                 }
                 self.ask(Ask::Rebind);
             }
-            Step::TakeAnyway => self.take_held(now),
+            Step::TakeWithGap => self.take_held(now),
             Step::Hold(held) => self.tell(Tell::Hold(held)),
             Step::Lose => {
-                let cursor = self.intake.lose();
+                let cursor = self.sequencer.lose();
                 self.gap(cursor, Cause::Unproven);
             }
             Step::GoOnAfter(cursor, why) => self.go_on_after(&cursor, why),
@@ -479,7 +479,7 @@ impl Bus {
     /// The held change is offered again; what is missing before it still is given up, and told as a gap.
     fn take_held(&mut self, now: Now) {
         let Some(Held { arrival, tag, .. }) = self.held.take() else { return };
-        let taken = self.intake.anyway(&arrival.message, arrival.recorded, now.wall);
+        let taken = self.sequencer.accept_gap(&arrival.message, arrival.recorded, now.wall);
         self.pass_on(taken);
         self.done(now, tag);
     }

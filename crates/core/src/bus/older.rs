@@ -12,7 +12,7 @@ use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BusMessage;
 
 use crate::input::Update;
-use crate::intake::{Intake, New, Taken};
+use crate::sequencer::{New, Sequencer, Taken};
 
 /// How far a source is from what is known.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +43,12 @@ impl Older {
     }
 
     /// Notes what became of a change. `head`: the newest number before it.
-    pub fn note(&mut self, message: &BusMessage, taken: &Taken, head: Option<&Cursor>, intake: &Intake) {
+    pub fn note(&mut self, message: &BusMessage, taken: &Taken, head: Option<&Cursor>, sequencer: &Sequencer) {
         let Some(cursor) = message.cursor.as_ref().filter(|_| self.before) else { return };
         let other_ledger = head.is_some_and(|head| head.epoch != cursor.epoch);
         match taken {
             Taken::New(New { update: Update { number: None, .. }, .. }) => {
-                self.doubtful = (!intake.leads_on(cursor)).then(|| cursor.clone());
+                self.doubtful = (!sequencer.leads_on(cursor)).then(|| cursor.clone());
                 self.last = Some(cursor.clone());
             }
             // Published twice.

@@ -15,7 +15,7 @@ use bugfeed_protocol::{Cursor, Epoch};
 use super::publishers::Publishers;
 use super::steps::{Happened, Step};
 use super::words::{Note, Queue, Stopped, Why};
-use crate::intake::HeadStands;
+use crate::sequencer::HeadStands;
 
 /// How long a connection to a broker may be lost before clients are told: what is back at once is no news.
 pub const GRACE_MS: u64 = 2_000;
@@ -314,7 +314,7 @@ impl BusPlan {
 
     /// A hole is given up, or was filled: from here on continuity is proven, or was said to be broken.
     fn go_on(&mut self, out: &mut Vec<Step>) {
-        out.push(Step::TakeAnyway);
+        out.push(Step::TakeWithGap);
         self.release(out);
     }
 
@@ -478,5 +478,4 @@ impl BusPlan {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@ use bugfeed_protocol::bus::Head;
 use bugfeed_protocol::{Cursor, Epoch};
 
 use super::words::{Queue, Why};
-use crate::intake::HeadStands;
+use crate::sequencer::HeadStands;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub enum Step {
     /// Make exchanges, bindings and the stream of history, should they be gone.
     Rebind,
     /// The message that showed a hole goes on as it is.
-    TakeAnyway,
+    TakeWithGap,
     /// Whether resumes wait.
     Hold(bool),
     /// Continuity is lost, and nothing is known of what comes next.

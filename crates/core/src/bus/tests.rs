@@ -46,7 +46,7 @@ fn word(action: &Action) -> String {
 impl Bed {
     fn new(history: bool) -> Bed {
         let (recorder, _) = replay(ReplayLimits::default());
-        let mut bus = Bus::new(Intake::new(recorder, Epoch::parse("own").unwrap()));
+        let mut bus = Bus::new(Sequencer::new(recorder, Epoch::parse("own").unwrap()));
         bus.set_up(0, Setup { history, prefetch: 4, ..Setup::default() });
         Bed { bus, ms: 0 }
     }

@@ -338,5 +338,4 @@ async fn linger(conn: &Connection) {
 }
 
 #[cfg(test)]
-#[path = "connection_tests.rs"]
 mod tests;

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use super::{Breaks, ShardInput};
 use crate::events::Events;
 use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
-use bugfeed_core::intake::Intake;
 use bugfeed_core::replay::Recorder;
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_runtime::throttle::Throttle;
 
 /// The writing side of a feed, owned by the task that listens to its bus.
@@ -52,7 +52,7 @@ impl Ingest {
         let changes = events.changes(&feed);
         Ingest {
             feed,
-            bus: Bus::new(Intake::new(recorder, Epoch::from_random(rand::random()))),
+            bus: Bus::new(Sequencer::new(recorder, Epoch::from_random(rand::random()))),
             shards,
             events,
             changes,

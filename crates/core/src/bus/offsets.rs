@@ -15,7 +15,7 @@ use super::older::Older;
 
 /// What is known of a feed's history.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct Offsets {
     /// A number, and where it lies in the stream.
     known: Option<(Cursor, i64)>,
     /// The last marker that was met, and where it lies.
@@ -54,7 +54,7 @@ pub enum Met {
     Useless,
 }
 
-impl Places {
+impl Offsets {
     /// Where to begin, given the newest number taken in.
     pub fn start(&self, head: Option<&Cursor>) -> Start {
         let after = |head: &Cursor| {
@@ -75,7 +75,7 @@ impl Places {
 
     /// What was remembered is not of the stream that is there.
     pub fn forget(&mut self) {
-        *self = Places::default();
+        *self = Offsets::default();
     }
 
     /// Whether a message without a number lies before what was read to its end once, and so was taken in.
@@ -145,7 +145,7 @@ impl Reading {
     }
 
     /// A message was met.
-    pub fn message(&mut self, message: &BusMessage, offset: i64, places: &mut Places) -> Met {
+    pub fn message(&mut self, message: &BusMessage, offset: i64, places: &mut Offsets) -> Met {
         if self.first && self.is_beyond(message) {
             return Met::Useless;
         }
@@ -167,7 +167,7 @@ impl Reading {
     }
 
     /// Its own marker was met: the end. Useless where it began at the end of a stream that is not the one it was in.
-    pub fn end(&self, marker: &str, offset: i64, places: &mut Places) -> Met {
+    pub fn end(&self, marker: &str, offset: i64, places: &mut Offsets) -> Met {
         if self.first && self.start != Start::First {
             return Met::Useless;
         }
@@ -198,7 +198,7 @@ mod tests {
 
     /// Reads a stream, given as texts: a number, `-` for a change without one, `mN` for a marker. The last is its end.
     /// What was new, or none where the start was of no use; and whether continuity is proven.
-    fn read(places: &mut Places, head: Option<&str>, begin: i64, stream: &[&str]) -> Option<(Vec<String>, bool)> {
+    fn read(places: &mut Offsets, head: Option<&str>, begin: i64, stream: &[&str]) -> Option<(Vec<String>, bool)> {
         let head = head.and_then(Cursor::parse);
         let start = places.start(head.as_ref());
         let mut reading = Reading::new(start, head);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn reading_goes_on_where_it_ended() {
-        let mut places = Places::default();
+        let mut places = Offsets::default();
         let all = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let got = read(&mut places, None, 0, &["E.1", "E.2", "-", "m1"]);
         assert_eq!(got, Some((all(&["E.1", "E.2", "-"]), false)));
@@ -235,7 +235,7 @@ mod tests {
         let got = read(&mut places.clone(), Some("E.3"), 0, &stream);
         assert_eq!(got, Some((all(&["E.3", "-", "E.4"]), true)), "{places:?}");
         // Without numbers from the marker on.
-        let got = read(&mut Places { known: None, ..places.clone() }, None, 0, &stream);
+        let got = read(&mut Offsets { known: None, ..places.clone() }, None, 0, &stream);
         assert_eq!(got, Some((all(&["E.3", "-", "E.4"]), true)));
         // Cut off at its beginning.
         assert_eq!(read(&mut places.clone(), Some("E.3"), 6, &["E.4", "m2"]), Some((all(&["E.4"]), true)));
@@ -245,12 +245,12 @@ mod tests {
     /// A stream that was made anew: what was remembered is of no use, and everything is read.
     #[test]
     fn another_stream_is_noticed() {
-        let mut places = Places::default();
+        let mut places = Offsets::default();
         read(&mut places, None, 0, &["E.1", "E.2", "E.3", "m1"]);
         for stream in [&["E.4", "m2"][..], &["E.4", "E.5", "m2"], &["E.4", "E.5", "E.6", "E.7", "m2"]] {
             assert_eq!(read(&mut places.clone(), Some("E.3"), 0, stream), None, "{stream:?}");
         }
-        let by_mark = Places { known: None, ..places };
+        let by_mark = Offsets { known: None, ..places };
         for stream in [&["m2"][..], &["-", "-", "-", "m2"], &["-", "-", "-", "-", "m2"]] {
             assert_eq!(read(&mut by_mark.clone(), None, 0, stream), None, "{stream:?}");
         }

@@ -9,12 +9,12 @@ use bugfeed_protocol::{Epoch, Tag};
 use super::state::{SPREAD_FROM, SPREAD_MAX_MS, SPREAD_MS};
 use super::tests::{Wire, change};
 use super::*;
-use crate::intake::{Intake, New, Taken};
 use crate::replay::{ReplayLimits, replay};
+use crate::sequencer::{New, Sequencer, Taken};
 
-/// An intake and the shard that it feeds.
+/// An sequencer and the shard that it feeds.
 struct Feed {
-    intake: Intake,
+    sequencer: Sequencer,
     shard: Shard<Rc<Wire>>,
     count: i64,
 }
@@ -24,7 +24,7 @@ impl Feed {
         let (recorder, cache) = replay(ReplayLimits::default());
         let about = About { version: "9.9.9".into(), feed: "default".into() };
         let shard = Shard::new(cache, SessionLimits::default(), about);
-        Feed { intake: Intake::new(recorder, Epoch::parse("own").unwrap()), shard, count: 0 }
+        Feed { sequencer: Sequencer::new(recorder, Epoch::parse("own").unwrap()), shard, count: 0 }
     }
 
     /// A change of a bug arrives under a number such as `E.5.a`, or `E.5.b after a`, or none.
@@ -38,7 +38,7 @@ impl Feed {
             None => (None, None),
         };
         let change = change(bug, self.count);
-        let taken = self.intake.anyway(&BusMessage { change, cursor: number, after }, None, change.when);
+        let taken = self.sequencer.accept_gap(&BusMessage { change, cursor: number, after }, None, change.when);
         let Taken::New(New { update, gap, .. }) = taken else { return };
         if let Some(gap) = gap {
             self.shard.handle(Input::Gap(Some(gap)));
@@ -186,7 +186,7 @@ fn resumes_wait_until_it_is_known_whether_changes_were_missed() {
         feed.send(&fresh, r#"{"command":"subscribe","bugs":[1]}"#);
         assert_eq!(short(&fresh), ["subscribe E.2.0000000a"], "who asks for nothing of the past need not wait");
         if missed {
-            let told = feed.intake.go_on_after(&Cursor::parse("E.5.a").unwrap());
+            let told = feed.sequencer.go_on_after(&Cursor::parse("E.5.a").unwrap());
             feed.shard.handle(Input::Gap(Some(told)));
         }
         feed.shard.handle(Input::Hold(false));

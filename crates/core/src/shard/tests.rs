@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::backlog::KEEP;
-use crate::numbering::Continuity;
+use crate::position_map::Continuity;
 use crate::replay::{Recorder, ReplayLimits, replay};
 
 /// A socket whose peer reads when told to.

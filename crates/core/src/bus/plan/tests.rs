@@ -5,7 +5,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 
 use super::*;
 use crate::bus::publishers::Publisher;
-use crate::intake::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Within};
+use crate::sequencer::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Within};
 
 const OWN: Queue = Queue::New;
 const KEPT: Queue = Queue::Durable { kept: true };
@@ -35,7 +35,7 @@ fn word(action: &Step) -> String {
         Step::ReadHistory { .. } => "read".to_owned(),
         Step::Judge => "judge".to_owned(),
         Step::Rebind => "rebind".to_owned(),
-        Step::TakeAnyway => "anyway".to_owned(),
+        Step::TakeWithGap => "anyway".to_owned(),
         Step::Hold(held) => if *held { "hold" } else { "release" }.to_owned(),
         Step::Lose => "lose".to_owned(),
         Step::GoOnAfter(cursor, why) => format!("after {cursor} {why:?}"),
@@ -429,7 +429,7 @@ impl Watch {
                 assert_ne!(self.paused, *paused, "said twice");
                 self.paused = *paused;
             }
-            Step::TakeAnyway => self.holes -= 1,
+            Step::TakeWithGap => self.holes -= 1,
             _ => {}
         }
     }

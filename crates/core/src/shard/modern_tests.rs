@@ -6,7 +6,7 @@ use bugfeed_protocol::Epoch;
 
 use super::tests::{Bed, Wire, bed, change};
 use super::*;
-use crate::numbering::Continuity;
+use crate::position_map::Continuity;
 use crate::replay::ReplayLimits;
 
 fn cursor(text: &str) -> Cursor {

@@ -8,7 +8,7 @@ use bugfeed_protocol::server::{FeedState, Notice};
 use super::Shard;
 use crate::frame;
 use crate::input::spread;
-use crate::replay::Standing;
+use crate::replay::CursorPlace;
 use crate::session::{KeepAlive, Peer, Session, State};
 use crate::subscriptions::Slot;
 
@@ -88,7 +88,7 @@ impl<P: Peer> Shard<P> {
     pub(super) fn is_on_fork(&self, slot: Slot) -> bool {
         let session = &self.sessions[slot as usize];
         let Some(mark) = session.modern.as_ref().and_then(|modern| modern.watermark.as_ref()) else { return false };
-        mark.is_reached(self.head().as_ref()) && self.replay.standing(&mark.cursor) == Standing::Unknown
+        mark.is_reached(self.head().as_ref()) && self.replay.place_of(&mark.cursor) == CursorPlace::Unknown
     }
 
     /// Tells an open session that what its client has seen elsewhere is of another history.

@@ -115,26 +115,26 @@ fn where_a_resuming_client_stands() {
     let limits = ReplayLimits { max: 3, bugs: 800, ..ReplayLimits::default() };
     let (mut recorder, replay) = replay(limits);
     let cursor = |text: &str| Cursor::parse(text).unwrap();
-    assert_eq!(replay.standing(&cursor("E.0")), Standing::Unknown, "nothing is known yet");
+    assert_eq!(replay.place_of(&cursor("E.0")), CursorPlace::Unknown, "nothing is known yet");
     for i in 1..=10 {
         number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
     }
     for (text, want) in [
-        ("E.10", Standing::InRing(10)),
-        ("E.7", Standing::InRing(7)),
-        ("E.6", Standing::BeforeRing(6)),
-        ("E.0", Standing::BeforeRing(0)),
-        ("E.11", Standing::Ahead),
-        ("F.10", Standing::Unknown),
+        ("E.10", CursorPlace::InRing(10)),
+        ("E.7", CursorPlace::InRing(7)),
+        ("E.6", CursorPlace::BeforeRing(6)),
+        ("E.0", CursorPlace::BeforeRing(0)),
+        ("E.11", CursorPlace::Ahead),
+        ("F.10", CursorPlace::Unknown),
     ] {
-        assert_eq!(replay.standing(&cursor(text)), want, "{text}");
+        assert_eq!(replay.place_of(&cursor(text)), want, "{text}");
     }
     for i in 11..=1024 {
         number(&mut recorder, Change { bug: bug(i), when: at(100) }, at(100));
     }
     let floor = replay.floor();
-    assert_eq!(replay.standing(&Cursor { seq: floor, ..cursor("E.0") }), Standing::BeforeRing(floor));
-    assert_eq!(replay.standing(&Cursor { seq: floor - 1, ..cursor("E.0") }), Standing::Unknown, "forgotten");
+    assert_eq!(replay.place_of(&Cursor { seq: floor, ..cursor("E.0") }), CursorPlace::BeforeRing(floor));
+    assert_eq!(replay.place_of(&Cursor { seq: floor - 1, ..cursor("E.0") }), CursorPlace::Unknown, "forgotten");
 }
 
 #[test]
@@ -183,8 +183,8 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
     }
     assert!(replay.floor() > 0 && replay.start() == replay.floor() + 1);
     let cursor = |seq| Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), seq);
-    assert_eq!(replay.standing(&cursor(replay.floor() - 1)), Standing::Unknown);
-    assert_eq!(replay.standing(&cursor(replay.floor())), Standing::InRing(replay.floor()));
+    assert_eq!(replay.place_of(&cursor(replay.floor() - 1)), CursorPlace::Unknown);
+    assert_eq!(replay.place_of(&cursor(replay.floor())), CursorPlace::InRing(replay.floor()));
 }
 
 #[test]
@@ -212,6 +212,6 @@ fn the_ring_holds_nothing_whose_number_was_forgotten() {
     assert!(first.or(last).is_some(), "the first of the ring, or the one after it, has a number");
     assert_eq!(replay.cursor_at(start - 2), Some(cursor(0)), "who is sent what lies before may claim nothing");
     assert_eq!(replay.last_late(&[Found { pos: start - 2, change: Change { bug: bug(1), when: at(1) } }]), None);
-    assert_eq!(replay.standing(&cursor(10)), Standing::Unknown);
-    assert!(matches!(replay.standing(&cursor(39_999)), Standing::InRing(_)));
+    assert_eq!(replay.place_of(&cursor(10)), CursorPlace::Unknown);
+    assert!(matches!(replay.place_of(&cursor(39_999)), CursorPlace::InRing(_)));
 }

@@ -2,8 +2,8 @@
 
 use bugfeed_protocol::{BugId, Change, Cursor};
 
-use super::{Found, Pos, Recorder, Replay, Standing};
-use crate::numbering::{Located, Numbering};
+use super::{CursorPlace, Found, Pos, Recorder, Replay};
+use crate::position_map::{Located, PositionMap};
 
 impl Recorder {
     /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
@@ -24,7 +24,7 @@ impl Recorder {
         self.next_cursor = None;
     }
 
-    pub(super) fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, Numbering> {
+    pub(super) fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, PositionMap> {
         self.replay.numbering.write().expect("nobody panics holding it")
     }
 }
@@ -46,7 +46,7 @@ impl Replay {
 
     /// What the ring holds under a number; none where it came late, is forgotten, or is of another history.
     pub fn change_at(&self, number: &Cursor) -> Option<Change> {
-        let Standing::InRing(pos) = self.standing(number) else { return None };
+        let CursorPlace::InRing(pos) = self.place_of(number) else { return None };
         let held = pos >= self.start() && self.number_of(pos).is_some_and(|held| held.is_same(number));
         self.ring.block(pos.max(1)).filter(|_| held).map(|block| block.change(pos))
     }
@@ -88,15 +88,15 @@ impl Replay {
     }
 
     /// Where a client with this cursor stands.
-    pub fn standing(&self, cursor: &Cursor) -> Standing {
+    pub fn place_of(&self, cursor: &Cursor) -> CursorPlace {
         // The head first: what is recorded in between only makes a cursor look further behind.
         let head = self.head();
         match self.numbering.read().expect("nobody panics holding it").locate(cursor, head) {
-            Located::Unknown => Standing::Unknown,
-            Located::Ahead => Standing::Ahead,
-            Located::At(pos) if pos + 1 >= self.start() => Standing::InRing(pos),
-            Located::At(pos) if pos >= self.floor() => Standing::BeforeRing(pos),
-            Located::At(_) => Standing::Unknown,
+            Located::Unknown => CursorPlace::Unknown,
+            Located::Ahead => CursorPlace::Ahead,
+            Located::At(pos) if pos + 1 >= self.start() => CursorPlace::InRing(pos),
+            Located::At(pos) if pos >= self.floor() => CursorPlace::BeforeRing(pos),
+            Located::At(_) => CursorPlace::Unknown,
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum HeadStands {
 
 /// The runs of consecutive numbers seen, of the epochs seen last.
 #[derive(Debug, Default)]
-pub struct Sequence {
+pub struct SeenNumbers {
     /// The one that went on last is last.
     epochs: Vec<(Epoch, Runs)>,
 }
@@ -92,7 +92,7 @@ fn contradict(one: Option<Tag>, other: Option<Tag>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
-impl Sequence {
+impl SeenNumbers {
     /// Judges a number and remembers it. `before` is the tag of the number before it, where that is known.
     pub fn admit(&mut self, cursor: &Cursor, before: Option<Tag>) -> Admit {
         let first_ever = self.epochs.is_empty();
@@ -324,9 +324,9 @@ mod tests {
     use super::*;
 
     fn admit_all(cursors: &[(&str, u64)]) -> Vec<Admit> {
-        let mut sequence = Sequence::default();
+        let mut seen = SeenNumbers::default();
         let cursor = |&(epoch, seq): &(&str, u64)| Cursor::new(Epoch::parse(epoch).unwrap(), seq);
-        cursors.iter().map(|c| sequence.admit(&cursor(c), None)).collect()
+        cursors.iter().map(|c| seen.admit(&cursor(c), None)).collect()
     }
 
     #[test]
@@ -371,13 +371,13 @@ mod tests {
 
     /// Numbers of one epoch, as `SEQ.TAG` or `SEQ.TAG after TAG`.
     fn admit_tagged(numbers: &[&str]) -> Vec<Admit> {
-        let mut sequence = Sequence::default();
+        let mut seen = SeenNumbers::default();
         let admit = |text: &&str| {
             let (number, before) = text.split_once(" after ").unwrap_or((text, ""));
             let cursor = Cursor::parse(&format!("E.{number}")).unwrap();
             let before = Tag::parse(before).or(cursor.tag);
-            let judged = sequence.judge(&cursor, before);
-            assert_eq!(sequence.admit(&cursor, before), judged, "{text}");
+            let judged = seen.judge(&cursor, before);
+            assert_eq!(seen.admit(&cursor, before), judged, "{text}");
             judged
         };
         numbers.iter().map(admit).collect()
@@ -422,13 +422,13 @@ mod tests {
     #[test]
     fn what_lies_before_all_that_is_known_is_of_the_same_history() {
         let cursor = |text| Cursor::parse(text).unwrap();
-        let mut sequence = Sequence::default();
-        sequence.admit(&cursor("E.9.c"), Tag::parse("c"));
-        assert_eq!(sequence.judge(&cursor("E.4.a"), None), Admit::Forked, "it cannot be told");
+        let mut seen = SeenNumbers::default();
+        seen.admit(&cursor("E.9.c"), Tag::parse("c"));
+        assert_eq!(seen.judge(&cursor("E.4.a"), None), Admit::Forked, "it cannot be told");
         let mut older = |number, before| {
             let number = cursor(number);
-            let admitted = sequence.admit_older(&number, Tag::parse(before));
-            (admitted, sequence.leads_on(&number))
+            let admitted = seen.admit_older(&number, Tag::parse(before));
+            (admitted, seen.leads_on(&number))
         };
         assert_eq!(older("E.4.a", "a"), (true, false));
         assert_eq!(older("E.5.a", "a"), (true, false));
@@ -437,19 +437,19 @@ mod tests {
         for (number, why) in [("E.5.a", "known"), ("E.9.d", "another's"), ("E.10.d", "newer"), ("F.1", "new")] {
             assert!(!older(number, "a").0, "{why}");
         }
-        assert_eq!(sequence.admit(&cursor("E.9.c"), Tag::parse("c")), Admit::Known);
-        assert_eq!(sequence.head(), Some(cursor("E.9.c")));
+        assert_eq!(seen.admit(&cursor("E.9.c"), Tag::parse("c")), Admit::Known);
+        assert_eq!(seen.head(), Some(cursor("E.9.c")));
     }
 
     #[test]
     fn where_a_head_stands() {
         use HeadStands::*;
         let cursor = |text| Cursor::parse(text).unwrap();
-        let mut sequence = Sequence::default();
-        assert_eq!(sequence.head_stands(&cursor("E.0")), Even);
-        assert_eq!(sequence.head_stands(&cursor("E.5.a")), Behind { missing: 5 });
+        let mut seen = SeenNumbers::default();
+        assert_eq!(seen.head_stands(&cursor("E.0")), Even);
+        assert_eq!(seen.head_stands(&cursor("E.5.a")), Behind { missing: 5 });
         for number in ["D.7", "E.1.a", "E.2.a", "E.3.b"] {
-            sequence.admit(&cursor(number), None);
+            seen.admit(&cursor(number), None);
         }
         for (head, want) in [
             ("E.3.b", Even),
@@ -462,17 +462,17 @@ mod tests {
             ("D.7", OtherEpoch),
             ("F.1", OtherEpoch),
         ] {
-            assert_eq!(sequence.head_stands(&cursor(head)), want, "{head}");
+            assert_eq!(seen.head_stands(&cursor(head)), want, "{head}");
         }
-        let mut sequence = Sequence::default();
-        sequence.admit(&cursor("E.8.a"), None);
-        assert_eq!(sequence.head_stands(&cursor("E.5.a")), Within, "the publisher starts over");
-        assert_eq!(sequence.head_stands(&cursor("E.5.b")), Forked, "it cannot be told");
-        let mut sequence = Sequence::default();
-        sequence.admit(&cursor("E.8.b"), Tag::parse("a"));
-        sequence.admit(&cursor("E.9.b"), Tag::parse("b"));
-        assert_eq!(sequence.head_stands(&cursor("E.7.a")), Within, "the tag before the first number is known");
-        assert_eq!(sequence.head_stands(&cursor("E.7.c")), Forked);
+        let mut seen = SeenNumbers::default();
+        seen.admit(&cursor("E.8.a"), None);
+        assert_eq!(seen.head_stands(&cursor("E.5.a")), Within, "the publisher starts over");
+        assert_eq!(seen.head_stands(&cursor("E.5.b")), Forked, "it cannot be told");
+        let mut seen = SeenNumbers::default();
+        seen.admit(&cursor("E.8.b"), Tag::parse("a"));
+        seen.admit(&cursor("E.9.b"), Tag::parse("b"));
+        assert_eq!(seen.head_stands(&cursor("E.7.a")), Within, "the tag before the first number is known");
+        assert_eq!(seen.head_stands(&cursor("E.7.c")), Forked);
     }
 
     #[test]
@@ -482,11 +482,11 @@ mod tests {
             runs.admit(seq * 2 + 1, None, None);
         }
         assert!(runs.seen.len() <= MAX_RUNS);
-        let mut sequence = Sequence::default();
+        let mut seen = SeenNumbers::default();
         for bits in 0..1000 {
-            sequence.admit(&Cursor::new(Epoch::from_random(bits), 1), None);
+            seen.admit(&Cursor::new(Epoch::from_random(bits), 1), None);
         }
-        assert_eq!(sequence.epochs.len(), MAX_EPOCHS);
+        assert_eq!(seen.epochs.len(), MAX_EPOCHS);
         let mut runs = Runs::default();
         for bits in 1..1000 {
             runs.admit(1, Some(Tag::from_random(bits)), None);

@@ -2,16 +2,16 @@
 //!
 //! Goes in: messages in order of arrival, from the live queue or from history. Comes out: an [`Update`] for the shards
 //! (and, where continuity was lost, the cursor to tell first), or [`Taken::Hole`]: fill it from history, then offer the
-//! message again with [`Intake::anyway`].
+//! message again with [`Sequencer::accept_gap`].
 
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{Cursor, Epoch, When};
 
 use super::input::Update;
-use super::numbering::Continuity;
+use super::position_map::Continuity;
 use super::replay::{Recorder, Replay};
-pub use super::sequence::HeadStands;
-use super::sequence::{Admit, Sequence};
+pub use super::seen_numbers::HeadStands;
+use super::seen_numbers::{Admit, SeenNumbers};
 
 /// What became of a message.
 #[derive(Debug)]
@@ -44,17 +44,17 @@ pub struct New {
 
 /// The one writer of a feed.
 #[derive(Debug)]
-pub struct Intake {
+pub struct Sequencer {
     recorder: Recorder,
-    sequence: Sequence,
+    seen: SeenNumbers,
     /// Numbers the changes of producers that give none.
     own: Cursor,
 }
 
-impl Intake {
+impl Sequencer {
     /// Fills `recorder`'s cache. `own_epoch` numbers the changes of producers that give no number.
-    pub fn new(recorder: Recorder, own_epoch: Epoch) -> Intake {
-        Intake { recorder, sequence: Sequence::default(), own: Cursor::new(own_epoch, 0) }
+    pub fn new(recorder: Recorder, own_epoch: Epoch) -> Sequencer {
+        Sequencer { recorder, seen: SeenNumbers::default(), own: Cursor::new(own_epoch, 0) }
     }
 
     /// Before anything is taken in: the next change of this ledger will be its first. Returns the cursor of those who have
@@ -69,9 +69,9 @@ impl Intake {
     pub fn go_on_after(&mut self, cursor: &Cursor) -> Cursor {
         // A head that lies within what was seen, of an epoch from before, or in a history that cannot be told apart: it goes
         // on from there.
-        let apart = matches!(self.sequence.admit(cursor, cursor.tag), Admit::Known | Admit::Late);
+        let apart = matches!(self.seen.admit(cursor, cursor.tag), Admit::Known | Admit::Late);
         if apart {
-            self.sequence.fork(cursor);
+            self.seen.fork(cursor);
         }
         self.recorder.go_on_after(cursor, apart);
         cursor.clone()
@@ -81,12 +81,12 @@ impl Intake {
     /// gateway stands for nothing until the next change has come.
     pub fn lose(&mut self) -> Option<Cursor> {
         self.recorder.lose();
-        self.sequence.head()
+        self.seen.head()
     }
 
     /// Where a publisher's head is, given what was taken in.
     pub fn judge_head(&self, head: &Cursor) -> HeadStands {
-        self.sequence.head_stands(head)
+        self.seen.head_stands(head)
     }
 
     /// Takes a message in, unless it is known or shows a hole. `now` stands in for a producer's word on when it had it.
@@ -103,7 +103,7 @@ impl Intake {
     pub fn offer_older(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
         let before = message.tag_before();
         match &message.cursor {
-            Some(cursor) if self.sequence.admit_older(cursor, before) => {
+            Some(cursor) if self.seen.admit_older(cursor, before) => {
                 self.record(message, cursor.clone(), Continuity::Late, false, recorded, now)
             }
             _ => self.offer(message, recorded, now),
@@ -112,13 +112,13 @@ impl Intake {
 
     /// Whether a number that was taken in leads to what is known after it.
     pub fn leads_on(&self, number: &Cursor) -> bool {
-        self.sequence.leads_on(number)
+        self.seen.leads_on(number)
     }
 
     /// Whether numbers before a message's have not come: how many, and its own.
     fn hole<'a>(&self, message: &'a BusMessage) -> Option<(Option<u64>, &'a Cursor)> {
         let cursor = message.cursor.as_ref()?;
-        match self.sequence.judge(cursor, message.tag_before()) {
+        match self.seen.judge(cursor, message.tag_before()) {
             Admit::Ahead { missing } => Some((Some(missing), cursor)),
             Admit::NewEpoch | Admit::Forked if cursor.seq > 1 => Some((None, cursor)),
             Admit::Known if cursor.seq > 1 && self.contradicts(message, cursor) => Some((None, cursor)),
@@ -142,7 +142,7 @@ impl Intake {
     }
 
     /// Takes a message in, unless it is known. A hole before it is given up: what is missing is a gap.
-    pub fn anyway(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
+    pub fn accept_gap(&mut self, message: &BusMessage, recorded: Option<When>, now: When) -> Taken {
         self.take(message, self.is_next(message), recorded, now)
     }
 
@@ -152,17 +152,17 @@ impl Intake {
             self.own.clone()
         });
         // Between numbered changes, one without a number moves no cursor: it is told, and that is all.
-        let beside = message.cursor.is_none() && self.sequence.head().is_some_and(|head| head.epoch != self.own.epoch);
+        let beside = message.cursor.is_none() && self.seen.head().is_some_and(|head| head.epoch != self.own.epoch);
         let before = message.tag_before();
-        let has_before = !is_next && self.sequence.has_before(&cursor);
-        let admit = if beside { Admit::Late } else { self.sequence.admit(&cursor, before) };
+        let has_before = !is_next && self.seen.has_before(&cursor);
+        let admit = if beside { Admit::Late } else { self.seen.admit(&cursor, before) };
         let broken = if has_before { Continuity::Apart } else { Continuity::Broken };
         let (continuity, forked) = match admit {
             Admit::Next => (Continuity::Next, false),
             Admit::NewEpoch | Admit::Ahead { .. } => (broken, false),
             Admit::Late => (Continuity::Late, false),
             Admit::Known if self.contradicts(message, &cursor) => {
-                self.sequence.fork(&cursor);
+                self.seen.fork(&cursor);
                 (Continuity::Apart, true)
             }
             Admit::Known => return Taken::Known,
@@ -205,7 +205,7 @@ impl Intake {
 
     /// The newest number of the epoch that was used last.
     pub fn head(&self) -> Option<Cursor> {
-        self.sequence.head()
+        self.seen.head()
     }
 
     /// The cache that is filled.
@@ -224,15 +224,15 @@ mod tests {
     use bugfeed_protocol::{BugId, Change};
 
     use super::*;
-    use crate::replay::{ReplayLimits, Standing, replay};
+    use crate::replay::{CursorPlace, ReplayLimits, replay};
 
     /// What a message becomes: its cursor as shown, `!` after a gap, `late`.
-    fn take(intake: &mut Intake, number: Option<&str>) -> String {
+    fn take(sequencer: &mut Sequencer, number: Option<&str>) -> String {
         let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
         let message = BusMessage { change, cursor: number.map(|text| Cursor::parse(text).unwrap()), after: None };
-        match intake.anyway(&message, None, When::MIN) {
+        match sequencer.accept_gap(&message, None, When::MIN) {
             Taken::New(New { update, gap, late, .. }) => {
-                let shown = intake.replay().cursor_at(update.pos).unwrap();
+                let shown = sequencer.replay().cursor_at(update.pos).unwrap();
                 format!("{shown}{}{}", if gap.is_some() { "!" } else { "" }, if late { " late" } else { "" })
             }
             other => format!("{other:?}"),
@@ -241,32 +241,36 @@ mod tests {
 
     fn take_all(numbers: &[Option<&str>]) -> Vec<String> {
         let (recorder, _) = replay(ReplayLimits::default());
-        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
-        numbers.iter().map(|number| take(&mut intake, *number)).collect()
+        let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
+        numbers.iter().map(|number| take(&mut sequencer, *number)).collect()
     }
 
     #[test]
     fn a_hole_is_filled_when_its_message_continues() {
         let (recorder, _) = replay(ReplayLimits::default());
-        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
         let message = |number: &str| {
             let change = Change { bug: BugId::new(1).unwrap(), when: When::MIN };
             BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (number, continues) in [("E.1", true), ("E.4", false), ("E.2", true), ("E.4", false), ("E.3", true)] {
             let message = message(number);
-            assert_eq!(intake.continues(&message), continues, "{number}");
-            assert_eq!(!matches!(intake.offer(&message, None, When::MIN), Taken::Hole { .. }), continues, "{number}");
+            assert_eq!(sequencer.continues(&message), continues, "{number}");
+            assert_eq!(
+                !matches!(sequencer.offer(&message, None, When::MIN), Taken::Hole { .. }),
+                continues,
+                "{number}"
+            );
         }
-        assert!(intake.continues(&message("E.4")) && intake.continues(&message("E.2")));
-        assert!(!intake.continues(&message("F.2")) && intake.continues(&message("F.1")));
+        assert!(sequencer.continues(&message("E.4")) && sequencer.continues(&message("E.2")));
+        assert!(!sequencer.continues(&message("F.2")) && sequencer.continues(&message("F.1")));
     }
 
     /// Tags that cannot be compared are no reason to take a change for one that it is not.
     #[test]
     fn a_known_number_with_another_content_is_another_history() {
         let (recorder, _) = replay(ReplayLimits::default());
-        let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+        let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
         let message = |number: &str, second: i64| {
             let when = When::from_micros(second * 1_000_000).unwrap();
             BusMessage {
@@ -275,7 +279,7 @@ mod tests {
                 after: None,
             }
         };
-        let mut taken = |number, second| match intake.anyway(&message(number, second), None, When::MIN) {
+        let mut taken = |number, second| match sequencer.accept_gap(&message(number, second), None, When::MIN) {
             Taken::New(New { gap, forked, .. }) => format!("{number} gap {} forked {forked}", gap.is_some()),
             other => format!("{number} {other:?}"),
         };
@@ -302,16 +306,16 @@ mod tests {
     fn a_head_of_an_epoch_from_before_is_where_the_feed_goes_on() {
         for head in ["E.3", "E.5", "E.7"] {
             let (recorder, _) = replay(ReplayLimits::default());
-            let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
+            let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
             for number in ["E.1", "E.5", "F.1"] {
-                take(&mut intake, Some(number));
+                take(&mut sequencer, Some(number));
             }
             let head = Cursor::parse(head).unwrap();
-            assert_eq!(intake.judge_head(&head), HeadStands::OtherEpoch);
-            intake.go_on_after(&head);
-            assert_eq!(intake.judge_head(&head), HeadStands::Even, "{head}");
+            assert_eq!(sequencer.judge_head(&head), HeadStands::OtherEpoch);
+            sequencer.go_on_after(&head);
+            assert_eq!(sequencer.judge_head(&head), HeadStands::Even, "{head}");
             let next = format!("E.{}", head.seq + 1);
-            assert_eq!(take(&mut intake, Some(&next)), next);
+            assert_eq!(take(&mut sequencer, Some(&next)), next);
         }
     }
 
@@ -319,18 +323,18 @@ mod tests {
     #[test]
     fn a_ledger_without_changes_has_a_beginning() {
         for (numbers, shown, standing) in [
-            (&["E.1", "E.2"][..], &["E.1", "E.2"][..], Standing::InRing(0)),
-            (&["E.3"], &["E.3!"], Standing::Unknown),
-            (&["F.1"], &["F.1!"], Standing::Unknown),
+            (&["E.1", "E.2"][..], &["E.1", "E.2"][..], CursorPlace::InRing(0)),
+            (&["E.3"], &["E.3!"], CursorPlace::Unknown),
+            (&["F.1"], &["F.1!"], CursorPlace::Unknown),
         ] {
             let (recorder, replay) = replay(ReplayLimits::default());
-            let mut intake = Intake::new(recorder, Epoch::parse("own").unwrap());
-            let start = intake.begin(Epoch::parse("E").unwrap());
-            assert_eq!(replay.standing(&start), Standing::InRing(0));
+            let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
+            let start = sequencer.begin(Epoch::parse("E").unwrap());
+            assert_eq!(replay.place_of(&start), CursorPlace::InRing(0));
             assert_eq!(replay.cursor_at(0), Some(start.clone()));
-            let got: Vec<String> = numbers.iter().map(|number| take(&mut intake, Some(number))).collect();
+            let got: Vec<String> = numbers.iter().map(|number| take(&mut sequencer, Some(number))).collect();
             assert_eq!(got, shown, "{numbers:?}");
-            assert_eq!(replay.standing(&start), standing, "{numbers:?}");
+            assert_eq!(replay.place_of(&start), standing, "{numbers:?}");
         }
     }
 

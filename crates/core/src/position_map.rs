@@ -88,12 +88,12 @@ impl Run {
 }
 
 /// Runs that are remembered: 56 bytes each. Beyond it the oldest is forgotten, and what lay in it becomes unknown; the ring
-/// is trimmed with it, see [`Numbering::first_known`].
+/// is trimmed with it, see [`PositionMap::first_known`].
 const MAX_RUNS: usize = 65_536;
 
 /// The runs of one cache.
 #[derive(Debug, Default)]
-pub struct Numbering {
+pub struct PositionMap {
     runs: VecDeque<Run>,
     /// The first run of those without a break between them.
     unbroken: usize,
@@ -101,8 +101,8 @@ pub struct Numbering {
     late: usize,
 }
 
-impl Numbering {
-    /// Whether the change at `pos` needs [`Numbering::record`]: not if it just continues the last run.
+impl PositionMap {
+    /// Whether the change at `pos` needs [`PositionMap::record`]: not if it just continues the last run.
     pub fn continues(&self, pos: Pos, cursor: &Cursor) -> bool {
         let continues = |run: &Run| {
             run.steps && run.seq_at(pos) == cursor.seq && run.tag == cursor.tag && run.epoch == cursor.epoch
@@ -240,8 +240,8 @@ mod tests {
     }
 
     /// Numbers in the order they are recorded, each with how it continues.
-    fn numbering(changes: &[(&str, Continuity)]) -> Numbering {
-        let mut numbering = Numbering::default();
+    fn numbering(changes: &[(&str, Continuity)]) -> PositionMap {
+        let mut numbering = PositionMap::default();
         for (pos, (text, continuity)) in (1..).zip(changes) {
             numbering.record(pos, &cursor(text), None, *continuity);
         }
@@ -310,13 +310,13 @@ mod tests {
         assert_eq!(numbering(&late).number_of(5), Some(cursor("E.53")));
         let numbering = numbering(&hole);
         assert_eq!(numbering.cursor_before(3), Some(cursor("E.12")), "in the new run's numbers");
-        assert_eq!(Numbering::default().cursor_at(0), None);
-        assert_eq!(Numbering::default().locate(&cursor("E.1"), 0), Unknown);
+        assert_eq!(PositionMap::default().cursor_at(0), None);
+        assert_eq!(PositionMap::default().locate(&cursor("E.1"), 0), Unknown);
     }
 
     #[test]
     fn memory_is_bounded_and_what_is_forgotten_is_unknown() {
-        let mut numbering = Numbering::default();
+        let mut numbering = PositionMap::default();
         numbering.record(1, &cursor("E.1"), None, Continuity::Next);
         let last = 4 * MAX_RUNS as u64 - 1;
         for pos in 2..=last {
@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn tags_tell_the_histories_of_an_epoch_apart() {
         use Located::*;
-        let mut numbering = Numbering::default();
+        let mut numbering = PositionMap::default();
         let tag = |text| Tag::parse(text);
         for (pos, (text, before, continuity)) in (1..).zip([
             ("E.5.a", Some("f"), Continuity::Next),
