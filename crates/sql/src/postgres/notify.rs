@@ -15,33 +15,49 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Name;
-use crate::url::{DbOptions, DbUrl};
+use crate::driver::{Later, Notifier};
 
 /// The longest time to find out whether there is a pooler in between.
 const ASK: Duration = Duration::from_secs(10);
 
-/// Wakes whoever polls at each notification, until stopped. Does nothing for another database than PostgreSQL, nor through a
-/// pooler.
-pub async fn wake_on_notify(url: &DbUrl, channel: &Name, wake: Arc<Notify>, stop: CancellationToken) {
-    let DbOptions::Postgres(options) = &url.options else { return };
-    let options = options.as_ref().clone().application_name("bugfeed-shim listen").extra_float_digits(None);
-    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
-    let mut backoff = Backoff::SERVER;
-    let listening = async {
+/// Where to listen.
+pub(super) struct PostgresNotifier {
+    pub(super) options: PgConnectOptions,
+    /// The URL for messages.
+    pub(super) shown: String,
+}
+
+impl Notifier for PostgresNotifier {
+    /// Returns early when there is a pooler in between.
+    fn wake_on<'a>(&'a self, channel: &'a Name, wake: Arc<Notify>, stop: CancellationToken) -> Later<'a, ()> {
+        Box::pin(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.listen_again_and_again(channel, &wake) => {}
+            }
+        })
+    }
+}
+
+impl PostgresNotifier {
+    async fn listen_again_and_again(&self, channel: &Name, wake: &Notify) {
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone());
+        let mut backoff = Backoff::SERVER;
         loop {
-            match tokio::time::timeout(ASK, is_pooled(&options)).await {
+            match tokio::time::timeout(ASK, is_pooled(&self.options)).await {
                 Ok(Ok(true)) => {
                     tracing::warn!(
                         %channel,
                         event = %LogEvent::ListenUseless,
-                        "{url} leads through a pooler that gives each transaction to another session: notifications do \
-                         not come through it, so --listen has no effect and only the poll is left; give --source the \
-                         server's own address, or leave --listen out"
+                        "{} leads through a pooler that gives each transaction to another session: notifications do not \
+                         come through it, so --listen has no effect and only the poll is left; give --source the \
+                         server's own address, or leave --listen out",
+                        self.shown
                     );
                     return;
                 }
                 Ok(Ok(false)) => {
-                    let Err(e) = listen(&pool, channel, &wake, &mut backoff).await;
+                    let Err(e) = listen(&pool, channel, wake, &mut backoff).await;
                     tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}");
                 }
                 Ok(Err(e)) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}"),
@@ -49,10 +65,6 @@ pub async fn wake_on_notify(url: &DbUrl, channel: &Name, wake: Arc<Notify>, stop
             }
             tokio::time::sleep(backoff.next(rand::random())).await;
         }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = listening => {}
     }
 }
 

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Fault, SqlError};
+use crate::{Fault, SqlError};
 
 #[derive(Debug)]
-pub(crate) struct File {
+pub(super) struct File {
     path: PathBuf,
     /// Device and inode of the file that is open, once one was.
     seen: Mutex<Option<(u64, u64)>>,
@@ -20,12 +20,12 @@ pub(crate) struct File {
 }
 
 impl File {
-    pub(crate) fn new(path: PathBuf) -> File {
+    pub(super) fn new(path: PathBuf) -> File {
         File { path, seen: Mutex::new(None), replaced: AtomicBool::new(false) }
     }
 
     /// A connection is there, and so is the file.
-    pub(crate) fn opened(&self) {
+    pub(super) fn opened(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.is_none() {
             *seen = self.identity().ok();
@@ -37,7 +37,7 @@ impl File {
     }
 
     /// Says what has become of the file. Of a replaced one it is said once where it `may_change`; otherwise always.
-    pub(crate) fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
+    pub(super) fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = *seen else { return Ok(()) };
         match self.identity() {
@@ -60,7 +60,7 @@ impl File {
     }
 
     /// What the system says where SQLite could not open the file: that it is not allowed, SQLite does not tell.
-    pub(crate) fn refused(&self, place: &str) -> Option<SqlError> {
+    pub(super) fn refused(&self, place: &str) -> Option<SqlError> {
         if self.path.is_dir() {
             return Some(SqlError::stated(Fault::Missing, place, "this is a directory, no file".to_owned()));
         }
@@ -74,7 +74,7 @@ impl File {
     }
 
     /// Whether it was replaced since this was last asked.
-    pub(crate) fn take_replaced(&self) -> bool {
+    pub(super) fn take_replaced(&self) -> bool {
         self.replaced.swap(false, Ordering::AcqRel)
     }
 }
