@@ -289,11 +289,12 @@ impl Broker {
         self.stream.iter().take(count).filter_map(Item::cursor)
     }
 
-    /// Whether the stream holds, before `end` and in order, everything between a number and one that follows it.
-    pub fn in_stream(&self, end: u64, head: Option<&Cursor>, epoch: &bugfeed_protocol::Epoch, seq: u64) -> bool {
-        let Some(head) = head.filter(|head| head.epoch == *epoch) else { return false };
+    /// Whether the stream holds, before `end` and in order, everything between a number and one that follows it. `of`: whether
+    /// a number is of their history.
+    pub fn in_stream(&self, end: u64, head: Option<&Cursor>, seq: u64, of: impl Fn(&Cursor) -> bool) -> bool {
+        let Some(head) = head else { return false };
         let mut next = head.seq + 1;
-        for cursor in self.before(end).filter(|cursor| cursor.epoch == *epoch) {
+        for cursor in self.before(end).filter(|cursor| of(cursor)) {
             if cursor.seq > next {
                 return false;
             }

@@ -127,7 +127,8 @@ impl Life {
             ));
         }
         let same = shadow.head.as_ref().is_some_and(|head| around.truth.is_one_history(head, &number));
-        let has = |end| same && around.broker.in_stream(end, shadow.head.as_ref(), &number.epoch, number.seq);
+        let of = |other: &Cursor| around.truth.is_one_history(other, &number);
+        let has = |end| same && around.broker.in_stream(end, shadow.head.as_ref(), number.seq, of);
         // What was taken for another history once is not taken in again.
         if judged == Judged::Broken && shadow.forks == 0 && filled.is_some_and(has) {
             return Err(format!("pod {pod}: gap before {number}, but history has what is missing"));
@@ -160,7 +161,8 @@ impl Life {
             && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
             // What was taken for another history once is not taken in again.
             && self.shadow.borrow().forks == 0
-            && around.broker.in_stream(end, head.as_ref(), &cursor.epoch, cursor.seq + 1)
+            && !self.shadow.borrow().has_seen(cursor)
+            && around.broker.in_stream(end, head.as_ref(), cursor.seq + 1, |other| around.truth.is_one_history(other, cursor))
         {
             return Err(format!("pod {}: gap up to {cursor} after {head:?}, but history has it", around.pod));
         }

@@ -204,7 +204,7 @@ impl Client {
         self.missing.remove(&fact);
         let session = self.session.as_ref().expect("who hears is connected");
         let shadow = session.shadow.borrow();
-        let older = |other: &Fact| {
+        let older = |other: &Fact, place: u64| {
             let told = &truth.all[*other];
             // What this pod never had, because it began later, it can only have passed over.
             let here = shadow.number(place);
@@ -225,11 +225,14 @@ impl Client {
             session.cursor.as_ref().is_none_or(here)
         };
         let all = !session.conflated && !session.wire.lagged.get();
-        let skips = |other: &&Fact| all && older(other) && !earlier(other) && counts(other);
+        let skips = |other: &&Fact| all && older(other, place) && !earlier(other) && counts(other);
         if let Some(skipped) = self.missing.iter().find(skips) {
             return Err(format!("every change was promised, but not {:?}", truth.all[*skipped]));
         }
-        self.missing.retain(|other| !older(other));
+        // One without a number may have been taken in from history, and once more from a queue: the newest change of its bug
+        // is then where it lies last.
+        let newest = shadow.last_place(fact).map_or(place, |last| last.max(place));
+        self.missing.retain(|other| !older(other, newest));
         Ok(())
     }
 

@@ -5,9 +5,10 @@
 use bugfeed_protocol::{Cursor, Epoch};
 use rand::RngExt as _;
 
+use crate::ledger::Ledger;
 use crate::pod::Life;
 use crate::publishers::EPOCHS;
-use crate::shim::{Ledger, Shim};
+use crate::shim::Shim;
 use crate::swarm::Act;
 use crate::world::World;
 
@@ -73,8 +74,8 @@ impl World {
         for pod in 0..self.pods.len() {
             self.on_bus(pod, Life::lose_link)?;
         }
-        self.tracker.shims.iter_mut().for_each(Shim::reconnects);
-        self.on_second(|world| world.tracker.shims.iter_mut().for_each(Shim::reconnects));
+        self.tracker.shims.iter_mut().for_each(Shim::loses_connection);
+        self.on_second(|world| world.tracker.shims.iter_mut().for_each(Shim::loses_connection));
         self.broker.up = false;
         self.broker.stream_up = false;
         self.broker_up_at = self.step + away;
@@ -281,8 +282,8 @@ impl World {
     /// Nothing is left to publish.
     pub fn at_rest_but_pods(&self) -> bool {
         let ledger = &self.tracker.ledger;
-        let sending = self.tracker.shims.iter().any(Shim::is_sending);
-        let shims = self.tracker.table.rows.is_empty() && ledger.published == ledger.head() && !sending;
+        let busy = self.tracker.shims.iter().any(Shim::is_busy);
+        let shims = self.tracker.table.rows.is_empty() && ledger.published == ledger.head() && !busy;
         shims && self.second.is_none()
     }
 

@@ -14,6 +14,7 @@ mod bus_check;
 mod check;
 mod client;
 mod faults;
+mod ledger;
 mod model;
 mod model_ledger;
 mod pod;
@@ -25,15 +26,6 @@ mod stats;
 mod swarm;
 mod wire;
 mod world;
-
-/// The shim's numbering decision is private to its crate, and pure: the same file, compiled here.
-#[path = "../../shim/src/ledger/plan.rs"]
-#[allow(dead_code)]
-mod plan;
-/// Where `plan.rs` finds its types.
-mod source {
-    pub use bugfeed_shim::source::{BadRow, Row, RowKey};
-}
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -5,18 +5,19 @@
 
 use std::rc::Rc;
 
-use bugfeed_protocol::bus::Head;
+pub use bugfeed_core::relay::heads::INTERVAL_MS;
+use bugfeed_core::relay::outlet;
 use bugfeed_protocol::{BugId, Change, Epoch, When};
 use rand::RngExt as _;
+use rand::rngs::SmallRng;
 
-use crate::broker::{Confirm, Item};
+use crate::broker::{Broker, Confirm, Item, Message};
+use crate::ledger::{Ledger, Table};
 use crate::shadow::Fact;
-use crate::shim::{Ledger, Shim, Table};
-use crate::swarm::Act;
+use crate::shim::{Bus, Given, Moment, Shim, end_with};
+use crate::swarm::{Act, Swarm};
 use crate::world::World;
 
-/// How often a head is said.
-pub const INTERVAL_MS: u64 = 2000;
 /// How many epochs there may be in a run; a gateway remembers the numbers of eight.
 pub const EPOCHS: usize = 5;
 
@@ -30,8 +31,49 @@ pub struct Tracker {
     /// It began as a copy of another one, and these changes are its own.
     copy: bool,
     pub facts: Vec<Fact>,
-    /// When each shim says its next head.
-    heads_ms: [u64; 2],
+}
+
+/// The broker, as a shim's connection to it goes.
+struct Way<'a> {
+    broker: &'a mut Broker,
+    swarm: &'a Swarm,
+    random: &'a mut SmallRng,
+    /// History is away, and never comes back.
+    never: bool,
+    published: Option<(Message, Confirm)>,
+}
+
+impl Bus for Way<'_> {
+    fn connect(&mut self) -> bool {
+        if self.broker.up {
+            self.broker.connect_shim();
+        }
+        self.broker.up
+    }
+
+    fn end(&mut self) -> Option<outlet::Event> {
+        if !self.broker.streams {
+            return Some(outlet::Event::End(None));
+        }
+        if self.broker.stream_up {
+            return Some(end_with(self.broker.last()));
+        }
+        // It is away for a moment only, and mostly waited for.
+        let fails = self.never || self.random.random_bool(0.05);
+        fails.then_some(outlet::Event::NoEnd(outlet::Fault::Refused))
+    }
+
+    fn publish(&mut self, message: &Message) -> Confirm {
+        let refused = self.swarm.has(Act::Refuse) && self.random.random_bool(self.swarm.refusals);
+        let lost = self.swarm.has(Act::PublishLost) && self.random.random_bool(0.03);
+        let confirm = self.broker.publish(&Item::Change(Rc::clone(message)), refused, lost, self.random);
+        self.published = Some((Rc::clone(message), confirm));
+        confirm
+    }
+
+    fn keeps_history(&self) -> bool {
+        self.broker.streams
+    }
 }
 
 impl Tracker {
@@ -43,7 +85,6 @@ impl Tracker {
             orphans: Vec::new(),
             copy,
             facts: Vec::new(),
-            heads_ms: [0; 2],
         }
     }
 }
@@ -65,9 +106,9 @@ impl World {
         self.second = Some(std::mem::replace(&mut self.tracker, first));
     }
 
-    /// One step of one shim: sequencer or outlet.
+    /// One step of one shim: poller or outlet.
     fn tracker_step(&mut self) {
-        let (at, now) = (self.random.random_range(0..2), self.now());
+        let at = self.random.random_range(0..2);
         let Tracker { shims, ledger, table, .. } = &mut self.tracker;
         let other_lives = shims[1 - at].lives() && shims[1 - at].holds(ledger);
         if !shims[at].up {
@@ -75,61 +116,44 @@ impl World {
             return;
         }
         if !shims[at].lives() && !shims[at].asleep && !other_lives {
-            self.tags += 1;
-            shims[at].acquire(ledger, self.tags);
+            shims[at].acquire(table, ledger, self.swarm.batch, self.now_ms);
         }
-        if self.random.random_bool(0.5) {
-            if self.step < self.table_back_at {
-                return;
-            }
-            let fails = self.swarm.has(Act::ShimFailsCommit) && self.random.random_bool(0.05);
-            let trouble = fails.then(|| self.random.random_bool(0.5));
-            let numbered = shims[at].sequencer(table, ledger, self.swarm.batch, now, trouble);
-            for numbered in numbered {
-                let fact = self.truth.of(numbered.change.when).unwrap();
-                self.say(|| format!("shim {at} numbers {} {}", numbered.change.bug, numbered.cursor));
-                self.truth.number(fact, &numbered);
-            }
-            return;
-        }
-        self.outlet_step(at);
-    }
-
-    fn outlet_step(&mut self, at: usize) {
-        let Tracker { shims, ledger, .. } = &mut self.tracker;
-        if shims[at].must_compare(ledger) {
-            // A stream that is away for a moment is waited for; not one that never answers.
-            let answers = !self.broker.streams || self.broker.stream_up || self.stream_up_at == usize::MAX;
-            if self.broker.up && answers {
-                self.broker.connect_shim();
-                self.compare(at);
-                self.tracker.heads_ms[at] = self.now_ms;
-            }
-            return;
-        }
-        let Some(message) = shims[at].next_message(ledger, self.swarm.batch) else { return };
-        let refused = self.swarm.has(Act::Refuse) && self.random.random_bool(self.swarm.refusals);
-        let lost = self.swarm.has(Act::PublishLost) && self.random.random_bool(0.03);
-        let confirm = self.broker.publish(&Item::Change(Rc::clone(&message)), refused, lost, &mut self.random);
-        self.stats.faults += u64::from(confirm != Confirm::Ack);
-        self.say(|| format!("shim {at} publishes {}: {confirm:?}", message.cursor));
-        let Tracker { shims, ledger, .. } = &mut self.tracker;
-        shims[at].confirmed(confirm, ledger);
-        if confirm == Confirm::Lost {
-            // Its next connection makes the exchange anew, should it be gone.
-            shims[at].reconnects();
+        self.tags += 1;
+        let epoch = Epoch::from_random(self.random.random());
+        let moment = Moment { now: self.now(), now_ms: self.now_ms, tag: self.tags, epoch };
+        match self.random.random_bool(0.5) {
+            true => self.poller_step(at, &moment),
+            false => self.outlet_step(at, &moment),
         }
     }
 
-    /// The shim compares the end of history with its ledger, if it can.
-    fn compare(&mut self, at: usize) {
-        let fresh = Epoch::from_random(self.random.random());
-        let end = self.broker.last().cloned().filter(|_| self.broker.streams && self.broker.stream_up);
-        let Tracker { shims, ledger, orphans, .. } = &mut self.tracker;
-        let renumbers = shims[at].compare(ledger, end.as_ref(), fresh);
-        let orphans = std::mem::take(orphans);
-        self.say(|| format!("shim {at} compares {end:?}, renumbers: {renumbers}"));
-        if renumbers {
+    fn poller_step(&mut self, at: usize, moment: &Moment) {
+        let away = self.step < self.table_back_at;
+        let Tracker { shims, ledger, table, .. } = &mut self.tracker;
+        let fails = self.swarm.has(Act::ShimFailsCommit) && self.random.random_bool(0.05);
+        let trouble = fails.then(|| self.random.random_bool(0.5));
+        for numbered in shims[at].poll(table, ledger, moment, trouble, away) {
+            let fact = self.truth.of(numbered.change.when).unwrap();
+            self.say(|| format!("shim {at} numbers {} {}", numbered.change.bug, numbered.cursor));
+            self.truth.number(fact, &numbered);
+        }
+    }
+
+    fn outlet_step(&mut self, at: usize, moment: &Moment) {
+        let Tracker { shims, ledger, table, .. } = &mut self.tracker;
+        let (never, swarm) = (self.stream_up_at == usize::MAX, &self.swarm);
+        let mut way = Way { broker: &mut self.broker, swarm, random: &mut self.random, never, published: None };
+        let given = shims[at].give(table, ledger, &mut way, self.swarm.batch, moment);
+        if let Some((message, confirm)) = way.published {
+            self.stats.faults += u64::from(confirm != Confirm::Ack);
+            self.say(|| format!("shim {at} publishes {}: {confirm:?}", message.cursor));
+        }
+        if given == Given::On {
+            return;
+        }
+        let orphans = std::mem::take(&mut self.tracker.orphans);
+        self.say(|| format!("shim {at} looked at the way: {given:?}"));
+        if given == Given::Renumbered {
             self.stats.renumbered += 1;
             for numbered in self.tracker.ledger.changes.clone() {
                 let fact = self.truth.of(numbered.change.when).unwrap();
@@ -152,12 +176,10 @@ impl World {
 
     fn tracker_heads(&mut self) {
         for at in 0..2 {
-            let Tracker { shims, heads_ms, .. } = &mut self.tracker;
-            let Some(cursor) = shims[at].head().filter(|_| self.now_ms >= heads_ms[at]) else { continue };
-            heads_ms[at] = self.now_ms + INTERVAL_MS;
             let paused = (self.step < self.table_back_at).then(|| "change table".to_owned());
-            self.say(|| format!("shim {at} says {cursor}, paused {paused:?}"));
-            self.broker.say(&Rc::new(Head { cursor, interval_ms: INTERVAL_MS, paused }));
+            let Some(head) = self.tracker.shims[at].head(self.now_ms, paused) else { continue };
+            self.say(|| format!("shim {at} says {}, paused {:?}", head.cursor, head.paused));
+            self.broker.say(&Rc::new(head));
             self.stats.heads += 1;
         }
     }
@@ -196,9 +218,6 @@ impl World {
         let Some(second) = self.second.take() else { return };
         let published = usize::try_from(second.ledger.published).unwrap();
         let kept = if second.copy { &[] } else { &second.ledger.changes[..published] };
-        // A gateway that starts when history has lost what this ledger published cannot know that there was one.
-        let lost = [Act::Unbind, Act::Wipe, Act::Retention].into_iter().any(|act| self.swarm.has(act));
-        let kept = if lost { &[] } else { kept };
         for fact in second.facts {
             let change = self.truth.all[fact].change;
             let Tracker { ledger, table, .. } = &self.tracker;
@@ -212,8 +231,8 @@ impl World {
     /// Nothing is left to do for the second ledger.
     pub fn second_is_done(&self) -> bool {
         self.second.as_ref().is_none_or(|second| {
-            let sending = second.shims.iter().any(Shim::is_sending);
-            second.table.rows.is_empty() && second.ledger.published == second.ledger.head() && !sending
+            let busy = second.shims.iter().any(Shim::is_busy);
+            second.table.rows.is_empty() && second.ledger.published == second.ledger.head() && !busy
         })
     }
 }

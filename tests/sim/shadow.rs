@@ -324,6 +324,16 @@ impl Shadow {
         self.places.get(&fact)?.iter().copied().find(|&pos| pos > after)
     }
 
+    /// Whether this number was taken in, whatever came after it.
+    pub fn has_seen(&self, cursor: &Cursor) -> bool {
+        self.seen.contains_key(cursor)
+    }
+
+    /// Where a change lies that was taken in more than once, at last.
+    pub fn last_place(&self, fact: Fact) -> Option<Pos> {
+        self.places.get(&fact)?.last().copied()
+    }
+
     pub fn number(&self, pos: Pos) -> &Cursor {
         &self.records[usize::try_from(pos).unwrap() - 1].number
     }

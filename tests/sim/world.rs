@@ -11,10 +11,10 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::broker::Broker;
 use crate::bus::Around;
 use crate::client::Client;
+use crate::ledger::Ledger;
 use crate::pod::Life;
 use crate::publishers::Tracker;
 use crate::shadow::{Fact, Truth};
-use crate::shim::Ledger;
 use crate::stats::Stats;
 use crate::swarm::{Act, Swarm};
 

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod input;
 mod packed_u64;
 pub mod position_map;
+pub mod relay;
 pub mod replay;
 mod ring;
 pub mod seen_numbers;

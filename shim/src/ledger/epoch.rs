@@ -6,26 +6,11 @@
 
 use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 
-use super::{Lease, Ledger, LedgerError, META, Meta};
+use super::{Holds, Lease, Ledger, LedgerError, META, Meta};
 use bugfeed_sql::Value;
 
 /// The most runs of tags that are kept; each start of a shim that gives a number makes one.
 const RUNS_KEPT: u64 = 100_000;
-
-/// What a ledger says about a number that somebody else has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holds {
-    /// It gave this number, under this tag.
-    Same,
-    /// It gave this number under another tag: its own, if it has one there.
-    OtherTag(Option<Tag>),
-    /// It has not given this number; this is its head.
-    Beyond(Cursor),
-    /// The number is of an epoch that this ledger had before.
-    Former,
-    /// The number is of another ledger.
-    OtherLedger,
-}
 
 /// A new epoch was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,26 +1,23 @@
 //! The writing side: recording rows, forgetting marks, moving the watermark, pruning.
 //!
-//! Goes in: rows as read, keys as deleted. Comes out: durable numbers. After any error the state in memory is dropped
+//! Goes in: rows as read, keys as deleted. Comes out: durable numbers. What is written is decided by the book
+//! (`bugfeed_core::relay::book`), and written by `entry.rs`. After any error the book is dropped
 //! and read again from the database, because a commit that was not answered may have happened. Each time it is read, it
 //! may be that of another server, or of an older copy: a fresh lineage tag is drawn, so that what is numbered from there
 //! on is never taken for what was numbered before.
 
-use std::fmt::Write as _;
+use std::collections::HashMap;
 
-use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, Tag, When};
+use bugfeed_core::relay::book::{Book, Entry};
+use bugfeed_core::relay::pending::Pending;
+use bugfeed_core::relay::{Row, RowKey};
+use bugfeed_protocol::{Change, Cursor, Numbered, Tag, When};
 
-use super::marks::Marks;
-use super::owed::{Forget, Owed, read_owed};
-use super::plan::{Plan, plan};
+use super::entry::read_owed;
 use super::schema::Tables;
 use super::{Keep, Lease, Ledger, LedgerError, META, Meta};
-use crate::source::{Row, RowKey};
-use bugfeed_sql::{Tx, Value};
+use bugfeed_sql::Value;
 
-/// How many of the latest bad rows are kept to look at.
-const SET_ASIDE_KEPT: u64 = 1000;
-/// Rows of one INSERT.
-pub(super) const CHUNK: usize = 500;
 /// The most changes that one pruning step removes.
 const PRUNE_CHUNK: u64 = 10_000;
 
@@ -28,24 +25,18 @@ const PRUNE_CHUNK: u64 = 10_000;
 #[derive(Debug)]
 pub struct Intake {
     pub(super) ledger: Ledger,
-    term: i64,
-    pub(super) state: Option<State>,
+    pub(super) term: i64,
+    state: Option<State>,
 }
 
 /// What the database says, as long as nobody else writes, which the lease ensures.
 #[derive(Debug)]
 pub(super) struct State {
-    epoch: Epoch,
+    book: Book,
     /// The number in the tables after which the epoch begins.
-    base: u64,
-    pub(super) last_seq: u64,
-    /// The tag of the last number.
-    last_tag: Option<Tag>,
-    /// The tag of the next one.
-    tag: Tag,
-    set_aside: u64,
-    pub(super) marks: Marks,
-    pub(super) owed: Owed,
+    pub(super) base: u64,
+    /// How many rows were ever set aside.
+    pub(super) set_aside: u64,
 }
 
 /// What became of rows.
@@ -122,33 +113,26 @@ impl Lease {
     }
 }
 
-impl State {
-    /// The changes as they are published.
-    fn numbered(&self, plan: &Plan<'_>, recorded: When) -> Vec<Numbered> {
-        let first = self.last_seq + 1;
-        let before = self.last_tag.filter(|before| self.last_seq > 0 && *before != self.tag);
-        let one = |(seq, change): &(u64, Change)| Numbered {
-            change: *change,
-            cursor: Cursor::new(self.epoch.clone(), *seq).tagged(Some(self.tag)),
-            after: before.filter(|_| *seq == first),
-            recorded,
-        };
-        plan.changes.iter().map(one).collect()
-    }
-}
-
 /// A tag as the tables hold it.
-fn tag_text(tag: Option<Tag>) -> Value {
+pub(super) fn tag_text(tag: Option<Tag>) -> Value {
     Value::Text(tag.map(|tag| tag.to_string()).unwrap_or_default())
 }
 
 impl Intake {
+    /// What the ledger holds.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or another shim has taken over.
+    pub async fn book(&mut self) -> Result<&Book, LedgerError> {
+        Ok(&self.state().await?.book)
+    }
+
     /// The keys of rows that are recorded and not yet known to be deleted.
     ///
     /// # Errors
     /// When the database cannot be read, or another shim has taken over.
     pub async fn marks(&mut self) -> Result<Vec<RowKey>, LedgerError> {
-        Ok(self.state().await?.marks.keys().cloned().collect())
+        Ok(self.book().await?.pending())
     }
 
     /// Numbers and records the rows that are new, in one transaction. The same rows may be given again and again.
@@ -156,32 +140,30 @@ impl Intake {
     /// # Errors
     /// When the database cannot be written (then nothing is known about whether it was), or another shim has taken over.
     pub async fn record(&mut self, rows: &[Row], now: When) -> Result<Recorded, LedgerError> {
-        self.state().await?;
-        let Some(mut state) = self.state.take() else { return Err(LedgerError::Fenced) };
-        let plan = plan(rows, |key| state.marks.contains(key), state.last_seq);
-        let mut recorded = Recorded { head: state.last_seq, known: plan.known, ..Recorded::default() };
-        if !plan.marks.is_empty() {
-            // On an error the state stays taken, and is read again next time.
-            let marks = state.marks.mark(&plan.marks);
-            self.write(&plan, &marks, &state, &Forget::default(), now).await?;
-            recorded.numbered = plan.changes.len();
-            recorded.changes = self.given(&mut state, &plan, now);
-            recorded.head = state.last_seq;
-            recorded.set_aside = plan.bad.iter().map(|(row, bad)| (row.key.text(), bad.to_string())).collect();
-            state.set_aside += plan.bad.len() as u64;
-        }
-        self.state = Some(state);
-        Ok(recorded)
+        let mut state = self.take_state().await?;
+        let entry = state.book.record(rows, now);
+        self.commit(state, entry, now).await
     }
 
-    /// What is committed: the changes as they are published. The state moves on.
-    pub(super) fn given(&self, state: &mut State, plan: &Plan<'_>, now: When) -> Vec<Numbered> {
-        let changes = state.numbered(plan, now);
-        if let Some(last) = changes.last() {
-            (state.last_seq, state.last_tag) = (last.cursor.seq, last.cursor.tag);
-            self.ledger.knows(last.cursor.clone());
-        }
-        changes
+    /// These rows are still there, and what they say is about to be announced: it will be announced once more when they are
+    /// gone. Durable when this returns; those that are owed already stay so.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or another shim has taken over.
+    pub async fn owe(&mut self, rows: &[(RowKey, Change)], now: When) -> Result<(), LedgerError> {
+        let mut state = self.take_state().await?;
+        let entry = state.book.owe(rows);
+        self.commit(state, entry, now).await.map(drop)
+    }
+
+    /// Drops the marks of rows whose deletion is known, and numbers once more what is owed for them.
+    ///
+    /// # Errors
+    /// When the database cannot be written (then nothing is known about whether it was), or another shim has taken over.
+    pub async fn settle(&mut self, gone: &[RowKey], now: When) -> Result<Recorded, LedgerError> {
+        let mut state = self.take_state().await?;
+        let entry = state.book.settle(gone, now);
+        self.commit(state, entry, now).await
     }
 
     /// Drops the marks of rows whose deletion is known, and what is owed for them.
@@ -193,56 +175,37 @@ impl Intake {
             // Forgotten by an error in between: they are still marked, and will be deleted and forgotten again.
             return Ok(());
         };
-        let edit = state.marks.forget(gone);
-        let owed: Vec<String> = gone.iter().filter(|key| state.owed.remove(*key).is_some()).map(RowKey::text).collect();
-        if edit.insert.is_empty() && owed.is_empty() {
-            for chunk in edit.delete.chunks(2 * CHUNK) {
-                let fence =
-                    format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
-                let (sql, mut args) = self.unmark(chunk);
-                args.push(Value::Int(self.term));
-                self.ledger.db.execute(&format!("{sql}{fence}"), &args).await?;
-            }
-        } else {
-            // Marks are written anew that stand for fewer rows than before.
-            let mut tx = self.fenced().await?;
-            self.write_forget(&mut tx, &Forget { marks: edit.delete, owed }).await?;
-            self.write_marks(&mut tx, &edit.insert).await?;
-            tx.commit().await?;
+        let entry = state.book.forget(gone);
+        self.commit(state, entry, When::MIN).await.map(drop)
+    }
+
+    /// Writes an entry. On an error the state stays taken, and is read again next time.
+    async fn commit(&mut self, mut state: State, entry: Entry<'_>, now: When) -> Result<Recorded, LedgerError> {
+        if !entry.is_empty() {
+            self.write(&entry, &state, now).await?;
         }
+        if !entry.changes.is_empty() {
+            self.ledger.knows(entry.after.clone());
+        }
+        state.set_aside += entry.bad.len() as u64;
         self.state = Some(state);
-        Ok(())
+        Ok(Recorded {
+            numbered: entry.changes.len(),
+            changes: entry.changes,
+            head: entry.after.seq,
+            set_aside: entry.bad.iter().map(|(row, bad)| (row.key.text(), bad.to_string())).collect(),
+            known: entry.known,
+        })
     }
 
-    /// A transaction of the holder of the lease, and of nobody else.
-    pub(super) async fn fenced(&self) -> Result<Tx, LedgerError> {
-        let mut tx = self.ledger.db.begin().await?;
-        let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
-        match tx.execute(&fence, &[Value::Int(self.term)]).await? {
-            1 => Ok(tx),
-            _ => Err(LedgerError::Fenced),
-        }
+    async fn take_state(&mut self) -> Result<State, LedgerError> {
+        self.state().await?;
+        self.state.take().ok_or(LedgerError::Fenced)
     }
 
-    fn unmark(&self, texts: &[String]) -> (String, Vec<Value>) {
-        let marks = vec!["?"; texts.len()].join(",");
-        let sql = format!("DELETE FROM {} WHERE row_key IN ({marks})", self.ledger.tables.marks);
-        (sql, texts.iter().cloned().map(Value::Text).collect())
-    }
-
-    async fn write_marks(&self, tx: &mut Tx, texts: &[String]) -> Result<(), LedgerError> {
-        for chunk in texts.chunks(CHUNK) {
-            let values = vec!["(?)"; chunk.len()].join(",");
-            let sql = format!("INSERT INTO {} (row_key) VALUES {values}", self.ledger.tables.marks);
-            let args: Vec<Value> = chunk.iter().cloned().map(Value::Text).collect();
-            tx.execute(&sql, &args).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn state(&mut self) -> Result<&State, LedgerError> {
+    async fn state(&mut self) -> Result<&State, LedgerError> {
         if self.state.is_none() {
-            let (meta, marks, owed) = self.read().await?;
+            let (meta, pending, owed) = self.read().await?;
             if meta.term != self.term {
                 return Err(LedgerError::Fenced);
             }
@@ -251,22 +214,15 @@ impl Intake {
             while meta.tag == Some(tag) {
                 tag = Tag::from_random(rand::random());
             }
-            self.state = Some(State {
-                epoch: meta.epoch,
-                base: meta.base,
-                last_seq: meta.head,
-                last_tag: meta.tag,
-                tag,
-                set_aside: meta.set_aside,
-                marks,
-                owed,
-            });
+            let last = Cursor::new(meta.epoch, meta.head).tagged(meta.tag);
+            let book = Book::new(last, tag, pending, owed);
+            self.state = Some(State { book, base: meta.base, set_aside: meta.set_aside });
         }
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
     /// All by one connection: another one may be to a server that is behind.
-    async fn read(&self) -> Result<(Meta, Marks, Owed), LedgerError> {
+    async fn read(&self) -> Result<(Meta, Pending, HashMap<RowKey, Change>), LedgerError> {
         let Ledger { db, tables, .. } = &self.ledger;
         let statements = [
             format!("SELECT row_key FROM {}", tables.marks),
@@ -277,84 +233,6 @@ impl Intake {
         let mut read = db.fetch_together(&statements).await.map_err(|e| self.ledger.gone(e))?.into_iter();
         let [marks, owed, mut meta] = std::array::from_fn(|_| read.next().unwrap_or_default());
         let texts = marks.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
-        Ok((self.ledger.read_meta(meta.pop())?, Marks::read(texts), read_owed(owed)))
-    }
-
-    pub(super) async fn write(
-        &self,
-        plan: &Plan<'_>,
-        marks: &[String],
-        state: &State,
-        forget: &Forget,
-        now: When,
-    ) -> Result<(), LedgerError> {
-        let tables = &self.ledger.tables;
-        let last = plan.changes.last().map_or(state.last_seq, |(seq, _)| *seq);
-        let last_tag = if plan.changes.is_empty() { state.last_tag } else { Some(state.tag) };
-        let set_aside = state.set_aside + plan.bad.len() as u64;
-        let mut tx = self.ledger.db.begin().await?;
-        // The fence: also takes the row lock that makes writers go one after the other. The last number and its tag say
-        // that the ledger holds all that it held when this was read, and nothing else.
-        let fence = format!(
-            "UPDATE {} SET last_seq = ?, last_tag = ?, set_aside_count = ? WHERE one = 1 AND term = ? AND epoch = ? AND \
-             last_seq = ? AND last_tag = ?",
-            tables.meta
-        );
-        let base = state.base;
-        let int = |number: u64| Value::Int(number.cast_signed());
-        let (epoch, term) = (Value::Text(state.epoch.to_string()), Value::Int(self.term));
-        let (new, old) = (int(base + last), int(base + state.last_seq));
-        let args = [new, tag_text(last_tag), int(set_aside), term, epoch, old, tag_text(state.last_tag)];
-        if tx.execute(&fence, &args).await? != 1 {
-            drop(tx);
-            return Err(self.ledger.refused(self.term).await);
-        }
-        if last_tag != state.last_tag {
-            let sql = format!("INSERT INTO {} (first_seq, tag, since_us) VALUES (?,?,?)", tables.runs);
-            let args = [int(base + state.last_seq + 1), tag_text(last_tag), Value::Int(now.as_micros())];
-            tx.execute(&sql, &args).await?;
-        }
-        for chunk in plan.changes.chunks(2 * CHUNK) {
-            let now = now.as_micros();
-            let mut sql = format!("INSERT INTO {} (seq, bug, when_us, recorded_us) VALUES ", tables.changes);
-            for (index, (seq, change)) in chunk.iter().enumerate() {
-                let comma = if index == 0 { "" } else { "," };
-                // Writing to a String cannot fail.
-                let _ = write!(sql, "{comma}({},{},{},{now})", base + seq, change.bug, change.when.as_micros());
-            }
-            tx.execute(&sql, &[]).await?;
-        }
-        self.write_forget(&mut tx, forget).await?;
-        self.write_marks(&mut tx, marks).await?;
-        self.write_bad(&mut tx, plan, state.set_aside, now).await?;
-        Ok(tx.commit().await?)
-    }
-
-    async fn write_bad(&self, tx: &mut Tx, plan: &Plan<'_>, before: u64, now: When) -> Result<(), LedgerError> {
-        let table = &self.ledger.tables.set_aside;
-        for (index, chunk) in plan.bad.chunks(CHUNK).enumerate() {
-            let sql = format!(
-                "INSERT INTO {table} (n, row_key, bug, reason, at_us) VALUES {}",
-                vec!["(?,?,?,?,?)"; chunk.len()].join(",")
-            );
-            let mut args = Vec::with_capacity(5 * chunk.len());
-            for (offset, (row, bad)) in chunk.iter().enumerate() {
-                let n = before + (index * CHUNK + offset) as u64 + 1;
-                // PostgreSQL takes no NUL in a text.
-                let bug = row.bug.as_ref().map(|bug| bug.replace('\0', "?"));
-                args.push(Value::Int(n.cast_signed()));
-                args.push(Value::Text(row.key.text()));
-                args.push(bug.into());
-                args.push(Value::Text(bad.to_string().replace('\0', "?")));
-                args.push(Value::Int(now.as_micros()));
-            }
-            tx.execute(&sql, &args).await?;
-        }
-        let keep_after = (before + plan.bad.len() as u64).saturating_sub(SET_ASIDE_KEPT);
-        if !plan.bad.is_empty() && keep_after > 0 {
-            let sql = format!("DELETE FROM {table} WHERE n <= ?");
-            tx.execute(&sql, &[Value::Int(keep_after.cast_signed())]).await?;
-        }
-        Ok(())
+        Ok((self.ledger.read_meta(meta.pop())?, Pending::read(texts), read_owed(owed)))
     }
 }

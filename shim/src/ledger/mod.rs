@@ -5,21 +5,20 @@
 //! that the ledger is where it left it. Never deletes an unpublished change, never gives a number twice in one history,
 //! never uses a clock to decide anything but the age of what is published already.
 
+mod entry;
 mod epoch;
 mod history;
 mod intake;
 mod lease;
-mod marks;
-mod owed;
-mod plan;
 mod schema;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 
+pub use bugfeed_core::relay::outlet::Holds;
 use bugfeed_sql::{Db, DbUrl, Fault, SqlError, Use, Value};
-pub use epoch::{Holds, NewEpoch};
+pub use epoch::NewEpoch;
 pub use intake::{Intake, Recorded};
 pub(crate) use lease::BEAT;
 pub use lease::Lease;

@@ -11,6 +11,7 @@ mod history;
 use bugfeed_protocol::{Cursor, Numbered};
 
 use crate::ledger::{Ledger, LedgerError};
+pub use bugfeed_core::relay::outlet::Fault as PublishFault;
 pub use heads::Heads;
 
 /// Takes changes in order. Implemented by [`amqp::AmqpPublisher`] and by the all-in-one's in-process bus.
@@ -78,17 +79,4 @@ pub struct PublishError {
     pub fault: PublishFault,
     /// What happened and what to do, in one line, without a password.
     pub reason: String,
-}
-
-/// What kind of trouble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PublishFault {
-    /// The connection is lost, or was never there.
-    Lost,
-    /// Nobody is there to take it yet.
-    Unroutable,
-    /// The broker refuses to take responsibility just now.
-    Refused,
-    /// The broker takes nothing from anybody just now.
-    Blocked,
 }

@@ -1,31 +1,53 @@
-//! Heads: every two seconds, where the feed is and whether anything can come.
+//! Carries out what the plan of the heads says (`bugfeed_core::relay::heads`).
 //!
-//! Goes in: how far everything is confirmed, and what does not work. Comes out: heads, as long as the lease is held and the
-//! way to the bus was looked at. A gateway learns from them that it hears, that it has everything, and who publishes.
+//! Goes in: how far everything is confirmed, and what does not work. Comes out: heads on their way.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bugfeed_protocol::bus::Head;
+use bugfeed_core::relay::heads::{Event, Heads as Plan};
+use bugfeed_protocol::Cursor;
+use tokio::sync::Notify;
 
-use super::way::Confirmed;
+use super::Clock;
 use crate::events::Telemetry;
 use crate::publish::Heads;
 
-/// How often a head is said.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// The plan, shared by the outlet, which tells it what is confirmed, and by whoever says heads.
+#[derive(Debug, Default)]
+pub(super) struct Speaker {
+    plan: Mutex<Plan>,
+    /// Look again when the next head is due.
+    news: Notify,
+}
+
+impl Speaker {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn confirmed(&self, now_ms: u64, confirmed: Option<Cursor>) {
+        let mut plan = self.plan();
+        plan.on(now_ms, Event::Confirmed(confirmed));
+        if plan.due_ms() <= now_ms {
+            self.news.notify_one();
+        }
+    }
+}
 
 /// Never ends.
-pub(super) async fn say(heads: Option<Heads>, confirmed: &Confirmed, telemetry: &Telemetry) {
+pub(super) async fn say(heads: Option<Heads>, speaker: &Speaker, clock: Clock, telemetry: &Telemetry) {
     let Some(heads) = heads else { return std::future::pending().await };
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let wait_ms = speaker.plan().due_ms().saturating_sub(clock.ms());
         tokio::select! {
-            _ = ticks.tick() => {}
-            () = confirmed.news.notified() => {}
+            () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            () = speaker.news.notified() => {}
         }
-        let Some(cursor) = confirmed.get() else { continue };
-        let interval_ms = u64::try_from(INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        heads.say(&Head { cursor, interval_ms, paused: telemetry.paused().map(str::to_owned) }).await;
+        let paused = telemetry.paused().map(str::to_owned);
+        let head = speaker.plan().on(clock.ms(), Event::Tick { paused });
+        if let Some(head) = head {
+            heads.say(&head).await;
+        }
     }
 }

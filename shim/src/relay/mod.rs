@@ -1,24 +1,22 @@
 //! The relay: change table → ledger → publisher, for as long as this process holds the ledger's lease.
 //!
 //! Goes in: an open source, ledger and publisher. Comes out: every committed row, numbered once and published in order.
-//! Two loops that share nothing but the ledger, a wake-up, and what was recorded just now: *intake* records and deletes
-//! rows whether or not the bus works; *outlet* publishes what is recorded whether or not the source works. Either may be
-//! dropped at any await: what matters is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
+//! Two loops that share nothing but the ledger, a wake-up, and the outbox: the *poller* records and deletes rows whether
+//! or not the bus works; the *outlet* publishes what is recorded whether or not the source works. What each does next is
+//! decided by its plan (`bugfeed_core::relay`); here it is carried out. Either may be dropped at any await: what matters
+//! is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
 //!
 //! A *term* is the time of one lease. Within it, each error of the ledger ends a *tenure*: everything in memory is dropped
 //! and read again, since what answers now may be another server, or an older copy, with another history.
 
-mod handoff;
 mod heads;
-mod intake;
 mod outlet;
-mod pace;
-mod way;
+mod poller;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bugfeed_core::relay::outbox::Outbox;
 use bugfeed_protocol::When;
 use bugfeed_protocol::backoff::Backoff;
 use tokio::sync::Notify;
@@ -28,8 +26,8 @@ use crate::events::{Part, Telemetry};
 use crate::ledger::{Keep, Lease, Ledger, LedgerError};
 use crate::publish::Publish;
 use crate::source::Source;
-use handoff::Handoff;
-use way::{Confirmed, Way};
+use heads::Speaker;
+use outlet::Way;
 
 /// How long a stop waits for the batch in hand.
 const LAST_ROUND: Duration = Duration::from_secs(5);
@@ -93,12 +91,35 @@ struct Term<'a> {
     options: &'a RelayOptions,
     /// The tenure ends, or the relay is to stop.
     stop: &'a CancellationToken,
-    /// Something was recorded, or the intake has ended.
+    clock: Clock,
+    /// Something was recorded, or may be published now, or the poller has ended.
     recorded: Notify,
     /// Changes on their way from the one loop to the other.
-    handoff: Handoff,
-    /// With `once`: the table is drained.
-    drained: AtomicBool,
+    outbox: Mutex<Outbox>,
+}
+
+impl Term<'_> {
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the outlet if there are news for it. No event follows from that.
+    fn tell_outlet<T>(&self, news: bool) -> Option<T> {
+        if news {
+            self.recorded.notify_one();
+        }
+        None
+    }
+}
+
+/// Counts from the beginning of a term.
+#[derive(Clone, Copy, Debug)]
+struct Clock(Instant);
+
+impl Clock {
+    fn ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Runs until stopped (or, with [`RelayOptions::once`], until drained). A stop lets the batch in hand finish, within
@@ -213,9 +234,9 @@ async fn term<P: Publish>(
     stop: &CancellationToken,
 ) -> Result<(), LedgerError> {
     let telemetry = &options.telemetry;
-    let confirmed = Confirmed::default();
+    let (speaker, clock) = (Speaker::default(), Clock(Instant::now()));
     let heads = publisher.heads();
-    let mut way = Way::new(publisher, &confirmed);
+    let mut way = Way::new(publisher, &speaker, options.batch);
     // A stop lets the batch in hand finish, but does not wait for a database that hangs.
     let too_late = async {
         stop.cancelled().await;
@@ -225,7 +246,7 @@ async fn term<P: Publish>(
         let mut backoff = Backoff::SERVER;
         loop {
             let began = Instant::now();
-            let e = match Box::pin(tenure(source, lease, &mut way, options, stop)).await {
+            let e = match Box::pin(tenure(source, lease, &mut way, options, clock, stop)).await {
                 Ok(Ended::Done) => return Ok(()),
                 Ok(Ended::NewEpoch) => continue,
                 Err(e @ (LedgerError::Fenced | LedgerError::Replaced(_))) => return Err(e),
@@ -243,7 +264,7 @@ async fn term<P: Publish>(
     tokio::select! {
         ended = tenures => ended,
         lost = beat(lease, telemetry) => Err(lost),
-        () = heads::say(heads, &confirmed, telemetry) => Ok(()),
+        () = heads::say(heads, &speaker, clock, telemetry) => Ok(()),
         () = too_late => Ok(()),
     }
 }
@@ -263,12 +284,13 @@ async fn tenure<P: Publish>(
     lease: &Lease,
     way: &mut Way<'_, P>,
     options: &RelayOptions,
+    clock: Clock,
     stop: &CancellationToken,
 ) -> Result<Ended, LedgerError> {
     let (meta, published) = match lease.begin().await {
         Err(e @ LedgerError::SetBack { .. }) => {
-            way::anew(lease, &options.telemetry, &e.to_string()).await?;
-            way.confirmed.set(None);
+            outlet::begin_epoch(lease, &options.telemetry, &e.to_string()).await?;
+            way.epoch_begun(clock);
             return Ok(Ended::NewEpoch);
         }
         begun => begun?,
@@ -276,14 +298,7 @@ async fn tenure<P: Publish>(
     lease.prune_runs().await?;
     way.publisher.begin(lease.ledger()).await?;
     let over = stop.child_token();
-    let term = Term {
-        lease,
-        options,
-        stop: &over,
-        recorded: Notify::new(),
-        handoff: Handoff::default(),
-        drained: AtomicBool::new(false),
-    };
+    let term = Term { lease, options, stop: &over, clock, recorded: Notify::new(), outbox: Mutex::default() };
     // What ended the tenure: after it, the other loop only finishes what it has in hand, and may fail for that reason.
     let first: Mutex<Option<Result<Ended, LedgerError>>> = Mutex::default();
     let note = |ended: Result<Ended, LedgerError>| {
@@ -292,7 +307,7 @@ async fn tenure<P: Publish>(
             over.cancel();
         }
     };
-    let taking = async { note(Box::pin(intake::run(&term, source)).await.map(|()| Ended::Done)) };
+    let taking = async { note(Box::pin(poller::run(&term, source)).await.map(|()| Ended::Done)) };
     let giving = async { note(Box::pin(outlet::run(&term, way, &meta, published)).await) };
     let late = async {
         over.cancelled().await;
@@ -329,6 +344,11 @@ async fn pause(pause: Duration, stop: &CancellationToken) -> bool {
         () = stop.cancelled() => true,
         () = tokio::time::sleep(pause) => false,
     }
+}
+
+/// A pause from the upper half of this, so that many who lost the same server do not come back together.
+fn draw(longest_ms: u64) -> Duration {
+    Duration::from_millis(longest_ms).mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 fn now() -> When {

@@ -1,51 +1,35 @@
-//! Outlet: publish what is recorded, in order, and move the watermark.
+//! Carries out what the outlet's plan says (`bugfeed_core::relay::outlet`): on the ledger and the bus.
 //!
-//! Goes in: the ledger's unpublished changes, straight from the intake where they are new. Comes out: published ones.
-//! After a crash it begins after the watermark, with the same numbers. Never passes over a change that is not safe with
-//! the bus.
+//! Goes in: actions. Comes out: what became of them. Decides nothing but what is logged.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bugfeed_protocol::backoff::Backoff;
+use bugfeed_core::relay::outlet::{Action, Event, Fault, Holds, Outlet};
 use bugfeed_protocol::{Cursor, Numbered};
 
-use super::handoff::Next;
-use super::way::{Opened, Way};
-use super::{Ended, Term, now, pause};
-use crate::events::Part;
-use crate::ledger::{LedgerError, Meta};
-use crate::publish::{Publish, PublishError, PublishFault};
+use super::heads::Speaker;
+use super::{Clock, Ended, Term, draw, now, pause};
+use crate::events::{Part, Telemetry};
+use crate::ledger::{Lease, LedgerError, Meta};
+use crate::publish::{Publish, PublishError};
 
-/// How often an idle outlet asks whether the bus is still there.
-const CHECK: Duration = Duration::from_secs(2);
-/// How old the ledger's watermark may become while changes keep coming: so much is published again after a crash. Saving
-/// each batch would cost a commit, which waits for the disk.
-const SAVE: Duration = Duration::from_millis(100);
-/// How often published history is looked at for pruning.
-const PRUNE: Duration = Duration::from_secs(10);
-
-struct State<'a, 'p, P> {
-    term: &'a Term<'a>,
-    way: &'a mut Way<'p, P>,
-    /// Everything up to here is safe with the bus.
-    published: Cursor,
-    /// What the ledger knows of it.
-    saved: Cursor,
-    save_at: Instant,
-    backoff: Backoff,
-    /// Nobody took the last one: try one message at a time until somebody does.
-    probing: bool,
-    /// Ask the ledger, even if nothing is known to be there.
-    look: bool,
-    prune_at: Instant,
+/// A publisher in one term, and the plan of what to do with it.
+pub(super) struct Way<'a, P> {
+    pub(super) publisher: &'a mut P,
+    plan: Outlet,
+    speaker: &'a Speaker,
+    /// Where the ledger says that it publishes to.
+    noted: Option<String>,
+    /// Why the bus did not take the last batch, or gave no answer.
+    trouble: Option<PublishError>,
 }
 
-/// What a round came to.
-enum Step {
+/// What became of an action.
+enum Done {
+    /// It has no answer.
     On,
-    Drained,
-    NewEpoch,
+    Answer(Event),
+    Ended(Ended),
 }
 
 pub(super) async fn run<P: Publish>(
@@ -55,164 +39,167 @@ pub(super) async fn run<P: Publish>(
     saved: Cursor,
 ) -> Result<Ended, LedgerError> {
     let telemetry = &term.options.telemetry;
-    term.handoff.head(meta.head);
     telemetry.lease_taken(term.lease.ledger().place(), &meta.cursor(), meta.head - meta.published);
-    // In the same term, and in a ledger that was not set back, what was confirmed before stays so.
-    let before = way.confirmed.get().filter(|before| before.epoch == saved.epoch && before.seq > saved.seq);
-    let mut state = State {
-        term,
-        way,
-        published: before.unwrap_or_else(|| saved.clone()),
-        saved,
-        save_at: Instant::now(),
-        backoff: Backoff::SERVER,
-        probing: false,
-        look: true,
-        prune_at: Instant::now(),
-    };
-    let mut ended = Ended::Done;
-    // The way is looked at even if there is nothing to publish yet.
-    if let Step::NewEpoch = state.publish(&[]).await? {
-        return Ok(Ended::NewEpoch);
-    }
-    while !term.stop.is_cancelled() {
-        match state.round().await? {
-            Step::On => {}
-            Step::Drained => break,
-            Step::NewEpoch => {
-                ended = Ended::NewEpoch;
-                break;
+    let mut next = Some(Event::Begin { head: meta.head, saved });
+    while let Some(event) = next.take() {
+        for action in way.plan(term, event) {
+            match way.carry_out(action, term).await? {
+                Done::On => {}
+                Done::Answer(event) => next = Some(event),
+                Done::Ended(ended) => return Ok(ended),
             }
         }
     }
-    // Not saved is harmless: the same changes are published again, with the same numbers.
-    if ended == Ended::Done
-        && let Err(e) = state.save().await
-    {
-        telemetry.down(Part::Ledger, &e);
-    }
-    Ok(ended)
+    Ok(Ended::Done)
 }
 
-impl<P: Publish> State<'_, '_, P> {
-    /// One batch, or one wait.
-    async fn round(&mut self) -> Result<Step, LedgerError> {
-        let drained = self.term.drained.load(Ordering::Acquire);
-        let limit = if self.probing { 1 } else { self.term.options.batch };
-        let limit = self.term.handoff.allowed(self.published.seq, limit);
-        let batch = match self.term.handoff.take(self.published.seq, limit) {
-            _ if limit == 0 => Vec::new(),
-            Next::Here(batch) => batch,
-            // Looked at all the same when idle: a commit that was not answered may have happened.
-            Next::None if !drained && !self.look => Vec::new(),
-            _ => self.term.lease.ledger().history(self.published.seq, limit).await?,
-        };
-        self.look = false;
-        if !batch.is_empty() {
-            return self.publish(&batch).await;
-        }
-        self.save().await?;
-        if drained {
-            return Ok(Step::Drained);
-        }
-        self.prune().await?;
-        tokio::select! {
-            () = self.term.recorded.notified() => {}
-            () = self.term.stop.cancelled() => {}
-            () = tokio::time::sleep(CHECK) => {
-                self.look = true;
-                return self.publish(&[]).await;
-            }
-        }
-        Ok(Step::On)
+impl<'a, P: Publish> Way<'a, P> {
+    pub(super) fn new(publisher: &'a mut P, speaker: &'a Speaker, batch: usize) -> Way<'a, P> {
+        Way { publisher, plan: Outlet::new(batch), speaker, noted: None, trouble: None }
     }
 
-    /// Publishes a batch; an empty one asks whether the way is open.
-    async fn publish(&mut self, batch: &[Numbered]) -> Result<Step, LedgerError> {
-        let term = self.term;
-        let telemetry = &term.options.telemetry;
-        self.follows(batch)?;
-        let outcome = match self.way.open(term.lease, telemetry, &self.published).await? {
-            Opened::Yes if batch.is_empty() => Ok(0),
-            Opened::Yes => self.way.publisher.publish(batch).await,
-            Opened::No(e) => Err(e),
-            Opened::NewEpoch => return Ok(Step::NewEpoch),
+    fn plan(&mut self, term: &Term<'_>, event: Event) -> Vec<Action> {
+        let (now_ms, mut outbox) = (term.clock.ms(), term.outbox());
+        if term.stop.is_cancelled() {
+            self.plan.on(now_ms, Event::Stop, &mut outbox);
+        }
+        self.plan.on(now_ms, event, &mut outbox)
+    }
+
+    /// The ledger has begun a new epoch before this tenure did anything.
+    pub(super) fn epoch_begun(&mut self, clock: Clock) {
+        for action in self.plan.on(clock.ms(), Event::EpochBegun, &mut Default::default()) {
+            if let Action::Confirmed(confirmed) = action {
+                self.speaker.confirmed(clock.ms(), confirmed);
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, action: Action, term: &Term<'_>) -> Result<Done, LedgerError> {
+        let (lease, telemetry) = (term.lease, &term.options.telemetry);
+        let answer = match action {
+            Action::Connect => match self.publisher.connect().await {
+                Ok(fresh) => Event::Connected { fresh },
+                Err(e) => self.in_trouble(e, |_| Event::NotConnected),
+            },
+            Action::ReadEnd => match self.publisher.end().await {
+                Ok(end) => Event::End(end),
+                Err(e) => self.in_trouble(e, Event::NoEnd),
+            },
+            Action::LookUp(found) => Event::LookedUp(lease.ledger().holds(&found).await?),
+            Action::NoteWay(last) => self.note(last.as_ref().map(Option::as_ref), term).await?,
+            Action::ReadLedger { after, limit } => Event::Ledger(lease.ledger().history(after, limit).await?),
+            Action::Publish(batch) => self.publish(&batch, telemetry).await,
+            Action::Prune => {
+                let count = lease.prune(term.options.keep, now()).await?;
+                if count > 0 {
+                    telemetry.pruned(count);
+                }
+                Event::Pruned { count }
+            }
+            Action::Wait { ms } => tokio::select! {
+                () = term.recorded.notified() => Event::Woken,
+                () = term.stop.cancelled() => Event::Woken,
+                () = tokio::time::sleep(Duration::from_millis(ms)) => Event::Elapsed,
+            },
+            Action::BackOff { longest_ms } => {
+                if let Some(trouble) = self.trouble.take() {
+                    telemetry.down(Part::Bus, &trouble);
+                }
+                pause(draw(longest_ms), term.stop).await;
+                Event::Woken
+            }
+            action => return self.carry_out_quietly(action, term).await,
         };
-        let (count, trouble) = match outcome {
-            Ok(count) if count < batch.len() => {
+        Ok(Done::Answer(answer))
+    }
+
+    /// Actions without an answer.
+    async fn carry_out_quietly(&mut self, action: Action, term: &Term<'_>) -> Result<Done, LedgerError> {
+        let (lease, telemetry) = (term.lease, &term.options.telemetry);
+        match action {
+            Action::Confirmed(confirmed) => self.speaker.confirmed(term.clock.ms(), confirmed),
+            Action::Save(published) => lease.published(&published).await?,
+            Action::SaveLast(published) => {
+                if let Err(e) = lease.published(&published).await {
+                    telemetry.down(Part::Ledger, &e);
+                }
+            }
+            Action::Works { published } => {
+                if telemetry.up(Part::Bus) {
+                    telemetry.catching_up(lease.ledger().head().await?.saturating_sub(published));
+                }
+            }
+            Action::NotCompared => {
+                if let Some(trouble) = self.trouble.take() {
+                    telemetry.not_compared(&trouble);
+                }
+            }
+            Action::OtherLedger(found) => {
+                telemetry.other_ledger(&found, &self.publisher.place().unwrap_or_default());
+            }
+            Action::BeginEpoch { found, holds } => {
+                begin_epoch(lease, telemetry, &why(&found, &holds)).await?;
+                return Ok(Done::Ended(Ended::NewEpoch));
+            }
+            Action::SetBack => return Err(LedgerError::SetBack { place: lease.ledger().place().to_owned() }),
+            // The others have an answer.
+            _ => return Ok(Done::Ended(Ended::Done)),
+        }
+        Ok(Done::On)
+    }
+
+    fn in_trouble(&mut self, trouble: PublishError, event: impl FnOnce(Fault) -> Event) -> Event {
+        let event = event(trouble.fault);
+        self.trouble = Some(trouble);
+        event
+    }
+
+    async fn note(&mut self, last: Option<Option<&Cursor>>, term: &Term<'_>) -> Result<Event, LedgerError> {
+        if let Some(place) = self.publisher.place() {
+            term.options.telemetry.connected(&place, last);
+            if self.noted.as_ref() != Some(&place) {
+                term.lease.publishes_to(&place).await?;
+                self.noted = Some(place);
+            }
+        }
+        Ok(Event::Noted)
+    }
+
+    async fn publish(&mut self, batch: &[Numbered], telemetry: &Telemetry) -> Event {
+        let (count, fault) = match self.publisher.publish(batch).await {
+            Ok(count) if count >= batch.len() => (batch.len(), None),
+            Ok(published) => {
                 let reason = "the bus did not take every change".to_owned();
-                (count, Some(PublishError { published: count, fault: PublishFault::Refused, reason }))
+                self.trouble = Some(PublishError { published, fault: Fault::Refused, reason });
+                (published, None)
             }
-            Ok(count) => (count, None),
-            Err(e) => (e.published, Some(e)),
+            Err(e) => {
+                let told = (e.published.min(batch.len()), Some(e.fault));
+                self.trouble = Some(e);
+                told
+            }
         };
-        let count = count.min(batch.len());
-        if let Some(last) = count.checked_sub(1).and_then(|last| batch.get(last)) {
-            self.published = last.cursor.clone();
-            self.way.confirmed.set(Some(last.cursor.clone()));
-            telemetry.published(count);
-            if self.save_at <= Instant::now() || trouble.is_some() {
-                self.save().await?;
-            }
-        }
-        if let Some(e) = trouble {
-            telemetry.down(Part::Bus, &e);
-            self.probing = e.fault == PublishFault::Unroutable;
-            if count > 0 {
-                self.backoff.reset();
-            }
-            pause(self.backoff.next(rand::random()), term.stop).await;
-            return Ok(Step::On);
-        }
-        // An open way says nothing about whether somebody takes what comes along it.
-        if batch.is_empty() && self.probing {
-            return Ok(Step::On);
-        }
-        self.backoff.reset();
-        self.probing = false;
-        if telemetry.up(Part::Bus) {
-            let head = term.lease.ledger().head().await?;
-            telemetry.catching_up(head.saturating_sub(self.published.seq));
-        }
-        if self.prune_at <= Instant::now() {
-            self.prune().await?;
-        }
-        Ok(Step::On)
+        telemetry.published(count);
+        Event::Published { count, fault }
     }
+}
 
-    /// Whether a batch goes on where the last one ended, in the same history. One that was read from a ledger which was
-    /// set back meanwhile does not.
-    fn follows(&self, batch: &[Numbered]) -> Result<(), LedgerError> {
-        let Some(first) = batch.first() else { return Ok(()) };
-        let before = first.after.or(first.cursor.tag);
-        let same = before.is_none() || self.published.tag.is_none() || before == self.published.tag;
-        let next = first.cursor.seq == self.published.seq + 1 && first.cursor.epoch == self.published.epoch;
-        if next && same {
-            return Ok(());
+/// Why a new epoch must begin.
+fn why(found: &Cursor, holds: &Holds) -> String {
+    match holds {
+        Holds::OtherTag(own) => {
+            let own = own.map_or_else(|| "without a tag".to_owned(), |own| format!("under tag {own}"));
+            format!("history has {found}, which this ledger gave {own}")
         }
-        Err(LedgerError::SetBack { place: self.term.lease.ledger().place().to_owned() })
+        Holds::Beyond(head) => format!("history has {found}, and this ledger ends at {head}"),
+        Holds::Same | Holds::Former | Holds::OtherLedger => format!("history has {found}"),
     }
+}
 
-    async fn save(&mut self) -> Result<(), LedgerError> {
-        if self.saved != self.published {
-            self.term.lease.published(&self.published).await?;
-            self.saved = self.published.clone();
-        }
-        self.save_at = Instant::now() + SAVE;
-        Ok(())
-    }
-
-    async fn prune(&mut self) -> Result<(), LedgerError> {
-        if self.prune_at > Instant::now() {
-            return Ok(());
-        }
-        let count = self.term.lease.prune(self.term.options.keep, now()).await?;
-        if count > 0 {
-            self.term.options.telemetry.pruned(count);
-        }
-        // A full step means that there may be more to remove: soon again, but not before the next batch.
-        let full = count >= 5_000;
-        self.prune_at = Instant::now() + if full { Duration::from_millis(100) } else { PRUNE };
-        Ok(())
-    }
+/// Begins a new epoch, because the ledger was set back; says so, loudly.
+pub(super) async fn begin_epoch(lease: &Lease, telemetry: &Telemetry, why: &str) -> Result<(), LedgerError> {
+    let done = lease.new_epoch(now()).await?;
+    telemetry.new_epoch(lease.ledger().place(), why, &done);
+    Ok(())
 }

@@ -15,67 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bugfeed_protocol::change::BadWhen;
 use bugfeed_protocol::{BugId, Change, When};
 use jiff::tz::TimeZone;
 
+pub use bugfeed_core::relay::{BadRow, Row, RowKey};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_sql::{Db, DbUrl, Fault, SqlError, Use, Value};
 pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
 pub use table::TableSpec;
 use table::TableSql;
-
-/// What a row of the change table is known by: its id, and its date as the database writes it. A row that the tracker
-/// updates in place has another key afterwards, and is another change.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RowKey {
-    /// The primary key.
-    pub id: i64,
-    /// The date's text; `None` for NULL.
-    pub when: Option<String>,
-}
-
-impl RowKey {
-    /// One text for both: the id, and a date that cannot be confused with NULL.
-    pub(crate) fn text(&self) -> String {
-        match &self.when {
-            Some(when) => format!("{}/t{when}", self.id),
-            None => format!("{}/n", self.id),
-        }
-    }
-
-    /// Reads [`RowKey::text`] back.
-    pub(crate) fn from_text(text: &str) -> Option<RowKey> {
-        let (id, when) = text.split_once('/')?;
-        let when = if when == "n" { None } else { Some(when.strip_prefix('t')?.to_owned()) };
-        Some(RowKey { id: id.parse().ok()?, when })
-    }
-}
-
-/// One row as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// What it is known by.
-    pub key: RowKey,
-    /// The bug's number as text; `None` for NULL.
-    pub bug: Option<String>,
-    /// What it says.
-    pub change: Result<Change, BadRow>,
-}
-
-/// Why a row says nothing that can be published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadRow {
-    /// No number from 1 to 2^63 − 1.
-    #[error("bug number {0} is not a whole number from 1 to 9223372036854775807")]
-    Bug(String),
-    /// No date, or an absurd one.
-    #[error("date {0}")]
-    When(#[from] BadWhen),
-    /// NULL where the date should be.
-    #[error("the date is NULL")]
-    NoWhen,
-}
 
 /// An open change table.
 #[derive(Clone, Debug)]
@@ -450,16 +398,6 @@ mod tests {
                 Err(bad) => bad.to_string(),
             };
             assert!(got.starts_with(want), "{bug:?} {when:?}: {got}");
-        }
-    }
-
-    #[test]
-    fn a_key_text_tells_null_from_text() {
-        let key = |when: Option<&str>| RowKey { id: 3, when: when.map(str::to_owned) }.text();
-        assert_eq!([key(None), key(Some("")), key(Some("n"))], ["3/n", "3/t", "3/tn"]);
-        for when in [None, Some(""), Some("n"), Some("2014-04-03 21:13:45/x")] {
-            let key = RowKey { id: -3, when: when.map(str::to_owned) };
-            assert_eq!(RowKey::from_text(&key.text()), Some(key));
         }
     }
 }

@@ -131,7 +131,7 @@ async fn ledger(url: &DbUrl, told: &Recorder) {
     ledger.holds(&recorded[0].cursor).await.unwrap();
     told.section("one cannot be deleted, and then can");
     let change = good.change.clone().unwrap();
-    intake.owe(&[(good.key.clone(), change)]).await.unwrap();
+    intake.owe(&[(good.key.clone(), change)], When::MIN).await.unwrap();
     intake.settle(std::slice::from_ref(&good.key), now).await.unwrap();
     intake.forget(&[bad.key]).await.unwrap();
     told.section("what is old goes");

@@ -2,32 +2,30 @@
 //!
 //! Goes in: whether the last look found something. Comes out: a pause. Pure: knows no clock.
 
-use std::time::Duration;
-
 /// The first pause after rows stopped coming.
-const FIRST: Duration = Duration::from_millis(5);
+const FIRST_MS: u64 = 5;
 
 /// The polling schedule.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    longest: Duration,
-    next: Duration,
+#[derive(Clone, Debug)]
+pub(super) struct Pace {
+    longest_ms: u64,
+    next_ms: u64,
 }
 
 impl Pace {
-    pub(crate) fn new(longest: Duration) -> Pace {
-        Pace { longest, next: FIRST.min(longest) }
+    pub(super) fn new(longest_ms: u64) -> Pace {
+        Pace { longest_ms, next_ms: FIRST_MS.min(longest_ms) }
     }
 
     /// The pause before the next look; `None` for none at all.
-    pub(crate) fn after(&mut self, found: bool) -> Option<Duration> {
+    pub(super) fn after(&mut self, found: bool) -> Option<u64> {
         if found {
-            self.next = FIRST.min(self.longest);
+            self.next_ms = FIRST_MS.min(self.longest_ms);
             return None;
         }
-        let pause = self.next;
-        self.next = (self.next * 2).min(self.longest);
-        Some(pause)
+        let pause_ms = self.next_ms;
+        self.next_ms = (self.next_ms * 2).min(self.longest_ms);
+        Some(pause_ms)
     }
 }
 
@@ -37,10 +35,10 @@ mod tests {
 
     #[test]
     fn at_once_while_rows_come_then_doubling_to_the_interval() {
-        let check = |longest: u64, steps: &[(bool, Option<u64>)]| {
-            let mut pace = Pace::new(Duration::from_millis(longest));
+        let check = |longest_ms: u64, steps: &[(bool, Option<u64>)]| {
+            let mut pace = Pace::new(longest_ms);
             for (step, (found, want)) in steps.iter().enumerate() {
-                assert_eq!(pace.after(*found), want.map(Duration::from_millis), "step {step}");
+                assert_eq!(pace.after(*found), *want, "step {step}");
             }
         };
         let idle = |ms| (false, Some(ms));

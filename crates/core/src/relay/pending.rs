@@ -1,12 +1,13 @@
-//! Which rows of the change table are recorded and not yet known to be deleted, and how that is written down.
+//! Pending deletes: which rows of the change table are recorded and not yet known to be deleted, and how the ledger
+//! writes that down.
 //!
-//! Goes in: keys of recorded rows, keys of deleted rows, the texts of the marks table. Comes out: texts to insert and to
-//! delete. Pure. One text stands for one row, or for rows with consecutive ids and the same date, each of which was
-//! recorded: rows that were written in one go cost one mark.
+//! Goes in: keys of recorded rows, keys of deleted rows, the texts that the ledger keeps. Comes out: texts to insert and
+//! to delete. Pure. One text is a *mark*: it stands for one row, or for rows with consecutive ids and the same date, each
+//! of which was recorded, so that rows which were written in one go cost one mark.
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::source::RowKey;
+use super::RowKey;
 
 /// The most rows that one text stands for; what is longer was not written by this program.
 const LONGEST: i64 = 100_000;
@@ -60,26 +61,28 @@ fn marks_for<'a>(keys: impl IntoIterator<Item = &'a RowKey>) -> Vec<Mark> {
     marks
 }
 
-/// What to write into the table.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Edit {
-    pub(super) insert: Vec<String>,
-    pub(super) delete: Vec<String>,
+/// What to change in the ledger's table of marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// Texts to add.
+    pub insert: Vec<String>,
+    /// Texts to remove.
+    pub delete: Vec<String>,
 }
 
-/// Everything in the table.
-#[derive(Debug, Default)]
-pub(super) struct Marks {
+/// Every row whose deletion is pending.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
     /// Which mark stands for a row.
     rows: HashMap<RowKey, u64>,
     marks: HashMap<u64, Mark>,
     next: u64,
 }
 
-impl Marks {
+impl Pending {
     /// From the table's texts. What this program never writes is passed over.
-    pub(super) fn read(texts: impl IntoIterator<Item = String>) -> Marks {
-        let mut all = Marks::default();
+    pub fn read(texts: impl IntoIterator<Item = String>) -> Pending {
+        let mut all = Pending::default();
         texts.into_iter().filter_map(|text| Mark::parse(&text)).for_each(|mark| all.add(mark));
         all
     }
@@ -90,16 +93,18 @@ impl Marks {
         self.marks.insert(self.next, mark);
     }
 
-    pub(super) fn contains(&self, key: &RowKey) -> bool {
+    /// Whether this row is recorded, and not known to be deleted.
+    pub fn contains(&self, key: &RowKey) -> bool {
         self.rows.contains_key(key)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &RowKey> {
+    /// All of them, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &RowKey> {
         self.rows.keys()
     }
 
     /// Marks rows that are not marked yet; returns the texts to insert.
-    pub(super) fn mark(&mut self, keys: &[&RowKey]) -> Vec<String> {
+    pub fn mark(&mut self, keys: &[&RowKey]) -> Vec<String> {
         let marks = marks_for(keys.iter().copied());
         let texts = marks.iter().map(Mark::text).collect();
         marks.into_iter().for_each(|mark| self.add(mark));
@@ -107,7 +112,7 @@ impl Marks {
     }
 
     /// Drops what is said about these rows, and about no others.
-    pub(super) fn forget(&mut self, keys: &[RowKey]) -> Edit {
+    pub fn forget(&mut self, keys: &[RowKey]) -> Edit {
         let touched: BTreeSet<u64> = keys.iter().filter_map(|key| self.rows.remove(key)).collect();
         let mut edit = Edit::default();
         for number in touched {
@@ -132,9 +137,9 @@ mod tests {
     #[test]
     fn texts() {
         let check = |keys: &[RowKey], want: &[&str]| {
-            let mut marks = Marks::default();
+            let mut marks = Pending::default();
             assert_eq!(marks.mark(&keys.iter().collect::<Vec<_>>()), want);
-            let again = Marks::read(want.iter().map(|text| (*text).to_owned()));
+            let again = Pending::read(want.iter().map(|text| (*text).to_owned()));
             let mut back: Vec<RowKey> = again.keys().cloned().collect();
             back.sort();
             let mut keys = keys.to_vec();
@@ -155,13 +160,13 @@ mod tests {
     #[test]
     fn what_is_no_mark_marks_nothing() {
         for text in ["", "7", "7/", "7/x", "/ta", "7-/ta", "9-7/ta", "1-200000/ta", "-/n", "a-b/n"] {
-            assert_eq!(Marks::read([text.to_owned()]).keys().count(), 0, "{text}");
+            assert_eq!(Pending::read([text.to_owned()]).keys().count(), 0, "{text}");
         }
     }
 
     #[test]
     fn a_row_is_forgotten_alone() {
-        let mut marks = Marks::default();
+        let mut marks = Pending::default();
         let all = keys(1..=5, Some("a"));
         marks.mark(&all.iter().collect::<Vec<_>>());
         let edit = |insert: &[&str], delete: &[&str]| Edit {

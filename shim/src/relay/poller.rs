@@ -1,0 +1,225 @@
+//! Carries out what the poller's plan says (`bugfeed_core::relay::poller`): on the change table, the ledger and the outbox.
+//!
+//! Goes in: actions. Comes out: what became of them. Decides nothing but what is logged.
+
+use std::time::Duration;
+
+use bugfeed_core::relay::poller::{Action, Event, Poller, PollerOptions};
+use bugfeed_core::relay::{Row, RowKey};
+use tokio::time::sleep;
+
+use super::{Term, draw, now, pause};
+use crate::events::{Part, RowTrouble};
+use crate::ledger::{Intake, LedgerError, Recorded};
+use crate::source::Source;
+use bugfeed_sql::SqlError;
+
+/// How often the database is asked whether rows can still be deleted there.
+const PROBE: Duration = Duration::from_secs(5);
+/// An action that takes longer is said not to come back.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// What actions are carried out on.
+struct Hands<'a> {
+    term: &'a Term<'a>,
+    source: &'a Source,
+    intake: Intake,
+    /// What the database last said about rows that it keeps.
+    refusal: Option<String>,
+    /// So many rows were set aside since the last good one, and why the last of them was.
+    bad: (usize, String),
+}
+
+pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerError> {
+    let options = term.options;
+    let poll_interval_ms = u64::try_from(options.poll_interval.as_millis()).unwrap_or(u64::MAX);
+    let mut plan = Poller::new(PollerOptions { poll_interval_ms, batch: options.batch, once: options.once });
+    let mut hands = Hands { term, source, intake: term.lease.intake(), refusal: None, bad: (0, String::new()) };
+    // Who waited for its turn saw the table long ago. What fails here fails again in the round.
+    let _ = source.probe_after(PROBE).await;
+    let mut next = Some(Event::Begin { in_place: source.in_place() });
+    while let Some(event) = next.take() {
+        if term.stop.is_cancelled() {
+            plan.on(term.clock.ms(), Event::Stop);
+        }
+        for action in plan.on(term.clock.ms(), event) {
+            next = match action {
+                Action::Wait { ms } => hands.wait(Duration::from_millis(ms)).await,
+                Action::BackOff { longest_ms } => {
+                    pause(draw(longest_ms), term.stop).await;
+                    Some(Event::Woken)
+                }
+                // What is in memory may be of another history after an error of the ledger: the tenure ends.
+                action => watched(term, hands.carry_out(action)).await?,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Says it when an action takes long: a statement that hangs is given up much later.
+async fn watched<T>(term: &Term<'_>, action: impl Future<Output = T>) -> T {
+    let mut action = std::pin::pin!(action);
+    let mut waited_s = 0;
+    loop {
+        tokio::select! {
+            outcome = &mut action => return outcome,
+            () = sleep(SLOW) => {
+                waited_s += SLOW.as_secs();
+                let reason = format!("no answer for {waited_s} s; the database of the change table, or of the ledger, hangs");
+                term.options.telemetry.down(Part::Source, &reason);
+            }
+        }
+    }
+}
+
+impl Hands<'_> {
+    async fn carry_out(&mut self, action: Action) -> Result<Option<Event>, LedgerError> {
+        let Hands { term, source, .. } = *self;
+        Ok(match action {
+            Action::Look => {
+                term.lease.ledger().look_at_file()?;
+                Some(Event::Looked { in_place: source.in_place() })
+            }
+            Action::ReadPending => Some(self.read_pending().await?),
+            Action::Probe => self.answer(source.probe_after(PROBE).await, |()| Event::Probed),
+            Action::Read { limit } => {
+                let rows = self.answer(source.read(limit).await, Event::Rows);
+                if let Some(Event::Rows(_)) = rows {
+                    term.options.telemetry.up(Part::Source);
+                }
+                rows
+            }
+            Action::TableIsFull { held } => self.table_is_full(held),
+            Action::Record(rows) => Some(self.record(&rows).await?),
+            Action::Forget(rows) => {
+                self.intake.forget(&rows).await?;
+                None
+            }
+            Action::Delete { keys, fresh } => self.delete(&keys, fresh).await,
+            Action::Find(keys) => self.answer(source.find(&keys).await, Event::Found),
+            Action::Owe(rows) => {
+                self.intake.owe(&rows, now()).await?;
+                None
+            }
+            Action::Settle(gone) => {
+                let again = self.intake.settle(&gone, now()).await?;
+                term.options.telemetry.recorded(&again);
+                term.options.telemetry.deleted(gone.len());
+                Some(Event::Settled { changes: again.changes, head: again.head })
+            }
+            Action::Hold => {
+                term.outbox().hold();
+                None
+            }
+            Action::Allow(seq) => {
+                let news = term.outbox().limit(seq);
+                term.tell_outlet(news)
+            }
+            Action::Hand { changes, head } => {
+                let news = !changes.is_empty();
+                term.outbox().head(head);
+                term.outbox().put(changes);
+                term.tell_outlet(news)
+            }
+            Action::Report { held, kept } => self.report(held, kept),
+            Action::End => {
+                term.outbox().close();
+                term.tell_outlet(true)
+            }
+            Action::Wait { .. } | Action::BackOff { .. } => None,
+        })
+    }
+
+    async fn wait(&self, longest: Duration) -> Option<Event> {
+        tokio::select! {
+            () = self.term.stop.cancelled() => {}
+            () = self.term.options.wake.notified() => {}
+            () = sleep(longest) => {}
+        }
+        Some(Event::Woken)
+    }
+
+    /// What the change table said.
+    fn answer<T>(&self, said: Result<T, SqlError>, event: impl FnOnce(T) -> Event) -> Option<Event> {
+        Some(match said {
+            Ok(said) => event(said),
+            Err(e) => {
+                self.term.options.telemetry.down(Part::Source, &format!("change table {e}"));
+                Event::SourceFailed
+            }
+        })
+    }
+
+    async fn read_pending(&mut self) -> Result<Event, LedgerError> {
+        let book = self.intake.book().await?;
+        let (rows, owed, head) = (book.pending(), book.owed(), book.head());
+        Ok(Event::Pending { rows, owed, head, replaced: self.source.take_replaced() })
+    }
+
+    fn table_is_full(&self, held: usize) -> Option<Event> {
+        let place = self.source.place();
+        let reason = format!(
+            "change table {place}: {held} recorded rows cannot be deleted, and the table is read no further: a transaction \
+             of the tracker holds them, or the database keeps them; end that transaction, or let rows be deleted"
+        );
+        self.term.options.telemetry.down(Part::Source, &reason);
+        None
+    }
+
+    async fn record(&mut self, rows: &[Row]) -> Result<Event, LedgerError> {
+        let recorded = self.intake.record(rows, now()).await?;
+        self.ledger_works(&recorded).await?;
+        self.term.options.telemetry.recorded(&recorded);
+        if recorded.numbered > 0 {
+            self.bad = (0, String::new());
+        } else if let Some((_, why)) = recorded.set_aside.last() {
+            self.bad = (self.bad.0 + recorded.set_aside.len(), why.clone());
+        }
+        let set_aside = recorded.set_aside.len();
+        Ok(Event::Recorded { changes: recorded.changes, set_aside, head: recorded.head })
+    }
+
+    /// What was recorded shows that the ledger works. While it does not, and nothing is to be recorded, it is asked.
+    async fn ledger_works(&self, recorded: &Recorded) -> Result<(), LedgerError> {
+        let telemetry = &self.term.options.telemetry;
+        if telemetry.is_down(Part::Ledger) {
+            if recorded.numbered + recorded.set_aside.len() == 0 {
+                self.term.lease.beat().await?;
+            }
+            telemetry.up(Part::Ledger);
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, keys: &[RowKey], fresh: bool) -> Option<Event> {
+        let mut deleted = self.source.delete(keys).await;
+        if let Ok(deleted) = &mut deleted {
+            // After a crash it may have been this shim.
+            if fresh {
+                self.source.say_vanished(deleted.vanished);
+            }
+            self.refusal = deleted.refusal.take().or_else(|| self.refusal.take());
+        }
+        self.answer(deleted, |done| Event::Deleted { gone: done.gone, held: done.held, kept: done.kept })
+    }
+
+    fn report(&mut self, held: usize, kept: usize) -> Option<Event> {
+        let telemetry = &self.term.options.telemetry;
+        if held > 0 {
+            telemetry.rows_held(held);
+        }
+        if kept == 0 {
+            self.refusal = None;
+        }
+        telemetry.rows(&RowTrouble {
+            place: self.source.place(),
+            kept,
+            refusal: self.refusal.as_deref(),
+            strays: self.source.has_strays(),
+            bad: self.bad.0,
+            why: &self.bad.1,
+        });
+        None
+    }
+}
