@@ -64,7 +64,12 @@ impl World {
             }
             // One that has seen what will never come is told in its own time.
             let beyond = |client: &Client| client.cursor.as_ref().is_some_and(|cursor| cursor.seq > 1_000_000);
-            let told = |client: &Client| !client.modern || beyond(client) || !client.missing.contains(&fact);
+            // A pod whose binding went, that hears no heads, and whose history does not answer cannot know of it.
+            let blind = !self.swarm.has_heads() && self.stats.unbound > 0;
+            let elsewhere = |client: &Client| client.session.as_ref().is_none_or(|session| session.pod != pod);
+            let told = |client: &Client| {
+                !client.modern || beyond(client) || blind && elsewhere(client) || !client.missing.contains(&fact)
+            };
             if self.clients.iter().all(told) {
                 break;
             }

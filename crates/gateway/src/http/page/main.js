@@ -154,14 +154,14 @@ function showState() {
 
 /** What changes by the second. */
 function showFacts() {
-  const { state, line, protocol, cursor, verdict, retryAt, pausedSince, bugs } = watch;
+  const { state, tap, protocol, cursor, verdict, retryAt, pausedSince, bugs } = watch;
   const hasVerdict = watch.shownState === "open" && bugs.length > 0;
   const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1000));
   setText($("countdown"), state === "waiting" ? `, reconnecting in ${seconds} s` : "");
-  if (line.version) setText($("version"), line.version);
+  if (tap.version) setText($("version"), tap.version);
   setText($("protocol"), protocol ?? "–");
-  setText($("round-trip"), line.roundTripMs === null ? "–" : took(line.roundTripMs));
-  const silent = line.heartbeatAt === null ? null : Math.round((performance.now() - line.heartbeatAt) / 1000);
+  setText($("round-trip"), tap.roundTripMs === null ? "–" : took(tap.roundTripMs));
+  const silent = tap.heartbeatAt === null ? null : Math.round((performance.now() - tap.heartbeatAt) / 1000);
   setText($("heartbeat"), silent === null ? "–" : `${silent} s ago`);
   setText($("cursor"), cursor ?? "–");
   $("cursor").title = cursor ?? "";
