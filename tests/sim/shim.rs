@@ -273,7 +273,7 @@ impl Shim {
         let mut given = Given::On;
         while let Some(action) = term.gives.front().cloned() {
             match action {
-                outlet::Action::NoteWay(_) => given = Given::Compared,
+                outlet::Action::NoteRoute(_) => given = Given::Compared,
                 outlet::Action::BeginEpoch { .. } if term.holds(ledger) => given = Given::Renumbered,
                 _ => {}
             }

@@ -11,7 +11,7 @@ use bugfeed_core::relay::book::Entry;
 use bugfeed_protocol::{BugId, Change, When};
 
 use super::LedgerError;
-use super::intake::{Intake, State, tag_text};
+use super::recorder::{Recorder, State, tag_text};
 use bugfeed_sql::{Tx, Value};
 
 /// How many of the latest bad rows are kept to look at.
@@ -29,7 +29,7 @@ pub(super) fn read_owed(rows: Vec<Vec<Value>>) -> HashMap<RowKey, Change> {
     rows.into_iter().filter_map(read).collect()
 }
 
-impl Intake {
+impl Recorder {
     /// Writes an entry that is not empty. `state` is what was known before it.
     pub(super) async fn write(&self, entry: &Entry<'_>, state: &State, now: When) -> Result<(), LedgerError> {
         if !entry.records() && !entry.moves_debts() && entry.marks.insert.is_empty() {

@@ -194,7 +194,7 @@ mod tests {
         let ledger = Ledger::open(&url, &Prefix::default()).await.unwrap();
         let lease = ledger.acquire(&CancellationToken::new(), |_| {}).await.unwrap().unwrap();
         let rows: Vec<Row> = (1..=5).map(row).collect();
-        let recorded = lease.intake().record(&rows, When::MIN).await.unwrap();
+        let recorded = lease.recorder().record(&rows, When::MIN).await.unwrap();
         lease.published(&recorded.changes[1].cursor).await.unwrap();
         let (meta, history) = (ledger.meta().await.unwrap(), ledger.history(0, 10).await.unwrap());
         let (epoch, tag) = (Epoch::from_random(7), Tag::from_random(7));

@@ -8,8 +8,8 @@
 mod entry;
 mod epoch;
 mod history;
-mod intake;
 mod lease;
+mod recorder;
 mod schema;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +19,9 @@ use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 pub use bugfeed_core::relay::outlet::Holds;
 use bugfeed_sql::{Db, DbUrl, Fault, SqlError, Use, Value};
 pub use epoch::NewEpoch;
-pub use intake::{Intake, Recorded};
 pub(crate) use lease::BEAT;
 pub use lease::Lease;
+pub use recorder::{Recorded, Recorder};
 use schema::Tables;
 pub use schema::{BadPrefix, Prefix};
 

@@ -20,22 +20,22 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Heads {
     exchange: Arc<str>,
-    way: Arc<Mutex<Option<Way>>>,
+    channel: Arc<Mutex<Option<HeadsChannel>>>,
 }
 
 #[derive(Clone)]
-struct Way {
+struct HeadsChannel {
     channel: Channel,
     connection: ConnectionStatus,
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for HeadsChannel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Way({})", self.channel.id())
+        write!(f, "HeadsChannel({})", self.channel.id())
     }
 }
 
-impl Way {
+impl HeadsChannel {
     fn is_open(&self) -> bool {
         self.connection.connected() && self.channel.status().connected()
     }
@@ -43,7 +43,7 @@ impl Way {
 
 impl Heads {
     pub(super) fn new(exchange: &str) -> Heads {
-        Heads { exchange: bugfeed_protocol::bus::head_exchange(exchange).into(), way: Arc::default() }
+        Heads { exchange: bugfeed_protocol::bus::head_exchange(exchange).into(), channel: Arc::default() }
     }
 
     /// The exchange that heads go to.
@@ -51,12 +51,12 @@ impl Heads {
         &self.exchange
     }
 
-    fn way(&self) -> Option<Way> {
-        self.way.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn open_channel(&self) -> Option<HeadsChannel> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.way().is_some_and(|way| way.is_open())
+        self.open_channel().is_some_and(|open| open.is_open())
     }
 
     /// Makes the exchange and a channel of its own: where this is not allowed, the refusal ends only that one.
@@ -69,19 +69,21 @@ impl Heads {
             .exchange_declare(name.into(), ExchangeKind::Fanout, durable, FieldTable::default())
             .await
             .map_err(|error| AmqpError::exchange(url, name, error))?;
-        let way = Way { channel, connection: connection.status().clone() };
-        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Some(way);
+        let opened = HeadsChannel { channel, connection: connection.status().clone() };
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
         Ok(())
     }
 
     pub(super) fn close(&self) {
-        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Says a head, if there is a way.
     pub async fn say(&self, head: &Head) {
         // What a blocked connection is given only waits: then silence says what is the case.
-        let Some(way) = self.way().filter(|way| way.is_open() && !way.connection.blocked()) else { return };
+        let Some(open) = self.open_channel().filter(|open| open.is_open() && !open.connection.blocked()) else {
+            return;
+        };
         let properties = BasicProperties::default()
             .with_delivery_mode(1)
             .with_type(HEAD_TYPE.into())
@@ -89,7 +91,7 @@ impl Heads {
             .with_app_id("bugfeed".into());
         let body = encode_head(head);
         let exchange = self.exchange.as_ref().into();
-        let saying = way.channel.basic_publish(exchange, "".into(), BasicPublishOptions::default(), &body, properties);
+        let saying = open.channel.basic_publish(exchange, "".into(), BasicPublishOptions::default(), &body, properties);
         // One that is not said is one that the next replaces.
         let _ = tokio::time::timeout(PATIENCE, saying).await;
     }

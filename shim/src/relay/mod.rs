@@ -27,7 +27,7 @@ use crate::ledger::{Keep, Lease, Ledger, LedgerError};
 use crate::publish::Publish;
 use crate::source::Source;
 use heads::Speaker;
-use outlet::Way;
+use outlet::Route;
 
 /// How long a stop waits for the batch in hand.
 const LAST_ROUND: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ pub enum RelayError {
     NotDrained {
         /// How long it tried.
         seconds: u64,
-        /// What stood in the way.
+        /// What stood in the route.
         reason: String,
     },
 }
@@ -236,7 +236,7 @@ async fn term<P: Publish>(
     let telemetry = &options.telemetry;
     let (speaker, clock) = (Speaker::default(), Clock(Instant::now()));
     let heads = publisher.heads();
-    let mut way = Way::new(publisher, &speaker, options.batch);
+    let mut route = Route::new(publisher, &speaker, options.batch);
     // A stop lets the batch in hand finish, but does not wait for a database that hangs.
     let too_late = async {
         stop.cancelled().await;
@@ -246,7 +246,7 @@ async fn term<P: Publish>(
         let mut backoff = Backoff::SERVER;
         loop {
             let began = Instant::now();
-            let e = match Box::pin(tenure(source, lease, &mut way, options, clock, stop)).await {
+            let e = match Box::pin(tenure(source, lease, &mut route, options, clock, stop)).await {
                 Ok(Ended::Done) => return Ok(()),
                 Ok(Ended::NewEpoch) => continue,
                 Err(e @ (LedgerError::Fenced | LedgerError::Replaced(_))) => return Err(e),
@@ -282,7 +282,7 @@ enum Ended {
 async fn tenure<P: Publish>(
     source: &Source,
     lease: &Lease,
-    way: &mut Way<'_, P>,
+    route: &mut Route<'_, P>,
     options: &RelayOptions,
     clock: Clock,
     stop: &CancellationToken,
@@ -290,13 +290,13 @@ async fn tenure<P: Publish>(
     let (meta, published) = match lease.begin().await {
         Err(e @ LedgerError::SetBack { .. }) => {
             outlet::begin_epoch(lease, &options.telemetry, &e.to_string()).await?;
-            way.epoch_begun(clock);
+            route.epoch_begun(clock);
             return Ok(Ended::NewEpoch);
         }
         begun => begun?,
     };
     lease.prune_runs().await?;
-    way.publisher.begin(lease.ledger()).await?;
+    route.publisher.begin(lease.ledger()).await?;
     let over = stop.child_token();
     let term = Term { lease, options, stop: &over, clock, recorded: Notify::new(), outbox: Mutex::default() };
     // What ended the tenure: after it, the other loop only finishes what it has in hand, and may fail for that reason.
@@ -308,7 +308,7 @@ async fn tenure<P: Publish>(
         }
     };
     let taking = async { note(Box::pin(poller::run(&term, source)).await.map(|()| Ended::Done)) };
-    let giving = async { note(Box::pin(outlet::run(&term, way, &meta, published)).await) };
+    let giving = async { note(Box::pin(outlet::run(&term, route, &meta, published)).await) };
     let late = async {
         over.cancelled().await;
         tokio::time::sleep(LAST_ROUND).await;

@@ -14,7 +14,7 @@ use crate::ledger::{Lease, LedgerError, Meta};
 use crate::publish::{Publish, PublishError};
 
 /// A publisher in one term, and the plan of what to do with it.
-pub(super) struct Way<'a, P> {
+pub(super) struct Route<'a, P> {
     pub(super) publisher: &'a mut P,
     plan: Outlet,
     speaker: &'a Speaker,
@@ -34,7 +34,7 @@ enum Done {
 
 pub(super) async fn run<P: Publish>(
     term: &Term<'_>,
-    way: &mut Way<'_, P>,
+    route: &mut Route<'_, P>,
     meta: &Meta,
     saved: Cursor,
 ) -> Result<Ended, LedgerError> {
@@ -42,8 +42,8 @@ pub(super) async fn run<P: Publish>(
     telemetry.lease_taken(term.lease.ledger().place(), &meta.cursor(), meta.head - meta.published);
     let mut next = Some(Event::Begin { head: meta.head, saved });
     while let Some(event) = next.take() {
-        for action in way.plan(term, event) {
-            match way.carry_out(action, term).await? {
+        for action in route.plan(term, event) {
+            match route.carry_out(action, term).await? {
                 Done::On => {}
                 Done::Answer(event) => next = Some(event),
                 Done::Ended(ended) => return Ok(ended),
@@ -53,9 +53,9 @@ pub(super) async fn run<P: Publish>(
     Ok(Ended::Done)
 }
 
-impl<'a, P: Publish> Way<'a, P> {
-    pub(super) fn new(publisher: &'a mut P, speaker: &'a Speaker, batch: usize) -> Way<'a, P> {
-        Way { publisher, plan: Outlet::new(batch), speaker, noted: None, trouble: None }
+impl<'a, P: Publish> Route<'a, P> {
+    pub(super) fn new(publisher: &'a mut P, speaker: &'a Speaker, batch: usize) -> Route<'a, P> {
+        Route { publisher, plan: Outlet::new(batch), speaker, noted: None, trouble: None }
     }
 
     fn plan(&mut self, term: &Term<'_>, event: Event) -> Vec<Action> {
@@ -87,7 +87,7 @@ impl<'a, P: Publish> Way<'a, P> {
                 Err(e) => self.in_trouble(e, Event::NoEnd),
             },
             Action::LookUp(found) => Event::LookedUp(lease.ledger().holds(&found).await?),
-            Action::NoteWay(last) => self.note(last.as_ref().map(Option::as_ref), term).await?,
+            Action::NoteRoute(last) => self.note(last.as_ref().map(Option::as_ref), term).await?,
             Action::ReadLedger { after, limit } => Event::Ledger(lease.ledger().history(after, limit).await?),
             Action::Publish(batch) => self.publish(&batch, telemetry).await,
             Action::Prune => {

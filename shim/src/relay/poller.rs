@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{Term, draw, now, pause};
 use crate::events::{Part, RowTrouble};
-use crate::ledger::{Intake, LedgerError, Recorded};
+use crate::ledger::{LedgerError, Recorded, Recorder};
 use crate::source::Source;
 use bugfeed_sql::SqlError;
 
@@ -23,7 +23,7 @@ const SLOW: Duration = Duration::from_secs(10);
 struct Hands<'a> {
     term: &'a Term<'a>,
     source: &'a Source,
-    intake: Intake,
+    recorder: Recorder,
     /// What the database last said about rows that it keeps.
     refusal: Option<String>,
     /// So many rows were set aside since the last good one, and why the last of them was.
@@ -34,7 +34,7 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
     let options = term.options;
     let poll_interval_ms = u64::try_from(options.poll_interval.as_millis()).unwrap_or(u64::MAX);
     let mut plan = Poller::new(PollerOptions { poll_interval_ms, batch: options.batch, once: options.once });
-    let mut hands = Hands { term, source, intake: term.lease.intake(), refusal: None, bad: (0, String::new()) };
+    let mut hands = Hands { term, source, recorder: term.lease.recorder(), refusal: None, bad: (0, String::new()) };
     // Who waited for its turn saw the table long ago. What fails here fails again in the round.
     let _ = source.probe_after(PROBE).await;
     let mut next = Some(Event::Begin { in_place: source.in_place() });
@@ -93,17 +93,17 @@ impl Hands<'_> {
             Action::TableIsFull { held } => self.table_is_full(held),
             Action::Record(rows) => Some(self.record(&rows).await?),
             Action::Forget(rows) => {
-                self.intake.forget(&rows).await?;
+                self.recorder.forget(&rows).await?;
                 None
             }
             Action::Delete { keys, fresh } => self.delete(&keys, fresh).await,
             Action::Find(keys) => self.answer(source.find(&keys).await, Event::Found),
             Action::Owe(rows) => {
-                self.intake.owe(&rows, now()).await?;
+                self.recorder.owe(&rows, now()).await?;
                 None
             }
             Action::Settle(gone) => {
-                let again = self.intake.settle(&gone, now()).await?;
+                let again = self.recorder.settle(&gone, now()).await?;
                 term.options.telemetry.recorded(&again);
                 term.options.telemetry.deleted(gone.len());
                 Some(Event::Settled { changes: again.changes, head: again.head })
@@ -152,7 +152,7 @@ impl Hands<'_> {
     }
 
     async fn read_pending(&mut self) -> Result<Event, LedgerError> {
-        let book = self.intake.book().await?;
+        let book = self.recorder.book().await?;
         let (rows, owed, head) = (book.pending(), book.owed(), book.head());
         Ok(Event::Pending { rows, owed, head, replaced: self.source.take_replaced() })
     }
@@ -168,7 +168,7 @@ impl Hands<'_> {
     }
 
     async fn record(&mut self, rows: &[Row]) -> Result<Event, LedgerError> {
-        let recorded = self.intake.record(rows, now()).await?;
+        let recorded = self.recorder.record(rows, now()).await?;
         self.ledger_works(&recorded).await?;
         self.term.options.telemetry.recorded(&recorded);
         if recorded.numbered > 0 {

@@ -137,7 +137,7 @@ async fn what_was_recorded_before_a_crash_is_published_after_its_row_is_gone(pla
     place.session().await.insert(&[(7, T1), (8, T1)]).await;
     let lease = ledger.acquire(&Default::default(), |_| {}).await.unwrap().unwrap();
     let rows = source.read(10).await.unwrap();
-    lease.intake().record(&rows, when(T1)).await.unwrap();
+    lease.recorder().record(&rows, when(T1)).await.unwrap();
     // Neither deleted nor published. Somebody else works from now on.
     lease.release().await.unwrap();
     let collector = Collector::default();

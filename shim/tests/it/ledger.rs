@@ -34,7 +34,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
         tracker.session().await.insert(&[(10 * step + 1, T1), (10 * step + 2, T1)]).await;
         let ledger = open_ledger(&place).await;
         let lease = lease(&ledger).await;
-        let mut intake = lease.intake();
+        let mut recorder = lease.recorder();
         let before = ledger.meta().await.unwrap();
         let mut steps = 0;
         // Each of these may be the last thing that happens.
@@ -43,7 +43,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
                 break 'crash;
             }
             let rows = source.read(100).await.unwrap();
-            intake.record(&rows, when(T1)).await.unwrap();
+            recorder.record(&rows, when(T1)).await.unwrap();
             steps += 1;
             if steps == step {
                 break 'crash;
@@ -54,7 +54,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
             if steps == step {
                 break 'crash;
             }
-            intake.forget(&deleted.gone).await.unwrap();
+            recorder.forget(&deleted.gone).await.unwrap();
             steps += 1;
             if steps == step {
                 break 'crash;
@@ -71,7 +71,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
         }
         // Nothing but the lease is put in order; waiting for it is another test's.
         lease.release().await.unwrap();
-        drop((intake, ledger));
+        drop((recorder, ledger));
         let ledger = open_ledger(&place).await;
         let mut collector = Collector::default();
         relay_once(&source, &ledger, &mut collector).await;
@@ -106,20 +106,20 @@ async fn an_old_term_cannot_write(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(4).await;
     let old = lease(&ledger).await;
-    let mut old_intake = old.intake();
-    let recorded = old_intake.record(&rows[..1], when(T1)).await.unwrap().changes;
+    let mut old_recorder = old.recorder();
+    let recorded = old_recorder.record(&rows[..1], when(T1)).await.unwrap().changes;
     // The old one is declared dead while it only sleeps.
     place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
     let refused = |result: Result<(), LedgerError>| assert!(matches!(result, Err(LedgerError::Fenced)), "{result:?}");
-    old_intake.forget(&[rows[0].key.clone()]).await.unwrap();
+    old_recorder.forget(&[rows[0].key.clone()]).await.unwrap();
     assert_eq!(place.session().await.count("bugfeed_marks").await, 1, "not even a mark is forgotten");
-    refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
-    refused(old_intake.record(&rows[1..2], when(T1)).await.map(drop));
+    refused(old_recorder.record(&rows[1..2], when(T1)).await.map(drop));
+    refused(old_recorder.record(&rows[1..2], when(T1)).await.map(drop));
     refused(old.published(&recorded[0].cursor).await);
     refused(old.beat().await);
     old.release().await.unwrap();
     let new = lease(&ledger).await;
-    let recorded = new.intake().record(&rows, when(T1)).await.unwrap();
+    let recorded = new.recorder().record(&rows, when(T1)).await.unwrap();
     assert_eq!((recorded.numbered, recorded.known, recorded.head), (3, 1, 4));
 }
 
@@ -127,11 +127,11 @@ async fn only_published_and_old_changes_are_pruned(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(30).await;
     let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
+    let mut recorder = lease.recorder();
     let at = |seconds: i64| When::from_micros(seconds * 1_000_000).unwrap();
     let mut cursors = Vec::new();
     for (second, row) in (0..).zip(&rows) {
-        let recorded = intake.record(std::slice::from_ref(row), at(second)).await.unwrap();
+        let recorded = recorder.record(std::slice::from_ref(row), at(second)).await.unwrap();
         cursors.push(recorded.changes[0].cursor.clone());
     }
     lease.published(&cursors[19]).await.unwrap();
@@ -157,8 +157,8 @@ async fn ledgers_with_different_prefixes_do_not_meet(place: Place) {
     let two = Ledger::open(&place.db(), &"other_".parse().unwrap()).await.unwrap();
     let (lease_one, lease_two) = (lease(&one).await, lease(&two).await);
     assert_ne!(one.epoch().await.unwrap(), two.epoch().await.unwrap());
-    lease_one.intake().record(&rows, when(T1)).await.unwrap();
-    lease_two.intake().record(&rows[..1], when(T1)).await.unwrap();
+    lease_one.recorder().record(&rows, when(T1)).await.unwrap();
+    lease_two.recorder().record(&rows[..1], when(T1)).await.unwrap();
     assert_eq!((one.head().await.unwrap(), two.head().await.unwrap()), (3, 1));
 }
 
@@ -183,17 +183,17 @@ async fn marks_are_exact(place: Place) {
     let source = tracker.open(jiff::tz::TimeZone::UTC).await;
     let ledger = open_ledger(&place).await;
     let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
+    let mut recorder = lease.recorder();
     let rows = source.read(10).await.unwrap();
-    assert_eq!(intake.record(&rows, when(T1)).await.unwrap().set_aside.len(), 5);
-    let mut marks = lease.intake().marks().await.unwrap();
+    assert_eq!(recorder.record(&rows, when(T1)).await.unwrap().set_aside.len(), 5);
+    let mut marks = lease.recorder().pending_deletes().await.unwrap();
     let mut keys: Vec<_> = rows.iter().map(|row| row.key.clone()).collect();
     marks.sort();
     keys.sort();
     assert_eq!(marks, keys);
-    intake.forget(&[rows[0].key.clone()]).await.unwrap();
-    assert!(!lease.intake().marks().await.unwrap().contains(&rows[0].key));
-    assert_eq!(lease.intake().marks().await.unwrap().len(), 4);
+    recorder.forget(&[rows[0].key.clone()]).await.unwrap();
+    assert!(!lease.recorder().pending_deletes().await.unwrap().contains(&rows[0].key));
+    assert_eq!(lease.recorder().pending_deletes().await.unwrap().len(), 4);
 }
 
 /// Rows that were written in one go cost one mark, and each of them is still forgotten alone.
@@ -201,23 +201,23 @@ async fn one_mark_for_rows_in_a_row(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(9).await;
     let lease_held = lease(&ledger).await;
-    let mut intake = lease_held.intake();
-    intake.record(&rows, when(T1)).await.unwrap();
+    let mut recorder = lease_held.recorder();
+    recorder.record(&rows, when(T1)).await.unwrap();
     assert_eq!(place.session().await.count("bugfeed_marks").await, 1);
     // The tracker holds the first and the fifth; the others are deleted.
     let gone: Vec<_> = rows.iter().map(|row| row.key.clone()).filter(|key| key.id != 1 && key.id != 5).collect();
-    intake.forget(&gone).await.unwrap();
-    let mut left = lease_held.intake().marks().await.unwrap();
+    recorder.forget(&gone).await.unwrap();
+    let mut left = lease_held.recorder().pending_deletes().await.unwrap();
     left.sort();
     assert_eq!(left, [rows[0].key.clone(), rows[4].key.clone()]);
     // An id that is used again is a new row, though the ids around it are still marked.
-    assert_eq!(intake.record(&rows[..4], when(T1)).await.unwrap().numbered, 3);
-    intake.forget(&rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(recorder.record(&rows[..4], when(T1)).await.unwrap().numbered, 3);
+    recorder.forget(&rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(place.session().await.count("bugfeed_marks").await, 0);
     // Splitting a mark is fenced like every other write.
-    assert_eq!(intake.record(&rows, when(T1)).await.unwrap().numbered, 9);
+    assert_eq!(recorder.record(&rows, when(T1)).await.unwrap().numbered, 9);
     place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
-    let refused = intake.forget(&gone).await;
+    let refused = recorder.forget(&gone).await;
     assert!(matches!(refused, Err(LedgerError::Fenced)), "{refused:?}");
     assert_eq!(place.session().await.count("bugfeed_marks").await, 1, "as it was");
 }

@@ -49,10 +49,10 @@ async fn each_tenure_has_a_tag_of_its_own(place: Place) {
     let mut held = Vec::new();
     for part in rows.chunks(3) {
         let lease = lease(&ledger).await;
-        all.extend(lease.intake().record(&part[..1], when(T1)).await.unwrap().changes);
-        let mut intake = lease.intake();
+        all.extend(lease.recorder().record(&part[..1], when(T1)).await.unwrap().changes);
+        let mut recorder = lease.recorder();
         for row in &part[1..] {
-            all.extend(intake.record(std::slice::from_ref(row), when(T1)).await.unwrap().changes);
+            all.extend(recorder.record(std::slice::from_ref(row), when(T1)).await.unwrap().changes);
         }
         held.push(lease.begin().await.unwrap().0.tag);
         lease.published(&all.last().unwrap().cursor).await.unwrap();
@@ -60,7 +60,7 @@ async fn each_tenure_has_a_tag_of_its_own(place: Place) {
     }
     let tags: Vec<_> = all.iter().map(|change| change.cursor.tag.unwrap()).collect();
     assert_eq!(held, [tags[2], tags[5], tags[8]].map(Some));
-    // Each intake reads the ledger anew, and none can know what happened between.
+    // Each recorder reads the ledger anew, and none can know what happened between.
     let different: std::collections::BTreeSet<_> = tags.iter().collect();
     assert_eq!((different.len(), tags[1] == tags[2], tags[0] == tags[1]), (6, true, false));
     let after: Vec<_> = all.iter().map(|change| change.after).collect();
@@ -88,8 +88,9 @@ async fn a_state_that_is_read_again_gets_a_fresh_tag(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(3).await;
     let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
-    let mut tag = async |rows: &[Row]| Ok::<_, LedgerError>(intake.record(rows, when(T1)).await?.changes[0].cursor.tag);
+    let mut recorder = lease.recorder();
+    let mut tag =
+        async |rows: &[Row]| Ok::<_, LedgerError>(recorder.record(rows, when(T1)).await?.changes[0].cursor.tag);
     let first = tag(&rows[..1]).await.unwrap();
     let mut session = place.session().await;
     session.exec("ALTER TABLE bugfeed_changes RENAME TO elsewhere").await;
@@ -104,25 +105,25 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(30).await;
     let held = lease(&ledger).await;
-    let mut intake = held.intake();
+    let mut recorder = held.recorder();
     let mut session = place.session().await;
-    intake.record(&rows[..10], when(T1)).await.unwrap();
+    recorder.record(&rows[..10], when(T1)).await.unwrap();
     copy(&mut session).await;
-    let lost = intake.record(&rows[10..20], when(T1)).await.unwrap().changes;
+    let lost = recorder.record(&rows[10..20], when(T1)).await.unwrap().changes;
     put_back(&mut session).await;
     let set_back = |error: LedgerError| assert!(matches!(error, LedgerError::SetBack { .. }), "{error}");
-    set_back(intake.record(&rows[20..21], when(T1)).await.unwrap_err());
+    set_back(recorder.record(&rows[20..21], when(T1)).await.unwrap_err());
     set_back(held.published(&lost[9].cursor).await.unwrap_err());
     set_back(held.begin().await.unwrap_err());
     // Nor does it go on once it has read the ledger again.
-    set_back(intake.record(&rows[20..30], when(T1)).await.unwrap_err());
-    drop(intake);
+    set_back(recorder.record(&rows[20..30], when(T1)).await.unwrap_err());
+    drop(recorder);
     held.release().await.unwrap();
     // Somebody who does not know goes on: the same numbers under another tag.
     let other = open_ledger(&place).await;
     assert_eq!(other.meta().await.unwrap().head, 10);
     let held = lease(&other).await;
-    let again = held.intake().record(&rows[20..30], when(T1)).await.unwrap().changes;
+    let again = held.recorder().record(&rows[20..30], when(T1)).await.unwrap().changes;
     assert_eq!(seqs(&again), seqs(&lost));
     assert!(again.iter().zip(&lost).all(|(one, two)| one.cursor.contradicts(&two.cursor)));
     assert_eq!(again[0].after, other.history(9, 1).await.unwrap()[0].cursor.tag);
@@ -135,13 +136,13 @@ async fn marks_of_a_future_that_was_lost_hide_no_row(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, source, rows) = rows(20).await;
     let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
+    let mut recorder = lease.recorder();
     let mut session = place.session().await;
-    intake.record(&rows[..10], when(T1)).await.unwrap();
+    recorder.record(&rows[..10], when(T1)).await.unwrap();
     copy(&mut session).await;
-    intake.record(&rows[10..], when(T1)).await.unwrap();
+    recorder.record(&rows[10..], when(T1)).await.unwrap();
     put_back(&mut session).await;
-    drop(intake);
+    drop(recorder);
     lease.release().await.unwrap();
     // All rows are still in the table: those of the lost future get numbers again.
     let mut collector = Collector::default();
@@ -155,8 +156,8 @@ async fn a_new_epoch_keeps_what_is_unpublished(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(12).await;
     let lease = lease(&ledger).await;
-    let mut intake = lease.intake();
-    let first = intake.record(&rows[..7], when(T1)).await.unwrap().changes;
+    let mut recorder = lease.recorder();
+    let first = recorder.record(&rows[..7], when(T1)).await.unwrap().changes;
     lease.published(&first[3].cursor).await.unwrap();
     let former = ledger.epoch().await.unwrap();
     let done = lease.new_epoch(when(T1)).await.unwrap();
@@ -170,11 +171,11 @@ async fn a_new_epoch_keeps_what_is_unpublished(place: Place) {
     assert!(tag.is_some() && tag != first[0].cursor.tag, "{tag:?}");
     assert!(all.iter().all(|one| one.cursor.epoch == done.epoch && one.cursor.tag == tag && one.after.is_none()));
     // What works on the old numbers must begin again.
-    assert!(matches!(intake.record(&rows[7..8], when(T1)).await, Err(LedgerError::SetBack { .. })));
+    assert!(matches!(recorder.record(&rows[7..8], when(T1)).await, Err(LedgerError::SetBack { .. })));
     assert!(matches!(lease.published(&first[6].cursor).await, Err(LedgerError::SetBack { .. })));
     let (meta, published) = lease.begin().await.unwrap();
     assert_eq!((meta.head, published), (3, Cursor::new(done.epoch.clone(), 0)));
-    let more = intake.record(&rows[7..], when(T1)).await.unwrap().changes;
+    let more = recorder.record(&rows[7..], when(T1)).await.unwrap().changes;
     assert_eq!((seqs(&more), more[0].after), ((4..=8).collect(), tag));
     lease.published(&more[4].cursor).await.unwrap();
     // With nothing unpublished there is nothing to number.
@@ -190,8 +191,8 @@ async fn what_a_ledger_says_of_a_number(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(6).await;
     let lease = lease(&ledger).await;
-    let one = lease.intake().record(&rows[..3], when(T1)).await.unwrap().changes;
-    let two = lease.intake().record(&rows[3..], when(T1)).await.unwrap().changes;
+    let one = lease.recorder().record(&rows[..3], when(T1)).await.unwrap().changes;
+    let two = lease.recorder().record(&rows[3..], when(T1)).await.unwrap().changes;
     let (one, two) = (one[2].cursor.clone(), two[2].cursor.clone());
     let at = |seq, tag| Cursor::new(one.epoch.clone(), seq).tagged(tag);
     let check = async |cursor: Cursor, want: Holds| assert_eq!(ledger.holds(&cursor).await.unwrap(), want, "{cursor}");
@@ -222,7 +223,7 @@ async fn the_watermark_is_of_this_history(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(6).await;
     let lease = lease(&ledger).await;
-    let changes = lease.intake().record(&rows, when(T1)).await.unwrap().changes;
+    let changes = lease.recorder().record(&rows, when(T1)).await.unwrap().changes;
     let last = &changes[5].cursor;
     let other_tag = Cursor { tag: None, ..last.clone() };
     let beyond = Cursor { seq: 7, ..last.clone() };
@@ -279,9 +280,9 @@ async fn a_ledger_of_version_1_is_brought_up_to_date(place: Place) {
     assert!(old.iter().all(|change| change.cursor.tag.is_none() && change.after.is_none()));
     let (_tracker, _source, rows) = rows(1).await;
     let lease = lease(&ledger).await;
-    assert_eq!(lease.intake().marks().await.unwrap().len(), 1);
+    assert_eq!(lease.recorder().pending_deletes().await.unwrap().len(), 1);
     assert_eq!(lease.begin().await.unwrap().1.to_string(), "OLD.2");
-    let new = lease.intake().record(&rows, when(T1)).await.unwrap().changes;
+    let new = lease.recorder().record(&rows, when(T1)).await.unwrap().changes;
     assert!(new[0].cursor.seq == 4 && new[0].cursor.tag.is_some() && new[0].after.is_none(), "{new:?}");
     assert_eq!(ledger.holds(&Cursor::parse("OLD.3").unwrap()).await.unwrap(), Holds::Same);
     lease.published(&old[1].cursor).await.unwrap();

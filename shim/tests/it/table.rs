@@ -59,15 +59,15 @@ async fn a_row_updated_between_read_and_delete(place: Place) {
     tracker.exec("CREATE UNIQUE INDEX one_row_per_bug ON push_notify (bug_id)").await;
     tracker.insert(&[(7, T1), (8, T1)]).await;
     let lease = ledger.acquire(&Default::default(), |_| {}).await.unwrap().unwrap();
-    let mut intake = lease.intake();
+    let mut recorder = lease.recorder();
     let rows = source.read(10).await.unwrap();
-    intake.record(&rows, when(T1)).await.unwrap();
+    recorder.record(&rows, when(T1)).await.unwrap();
     tracker.exec(&format!("UPDATE push_notify SET delta_ts = '{T2}' WHERE bug_id = 7")).await;
     let keys: Vec<_> = rows.into_iter().map(|row| row.key).collect();
     let deleted = source.delete(&keys).await.unwrap();
     assert_eq!((deleted.gone.len(), deleted.held.len()), (2, 0));
     assert_eq!(tracker.count("push_notify").await, 1, "the updated row is not deleted");
-    intake.forget(&deleted.gone).await.unwrap();
+    recorder.forget(&deleted.gone).await.unwrap();
     lease.release().await.unwrap();
     let mut collector = Collector::default();
     relay_once(&source, &ledger, &mut collector).await;

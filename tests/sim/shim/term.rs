@@ -175,7 +175,7 @@ impl Term {
             Action::ReadEnd if *connected => bus.end().map_or(Carried::NotYet, Carried::Answer),
             Action::ReadEnd => Carried::Answer(Event::NoEnd(Fault::Lost)),
             Action::LookUp(found) => Carried::Answer(Event::LookedUp(ledger.holds(&found))),
-            Action::NoteWay(_) => Carried::Answer(Event::Noted),
+            Action::NoteRoute(_) => Carried::Answer(Event::Noted),
             Action::BeginEpoch { .. } => {
                 ledger.renumber(moment.epoch.clone(), Tag::from_random(moment.tag));
                 self.epoch = ledger.epoch.clone();

@@ -77,7 +77,7 @@ pub enum Event {
     NoEnd(Fault),
     /// After [`Action::LookUp`].
     LookedUp(Holds),
-    /// After [`Action::NoteWay`].
+    /// After [`Action::NoteRoute`].
     Noted,
     /// After [`Action::ReadLedger`]: what follows, as far as it is kept.
     Ledger(Vec<Numbered>),
@@ -116,7 +116,7 @@ pub enum Action {
     /// Say that history ends with another ledger's number. No answer.
     OtherLedger(Cursor),
     /// Write down where changes go. The last number there: none where there is no history, none within where it is empty.
-    NoteWay(Option<Option<Cursor>>),
+    NoteRoute(Option<Option<Cursor>>),
     /// The ledger was set back: begin a new epoch, and end the tenure. No answer.
     BeginEpoch {
         /// History has this number,
@@ -445,7 +445,7 @@ impl Outlet {
     }
 }
 
-mod way;
+mod route;
 
 #[cfg(test)]
 mod tests;

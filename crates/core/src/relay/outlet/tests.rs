@@ -105,7 +105,7 @@ fn a_history_that_the_ledger_does_not_have_begins_a_new_epoch() {
         let actions = bench.on(Event::LookedUp(holds));
         match want {
             Some(holds) => assert_eq!(actions, [Action::BeginEpoch { found: cursor(5), holds }]),
-            None => assert_eq!(actions.last(), Some(&Action::NoteWay(Some(Some(cursor(5)))))),
+            None => assert_eq!(actions.last(), Some(&Action::NoteRoute(Some(Some(cursor(5)))))),
         }
     }
 }
@@ -122,7 +122,7 @@ fn history_that_does_not_answer_is_asked_three_times() {
         assert_eq!(bench.on(Event::Elapsed), [Action::Connect]);
         assert_eq!(bench.on(Event::Connected { fresh: false }), [Action::ReadEnd]);
     }
-    assert_eq!(bench.on(Event::NoEnd(Fault::Refused)), [Action::NotCompared, Action::NoteWay(None)]);
+    assert_eq!(bench.on(Event::NoEnd(Fault::Refused)), [Action::NotCompared, Action::NoteRoute(None)]);
 }
 
 #[test]

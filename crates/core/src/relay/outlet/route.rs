@@ -78,6 +78,6 @@ impl Outlet {
 
     fn note(&mut self, batch: Batch, last: Option<Option<Cursor>>, out: &mut Vec<Action>) {
         self.phase = Phase::Noting(batch);
-        out.push(Action::NoteWay(last));
+        out.push(Action::NoteRoute(last));
     }
 }

@@ -23,7 +23,7 @@ const PRUNE_CHUNK: u64 = 10_000;
 
 /// Records rows, on behalf of the holder of the lease.
 #[derive(Debug)]
-pub struct Intake {
+pub struct Recorder {
     pub(super) ledger: Ledger,
     pub(super) term: i64,
     state: Option<State>,
@@ -56,8 +56,8 @@ pub struct Recorded {
 
 impl Lease {
     /// The writing side of the ledger, as long as this lease is held.
-    pub fn intake(&self) -> Intake {
-        Intake { ledger: self.ledger.clone(), term: self.term, state: None }
+    pub fn recorder(&self) -> Recorder {
+        Recorder { ledger: self.ledger.clone(), term: self.term, state: None }
     }
 
     /// Everything up to this number is published.
@@ -118,7 +118,7 @@ pub(super) fn tag_text(tag: Option<Tag>) -> Value {
     Value::Text(tag.map(|tag| tag.to_string()).unwrap_or_default())
 }
 
-impl Intake {
+impl Recorder {
     /// What the ledger holds.
     ///
     /// # Errors
@@ -131,7 +131,7 @@ impl Intake {
     ///
     /// # Errors
     /// When the database cannot be read, or another shim has taken over.
-    pub async fn marks(&mut self) -> Result<Vec<RowKey>, LedgerError> {
+    pub async fn pending_deletes(&mut self) -> Result<Vec<RowKey>, LedgerError> {
         Ok(self.book().await?.pending())
     }
 
