@@ -4,16 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bugfeed_client::{Event, Feed, Protocol, State, Verdict};
-use bugfeed_testbed::{Proc, Run, eventually};
-use tokio::sync::mpsc;
+use bugfeed_testbed::{Proc, Run, bin, eventually};
 use tokio::time::timeout;
 
 use crate::commands::bugfeed;
 use crate::support::{SOON, Serve, free_address, touch};
-
-#[path = "../../clients/rust/examples/bot.rs"]
-#[allow(dead_code)] // Its `main`.
-mod bot;
 
 /// The all-in-one as a process, always on the same ports.
 struct Gateway {
@@ -189,39 +184,30 @@ async fn refusals() {
     assert_eq!(changes(&mut feed, 1).await, [7], "it goes on with fewer");
 }
 
-/// The example of clients/rust: ended in the middle of its work, it does that again, and what it missed.
+/// The example of clients/rust, as its first lines say: stopped, and started again, it tells what it missed.
 #[tokio::test]
 async fn the_example_misses_nothing() {
     let mut gateway = Gateway::start().await;
     let (url, file) = (gateway.url(), gateway.dir.path().join("bot.cursor"));
-    let (told, mut looked) = mpsc::unbounded_channel();
-    let mut next = async || timeout(SOON, looked.recv()).await.expect("in time").expect("it runs");
-    let look_at = async |bug: u64| {
-        told.send(bug).unwrap();
-        if bug == 2 {
-            std::future::pending::<()>().await; // It is busy with that one for ever.
-        }
+    let run = || {
+        let program = bin("examples/bot").expect("cargo builds it with the tests: cargo build --example bot");
+        Run::new(program).args([url.as_str(), file.to_str().unwrap(), "1", "2"]).spawn().unwrap()
     };
-    let first_run = async {
-        // Its subscription has been answered once there is a cursor.
-        let read = || std::fs::read_to_string(&file).unwrap_or_default();
-        eventually(SOON, "the first cursor", async || file.exists()).await.unwrap();
-        let first = read();
-        gateway.touch(&["1", "2"]).await;
-        assert_eq!((next().await, next().await), (1, 2));
-        eventually(SOON, "bug 1 is stored", async || read() != first).await.unwrap();
-    };
-    tokio::select! {
-        ended = bot::bot(&url, file.to_str().unwrap(), vec![1, 2], look_at) => panic!("{ended:?}"),
-        () = first_run => {}
-    }
-    gateway.kill();
+    let stored = || std::fs::read_to_string(&file).unwrap_or_default();
+    let mut bot = run();
+    // Its subscription has been answered once there is a cursor.
+    eventually(SOON, "the first cursor", async || file.exists()).await.unwrap();
+    let first = stored();
     gateway.touch(&["1"]).await;
+    bot.wait_for_line("look at bug 1", SOON).await.unwrap();
+    eventually(SOON, "bug 1 is stored", async || stored() != first).await.unwrap();
+    bot.kill9();
+    gateway.kill();
+    gateway.touch(&["2", "1"]).await;
     gateway.restart().await;
-    let look_at = async |bug: u64| told.send(bug).unwrap();
-    let second_run = async { assert_eq!((next().await, next().await), (2, 1)) };
-    tokio::select! {
-        ended = bot::bot(&url, file.to_str().unwrap(), vec![1, 2], look_at) => panic!("{ended:?}"),
-        () = second_run => {}
-    }
+    let mut bot = run();
+    bot.wait_for_line("look at bug 1", SOON).await.unwrap();
+    let told: Vec<String> =
+        bot.output().lines().filter(|line| line.starts_with("look at")).map(str::to_owned).collect();
+    assert_eq!(told, ["look at bug 2", "look at bug 1"]);
 }

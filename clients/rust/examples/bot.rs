@@ -1,6 +1,6 @@
 //! A bot that misses nothing: `cargo run -p bugfeed-client --example bot -- ws://127.0.0.1:8844/ bot.cursor 1234 5678`
 //!
-//! Stop it, change a bug, start it again: it tells what it missed. (tests/it/watch_client.rs does just that.)
+//! Stop it, change a bug, start it again: it tells what it missed. (tests/it/watch_client.rs does that.)
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use bugfeed_client::{Error, Event, Feed};
 
 /// Calls `look_at` for each bug that changes, or of which nobody knows.
-pub(crate) async fn bot(url: &str, file: &str, bugs: Vec<u64>, look_at: impl AsyncFn(u64)) -> Result<(), Error> {
+async fn bot(url: &str, file: &str, bugs: Vec<u64>, look_at: impl AsyncFn(u64)) -> Result<(), Error> {
     let mut feed = Feed::builder(url)?.bugs(bugs).state_file(file).connect();
     // Asking for the next event says that the one before is dealt with; only then is its cursor stored.
     while let Some(event) = feed.next().await {
