@@ -1,7 +1,8 @@
-//! The one way into a feed: hands what the core's intake has recorded to every shard.
+//! The one way into a feed: the sequencer of the core records a change, and the ingest hands it to every shard.
 //!
 //! Goes in: messages as the bus delivers them. Comes out: an entry in the replay cache, then an update in the queue of
-//! every shard. When a message was taken, the change is in the replay cache and may be acknowledged.
+//! every shard. When [`Ingest::take`] returns, the change is in the replay cache, and its message may be acknowledged
+//! to the bus.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +27,7 @@ pub struct Ingest {
     pub feed: String,
     intake: Intake,
     shards: Vec<mpsc::Sender<ShardInput>>,
-    /// For the bus that feeds it to log with.
+    /// The bus of this feed logs and counts with these, too.
     pub events: Arc<Events>,
     changes: Counter,
     poison_lines: Throttle,
@@ -34,31 +35,32 @@ pub struct Ingest {
     gap_lines: Throttle,
     current: bool,
     breaks: Breaks,
-    /// The feed was current once, so that somebody may have been told something.
+    /// The feed has been current once, so clients may already have been sent changes.
     begun: bool,
 }
 
-/// What came of a message.
+/// What a message turned out to be.
 #[derive(Debug)]
 pub enum Came {
-    /// The change that was to come.
+    /// The change with the next number.
     Next,
-    /// One that came late, or was known.
+    /// A change that came late, a duplicate, or a change without a number.
     Other,
-    /// One that ended what went before: clients are told of a gap.
+    /// A change after which continuity is lost: clients are told of a gap.
     Broken,
-    /// The sign of a hole.
+    /// Numbers before this message are missing. It was not taken in.
     Hole(Hole),
 }
 
-/// A message before which others are missing: fill the hole from history, then give it to [`Ingest::take_anyway`].
+/// A message before which others are missing: fill the hole from history, then pass the message to
+/// [`Ingest::take_anyway`].
 #[derive(Debug)]
 pub struct Hole {
     /// The message.
     pub message: BusMessage,
-    /// When its producer had it.
+    /// When its producer recorded it, by the producer's clock.
     pub recorded: Option<When>,
-    /// How many are missing, where that can be told.
+    /// How many messages are missing; `None` if that is unknown.
     pub missing: Option<u64>,
     /// The message's number.
     pub before: Cursor,
@@ -89,7 +91,8 @@ impl Ingest {
         }
     }
 
-    /// Before anything is taken in and anybody is served: the next change of this ledger will be its first.
+    /// Says that the next change will be the first of this ledger. Call it before anything is taken in and before any
+    /// client is served.
     pub async fn begin(&mut self, epoch: Epoch) {
         let start = self.intake.begin(epoch);
         self.break_shards(Some(start)).await;
@@ -106,19 +109,21 @@ impl Ingest {
         }
     }
 
-    /// A message cannot be read.
+    /// Logs and counts a poison message: one that cannot be read as a change.
     pub fn poison(&mut self, body: &[u8], reason: &BadMessage) {
         let quiet = self.poison_lines.is_quiet();
         self.events.poison(&self.feed, body, reason, quiet);
     }
 
-    /// Takes a change in, unless it is known or shows a hole. `recorded` is the producer's word on when it had it.
+    /// Takes a change in, unless it is a duplicate or numbers before it are missing. `recorded` is when its producer
+    /// recorded it, as the producer says.
     pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Came {
         match self.intake.offer(&message, recorded, now()) {
             Taken::New(new) => {
                 let came = match &new {
                     New { gap: Some(_), .. } => Came::Broken,
-                    // One that came late, or has no number, moves no number and proves nothing.
+                    // A late change, and one without a number, does not advance the newest number, so it proves nothing
+                    // about continuity.
                     New { late: true, .. } | New { update: Update { number: None, .. }, .. } => Came::Other,
                     New { .. } => Came::Next,
                 };
@@ -133,12 +138,13 @@ impl Ingest {
         }
     }
 
-    /// Whether a message shows no hole any more.
+    /// Whether no number is missing before this message any more.
     pub fn continues(&self, message: &BusMessage) -> bool {
         self.intake.continues(message)
     }
 
-    /// Takes a change in, unless it is known. What is missing before it is given up, and clients are told.
+    /// Takes a change in, unless it is a duplicate. The numbers missing before it are given up, and clients are told of
+    /// a gap.
     pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
         match self.intake.anyway(message, recorded, now()) {
             Taken::New(new) => self.deliver(new).await,
@@ -162,7 +168,7 @@ impl Ingest {
         self.to_shards(|| Input::Update(update.clone())).await;
     }
 
-    /// Tells the shards that continuity is lost. What happened before anybody was served is nobody's news.
+    /// Tells the shards that continuity is lost. The loss is logged only if clients may have been served before it.
     async fn tell_gap(&mut self, cursor: Option<Cursor>) {
         if self.begun {
             let quiet = self.gap_lines.is_quiet();
@@ -171,7 +177,7 @@ impl Ingest {
         self.break_shards(cursor).await;
     }
 
-    /// Continuity is lost, and nothing is known of what comes next.
+    /// Continuity is lost, and it is unknown which change comes next.
     pub async fn lose(&mut self) {
         let cursor = self.intake.lose();
         self.tell_gap(cursor).await;
@@ -187,17 +193,17 @@ impl Ingest {
         self.tell_gap(Some(cursor)).await;
     }
 
-    /// Where a publisher's head is, given what was taken in.
+    /// Compares a publisher's head with what was taken in.
     pub fn judge_head(&self, head: &Cursor) -> HeadStands {
         self.intake.judge_head(head)
     }
 
-    /// Whether resumes wait until it is known if changes were missed.
+    /// Tells the shards whether resumes must wait (`held`) until it is known if changes were missed.
     pub async fn hold(&self, held: bool) {
         self.to_shards(|| Input::Hold(held)).await;
     }
 
-    /// Tells clients whether changes can arrive.
+    /// Tells clients whether changes can arrive (not `paused`), and since when that is so.
     pub async fn feed_state(&self, paused: bool, since: When) {
         self.to_shards(|| Input::Feed { paused, since }).await;
     }
@@ -210,13 +216,14 @@ impl Ingest {
 
     async fn to_shards(&self, input: impl Fn() -> ShardInput) {
         for shard in &self.shards {
-            // A shard is gone only when the process shuts down; its clients then come back elsewhere.
+            // A shard ends only when the process shuts down; its clients then reconnect to another gateway.
             let _ = shard.send(input()).await;
         }
     }
 
-    /// Tells the shards whether the feed is current: the bus is connected, and what was published before was taken in.
-    /// Only then can it be told that something ought to have come.
+    /// Tells the shards whether the feed is current: the bus is connected, and everything published before was taken
+    /// in. Only then can a shard conclude that a change, which a client has seen on another gateway, should have
+    /// arrived here.
     pub async fn current(&mut self, current: bool) {
         if self.current != current {
             self.current = current;
@@ -225,12 +232,12 @@ impl Ingest {
         }
     }
 
-    /// The newest number taken in.
+    /// The newest number that was taken in; `None` before the first.
     pub fn head(&self) -> Option<Cursor> {
         self.intake.head()
     }
 
-    /// Lets go of what has become too old; call it about once a second.
+    /// Forgets changes that have become too old. Call it about once a second.
     pub fn tick(&mut self) {
         self.intake.tick(now());
     }
@@ -240,7 +247,7 @@ fn now() -> When {
     When::from_system_time(SystemTime::now())
 }
 
-/// When [`Ingest::tick`] is due: once a second, and none is made up for.
+/// A timer for [`Ingest::tick`]: once a second; missed ticks are not made up for.
 pub fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
