@@ -26,7 +26,7 @@ use bugfeed_core::subscriptions::Slot;
 /// client that reads at once does not count as slow when many changes come together. An empty buffer takes no memory.
 const ROOM: usize = 64 * 1024;
 
-/// State shared by the shard, the client's task ([`serve`]), and the reader of the messages ([`Messages`]).
+/// State shared by the shard, the client's task (`serve`), and the reader of the messages ([`Messages`]).
 #[derive(Debug, Default)]
 pub struct BufferedPeer {
     /// The lock is held only while a few kilobytes are copied. Two tasks use it, and they seldom run at the same
