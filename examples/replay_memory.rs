@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use bugfeed_core::numbering::Continuity;
+use bugfeed_core::position_map::Continuity;
 use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 

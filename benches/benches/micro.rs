@@ -2,7 +2,7 @@
 //! (benches/hot-path) more; this shows what they mean in time on this machine.
 
 use bugfeed_core::frame;
-use bugfeed_core::numbering::Continuity;
+use bugfeed_core::position_map::Continuity;
 use bugfeed_core::replay::{Recorder, ReplayLimits, Wanted, replay};
 use bugfeed_core::subscriptions::Subscriptions;
 use bugfeed_protocol::bus::{self, Format};

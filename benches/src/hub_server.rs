@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed::cli::{Cli, Command};
+use bugfeed_core::bus::{Event, Queue};
 use bugfeed_gateway::events::Events;
-use bugfeed_gateway::feed::{self, Came, Clock, Ingest};
+use bugfeed_gateway::feed::{self, Clock, Ingest};
 use bugfeed_gateway::http::origins::Origins;
 use bugfeed_gateway::http::routes::{self, AppState, DEFAULT_FEED};
 use bugfeed_protocol::bus::BusMessage;
@@ -56,7 +57,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         let (router, limits) = (routes::router(state), serving.limits);
         tokio::spawn(listen::serve(listener, router, limits, events, tracker, stop));
         let mut ingest = parts.ingest;
-        ingest.current(true).await;
+        ingest.take(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
         loop {
             let (stream, _) = messages.accept().await?;
             stream.set_nodelay(true)?;
@@ -77,7 +78,7 @@ async fn serve(stream: TcpStream, ingest: &mut Ingest) -> Result<()> {
         match line.as_slice() {
             [b'{', ..] => {
                 if let Some(message) = ingest.read(&line) {
-                    take(ingest, message).await;
+                    ingest.take_change(message, None).await;
                 }
             }
             b"settle\n" => write.write_all(b"settled\n").await?,
@@ -94,13 +95,8 @@ async fn generate(ingest: &mut Ingest, phase: &Phase) -> Result<()> {
     let before = ingest.head().map_or(0, |head| head.seq);
     for (number, index) in phase.indices().enumerate() {
         let cursor = Cursor::new(epoch.clone(), before + 1 + number as u64);
-        take(ingest, BusMessage { change: phase.change(index), cursor: Some(cursor), after: None }).await;
+        let message = BusMessage { change: phase.change(index), cursor: Some(cursor), after: None };
+        ingest.take_change(message, None).await;
     }
     Ok(())
-}
-
-async fn take(ingest: &mut Ingest, message: BusMessage) {
-    if let Came::Hole(hole) = ingest.take(message, None).await {
-        ingest.take_anyway(&hole.message, hole.recorded).await;
-    }
 }

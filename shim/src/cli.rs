@@ -272,7 +272,7 @@ impl RunArgs {
 
     /// What no single option can check.
     fn check(&self) -> Result<(), clap::Error> {
-        if let Some(channel) = self.listen.as_ref().filter(|_| !self.table.source.is_postgres()) {
+        if let Some(channel) = self.listen.as_ref().filter(|_| self.table.source.notifier().is_none()) {
             let message = format!(
                 "invalid value '{channel}' for '--listen <CHANNEL>': only PostgreSQL notifies; use it with a --source \
                  that begins with postgres://"

@@ -100,8 +100,8 @@ async fn open_and_relay(
 ) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
     let listening = async {
-        if let Some(channel) = &options.wake_channel {
-            bugfeed_sql::wake_on_notify(&options.source, channel, wake.clone(), stop.clone()).await;
+        if let (Some(channel), Some(notifier)) = (&options.wake_channel, options.source.notifier()) {
+            notifier.wake_on(channel, wake.clone(), stop.clone()).await;
         }
         std::future::pending::<()>().await;
     };
@@ -153,7 +153,7 @@ async fn open_ledger(
 ) -> anyhow::Result<Option<Ledger>> {
     let mut backoff = Backoff::SERVER;
     if place.make_folder
-        && let Some(folder) = place.url.sqlite_path().as_deref().and_then(Path::parent)
+        && let Some(folder) = place.url.file_path().and_then(Path::parent)
     {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {} (--ledger)", folder.display()))?;

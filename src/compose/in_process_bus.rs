@@ -9,17 +9,16 @@
 //! that nothing was missed.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use bugfeed_protocol::bus::BusMessage;
-use bugfeed_protocol::{Numbered, When};
+use bugfeed_protocol::Numbered;
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, LedgerError};
 use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use bugfeed_gateway::feed::{self, Came, Ingest};
+use bugfeed_core::bus::{Event, Queue, Setup};
+use bugfeed_gateway::feed::Ingest;
 use bugfeed_runtime::health::{FeedHealth, FeedState};
 
 /// Changes read from the ledger at a time.
@@ -83,17 +82,19 @@ impl Publish for LocalPublisher {
 }
 
 impl LocalBus {
-    /// Feeds batches to the ingest until `stop`. If the relay says that it cannot work, clients are told that the feed
-    /// is paused.
+    /// Hands batches to the feed until `stop`. If the relay says that it cannot work, clients are told that the feed is
+    /// paused.
     pub(super) async fn run(
         mut self,
-        ingest: Ingest,
+        mut ingest: Ingest,
         health: FeedHealth,
         relay: Arc<Telemetry>,
         stop: CancellationToken,
     ) {
-        let mut ticks = feed::ticks();
-        let mut feed = LocalFeed { ingest, health, max: self.max, current: false, paused: false };
+        let mut ticks = bugfeed_gateway::feed::ticks();
+        // Nothing comes back at once: another process has the ledger.
+        ingest.set_up(Setup { grace_ms: 0, ..Setup::default() });
+        let mut feed = LocalFeed { ingest, health, max: self.max };
         feed.health.set(FeedState::Starting("waiting for the ledger".to_owned()), Vec::new());
         loop {
             tokio::select! {
@@ -101,10 +102,10 @@ impl LocalBus {
                     let Some(order) = order else { return };
                     feed.follow(order).await;
                 }
-                _ = ticks.tick() => feed.ingest.tick(),
+                _ = ticks.tick() => feed.hear(Event::Tick).await,
                 () = stop.cancelled() => return,
             }
-            feed.pause(relay.paused().is_some()).await;
+            feed.hear(Event::Waits(relay.paused())).await;
         }
     }
 }
@@ -114,8 +115,6 @@ struct LocalFeed {
     ingest: Ingest,
     health: FeedHealth,
     max: u64,
-    current: bool,
-    paused: bool,
 }
 
 impl LocalFeed {
@@ -124,27 +123,21 @@ impl LocalFeed {
             Order::Begin(ledger, done) => {
                 let read = warm(&ledger, &mut self.ingest, self.max).await;
                 if read.is_ok() {
-                    // The feed is current from here on: a channel has no connection that can be lost.
-                    self.current = true;
-                    self.ingest.current(true).await;
                     self.health.set(FeedState::Up, Vec::new());
-                    self.ingest.events.feed_is_up(&self.ingest.feed, true);
+                    self.hear(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
                 }
                 // If the relay has stopped waiting for the answer, it begins again.
                 let _ = done.send(read);
             }
             Order::Rest => {
-                self.current = false;
-                self.ingest.current(false).await;
                 let reason = "another process works on the ledger, and this one waits for its turn";
                 self.health.set(FeedState::Down(reason.to_owned()), Vec::new());
-                self.ingest.events.feed_is_up(&self.ingest.feed, false);
+                self.hear(Event::Lost).await;
             }
             Order::Batch(batch, done) => {
                 let count = batch.len();
                 for numbered in batch {
-                    let recorded = numbered.recorded;
-                    take(&mut self.ingest, numbered.into(), Some(recorded)).await;
+                    take(&mut self.ingest, numbered).await;
                 }
                 // If the relay has stopped waiting for the answer, it publishes again, with the same numbers.
                 let _ = done.send(count);
@@ -152,13 +145,12 @@ impl LocalFeed {
         }
     }
 
-    /// Tells clients whether changes can arrive, when that has changed.
-    async fn pause(&mut self, nothing_can_be_read: bool) {
-        let paused = nothing_can_be_read || !self.current;
-        if paused != self.paused {
-            self.paused = paused;
-            self.ingest.events.feed_is_up(&self.ingest.feed, !paused);
-            self.ingest.feed_state(paused, When::from_system_time(SystemTime::now())).await;
+    /// Hands an event to the ingest, and carries out what follows from it.
+    async fn hear(&mut self, event: Event<'_>) {
+        self.ingest.take(event).await;
+        if self.ingest.bus.take_news() {
+            let stopped = self.ingest.bus.stopped(self.ingest.now_ms());
+            self.ingest.events.feed_is_up(&self.ingest.feed, stopped.is_none());
         }
     }
 }
@@ -171,7 +163,7 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), Ledg
     let (head, published) = (meta.cursor(), meta.published);
     let known = ingest.head().filter(|known| known.epoch == head.epoch && known.seq <= head.seq);
     if published == 0 && known.is_none() {
-        ingest.begin(head.epoch).await;
+        ingest.take(Event::Begins(head.epoch)).await;
         return Ok(());
     }
     let mut after = published.saturating_sub(max).max(known.map_or(0, |known| known.seq));
@@ -183,16 +175,14 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), Ledg
             if numbered.cursor.seq > published {
                 return Ok(());
             }
-            let recorded = numbered.recorded;
-            take(ingest, numbered.into(), Some(recorded)).await;
+            take(ingest, numbered).await;
         }
     }
 }
 
 /// Takes in a change that was read from the ledger. The ledger has no holes, unless it was pruned or replaced; a hole
 /// is therefore given up at once, and told as a gap.
-async fn take(ingest: &mut Ingest, message: BusMessage, recorded: Option<When>) {
-    if let Came::Hole(hole) = ingest.take(message, recorded).await {
-        ingest.take_anyway(&hole.message, hole.recorded).await;
-    }
+async fn take(ingest: &mut Ingest, numbered: Numbered) {
+    let recorded = numbered.recorded;
+    ingest.take_change(numbered.into(), Some(recorded)).await;
 }

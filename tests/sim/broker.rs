@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bugfeed_core::bus_plan::Queue as Kind;
+use bugfeed_core::bus::Queue as Kind;
 use bugfeed_protocol::bus::{BusMessage, Head};
 use bugfeed_protocol::{Change, Cursor, Numbered, When};
 use rand::RngExt as _;
@@ -83,6 +83,8 @@ pub struct Broker {
     pub stream: VecDeque<Item>,
     /// The offset of the stream's first message.
     pub first: u64,
+    /// How often the stream was made.
+    pub stream_made: u64,
     markers: u64,
     /// Messages that a full queue dropped.
     pub dropped: u64,
@@ -103,6 +105,7 @@ impl Broker {
             stream_bound: false,
             stream: VecDeque::new(),
             first: 0,
+            stream_made: 0,
             markers: 0,
             dropped: 0,
         }
@@ -115,21 +118,25 @@ impl Broker {
     }
 
     /// A pod connects.
-    pub fn connect_pod(&mut self, pod: usize, durable: bool) -> Kind {
+    pub fn connect_pod(&mut self, pod: usize, durable: bool, heads: bool) -> Kind {
         let kind = if durable { Kind::Durable { kept: self.queues[pod].is_some() } } else { Kind::New };
         self.queues[pod].get_or_insert_default();
         if durable {
             self.beside[pod].get_or_insert_default();
         }
-        self.rebind(pod);
+        self.rebind(pod, heads);
         kind
     }
 
-    /// A pod makes exchanges and bindings, should they be gone.
-    pub fn rebind(&mut self, pod: usize) {
-        (self.exchange, self.head_exchange) = (true, true);
+    /// A pod makes exchanges and bindings, should they be gone. `heads`: it may bind to that of heads.
+    pub fn rebind(&mut self, pod: usize, heads: bool) {
+        self.exchange = true;
+        self.head_exchange |= heads;
         let Some(queue) = &mut self.queues[pod] else { return };
         queue.bound = true;
+        if !heads {
+            return;
+        }
         match &mut self.beside[pod] {
             Some(beside) => beside.bound = true,
             None => queue.heads = true,
@@ -237,7 +244,13 @@ impl Broker {
     pub fn wipe(&mut self) {
         self.queues.iter_mut().for_each(|queue| *queue = None);
         self.unbind(true);
+        self.delete_stream();
+    }
+
+    /// The stream is deleted, and its readers with it: it is made anew, from offset 0.
+    pub fn delete_stream(&mut self) {
         (self.stream, self.first, self.stream_bound) = (VecDeque::new(), 0, false);
+        self.stream_made += 1;
     }
 
     /// The exchange is deleted, and perhaps that of heads, too: nothing is bound to it any more.
@@ -260,11 +273,6 @@ impl Broker {
         self.markers += 1;
         self.stream.push_back(Item::Marker(self.markers));
         Some(self.markers)
-    }
-
-    /// The offset after the stream's last message.
-    pub fn end(&self) -> u64 {
-        self.first + self.stream.len() as u64
     }
 
     pub fn at(&self, offset: u64) -> Option<&Item> {

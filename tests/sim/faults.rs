@@ -98,8 +98,7 @@ impl World {
         let heads = self.random.random_bool(0.3);
         self.broker.unbind(heads);
         if self.random.random_bool(0.3) {
-            // The stream with it: it is made anew, from offset 0.
-            (self.broker.stream, self.broker.first) = (std::collections::VecDeque::new(), 0);
+            self.broker.delete_stream();
             self.pods.iter_mut().flatten().for_each(|life| life.bus.read_to = None);
         }
         self.stats.unbound += 1;

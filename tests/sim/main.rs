@@ -10,6 +10,7 @@
 
 mod broker;
 mod bus;
+mod bus_check;
 mod check;
 mod client;
 mod faults;

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bugfeed_core::input::{About, Input, SessionLimits, Work};
-use bugfeed_core::intake::{Intake, New, Taken};
 use bugfeed_core::replay::{ReplayLimits, replay};
+use bugfeed_core::sequencer::{New, Sequencer, Taken};
 use bugfeed_core::shard::Shard;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When, client};
@@ -80,7 +80,7 @@ struct Talker {
 }
 
 struct Model {
-    intake: Intake,
+    sequencer: Sequencer,
     shards: Vec<(Shard<End>, VecDeque<Input<End>>)>,
     talkers: Vec<Talker>,
     published: usize,
@@ -100,7 +100,7 @@ impl Model {
         let shard = || (Shard::new(Arc::clone(&cache), SessionLimits::default(), about()), VecDeque::new());
         let mut model = Model {
             shards: (0..case.shards).map(|_| shard()).collect(),
-            intake: Intake::new(recorder, Epoch::from_random(0)),
+            sequencer: Sequencer::new(recorder, Epoch::from_random(0)),
             talkers: Vec::new(),
             published: 0,
             handing: None,
@@ -156,7 +156,7 @@ impl Model {
         let seq = self.published as u64;
         let change = change(case.bugs[self.published - 1], self.published);
         let cursor = Some(Cursor::new(Epoch::parse("E").unwrap(), seq));
-        match self.intake.offer(&BusMessage { change, cursor, after: None }, None, change.when) {
+        match self.sequencer.offer(&BusMessage { change, cursor, after: None }, None, change.when) {
             Taken::New(new) => self.handing = Some((new, 0)),
             other => panic!("{other:?}"),
         }

@@ -48,7 +48,7 @@ struct State {
 enum Move {
     Write,
     Acquire(usize),
-    Intake(usize, Option<bool>),
+    Sequencer(usize, Option<bool>),
     /// The shim's next message: does the broker get it, and what does the shim hear.
     Publish(usize, bool, Confirm),
     Crash(usize),
@@ -111,11 +111,11 @@ impl State {
                 continue;
             }
             if !shim.idles(&self.table, &self.ledger) {
-                moves.push(Move::Intake(at, None));
+                moves.push(Move::Sequencer(at, None));
                 if self.faults > 0 && shim.is_recording() {
-                    moves.extend([Move::Intake(at, Some(true)), Move::Intake(at, Some(false))]);
+                    moves.extend([Move::Sequencer(at, Some(true)), Move::Sequencer(at, Some(false))]);
                 } else if self.faults > 0 && shim.is_deleting() {
-                    moves.push(Move::Intake(at, Some(true)));
+                    moves.push(Move::Sequencer(at, Some(true)));
                 }
             }
             if shim.clone().next_message(&self.ledger, BATCH).is_some() {
@@ -137,7 +137,7 @@ impl State {
 
     fn make(&mut self, made: Move, writes: &[Write]) -> Result<(), String> {
         let fault = match made {
-            Move::Intake(_, trouble) => trouble.is_some(),
+            Move::Sequencer(_, trouble) => trouble.is_some(),
             Move::Publish(_, _, confirm) => confirm != Confirm::Ack,
             Move::Crash(_) | Move::Sleep(_) => true,
             _ => false,
@@ -152,8 +152,8 @@ impl State {
             }
             Move::Sleep(at) => self.shims[at].asleep = true,
             Move::Wake(at) => self.shims[at].asleep = false,
-            Move::Intake(at, trouble) => {
-                self.shims[at].intake(&mut self.table, &mut self.ledger, BATCH, When::MIN, trouble);
+            Move::Sequencer(at, trouble) => {
+                self.shims[at].sequencer(&mut self.table, &mut self.ledger, BATCH, When::MIN, trouble);
             }
             Move::Publish(at, arrives, confirm) => {
                 let message = self.shims[at].next_message(&self.ledger, BATCH).ok_or("nothing to publish")?;

@@ -1,4 +1,4 @@
-//! One pod: the real intake and the real shards, one step at a time. Its side of the broker is in `bus.rs`.
+//! One pod: the real sequencer and the real shards, one step at a time. Its side of the broker is in `bus.rs`.
 //!
 //! Goes in: connections, and what they say. Comes out: what the shards write. Notes beside it what each answer must be.
 
@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bugfeed_core::input::{About, Input, Work};
-use bugfeed_core::intake::Intake;
+use bugfeed_core::input::{AHEAD_MS, About, Input, Work};
 use bugfeed_core::replay::{Pos, Replay, replay};
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_core::shard::Shard;
-use bugfeed_protocol::{Cursor, Epoch, When, client};
+use bugfeed_protocol::{Cursor, Epoch, client};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
@@ -19,9 +19,6 @@ use crate::bus::Bus;
 use crate::shadow::Shadow;
 use crate::swarm::Swarm;
 use crate::wire::{Asked, End, Wire};
-
-/// How long the shard of a feed that is current believes a client that is ahead.
-const AHEAD_MS: u64 = 5000;
 
 /// One shard and its queue.
 pub struct Lane {
@@ -45,7 +42,6 @@ struct Conn {
 
 /// From start to death.
 pub struct Life {
-    pub intake: Intake,
     pub bus: Bus,
     pub cache: Arc<Replay>,
     pub lanes: Vec<Lane>,
@@ -74,8 +70,7 @@ impl Life {
         };
         Life {
             lanes: (0..swarm.shards).map(|_| lane()).collect(),
-            intake: Intake::new(recorder, own.clone()),
-            bus: Bus::new(swarm, now_ms),
+            bus: Bus::new(Sequencer::new(recorder, own.clone()), swarm, now_ms),
             cache,
             conns: Vec::new(),
             shadow: Rc::new(RefCell::new(Shadow::new(own))),
@@ -217,7 +212,7 @@ impl Life {
             })
     }
 
-    pub fn tick(&mut self, now_ms: u64, now: When) {
+    pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         for conn in &self.conns {
             let mut ahead = conn.wire.ahead.borrow_mut();
@@ -232,7 +227,6 @@ impl Life {
                 }
             }
         }
-        self.intake.tick(now);
         for lane in &mut self.lanes {
             lane.shard.tick(now_ms);
         }

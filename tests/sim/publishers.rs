@@ -65,7 +65,7 @@ impl World {
         self.second = Some(std::mem::replace(&mut self.tracker, first));
     }
 
-    /// One step of one shim: intake or outlet.
+    /// One step of one shim: sequencer or outlet.
     fn tracker_step(&mut self) {
         let (at, now) = (self.random.random_range(0..2), self.now());
         let Tracker { shims, ledger, table, .. } = &mut self.tracker;
@@ -84,7 +84,7 @@ impl World {
             }
             let fails = self.swarm.has(Act::ShimFailsCommit) && self.random.random_bool(0.05);
             let trouble = fails.then(|| self.random.random_bool(0.5));
-            let numbered = shims[at].intake(table, ledger, self.swarm.batch, now, trouble);
+            let numbered = shims[at].sequencer(table, ledger, self.swarm.batch, now, trouble);
             for numbered in numbered {
                 let fact = self.truth.of(numbered.change.when).unwrap();
                 self.say(|| format!("shim {at} numbers {} {}", numbered.change.bug, numbered.cursor));
@@ -196,6 +196,9 @@ impl World {
         let Some(second) = self.second.take() else { return };
         let published = usize::try_from(second.ledger.published).unwrap();
         let kept = if second.copy { &[] } else { &second.ledger.changes[..published] };
+        // A gateway that starts when history has lost what this ledger published cannot know that there was one.
+        let lost = [Act::Unbind, Act::Wipe, Act::Retention].into_iter().any(|act| self.swarm.has(act));
+        let kept = if lost { &[] } else { kept };
         for fact in second.facts {
             let change = self.truth.all[fact].change;
             let Tracker { ledger, table, .. } = &self.tracker;

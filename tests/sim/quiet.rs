@@ -59,7 +59,7 @@ impl World {
                 // History is still asked.
                 bound_ms = self.now_ms + BOUND_MS;
             }
-            if life.bus.held && self.clients[leaver].session.as_ref().is_some_and(|session| session.pod == pod) {
+            if life.bus.hold && self.clients[leaver].session.as_ref().is_some_and(|session| session.pod == pod) {
                 self.stats.quiet_resumes += 1;
             }
             // One that has seen what will never come is told in its own time.
@@ -78,7 +78,7 @@ impl World {
 
     /// Nothing can arrive for a while: clients are told, and told again when it is over.
     pub fn outage(&mut self) -> Checked {
-        let kind = self.random.random_range(0..if self.swarm.heads { 3 } else { 1 });
+        let kind = self.random.random_range(0..if self.swarm.has_heads() { 3 } else { 1 });
         self.say(|| format!("outage {kind}"));
         // Silence says something only where heads were heard.
         for _ in 0..2 {
@@ -140,9 +140,11 @@ impl World {
     /// Time passes until every pod is where its publisher is.
     pub fn wait_for_heads(&mut self) -> Checked {
         // A ledger beside which another one was heard is believed a minute later; a pod that never heard anybody before its
-        // bindings went makes them anew after half a minute.
+        // bindings went makes them anew after half a minute. Who hears no heads looks into history every half a minute, and a
+        // minute later where that did not answer.
         let two = self.epochs > 0 || self.stats.renumbered > 0;
-        let bound_ms = self.now_ms + if two || self.stats.unbound > 0 { 80_000 } else { BOUND_MS };
+        let slow = self.swarm.looks() && !self.pods_are_even();
+        let bound_ms = self.now_ms + if slow || two || self.stats.unbound > 0 { 80_000 } else { BOUND_MS };
         while self.now_ms < bound_ms && !self.pods_are_even() {
             self.now_ms += 1000;
             self.tick()?;

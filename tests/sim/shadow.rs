@@ -179,12 +179,22 @@ impl Shadow {
     }
 
     /// What taking in a message must lead to, and the number that it has here.
-    pub fn judge_message(&self, number: Option<&Cursor>, before: Option<Tag>) -> (Cursor, Judged) {
+    /// `older`: history is read from its beginning, and nothing known was met yet.
+    pub fn judge_message(&self, number: Option<&Cursor>, before: Option<Tag>, older: bool) -> (Cursor, Judged) {
         match (number, &self.head) {
+            (Some(number), _) if older && self.lies_before(number) => (number.clone(), Judged::Late),
             (Some(number), _) => (number.clone(), self.judge(number, before)),
             (None, Some(head)) if head.epoch != self.own.epoch => (head.clone(), Judged::Beside),
             (None, _) => (Cursor::new(self.own.epoch.clone(), self.own.seq + 1), Judged::Next),
         }
+    }
+
+    /// Whether a number is not known, and lies before one that is.
+    fn lies_before(&self, number: &Cursor) -> bool {
+        let after = |history: &BTreeMap<u64, Option<Tag>>| {
+            history.range(number.seq..).next().is_some() && !history.contains_key(&number.seq)
+        };
+        self.histories.get(&number.epoch).is_some_and(after) && !self.ended.contains(number)
     }
 
     /// What taking in a number must lead to, given the tag of the number before it.

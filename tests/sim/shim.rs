@@ -154,7 +154,7 @@ impl Shim {
         matches!(self.term.as_ref().map(|term| &term.round), Some(Round::Delete(keys)) if !keys.is_empty())
     }
 
-    /// Whether the intake would only look and find nothing.
+    /// Whether the sequencer would only look and find nothing.
     pub fn idles(&self, table: &Table, ledger: &Ledger) -> bool {
         let all = |term: &Term| !table.in_place || term.limit == ledger.head();
         let reads = |term: &Term| matches!(term.round, Round::Read) && term.held.is_empty() && all(term);
@@ -241,9 +241,9 @@ impl Shim {
         true
     }
 
-    /// One step of the intake. `trouble`: the commit's answer is lost, and (false) the commit with it; or the tracker
+    /// One step of the sequencer. `trouble`: the commit's answer is lost, and (false) the commit with it; or the tracker
     /// holds a row that is to be deleted. Returns what was numbered.
-    pub fn intake(
+    pub fn sequencer(
         &mut self,
         table: &mut Table,
         ledger: &mut Ledger,
@@ -380,7 +380,7 @@ impl Term {
         ledger.changes[first..].to_vec()
     }
 
-    /// The transaction that numbers, as `ledger/intake.rs` does it.
+    /// The transaction that numbers, as `ledger/sequencer.rs` does it.
     fn record(&mut self, ledger: &mut Ledger, rows: &[Row], now: When, happens: bool) -> Vec<Numbered> {
         let (last_seq, marks) = self.cache.get_or_insert_with(|| (ledger.head(), ledger.marks.clone()));
         let plan = plan(rows, |key| marks.contains(key), *last_seq);

@@ -41,6 +41,8 @@ stats! {
     heads,
     /// Runs whose publisher says none.
     headless,
+    /// Runs whose pods may not bind to the exchange of heads, and look into history.
+    looks,
     /// Gaps that a head gave rise to.
     head_gaps,
     /// Connections after which nothing proved that nothing was missed.

@@ -91,6 +91,8 @@ pub struct Swarm {
     pub asks_history: bool,
     /// Whether publishers say heads.
     pub heads: bool,
+    /// Whether pods may bind to the exchange of heads.
+    pub hears_heads: bool,
     /// How many of the changes are of a producer that gives no numbers.
     pub foreign: f64,
     /// Whether pods have durable queues of their own.
@@ -171,6 +173,7 @@ impl Swarm {
             refusals: *[0.03, 0.3].choose(random).unwrap(),
             connects: *[1.0, 1.0, 0.03].choose(random).unwrap(),
             room: *[130, 400, 5000, 1_000_000].choose(random).unwrap(),
+            hears_heads: random.random_bool(0.85),
             total: weights.iter().map(|(_, weight)| weight).sum(),
             weights,
         }
@@ -195,6 +198,16 @@ impl Swarm {
             return Err(format!("pod {pod}: the cache holds more than {:?}", self.ring));
         }
         Ok(())
+    }
+
+    /// Whether heads come to pods.
+    pub fn has_heads(&self) -> bool {
+        self.heads && self.hears_heads
+    }
+
+    /// Whether pods without heads find what they missed in history.
+    pub fn looks(&self) -> bool {
+        !self.hears_heads && self.history && self.asks_history
     }
 
     /// Whether this kind of fault happens in this run.

@@ -118,7 +118,7 @@ impl World {
         if self.random.random_bool(0.3) {
             self.outage()?;
         }
-        if !self.swarm.heads || self.may_go_unheard() {
+        if !(self.swarm.has_heads() || self.swarm.looks() && self.is_in_history()) || self.may_go_unheard() {
             self.last_change();
             self.settle()?;
         }
@@ -135,12 +135,19 @@ impl World {
         let breaks = self.pods.iter().flatten().map(|life| u64::from(life.shadow.borrow().breaks)).sum::<u64>();
         self.stats.breaks += breaks;
         self.stats.headless += u64::from(!self.swarm.heads);
+        self.stats.looks += u64::from(self.swarm.heads && self.swarm.looks());
         Ok(self.stats)
     }
 
     /// A ledger that lies behind what its gateways have, and is silent, is like one whose head is on its way.
     fn may_go_unheard(&self) -> bool {
         self.swarm.has(Act::Copy) || self.swarm.has(Act::SetBack)
+    }
+
+    /// Whether history has all that was published, and ends with the ledger that goes on.
+    fn is_in_history(&self) -> bool {
+        let faults = [Act::Retention, Act::Wipe, Act::Unbind, Act::Refuse, Act::Second, Act::NewEpoch];
+        !faults.into_iter().any(|act| self.swarm.has(act))
     }
 
     fn act(&mut self, act: Act) -> Checked {
@@ -258,7 +265,7 @@ impl World {
         self.say(|| format!("pod {pod} starts"));
         let mut life = Life::new(&self.swarm, &mut self.random, self.now_ms);
         life.expects = self.expects[pod].take();
-        life.tick(self.now_ms, self.now());
+        life.tick(self.now_ms);
         self.pods[pod] = Some(life);
     }
 
@@ -276,6 +283,7 @@ impl World {
             random: &mut self.random,
             now,
             now_ms: self.now_ms,
+            trace: self.trace,
         };
         act(life, &mut around)?;
         let foreign = std::mem::take(&mut life.shadow.borrow_mut().foreign);
@@ -298,12 +306,11 @@ impl World {
     }
 
     pub fn tick(&mut self) -> Checked {
-        let now = self.now();
         self.say_heads();
         for pod in 0..self.pods.len() {
             self.on_bus(pod, Life::bus_tick)?;
             let Some(life) = &mut self.pods[pod] else { continue };
-            life.tick(self.now_ms, now);
+            life.tick(self.now_ms);
             if life.drains_until_ms.is_some_and(|until| self.now_ms >= until) {
                 self.end_pod(pod, false);
             }

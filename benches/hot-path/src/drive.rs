@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail};
 use bugfeed_core::input::{About, Input, SessionLimits, Work};
-use bugfeed_core::intake::{Intake, Taken};
 use bugfeed_core::replay::{ReplayLimits, replay};
+use bugfeed_core::sequencer::{Sequencer, Taken};
 use bugfeed_core::shard::{Peer, Shard};
 use bugfeed_core::subscriptions::Slot;
 use bugfeed_protocol::bus::{self, BusMessage, Format};
@@ -48,7 +48,7 @@ impl Peer for Counter {
 }
 
 struct Hub {
-    intake: Intake,
+    sequencer: Sequencer,
     shard: Shard<Counter>,
     written: Counter,
     epoch: Epoch,
@@ -62,8 +62,8 @@ impl Hub {
         let (recorder, cache) = replay(ReplayLimits::default());
         let about = About { version: "1".into(), feed: "default".into() };
         let shard = Shard::new(cache, SessionLimits::default(), about);
-        let intake = Intake::new(recorder, epoch.clone());
-        Ok(Hub { intake, shard, written: Counter::default(), epoch, seq: 0, sessions: 0 })
+        let sequencer = Sequencer::new(recorder, epoch.clone());
+        Ok(Hub { sequencer, shard, written: Counter::default(), epoch, seq: 0, sessions: 0 })
     }
 
     fn message(&mut self, bug: u64) -> Result<BusMessage> {
@@ -75,7 +75,7 @@ impl Hub {
     /// Takes a change in; its frames are written by the next [`Hub::flush`].
     fn update(&mut self, bug: u64) -> Result<()> {
         let message = self.message(bug)?;
-        match self.intake.offer(&message, None, message.change.when) {
+        match self.sequencer.offer(&message, None, message.change.when) {
             Taken::New(new) => self.shard.take(Input::Update(new.update)),
             other => bail!("not taken in: {other:?}"),
         }

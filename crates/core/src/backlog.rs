@@ -462,9 +462,7 @@ pub(super) fn assert_may_end(backlog: Option<&Backlog>) {
     check(&TRANSITIONS, backlog.map_or(Name::Open, |backlog| backlog.phase.name()), Name::Ended);
 }
 
-#[path = "backlog_transitions.rs"]
 mod transitions;
 
 #[cfg(test)]
-#[path = "backlog_tests.rs"]
 pub(super) mod tests;

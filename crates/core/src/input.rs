@@ -67,6 +67,10 @@ pub struct Update {
     pub cursor: Cursor,
 }
 
+/// How long a client's word that it has seen more than this gateway is believed, in milliseconds, while the feed is
+/// current. A gateway is then behind another by the time a message takes; a ledger that was set back never catches up.
+pub const AHEAD_MS: u64 = 5_000;
+
 /// Bounds on one session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {

@@ -5,16 +5,15 @@
 
 mod backlog;
 pub mod budget;
-pub mod bus_plan;
+pub mod bus;
 pub mod frame;
 pub mod input;
-pub mod intake;
-pub mod numbering;
 mod packed_u64;
-pub mod places;
+pub mod position_map;
 pub mod replay;
 mod ring;
-pub mod sequence;
+pub mod seen_numbers;
+pub mod sequencer;
 mod session;
 pub mod shard;
 pub mod subscriptions;

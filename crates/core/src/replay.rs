@@ -15,8 +15,8 @@ use std::sync::{Arc, RwLock};
 use bugfeed_protocol::{BugId, Change, Cursor, Tag, When};
 use dashmap::DashMap;
 
-use super::numbering::{Continuity, Numbering};
 use super::packed_u64::PackedU64;
+use super::position_map::{Continuity, PositionMap};
 pub use super::ring::Pos;
 use super::ring::{Entry, Ring, Tail, recorded_from};
 
@@ -115,7 +115,7 @@ pub struct Replay {
     newest: DashMap<PackedU64, Packed, foldhash::fast::FixedState>,
     /// Changes up to here may be missing from the newest-change table.
     floor: AtomicU64,
-    numbering: RwLock<Numbering>,
+    numbering: RwLock<PositionMap>,
     limits: ReplayLimits,
 }
 
@@ -131,7 +131,7 @@ pub struct Recorder {
 
 /// Where a client that resumes stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum CursorPlace {
     /// It has everything up to this position, and all after it is in the ring.
     InRing(Pos),
     /// It has everything up to this position; of what came after, the newest change of each bug is known.
@@ -389,9 +389,7 @@ impl Replay {
     }
 }
 
-#[path = "replay_cursors.rs"]
 mod cursors;
 
 #[cfg(test)]
-#[path = "replay_tests.rs"]
 mod tests;

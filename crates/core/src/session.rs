@@ -10,7 +10,7 @@ use bugfeed_protocol::{BugId, Cursor};
 
 use super::backlog::{Backlog, Phase, assert_may_end};
 use super::frame;
-use super::input::Tally;
+use super::input::{AHEAD_MS, Tally};
 use super::replay::Pos;
 use super::subscriptions::Slot;
 
@@ -64,15 +64,10 @@ pub(super) struct Watermark {
     pub(super) told_ms: u64,
 }
 
-/// How long a client is believed that it has seen more than this gateway, in milliseconds, while the feed is current.
-/// A gateway is then behind another one only by the time that a message takes; a ledger that was set back never comes to
-/// the client's cursor.
-const WATERMARK_GRACE_MS: u64 = 5_000;
-
 impl Watermark {
     /// Whether everything up to it ought to have come by now. `current_ms`: since when the feed is current, if it is.
     fn is_overdue(&self, current_ms: Option<u64>, now_ms: u64) -> bool {
-        current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + WATERMARK_GRACE_MS)
+        current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + AHEAD_MS)
     }
 
     /// Whether this gateway is as far as the client, given the cursor of a session that has been sent everything.

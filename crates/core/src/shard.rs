@@ -22,7 +22,7 @@ use super::budget::Budget;
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
-use super::replay::{Pos, Replay, Standing};
+use super::replay::{CursorPlace, Pos, Replay};
 pub use super::session::Peer;
 use super::session::{Modern, Session, State, Watermark};
 use super::subscriptions::{Slot, Subscriptions};
@@ -313,11 +313,11 @@ impl<P: Peer> Shard<P> {
             self.tally.gaps += 1;
             return (Verdict::Gap, self.cursor(slot), None);
         };
-        let (after, limit) = match self.replay.standing(&cursor) {
-            Standing::InRing(pos) => (pos, self.limits.catch_up),
-            Standing::BeforeRing(pos) => (pos, 0),
-            Standing::Ahead => (Pos::MAX, 0),
-            Standing::Unknown => {
+        let (after, limit) = match self.replay.place_of(&cursor) {
+            CursorPlace::InRing(pos) => (pos, self.limits.catch_up),
+            CursorPlace::BeforeRing(pos) => (pos, 0),
+            CursorPlace::Ahead => (Pos::MAX, 0),
+            CursorPlace::Unknown => {
                 self.tally.gaps += 1;
                 return (Verdict::Gap, self.cursor(slot), None);
             }
@@ -379,27 +379,20 @@ impl<P: Peer> Shard<P> {
     }
 }
 
-#[path = "shard_catch_up.rs"]
 mod catch_up;
 
-#[path = "shard_live.rs"]
 mod live;
 
-#[path = "shard_state.rs"]
 mod state;
 
 #[cfg(test)]
-#[path = "shard_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "shard_modern_tests.rs"]
 mod modern_tests;
 
 #[cfg(test)]
-#[path = "shard_lineage_tests.rs"]
 mod lineage_tests;
 
 #[cfg(test)]
-#[path = "shard_backlog_tests.rs"]
 mod backlog_tests;

@@ -4,42 +4,39 @@
 //! Never connects.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bugfeed_protocol::redact::{redact, unescaped};
-use sqlx::mysql::MySqlConnectOptions;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
 
-use super::Dialect;
+use crate::Dialect;
+use crate::databases::{allowed, with_scheme};
+use crate::driver::{Address, Notifier};
 
 /// A checked database URL. `Debug` and `Display` leave the password out.
 #[derive(Clone)]
 pub struct DbUrl {
-    pub(crate) options: DbOptions,
-    shown: String,
+    pub(crate) address: Arc<dyn Address>,
+    pub(crate) shown: String,
 }
-
-#[derive(Clone)]
-pub(crate) enum DbOptions {
-    MySql(Box<MySqlConnectOptions>),
-    Postgres(Box<PgConnectOptions>),
-    Sqlite(Box<SqliteConnectOptions>),
-}
-
-/// What a database URL may look like, for error messages and help.
-pub const ALLOWED: &str = "mysql://user:password@host:3306/database, mariadb://…, \
-                           postgres://user:password@host:5432/database, postgresql://… or sqlite://path/to/file.db";
 
 /// The text is no database URL this program knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     /// Another scheme, or none.
-    #[error("'{0}' is no database this program knows; use {ALLOWED}")]
+    #[error("'{0}' is no database this program knows; use {allowed}", allowed = allowed())]
     Scheme(String),
+    /// This program was built without this database.
+    #[error("'{url}': this program was built without {feature}; build it with `--features {feature}`, or use {allowed}", allowed = allowed())]
+    LeftOut {
+        /// The URL without its password.
+        url: String,
+        /// The feature of Cargo that is off.
+        feature: &'static str,
+    },
     /// The rest of the URL is malformed.
-    #[error("'{url}': {reason}; use {ALLOWED}")]
+    #[error("'{url}': {reason}; use {allowed}", allowed = allowed())]
     Malformed {
         /// The URL without its password.
         url: String,
@@ -47,11 +44,52 @@ pub enum BadUrl {
         reason: String,
     },
     /// A server without a database name.
-    #[error("'{0}' names no database; add it after the host, as in {ALLOWED}")]
+    #[error("'{0}' names no database; add it after the host, as in {allowed}", allowed = allowed())]
     NoDatabase(String),
     /// `sqlite::memory:`, which would be empty in every connection and forgotten at exit.
     #[error("'{0}' is kept in memory only and would be lost; name a file, as in sqlite://bugfeed.db")]
     InMemory(String),
+}
+
+/// The text of a URL, while it is read.
+pub(crate) struct UrlText<'a> {
+    /// All of it.
+    pub(crate) text: &'a str,
+    /// What is before the first colon.
+    scheme: &'a str,
+    /// The text without a password.
+    pub(crate) shown: &'a str,
+}
+
+// Not used where all who use it are left out.
+#[cfg_attr(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")), allow(dead_code))]
+impl<'a> UrlText<'a> {
+    /// Checks what holds for the URL of every server; gives all that follows the scheme.
+    pub(crate) fn of_server(&self) -> Result<&'a str, BadUrl> {
+        let (scheme, rest) = (self.scheme, &self.text[self.scheme.len()..]);
+        if !rest.starts_with("://") {
+            return Err(self.wrong(format!("two slashes are missing after {scheme}:")));
+        }
+        unescaped(self.text).map_or(Ok(rest), |reason| Err(self.wrong(reason.to_owned())))
+    }
+
+    /// The driver cannot read it.
+    pub(crate) fn malformed(&self, error: sqlx::Error) -> BadUrl {
+        self.wrong(match error {
+            sqlx::Error::Configuration(inner) => inner.to_string(),
+            other => other.to_string(),
+        })
+    }
+
+    /// Something is wrong with it.
+    pub(crate) fn wrong(&self, reason: String) -> BadUrl {
+        BadUrl::Malformed { url: self.shown.to_owned(), reason }
+    }
+
+    /// It leads to a server and to none of its databases.
+    pub(crate) fn names_no_database(&self) -> BadUrl {
+        BadUrl::NoDatabase(self.shown.to_owned())
+    }
 }
 
 impl FromStr for DbUrl {
@@ -60,70 +98,27 @@ impl FromStr for DbUrl {
     fn from_str(text: &str) -> Result<DbUrl, BadUrl> {
         let text = text.trim();
         let shown = redact(text);
-        let malformed = |e: sqlx::Error| {
-            let reason = match e {
-                sqlx::Error::Configuration(inner) => inner.to_string(),
-                other => other.to_string(),
-            };
-            BadUrl::Malformed { url: shown.clone(), reason }
-        };
         let scheme = text.split(':').next().unwrap_or_default();
-        let server = matches!(scheme, "mysql" | "mariadb" | "postgres" | "postgresql");
-        if server && !text[scheme.len()..].starts_with("://") {
-            return Err(BadUrl::Malformed { url: shown, reason: format!("two slashes are missing after {scheme}:") });
-        }
-        if let Some(reason) = unescaped(text).filter(|_| server) {
-            return Err(BadUrl::Malformed { url: shown, reason: reason.to_owned() });
-        }
-        let options = match scheme {
-            "mysql" | "mariadb" => {
-                let rest = &text[scheme.len()..];
-                let options: MySqlConnectOptions = format!("mysql{rest}").parse().map_err(malformed)?;
-                if options.get_database().is_none_or(str::is_empty) {
-                    return Err(BadUrl::NoDatabase(shown));
-                }
-                DbOptions::MySql(Box::new(options))
-            }
-            "postgres" | "postgresql" => {
-                let options: PgConnectOptions = text.parse().map_err(malformed)?;
-                if options.get_database().is_none_or(str::is_empty) {
-                    return Err(BadUrl::NoDatabase(shown));
-                }
-                DbOptions::Postgres(Box::new(options))
-            }
-            "sqlite" => {
-                if text.contains(":memory:") || text.contains("mode=memory") {
-                    return Err(BadUrl::InMemory(shown));
-                }
-                let options: SqliteConnectOptions = text.parse().map_err(malformed)?;
-                if options.get_filename().as_os_str().is_empty() {
-                    return Err(BadUrl::Malformed { url: shown, reason: "no file is named".to_owned() });
-                }
-                DbOptions::Sqlite(Box::new(options))
-            }
-            _ => return Err(BadUrl::Scheme(shown)),
-        };
-        Ok(DbUrl { options, shown })
+        let Some(database) = with_scheme(scheme) else { return Err(BadUrl::Scheme(shown)) };
+        let address = database.read(&UrlText { text, scheme, shown: &shown })?;
+        Ok(DbUrl { address, shown })
     }
 }
 
 impl DbUrl {
-    /// The URL of an SQLite file.
-    pub fn sqlite_file(path: impl AsRef<std::path::Path>) -> DbUrl {
-        let path = path.as_ref();
-        DbUrl {
-            options: DbOptions::Sqlite(Box::new(SqliteConnectOptions::new().filename(path))),
-            shown: format!("sqlite://{}", path.display()),
-        }
+    /// The words of the SQL that is spoken there.
+    pub fn dialect(&self) -> &'static dyn Dialect {
+        self.address.dialect()
     }
 
-    /// Which SQL is spoken there, and the database's name.
-    pub fn dialect_and_database(&self) -> (Dialect, Option<&str>) {
-        match &self.options {
-            DbOptions::MySql(options) => (Dialect::MySql, options.get_database()),
-            DbOptions::Postgres(options) => (Dialect::Postgres, options.get_database()),
-            DbOptions::Sqlite(_) => (Dialect::Sqlite, None),
-        }
+    /// The database's name on its server.
+    pub fn database(&self) -> Option<&str> {
+        self.address.database()
+    }
+
+    /// The file, of a database that is one.
+    pub fn file_path(&self) -> Option<&Path> {
+        self.address.file()
     }
 
     /// The address with another login, to be shown as an example.
@@ -133,17 +128,9 @@ impl DbUrl {
         format!("{scheme}://{user}:{password}@{place}")
     }
 
-    /// Whether it is a PostgreSQL server's.
-    pub fn is_postgres(&self) -> bool {
-        matches!(self.options, DbOptions::Postgres(_))
-    }
-
-    /// The file of an SQLite URL.
-    pub fn sqlite_path(&self) -> Option<PathBuf> {
-        match &self.options {
-            DbOptions::Sqlite(options) => Some(options.get_filename().to_owned()),
-            _ => None,
-        }
+    /// The means by which the database tells that something happened; none where it has no such thing.
+    pub fn notifier(&self) -> Option<Box<dyn Notifier>> {
+        self.address.notifier(&self.shown)
     }
 }
 
@@ -159,9 +146,19 @@ impl fmt::Debug for DbUrl {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "mysql", feature = "postgres", feature = "sqlite"))]
 mod tests {
     use super::*;
+    use crate::databases::Database;
+
+    #[test]
+    fn a_database_that_was_left_out_names_its_feature() {
+        let database = Database { parse: None, ..*with_scheme("postgresql").unwrap() };
+        let (text, shown) = ("postgresql://u:secret@h/db", "postgresql://u:***@h/db");
+        let error = database.read(&UrlText { text, scheme: "postgresql", shown }).err().unwrap().to_string();
+        assert!(error.starts_with("'postgresql://u:***@h/db': this program was built without postgres;"), "{error}");
+        assert!(error.contains("`--features postgres`") && !error.contains("secret"), "{error}");
+    }
 
     #[test]
     fn passwords_are_never_shown() {

@@ -90,7 +90,7 @@ pub enum LedgerError {
         /// What is wrong.
         what: &'static str,
     },
-    /// The lock file beside an SQLite ledger cannot be used.
+    /// The lock file beside a ledger that is a file cannot be used.
     #[error("ledger lock file {path}: {source}; give this user write permission on the folder")]
     LockFile {
         /// Which file.
@@ -103,7 +103,25 @@ pub enum LedgerError {
 impl From<SqlError> for LedgerError {
     fn from(error: SqlError) -> LedgerError {
         let kind = if error.fault == Fault::Replaced { LedgerError::Replaced } else { LedgerError::Sql };
-        kind(error.of_ledger())
+        kind(error)
+    }
+}
+
+/// What is to be done when the ledger's database says no, where it is more than for any other database.
+fn advice(fault: Fault) -> Option<&'static str> {
+    match fault {
+        Fault::Missing => Some(
+            "make that folder or that database, or name another place with --ledger; the ledger itself is made by \
+             `bugfeed-shim run`",
+        ),
+        Fault::Denied => Some(
+            "check user and password; a ledger's user needs CREATE, SELECT, INSERT, UPDATE and DELETE in its database",
+        ),
+        Fault::Corrupt => Some(
+            "what is in the file cannot be trusted: move it away, and a new epoch begins with a new one; or see \
+             whether `bugfeed-shim new-epoch --yes` can go on with it. Never put an old copy in its place",
+        ),
+        _ => None,
     }
 }
 
@@ -121,7 +139,7 @@ pub struct Ledger {
     tables: Tables,
     /// The newest number that this process knows to be in the ledger. One that is not there any more was set back.
     known: Arc<Mutex<Option<Cursor>>>,
-    /// Beside an SQLite file: the lock whose holder works.
+    /// Beside the file, of a database that is one: the lock whose holder works.
     lock_path: Option<std::path::PathBuf>,
 }
 
@@ -194,11 +212,12 @@ impl Ledger {
     }
 
     async fn prepare(url: &DbUrl, prefix: &Prefix, create: bool) -> Result<Ledger, LedgerError> {
-        let db = Db::new(url, Use::Ledger { create });
+        let db = Db::new(url, Use::Ledger { create }).advising(advice);
         let tables = Tables::new(db.dialect(), prefix);
         let make = if create { schema::Make::All } else { schema::Make::Nothing };
         schema::prepare(&db, &tables, make, rand::random()).await?;
-        let lock_path = url.sqlite_path().map(|mut path| {
+        let lock_path = url.file_path().map(|path| {
+            let mut path = path.to_owned();
             path.as_mut_os_string().push(format!(".{prefix}lock"));
             path
         });
@@ -230,7 +249,7 @@ impl Ledger {
         self.db.place()
     }
 
-    /// Whether the file of an SQLite ledger is still the one that was opened; asks nothing of a server.
+    /// Whether the file of a ledger that is one is still the one that was opened; asks nothing of a server.
     ///
     /// # Errors
     /// When it is gone, or [`LedgerError::Replaced`].

@@ -75,7 +75,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn new(dialect: Dialect, prefix: &Prefix) -> Tables {
+    pub(super) fn new(dialect: &dyn Dialect, prefix: &Prefix) -> Tables {
         let name = |table: &str| dialect.quote(&format!("{prefix}{table}"));
         Tables {
             meta: name("meta"),
@@ -119,16 +119,11 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, make: Make, epoch_bits: u6
         make_table(db, &statement).await?;
     }
     let epoch = bugfeed_protocol::Epoch::from_random(epoch_bits);
-    let ignore = match db.dialect() {
-        Dialect::MySql => ("INSERT IGNORE", ""),
-        Dialect::Postgres => ("INSERT", " ON CONFLICT DO NOTHING"),
-        Dialect::Sqlite => ("INSERT OR IGNORE", ""),
-    };
-    let sql = format!(
-        "{} INTO {} (one, version, epoch, last_seq, published_seq, set_aside_count, term, beat) VALUES (1, {VERSION}, \
-         ?, 0, 0, 0, 0, 0){}",
-        ignore.0, tables.meta, ignore.1
-    );
+    let sql = db.dialect().insert_or_ignore(&format!(
+        "{} (one, version, epoch, last_seq, published_seq, set_aside_count, term, beat) VALUES (1, {VERSION}, ?, 0, 0, \
+         0, 0, 0)",
+        tables.meta
+    ));
     db.execute(&sql, &[Value::Text(epoch.as_str().to_owned())]).await?;
     Ok(())
 }
@@ -170,19 +165,10 @@ async fn version(db: &Db, tables: &Tables) -> Result<Option<i64>, SqlError> {
     Ok(rows.first().and_then(|row| row.first()).and_then(Value::int))
 }
 
-/// The type of a numeric key, and what ends a `CREATE TABLE`.
-fn words(dialect: Dialect) -> (&'static str, &'static str) {
-    match dialect {
-        // Exact comparison: two texts that differ in case or accents are two keys.
-        Dialect::MySql => ("BIGINT", " ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"),
-        Dialect::Postgres => ("BIGINT", ""),
-        Dialect::Sqlite => ("INTEGER", ""),
-    }
-}
-
-fn statements(dialect: Dialect, tables: &Tables) -> [String; 6] {
+fn statements(dialect: &dyn Dialect, tables: &Tables) -> [String; 6] {
     let Tables { meta, changes, runs, marks, set_aside, owed } = tables;
-    let (key, end) = words(dialect);
+    // Exact comparison: two texts that differ in case or accents are two keys.
+    let (key, end) = (dialect.key_type(), dialect.exact_table_options());
     let added = ADDED.map(|(column, kind)| format!(", {column} {kind}")).concat();
     [
         format!(

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::table::TableSpec;
-use bugfeed_sql::{Db, Dialect, SqlError, Value};
+use bugfeed_sql::{Db, SqlError, Value};
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,28 +20,7 @@ pub(super) struct Shape {
 
 /// Asks the database.
 pub(super) async fn shape(db: &Db, spec: &TableSpec) -> Result<Shape, SqlError> {
-    let (schema, table) = spec.table.parts();
-    let text = |text: &str| Value::Text(text.to_owned());
-    let schema = Value::from(schema.map(str::to_owned));
-    let (sql, args) = match db.dialect() {
-        Dialect::MySql => (
-            "SELECT CAST(index_name AS CHAR), CAST(COALESCE(column_name, '') AS CHAR) FROM information_schema.statistics \
-             WHERE non_unique = 0 AND table_schema = COALESCE(?, DATABASE()) AND table_name = ?",
-            vec![schema, text(table)],
-        ),
-        Dialect::Postgres => (
-            "SELECT i.indexrelid::bigint, COALESCE(a.attname::text, '') FROM pg_index i CROSS JOIN LATERAL \
-             unnest(i.indkey::int2[]) WITH ORDINALITY AS k(att, n) LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid \
-             AND a.attnum = k.att AND k.att > 0 WHERE i.indrelid = to_regclass(?) AND i.indisunique AND k.n <= \
-             i.indnkeyatts",
-            vec![Value::Text(db.dialect().quote(spec.table.as_str()))],
-        ),
-        Dialect::Sqlite => (
-            "SELECT 'i' || l.name, COALESCE(c.name, '') FROM pragma_index_list(?, ?) l JOIN pragma_index_info(l.name) c \
-             WHERE l.\"unique\" = 1 UNION ALL SELECT 'p', name FROM pragma_table_info(?, ?) WHERE pk > 0",
-            vec![text(table), schema.clone(), text(table), schema],
-        ),
-    };
+    let (sql, args) = db.dialect().unique_indexes(&spec.table);
     let rows = db.fetch(sql, &args).await?;
     let mut indexes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for mut row in rows {

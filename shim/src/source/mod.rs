@@ -4,6 +4,7 @@
 //! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
+mod advice;
 mod clock;
 mod indexes;
 mod setup;
@@ -19,7 +20,7 @@ use bugfeed_protocol::{BugId, Change, When};
 use jiff::tz::TimeZone;
 
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_sql::{Db, DbUrl, Dialect, Fault, SqlError, Use, Value};
+use bugfeed_sql::{Db, DbUrl, Fault, SqlError, Use, Value};
 pub use setup::{Setup, SetupError, clock_hint, init, next_steps, touch, touch_many};
 pub use table::TableSpec;
 use table::TableSql;
@@ -147,14 +148,14 @@ impl Source {
     /// # Errors
     /// Whatever the database says; [`SqlError::may_heal`] tells whether waiting can help.
     pub async fn open(url: &DbUrl, spec: &TableSpec, zone: TimeZone) -> Result<Source, SourceError> {
-        let db = Db::new(url, Use::Source);
+        let db = Db::new(url, Use::Source).advising(advice::advice);
         let sql = TableSql::new(db.dialect(), spec);
         let mut source = Source { sql, db, spec: spec.clone(), zone, instants: false, found: Arc::default() };
         let failed = |source| SourceError::Sql { table: spec.table.clone(), source };
         source.read(1).await.map_err(failed)?;
         source.instants = setup::holds_instants(&source.db, spec).await;
-        if source.instants && source.db.dialect() == Dialect::MySql {
-            source.sql = TableSql::with(Dialect::MySql, spec, true);
+        if let Some(sql) = TableSql::of_instants(source.db.dialect(), spec).filter(|_| source.instants) {
+            source.sql = sql;
             if source.zone != TimeZone::UTC {
                 // A TIMESTAMP is an instant; it is read in UTC, so no local time is involved.
                 tracing::info!(table = %spec.table, column = %spec.when, event = %LogEvent::DatesAreInstants, "column is a TIMESTAMP: read in UTC, --timezone is not needed");
@@ -183,8 +184,8 @@ impl Source {
     /// Whatever the database says.
     pub async fn probe(&self) -> Result<(), SqlError> {
         *self.found.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        // Asking takes an SQLite file's one lock; there the next row will tell.
-        if self.db.dialect() != Dialect::Sqlite {
+        // Asking takes the one lock that such a database has; there the next row will tell.
+        if !self.db.dialect().has_one_writer() {
             self.may_delete().await?;
         }
         let strays = !self.db.fetch(&self.sql.strays, &[]).await?.is_empty();
@@ -248,12 +249,7 @@ impl Source {
     /// When the database cannot be read.
     pub async fn read(&self, limit: usize) -> Result<Vec<Row>, SqlError> {
         let read = self.db.fetch(&format!("{}{limit}", self.sql.select), &[]).await;
-        // Reading waits for no row, so it is not a row that is locked.
-        let cause = if self.db.dialect() == Dialect::Sqlite {
-            "somebody writes into the file, which keeps readers out; with PRAGMA journal_mode = WAL it does not"
-        } else {
-            "the whole table is locked: by an ALTER TABLE that runs or waits for a transaction, by LOCK TABLE, or by a backup"
-        };
+        let cause = self.db.dialect().why_reading_waits();
         let rows = self.rows(read.map_err(|e| if e.fault == Fault::Locked { e.because(cause) } else { e })?);
         self.note_dates(&rows);
         Ok(rows)
@@ -352,8 +348,8 @@ impl Source {
                     deleted.gone.extend(gone);
                 }
                 Err(e) if matches!(e.fault, Fault::Locked | Fault::Refused) => {
-                    // SQLite locks the whole file: no use in halving.
-                    if chunk.len() > 1 && !(e.fault == Fault::Locked && self.db.dialect() == Dialect::Sqlite) {
+                    // Where one writer locks all, there is no use in halving.
+                    if chunk.len() > 1 && !(e.fault == Fault::Locked && self.db.dialect().has_one_writer()) {
                         let (left, right) = chunk.split_at(chunk.len() / 2);
                         todo.extend([right, left]);
                     } else if e.fault == Fault::Locked {
@@ -373,14 +369,14 @@ impl Source {
     /// one now, a trigger may have kept it, or somebody else may have deleted it.
     async fn delete_some(&self, keys: &[RowKey]) -> Result<Left, SqlError> {
         let (sql, args) = self.sql.delete(keys);
-        if self.db.dialect() != Dialect::Sqlite {
+        if !self.db.dialect().gives_ids_again() {
             let count = self.db.execute(&sql, &args).await?;
             if count >= keys.len() as u64 {
                 return Ok(Left::default());
             }
             return Ok(self.left(keys, count, self.db.fetch(&self.sql.find(keys), &[]).await?));
         }
-        // In one transaction: an id of SQLite may be given to another row as soon as it is free.
+        // In one transaction: an id may be given to another row as soon as it is free.
         let mut tx = self.db.begin().await?;
         let count = tx.execute(&sql, &args).await?;
         let mut left = Left::default();

@@ -17,6 +17,8 @@ use super::RowKey;
 const DATES: usize = 16;
 /// How much of a date's text is kept; every real one is shorter.
 const KEY_TEXT_MAX: usize = 200;
+/// How much of what should be a bug's number is kept; every real one is shorter.
+const BUG_TEXT_MAX: usize = 40;
 
 /// Which table, and what its columns are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,48 +65,27 @@ pub(crate) struct TableSql {
 }
 
 impl TableSql {
-    pub(crate) fn new(dialect: Dialect, spec: &TableSpec) -> TableSql {
-        TableSql::with(dialect, spec, false)
+    pub(crate) fn new(dialect: &dyn Dialect, spec: &TableSpec) -> TableSql {
+        let when = dialect.key_text(&dialect.quote(spec.when.as_str()), KEY_TEXT_MAX);
+        TableSql::with(dialect, spec, when)
     }
 
-    /// `instants`: the date's column is a MySQL TIMESTAMP, which the server would give in the session's time zone.
-    pub(crate) fn with(dialect: Dialect, spec: &TableSpec, instants: bool) -> TableSql {
-        let [table, id, bug, when] = [&spec.table, &spec.id, &spec.bug, &spec.when].map(|n| dialect.quote(n.as_str()));
-        let (id_int, bug_text) = match dialect {
-            Dialect::MySql => (format!("CAST({id} AS SIGNED)"), format!("LEFT(CAST({bug} AS CHAR), 40)")),
-            Dialect::Postgres => (format!("{id}::bigint"), format!("left({bug}::text, 40)")),
-            Dialect::Sqlite => (id.clone(), format!("substr(CAST({bug} AS TEXT), 1, 40)")),
-        };
-        let when_text = match dialect {
-            Dialect::MySql if instants => format!(
-                "IF(UNIX_TIMESTAMP({when}) = 0, '0000-00-00 00:00:00', CAST(TIMESTAMP'1970-01-01 00:00:00' + INTERVAL \
-                 UNIX_TIMESTAMP({when}) SECOND AS CHAR))"
-            ),
-            // X'3F' is a question mark; one in a text would be taken for a parameter.
-            Dialect::MySql => format!("LEFT(REPLACE(CAST({when} AS CHAR), CHAR(0), X'3F'), {KEY_TEXT_MAX})"),
-            Dialect::Postgres => format!("left({when}::text, {KEY_TEXT_MAX})"),
-            // SQLite columns hold anything; what is not plain text gets an unambiguous one.
-            Dialect::Sqlite => format!(
-                "CASE WHEN {when} IS NULL THEN NULL \
-                 WHEN typeof({when}) = 'blob' OR instr({when}, char(0)) > 0 OR {when} GLOB '*[^ -~]*' \
-                 THEN 'x' || hex(substr(CAST({when} AS BLOB), 1, 90)) \
-                 ELSE substr(CAST({when} AS TEXT), 1, {KEY_TEXT_MAX}) END"
-            ),
-        };
-        let key = match dialect {
-            Dialect::MySql => format!("CONCAT({id}, '/', COALESCE(CONCAT('t', {when_text}), 'n'))"),
-            Dialect::Postgres => format!("({id}::bigint::text || '/' || COALESCE('t' || {when_text}, 'n'))"),
-            Dialect::Sqlite => format!("({id} || '/' || COALESCE('t' || ({when_text}), 'n'))"),
-        };
+    /// For a table whose dates are instants, where the database would give these in the session's time zone.
+    pub(crate) fn of_instants(dialect: &dyn Dialect, spec: &TableSpec) -> Option<TableSql> {
+        let when = dialect.instant_text(&dialect.quote(spec.when.as_str()))?;
+        Some(TableSql::with(dialect, spec, when))
+    }
+
+    /// `when`: the SQL of a date's text.
+    fn with(dialect: &dyn Dialect, spec: &TableSpec, when: String) -> TableSql {
+        let [table, id, bug] = [&spec.table, &spec.id, &spec.bug].map(|n| dialect.quote(n.as_str()));
+        let key = dialect.row_key(&id, &when);
         // A row without a number cannot be deleted by it; it would come back for ever, and take the place of others.
-        let (only, strays) = match dialect {
-            Dialect::Sqlite => (format!("typeof({id}) = 'integer'"), format!("typeof({id}) <> 'integer'")),
-            _ => (format!("{id} IS NOT NULL"), format!("{id} IS NULL")),
-        };
+        let (only, strays) = dialect.has_id(&id);
         let strays = format!("SELECT 1 FROM {table} WHERE {strays} LIMIT 1");
-        let columns = format!("{id_int}, {bug_text}, {when_text}");
+        let columns = format!("{}, {}, {when}", dialect.integer(&id), dialect.text(&bug, BUG_TEXT_MAX));
         let select = format!("SELECT {columns} FROM {table} WHERE {only} ORDER BY {id} LIMIT ");
-        TableSql { select, strays, columns, table, id, key, when: when_text }
+        TableSql { select, strays, columns, table, id, key, when }
     }
 
     /// Asks whether deleting is allowed.
@@ -153,6 +134,8 @@ fn list(ids: impl IntoIterator<Item = i64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bugfeed_sql::DbUrl;
+
     use super::*;
 
     fn key(id: i64, when: Option<&str>) -> RowKey {
@@ -187,12 +170,36 @@ mod tests {
     #[test]
     fn names_are_quoted_part_by_part() {
         let spec = TableSpec::named("bugs.push_notify").unwrap();
-        assert!(TableSql::new(Dialect::MySql, &spec).select.contains("FROM `bugs`.`push_notify`"));
-        assert!(
-            TableSql::new(Dialect::Postgres, &spec)
-                .delete(&[key(1, Some("x")), key(2, Some("x"))])
-                .0
-                .starts_with("DELETE FROM \"bugs\".\"push_notify\" WHERE (\"id\" IN (1,2) AND left(\"delta_ts\"")
-        );
+        let url: DbUrl = "sqlite://x.db".parse().unwrap();
+        assert!(TableSql::new(url.dialect(), &spec).select.contains("FROM `bugs`.`push_notify`"));
+    }
+
+    /// `tests/sql_golden` shows the same as it is sent; this needs no server.
+    #[test]
+    fn the_statements_of_each_database() {
+        let spec = TableSpec::named("s.t").unwrap();
+        let keys = [key(1, Some("x")), key(2, None)];
+        let check = |url: &str, select: &str, delete: &str| {
+            let sql = TableSql::new(url.parse::<DbUrl>().unwrap().dialect(), &spec);
+            assert_eq!((sql.select.as_str(), sql.delete(&keys).0.as_str()), (select, delete));
+        };
+        if cfg!(feature = "mysql") {
+            check(
+                "mysql://h/d",
+                "SELECT CAST(`id` AS SIGNED), LEFT(CAST(`bug_id` AS CHAR), 40), LEFT(REPLACE(CAST(`delta_ts` AS CHAR), \
+                 CHAR(0), X'3F'), 200) FROM `s`.`t` WHERE `id` IS NOT NULL ORDER BY `id` LIMIT ",
+                "DELETE FROM `s`.`t` WHERE `id` IN (1,2) AND CONCAT(`id`, '/', COALESCE(CONCAT('t', \
+                 LEFT(REPLACE(CAST(`delta_ts` AS CHAR), CHAR(0), X'3F'), 200)), 'n')) IN (?,?)",
+            );
+        }
+        if cfg!(feature = "postgres") {
+            check(
+                "postgres://h/d",
+                "SELECT \"id\"::bigint, left(\"bug_id\"::text, 40), left(\"delta_ts\"::text, 200) FROM \"s\".\"t\" WHERE \
+                 \"id\" IS NOT NULL ORDER BY \"id\" LIMIT ",
+                "DELETE FROM \"s\".\"t\" WHERE \"id\" IN (1,2) AND (\"id\"::bigint::text || '/' || COALESCE('t' || \
+                 left(\"delta_ts\"::text, 200), 'n')) IN (?,?)",
+            );
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{Run, bin, eventually, free_port, shared, unique};
 
 use crate::support::{Client, SOON, get, tls};
@@ -26,7 +27,7 @@ async fn a_change_goes_through_tls_to_the_broker_and_back() {
     let ledger = format!("sqlite://{}/ledger.db", dir.path().display());
     let shim = Run::new(bin("bugfeed-shim").unwrap()).env("SSL_CERT_FILE", &trusted).args(options);
     let mut shim = shim.args(["--ledger", &ledger]).spawn().unwrap();
-    shim.wait_for_line("working on this ledger", SOON).await.unwrap();
+    shim.wait_for_event(LogEvent::LeaseTaken, SOON).await.unwrap();
 
     let [clients, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
     let mut gateway = Run::new(bin("bugfeed").unwrap())
@@ -35,7 +36,7 @@ async fn a_change_goes_through_tls_to_the_broker_and_back() {
         .args(["--amqp", &amqp, "--feed", &format!("default={exchange}"), "--history", "false"])
         .spawn()
         .unwrap();
-    gateway.wait_for_line("gateway listens", SOON).await.unwrap();
+    gateway.wait_for_event(LogEvent::GatewayListens, SOON).await.unwrap();
     eventually(SOON, "the gateway is ready", async || {
         let (status, body) = get(admin, "/readyz").await;
         if status == 200 { Ok(()) } else { Err(body) }

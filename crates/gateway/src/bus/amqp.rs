@@ -7,19 +7,12 @@ use std::time::Duration;
 
 use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
 use bugfeed_protocol::backoff::Backoff;
-use futures::FutureExt as _;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::carry::Carrier;
 use super::link::Link;
 use crate::feed::Ingest;
 use bugfeed_runtime::health::FeedHealth;
-
-/// Deliveries that one acknowledgement covers at most; fewer where fewer may be on their way.
-const ACK_EVERY: u16 = 200;
-/// How long a delivery waits for others to be acknowledged with. Each acknowledgement is a write, and wakes the broker.
-const ACK_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a feed comes from.
 #[derive(Clone, Debug)]
@@ -67,7 +60,7 @@ pub async fn run(
                 let place = format!("{} exchange {}", options.url, options.exchange);
                 carrier.ingest.events.bus_up(&carrier.ingest.feed, &place);
                 connected_before = true;
-                match consume(link, &options, &mut carrier, &mut backoff, &stop).await {
+                match consume(link, &mut carrier, &mut backoff, &stop).await {
                     None => return Ok(()),
                     Some(lost) => lost,
                 }
@@ -96,7 +89,6 @@ pub async fn run(
 /// Takes deliveries until the connection is lost (why) or `stop` (none).
 async fn consume(
     mut link: Link,
-    options: &AmqpOptions,
     carrier: &mut Carrier<'_>,
     backoff: &mut Backoff,
     stop: &CancellationToken,
@@ -109,52 +101,17 @@ async fn consume(
     if let Err(lost) = connected {
         return Some(lost);
     }
-    backoff.reset();
-    let ack_every = ACK_EVERY.min(options.prefetch / 2).max(1);
-    // Deliveries taken and not yet acknowledged: how many, and the last one's tag.
-    let (mut taken, mut last) = (0, 0);
-    let ack_due = tokio::time::sleep(ACK_AFTER);
-    tokio::pin!(ack_due);
-    loop {
-        tokio::select! {
-            came = link.next(&options.url) => {
-                if taken == 0 {
-                    ack_due.as_mut().reset(Instant::now() + ACK_AFTER);
-                }
-                // This one, and what has arrived already.
-                let mut next = Some(came);
-                while let Some(came) = next {
-                    let came = match came {
-                        Ok(came) => came,
-                        Err(lost) => return Some(lost),
-                    };
-                    if let Err(lost) = carrier.take(&mut link, &came).await {
-                        return Some(lost);
-                    }
-                    if !came.beside {
-                        (last, taken) = (came.delivery.delivery_tag, taken + 1);
-                    }
-                    next = if taken < ack_every { link.next(&options.url).now_or_never() } else { None };
-                }
-                if taken < ack_every {
-                    continue;
-                }
-            }
-            () = &mut ack_due, if taken > 0 => {}
-            () = carrier.next_tick() => {
-                if let Err(lost) = carrier.tick(&mut link).await {
-                    return Some(lost);
-                }
-                continue;
-            }
-            () = stop.cancelled() => {
-                carrier.leave(link, (taken > 0).then_some(last)).await;
-                return None;
-            }
+    if let Err(lost) = carrier.carry_out(&mut link, stop).await {
+        return Some(lost);
+    }
+    while !stop.is_cancelled() {
+        if carrier.ingest.bus.takes_deliveries() {
+            backoff.reset();
         }
-        if let Err(lost) = link.acknowledge(&options.url, last).await {
+        if let Err(lost) = carrier.turn(&mut link, stop).await {
             return Some(lost);
         }
-        taken = 0;
     }
+    carrier.leave(link).await;
+    None
 }

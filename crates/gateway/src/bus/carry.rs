@@ -1,36 +1,35 @@
-//! Carries out what the plan of a feed's bus says, on the connection that there is.
+//! Carries what a feed's bus does to the broker, over the connection that there is.
 //!
-//! Goes in: deliveries, and the end of connections. Comes out: the same changes in the feed, what its shards are told, and
-//! what people are shown. Decides nothing: that is `core::bus_plan`.
+//! Goes in: deliveries, and the end of connections. Comes out: what the broker is asked, and what people are shown. Decides
+//! nothing: that is [`core::bus`](bugfeed_core::bus), which also says what way a change goes.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bugfeed_amqp::AmqpError;
-use bugfeed_protocol::backoff::Backoff;
-use bugfeed_protocol::bus::{self, BusMessage};
-use bugfeed_protocol::{Cursor, When};
-use tokio::time::{Instant, Interval};
+use bugfeed_protocol::bus;
+use futures::FutureExt as _;
+use lapin::message::Delivery;
+use tokio::time::Interval;
+use tokio_util::sync::CancellationToken;
 
 use super::amqp::AmqpOptions;
-use super::history::{History, HistoryError, Item, recorded};
-use super::link::{self, Link};
-use crate::feed::{Came, Hole, Ingest};
-use bugfeed_core::bus_plan::{Action, BusPlan, Event, Stopped};
-use bugfeed_core::intake::HeadStands;
-use bugfeed_core::places::{Met, Reading, Start};
+use super::history::{History, HistoryError, Reader, marker, offset, recorded};
+use super::link::{Came, Link};
+use crate::feed::Ingest;
+use bugfeed_core::bus::{Arrival, Ask, Event, Item, Setup, Stopped};
 use bugfeed_runtime::health::{FeedHealth, FeedState};
 
-/// The plan, and what it needs to be carried out.
+/// Deliveries that are handed in before anything else is looked at.
+const TURN: usize = 200;
+
+/// What a connection needs beside itself.
 pub(super) struct Carrier<'a> {
     options: &'a AmqpOptions,
     pub(super) ingest: Ingest,
     health: FeedHealth,
     history: Option<History>,
-    plan: BusPlan,
-    begun: Instant,
-    /// When that was, by the wall clock.
-    begun_at: When,
+    /// History is being read.
+    reader: Option<Reader>,
     ticks: Interval,
     /// Why there is no connection, for people.
     lost: Option<String>,
@@ -38,52 +37,31 @@ pub(super) struct Carrier<'a> {
     no_heads: bool,
     /// What people were shown last.
     shown: Option<(Option<String>, Vec<String>)>,
-    /// The message whose hole is looked into.
-    hole: Option<Hole>,
-    /// The head that is looked into.
-    head: Option<Cursor>,
 }
 
 impl<'a> Carrier<'a> {
-    pub(super) fn new(options: &'a AmqpOptions, ingest: Ingest, health: FeedHealth) -> Carrier<'a> {
+    pub(super) fn new(options: &'a AmqpOptions, mut ingest: Ingest, health: FeedHealth) -> Carrier<'a> {
         let history = options.history.clone().map(|bounds| History::new(&options.exchange, bounds));
+        ingest.set_up(Setup { history: history.is_some(), prefetch: options.prefetch, ..Setup::default() });
         Carrier {
             options,
             ingest,
             health,
-            plan: BusPlan::new(0, history.is_some()),
             history,
-            begun: Instant::now(),
-            begun_at: When::from_system_time(std::time::SystemTime::now()),
+            reader: None,
             ticks: crate::feed::ticks(),
             lost: None,
             no_heads: false,
             shown: None,
-            hole: None,
-            head: None,
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// A moment of the plan's clock, by the wall clock.
-    fn when(&self, at_ms: u64) -> When {
-        // From the beginning, so that one moment is always told as the same second: what is told anew counts as news.
-        let at_us = i64::try_from(at_ms).unwrap_or(0).saturating_mul(1000).saturating_add(self.begun_at.as_micros());
-        When::from_micros(at_us / 1_000_000 * 1_000_000).unwrap_or(self.begun_at)
-    }
-
-    /// What the plan says. People see how things are before clients hear of it.
-    fn ask(&mut self, event: Event<'_>) -> Vec<Action> {
-        let now_ms = self.now_ms();
-        let tick = matches!(event, Event::Tick);
-        let actions = self.plan.on(now_ms, event);
-        if tick || !actions.is_empty() {
+    /// Hands an event in. People see how things are before clients hear of it.
+    fn hear(&mut self, event: Event<'_>) {
+        self.ingest.hear(event);
+        if self.ingest.bus.take_news() {
             self.show();
         }
-        actions
     }
 
     /// Does something that takes its time, and what is due meanwhile.
@@ -92,51 +70,36 @@ impl<'a> Carrier<'a> {
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                _ = self.ticks.tick() => self.tick_aside().await,
+                _ = self.ticks.tick() => {
+                    self.hear(Event::Tick);
+                    self.ingest.tell_aside().await;
+                }
             }
         }
-    }
-
-    /// A tick while something else goes on. What needs the connection is not due then.
-    async fn tick_aside(&mut self) {
-        self.ingest.tick();
-        for action in self.ask(Event::Tick) {
-            self.tell(action).await;
-        }
-    }
-
-    /// Waits for the next tick, and does what is due.
-    pub(super) async fn tick(&mut self, link: &mut Link) -> Result<(), AmqpError> {
-        self.ingest.tick();
-        self.drive(link, Event::Tick).await
-    }
-
-    pub(super) async fn next_tick(&mut self) {
-        self.ticks.tick().await;
     }
 
     /// The queue is bound. Heads are bound to, and what came before is looked for.
     pub(super) async fn connected(&mut self, link: &mut Link) -> Result<(), AmqpError> {
         self.lost = None;
         self.bind_heads(link).await?;
-        self.drive(link, Event::Connected { queue: link.queue, waiting: link.waiting }).await
+        self.hear(Event::Connected { queue: link.queue, waiting: link.waiting });
+        Ok(())
     }
 
     /// The connection is lost, or could not be made.
     pub(super) async fn lost(&mut self, reason: &AmqpError) {
         self.lost = Some(reason.to_string());
-        (self.hole, self.head) = (None, None);
-        let actions = self.ask(Event::Lost);
+        self.reader = None;
+        self.hear(Event::Lost);
         self.show();
-        for action in actions {
-            self.tell(action).await;
-        }
+        self.ingest.tell_aside().await;
     }
 
     async fn bind_heads(&mut self, link: &mut Link) -> Result<(), AmqpError> {
         match link.bind_heads(self.options).await {
             Ok(()) => {
                 self.no_heads = false;
+                self.hear(Event::HeadsBound(true));
                 Ok(())
             }
             Err(error) if !link.connection.status().connected() => Err(error),
@@ -145,7 +108,7 @@ impl<'a> Carrier<'a> {
                     self.ingest.events.no_heads(&self.ingest.feed, &error);
                 }
                 self.no_heads = true;
-                self.plan.expect_no_heads();
+                self.hear(Event::HeadsBound(false));
                 Ok(())
             }
         }
@@ -153,7 +116,7 @@ impl<'a> Carrier<'a> {
 
     /// Makes the stream, should it be gone. What refuses it now is told by the next reading.
     async fn keep_history(&self, link: &Link) -> Result<(), AmqpError> {
-        let Some(history) = self.history.as_ref().filter(|_| self.plan.has_history(self.now_ms())) else {
+        let Some(history) = self.history.as_ref().filter(|_| self.ingest.bus.has_history(self.ingest.now_ms())) else {
             return Ok(());
         };
         let kept = history.keep(&self.options.url, &link.connection).await;
@@ -163,107 +126,170 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Takes a delivery in.
-    pub(super) async fn take(&mut self, link: &mut Link, came: &link::Came) -> Result<(), AmqpError> {
+    /// Waits for what happens next, hands it in, and carries out what comes of it.
+    pub(super) async fn turn(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), AmqpError> {
+        let due = self.ingest.bus.due_ms().map(|due_ms| self.ingest.instant(due_ms).into());
+        let takes = self.ingest.bus.takes_deliveries();
+        tokio::select! {
+            came = link.next(&self.options.url), if takes => return self.take_turn(link, came?, stop).await,
+            read = next_read(&mut self.reader) => return self.read_turn(link, read, stop).await,
+            () = sleep_until(due) => self.hear(Event::Due),
+            _ = self.ticks.tick() => self.hear(Event::Tick),
+            () = stop.cancelled() => {}
+        }
+        self.carry_out(link, stop).await
+    }
+
+    /// Hands in a delivery, and then those that have arrived already.
+    async fn take_turn(&mut self, link: &mut Link, mut came: Came, stop: &CancellationToken) -> Result<(), AmqpError> {
+        for left in (0..TURN).rev() {
+            self.take(&came);
+            self.carry_out(link, stop).await?;
+            if left == 0 || !self.ingest.bus.takes_deliveries() {
+                break;
+            }
+            let Some(next) = link.next(&self.options.url).now_or_never() else { break };
+            came = next?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, came: &Came) {
         let delivery = &came.delivery;
-        if delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == bus::HEAD_TYPE) {
-            return self.take_head(link, &delivery.data).await;
-        }
-        let Some(message) = self.ingest.read(&delivery.data) else { return Ok(()) };
-        let epoch = message.cursor.as_ref().map(|cursor| cursor.epoch.clone());
-        let came = self.ingest.take(message, recorded(delivery)).await;
-        let next = matches!(came, Came::Next);
-        self.drive(link, Event::Taken { epoch: epoch.as_ref(), next }).await?;
-        if let Came::Hole(hole) = came {
-            self.ingest.events.hole(&self.ingest.feed, hole.missing, &hole.before);
-            self.hole = Some(hole);
-            self.drive(link, Event::Hole).await?;
-        }
-        Ok(())
-    }
-
-    async fn take_head(&mut self, link: &mut Link, body: &[u8]) -> Result<(), AmqpError> {
-        let head = match bus::decode_head(body) {
-            Ok(head) => head,
-            Err(reason) => {
-                self.ingest.poison(body, &reason);
-                return Ok(());
-            }
-        };
-        self.ingest.events.head_heard(&self.ingest.feed);
-        let stands = self.ingest.judge_head(&head.cursor);
-        self.head = Some(head.cursor.clone());
-        self.drive(link, Event::Head { head: &head, stands }).await
-    }
-
-    /// Hands an event to the plan, and carries out what comes of it.
-    async fn drive(&mut self, link: &mut Link, event: Event<'_>) -> Result<(), AmqpError> {
-        let tick = matches!(event, Event::Tick);
-        let mut actions = VecDeque::from(self.ask(event));
-        while let Some(action) = actions.pop_front() {
-            let event = match action {
-                Action::ReadHistory { patience_ms } => {
-                    self.read_history(link, Duration::from_millis(patience_ms)).await?
-                }
-                Action::Judge => {
-                    let stands = self.head.as_ref().map(|head| self.ingest.judge_head(head));
-                    Event::Judged(stands.unwrap_or(HeadStands::Even))
-                }
-                Action::Rebind => {
-                    if let Some(head) = self.head.as_ref().filter(|_| !tick) {
-                        self.ingest.events.head_differs(&self.ingest.feed, head);
-                    }
-                    link.rebind(self.options).await?;
-                    self.bind_heads(link).await?;
-                    self.keep_history(link).await?;
-                    continue;
-                }
-                other => {
-                    self.tell(other).await;
-                    continue;
-                }
+        let tag = (!came.beside).then_some(delivery.delivery_tag);
+        let is_head = delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == bus::HEAD_TYPE);
+        if !is_head {
+            return match self.ingest.read(&delivery.data) {
+                Some(message) => self.hear(Event::Change(Arrival { message, recorded: recorded(delivery) }, tag)),
+                None => self.hear(Event::Unreadable(tag)),
             };
-            actions.extend(self.ask(event));
+        }
+        match bus::decode_head(&delivery.data) {
+            Ok(head) => self.hear(Event::Head(&head, tag)),
+            Err(reason) => {
+                self.ingest.poison(&delivery.data, &reason);
+                self.hear(Event::Unreadable(tag));
+            }
+        }
+    }
+
+    /// Hands in what the stream delivers, and then what has arrived already.
+    async fn read_turn(&mut self, link: &mut Link, mut read: Read, stop: &CancellationToken) -> Result<(), AmqpError> {
+        for left in (0..TURN).rev() {
+            match read {
+                Ok(delivery) => self.read(&delivery),
+                Err(error) => self.failed(link, error).map_or(Ok(()), Err)?,
+            }
+            self.carry_out(link, stop).await?;
+            if left == 0 || stop.is_cancelled() {
+                break;
+            }
+            let Some(next) = next_read(&mut self.reader).now_or_never() else { break };
+            read = next;
         }
         Ok(())
     }
 
-    /// Carries out what needs no connection.
-    async fn tell(&mut self, action: Action) {
-        match action {
-            Action::TakeAnyway => {
-                if let Some(hole) = self.hole.take() {
-                    self.ingest.take_anyway(&hole.message, hole.recorded).await;
-                }
+    fn read(&mut self, delivery: &Delivery) {
+        let item = match marker(delivery) {
+            Some(marker) => Item::Marker(marker.to_owned()),
+            None => match self.ingest.read(&delivery.data) {
+                Some(message) => Item::Change(Arrival { message, recorded: recorded(delivery) }),
+                None => Item::Unreadable,
+            },
+        };
+        self.hear(Event::Read(item, offset(delivery)));
+    }
+
+    /// A reading has failed: with the connection (the loss), or because the broker has no history to give (none): the gateway
+    /// then works without.
+    fn failed(&mut self, link: &Link, error: HistoryError) -> Option<AmqpError> {
+        self.reader = None;
+        if !link.connection.status().connected() {
+            return Some(error.into_amqp(&self.options.url));
+        }
+        self.ingest.refusal = error.to_string();
+        self.hear(Event::ReadingFailed { for_good: error.is_for_good(), random: rand::random() });
+        None
+    }
+
+    /// Does all that is to be done.
+    pub(super) async fn carry_out(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), AmqpError> {
+        while let Some(ask) = self.ingest.next_ask().await {
+            match ask {
+                Ask::Acknowledge(tag) => link.acknowledge(&self.options.url, tag).await?,
+                Ask::Rebind => self.rebind(link).await?,
+                Ask::Mark => tokio::select! {
+                    marked = self.mark(link) => marked?,
+                    () = stop.cancelled() => return Ok(()),
+                },
+                Ask::Consume(from) => self.of_reader(link, async |reader| reader.consume(from).await).await?,
+                Ask::AcknowledgeRead => self.of_reader(link, async |reader| reader.acknowledge().await).await?,
+                Ask::Cancel => self.cancel(link).await?,
             }
-            Action::Hold(held) => self.ingest.hold(held).await,
-            Action::Lose => self.ingest.lose().await,
-            Action::GoOnAfter(cursor, why) => self.ingest.go_on_after(&cursor, why).await,
-            Action::Current(current) => self.ingest.current(current).await,
-            Action::Feed { paused, since_ms } => self.ingest.feed_state(paused, self.when(since_ms)).await,
-            Action::ReadHistory { .. } | Action::Judge | Action::Rebind => {
-                debug_assert!(false, "{action:?} is not due without a connection");
+        }
+        Ok(())
+    }
+
+    async fn rebind(&mut self, link: &mut Link) -> Result<(), AmqpError> {
+        link.rebind(self.options).await?;
+        self.bind_heads(link).await?;
+        self.keep_history(link).await
+    }
+
+    async fn mark(&mut self, link: &Link) -> Result<(), AmqpError> {
+        let Some(history) = self.history.clone() else { return Ok(()) };
+        match self.while_ticking(history.mark(&self.options.url, &link.connection)).await {
+            Ok(reader) => {
+                self.hear(Event::Marked(reader.marker.clone()));
+                self.reader = Some(reader);
+                Ok(())
             }
+            Err(error) => self.failed(link, error).map_or(Ok(()), Err),
+        }
+    }
+
+    /// Asks something of the stream. Whoever does not answer is told of as one that refuses.
+    async fn of_reader(
+        &mut self,
+        link: &Link,
+        ask: impl AsyncFnOnce(&mut Reader) -> Result<(), HistoryError>,
+    ) -> Result<(), AmqpError> {
+        let Some(mut reader) = self.reader.take() else { return Ok(()) };
+        let asked = self.while_ticking(ask(&mut reader)).await;
+        self.reader = Some(reader);
+        match asked {
+            Ok(()) => Ok(()),
+            Err(error) => self.failed(link, error).map_or(Ok(()), Err),
+        }
+    }
+
+    async fn cancel(&mut self, link: &Link) -> Result<(), AmqpError> {
+        let Some(reader) = self.reader.take() else { return Ok(()) };
+        match self.while_ticking(reader.close()).await {
+            Err(error) if !link.connection.status().connected() => Err(error.into_amqp(&self.options.url)),
+            // Nothing is wanted of it any more.
+            _ => Ok(()),
         }
     }
 
     /// Shows people how things are, where that has changed.
     fn show(&mut self) {
-        let now_ms = self.now_ms();
+        let now_ms = self.ingest.now_ms();
         let exchange = &self.options.exchange;
-        let stopped = self.plan.stopped(now_ms);
+        let (bus, when) = (&self.ingest.bus, |at_ms| self.ingest.when(at_ms));
+        let stopped = bus.stopped(now_ms);
         let known = matches!(stopped, Some((Stopped::NotConnected | Stopped::ReadingHistory, _)));
         let stopped = stopped.map(|(reason, since_ms)| match reason {
             Stopped::NotConnected => self.lost.clone().unwrap_or_else(|| "not yet connected to the broker".to_owned()),
             Stopped::ReadingHistory => "reading history".to_owned(),
             Stopped::Silent => format!(
                 "no publisher heard on exchange '{exchange}' since {}; is the shim running, and connected to this broker?",
-                self.when(since_ms)
+                when(since_ms)
             ),
-            Stopped::Publisher(reason) => format!("the shim waits for its {reason}, since {}", self.when(since_ms)),
+            Stopped::Publisher(reason) => format!("the shim waits for its {reason}, since {}", when(since_ms)),
         });
-        let notes: Vec<String> =
-            self.plan.notes(now_ms).iter().map(|note| note.text(exchange, |at_ms| self.when(at_ms))).collect();
+        let notes: Vec<String> = bus.notes(now_ms).iter().map(|note| note.text(exchange, when)).collect();
         let shown = (stopped, notes);
         if self.shown.as_ref() == Some(&shown) {
             return;
@@ -279,129 +305,16 @@ impl<'a> Carrier<'a> {
         shown.1.iter().filter(|note| !old_notes.contains(note)).for_each(|note| events.feed_note(feed, note));
         let state = match &shown.0 {
             None => FeedState::Up,
-            Some(reason) if !self.plan.was_live() && self.lost.is_none() => FeedState::Starting(reason.clone()),
+            Some(reason) if !self.ingest.bus.was_live() && self.lost.is_none() => FeedState::Starting(reason.clone()),
             Some(reason) => FeedState::Down(reason.clone()),
         };
         self.health.set(state, shown.1.clone());
         self.shown = Some(shown);
     }
 
-    /// Reads history from where the ingest stands. A connection that is lost is an error; a broker that has no history to
-    /// give is not: the gateway then works without.
-    async fn read_history(&mut self, link: &Link, patience: Duration) -> Result<Event<'static>, AmqpError> {
-        let deadline = Instant::now() + patience;
-        let mut backoff = Backoff::SERVER;
-        loop {
-            let error = match self.read_once(link).await {
-                Ok((read, proven)) => {
-                    self.ingest.events.history_read(&self.ingest.feed, read);
-                    return Ok(Event::HistoryRead { proven });
-                }
-                Err(error) if !link.connection.status().connected() => {
-                    return Err(match error {
-                        HistoryError::Amqp(error) => *error,
-                        HistoryError::Silent(_) => AmqpError::Timeout(self.options.url.clone()),
-                    });
-                }
-                Err(error) => error,
-            };
-            let for_good = error.is_for_good();
-            let delay = backoff.next(rand::random());
-            if for_good || Instant::now() + delay >= deadline {
-                self.ingest.events.no_history(&self.ingest.feed, &error);
-                return Ok(Event::HistoryFailed { for_good });
-            }
-            self.while_ticking(tokio::time::sleep(delay)).await;
-        }
-    }
-
-    /// Reads from where the next number should lie, and, where that is of no use, from the beginning. How many messages, and
-    /// whether the newest number known was met.
-    async fn read_once(&mut self, link: &Link) -> Result<(u64, bool), HistoryError> {
-        let Some(history) = &self.history else { return Ok((0, false)) };
-        let head = self.ingest.head();
-        let start = history.places.start(head.as_ref());
-        if start != Start::First {
-            let read = self.read_from(link, start, head.clone()).await?;
-            if read.is_none()
-                && let Some(history) = &mut self.history
-            {
-                history.places.forget();
-            }
-            // What shows another history of the same ledger is no hole: nothing that could be read fills it.
-            let fork = self.hole.as_ref().is_some_and(|hole| {
-                hole.missing.is_none() && head.as_ref().is_some_and(|head| head.epoch == hole.before.epoch)
-            });
-            if let Some(read) = read.filter(|_| fork || self.is_found()) {
-                return Ok(read);
-            }
-        }
-        Ok(self.read_from(link, Start::First, head).await?.unwrap_or_default())
-    }
-
-    /// Whether what history was read for has come.
-    fn is_found(&self) -> bool {
-        let head = |head: &Cursor| matches!(self.ingest.judge_head(head), HeadStands::Even | HeadStands::Within);
-        match (&self.hole, &self.head) {
-            (Some(hole), _) => self.ingest.continues(&hole.message),
-            (None, Some(cursor)) => head(cursor),
-            (None, None) => true,
-        }
-    }
-
-    /// Reads from a place to the end; none where what is read first shows that this place is of no use.
-    async fn read_from(
-        &mut self,
-        link: &Link,
-        start: Start,
-        head: Option<Cursor>,
-    ) -> Result<Option<(u64, bool)>, HistoryError> {
-        let Some(history) = &self.history else { return Ok(None) };
-        let opening = history.open(&self.options.url, &link.connection, &start);
-        let mut reader = self.while_ticking(opening).await?;
-        let mut reading = Reading::new(start, head);
-        loop {
-            let item = self.while_ticking(reader.next(reading.start())).await?;
-            let Some(history) = &mut self.history else { return Ok(None) };
-            let met = match item {
-                // Beyond the end: another stream.
-                None => Met::Useless,
-                Some(Item::Marker(marker)) => reading.marker(&marker),
-                Some(Item::End(offset)) => {
-                    let end = reading.end(&reader.marker, offset, &mut history.places);
-                    reader.close().await?;
-                    return Ok((end != Met::Useless).then_some((reading.read, reading.proven)));
-                }
-                Some(Item::Message(delivery, offset)) => {
-                    let Some(message) = self.ingest.read(&delivery.data) else { continue };
-                    let met = reading.message(&message, offset, &mut history.places);
-                    if met == Met::New {
-                        self.take_old(message, recorded(&delivery), &mut reading).await;
-                    }
-                    met
-                }
-            };
-            if met == Met::Useless {
-                reader.close().await?;
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Takes in a message of history. Holes in the history itself are given up: they are gaps.
-    async fn take_old(&mut self, message: BusMessage, recorded: Option<When>, reading: &mut Reading) {
-        match self.ingest.take(message, recorded).await {
-            Came::Next | Came::Other => {}
-            Came::Broken => reading.gave_up(),
-            Came::Hole(hole) => {
-                reading.gave_up();
-                self.ingest.take_anyway(&hole.message, hole.recorded).await;
-            }
-        }
-    }
-
     /// The gateway stops: says goodbye to the broker, which notices by itself, too.
-    pub(super) async fn leave(&self, link: Link, unacknowledged: Option<u64>) {
+    pub(super) async fn leave(&mut self, link: Link) {
+        let unacknowledged = self.ingest.bus.take_unacknowledged();
         let leaving = async {
             if let Some(tag) = unacknowledged {
                 let _ = link.acknowledge(&self.options.url, tag).await;
@@ -410,5 +323,22 @@ impl<'a> Carrier<'a> {
         };
         // What was not acknowledged goes to whoever comes next.
         let _ = tokio::time::timeout(Duration::from_secs(2), leaving).await;
+    }
+}
+
+type Read = Result<Delivery, HistoryError>;
+
+/// What the stream delivers next.
+async fn next_read(reader: &mut Option<Reader>) -> Read {
+    match reader {
+        Some(reader) => reader.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }

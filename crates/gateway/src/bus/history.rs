@@ -1,8 +1,8 @@
 //! A feed's history: the RabbitMQ stream that is bound to its exchange beside the gateways' own queues.
 //!
 //! Goes in: a connection. Comes out: everything the stream holds, in order, up to what was published before the reading
-//! began. A gateway reads it before it becomes ready, after each reconnect, and whenever a number is missing. Where to begin
-//! is for [`Places`] to say, what a message means for the intake, and when to read for the plan.
+//! began. When it is read, where reading begins, when it ends, and what a message means, is for
+//! [`core::bus`](bugfeed_core::bus) to say.
 //!
 //! How the end is known: a stream has no end that a consumer is told of, so the reader first publishes a *marker* into
 //! the stream, past the exchange, and reads until it meets it. Gateways pass over markers.
@@ -19,25 +19,20 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 
-use bugfeed_core::places::{Places, Start};
-
 /// The type of a marker, as a message property.
 const MARKER: &str = "bugfeed.marker";
-/// How long the stream may take for one answer, or to send the next message. One that is just being recovered may never
-/// answer: ask again.
+/// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to confirm the marker, and to send the first message from an offset that may lie beyond its end.
-const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the stream may take to confirm the marker. One that is just being recovered may never do so: ask again.
+const MARK_PATIENCE: Duration = Duration::from_secs(3);
 /// Messages on their way from the stream at a time.
 const PREFETCH: u16 = 2000;
 
-/// What is known of a feed's history.
-#[derive(Debug)]
+/// The stream of a feed's history.
+#[derive(Clone, Debug)]
 pub struct History {
     exchange: String,
     bounds: HistoryBounds,
-    /// Where its messages lie.
-    pub(super) places: Places,
 }
 
 /// Why history could not be read to its end.
@@ -56,6 +51,14 @@ impl HistoryError {
     pub fn is_for_good(&self) -> bool {
         matches!(self, HistoryError::Amqp(error) if error.will_be_the_same())
     }
+
+    /// The same, where it is the connection that is lost.
+    pub fn into_amqp(self, url: &BrokerUrl) -> AmqpError {
+        match self {
+            HistoryError::Amqp(error) => *error,
+            HistoryError::Silent(_) => AmqpError::Timeout(url.clone()),
+        }
+    }
 }
 
 impl From<AmqpError> for HistoryError {
@@ -64,21 +67,10 @@ impl From<AmqpError> for HistoryError {
     }
 }
 
-/// What the stream holds next.
-#[derive(Debug)]
-pub enum Item {
-    /// A message, and where it lies.
-    Message(Box<Delivery>, i64),
-    /// Another reading's marker.
-    Marker(String),
-    /// The marker of this reading: the end.
-    End(i64),
-}
-
 impl History {
     /// The history of an exchange's feed.
     pub fn new(exchange: &str, bounds: HistoryBounds) -> History {
-        History { exchange: exchange.to_owned(), bounds, places: Places::default() }
+        History { exchange: exchange.to_owned(), bounds }
     }
 
     /// Makes sure that the stream exists and is bound.
@@ -87,47 +79,28 @@ impl History {
         bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await
     }
 
-    /// Makes sure that the stream exists and is bound, and begins to read it.
-    pub fn open<'a>(
-        &self,
-        url: &'a BrokerUrl,
-        connection: &'a Connection,
-        start: &Start,
-    ) -> impl Future<Output = Result<Reader, HistoryError>> + use<'a> {
-        let first = || AMQPValue::LongString("first".into());
-        let offset = start.offset().map_or_else(first, AMQPValue::LongLongInt);
-        open(url, connection, self.exchange.clone(), self.bounds.clone(), offset)
+    /// Makes sure that the stream exists and is bound, and marks its end as it is now.
+    ///
+    /// # Errors
+    /// When the broker refuses, or does not answer in time.
+    pub async fn mark(&self, url: &BrokerUrl, connection: &Connection) -> Result<Reader, HistoryError> {
+        self.keep(url, connection).await?;
+        let failed = |error| AmqpError::broker(url, error);
+        let name = bugfeed_amqp::history_name(&self.exchange);
+        let opening = async {
+            let channel = connection.create_channel().await?;
+            channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok(channel)
+        };
+        let channel = bugfeed_amqp::within(PATIENCE, url, opening, failed).await?;
+        let marker = format!("{:016x}", rand::random::<u64>());
+        match tokio::time::timeout(MARK_PATIENCE, publish_marker(&channel, &name, &marker)).await {
+            Ok(published) => published.map_err(failed)?,
+            Err(_) => return Err(HistoryError::Silent(name)),
+        }
+        Ok(Reader { url: url.clone(), name, channel, consumer: None, marker, last: 0 })
     }
-}
-
-async fn open(
-    url: &BrokerUrl,
-    connection: &Connection,
-    exchange: String,
-    bounds: HistoryBounds,
-    offset: AMQPValue,
-) -> Result<Reader, HistoryError> {
-    let failed = |error| AmqpError::broker(url, error);
-    let name = bugfeed_amqp::history_name(&exchange);
-    let declaring = bugfeed_amqp::declare_history(url, connection, &exchange, &bounds);
-    bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await?;
-    let opening = async {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
-    };
-    let channel = bugfeed_amqp::within(PATIENCE, url, opening, failed).await?;
-    let marker = format!("{:016x}", rand::random::<u64>());
-    match tokio::time::timeout(FIRST_PATIENCE, publish_marker(&channel, &name, &marker)).await {
-        Ok(published) => published.map_err(failed)?,
-        Err(_) => return Err(HistoryError::Silent(name)),
-    }
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-stream-offset".into(), offset);
-    let consuming = channel.basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), arguments);
-    let consumer = bugfeed_amqp::within(PATIENCE, url, consuming, failed).await?;
-    Ok(Reader { url: url.clone(), name, channel, consumer, marker, unacknowledged: 0, begun: false })
 }
 
 /// Publishes a marker into the stream; done once the stream has it.
@@ -143,41 +116,50 @@ pub struct Reader {
     url: BrokerUrl,
     name: String,
     channel: Channel,
-    consumer: Consumer,
+    consumer: Option<Consumer>,
+    /// The marker at which it ends.
     pub(super) marker: String,
-    unacknowledged: u32,
-    begun: bool,
+    /// The tag of the last delivery.
+    last: u64,
 }
 
 impl Reader {
-    /// The next message; none where not even the first comes from an offset that may lie beyond the end.
+    /// Reads from an offset, or from the first message.
     ///
     /// # Errors
-    /// When nothing comes, or the connection is lost.
-    pub async fn next(&mut self, start: &Start) -> Result<Option<Item>, HistoryError> {
-        let doubtful = !self.begun && *start != Start::First;
-        let patience = if doubtful { FIRST_PATIENCE } else { PATIENCE };
-        let delivery = match tokio::time::timeout(patience, self.consumer.next()).await {
-            Err(_) if doubtful => return Ok(None),
-            Err(_) => return Err(HistoryError::Silent(self.name.clone())),
-            Ok(None) => return Err(AmqpError::Cancelled(self.url.clone()).into()),
-            Ok(Some(delivery)) => delivery.map_err(|error| AmqpError::broker(&self.url, error))?,
-        };
-        self.begun = true;
-        let (offset, tag) = (offset(&delivery), delivery.delivery_tag);
-        let item = match marker(&delivery).map(ToOwned::to_owned) {
-            Some(marker) if marker == self.marker => Item::End(offset),
-            Some(marker) => Item::Marker(marker),
-            None => Item::Message(Box::new(delivery), offset),
-        };
-        self.unacknowledged += 1;
-        if self.unacknowledged == 500 || matches!(item, Item::End(_)) {
-            self.unacknowledged = 0;
-            let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple: true });
-            bugfeed_amqp::within(PATIENCE, &self.url, acknowledging, |error| AmqpError::broker(&self.url, error))
-                .await?;
-        }
-        Ok(Some(item))
+    /// When the broker refuses, or does not answer in time.
+    pub async fn consume(&mut self, from: Option<i64>) -> Result<(), HistoryError> {
+        let first = || AMQPValue::LongString("first".into());
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), from.map_or_else(first, AMQPValue::LongLongInt));
+        let options = BasicConsumeOptions::default();
+        let consuming = self.channel.basic_consume(self.name.as_str().into(), "".into(), options, arguments);
+        let consuming =
+            bugfeed_amqp::within(PATIENCE, &self.url, consuming, |error| AmqpError::broker(&self.url, error));
+        self.consumer = Some(consuming.await?);
+        Ok(())
+    }
+
+    /// The next delivery.
+    ///
+    /// # Errors
+    /// When the broker ends the reading, or the connection is lost.
+    pub async fn next(&mut self) -> Result<Delivery, HistoryError> {
+        let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
+        let delivery = consumer.next().await.ok_or_else(|| AmqpError::Cancelled(self.url.clone()))?;
+        let delivery = delivery.map_err(|error| AmqpError::broker(&self.url, error))?;
+        self.last = delivery.delivery_tag;
+        Ok(delivery)
+    }
+
+    /// Acknowledges all that came.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the broker does not answer in time.
+    pub async fn acknowledge(&self) -> Result<(), HistoryError> {
+        let acknowledging = self.channel.basic_ack(self.last, BasicAckOptions { multiple: true });
+        let failed = |error| AmqpError::broker(&self.url, error);
+        Ok(bugfeed_amqp::within(PATIENCE, &self.url, acknowledging, failed).await?)
     }
 
     /// Ends the reading.
@@ -190,7 +172,8 @@ impl Reader {
     }
 }
 
-fn offset(delivery: &Delivery) -> i64 {
+/// Where in the stream a delivery lies.
+pub(super) fn offset(delivery: &Delivery) -> i64 {
     let headers = delivery.properties.headers().as_ref();
     match headers.and_then(|headers| headers.inner().get("x-stream-offset")) {
         Some(AMQPValue::LongLongInt(offset)) => *offset,

@@ -17,7 +17,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer, ExchangeKind};
 
 use super::amqp::AmqpOptions;
-use bugfeed_core::bus_plan::Queue;
+use bugfeed_core::bus::Queue;
 
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);

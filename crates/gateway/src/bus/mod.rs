@@ -1,4 +1,4 @@
-//! Where a feed's changes come from over AMQP.
+//! Where a feed's changes come from: AMQP. It carries out what [`core::bus`](bugfeed_core::bus) says.
 
 pub mod amqp;
 mod carry;

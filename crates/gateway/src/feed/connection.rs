@@ -344,5 +344,4 @@ async fn linger(conn: &Connection) {
 }
 
 #[cfg(test)]
-#[path = "connection_tests.rs"]
 mod tests;

@@ -89,7 +89,7 @@ mod tests {
         let mut shards = parts.shards.into_iter();
         let stop = CancellationToken::new();
         let first = tokio::spawn(shards.next().unwrap().run(stop.clone()));
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         while parts.feed.gate.shards.load(Ordering::Relaxed) > 1 {
             tokio::task::yield_now().await;
         }
@@ -97,8 +97,7 @@ mod tests {
         let second = tokio::spawn(shards.next().unwrap().run(stop.clone()));
         assert!(parts.feed.opened().await);
         // An outage does not shut it again.
-        parts.ingest.current(false).await;
-        parts.ingest.current(true).await;
+        parts.ingest.reconnect().await;
         parts.feed.gate.leave();
         assert!(!parts.feed.is_shut() && parts.feed.opened().await);
         stop.cancel();

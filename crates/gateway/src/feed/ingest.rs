@@ -1,11 +1,11 @@
-//! The one way into a feed: the sequencer of the core records a change, and the ingest hands it to every shard.
+//! The one way into a feed: hands events to the plan of its bus, and tells every shard what follows from them.
 //!
-//! Goes in: messages as the bus delivers them. Comes out: an entry in the replay cache, then an update in the queue of
-//! every shard. When [`Ingest::take`] returns, the change is in the replay cache, and its message may be acknowledged
-//! to the bus.
+//! Goes in: the events of a transport ([`Event`]). Comes out: inputs in the queue of every shard, lines in the log, and
+//! the questions that the transport must ask its broker ([`Ask`]). Decides nothing: [`core::bus`](bugfeed_core::bus)
+//! does. When a shard is told of an update, the change is in the replay cache already.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bugfeed_protocol::bus::{self, BadMessage, BusMessage};
 use bugfeed_protocol::{Cursor, Epoch, When};
@@ -14,10 +14,9 @@ use tokio::sync::mpsc;
 
 use super::{Breaks, ShardInput};
 use crate::events::Events;
-use bugfeed_core::bus_plan::Why;
-use bugfeed_core::input::{Input, Update};
-use bugfeed_core::intake::{HeadStands, Intake, New, Taken};
+use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
 use bugfeed_core::replay::Recorder;
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_runtime::throttle::Throttle;
 
 /// The writing side of a feed, owned by the task that listens to its bus.
@@ -25,45 +24,21 @@ use bugfeed_runtime::throttle::Throttle;
 pub struct Ingest {
     /// The feed's name, for logs and metrics.
     pub feed: String,
-    intake: Intake,
+    /// The plan of the bus: decides what follows from each event.
+    pub bus: Bus,
     shards: Vec<mpsc::Sender<ShardInput>>,
     /// The bus of this feed logs and counts with these, too.
     pub events: Arc<Events>,
     changes: Counter,
+    begun: Instant,
+    /// When the feed was made, by the wall clock.
+    begun_at: When,
+    /// Why history could not be read the last time, in the words of the transport.
+    pub refusal: String,
     poison_lines: Throttle,
     fork_lines: Throttle,
     gap_lines: Throttle,
-    current: bool,
     breaks: Breaks,
-    /// The feed has been current once, so clients may already have been sent changes.
-    begun: bool,
-}
-
-/// What a message turned out to be.
-#[derive(Debug)]
-pub enum Came {
-    /// The change with the next number.
-    Next,
-    /// A change that came late, a duplicate, or a change without a number.
-    Other,
-    /// A change after which continuity is lost: clients are told of a gap.
-    Broken,
-    /// Numbers before this message are missing. It was not taken in.
-    Hole(Hole),
-}
-
-/// A message before which others are missing: fill the hole from history, then pass the message to
-/// [`Ingest::take_anyway`].
-#[derive(Debug)]
-pub struct Hole {
-    /// The message.
-    pub message: BusMessage,
-    /// When its producer recorded it, by the producer's clock.
-    pub recorded: Option<When>,
-    /// How many messages are missing; `None` if that is unknown.
-    pub missing: Option<u64>,
-    /// The message's number.
-    pub before: Cursor,
 }
 
 impl Ingest {
@@ -74,28 +49,88 @@ impl Ingest {
         events: Arc<Events>,
         breaks: Breaks,
     ) -> Ingest {
-        let intake = Intake::new(recorder, Epoch::from_random(rand::random()));
         let changes = events.changes(&feed);
         Ingest {
             feed,
-            intake,
+            bus: Bus::new(Sequencer::new(recorder, Epoch::from_random(rand::random()))),
             shards,
             events,
             changes,
+            begun: Instant::now(),
+            begun_at: now(),
+            refusal: String::new(),
             poison_lines: Throttle::once_a_minute(),
             fork_lines: Throttle::once_a_minute(),
             gap_lines: Throttle::once_a_minute(),
-            current: false,
             breaks,
-            begun: false,
         }
     }
 
-    /// Says that the next change will be the first of this ledger. Call it before anything is taken in and before any
-    /// client is served.
-    pub async fn begin(&mut self, epoch: Epoch) {
-        let start = self.intake.begin(epoch);
-        self.break_shards(Some(start)).await;
+    /// Says which kind of transport feeds it. Call it before the first event.
+    pub fn set_up(&mut self, setup: Setup) {
+        self.bus.set_up(self.now_ms(), setup);
+    }
+
+    /// Milliseconds since the feed was made.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment at this many milliseconds of [`Ingest::now_ms`].
+    pub fn instant(&self, at_ms: u64) -> Instant {
+        self.begun + Duration::from_millis(at_ms)
+    }
+
+    /// A moment of [`Ingest::now_ms`], by the wall clock.
+    pub fn when(&self, at_ms: u64) -> When {
+        // The time is counted from the feed's beginning, so that one moment always becomes the same second. Otherwise a
+        // repeated message with another second would look like news.
+        let at_us = i64::try_from(at_ms).unwrap_or(0).saturating_mul(1000).saturating_add(self.begun_at.as_micros());
+        When::from_micros(at_us / 1_000_000 * 1_000_000).unwrap_or(self.begun_at)
+    }
+
+    /// Hands an event to the plan. Its actions are carried out by [`Ingest::next_ask`].
+    pub fn hear(&mut self, event: Event<'_>) {
+        let now = Now { ms: self.now_ms(), wall: now() };
+        self.bus.on(now, event);
+    }
+
+    /// Carries out the actions of the plan (to shards and log) up to the next question to the broker, and returns that
+    /// question. `None` when no action is left.
+    pub async fn next_ask(&mut self) -> Option<Ask> {
+        while let Some(action) = self.bus.next_action() {
+            match action {
+                Action::Tell(tell) => self.tell(tell).await,
+                Action::Say(say) => self.say(say),
+                Action::Ask(ask) => return Some(ask),
+            }
+        }
+        None
+    }
+
+    /// Carries out the actions that need no broker, while the broker is busy with a question. The next question stays
+    /// for later.
+    pub async fn tell_aside(&mut self) {
+        while let Some(action) = self.bus.next_aside() {
+            match action {
+                Action::Tell(tell) => self.tell(tell).await,
+                Action::Say(say) => self.say(say),
+                Action::Ask(_) => {}
+            }
+        }
+    }
+
+    /// Hands an event to the plan and carries out its actions; only for a transport without a broker that could be
+    /// asked.
+    pub async fn take(&mut self, event: Event<'_>) {
+        self.hear(event);
+        while self.next_ask().await.is_some() {}
+    }
+
+    /// Takes a change in, even if changes before it are missing; only for a transport without a broker that could be
+    /// asked for history.
+    pub async fn take_change(&mut self, message: BusMessage, recorded: Option<When>) {
+        self.take(Event::Change(Arrival { message, recorded }, None)).await;
     }
 
     /// Reads the body of a message; one that cannot be read is logged and counted.
@@ -115,131 +150,55 @@ impl Ingest {
         self.events.poison(&self.feed, body, reason, quiet);
     }
 
-    /// Takes a change in, unless it is a duplicate or numbers before it are missing. `recorded` is when its producer
-    /// recorded it, as the producer says.
-    pub async fn take(&mut self, message: BusMessage, recorded: Option<When>) -> Came {
-        match self.intake.offer(&message, recorded, now()) {
-            Taken::New(new) => {
-                let came = match &new {
-                    New { gap: Some(_), .. } => Came::Broken,
-                    // A late change, and one without a number, does not advance the newest number, so it proves nothing
-                    // about continuity.
-                    New { late: true, .. } | New { update: Update { number: None, .. }, .. } => Came::Other,
-                    New { .. } => Came::Next,
-                };
-                self.deliver(new).await;
-                came
-            }
-            Taken::Known => {
-                self.events.repeated(&self.feed);
-                Came::Other
-            }
-            Taken::Hole { missing, before } => Came::Hole(Hole { message, recorded, missing, before }),
+    async fn tell(&mut self, tell: Tell) {
+        let breaks = matches!(tell, Tell::Gap(..));
+        if matches!(tell, Tell::Update(_)) {
+            self.changes.inc();
         }
-    }
-
-    /// Whether no number is missing before this message any more.
-    pub fn continues(&self, message: &BusMessage) -> bool {
-        self.intake.continues(message)
-    }
-
-    /// Takes a change in, unless it is a duplicate. The numbers missing before it are given up, and clients are told of
-    /// a gap.
-    pub async fn take_anyway(&mut self, message: &BusMessage, recorded: Option<When>) {
-        match self.intake.anyway(message, recorded, now()) {
-            Taken::New(new) => self.deliver(new).await,
-            Taken::Known | Taken::Hole { .. } => self.events.repeated(&self.feed),
+        if breaks {
+            self.breaks.step();
         }
-    }
-
-    async fn deliver(&mut self, new: New) {
-        let New { update, gap, late, forked } = new;
-        self.changes.inc();
-        if forked {
-            let quiet = !self.begun || self.fork_lines.is_quiet();
-            self.events.forked(&self.feed, update.number.as_ref().unwrap_or(&update.cursor), quiet);
-        }
-        if late {
-            self.events.late(&self.feed);
-        }
-        if let Some(cursor) = gap {
-            self.tell_gap(Some(cursor)).await;
-        }
-        self.to_shards(|| Input::Update(update.clone())).await;
-    }
-
-    /// Tells the shards that continuity is lost. The loss is logged only if clients may have been served before it.
-    async fn tell_gap(&mut self, cursor: Option<Cursor>) {
-        if self.begun {
-            let quiet = self.gap_lines.is_quiet();
-            self.events.gap(&self.feed, cursor.as_ref(), quiet);
-        }
-        self.break_shards(cursor).await;
-    }
-
-    /// Continuity is lost, and it is unknown which change comes next.
-    pub async fn lose(&mut self) {
-        let cursor = self.intake.lose();
-        self.tell_gap(cursor).await;
-    }
-
-    /// Continuity is lost; the next change follows this cursor.
-    pub async fn go_on_after(&mut self, cursor: &Cursor, why: Why) {
-        if why == Why::Forked {
-            let quiet = !self.begun || self.fork_lines.is_quiet();
-            self.events.forked(&self.feed, cursor, quiet);
-        }
-        let cursor = self.intake.go_on_after(cursor);
-        self.tell_gap(Some(cursor)).await;
-    }
-
-    /// Compares a publisher's head with what was taken in.
-    pub fn judge_head(&self, head: &Cursor) -> HeadStands {
-        self.intake.judge_head(head)
-    }
-
-    /// Tells the shards whether resumes must wait (`held`) until it is known if changes were missed.
-    pub async fn hold(&self, held: bool) {
-        self.to_shards(|| Input::Hold(held)).await;
-    }
-
-    /// Tells clients whether changes can arrive (not `paused`), and since when that is so.
-    pub async fn feed_state(&self, paused: bool, since: When) {
-        self.to_shards(|| Input::Feed { paused, since }).await;
-    }
-
-    async fn break_shards(&self, cursor: Option<Cursor>) {
-        self.breaks.step();
-        self.to_shards(|| Input::Gap(cursor.clone())).await;
-        self.breaks.step();
-    }
-
-    async fn to_shards(&self, input: impl Fn() -> ShardInput) {
         for shard in &self.shards {
             // A shard ends only when the process shuts down; its clients then reconnect to another gateway.
-            let _ = shard.send(input()).await;
+            let _ = shard.send(tell.input(|at_ms| self.when(at_ms))).await;
+        }
+        if breaks {
+            self.breaks.step();
         }
     }
 
-    /// Tells the shards whether the feed is current: the bus is connected, and everything published before was taken
-    /// in. Only then can a shard conclude that a change, which a client has seen on another gateway, should have
-    /// arrived here.
-    pub async fn current(&mut self, current: bool) {
-        if self.current != current {
-            self.current = current;
-            self.begun |= current;
-            self.to_shards(|| Input::Current(current)).await;
+    fn say(&mut self, say: Say) {
+        let (events, feed) = (&self.events, &self.feed);
+        match say {
+            Say::Repeated => events.repeated(feed),
+            Say::Late => events.late(feed),
+            Say::Forked(number, news) => events.forked(feed, &number, !news || self.fork_lines.is_quiet()),
+            Say::Gap(cursor) => events.gap(feed, cursor.as_ref(), self.gap_lines.is_quiet()),
+            Say::Hole(missing, before) => events.hole(feed, missing, &before),
+            Say::HeadHeard => events.head_heard(feed),
+            Say::HeadDiffers(head) => events.head_differs(feed, &head),
+            Say::HistoryRead(messages) => events.history_read(feed, messages),
+            Say::NoHistory { silent: true } => events.no_history(feed, &"it does not answer; it may be recovering"),
+            Say::NoHistory { silent: false } => events.no_history(feed, &self.refusal),
         }
     }
 
     /// The newest number that was taken in; `None` before the first.
     pub fn head(&self) -> Option<Cursor> {
-        self.intake.head()
+        self.bus.head()
     }
 
-    /// Forgets changes that have become too old. Call it about once a second.
-    pub fn tick(&mut self) {
-        self.intake.tick(now());
+    /// Makes the feed current, as a connected transport does.
+    #[cfg(test)]
+    pub(crate) async fn connect(&mut self) {
+        self.take(Event::Connected { queue: bugfeed_core::bus::Queue::New, waiting: 0 }).await;
+    }
+
+    /// Loses the connection and connects again. Nothing then proves that no change was missed.
+    #[cfg(test)]
+    pub(crate) async fn reconnect(&mut self) {
+        self.take(Event::Lost).await;
+        self.connect().await;
     }
 }
 
@@ -247,7 +206,7 @@ fn now() -> When {
     When::from_system_time(SystemTime::now())
 }
 
-/// A timer for [`Ingest::tick`]: once a second; missed ticks are not made up for.
+/// A timer for [`Event::Tick`]: once a second; missed ticks are not made up for.
 pub fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

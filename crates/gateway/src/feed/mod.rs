@@ -25,7 +25,7 @@ pub use client_peer::ClientPeer;
 use connection::Common;
 pub use connection::Connection;
 use gate::Gate;
-pub use ingest::{Came, Hole, Ingest, ticks};
+pub use ingest::{Ingest, ticks};
 
 use crate::events::Events;
 use bugfeed_core::budget::{Budgets, Share};

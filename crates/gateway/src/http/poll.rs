@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::query::{self, Query};
 use crate::feed::{Feed, Messages};
+use bugfeed_core::input::AHEAD_MS;
 
 /// An answer is full with this many changes; its cursor says where the next request goes on.
 const FULL: usize = 1000;
 
 /// A client may have a cursor that is ahead of this gateway. It is told of a gap only after this time: a little longer
 /// than a session itself waits before it decides that.
-const AHEAD: Duration = Duration::from_secs(6);
+const AHEAD: Duration = Duration::from_millis(AHEAD_MS + 1_000);
 
 /// How long an answer that has only late changes waits for others. Late changes do not advance the cursor, so without
 /// the wait a client would be sent the same changes again as fast as it can ask.
@@ -287,7 +288,7 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
@@ -295,7 +296,7 @@ mod tests {
             BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
-            parts.ingest.take_anyway(&message(bug, number), None).await;
+            parts.ingest.take_change(message(bug, number), None).await;
         }
         let tracker = TaskTracker::new();
         let ask = async |wait: u64| -> Value {
@@ -312,7 +313,7 @@ mod tests {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.take_anyway(&message(2, "E.4"), None).await;
+            parts.ingest.take_change(message(2, "E.4"), None).await;
         };
         let (answer, ()) = tokio::join!(ask(60), going_on);
         assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
@@ -333,7 +334,7 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let tracker = TaskTracker::new();
         let ask = async |query: String| -> (Value, String) {
@@ -353,13 +354,13 @@ mod tests {
             assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
         }
         // Continuity breaks between two requests: a change may have passed unseen.
-        parts.ingest.lose().await;
+        parts.ingest.reconnect().await;
         let (replay, told) = ask(format!("&cursor={told}")).await;
         assert_eq!(replay, "gap");
         assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
-        parts.ingest.take_anyway(&message, None).await;
+        parts.ingest.take_change(message, None).await;
         let (replay, known) = ask(format!("&cursor={told}")).await;
         assert_eq!((replay, &*known), (json!("gap"), "E.7"));
         assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
@@ -378,11 +379,11 @@ mod tests {
         for shard in parts.shards {
             tokio::spawn(shard.run(CancellationToken::new()));
         }
-        parts.ingest.current(true).await;
+        parts.ingest.connect().await;
         assert!(parts.feed.opened().await);
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.1"), after: None };
-        parts.ingest.take_anyway(&message, None).await;
+        parts.ingest.take_change(message, None).await;
         let tracker = TaskTracker::new();
         let others: Vec<Messages> = (0..100).map(|_| parts.feed.open([Command::Version], &tracker)).collect();
         let asking = async {
@@ -394,7 +395,7 @@ mod tests {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.lose().await;
+            parts.ingest.reconnect().await;
         };
         let (answer, ()) = tokio::join!(asking, losing);
         assert_eq!(answer["replay"], "gap");

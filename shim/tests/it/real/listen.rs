@@ -16,7 +16,7 @@ async fn a_notification_wakes_whoever_waits() {
     let Some(place) = Place::postgres().await else { return };
     let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
     let (url, channel, waker, stopped) = (place.db(), "Bug_feed".parse().unwrap(), wake.clone(), stop.clone());
-    let task = tokio::spawn(async move { bugfeed_sql::wake_on_notify(&url, &channel, waker, stopped).await });
+    let task = tokio::spawn(async move { url.notifier().unwrap().wake_on(&channel, waker, stopped).await });
     timeout(LIMIT, wake.notified()).await.expect("woken when the channel is open");
     let mut tracker = place.session().await;
     for _ in 0..3 {

@@ -94,7 +94,8 @@ async fn nobody_listens_through_a_pooler() {
     let Some((place, pooler, url)) = pooled().await else { return };
     let mut tracker = tracker(&place, &pooler).await;
     let (channel, wake) = ("bugfeed".parse().unwrap(), Arc::new(Notify::new()));
-    let listening = bugfeed_sql::wake_on_notify(&url, &channel, wake, CancellationToken::new());
+    let notifier = url.notifier().unwrap();
+    let listening = notifier.wake_on(&channel, wake, CancellationToken::new());
     tokio::time::timeout(LIMIT, listening).await.expect("it is noticed, and given up");
     let listens = sqlx::raw_sql("SELECT pg_listening_channels()").fetch_all(&mut tracker).await.unwrap();
     assert!(listens.is_empty());

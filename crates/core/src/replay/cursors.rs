@@ -1,0 +1,102 @@
+//! What the positions of a replay cache are in the numbers of ledgers, and back.
+
+use bugfeed_protocol::{BugId, Change, Cursor};
+
+use super::{CursorPlace, Found, Pos, Recorder, Replay};
+use crate::position_map::{Located, PositionMap};
+
+impl Recorder {
+    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
+    /// from the time before.
+    pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
+        self.numbering().go_on_after(self.tail.next, cursor, apart);
+        self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
+    }
+
+    /// Whether a number is the one that continues what was recorded last.
+    pub fn expects(&self, cursor: &Cursor) -> bool {
+        self.next_cursor.as_ref() == Some(cursor)
+    }
+
+    /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
+    pub fn lose(&mut self) {
+        self.numbering().lose();
+        self.next_cursor = None;
+    }
+
+    pub(super) fn numbering(&self) -> std::sync::RwLockWriteGuard<'_, PositionMap> {
+        self.replay.numbering.write().expect("nobody panics holding it")
+    }
+}
+
+impl Replay {
+    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded.
+    pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").cursor_at(pos)
+    }
+
+    /// The number of the change at `pos`; none of one that came late.
+    pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").number_of(pos)
+    }
+
+    fn is_late(&self, pos: Pos) -> bool {
+        self.numbering.read().expect("nobody panics holding it").is_late(pos)
+    }
+
+    /// What the ring holds under a number; none where it came late, is forgotten, or is of another history.
+    pub fn change_at(&self, number: &Cursor) -> Option<Change> {
+        let CursorPlace::InRing(pos) = self.place_of(number) else { return None };
+        let held = pos >= self.start() && self.number_of(pos).is_some_and(|held| held.is_same(number));
+        self.ring.block(pos.max(1)).filter(|_| held).map(|block| block.change(pos))
+    }
+
+    /// The position of the last of these changes that came late.
+    pub fn last_late(&self, found: &[Found]) -> Option<Pos> {
+        let positions = found.iter().map(|found| found.pos);
+        self.numbering.read().expect("nobody panics holding it").last_late(positions)
+    }
+
+    /// Whether a change was lost that a cursor would claim: for one of these bugs, the newest change up to `upto` is not
+    /// known any more. Its place is taken by one that came late and lies beyond `upto`, and the ring no longer reaches
+    /// back to it.
+    pub fn masks_lost(&self, bugs: &[BugId], upto: Pos) -> bool {
+        let (start, head) = (self.start(), self.head());
+        let beyond = self.numbering.read().expect("nobody panics holding it").last_late(upto + 1..=head);
+        // That anything came late is rare, and soon processed.
+        if beyond.is_none() {
+            return false;
+        }
+        bugs.iter().any(|&bug| {
+            let Some(mut pos) = self.newest_of(bug).map(|newest| newest.pos) else { return false };
+            let mut came_late = false;
+            while pos > upto && pos >= start {
+                came_late |= self.is_late(pos);
+                match self.back_from(pos) {
+                    // None was before it, unless the ring has been trimmed meanwhile.
+                    None => return came_late && pos < self.start(),
+                    Some(back) => pos = back,
+                }
+            }
+            came_late && pos < start
+        })
+    }
+
+    /// The cursor just before the change at `pos`, in that change's own numbering.
+    pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").cursor_before(pos)
+    }
+
+    /// Where a client with this cursor stands.
+    pub fn place_of(&self, cursor: &Cursor) -> CursorPlace {
+        // The head first: what is recorded in between only makes a cursor look further behind.
+        let head = self.head();
+        match self.numbering.read().expect("nobody panics holding it").locate(cursor, head) {
+            Located::Unknown => CursorPlace::Unknown,
+            Located::Ahead => CursorPlace::Ahead,
+            Located::At(pos) if pos + 1 >= self.start() => CursorPlace::InRing(pos),
+            Located::At(pos) if pos >= self.floor() => CursorPlace::BeforeRing(pos),
+            Located::At(_) => CursorPlace::Unknown,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A pool of connections to one database, whichever it is, and what is done with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::{Answer, Pool, Session, Stale, Statement};
+use crate::error::{Advice, no_advice};
+use crate::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, DbUrl, Dialect, Fault, SqlError, Use, Value};
+
+/// A small pool of connections to one database.
+#[derive(Clone, Debug)]
+pub struct Db {
+    dialect: &'static dyn Dialect,
+    place: Place,
+    purpose: Use,
+    stale: Stale,
+}
+
+/// Where statements go, and what is said when they fail.
+#[derive(Clone, Debug)]
+struct Place {
+    /// The database's address without a password.
+    name: String,
+    pool: Arc<dyn Pool>,
+    advice: Advice,
+}
+
+impl Place {
+    fn failed(&self, error: &sqlx::Error) -> SqlError {
+        self.advised(SqlError::new(&self.name, error, |inner| self.pool.fault(inner)))
+    }
+
+    fn timeout(&self) -> SqlError {
+        let message = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+        self.advised(SqlError::stated(Fault::Away, &self.name, message))
+    }
+
+    fn advised(&self, error: SqlError) -> SqlError {
+        error.advised(self.advice)
+    }
+
+    async fn within<T>(&self, answer: Answer<'_, T>) -> Result<T, SqlError> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => Err(self.failed(&e)),
+            Err(_) => Err(self.timeout()),
+        }
+    }
+}
+
+impl Db {
+    /// Prepares a pool; connects at first use.
+    pub fn new(url: &DbUrl, purpose: Use) -> Db {
+        let stale = Stale::default();
+        let pool = url.address.open(purpose, &stale);
+        Db::over(pool, url, purpose, stale)
+    }
+
+    pub(crate) fn over(pool: Arc<dyn Pool>, url: &DbUrl, purpose: Use, stale: Stale) -> Db {
+        let place = Place { name: url.to_string(), pool, advice: no_advice };
+        Db { dialect: url.dialect(), place, purpose, stale }
+    }
+
+    /// Gives other advice with its errors than what holds for any database.
+    #[must_use]
+    pub fn advising(mut self, advice: Advice) -> Db {
+        self.place.advice = advice;
+        self
+    }
+
+    /// The words of its SQL.
+    pub fn dialect(&self) -> &'static dyn Dialect {
+        self.dialect
+    }
+
+    /// The database's address without a password, for messages.
+    pub fn place(&self) -> &str {
+        &self.place.name
+    }
+
+    /// Whether the file of a database is still the one that was opened; asks nothing of a server.
+    ///
+    /// # Errors
+    /// When it is gone, or another one has its name; the second is said once, and from then on the other one is used.
+    pub fn look_at_file(&self) -> Result<(), SqlError> {
+        let looked = self.place.pool.look(&self.place.name, matches!(self.purpose, Use::Source));
+        looked.map_err(|error| {
+            self.stale.now();
+            self.place.advised(error)
+        })
+    }
+
+    /// Goes on with the file that has the name of the database now.
+    pub fn follow_file(&self) {
+        // What it says is known.
+        let _ = self.place.pool.look(&self.place.name, true);
+        self.stale.now();
+    }
+
+    /// Whether the file of the database was replaced since this was last asked.
+    pub fn take_replaced(&self) -> bool {
+        self.place.pool.take_replaced()
+    }
+
+    /// Takes a connection.
+    pub(crate) async fn connection(&self) -> Result<Conn, SqlError> {
+        self.look_at_file()?;
+        let pool = &self.place.pool;
+        // The pool's own timeout does not bound a server that accepts and then says nothing.
+        let session = match tokio::time::timeout(2 * CONNECT_TIMEOUT, pool.connect()).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(e)) => {
+                let refused = pool.refused(&self.place.name).map(|error| self.place.advised(error));
+                return Err(refused.unwrap_or_else(|| self.place.failed(&e)));
+            }
+            Err(_) => return Err(self.place.timeout()),
+        };
+        pool.opened();
+        let mut conn = Conn { session: Some(session), place: self.place.clone(), stale: self.stale.clone() };
+        let prepared = open(&mut conn.session).prepare();
+        conn.place.within(prepared).await?;
+        Ok(conn)
+    }
+
+    /// Runs one statement on a connection of its own; returns the number of rows it matched.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn execute(&self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
+        let mut conn = self.connection().await?;
+        let done = conn.execute(sql, args, false).await;
+        conn.give_back(done)
+    }
+
+    /// Reads rows on a connection of its own.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn fetch(&self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
+        let mut conn = self.connection().await?;
+        let done = conn.fetch(sql, args, false).await;
+        conn.give_back(done)
+    }
+
+    /// Reads the rows of several statements, one after the other, on one and the same connection: so on one and the same
+    /// server, where several are behind an address.
+    ///
+    /// # Errors
+    /// When the database is away, refuses one of them, or does not answer in time.
+    pub async fn fetch_together(&self, statements: &[&str]) -> Result<Vec<Vec<Vec<Value>>>, SqlError> {
+        let mut conn = self.connection().await?;
+        let mut all = Vec::with_capacity(statements.len());
+        for sql in statements {
+            match conn.fetch(sql, &[], false).await {
+                Ok(rows) => all.push(rows),
+                Err(error) => return conn.give_back(Err(error)),
+            }
+        }
+        conn.give_back(Ok(all))
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn begin(&self) -> Result<Tx, SqlError> {
+        let mut conn = self.connection().await?;
+        let begin = open(&mut conn.session).begin();
+        match conn.run(begin).await {
+            Ok(_) => Ok(Tx { conn }),
+            Err(e) => conn.give_back(Err(e)),
+        }
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        // Politeness only: whatever does not close in time is closed by the exit.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.place.pool.close()).await;
+    }
+}
+
+/// A transaction. Dropping it without [`Tx::commit`] closes its connection, which rolls it back.
+pub struct Tx {
+    conn: Conn,
+}
+
+impl Tx {
+    /// Runs a statement; returns the number of rows it matched.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn execute(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
+        self.conn.execute(sql, args, true).await
+    }
+
+    /// Reads rows.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn fetch(&mut self, sql: &str, args: &[Value]) -> Result<Vec<Vec<Value>>, SqlError> {
+        self.conn.fetch(sql, args, true).await
+    }
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// On any error it is unknown whether the commit happened.
+    pub async fn commit(mut self) -> Result<(), SqlError> {
+        self.conn.run("COMMIT".to_owned()).await?;
+        self.conn.give_back(Ok(()))
+    }
+}
+
+/// A connection taken from the pool. Dropped in the middle of something (a cancelled task, a timeout), it is closed;
+/// only [`Conn::give_back`] returns it.
+pub(crate) struct Conn {
+    session: Option<Box<dyn Session>>,
+    place: Place,
+    stale: Stale,
+}
+
+impl Conn {
+    /// Runs one statement, within a transaction or as one of its own; returns the number of rows it matched.
+    pub(crate) async fn execute(&mut self, sql: &str, args: &[Value], inside: bool) -> Result<u64, SqlError> {
+        let answer = open(&mut self.session).execute(Statement { sql, args, inside });
+        let done = self.place.within(answer).await;
+        if let (Err(e), Some(set_back)) = (&done, open(&mut self.session).set_back())
+            && e.fault != Fault::Away
+        {
+            self.run(set_back.to_owned()).await?;
+        }
+        done
+    }
+
+    /// Reads rows.
+    pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value], inside: bool) -> Result<Vec<Vec<Value>>, SqlError> {
+        let answer = open(&mut self.session).fetch(Statement { sql, args, inside });
+        self.place.within(answer).await
+    }
+
+    /// Runs a text as it is; returns the number of rows it matched.
+    async fn run(&mut self, text: String) -> Result<u64, SqlError> {
+        let answer = open(&mut self.session).run(text);
+        self.place.within(answer).await
+    }
+
+    /// Returns the connection to the pool, unless what was done with it leaves its state in doubt, or it may lead to the
+    /// wrong server.
+    pub(crate) fn give_back<T>(mut self, done: Result<T, SqlError>) -> Result<T, SqlError> {
+        match done.as_ref().err().map(|e| e.fault) {
+            None | Some(Fault::Locked | Fault::Refused | Fault::Duplicate) => drop(self.session.take()),
+            // Others in the pool lead there too.
+            Some(Fault::Moved) => self.stale.now(),
+            Some(_) => {}
+        }
+        done
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.detach();
+        }
+    }
+}
+
+fn open(session: &mut Option<Box<dyn Session>>) -> &mut dyn Session {
+    session.as_mut().expect("only give_back and drop take it, and both end the connection's use").as_mut()
+}

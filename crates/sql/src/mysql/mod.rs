@@ -1,0 +1,180 @@
+//! MySQL and MariaDB.
+
+mod dialect;
+mod fault;
+mod settings;
+
+use std::sync::{Arc, OnceLock};
+
+use sqlx::error::DatabaseError;
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError};
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, MySql, MySqlPool};
+
+use crate::driver::{Address, Answer, Later, Pool, Session, Stale, Statement, server_pool};
+use crate::row::values;
+use crate::url::{BadUrl, UrlText};
+use crate::{Dialect, Fault, Use, Value, literal};
+use dialect::MySqlDialect;
+use settings::{Does, Flavour, Settings, write_text};
+
+/// Reads a URL.
+pub(crate) fn parse(url: &UrlText<'_>) -> Result<Arc<dyn Address>, BadUrl> {
+    let rest = url.of_server()?;
+    let options: MySqlConnectOptions = format!("mysql{rest}").parse().map_err(|e| url.malformed(e))?;
+    if options.get_database().is_none_or(str::is_empty) {
+        return Err(url.names_no_database());
+    }
+    Ok(Arc::new(MySqlAddress(options)))
+}
+
+struct MySqlAddress(MySqlConnectOptions);
+
+impl MySqlAddress {
+    fn connections(&self, purpose: Use, stale: &Stale) -> MySqlConnections {
+        // Whatever the driver would set on the session stays as it is.
+        let options = self.0.clone().set_names(false).timezone(None).pipes_as_concat(false);
+        let pool = server_pool(stale).connect_lazy_with(options.no_engine_substitution(false));
+        MySqlConnections { pool, purpose, flavour: Arc::default() }
+    }
+}
+
+impl Address for MySqlAddress {
+    fn dialect(&self) -> &'static dyn Dialect {
+        &MySqlDialect
+    }
+
+    fn open(&self, purpose: Use, stale: &Stale) -> Arc<dyn Pool> {
+        Arc::new(self.connections(purpose, stale))
+    }
+
+    fn database(&self) -> Option<&str> {
+        self.0.get_database()
+    }
+}
+
+#[derive(Debug)]
+struct MySqlConnections {
+    pool: MySqlPool,
+    purpose: Use,
+    /// Found out at first use.
+    flavour: Arc<OnceLock<Flavour>>,
+}
+
+impl Pool for MySqlConnections {
+    fn connect(&self) -> Answer<'_, Box<dyn Session>> {
+        Box::pin(async {
+            let conn = self.pool.acquire().await?;
+            let session: Box<dyn Session> =
+                Box::new(MySqlSession { conn, purpose: self.purpose, flavour: self.flavour.clone() });
+            Ok(session)
+        })
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(self.pool.close())
+    }
+
+    fn fault(&self, error: &dyn DatabaseError) -> Fault {
+        error.try_downcast_ref::<MySqlDatabaseError>().map_or(Fault::Other, |error| fault::fault(error.number()))
+    }
+}
+
+struct MySqlSession {
+    conn: PoolConnection<MySql>,
+    purpose: Use,
+    flavour: Arc<OnceLock<Flavour>>,
+}
+
+impl MySqlSession {
+    fn settings(&self) -> Settings {
+        Settings { purpose: self.purpose, flavour: self.flavour.get().copied().unwrap_or(Flavour::MariaDb) }
+    }
+
+    fn text(&self, statement: Statement<'_>, does: Does) -> String {
+        let Statement { sql, args, inside } = statement;
+        let sql = if args.is_empty() { sql } else { &literal::with(sql, args, write_text) };
+        if inside { self.settings().inside(sql, does) } else { self.settings().alone(sql, does) }
+    }
+
+    async fn read(&mut self, text: String) -> Result<Vec<Vec<Value>>, sqlx::Error> {
+        let rows = sqlx::raw_sql(AssertSqlSafe(text)).fetch_all(&mut *self.conn).await?;
+        rows.iter().map(values).collect()
+    }
+}
+
+impl Session for MySqlSession {
+    /// Which server this is, of those that speak the MySQL protocol.
+    fn prepare(&mut self) -> Answer<'_, ()> {
+        Box::pin(async {
+            if self.flavour.get().is_some() {
+                return Ok(());
+            }
+            let version = self.read("SELECT VERSION()".to_owned()).await?.pop().and_then(|mut row| row.pop());
+            let version = version.and_then(Value::into_text).unwrap_or_default();
+            // Two that find out at the same time find the same.
+            let _ = self.flavour.set(if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::Oracle });
+            Ok(())
+        })
+    }
+
+    fn execute<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, u64> {
+        let text = self.text(statement, Does::Write);
+        self.run(text)
+    }
+
+    fn fetch<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, Vec<Vec<Value>>> {
+        let text = self.text(statement, Does::Read);
+        Box::pin(self.read(text))
+    }
+
+    fn run(&mut self, text: String) -> Answer<'_, u64> {
+        Box::pin(async { Ok(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.conn).await?.rows_affected()) })
+    }
+
+    fn begin(&self) -> String {
+        settings::BEGIN.to_owned()
+    }
+
+    fn set_back(&self) -> Option<&'static str> {
+        self.settings().set_back()
+    }
+
+    fn detach(self: Box<Self>) {
+        drop(self.conn.detach());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    mod real {
+        use bugfeed_testbed::shared;
+
+        use super::super::*;
+        use crate::{Db, DbUrl};
+
+        /// MariaDB understands what is said to MySQL, too: a held row is an error, and the session is as it was.
+        #[tokio::test]
+        async fn what_is_said_to_mysql_is_set_back() {
+            let Some(server) = shared::mariadb().await else { return };
+            let url: DbUrl = server.url(&server.create_database().await.unwrap()).parse().unwrap();
+            let setup = Db::new(&url, Use::Setup { create: true });
+            setup.execute("CREATE TABLE t (id BIGINT PRIMARY KEY) ENGINE=InnoDB", &[]).await.unwrap();
+            setup.execute("INSERT INTO t VALUES (1), (2)", &[]).await.unwrap();
+            let (stale, options) = (Stale::default(), server.url(url.database().unwrap()).parse().unwrap());
+            let pool = MySqlAddress(options).connections(Use::Source, &stale);
+            pool.flavour.set(Flavour::Oracle).unwrap();
+            let db = Db::over(Arc::new(pool), &url, Use::Source, stale);
+            let mut holder = setup.begin().await.unwrap();
+            holder.execute("UPDATE t SET id = 3 WHERE id = 1", &[]).await.unwrap();
+            let mut conn = db.connection().await.unwrap();
+            let wait = "SELECT CAST(@@innodb_lock_wait_timeout AS SIGNED)";
+            let before = conn.fetch(wait, &[], false).await.unwrap();
+            let held = conn.execute("DELETE FROM t WHERE id = ?", &[Value::Int(1)], false).await.unwrap_err();
+            assert_eq!(held.fault, Fault::Locked, "{held}");
+            assert_eq!(conn.fetch(wait, &[], false).await.unwrap(), before);
+            let gone = conn.execute("DELETE FROM t WHERE id IN (?, 7)", &[Value::Int(2)], false).await.unwrap();
+            assert_eq!((gone, conn.fetch(wait, &[], false).await.unwrap()), (1, before));
+        }
+    }
+}

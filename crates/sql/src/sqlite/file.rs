@@ -1,0 +1,110 @@
+//! Whether the file under an SQLite database's name is still the one that was opened.
+//!
+//! Goes in: a path, and a look whenever a connection is taken. Comes out: an error where the file is gone, or where another
+//! one has its name: a connection goes on with the file it opened, whatever happens to the name, and would read, or write,
+//! what nobody else sees. Never opens the file.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::{Fault, SqlError};
+
+#[derive(Debug)]
+pub(super) struct File {
+    path: PathBuf,
+    /// Device and inode of the file that is open, once one was.
+    seen: Mutex<Option<(u64, u64)>>,
+    replaced: AtomicBool,
+}
+
+impl File {
+    pub(super) fn new(path: PathBuf) -> File {
+        File { path, seen: Mutex::new(None), replaced: AtomicBool::new(false) }
+    }
+
+    /// A connection is there, and so is the file.
+    pub(super) fn opened(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_none() {
+            *seen = self.identity().ok();
+        }
+    }
+
+    fn identity(&self) -> std::io::Result<(u64, u64)> {
+        std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino()))
+    }
+
+    /// Says what has become of the file. Of a replaced one it is said once where it `may_change`; otherwise always.
+    pub(super) fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = *seen else { return Ok(()) };
+        match self.identity() {
+            Ok(found) if found == known => Ok(()),
+            Ok(found) => {
+                if may_change {
+                    *seen = Some(found);
+                    self.replaced.store(true, Ordering::Release);
+                }
+                let message = "the file was replaced by another one while this program runs".to_owned();
+                Err(SqlError::stated(Fault::Replaced, place, message))
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let message = "the file is gone: it was removed or moved away while this program runs".to_owned();
+                Err(SqlError::stated(Fault::Gone, place, message))
+            }
+            // Whatever it is, the database will say it too.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// What the system says where SQLite could not open the file: that it is not allowed, SQLite does not tell.
+    pub(super) fn refused(&self, place: &str) -> Option<SqlError> {
+        if self.path.is_dir() {
+            return Some(SqlError::stated(Fault::Missing, place, "this is a directory, no file".to_owned()));
+        }
+        let refused = std::fs::File::open(&self.path).err()?;
+        let fault = match refused.kind() {
+            std::io::ErrorKind::PermissionDenied => Fault::ReadOnly,
+            std::io::ErrorKind::NotADirectory => Fault::Missing,
+            _ => return None,
+        };
+        Some(SqlError::stated(fault, place, format!("unable to open the file ({refused})")))
+    }
+
+    /// Whether it was replaced since this was last asked.
+    pub(super) fn take_replaced(&self) -> bool {
+        self.replaced.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let file = File::new(path.clone());
+        let fault = |may_change| file.look("a", may_change).err().map(|e| e.fault);
+        file.opened();
+        assert_eq!(fault(true), None, "one that never was there cannot be gone");
+        std::fs::write(&path, "one").unwrap();
+        file.opened();
+        std::fs::write(&path, "written to").unwrap();
+        assert_eq!(fault(true), None);
+        std::fs::write(dir.path().join("b.db"), "two").unwrap();
+        std::fs::rename(dir.path().join("b.db"), &path).unwrap();
+        assert_eq!(
+            [fault(false), fault(false), fault(true), fault(true)],
+            [Some(Fault::Replaced), Some(Fault::Replaced), Some(Fault::Replaced), None]
+        );
+        assert!(file.take_replaced() && !file.take_replaced());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!([fault(true), fault(true)], [Some(Fault::Gone); 2]);
+        std::fs::write(&path, "three").unwrap();
+        assert!(matches!(fault(true), Some(Fault::Replaced) | None), "the number of a removed file is used again");
+    }
+}

@@ -1,0 +1,162 @@
+//! SQLite: a database in a file, whose library is linked into this program.
+
+mod dialect;
+mod fault;
+mod file;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Sqlite, SqlitePool};
+
+use crate::driver::{Address, Answer, Later, Pool, Session, Stale, Statement, pool_options};
+use crate::row::values;
+use crate::url::{BadUrl, UrlText};
+use crate::{DbUrl, Dialect, Fault, SqlError, Use, Value};
+use dialect::SqliteDialect;
+use file::File;
+
+/// Reads a URL.
+pub(crate) fn parse(url: &UrlText<'_>) -> Result<Arc<dyn Address>, BadUrl> {
+    if url.text.contains(":memory:") || url.text.contains("mode=memory") {
+        return Err(BadUrl::InMemory(url.shown.to_owned()));
+    }
+    let options: SqliteConnectOptions = url.text.parse().map_err(|e| url.malformed(e))?;
+    if options.get_filename().as_os_str().is_empty() {
+        return Err(url.wrong("no file is named".to_owned()));
+    }
+    Ok(Arc::new(SqliteAddress(options)))
+}
+
+impl DbUrl {
+    /// The URL of an SQLite file.
+    pub fn sqlite_file(path: impl AsRef<Path>) -> DbUrl {
+        let path = path.as_ref();
+        let address = SqliteAddress(SqliteConnectOptions::new().filename(path));
+        DbUrl { address: Arc::new(address), shown: format!("sqlite://{}", path.display()) }
+    }
+}
+
+struct SqliteAddress(SqliteConnectOptions);
+
+impl Address for SqliteAddress {
+    fn dialect(&self) -> &'static dyn Dialect {
+        &SqliteDialect
+    }
+
+    fn open(&self, purpose: Use, stale: &Stale) -> Arc<dyn Pool> {
+        let path = self.0.get_filename();
+        if purpose == (Use::Setup { create: true }) {
+            // SQLite lets nobody but its own user write, whatever the umask says, and gives the files beside it the same
+            // mode; but trackers run as others, in the same group. Where this fails, SQLite says why.
+            let _ = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        }
+        let mut options = self.0.clone().busy_timeout(Duration::from_secs(2)).thread_name(|_| "sqlite".to_owned());
+        if let Use::Ledger { create } | Use::Setup { create } = purpose {
+            options = options.create_if_missing(create);
+            if create {
+                options = options.journal_mode(SqliteJournalMode::Wal);
+            }
+        }
+        if purpose == (Use::Ledger { create: true }) {
+            options = options.synchronous(SqliteSynchronous::Full);
+        }
+        // One connection: SQLite has one writer, and queueing here is fairer and quicker than its busy waits.
+        let pool = pool_options(1, stale).connect_lazy_with(options);
+        let is_watched = !matches!(purpose, Use::Setup { .. });
+        Arc::new(SqliteConnections { pool, file: is_watched.then(|| File::new(path.to_owned())) })
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(self.0.get_filename())
+    }
+}
+
+#[derive(Debug)]
+struct SqliteConnections {
+    pool: SqlitePool,
+    /// Where the file is there before this program.
+    file: Option<File>,
+}
+
+impl Pool for SqliteConnections {
+    fn connect(&self) -> Answer<'_, Box<dyn Session>> {
+        Box::pin(async {
+            let session: Box<dyn Session> = Box::new(SqliteSession(self.pool.acquire().await?));
+            Ok(session)
+        })
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(self.pool.close())
+    }
+
+    fn fault(&self, error: &dyn DatabaseError) -> Fault {
+        fault::fault(error.code().unwrap_or_default().parse().unwrap_or(1), error.message())
+    }
+
+    fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
+        self.file.as_ref().map_or(Ok(()), |file| file.look(place, may_change))
+    }
+
+    fn opened(&self) {
+        if let Some(file) = &self.file {
+            file.opened();
+        }
+    }
+
+    fn refused(&self, place: &str) -> Option<SqlError> {
+        self.file.as_ref().and_then(|file| file.refused(place))
+    }
+
+    fn take_replaced(&self) -> bool {
+        self.file.as_ref().is_some_and(File::take_replaced)
+    }
+}
+
+struct SqliteSession(PoolConnection<Sqlite>);
+
+/// The statement with its parameters. Nobody else has this connection, so they need not be written into the text.
+fn bound<'q>(sql: &str, args: &[Value]) -> sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
+    // Statements with many parameters come in many lengths: caching them would only evict the useful ones.
+    let query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(args.len() < 16);
+    args.iter().fold(query, |query, arg| match arg {
+        Value::Int(int) => query.bind(*int),
+        Value::Text(text) => query.bind(text.clone()),
+        Value::Null => query.bind(None::<String>),
+    })
+}
+
+impl Session for SqliteSession {
+    fn execute<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, u64> {
+        let Statement { sql, args, .. } = statement;
+        if args.is_empty() {
+            return self.run(sql.to_owned());
+        }
+        Box::pin(async move { Ok(bound(sql, args).execute(&mut *self.0).await?.rows_affected()) })
+    }
+
+    fn fetch<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, Vec<Vec<Value>>> {
+        Box::pin(async move {
+            let rows = bound(statement.sql, statement.args).fetch_all(&mut *self.0).await?;
+            rows.iter().map(values).collect()
+        })
+    }
+
+    fn run(&mut self, text: String) -> Answer<'_, u64> {
+        Box::pin(async { Ok(sqlx::raw_sql(AssertSqlSafe(text)).execute(&mut *self.0).await?.rows_affected()) })
+    }
+
+    fn begin(&self) -> String {
+        // Takes the write lock at once: a later upgrade could fail without waiting.
+        "BEGIN IMMEDIATE".to_owned()
+    }
+
+    fn detach(self: Box<Self>) {
+        drop(self.0.detach());
+    }
+}

@@ -1,0 +1,13 @@
+//! What whoever has an SQLite file does next: nobody has to be given a privilege.
+
+use bugfeed_sql::DbUrl;
+
+use crate::source::TableSpec;
+
+pub(super) fn next_steps(_: &DbUrl, spec: &TableSpec) -> String {
+    let TableSpec { table, bug, when, .. } = spec;
+    format!(
+        "Let the tracker write a row with each change, in the same transaction:\n  INSERT INTO {table} ({bug}, \
+         {when}) VALUES (1234, datetime('now'));"
+    )
+}
