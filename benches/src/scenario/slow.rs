@@ -11,7 +11,7 @@ use crate::procfs::{Kernel, Memory};
 use crate::publish::Pace;
 use crate::report::Report;
 
-/// How many bugs all clients watch: so many updates a client that lags still has to get.
+/// How many bugs all clients watch. With conflation, a lagging client is owed at most one update of each of them.
 const BUGS: u32 = 20;
 /// One client in so many is slow.
 const EVERY: u32 = 100;
