@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // The one crypto provider of everything that speaks TLS here. It can only be installed already.
+    // The one crypto provider for all TLS in this process. An error only means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let usage = Usage::of_this_process(&Cli::definition());
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage.exit(&error));
@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            // Standard error is all there is to complain to.
+            // An error while writing to standard error cannot be reported anywhere.
             let text = usage.explain(&format!("error: {}", in_one_line(&error)));
             let _ = writeln!(std::io::stderr(), "{text}");
             ExitCode::FAILURE
@@ -52,7 +52,7 @@ fn done(_: ()) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The error and its causes, leaving out those that the text before already tells.
+/// The error and its causes in one line, without causes that the text before already contains.
 fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -77,7 +77,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
             Turn::Waiting(holder) => banner.waiting(holder),
             Turn::Working => banner.working(),
         };
-        // Whoever closed it does not want to know.
+        // If standard output is closed, nobody wants to read this.
         let _ = std::io::stdout().write_all(text.as_bytes());
     };
     all_in_one::run(options, ports, &stop_on_signal()?, told).await
@@ -91,7 +91,7 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     gateway::run(options, ports, &stop_on_signal()?).await
 }
 
-/// Starts logging, and binds.
+/// Starts logging, and binds the ports.
 fn begin(format: LogFormat, warnings: &[String], serving: &ServingOptions) -> anyhow::Result<Ports> {
     init_logging(format);
     for warning in warnings {
@@ -120,7 +120,8 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
     let (out, status) = (std::io::stdout(), std::io::stderr());
     let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
     let color = watch::use_color(args.color, out.is_terminal(), no_color.as_deref(), term.as_deref());
-    // Where the changes go elsewhere, who reads them may well write to this terminal.
+    // The status line is live only if the changes go to the terminal too. Otherwise the program that reads the changes
+    // may itself write to this terminal.
     let live = out.is_terminal() && status.is_terminal() && term.is_none_or(|term| term != "dumb");
     let mut screen = Screen::new(out, status, color, live, args.quiet);
     let ended = watch::run(&args.options(), &mut screen, &mut signals).await;
@@ -128,24 +129,25 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
     match ended {
         Ok(Ended::Stopped(Stop::Interrupt)) => Ok(ExitCode::from(130)),
         Ok(Ended::Stopped(Stop::Terminate) | Ended::Enough) => Ok(ExitCode::SUCCESS),
-        // Whoever read our output has had enough.
+        // The program that reads the output has closed it: that is a normal end.
         Err(WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Ends the process as clap does for a wrong value.
+/// Ends the process with an error like clap's for a wrong value.
 fn check<T>(checked: Result<T, String>, usage: &Usage) -> T {
     checked
         .unwrap_or_else(|message| usage.exit(&Cli::command().error(clap::error::ErrorKind::ValueValidation, message)))
 }
 
-/// Every client is an open file: raises the soft limit to the hard one, and says so where even that is too low.
+/// Raises the soft limit on open files to the hard one, because every client is an open file; warns if even that is too
+/// low.
 fn raise_file_limit(max_connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || limit.maximum.is_none() {
-        // Where it fails, the old limit stays.
+        // If this fails, the old limit stays.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
     let needed = max_connections as u64 + 100;

@@ -1,5 +1,5 @@
-//! What the all-in-one says at its start. In: its options, its ports, how it was called, which variables are set here.
-//! Out: text whose commands run as they are printed, in another terminal of the same folder.
+//! The banner of the all-in-one. In: its options, its ports, how it was called, which variables are set. Out: a text
+//! with commands that work as printed, in another terminal in the same folder.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,11 +8,11 @@ use bugfeed_runtime::usage::quoted;
 
 use crate::cli::ServeArgs;
 
-/// Where the all-in-one's table is, unless it is told otherwise; `touch` looks there too.
+/// The default place of the all-in-one's table; `touch` uses the same.
 const DATA_DIR: &str = "data";
 const TABLE: &str = "push_notify";
 
-/// What is printed: once it works, or while another one does.
+/// The texts to print: when this process works, and while another one works on the ledger.
 #[derive(Clone, Debug)]
 pub struct Banner {
     name: String,
@@ -22,7 +22,7 @@ pub struct Banner {
 }
 
 impl Banner {
-    /// For these options and the ports they came to. `is_set` says whether an environment variable is set.
+    /// The banner for these options and bound ports. `is_set` says whether an environment variable is set.
     pub fn new(
         args: &ServeArgs,
         (clients, admin): (SocketAddr, SocketAddr),
@@ -53,12 +53,13 @@ impl Banner {
         Banner { name: format!("bugfeed {}, all in one", bugfeed_runtime::VERSION), dir, places, commands }
     }
 
-    /// It is this one's turn.
+    /// The text for when this process has its turn.
     pub fn working(&self) -> String {
         format!("{}\n{}{}", self.name, self.places, self.commands)
     }
 
-    /// `holder` works in the same folder. No commands: they would reach nobody.
+    /// The text for when `holder` works in the same folder. It has no commands, because no changes reach clients of
+    /// this process.
     pub fn waiting(&self, holder: &str) -> String {
         format!(
             "{}: WAITING for its turn. {holder} works on {}, and this one takes over when that one ends.\n\
@@ -68,10 +69,10 @@ impl Banner {
     }
 }
 
-/// What `touch` must be told to write into this table.
+/// The options that `touch` needs to write into this table.
 fn touch_options(args: &ServeArgs, dir: &str, is_set: impl Fn(&str) -> bool) -> String {
     let mut options = String::new();
-    // A variable of this terminal may be set in the other one too, and name another table.
+    // If these variables are set here, they may be set in the other terminal too, and name another table.
     let elsewhere = ["BUGFEED_SOURCE", "BUGFEED_SHIM_SOURCE"].into_iter().any(&is_set);
     if dir.strip_prefix("./").unwrap_or(dir) != DATA_DIR || elsewhere {
         options = format!(" --source {}", quoted(&format!("sqlite://{}/bugfeed.db", escaped(dir))));
@@ -87,7 +88,7 @@ fn touch_options(args: &ServeArgs, dir: &str, is_set: impl Fn(&str) -> bool) -> 
     options
 }
 
-/// An address to connect to: a server that listens everywhere is reached at this machine's own.
+/// An address that clients can connect to: for a server that listens on all addresses, this machine's loopback address.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -97,7 +98,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// A path within a URL.
+/// A path, percent-encoded for a URL.
 fn escaped(path: &str) -> String {
     path.chars().fold(String::new(), |mut escaped, char| {
         match char {

@@ -11,14 +11,14 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::plan::{Index, Phase};
 
-/// Nanoseconds of the machine's monotonic clock: comparable between processes.
+/// Nanoseconds of the machine's monotonic clock; comparable between processes.
 pub fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// Sleeps until a moment of [`now_ns`]; returns at once when it has passed.
+/// Sleeps until a moment of [`now_ns`]; returns at once if it has passed.
 pub fn sleep_until(ns: u64) {
     let left = ns.saturating_sub(now_ns());
     if left > 0 {
@@ -26,14 +26,14 @@ pub fn sleep_until(ns: u64) {
     }
 }
 
-/// Sleeps of this thread end when they should, not up to 50 µs later.
+/// Makes sleeps of this thread end exactly in time; by default the kernel may add up to 50 µs.
 pub fn exact_sleeps() {
-    // A kernel that refuses only makes the pace less even.
+    // If the kernel refuses this, the pace is only less even.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
-/// When each update was sent: a file, because publishers and receivers are different processes. In memory (/dev/shm)
-/// where there is such a place.
+/// The times at which updates were sent. They are in a file, because publishers and receivers are different processes;
+/// the file is in memory (/dev/shm) if possible.
 #[derive(Debug)]
 pub struct Stamps {
     file: File,
@@ -51,7 +51,7 @@ impl Stamps {
         Ok(Stamps { file: file.with_context(|| format!("cannot make {}", path.display()))?, path })
     }
 
-    /// The file that another process made.
+    /// Opens the file that another process made.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -60,12 +60,12 @@ impl Stamps {
         Ok(Stamps { file, path: path.to_owned() })
     }
 
-    /// Where it is.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Notes when an update is sent.
+    /// Writes when an update is sent.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -73,7 +73,7 @@ impl Stamps {
         self.file.write_all_at(&ns.to_le_bytes(), u64::from(index) * 8)
     }
 
-    /// Notes in advance when the updates of a phase will be sent.
+    /// Writes in advance when the updates of a phase will be sent.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -1,4 +1,4 @@
-//! What was found of several servers, and the tables that are made of it.
+//! The findings about several servers, and the tables made of them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -20,10 +20,10 @@ pub enum Part {
     Sparse,
 }
 
-/// The middle of several runs (between the two in the middle of an even number), and how far they were apart.
+/// The median of several runs (for an even number, the mean of the two in the middle), and how far the runs were apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub min: f64,
@@ -32,7 +32,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these; none of none.
+    /// The spread of these values; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Spread> {
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;
@@ -48,57 +48,57 @@ impl Spread {
 pub struct MemoryEach {
     /// Without clients, in MiB.
     pub empty_mib: f64,
-    /// What each connection added before it had topics, in bytes; none where they are in the handshake.
+    /// What each connection added before it had topics, in bytes; `None` if the handshake already names the topics.
     pub connected: Option<f64>,
     /// What each connection with its topics added, in bytes.
     pub subscribed: f64,
-    /// The whole process by connections, in bytes.
+    /// The memory of the whole process, divided by the number of connections, in bytes.
     pub whole: f64,
     /// How long it took to connect all.
     pub connect_s: f64,
 }
 
-/// What was found at a pace, or at full speed.
+/// The findings at a fixed pace, or at full speed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Paced {
     /// Updates of one run.
     pub updates: u32,
-    /// Frames that a client read at once: more than one says that updates were written together, or that clients were
+    /// Frames that a client read at once. More than one means that updates were written together, or that clients were
     /// slow.
     pub frames_per_read: Spread,
-    /// Processor time of the floor, by frame or by update, in microseconds.
+    /// Processor time of the floor, for each frame or for each update, in microseconds.
     pub floor_us: Spread,
-    /// Of the server.
+    /// Processor time of the server, in the same unit.
     pub cpu_us: Spread,
-    /// Of the broker behind it, if there is one.
+    /// Processor time of the server's broker, if it has one, in the same unit.
     pub broker_us: Option<Spread>,
-    /// Server to floor, in the same run, at the same pace.
+    /// The server's time divided by the floor's, in the same run and at the same pace.
     pub ratio: Spread,
-    /// Server to floor, the floor at a pace.
+    /// The server's time divided by that of the floor at a fixed pace.
     pub ratio_to_paced_floor: Spread,
-    /// From sent to read, the floor.
+    /// Latency of the floor from sent to read, 99th percentile, in milliseconds.
     pub floor_p99_ms: Spread,
-    /// From sent to read: half are faster.
+    /// Latency of the server from sent to read, median, in milliseconds.
     pub p50_ms: Spread,
-    /// From sent to read: 99 of 100 are faster.
+    /// Latency of the server from sent to read, 99th percentile, in milliseconds.
     pub p99_ms: Spread,
-    /// Updates a second, as they came.
+    /// Updates that arrived in a second.
     pub updates_per_s: Spread,
     /// How long the server waited for a busy processor, in percent of its processor time.
     pub waited_percent: Spread,
-    /// Frames that should have come, in all runs.
+    /// Frames that should have arrived, in all runs.
     pub expected: u64,
-    /// Frames that did not come.
+    /// Frames that did not arrive.
     pub missing: u64,
-    /// Pairs of client and topic whose newest update did not come.
+    /// Pairs of client and topic whose newest update did not arrive.
     pub newest_missing: u64,
-    /// Frames that came again.
+    /// Frames that arrived a second time.
     pub repeated: u64,
-    /// Frames that came after a newer one.
+    /// Frames that arrived after a newer one.
     pub disordered: u64,
-    /// Frames that nobody asked for, or of an earlier run.
+    /// Frames of topics that the client does not watch, or of an earlier run.
     pub unexpected: u64,
-    /// Frames later than a second.
+    /// Frames that arrived more than a second after they were sent.
     pub late: u64,
     /// Connections that the server closed.
     pub closed: u64,
@@ -117,26 +117,26 @@ pub struct Finding {
     pub clients: u32,
     /// Topics of each.
     pub subscriptions: u32,
-    /// Topics there are.
+    /// Topics in total.
     pub topics: u32,
-    /// Updates a second, at a pace.
+    /// Updates a second, when they come at a fixed pace.
     pub rate: u32,
     /// Its memory, before any update.
     pub memory: MemoryEach,
-    /// Each update when the one before has arrived, where all clients have the same topic.
+    /// Each update sent when the one before has arrived; only measured if all clients have the same topic.
     pub one_by_one: Option<Paced>,
     /// At a pace.
     pub paced: Paced,
     /// At full speed.
     pub full: Paced,
-    /// On what, with the load average at the end.
+    /// The machine, with its load average at the end.
     pub machine: Machine,
 }
 
-/// The tables of what is in this file, one object a line; or the objects as one list.
+/// Makes the tables of the findings in this file (one JSON object a line), or one JSON list of them.
 ///
 /// # Errors
-/// When it cannot be read, or there is nothing in it.
+/// When the file cannot be read, or has no findings.
 pub fn show(path: &Path, json: bool) -> Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let found = text.lines().map(serde_json::from_str).collect::<Result<Vec<Finding>, _>>();
@@ -157,7 +157,7 @@ pub fn show(path: &Path, json: bool) -> Result<String> {
     Ok(out)
 }
 
-/// Memory: a line for each server, whose parts have different numbers of topics.
+/// The table of memory: one line for each server. Its parts have different numbers of topics.
 fn memory(out: &mut String, found: &[Finding]) -> Result<()> {
     let mut table = Table::new(&["server", "version", "empty", "0 topics", "1 topic", "many topics"]);
     let kb = |bytes: f64| format!("{:.1} KB", bytes / 1000.0);
@@ -264,7 +264,7 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
     Ok(())
 }
 
-/// What was counted that should not be.
+/// The counts of things that should not happen, as text.
 fn wrong(at: &Paced, full: bool) -> String {
     let late = if full { 0 } else { at.late };
     let counts = [
@@ -281,7 +281,7 @@ fn wrong(at: &Paced, full: bool) -> String {
     if found.is_empty() { "nothing".into() } else { found.join(", ") }
 }
 
-/// A table in Markdown, aligned for those who read it as it is.
+/// A table in Markdown, aligned so that it is readable as plain text.
 struct Table(Vec<Vec<String>>);
 
 impl Table {

@@ -1,5 +1,5 @@
-//! How different servers are spoken to: what a client sends to get the updates of its bugs, and how an update is found
-//! in what comes back. The update itself is the same text everywhere, `{"command":"update","bug":N,"when":"…"}`, so that
+//! The protocols of different servers: what a client sends to get the updates of its bugs, and how an update is found
+//! in the answer. The update itself is the same text everywhere, `{"command":"update","bug":N,"when":"…"}`, so that
 //! every server carries the same bytes.
 
 mod mqtt;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Index, digits, index_of};
 use crate::ws::{self, opcode};
 
-/// A way of speaking.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
@@ -40,7 +40,7 @@ pub enum Message {
     Welcome,
     /// A subscription is in force.
     Subscribed,
-    /// The server wants to hear [`Dialect::pong`].
+    /// The server asks for a sign of life, to be answered with [`Dialect::pong`].
     Ping,
     /// The server refused something.
     Refused,
@@ -65,12 +65,13 @@ impl Dialect {
         self != Dialect::Raw
     }
 
-    /// What a client says when the connection is there, to be answered with [`Message::Welcome`].
+    /// What a client sends when the connection is open; the server answers with [`Message::Welcome`]. `None` if the
+    /// protocol has no greeting.
     pub fn greeting(self) -> Option<Vec<u8>> {
         self.hello().map(|hello| self.framed(&hello))
     }
 
-    /// The greeting outside of WebSocket.
+    /// The greeting without a WebSocket frame around it.
     pub fn hello(self) -> Option<Vec<u8>> {
         match self {
             Dialect::Classic | Dialect::Raw | Dialect::Nchan => None,
@@ -80,7 +81,7 @@ impl Dialect {
         }
     }
 
-    /// What asks for these bugs; nothing where they come unasked.
+    /// What a client sends to subscribe to these bugs. `None` if they come without asking.
     pub fn subscribe(self, bugs: &[u32]) -> Option<Vec<u8>> {
         match self {
             Dialect::Classic => {
@@ -89,7 +90,7 @@ impl Dialect {
             Dialect::Raw | Dialect::Nchan => None,
             Dialect::Mqtt => Some(self.framed(&mqtt::subscribe(bugs))),
             Dialect::Nats => Some(self.framed(&nats::subscribe(bugs))),
-            // One frame to a message, as its clients do.
+            // One STOMP frame in each WebSocket message, as STOMP's clients do.
             Dialect::Stomp => Some(stomp::subscribe(bugs).iter().flat_map(|frame| self.framed(frame)).collect()),
         }
     }
@@ -106,7 +107,7 @@ impl Dialect {
         out
     }
 
-    /// What is published so that the watchers of a bug get this text, outside of WebSocket.
+    /// Appends what a publisher sends so that the watchers of a bug get this text, without WebSocket.
     pub fn publish(self, out: &mut Vec<u8>, host: &str, bug: u64, text: &[u8]) {
         match self {
             Dialect::Classic | Dialect::Raw => out.extend_from_slice(text),
@@ -122,7 +123,8 @@ impl Dialect {
         }
     }
 
-    /// What a publisher sends to learn that all before has been taken; nothing where every update is answered.
+    /// What a publisher sends to learn that everything before it was accepted. `None` if the server answers every
+    /// update.
     pub fn mark(self) -> Option<Vec<u8>> {
         match self {
             Dialect::Classic | Dialect::Raw | Dialect::Nchan => None,
@@ -132,7 +134,7 @@ impl Dialect {
         }
     }
 
-    /// How the answer begins: to [`Dialect::mark`], or to every update.
+    /// The first bytes of the answer to [`Dialect::mark`], or to every update.
     pub fn answer(self) -> &'static [u8] {
         match self {
             Dialect::Classic | Dialect::Raw | Dialect::Nchan => b"HTTP/1.1 20",
@@ -142,10 +144,10 @@ impl Dialect {
         }
     }
 
-    /// The first message in what came, and how long it is; none while it is not all there.
+    /// The first message in these bytes, and its length; `None` while it is incomplete.
     ///
     /// # Errors
-    /// When the bytes are none of this protocol.
+    /// When the bytes do not belong to this protocol.
     pub fn next(self, bytes: &[u8]) -> Result<Option<(Message, usize)>> {
         match self {
             _ if bytes.is_empty() => Ok(None),
@@ -172,7 +174,7 @@ fn classic(payload: &[u8]) -> Message {
     if payload.windows(16).any(|part| part == br#""result":"error""#) { Message::Refused } else { Message::Other }
 }
 
-/// The update in a message of another protocol.
+/// The update in the payload of another protocol's message.
 fn carried(payload: &[u8]) -> Message {
     update(payload).map_or(Message::Other, |(bug, index)| Message::Update(bug, index))
 }
@@ -180,7 +182,7 @@ fn carried(payload: &[u8]) -> Message {
 const UPDATE: &[u8] = br#"{"command":"update","bug":"#;
 const WHEN: &[u8] = br#","when":""#;
 
-/// The bug and the number of the update that begins this text.
+/// The bug and the number of the update at the beginning of this text.
 pub fn update(text: &[u8]) -> Option<(u32, Index)> {
     let rest = text.strip_prefix(UPDATE)?;
     let (bug, rest) = rest.split_at(rest.iter().position(|&byte| byte == b',')?);
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(update(br#"{"command":"update","bug":1,"when":"2014-04-03T21:13:45"}"#), None);
     }
 
-    /// Every whole message is found, none before it is all there, and nothing of the next is taken.
+    /// Every complete message is found, no incomplete one, and no byte of the next one is used.
     fn found(dialect: Dialect, stream: &[u8], want: &[Message]) {
         let mut rest = stream;
         for message in want {

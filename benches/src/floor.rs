@@ -1,8 +1,8 @@
-//! The floor: a process that does nothing but write(2), the same frames to as many sockets at the same pace, so that a
-//! server is measured against what the kernel alone costs on this machine, now.
+//! The floor: a process that only calls write(2), with the same frames to as many sockets at the same pace. A server is
+//! compared with it, because it shows what the kernel alone costs on this machine at this time.
 //!
-//! Its frames are encoded and its receivers looked up beforehand; out of idleness it is woken by a timer. What is counted
-//! is the whole process, as with a server.
+//! The floor encodes the frames and looks up the receivers beforehand; when idle, a timer wakes it. As with a server,
+//! the processor time of the whole process is counted.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -22,11 +22,11 @@ use crate::publish::Pace;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    /// Clients will connect: this many, each watching what the plan says.
+    /// This many clients will connect; the plan says what each of them watches.
     Accept { count: u32, watch: Watch },
     /// Encode this phase's frames, one every so many nanoseconds.
     Prepare { phase: Phase, every_ns: u64 },
-    /// Write them, the first at this moment.
+    /// Write the frames, the first one at this moment.
     Go { start_ns: u64 },
 }
 
@@ -43,7 +43,7 @@ struct Write {
     to: Rc<[u32]>,
 }
 
-/// Is the floor's process until standard input ends.
+/// Runs as the floor's process until standard input ends.
 ///
 /// # Errors
 /// When a client fails.
@@ -60,7 +60,7 @@ pub fn run() -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         match serde_json::from_str(&line?)? {
             Order::Accept { count, watch } => {
-                // They connect while this is answered.
+                // The clients connect after this answer.
                 say(&Answer::Done)?;
                 clients = accept(&listener, count)?;
                 watchers = watchers_of(count, watch);
@@ -121,7 +121,7 @@ fn prepare(phase: &Phase, watchers: &HashMap<u32, Rc<[u32]>>) -> (Vec<u8>, Vec<W
     (frames, writes)
 }
 
-/// The floor's process, as its parent sees it. It ends with its standard input.
+/// The floor's process, as its parent sees it. The process ends when its standard input ends.
 #[derive(Debug)]
 pub struct Floor {
     child: Child,
@@ -155,10 +155,10 @@ impl Floor {
         self.address
     }
 
-    /// Lets `connect` connect this many clients.
+    /// Accepts this many clients, while `connect` connects them.
     ///
     /// # Errors
-    /// When one does not come.
+    /// When a client does not connect.
     pub fn accept(&mut self, count: u32, watch: Watch, connect: impl FnOnce() -> Result<()>) -> Result<()> {
         self.order(&Order::Accept { count, watch })?;
         connect()?;
@@ -211,7 +211,7 @@ impl Source for Floor {
 
 impl Drop for Floor {
     fn drop(&mut self) {
-        // Nothing is lost with it; it may be waiting for a client that does not come.
+        // The process has nothing to save, and may be waiting for a client that never connects.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

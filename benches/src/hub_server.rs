@@ -1,9 +1,9 @@
-//! A gateway without a broker, for what the hub alone costs: the library's hub and listener, and a port that takes
-//! messages of the bus.
+//! A gateway without a broker, to measure what the feed alone ("hub") costs: the library's feed and listener, and a
+//! port that takes messages of the bus.
 //!
-//! Goes in, on that port, one a line: a message as it lies on the bus; `generate PHASE`, to make and take a phase's
-//! messages at full speed without reading or decoding; `settle`, which is answered with `settled` when all before it
-//! was taken in.
+//! Goes in, on that port, one line each: a message in its form on the bus; `generate PHASE`, which makes and takes in a
+//! phase's messages at full speed, without reading or decoding; `settle`, which is answered with `settled` when
+//! everything before it was taken in.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,10 +27,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::plan::Phase;
 
-/// Runs until standard input ends. `args` are options of `bugfeed gateway`; those of the broker mean nothing.
+/// Runs until standard input ends. `args` are options of `bugfeed gateway`; those about the broker are ignored.
 ///
 /// # Errors
-/// When an option is wrong or a port cannot be had.
+/// When an option is wrong or a port cannot be bound.
 pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
     let words = ["bugfeed", "gateway"].map(OsString::from).into_iter().chain(args.iter().cloned());
     let Command::Gateway(gateway) = Cli::read(words)?.command else { bail!("these are no options of a gateway") };

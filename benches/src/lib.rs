@@ -1,5 +1,5 @@
-//! Benchmarks of bugfeed: a load generator that can drive any server of the classic protocol, the floor it is measured
-//! against, and the scenarios. README.md in this folder explains the figures.
+//! Benchmarks of bugfeed: a load generator that can drive any server of the classic protocol, the floor that servers
+//! are compared with, and the scenarios. README.md in this folder explains the figures.
 
 pub mod cli;
 pub mod clock;

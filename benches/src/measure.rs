@@ -12,7 +12,7 @@ use crate::plan::Phase;
 use crate::procfs::Cpu;
 use crate::publish::Pace;
 
-/// Whoever writes frames to clients: a server with its publisher, or the floor.
+/// A process that writes frames to clients: a server with its publisher, or the floor.
 pub trait Source {
     /// The process that is measured.
     fn pid(&self) -> u32;
@@ -23,30 +23,30 @@ pub trait Source {
     /// When it fails.
     fn prepare(&mut self, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()>;
 
-    /// Lets a phase's updates go; returns when the last is on its way.
+    /// Sends a phase's updates; returns when the last one is sent.
     ///
     /// # Errors
     /// When it fails.
     fn go(&mut self, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()>;
 }
 
-/// What one measurement found.
+/// The result of one measurement.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// How many updates were sent.
     pub updates: u32,
-    /// Of the process that is measured.
+    /// Processor time of the measured process.
     pub cpu: Cpu,
-    /// Of the load processes.
+    /// Processor time of the load processes.
     pub load_cpu: Cpu,
     /// From the first frame to the last, in seconds.
     pub seconds: f64,
-    /// What clients saw.
+    /// What the clients counted.
     pub tally: Tally,
 }
 
 impl Sample {
-    /// Adds another measurement of the same.
+    /// Adds another measurement of the same kind.
     pub fn add(&mut self, other: &Sample) {
         self.updates += other.updates;
         for (sum, more) in [(&mut self.cpu, other.cpu), (&mut self.load_cpu, other.load_cpu)] {
@@ -54,14 +54,15 @@ impl Sample {
             sum.waited_ns += more.waited_ns;
         }
         self.seconds += other.seconds;
-        // Of the same clients: whoever is gone stays gone.
+        // The clients are the same, so a closed connection must not be counted twice.
         let closed = self.tally.closed.max(other.tally.closed);
         self.tally.add(&other.tally);
         self.tally.closed = closed;
     }
 
-    /// Frames that a client read at once. More than one at a pace says that the pace was not kept: the machine was busy,
-    /// or the server is too slow, and what it saves by writing several frames at once is in the figure.
+    /// Frames that a client read at once. At a fixed pace, more than one means that the pace was not kept: the machine
+    /// was busy, or the server is too slow. The figure then includes what the server saves by writing several frames at
+    /// once.
     pub fn frames_per_read(&self) -> f64 {
         self.tally.delivered as f64 / self.tally.reads.max(1) as f64
     }
@@ -96,7 +97,7 @@ pub fn measure(
     let begin = Order::Begin { phase: *phase, stamps: stamps.path().to_owned(), late_ms: LATE_MS };
     order_all(workers, |_| begin.clone())?;
     source.prepare(phase, pace, stamps)?;
-    // What getting ready stirred up settles.
+    // The pause lets the work that `prepare` caused end.
     std::thread::sleep(Duration::from_millis(100));
     let load_before = load_cpu(workers)?;
     let before = Cpu::of(source.pid())?;

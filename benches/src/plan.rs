@@ -1,16 +1,17 @@
-//! Who watches what, and which bug each update is of: the same in every process, from a few numbers.
+//! The plan: who watches what, and which bug each update is about. Every process computes the same plan from a few
+//! numbers.
 
 use bugfeed_protocol::{BugId, Change, When};
 use serde::{Deserialize, Serialize};
 
-/// 2026-01-01T00:00:00 in microseconds. Update `i` is dated `i` microseconds later, so that a receiver can tell from the
-/// frame alone which one it is, whatever server it went through.
+/// 2026-01-01T00:00:00 in microseconds. Update `i` has a date `i` microseconds later, so that a receiver can tell from
+/// the frame alone which update it is, whatever server carried it.
 const BASE_MICROS: i64 = 1_767_225_600_000_000;
 
-/// The number of an update: from 1, one more for each that is published in a run of the program.
+/// The number of an update. Updates are counted from 1 in each run of the program.
 pub type Index = u32;
 
-/// Steele, Lea and Flood's SplitMix64: even, and the same everywhere.
+/// SplitMix64 by Steele, Lea and Flood: evenly distributed, and the same on every machine.
 pub fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,7 +28,7 @@ fn below(bits: u64, bound: u32) -> u32 {
 pub struct Watch {
     /// Bugs of one client.
     pub each: u32,
-    /// Bugs there are.
+    /// Bugs in total.
     pub bugs: u32,
 }
 
@@ -63,7 +64,7 @@ pub struct Phase {
     pub from_bug: u32,
     /// How many bugs, from there on, change.
     pub bugs: u32,
-    /// The last update is of this bug, where that matters.
+    /// The bug of the last update, if that matters.
     pub last_bug: Option<u32>,
 }
 
@@ -76,7 +77,7 @@ impl Phase {
         }
     }
 
-    /// The number after the last.
+    /// The number after the last update's.
     pub fn end(&self) -> Index {
         self.first + self.count
     }
@@ -99,7 +100,7 @@ pub fn change(bug: u32, index: Index) -> Change {
     Change { bug, when }
 }
 
-/// The number of the update that is dated so; none for a date of another making.
+/// The number of the update with this date; `None` for a date that was not made by [`change`].
 pub fn index_of(when: &[u8]) -> Option<Index> {
     let time = when.strip_prefix(b"2026-01-01T")?;
     let (clock, fraction) = time.split_at_checked(8)?;

@@ -1,4 +1,4 @@
-//! Curves: the data of `growth`, and the SVG made of it.
+//! The data of `growth`, and curves of it as an SVG.
 
 use std::fmt::Write as _;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::procfs::Machine;
 use crate::report::{median, short};
 
-/// What `growth` found.
+/// The findings of `growth`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Growth {
-    /// On what.
+    /// The machine.
     pub machine: Machine,
     /// How often each point was measured.
     pub runs: u32,
-    /// One for each figure.
+    /// One panel for each figure.
     pub panels: Vec<Panel>,
 }
 
-/// One figure over one size.
+/// The curves of one figure, over one size that grows.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Panel {
     /// The figure.
@@ -27,20 +27,20 @@ pub struct Panel {
     pub x: String,
     /// The figure's unit.
     pub y: String,
-    /// Who was measured.
+    /// The curves, one for each process that was measured.
     pub lines: Vec<Line>,
 }
 
 /// One curve.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Line {
-    /// Whose.
+    /// The name of the process that was measured.
     pub name: String,
     /// From the smallest size to the largest.
     pub points: Vec<Point>,
 }
 
-/// One size.
+/// The figure at one size.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// The size.
@@ -54,7 +54,7 @@ pub struct Point {
 }
 
 impl Point {
-    /// From all that was measured at one size.
+    /// A point from all values measured at one size.
     pub fn of(x: u32, values: &[f64]) -> Point {
         let bound = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose).unwrap_or(f64::NAN);
         Point { x: f64::from(x), median: median(values), min: bound(f64::min), max: bound(f64::max) }
@@ -133,7 +133,7 @@ impl Panel {
             self.lines.first().map(|line| line.points.iter().map(|point| point.x).collect()).unwrap_or_default();
         let (Some(least), Some(most)) = (sizes.first(), sizes.last()) else { return };
         let (inner_width, inner_height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
-        // Sizes grow by factors, so their axis is logarithmic; costs start at nought.
+        // Sizes grow by factors, so their axis is logarithmic; the axis of costs starts at zero.
         let at_x = |x: f64| LEFT + 12.0 + (x / least).ln() / (most / least).ln() * (inner_width - 24.0);
         let at_y = |y: f64| TOP + inner_height - y / top * inner_height;
         text(out, LEFT, 20.0, "start", &format!("{}, {}", self.title, self.y));

@@ -8,15 +8,17 @@ use serde::{Deserialize, Serialize};
 /// Processor time of a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
-    /// On a processor, in user and kernel mode, in nanoseconds.
+    /// Time on a processor, in user and kernel mode, in nanoseconds.
     pub ns: u64,
-    /// Ready to run, but something else had the processor, in nanoseconds: how noisy the machine was.
+    /// Time in which the process was ready to run but something else had the processor, in nanoseconds. It shows how
+    /// noisy the machine was.
     pub waited_ns: u64,
 }
 
 impl Cpu {
-    /// Reads the sum over a process's threads, as the scheduler counts it (to the nanosecond; the kernel's work in
-    /// write(2), loopback delivery included, is in it). Threads that have ended are not: none do while it is measured.
+    /// Reads the sum over a process's threads, as the scheduler counts it (to the nanosecond). The kernel's work in
+    /// write(2) is included, and so is loopback delivery. Threads that have ended are not included; none end during a
+    /// measurement.
     ///
     /// # Errors
     /// When the process is gone.
@@ -42,14 +44,14 @@ impl Cpu {
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Memory {
-    /// Resident.
+    /// Resident memory.
     pub rss: u64,
-    /// Resident, shared pages divided by how many share them.
+    /// Resident memory; each shared page is divided by the number of processes that share it.
     pub pss: u64,
 }
 
 impl Memory {
-    /// Reads it.
+    /// Reads the current values.
     ///
     /// # Errors
     /// When the process is gone.
@@ -60,8 +62,8 @@ impl Memory {
     }
 }
 
-/// Kernel memory of the whole machine, in bytes. Differences show what sockets cost; both ends of a loopback connection
-/// are in it.
+/// Kernel memory of the whole machine, in bytes. The difference of two readings shows what sockets cost; it includes
+/// both ends of a loopback connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Kernel {
     /// Structures (sockets, files, inodes, epoll entries).
@@ -73,7 +75,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads it.
+    /// Reads the current values.
     pub fn now() -> Kernel {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
@@ -91,23 +93,23 @@ fn kilobytes(text: &str, name: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// What the figures were measured on.
+/// The machine that the figures were measured on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
-    /// As the processor names itself.
+    /// The processor's name.
     pub processor: String,
-    /// How many there are.
+    /// The number of processors.
     pub cores: usize,
-    /// Name and version.
+    /// The kernel's name and version.
     pub kernel: String,
-    /// In GiB.
+    /// Memory in GiB.
     pub memory_gib: u64,
-    /// Load averages of 1, 5 and 15 minutes: what else ran.
+    /// Load averages of 1, 5 and 15 minutes: they show what else was running.
     pub load: String,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub fn this() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -140,7 +142,7 @@ pub fn pin(pid: u32, core: usize) -> Result<()> {
     Ok(())
 }
 
-/// Allows this process, and those it starts, as many open files as the system lets it.
+/// Raises the limit on open files of this process, and of those that it starts, as far as the system allows.
 ///
 /// # Errors
 /// When fewer than `need` are allowed.

@@ -11,34 +11,34 @@ use crate::publish::Pace;
 /// One figure, measured several times.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What it is.
+    /// The figure's name.
     pub name: String,
     /// Its unit; empty for counts and ratios.
     pub unit: &'static str,
-    /// The middle one.
+    /// The median.
     pub median: f64,
     /// The smallest.
     pub min: f64,
     /// The largest.
     pub max: f64,
-    /// All, in order of the runs.
+    /// All values, in the order of the runs.
     pub values: Vec<f64>,
 }
 
 /// The figures of one scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Which.
+    /// The scenario's name.
     pub scenario: String,
-    /// With what sizes.
+    /// The sizes that were used.
     pub setting: String,
-    /// On what.
+    /// The machine.
     pub machine: Machine,
-    /// What was found.
+    /// The figures.
     pub rows: Vec<Row>,
 }
 
-/// The middle value; of an even number, the lower of the two in the middle.
+/// The median; for an even number of values, the lower of the two in the middle. NaN if there are none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -46,7 +46,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 impl Report {
-    /// An empty one.
+    /// An empty report.
     pub fn new(scenario: &str, setting: String) -> Report {
         Report { scenario: scenario.to_owned(), setting, machine: Machine::this(), rows: Vec::new() }
     }
@@ -80,11 +80,12 @@ impl Report {
         self.row(name, "", over.iter().zip(under).map(|(over, under)| figure(over) / figure(under)).collect());
     }
 
-    /// Adds what clients found wrong, and how noisy it was, of each sample. At full speed lateness means nothing.
+    /// Adds, for each sample, what went wrong at the clients, and how noisy the machine was. At full speed, late frames
+    /// are not reported, because lateness means nothing there.
     pub fn honesty(&mut self, prefix: &str, pace: Pace, samples: &[Sample]) {
         self.of(format!("{prefix}: frames expected"), "", samples, |sample| sample.tally.expected as f64);
         let mut wrong = |name: &str, count: fn(&Sample) -> u64| {
-            // Nothing wrong needs no line.
+            // A count that is zero in all samples gets no line.
             if samples.iter().any(|sample| count(sample) > 0) {
                 self.of(format!("{prefix}: {name}"), "", samples, |sample| count(sample) as f64);
             }
@@ -121,7 +122,7 @@ impl Report {
     }
 }
 
-/// A number with the three or four digits that matter.
+/// A number, rounded to three or four significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         abs if abs >= 1000.0 || value.fract() == 0.0 => format!("{value:.0}"),

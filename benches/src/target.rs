@@ -1,4 +1,4 @@
-//! The server that is measured: started here, or running already.
+//! The server that is measured: started by this program, or running already.
 //!
 //! Goes in: what to start, and how it is fed. Comes out: its address, its process id, and a way to publish to it.
 
@@ -67,13 +67,13 @@ pub struct Target {
     pub address: SocketAddr,
     /// The path of its WebSocket.
     pub path: String,
-    /// How it is spoken to.
+    /// The server's protocol.
     pub dialect: Dialect,
     publisher: Publisher,
-    /// At full speed it is stopped while the broker's queue is filled, so that what publishing costs the machine is over
-    /// when it is measured.
+    /// At full speed, the server is stopped (SIGSTOP) while the broker's queue is filled, so that the cost of
+    /// publishing is over before the measurement begins.
     stop_to_fill: bool,
-    /// At full speed the hub makes the messages itself.
+    /// At full speed, the server generates the messages itself.
     generates: bool,
     proc: Option<Proc>,
 }
@@ -95,7 +95,7 @@ impl Publisher {
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 impl Target {
-    /// Starts a gateway on this broker, and a publisher of its feed.
+    /// Starts a gateway with this broker, and a publisher of its feed.
     ///
     /// # Errors
     /// When it does not become ready.
@@ -111,7 +111,7 @@ impl Target {
         Ok(Target::new(proc, address, publisher, true))
     }
 
-    /// Takes a server of another kind, which runs already.
+    /// Uses a server of another kind, which runs already.
     ///
     /// # Errors
     /// When it takes no updates.
@@ -129,7 +129,7 @@ impl Target {
         })
     }
 
-    /// Starts a hub without a broker.
+    /// Starts a feed without a broker (see [`crate::hub_server`]).
     ///
     /// # Errors
     /// When it does not start.
@@ -137,7 +137,7 @@ impl Target {
         let feed = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let words = vec!["hub-server".into(), "--feed-listen".into(), feed.to_string().into(), "--".into()];
         let (mut proc, address) = run(start, &std::env::current_exe()?.into_os_string(), words)?;
-        // The listener serves one connection at a time: this one ends before the publisher's begins.
+        // The listener serves one connection at a time, so this test connection ends before the publisher's begins.
         wait(&mut proc, || TcpStream::connect(feed).is_ok())?;
         let publisher = Publisher::Hub(LinePublisher::connect(feed)?);
         Ok(Target::new(proc, address, publisher, false))
@@ -154,12 +154,13 @@ impl Target {
         }
     }
 
-    /// Whether, at full speed, a hub makes the messages itself, so that neither reading nor decoding them is measured.
+    /// Sets whether, at full speed, the server generates the messages itself, so that neither reading nor decoding them
+    /// is measured.
     pub fn generates(&mut self, yes: bool) {
         self.generates = yes;
     }
 
-    /// What it said, for when something went wrong.
+    /// The server's output, to show when something went wrong.
     pub fn output(&self) -> String {
         self.proc.as_ref().map(Proc::output).unwrap_or_default()
     }

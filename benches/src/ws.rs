@@ -1,25 +1,25 @@
-//! The client's side of WebSocket, as little as a load generator needs: the request, masked frames, and finding the
+//! The client's side of WebSocket, as far as a load generator needs it: the request, masked frames, and finding the
 //! server's frames in a buffer.
 
 use anyhow::{Result, bail};
 
 /// Opcodes of RFC 6455.
 pub mod opcode {
-    /// More of the message before.
+    /// A further frame of the current message.
     pub const CONTINUATION: u8 = 0;
     /// A text message.
     pub const TEXT: u8 = 1;
     /// A binary message.
     pub const BINARY: u8 = 2;
-    /// The end.
+    /// Close.
     pub const CLOSE: u8 = 8;
-    /// Are you there?
+    /// Ping.
     pub const PING: u8 = 9;
-    /// Yes.
+    /// Pong.
     pub const PONG: u8 = 10;
 }
 
-/// The handshake's request. Every client has the same key: nobody here needs protection from caching proxies.
+/// The handshake's request. Every client uses the same key, because nothing here needs protection from caching proxies.
 pub fn request(host: &str, path: &str, protocol: Option<&str>) -> Vec<u8> {
     let mut text = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: \
@@ -32,7 +32,7 @@ pub fn request(host: &str, path: &str, protocol: Option<&str>) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Where the handshake's answer ends; none while it is not all there.
+/// Where the handshake's answer ends; `None` while it is incomplete.
 ///
 /// # Errors
 /// When it is not "101 Switching Protocols".
@@ -73,7 +73,7 @@ pub fn push_masked(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
 /// A frame of the server within a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// The frame's opcode.
     pub opcode: u8,
     /// Where its payload begins.
     pub start: usize,
@@ -81,7 +81,7 @@ pub struct Frame {
     pub end: usize,
 }
 
-/// The first frame in the buffer; none while it is not all there.
+/// The first frame in the buffer; `None` while it is incomplete.
 ///
 /// # Errors
 /// When the bytes are no frame of a server.
@@ -117,7 +117,7 @@ mod tests {
         for len in [0, 5, 125, 126, 65_535, 65_536] {
             let mut masked = Vec::new();
             push_masked(&mut masked, opcode::TEXT, &vec![b'x'; len]);
-            // What a server would send: the same without the mask.
+            // The frame as a server would send it: the same, without the mask.
             let head = masked.len() - len - 4;
             let mut server = masked[..head].to_vec();
             server[1] &= 0x7F;

@@ -49,10 +49,10 @@ pub struct GatewayArgs {
 }
 
 impl GatewayArgs {
-    /// What the composition takes.
+    /// The options of the composition.
     ///
     /// # Errors
-    /// Names the options that do not go together.
+    /// If options contradict each other; the error names them.
     pub fn options(&self) -> Result<GatewayOptions, String> {
         let exchanges = feeds(&self.feeds)?;
         let alone = exchanges.len() == 1;
@@ -78,7 +78,7 @@ impl GatewayArgs {
 pub struct FeedArg {
     /// The name in the path.
     pub name: String,
-    /// Where its changes are published.
+    /// The exchange to which its changes are published.
     pub exchange: String,
 }
 

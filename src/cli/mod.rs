@@ -52,7 +52,7 @@ const RENAMED: [Renamed; 2] = [
 ];
 
 impl Cli {
-    /// What may be asked for, with the variables that are set by their former names.
+    /// The definition of the command line. It also reads variables that are set under their former names.
     pub fn definition() -> clap::Command {
         with_former_variables(Cli::command(), &RENAMED, is_set)
     }
@@ -60,7 +60,7 @@ impl Cli {
     /// Reads the arguments, the program's name first. `serve` may be left out.
     ///
     /// # Errors
-    /// What clap says, which includes the help that was asked for.
+    /// What clap says; this includes the help, if it was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let mut command = without_values(Cli::definition());
         let matches = command.try_get_matches_from_mut(with_default_command(args, "serve"))?;
@@ -120,7 +120,7 @@ impl FromStr for BugList {
     }
 }
 
-/// All that are named, in that order.
+/// All bugs of these lists, in the order given.
 fn all_bugs(lists: &[BugList]) -> Vec<BugId> {
     lists.iter().flat_map(|BugList(bugs)| bugs).copied().collect()
 }

@@ -39,10 +39,10 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// What the composition takes.
+    /// The options of the composition.
     ///
     /// # Errors
-    /// Names the options that do not go together.
+    /// If options contradict each other; the error names them.
     pub fn options(&self) -> Result<AllInOneOptions, String> {
         Ok(AllInOneOptions {
             serving: self.listen.serving()?,

@@ -1,4 +1,4 @@
-//! Options of every role that serves clients, and what they make of the options of the composition.
+//! Options of every role that serves clients, and how they become options of the composition.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -120,7 +120,7 @@ impl ListenArgs {
     /// How clients are served.
     ///
     /// # Errors
-    /// What the parsers of single options cannot see: names both options.
+    /// If two options contradict each other (which the parsers of single options cannot see); the error names both.
     pub fn serving(&self) -> Result<ServingOptions, String> {
         self.check()?;
         let trackers = self.tracker_url.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone()));
@@ -167,15 +167,15 @@ impl ListenArgs {
             handshake_timeout: Duration::from_millis(self.handshake_timeout_ms),
             send_buffer_bytes: self.send_buffer_bytes as usize,
             unacknowledged_timeout: Duration::from_millis(self.write_timeout_ms),
-            // Answers that are under way end with their sessions, which end within the window.
+            // Answers that have begun end with their sessions, which are closed within the drain window.
             grace: Duration::from_millis(self.drain_window_ms + 500),
         }
     }
 
-    /// What the parsers of single options cannot see.
+    /// Checks what the parsers of single options cannot see: options that contradict each other.
     ///
     /// # Errors
-    /// Names both options.
+    /// If two options contradict each other; the error names both.
     fn check(&self) -> Result<(), String> {
         if self.idle_timeout_ms <= self.ping_interval_ms {
             return Err(format!(

@@ -1,4 +1,4 @@
-//! Options of `bugfeed touch`, and which table they mean.
+//! Options of `bugfeed touch`, and the table that follows from them.
 
 use bugfeed_protocol::{BugId, When};
 use bugfeed_runtime::values::zone;
@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::{BugList, all_bugs};
 
-/// Where the shim is told where the table is.
+/// The variable that tells a shim the address of the table.
 const SHIM_SOURCE: &str = "BUGFEED_SHIM_SOURCE";
 
 /// Options of `touch`.
@@ -39,11 +39,11 @@ pub struct TouchArgs {
 pub struct Target {
     /// Its database.
     pub source: DbUrl,
-    /// Its names.
+    /// The names of the table and its columns.
     pub spec: TableSpec,
     /// The zone of its times.
     pub timezone: TimeZone,
-    /// What to say of where this was taken from, if it was not the command line.
+    /// Where these values came from, as a text for the user; empty if they came from the command line.
     pub whence: &'static str,
 }
 
@@ -53,10 +53,10 @@ impl TouchArgs {
         all_bugs(&self.bugs)
     }
 
-    /// Which table is meant. Who has set up a shim in this environment means the shim's.
+    /// The table to write into. If a shim is configured in this environment, it is the shim's table.
     ///
     /// # Errors
-    /// Names the shim's variable that is wrong.
+    /// If a variable of the shim is wrong; the error names it.
     pub fn target(&self) -> Result<Target, String> {
         let own = TableSpec::default();
         let of_shim = || self.source.is_none() && std::env::var_os(SHIM_SOURCE).is_some_and(|url| !url.is_empty());

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{BugList, all_bugs};
 use crate::watch::{ColorChoice, GatewayUrl, Template, WatchOptions, parse_template, parse_url};
 
-/// What `--help` ends with.
+/// The end of the text of `--help`.
 pub(super) const HELP: &str = "\
 Examples:
   bugfeed watch 1234 5678
@@ -76,7 +76,7 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// What watching takes.
+    /// The options for watching.
     pub fn options(&self) -> WatchOptions {
         WatchOptions {
             bugs: all_bugs(&self.bugs),

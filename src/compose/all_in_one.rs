@@ -25,7 +25,8 @@ use super::serving::{Gateway, Ports, ServingOptions};
 /// The name of the feed that is served.
 pub const FEED: &str = DEFAULT_FEED;
 
-/// How long the all-in-one may take to be current before it serves clients, and turns them away until it is.
+/// How long the all-in-one waits for its feed to be current before it serves clients. After that time it turns clients
+/// away until the feed is current.
 const OPENING: Duration = Duration::from_secs(2);
 
 /// What the all-in-one needs.
@@ -39,16 +40,18 @@ pub struct AllInOneOptions {
     pub table: TableSpec,
     /// The zone of the times in the change table.
     pub timezone: TimeZone,
-    /// How often the change table is looked at when it is idle.
+    /// How often the change table is polled when it is idle.
     pub poll_interval: Duration,
-    /// Whether the live page has a button that changes a bug; only at a loopback address where nothing is said.
+    /// Whether the live page has a button that changes a bug. If `None`, it has one only when it listens on a loopback
+    /// address.
     pub demo: Option<bool>,
 }
 
-/// Runs `bugfeed serve` until `stop`. `told` hears whose turn it is, at first and whenever that changes.
+/// Runs `bugfeed serve` until `stop`. `told` is called with the current turn (this process works on the ledger, or
+/// another one does), at first and whenever it changes.
 ///
 /// # Errors
-/// What a person must mend: a data directory that cannot be used.
+/// Only faults that a person must mend: a data directory that cannot be used.
 pub async fn run(
     options: AllInOneOptions,
     ports: Ports,
@@ -95,14 +98,14 @@ pub async fn run(
             }
         })
     });
-    // Nobody needs to be told to come again in a moment: connections wait in the listener's queue.
+    // Clients that connect during this wait stay in the listener's queue. That is better than a 503 for a moment.
     if let Some(feed) = gateway.feeds.get(FEED).map(Arc::clone) {
         let _ = tokio::time::timeout(OPENING, feed.opened()).await;
     }
     gateway.run(ports, demo, stop).await
 }
 
-/// Passes on whose turn it is.
+/// Calls `told` whenever the turn changes.
 async fn tell(mut turn: watch::Receiver<Turn>, told: impl Fn(&Turn), stop: CancellationToken) {
     loop {
         let now = turn.borrow_and_update().clone();
@@ -116,7 +119,7 @@ async fn tell(mut turn: watch::Receiver<Turn>, told: impl Fn(&Turn), stop: Cance
     }
 }
 
-/// Now, to the second, as trackers store it.
+/// The current time in whole seconds, as trackers store it.
 pub fn this_second() -> When {
     let now = When::from_system_time(SystemTime::now());
     When::from_micros(now.as_micros() / 1_000_000 * 1_000_000).unwrap_or(now)

@@ -1,4 +1,4 @@
-//! `bugfeed gateway`: feeds come from a broker.
+//! `bugfeed gateway`: serves feeds that come from a broker.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serving::{Gateway, Ports, ServingOptions};
 
-/// What a gateway serves, and where it comes from.
+/// How a gateway serves clients, and where its feeds come from.
 #[derive(Clone, Debug)]
 pub struct GatewayOptions {
     /// How clients are served.
@@ -21,7 +21,7 @@ pub struct GatewayOptions {
 /// Runs `bugfeed gateway` until `stop`.
 ///
 /// # Errors
-/// What a person must mend: a refused login, an exchange of another type.
+/// Only faults that a person must mend: a refused login, an exchange of another type.
 pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
     let mut gateway = Gateway::new(&options.serving, Health::new(), &[]);
     let clock = Clock::start();

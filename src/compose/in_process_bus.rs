@@ -1,11 +1,12 @@
-//! The bus of the all-in-one: the shim's publisher on one side, the feed's ingest on the other, a channel between.
+//! The bus of the all-in-one: a channel from the shim's publisher to the feed's ingest.
 //!
-//! Goes in: the ledger when the relay begins to work on it, then batches from the relay. Comes out: the same changes in the
-//! feed. A batch counts as published once every change of it is in the replay cache, as an acknowledgement to the broker
-//! would mean.
+//! Goes in: the ledger when the relay begins to work on it, then batches from the relay. Comes out: the same changes in
+//! the feed. A batch counts as published once every change of it is in the replay cache; that has the same meaning as a
+//! publisher confirm of a broker.
 //!
-//! The replay cache is filled from the ledger only when the relay holds its lease: who waits for its turn does not know
-//! what the other one still records. Until then the feed is not current, and nobody is told that nothing came.
+//! The replay cache is filled from the ledger only after the relay has got the lease. A process that waits for the
+//! lease does not know what the lease's holder still records. Until then the feed is not current, and no client is told
+//! that nothing was missed.
 
 use std::sync::Arc;
 
@@ -24,9 +25,9 @@ use bugfeed_runtime::health::{FeedHealth, FeedState};
 const PAGE: usize = 10_000;
 
 enum Order {
-    /// Read what this ledger has and the feed has not.
+    /// Read the published changes that the ledger has and the feed does not have.
     Begin(Box<Ledger>, oneshot::Sender<Result<(), LedgerError>>),
-    /// The ledger is somebody else's now.
+    /// The lease is lost: another process works on the ledger.
     Rest,
     Batch(Vec<Numbered>, oneshot::Sender<usize>),
 }
@@ -39,7 +40,7 @@ pub(super) struct LocalPublisher(mpsc::Sender<Order>);
 #[derive(Debug)]
 pub(super) struct LocalBus {
     orders: mpsc::Receiver<Order>,
-    /// Changes that are read from the ledger at most.
+    /// How many changes are read from the ledger, at most.
     max: u64,
 }
 
@@ -52,7 +53,7 @@ pub(super) fn channel(max: u64) -> (LocalPublisher, LocalBus) {
 impl Publish for LocalPublisher {
     async fn begin(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let (done, read) = oneshot::channel();
-        // A gateway that has stopped takes no batches either, and says so then.
+        // A stopped gateway also refuses batches, and the error is reported then.
         if self.0.send(Order::Begin(Box::new(ledger.clone()), done)).await.is_err() {
             return Ok(());
         }
@@ -60,7 +61,7 @@ impl Publish for LocalPublisher {
     }
 
     async fn rest(&mut self) {
-        // The same.
+        // A stopped gateway needs no order to rest, so an error is ignored.
         let _ = self.0.send(Order::Rest).await;
     }
 
@@ -81,7 +82,8 @@ impl Publish for LocalPublisher {
 }
 
 impl LocalBus {
-    /// Hands batches in until `stop`. The relay's word on what does not work is passed on to clients.
+    /// Hands batches to the feed until `stop`. If the relay says that it cannot work, clients are told that the feed is
+    /// paused.
     pub(super) async fn run(
         mut self,
         mut ingest: Ingest,
@@ -108,7 +110,7 @@ impl LocalBus {
     }
 }
 
-/// What the orders are carried out on.
+/// The state that the orders work on.
 struct LocalFeed {
     ingest: Ingest,
     health: FeedHealth,
@@ -124,7 +126,7 @@ impl LocalFeed {
                     self.health.set(FeedState::Up, Vec::new());
                     self.hear(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
                 }
-                // A relay that stopped waiting begins again.
+                // If the relay has stopped waiting for the answer, it begins again.
                 let _ = done.send(read);
             }
             Order::Rest => {
@@ -137,13 +139,13 @@ impl LocalFeed {
                 for numbered in batch {
                     take(&mut self.ingest, numbered).await;
                 }
-                // A relay that stopped waiting publishes again, with the same numbers.
+                // If the relay has stopped waiting for the answer, it publishes again, with the same numbers.
                 let _ = done.send(count);
             }
         }
     }
 
-    /// Hands an event in, and carries out what comes of it.
+    /// Hands an event to the ingest, and carries out what follows from it.
     async fn hear(&mut self, event: Event<'_>) {
         self.ingest.take(event).await;
         if self.ingest.bus.take_news() {
@@ -153,9 +155,9 @@ impl LocalFeed {
     }
 }
 
-/// Fills the replay cache with what the ledger has published and the feed does not have yet: everything, so that clients can
-/// catch up over a restart, or what another holder of the lease published meanwhile. What is recorded and not published comes
-/// by the relay, with its number, when its row is dealt with.
+/// Fills the replay cache with the changes that the ledger has published and the feed does not have. These may be all
+/// changes (then clients can catch up over a restart), or those that another holder of the lease has published
+/// meanwhile. Changes that are recorded and not published come later from the relay, with their numbers.
 async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), LedgerError> {
     let meta = ledger.meta().await?;
     let (head, published) = (meta.cursor(), meta.published);
@@ -178,8 +180,8 @@ async fn warm(ledger: &Ledger, ingest: &mut Ingest, max: u64) -> Result<(), Ledg
     }
 }
 
-/// Hands in a change that came straight from the ledger, which has no holes. Should one show all the same, because the
-/// ledger was pruned or exchanged, it is a gap.
+/// Takes in a change that was read from the ledger. The ledger has no holes, unless it was pruned or replaced; a hole
+/// is therefore given up at once, and told as a gap.
 async fn take(ingest: &mut Ingest, numbered: Numbered) {
     let recorded = numbered.recorded;
     ingest.take_change(numbered.into(), Some(recorded)).await;

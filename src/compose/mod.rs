@@ -1,7 +1,8 @@
-//! The composition of each role: the only place where roles meet, that builds, spawns, and joins everything at the end.
+//! The composition of each role. Roles meet only here: this module builds and starts their parts, and joins everything
+//! at the end.
 //!
-//! Goes in: checked options, bound ports, and a stop. Comes out: nothing, or the fault that a person must mend. Knows no
-//! command line: `cli` makes the options.
+//! Goes in: checked options, bound ports, and a token that stops. Comes out: nothing, or the fault that a person must
+//! mend. Knows no command line: `cli` makes the options.
 
 pub mod all_in_one;
 pub mod gateway;

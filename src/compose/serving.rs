@@ -1,7 +1,7 @@
-//! What every role that serves clients has: the listeners, the feeds, and the order of shutdown.
+//! What every role that serves clients shares: the listeners, the feeds, and the order of shutdown.
 //!
-//! Stopping goes from the outside in: not ready, no new clients, close frames, wait for the clients' connections
-//! (bounded), then buses, relay and shards.
+//! Shutdown goes from the outside to the inside: 1. `/readyz` says no; 2. no new clients; 3. close frames; 4. wait for
+//! the clients' connections (bounded); 5. stop buses, relay and shards.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,17 +33,17 @@ pub struct ServingOptions {
     pub admin_listen: SocketAddr,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
-    /// How each feed is set up; they share the budgets.
+    /// How each feed is set up. All feeds share the memory budgets.
     pub feed: FeedOptions,
     /// Which sites' pages may use the feeds.
     pub origins: Vec<Origin>,
     /// Where the live page's links lead: the address of a bug with `{bug}` for its number, by feed.
     pub trackers: BTreeMap<String, String>,
-    /// How long clients are still accepted when the process is not ready any more.
+    /// How long clients are still accepted after `/readyz` says no.
     pub drain_delay: Duration,
-    /// Over how long the close frames are spread.
+    /// The time over which the close frames are spread (drain).
     pub drain_window: Duration,
-    /// The longest time for clients to go.
+    /// How long to wait for clients to disconnect, at most.
     pub shutdown_timeout: Duration,
 }
 
@@ -55,10 +55,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Binds both.
+    /// Binds both ports.
     ///
     /// # Errors
-    /// Names the option whose address cannot be had.
+    /// If an address cannot be bound; the error names the option.
     pub fn bind(options: &ServingOptions) -> Result<Ports, BindError> {
         let send_buffer_bytes = options.limits.send_buffer_bytes;
         Ok(Ports {
@@ -67,10 +67,10 @@ impl Ports {
         })
     }
 
-    /// Where clients connect, and the admin port: what was asked for, with the number that a port 0 became.
+    /// The addresses for clients and of the admin port. A port 0 is replaced by the port that the system chose.
     ///
     /// # Errors
-    /// When the sockets are not bound after all.
+    /// When the system cannot tell a socket's address.
     pub fn addresses(&self) -> std::io::Result<(SocketAddr, SocketAddr)> {
         Ok((self.clients.local_addr()?, self.admin.local_addr()?))
     }
@@ -87,14 +87,14 @@ pub(super) struct Gateway {
     clients: TaskTracker,
     /// The local bus and the admin listener.
     pub(super) inner: TaskTracker,
-    /// Ends what `inner` tracks, and the buses.
+    /// Stops the tasks of `inner`, the buses and the shards.
     pub(super) inner_stop: CancellationToken,
-    /// Shards, buses and the relay: their end is the process's end.
+    /// Shards, buses and the relay. If one of them ends, the process ends.
     pub(super) essential: JoinSet<anyhow::Result<()>>,
 }
 
 impl Gateway {
-    /// Nothing runs yet. `others` are roles of the same process that count something, too.
+    /// The parts of a gateway; nothing runs yet. `others` are roles of the same process that also have metrics.
     pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> Gateway {
         let events = Arc::new(Events::new());
         let roles: Vec<&dyn Register> =
@@ -112,7 +112,8 @@ impl Gateway {
         }
     }
 
-    /// Adds a feed, starts its shards, and returns what its bus feeds, and where it says how it is.
+    /// Adds a feed and starts its shards. Returns the ingest for its bus, and the place where the bus reports its
+    /// health.
     pub(super) fn add_feed(&mut self, name: &str, clock: Clock) -> (Ingest, FeedHealth) {
         let parts = feed::feed(name, &self.options.feed, clock, &self.events);
         for shard in parts.shards {
@@ -197,7 +198,7 @@ impl Gateway {
             self.inner.wait().await;
             while self.essential.join_next().await.is_some() {}
         };
-        // What still runs is ended with the process; nothing of it needs finishing.
+        // Tasks that still run end with the process; they have nothing to finish.
         let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
     }
 }

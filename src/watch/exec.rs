@@ -1,5 +1,5 @@
-//! `--exec`: one command for one change. In: the bug and when it changed. Out: how the command ended. Never runs two
-//! at a time, and leaves none behind when watching ends.
+//! `--exec`: runs one command for each change. In: the bug and when it changed. Out: how the command ended. Never runs
+//! two commands at a time, and leaves none running when watching ends.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -21,7 +21,7 @@ pub struct Template(String);
 /// Reads the value of `--exec`.
 ///
 /// # Errors
-/// Says how to write one.
+/// If the text is empty; the error says how to write a command.
 pub fn parse_template(text: &str) -> Result<Template, String> {
     if text.trim().is_empty() {
         return Err("write a shell command, such as './look-at {bug}'".to_owned());
@@ -36,22 +36,23 @@ pub fn parse_template(text: &str) -> Result<Template, String> {
 #[derive(Debug, PartialEq)]
 pub(super) enum Outcome {
     Ended(ExitStatus),
-    /// It was ended, because watching is.
+    /// It was ended, because watching ends.
     Stopped(Stop),
 }
 
 impl Template {
-    /// What the shell is given. A number and a date need no quotes.
+    /// The command for the shell. A number and a date need no quotes.
     fn command(&self, bug: BugId, when: Option<When>) -> String {
         let when = when.map(|when| when.to_string()).unwrap_or_default();
         self.0.replace("{bug}", &bug.to_string()).replace("{when}", &when)
     }
 
-    /// Runs it to its end, or until a signal comes.
+    /// Runs the command to its end, or until a signal comes.
     pub(super) async fn run(&self, bug: BugId, when: Option<When>, signals: &mut Signals) -> io::Result<Outcome> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(self.command(bug, when)).stdin(Stdio::null()).kill_on_drop(true);
-        // A group of its own, so that all it starts can be ended with it, and Ctrl-C comes to us first.
+        // The command gets a process group of its own, so that everything it starts can be ended with it, and so that
+        // Ctrl-C reaches only this program.
         command.process_group(0).env("BUGFEED_BUG", bug.to_string());
         match when {
             Some(when) => command.env("BUGFEED_WHEN", when.to_string()),
@@ -68,11 +69,12 @@ impl Template {
     }
 }
 
-/// Ends the command and all it started: politely, and after two seconds or another signal no longer so.
+/// Ends the command and everything it started: with SIGTERM first, and after two seconds or another signal with
+/// SIGKILL.
 async fn end(child: &mut Child, signals: &mut Signals) -> io::Result<()> {
-    // `None`: it has ended already.
+    // `None` means that it has ended already.
     let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else { return Ok(()) };
-    // It fails only where the group is gone.
+    // This fails only if the group has ended.
     let _ = kill_process_group(group, Signal::TERM);
     tokio::select! {
         status = child.wait() => return status.map(drop),

@@ -1,8 +1,8 @@
 //! `bugfeed watch`: a client for terminals, scripts and bots.
 //!
-//! In: bug numbers and a gateway's address. Out: one line for each change, flushed at once, one where changes may have
-//! been missed, and a command run for each. The connection is `bugfeed_client`'s. Never goes on to the next change
-//! before one is printed and its command has ended.
+//! In: bug numbers and a gateway's address. Out: one line for each change, flushed at once; one line where changes may
+//! have been missed; and a command run for each. `bugfeed_client` holds the connection. Never goes on to the next
+//! change before the last one is printed and its command has ended.
 
 mod exec;
 mod screen;
@@ -25,7 +25,7 @@ use self::state::StateFile;
 /// How often the gateway is asked for a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A checked `ws://` or `wss://` address. It is shown without what may be secret in it.
+/// A checked `ws://` or `wss://` address. It is shown without its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GatewayUrl(String);
 
@@ -41,18 +41,18 @@ impl fmt::Debug for GatewayUrl {
     }
 }
 
-/// Reads a gateway's address; `http` and `https`, as of its live page, are taken for `ws` and `wss`.
+/// Reads a gateway's address. `http` and `https`, as in the address of the live page, are accepted for `ws` and `wss`.
 ///
 /// # Errors
-/// Says what an address looks like.
+/// If the text is no such address; the error says what one looks like.
 pub fn parse_url(text: &str) -> Result<GatewayUrl, String> {
     bugfeed_client::address(text).map(GatewayUrl).map_err(|error| error.to_string())
 }
 
-/// Why watching ended before it was told to.
+/// Why watching failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// What trying again would not mend, or a refused subscription.
+    /// An error of the feed that trying again would not mend, or a refused subscription.
     #[error(transparent)]
     Feed(#[from] ClientError),
     /// Standard output failed.
@@ -72,12 +72,12 @@ pub enum WatchError {
         /// What the system says.
         error: io::Error,
     },
-    /// The file is something else.
+    /// The file exists, and is not a state file.
     #[error("{0} is no state file of bugfeed watch; choose another one with --state, or remove it to start from now")]
     StateForeign(PathBuf),
 }
 
-/// How watching ended as it was told to.
+/// Why watching ended in good order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// After `--count` changes.
@@ -93,13 +93,13 @@ pub struct WatchOptions {
     pub bugs: Vec<BugId>,
     /// The gateway.
     pub url: GatewayUrl,
-    /// Changes since then come first, in the first run.
+    /// Changes since this time come first; only in the first run.
     pub since: Option<When>,
     /// End after this many changes.
     pub count: Option<u64>,
     /// Run for each change.
     pub exec: Option<Template>,
-    /// Where to keep how far this is.
+    /// The file that keeps how far this run has got.
     pub state: Option<PathBuf>,
     /// Print JSON.
     pub json: bool,
@@ -107,10 +107,10 @@ pub struct WatchOptions {
     pub classic: bool,
 }
 
-/// Watches until enough changes came, a signal does, or `screen` cannot be written to.
+/// Watches until enough changes came, a signal comes, or `screen` cannot be written to.
 ///
 /// # Errors
-/// Only what trying again would not mend.
+/// Only faults that trying again would not mend.
 pub async fn run<O: Write, S: Write>(
     options: &WatchOptions,
     screen: &mut Screen<O, S>,
@@ -134,7 +134,7 @@ pub async fn run<O: Write, S: Write>(
                 .screen
                 .warn(&format!("the state file was written with {other}; if that is another feed, expect a gap"));
         }
-        // Before anything newer can be stored.
+        // The gap of the new bugs is told before a newer cursor can be stored.
         if let Some(stop) = watch.gap(&state.new_bugs()).await? {
             return Ok(Ended::Stopped(stop));
         }
@@ -148,9 +148,9 @@ struct Watch<'a, O, S> {
     options: &'a WatchOptions,
     screen: &'a mut Screen<O, S>,
     signals: &'a mut Signals,
-    /// Changes to come until the end.
+    /// Changes that are left until `--count` is reached.
     left: Option<u64>,
-    /// What is to be said while nothing can arrive.
+    /// The text to show while the feed is paused; `None` while changes can arrive.
     paused: Option<String>,
 }
 
@@ -175,7 +175,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
                 Some(Ok(event)) => self.event(event, &feed).await?,
             };
             if let Some(stop) = stop {
-                // Not dealt with: it comes again in the next run.
+                // The event was not dealt with, so it comes again in the next run.
                 return Ok(Ended::Stopped(stop));
             }
             if self.left == Some(0) {
@@ -185,7 +185,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
         }
     }
 
-    /// Deals with one event, unless a signal comes meanwhile.
+    /// Handles one event. Returns the signal if one came meanwhile.
     async fn event(&mut self, event: Event, feed: &Feed) -> Result<Option<Stop>, WatchError> {
         match event {
             Event::Change(change) => {
@@ -201,7 +201,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
             Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
             Event::Subscribed { replay, .. } => {
                 let text = connected(&self.options.url, replay, feed);
-                // A connection alone is no good news.
+                // "Connected" alone would be misleading while the feed is paused.
                 let paused = self.paused.as_ref().map(|paused| format!("; {paused}")).unwrap_or_default();
                 self.screen.status(&format!("{text}{paused}"));
             }
@@ -221,7 +221,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
         Ok(None)
     }
 
-    /// What happened in between is not known: whoever acts on changes must look at all of these bugs.
+    /// Prints a gap: changes of these bugs may be missing, so a program that acts on changes must look at all of them.
     async fn gap(&mut self, bugs: &[BugId]) -> Result<Option<Stop>, WatchError> {
         if bugs.is_empty() {
             return Ok(None);

@@ -1,8 +1,8 @@
-//! What `bugfeed watch` shows: changes on one stream, on the other what happens to the connection, as lines or, on a
-//! terminal, as one line that is written over.
+//! What `bugfeed watch` shows: changes on one stream, and the state of the connection on another, as lines or, on a
+//! terminal, as one line that is overwritten.
 //!
-//! In: changes, gaps, states. Out: text. Never a colour in JSON, never a status on the stream of changes; what cannot
-//! be said on the stream of status goes unsaid.
+//! In: changes, gaps, states. Out: text. Never writes a colour into JSON, nor a status to the stream of changes. A
+//! status that cannot be written is dropped.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -13,9 +13,10 @@ const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
 const YELLOW: &str = "\x1b[33m";
 const RESET: &str = "\x1b[0m";
-/// Back to the line's beginning, and all of it empty.
+/// Moves to the beginning of the line, and clears it.
 const CLEAR: &str = "\r\x1b[2K";
-/// Shows a longer line cut off instead of continued in a second one, which could not be written over; and back.
+/// Switches line wrapping off, so that a long line is cut off (a wrapped line could not be overwritten); [`WRAP`]
+/// switches it on again.
 const NO_WRAP: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
 
@@ -42,7 +43,7 @@ pub fn use_color(choice: ColorChoice, is_terminal: bool, no_color: Option<&OsStr
     }
 }
 
-/// Both streams.
+/// Both output streams.
 #[derive(Debug)]
 pub struct Screen<O, S> {
     out: O,
@@ -51,22 +52,22 @@ pub struct Screen<O, S> {
     quiet: bool,
     /// Whether the status is one line of a terminal.
     live: bool,
-    /// What it says.
+    /// The text of the status line.
     line: String,
     changes: u64,
 }
 
 impl<O: Write, S: Write> Screen<O, S> {
-    /// Changes go to `out`, coloured or not; states go to `status`, as one line that is written over if it is `live`, not
-    /// at all if it is `quiet`.
+    /// Changes go to `out`, coloured if `color` is set. States go to `status`: as one line that is overwritten if
+    /// `live` is set, and not at all if `quiet` is set.
     pub fn new(out: O, status: S, color: bool, live: bool, quiet: bool) -> Screen<O, S> {
         Screen { out, status, color, quiet, live, line: String::new(), changes: 0 }
     }
 
-    /// A change, flushed at once.
+    /// Prints a change and flushes it at once.
     ///
     /// # Errors
-    /// What the stream of changes says.
+    /// When the stream of changes cannot be written to.
     pub fn change(&mut self, change: Change, json: bool) -> io::Result<()> {
         let Change { bug, when } = change;
         self.changes += 1;
@@ -77,10 +78,10 @@ impl<O: Write, S: Write> Screen<O, S> {
         self.print(&format!("{dim}{when}{reset}  bug {bold}{bug}{reset} changed"))
     }
 
-    /// Bugs of which nobody knows whether they changed.
+    /// Prints a gap: these bugs may have changed.
     ///
     /// # Errors
-    /// What the stream of changes says.
+    /// When the stream of changes cannot be written to.
     pub fn gap(&mut self, bugs: &[BugId], json: bool) -> io::Result<()> {
         if json {
             return self.print(&serde_json::json!({ "gap": true, "bugs": bugs }).to_string());
@@ -91,7 +92,7 @@ impl<O: Write, S: Write> Screen<O, S> {
         self.print(&format!("{yellow}gap{reset}: changes may have been missed; look at all of these bugs: {list}"))
     }
 
-    /// How it stands, for whoever watches the watching.
+    /// Shows the state of the connection.
     pub fn status(&mut self, text: &str) {
         if self.live {
             self.line = text.to_owned();
@@ -101,21 +102,21 @@ impl<O: Write, S: Write> Screen<O, S> {
         }
     }
 
-    /// The same where it is of interest for a moment only.
+    /// Shows a state that is of interest only for a moment, so only on a terminal's live line.
     pub fn progress(&mut self, text: &str) {
         if self.live {
             self.status(text);
         }
     }
 
-    /// What failed; also said to those who want quiet.
+    /// Shows a failure, even if `quiet` is set.
     pub fn warn(&mut self, text: &str) {
         self.hide();
         self.say(text);
         self.show();
     }
 
-    /// Takes the status off the terminal, for something else to write there.
+    /// Clears the status line, so that something else can be written to the terminal.
     pub fn hide(&mut self) {
         if self.is_shown() {
             let _ = write!(self.status, "{CLEAR}").and_then(|()| self.status.flush());
@@ -142,7 +143,7 @@ impl<O: Write, S: Write> Screen<O, S> {
 
     fn print(&mut self, line: &str) -> io::Result<()> {
         self.hide();
-        // In one piece: others may write into the same pipe.
+        // The line is written in one call, because other programs may write into the same pipe.
         self.out.write_all(format!("{line}\n").as_bytes())?;
         self.out.flush()?;
         self.show();
@@ -161,7 +162,7 @@ mod tests {
         Change { bug: BugId::new(1234).unwrap(), when }
     }
 
-    /// What a screen wrote to both streams.
+    /// Runs a test's calls on a screen, and returns what it wrote to both streams.
     fn shown(
         color: bool,
         live: bool,

@@ -1,20 +1,20 @@
-//! The signals that end watching. In: SIGINT, SIGTERM, SIGHUP. Out: which one came, each as often as it came. Unlike
-//! the servers', a second one does not end the process at once: the command of `--exec` must end first.
+//! The signals that end watching. In: SIGINT, SIGTERM, SIGHUP. Out: which signal came, for each time it came. Unlike in
+//! the servers, a second signal does not end the process at once, because the command of `--exec` must end first.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Who ends it.
+/// The kind of signal that ends watching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Ctrl-C.
     Interrupt,
-    /// SIGTERM, or the terminal has gone.
+    /// SIGTERM, or SIGHUP because the terminal was closed.
     Terminate,
 }
 
-/// What is listened to from its creation on.
+/// The signal handlers, active from the creation of this value on.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
@@ -35,7 +35,7 @@ impl Signals {
         })
     }
 
-    /// The next one. May be dropped and called again.
+    /// Waits for the next signal. The future may be dropped and the function called again.
     pub async fn next(&mut self) -> Stop {
         tokio::select! {
             _ = self.interrupt.recv() => Stop::Interrupt,

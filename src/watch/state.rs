@@ -1,8 +1,8 @@
-//! `--state`: how far a bot is, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`. The address is written
-//! without what may be secret in it.
+//! `--state`: keeps how far a bot has got, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`. The
+//! address is stored without its secrets.
 //!
-//! In: cursors, the address, the bugs of this run. Out: the cursor of the last run, and which bugs it did not watch:
-//! the cursor says nothing of those. Never overwrites a file that is something else.
+//! In: cursors, the address, the bugs of this run. Out: the cursor of the last run, and the bugs that the last run did
+//! not watch, because the cursor says nothing about those. Never overwrites a file that is not a state file.
 
 use std::fs;
 use std::io;
@@ -31,18 +31,19 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Reads what the last run left, if there was one, and makes sure that the file can be written. `url` is the address
-    /// as it may be shown.
+    /// Reads the state of the last run, if there was one, and makes sure that the file can be written. `url` is the
+    /// address without its secrets.
     ///
     /// # Errors
-    /// When it cannot be read or written, or is something else.
+    /// When the file cannot be read or written, or is not a state file.
     pub(super) fn open(path: &Path, url: &str, bugs: &[BugId]) -> Result<StateFile, WatchError> {
         let mut bugs = bugs.to_vec();
         bugs.sort_unstable();
         bugs.dedup();
         let (url, path) = (url.to_owned(), path.to_owned());
         let before = match fs::read(&path) {
-            // A file emptied by a power cut is no fresh start. Gateways answer such a text with a gap.
+            // An empty file (a power cut can cause it) is no fresh start. It becomes a cursor that the gateway answers
+            // with a gap.
             Ok(bytes) if bytes.trim_ascii().is_empty() => {
                 Some(Content { url: url.clone(), bugs: bugs.clone(), cursor: Some("damaged".to_owned()) })
             }
@@ -53,11 +54,12 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(WatchError::StateRead { path, error }),
         };
-        // Where nothing was received yet, nothing can be missing.
+        // Without a cursor nothing was received yet, so nothing can be missing.
         let before = before.filter(|content: &Content| content.cursor.is_some());
         let before = before.map(|content| Content { url: shown(&content.url), ..content });
         let file = StateFile { path, url, bugs, before };
-        // What it says must stay true until something newer was dealt with.
+        // Writing the same content again shows that the file can be written. The content must not change yet: the old
+        // cursor is true for the old bugs only, until the gap of the new ones was told.
         let same = match &file.before {
             Some(Content { url, bugs, cursor }) => {
                 file.write(&Content { url: url.clone(), bugs: bugs.clone(), cursor: cursor.clone() })
@@ -79,7 +81,7 @@ impl StateFile {
         self.bugs.iter().filter(|bug| !before.bugs.contains(bug)).copied().collect()
     }
 
-    /// Makes the bugs and the address of this run those of the file: the new bugs were told.
+    /// Writes the bugs and the address of this run into the file. Call it after the gap of the new bugs was told.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -124,7 +126,7 @@ mod tests {
         let open = |url: &str, numbers: &[u64]| StateFile::open(&path, url, &bugs(numbers)).unwrap();
         let mut first = open("ws://a/", &[2, 1, 2]);
         assert_eq!((first.load().unwrap(), first.new_bugs(), first.other_url()), (None, vec![], None), "a fresh start");
-        // A run that got nothing leaves nothing to miss.
+        // A run that received nothing has no changes to miss.
         let mut first = open("ws://a/", &[1, 2, 3]);
         assert_eq!((first.load().unwrap(), first.new_bugs()), (None, vec![]));
         first.save("E.5").unwrap();
@@ -132,14 +134,14 @@ mod tests {
         assert_eq!((same.load().unwrap().as_deref(), same.new_bugs()), (Some("E.5"), vec![]));
         let more = open("ws://b/", &[1, 4, 9]);
         assert_eq!((more.new_bugs(), more.other_url()), (bugs(&[4, 9]), Some("ws://a/")));
-        // It died before it dealt with that: they are still new.
+        // The run died before it told the gap, so these bugs are still new.
         let mut more = open("ws://b/", &[1, 4, 9]);
         assert_eq!(more.new_bugs(), bugs(&[4, 9]));
         more.adopt().unwrap();
         assert_eq!(open("ws://b/", &[1, 4, 9]).load().unwrap().as_deref(), Some("E.5"), "the cursor stays");
         more.save("E.6").unwrap();
         assert_eq!(open("ws://b/", &[1, 4, 9]).new_bugs(), bugs(&[]));
-        // Bug 2 was not watched meanwhile.
+        // Bug 2 was not watched in the last run.
         assert_eq!(open("ws://b/", &[1, 2]).new_bugs(), bugs(&[2]));
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"url\":\"ws://b/\",\"bugs\":[1,4,9],\"cursor\":\"E.6\"}\n");
     }

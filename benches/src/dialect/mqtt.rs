@@ -1,15 +1,15 @@
-//! MQTT 3.1.1, as much of it as updates with QoS 0 need. A bug is the topic `bug/N`.
+//! The part of MQTT 3.1.1 that updates with QoS 0 need. A bug is the topic `bug/N`.
 
 use anyhow::{Result, bail};
 
 use super::{Message, carried};
 
-/// Are you there? A broker answers in its turn.
+/// PINGREQ: a broker answers it in order, after everything sent before.
 pub(super) const PINGREQ: [u8; 2] = [0xC0, 0];
-/// Yes.
+/// PINGRESP: the answer.
 pub(super) const PINGRESP: [u8; 2] = [0xD0, 0];
 
-/// CONNECT: a clean session, no keep-alive, a name that the broker chooses.
+/// CONNECT with a clean session, no keep-alive, and a client name that the broker chooses.
 pub(super) fn connect() -> Vec<u8> {
     let mut body = text(b"MQTT");
     body.extend([4, 2, 0, 0]);

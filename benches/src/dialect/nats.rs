@@ -1,4 +1,4 @@
-//! The protocol of NATS, as much of it as updates need. A bug is the subject `bug.N`.
+//! The part of the NATS protocol that updates need. A bug is the subject `bug.N`.
 
 use std::fmt::Write as _;
 
@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result};
 use super::{Message, carried};
 use crate::plan::digits;
 
-/// Are you there? Either side may ask; a server answers in its turn.
+/// PING: either side may send it; a server answers it in order, after everything sent before.
 pub(super) const PING: &[u8] = b"PING\r\n";
-/// Yes.
+/// PONG: the answer.
 pub(super) const PONG: &[u8] = b"PONG\r\n";
 
-/// CONNECT; the server has greeted, or will, with INFO.
+/// CONNECT. The server sends INFO by itself, before or after this.
 pub(super) fn connect() -> Vec<u8> {
     br#"CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"1","protocol":1}"#
         .iter()
@@ -21,7 +21,7 @@ pub(super) fn connect() -> Vec<u8> {
         .collect()
 }
 
-/// A subscription for each, and a question whose answer says that all are in force.
+/// A subscription for each bug, then a PING; its answer shows that all of them are in force.
 pub(super) fn subscribe(bugs: &[u32]) -> Vec<u8> {
     let mut out = String::new();
     for (at, bug) in bugs.iter().enumerate() {
@@ -30,14 +30,14 @@ pub(super) fn subscribe(bugs: &[u32]) -> Vec<u8> {
     [out.as_bytes(), PING].concat()
 }
 
-/// A message.
+/// Appends a PUB command: a message for the watchers of a bug.
 pub(super) fn publish(out: &mut Vec<u8>, bug: u64, payload: &[u8]) {
     out.extend(format!("PUB bug.{bug} {}\r\n", payload.len()).into_bytes());
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
 }
 
-/// The first line, with its payload if it is a message; and the length.
+/// The first line, with its payload if it is a message, and the length of both.
 pub(super) fn next(bytes: &[u8]) -> Result<Option<(Message, usize)>> {
     let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
     let (line, start) = (&bytes[..end], end + 2);

@@ -1,4 +1,4 @@
-//! STOMP 1.2, as much of it as updates need. A bug is the destination `/topic/bug.N`: in RabbitMQ, the exchange
+//! The part of STOMP 1.2 that updates need. A bug is the destination `/topic/bug.N`: in RabbitMQ, the exchange
 //! `amq.topic` and the routing key `bug.N`.
 
 use anyhow::{Context as _, Result};
@@ -14,7 +14,7 @@ pub(super) fn connect() -> Vec<u8> {
     b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:0,0\n\n\0".to_vec()
 }
 
-/// A frame for each; the receipt of the last says that all are in force.
+/// A SUBSCRIBE frame for each bug; the receipt of the last one shows that all of them are in force.
 pub(super) fn subscribe(bugs: &[u32]) -> Vec<Vec<u8>> {
     let frame = |(at, bug): (usize, &u32)| {
         let receipt = if at + 1 == bugs.len() { "receipt:subscribed\n" } else { "" };
@@ -23,7 +23,7 @@ pub(super) fn subscribe(bugs: &[u32]) -> Vec<Vec<u8>> {
     bugs.iter().enumerate().map(frame).collect()
 }
 
-/// A message.
+/// Appends a SEND frame: a message for the watchers of a bug.
 pub(super) fn publish(out: &mut Vec<u8>, bug: u64, payload: &[u8]) {
     let head = format!("SEND\ndestination:/topic/bug.{bug}\ncontent-length:{}\n\n", payload.len());
     out.extend_from_slice(head.as_bytes());
@@ -31,7 +31,7 @@ pub(super) fn publish(out: &mut Vec<u8>, bug: u64, payload: &[u8]) {
     out.push(0);
 }
 
-/// A message that goes to nobody, and whose receipt says that the broker has taken all before it.
+/// A message without a receiver; its receipt shows that the broker has accepted everything before it.
 pub(super) fn mark() -> Vec<u8> {
     b"SEND\ndestination:/topic/nobody\nreceipt:mark\n\n\0".to_vec()
 }
@@ -51,7 +51,7 @@ pub(super) fn next(bytes: &[u8]) -> Result<Option<(Message, usize)>> {
             None => return Ok(None),
         },
     };
-    // The body, and the zero that ends it.
+    // The body is followed by a zero byte.
     if bytes.len() <= start + len {
         return Ok(None);
     }

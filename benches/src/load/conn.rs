@@ -1,4 +1,4 @@
-//! One client's connection: its socket, where it stands, and what it has of a frame that is not all there.
+//! One client's connection: its socket, its state, and the bytes of incomplete frames.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -10,18 +10,18 @@ use crate::dialect::{Dialect, Message};
 use crate::plan::Index;
 use crate::ws::{self, opcode};
 
-/// How far a client is.
+/// The state of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Waits for the connection, then for the answer to its handshake.
     Opening,
-    /// Waits for the answer to its greeting, where the protocol has one.
+    /// Waits for the answer to its greeting, if the protocol has one.
     Greeting,
     /// May subscribe, or gets updates.
     Ready,
     /// Waits for the reply to its subscription.
     Subscribing,
-    /// Is over.
+    /// Has ended.
     Closed,
 }
 
@@ -30,27 +30,27 @@ pub enum State {
 pub struct Conn {
     /// Its socket.
     pub stream: TcpStream,
-    /// How far it is.
+    /// The client's state.
     pub state: State,
     /// What it watches, ascending.
     pub bugs: Box<[u32]>,
     /// The newest update seen of each.
     pub last: Box<[Index]>,
-    /// Reads slowly on purpose.
+    /// Whether the client reads slowly on purpose.
     pub slow: bool,
     connected: bool,
-    /// Bytes read that are no whole frame yet.
+    /// Bytes of an incomplete frame.
     carry: Vec<u8>,
-    /// Bytes of a protocol within WebSocket that are no whole message yet.
+    /// Bytes of an incomplete message of a protocol within WebSocket.
     partial: Vec<u8>,
     /// Bytes yet to be written.
     out: Vec<u8>,
 }
 
-/// What came out of reading once.
+/// The result of one read.
 #[derive(Debug, Default)]
 pub struct Got {
-    /// Bytes; 0 when there was nothing.
+    /// Bytes that were read; 0 if there were none.
     pub bytes: usize,
     /// The connection ended.
     pub closed: bool,
@@ -60,7 +60,7 @@ impl Conn {
     /// Begins to connect.
     ///
     /// # Errors
-    /// When there is no port left at the source address, or no file.
+    /// When the source address has no free port left, or the process no file.
     pub fn open(server: SocketAddr, source: Ipv4Addr, opening: Vec<u8>, bugs: Vec<u32>) -> Result<Conn> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -85,7 +85,7 @@ impl Conn {
         })
     }
 
-    /// Writes what there is to write, and on.
+    /// Appends bytes to what is to be written, and writes as much as the socket takes.
     ///
     /// # Errors
     /// When the connection failed.
@@ -94,7 +94,7 @@ impl Conn {
         self.flush()
     }
 
-    /// Goes on writing: the socket takes more, or is connected now.
+    /// Goes on writing, when the socket takes more or has just connected.
     ///
     /// # Errors
     /// When the connection failed.
@@ -116,12 +116,12 @@ impl Conn {
         Ok(())
     }
 
-    /// Whether the first bytes are written.
+    /// Whether the connection is open and the first bytes are written.
     pub fn opened(&self) -> bool {
         self.connected && self.out.is_empty()
     }
 
-    /// Reads once, and hands every whole message to `each`.
+    /// Reads once, and hands every complete message to `each`.
     ///
     /// # Errors
     /// When the server does not keep to the protocol.
@@ -159,7 +159,7 @@ impl Conn {
                     match dialect.greeting() {
                         Some(greeting) => {
                             self.state = State::Greeting;
-                            // If the connection failed, the next read says so.
+                            // If the connection has failed, the next read reports it.
                             let _ = self.write(&greeting);
                         }
                         None => self.state = State::Ready,
@@ -185,7 +185,7 @@ impl Conn {
         Ok(Got { bytes: read, closed })
     }
 
-    /// Finds the messages in a frame's payload; the last one may go on in the next frame.
+    /// Finds the messages in a frame's payload; the last message may continue in the next frame.
     fn messages(&mut self, dialect: Dialect, payload: &[u8], each: &mut impl FnMut(&mut Conn, Message)) -> Result<()> {
         let partial = std::mem::take(&mut self.partial);
         let joined = if partial.is_empty() { None } else { Some([&partial, payload].concat()) };
@@ -194,7 +194,7 @@ impl Conn {
             rest = &rest[len..];
             match message {
                 Message::Welcome if self.state == State::Greeting => self.state = State::Ready,
-                // If the connection failed, the next read says so.
+                // If the connection has failed, the next read reports it.
                 Message::Ping => drop(self.write(&dialect.pong())),
                 message => each(self, message),
             }
@@ -208,7 +208,7 @@ impl Conn {
     fn pong(&mut self, payload: &[u8]) {
         let mut out = Vec::with_capacity(6 + payload.len());
         ws::push_masked(&mut out, opcode::PONG, payload);
-        // If the connection failed, the next read says so.
+        // If the connection has failed, the next read reports it.
         let _ = self.write(&out);
     }
 }

@@ -1,4 +1,4 @@
-//! All clients of one load process: one loop over their sockets.
+//! All clients of one load process, served by one loop over their sockets.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,23 +14,23 @@ use crate::clock::{Stamps, now_ns};
 use crate::dialect::Message;
 use crate::plan::{Index, Phase};
 
-/// What one read(2) takes. Shared by all clients.
+/// Size of the read buffer, in bytes; all clients share it.
 const BUFFER: usize = 256 * 1024;
 const WAKE: Token = Token(usize::MAX);
 /// How often slow clients read.
 const SLOW_TICK: Duration = Duration::from_millis(50);
 
-/// What is being counted.
+/// The phase that is being counted.
 #[derive(Debug)]
 struct Counting {
     phase: Phase,
     stamps: Stamps,
-    /// When each update was sent, as far as it was looked up.
+    /// When each update was sent; filled in when it is looked up first.
     sent_ns: Vec<u64>,
-    /// The newest update of each bug, from the phase's lowest on; 0 for none.
+    /// The newest update of each bug, counted from the phase's lowest bug; 0 for none.
     newest: Vec<Index>,
     late_ns: u64,
-    /// Pairs of client and bug that wait for the newest.
+    /// Pairs of client and bug whose newest update has not arrived.
     waiting: u64,
     tally: Tally,
 }
@@ -42,13 +42,13 @@ enum Activity {
     Finishing { until: Instant },
 }
 
-/// The clients, and what they are about.
+/// The clients, and what they are doing.
 #[derive(Debug)]
 pub struct Engine {
     poll: Poll,
     clients: Option<Clients>,
     conns: Vec<Conn>,
-    /// Clients that are opening or subscribing.
+    /// How many clients are opening or subscribing.
     busy: u32,
     activity: Option<Activity>,
     counting: Option<Counting>,
@@ -59,7 +59,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine without clients, and what wakes it when there is an order.
+    /// An engine without clients, and the waker to use when there is an order for it.
     ///
     /// # Errors
     /// When the system has no epoll to give.
@@ -81,10 +81,10 @@ impl Engine {
         Ok((engine, waker))
     }
 
-    /// Begins what is ordered.
+    /// Begins to carry out an order.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the order cannot be carried out.
     pub fn order(&mut self, order: Order) -> Result<()> {
         match order {
             Order::Connect(clients) => {
@@ -125,7 +125,7 @@ impl Engine {
         (self.busy, self.closed, self.slow, self.counting) = (0, 0, None, None);
     }
 
-    /// Does one round: waits for sockets, reads, goes on with what was ordered. The answers that are due.
+    /// Does one round: waits for sockets, reads, goes on with the orders. Returns the answers that are due.
     ///
     /// # Errors
     /// When the server does not keep to the protocol.
@@ -225,14 +225,15 @@ impl Engine {
             if closed {
                 self.lose(slot);
             }
-            // Less than there was room for: the socket is empty, and the next event will come (epoll(7), question 9).
+            // The read returned less than there was room for, so the socket is empty, and the next event will come
+            // (epoll(7), question 9).
             if bytes < most || most < BUFFER {
                 return Ok(());
             }
         }
     }
 
-    /// Goes on with what was ordered.
+    /// Goes on with the current order.
     fn advance(&mut self) -> Result<()> {
         match self.activity.take() {
             None => {}
@@ -305,7 +306,7 @@ impl Engine {
         for (slot, conn) in self.conns.iter_mut().enumerate() {
             if every > 0 && (first + slot).is_multiple_of(every as usize) && !conn.slow {
                 self.poll.registry().deregister(&mut conn.stream)?;
-                // Or the kernel would read on for it.
+                // Otherwise the kernel's receive buffer would go on reading for the slow client.
                 socket2::SockRef::from(&conn.stream).set_recv_buffer_size(4096)?;
                 conn.slow = true;
             }
@@ -314,7 +315,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What slow clients read in one tick.
+    /// Lets slow clients read their share of one tick.
     ///
     /// # Errors
     /// When the server does not keep to the protocol.
@@ -329,7 +330,7 @@ impl Engine {
         Ok(())
     }
 
-    /// How often [`Engine::slow_tick`] is due; never while no client is slow.
+    /// The interval of [`Engine::slow_tick`]; `None` if no client is slow.
     pub fn slow_every(&self) -> Option<Duration> {
         self.slow.map(|_| SLOW_TICK)
     }
@@ -381,7 +382,7 @@ impl Counting {
             if *sent == 0 {
                 *sent = self.stamps.get(index);
             }
-            // What a hub made itself was sent at no time.
+            // An update that the server generated itself has no time at which it was sent.
             if *sent > 0 {
                 let latency = now.saturating_sub(*sent);
                 tally.latencies.record(latency);

@@ -1,7 +1,8 @@
-//! The load generator: a process with many clients, which does as it is told.
+//! The load generator: a process with many clients, controlled by orders.
 //!
 //! Goes in: [`Order`]s, one JSON line each, on standard input. Comes out: one [`Answer`] for each, on standard output.
-//! One thread, one epoll, one read(2) for each time a socket has something: it must cost far less than what it measures.
+//! It has one thread and one epoll, and calls read(2) once for each time a socket has something, because it must cost
+//! far less than the server that it measures.
 
 pub mod conn;
 pub mod engine;
@@ -18,16 +19,16 @@ use crate::dialect::Dialect;
 use crate::plan::{Phase, Watch};
 use tally::Tally;
 
-/// Who a worker's clients are, and where they go.
+/// The clients of one worker, and the server that they connect to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Clients {
     /// The server.
     pub server: SocketAddr,
     /// The path of its WebSocket.
     pub path: String,
-    /// How it is spoken to.
+    /// The server's protocol.
     pub dialect: Dialect,
-    /// The address they come from: each has ports of its own for so many connections.
+    /// The clients' source address. Each source address has its own ports, enough for so many connections.
     pub source: Ipv4Addr,
     /// The number of the first client.
     pub first: u32,
@@ -39,30 +40,31 @@ pub struct Clients {
     pub watch: Watch,
 }
 
-/// What a load process is told.
+/// An order to a load process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// Connect all clients, replacing those there are.
+    /// Connect these clients; existing ones are closed.
     Connect(Clients),
     /// Subscribe all clients.
     Subscribe,
     /// From now on, every n-th client reads only so many bytes a second.
     Slow {
-        /// Which clients: those whose number is divisible by it.
+        /// The clients whose number is divisible by this.
         every: u32,
         /// How fast they read.
         bytes_per_s: u32,
     },
-    /// Count from zero: this phase's updates are coming.
+    /// Set the counters to zero: this phase's updates will be sent now.
     Begin {
         /// The updates.
         phase: Phase,
         /// The file that says when each was sent.
         stamps: PathBuf,
-        /// A frame that comes later than this after it was sent is counted as late, in milliseconds.
+        /// A frame counts as late if it arrives more than this after it was sent, in milliseconds.
         late_ms: u64,
     },
-    /// All was sent: answer when the newest update of each bug has reached each of its watchers, or after this time.
+    /// All updates were sent. Answer when the newest update of each bug has reached each of its watchers, or after this
+    /// time.
     Finish {
         /// Milliseconds.
         timeout_ms: u64,
@@ -71,7 +73,7 @@ pub enum Order {
     Close,
 }
 
-/// What it answers.
+/// The answer of a load process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Done.
@@ -81,11 +83,11 @@ pub enum Answer {
     },
     /// What was counted since the phase began.
     Counted(Box<Tally>),
-    /// It cannot go on.
+    /// The load process cannot go on, for this reason.
     Failed(String),
 }
 
-/// Tells the parent process something: a line of JSON.
+/// Sends an answer to the parent process, as one line of JSON.
 pub(crate) fn say(answer: &impl Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, answer)?;

@@ -1,4 +1,4 @@
-//! What clients counted, and how late updates were.
+//! The counts of the clients, and the latencies of updates.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
-/// Longer ones are counted as a minute.
+/// The longest latency that is recorded; longer ones count as one minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 
 impl Default for Latencies {
@@ -17,12 +17,12 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Counts one.
+    /// Records one latency.
     pub fn record(&mut self, ns: u64) {
         self.0.saturating_record(ns);
     }
 
-    /// Adds another's.
+    /// Adds the latencies of another worker.
     pub fn add(&mut self, other: &Latencies) {
         self.0.add(&other.0).expect("the same bounds");
     }
@@ -49,18 +49,18 @@ impl<'de> Deserialize<'de> for Latencies {
     }
 }
 
-/// What happened in one phase.
+/// What the clients counted in one phase.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// Frames that should come: each update to each of its watchers.
+    /// Frames that should arrive: each update at each of its watchers.
     pub expected: u64,
-    /// Frames of this phase that came.
+    /// Frames of this phase that arrived.
     pub delivered: u64,
-    /// Pairs of client and bug whose newest update did not come: these are lost for good.
+    /// Pairs of client and bug whose newest update did not arrive: these updates are lost for good.
     pub stale: u64,
-    /// Frames that had come before.
+    /// Frames that had arrived before.
     pub repeated: u64,
-    /// Frames of an update older than one of the same bug that came before.
+    /// Frames with an update older than one of the same bug that had arrived before.
     pub out_of_order: u64,
     /// Frames later than the limit.
     pub late: u64,
@@ -70,20 +70,20 @@ pub struct Tally {
     pub strays: u64,
     /// Connections that ended.
     pub closed: u64,
-    /// Frames that clients got which read slowly on purpose; they are in no other figure.
+    /// Frames that arrived at clients which read slowly on purpose; they are in no other figure.
     pub slow_delivered: u64,
     /// read(2) calls that returned something.
     pub reads: u64,
     /// When the first frame was read, in nanoseconds of the machine's clock.
     pub first_ns: u64,
-    /// When the last was.
+    /// When the last frame was read.
     pub last_ns: u64,
-    /// How late they were.
+    /// The frames' latencies.
     pub latencies: Latencies,
 }
 
 impl Tally {
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Tally) {
         self.expected += other.expected;
         self.delivered += other.delivered;
@@ -104,8 +104,8 @@ impl Tally {
         self.latencies.add(&other.latencies);
     }
 
-    /// Frames that did not come. A server that conflates for clients that are behind leaves out older ones of a bug;
-    /// only what is [`Tally::stale`] is lost.
+    /// Frames that did not arrive. A server that conflates for slow clients leaves out older updates of a bug on
+    /// purpose; only [`Tally::stale`] counts lost ones.
     pub fn left_out(&self) -> u64 {
         self.expected.saturating_sub(self.delivered)
     }

@@ -1,4 +1,4 @@
-//! Both ends of the line to a load process: the process itself, and who gives it orders.
+//! Both ends of the connection to a load process: the process itself, and its parent, which gives the orders.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -12,7 +12,7 @@ use super::engine::Engine;
 use super::tally::Tally;
 use super::{Answer, Order, say};
 
-/// Is a load process until standard input ends.
+/// Runs as a load process until standard input ends.
 ///
 /// # Errors
 /// When standard input or output fail.
@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
             }
         }
         drop(sender);
-        // Should it fail, there is no loop left to wake.
+        // If this fails, the loop has ended and needs no waking.
         let _ = waker.wake();
     });
     let mut events = Events::with_capacity(1024);
@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
                 if let Err(error) = engine.order(order?) {
                     return say(&Answer::Failed(format!("{error:#}")));
                 }
-                // What needs no waiting is answered in the next turn.
+                // An order that needs no waiting is answered in the next turn.
             }
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return Ok(()),
@@ -59,7 +59,8 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// A load process, as its parent sees it. It ends with its standard input, which ends with this value or this process.
+/// A load process, as its parent sees it. The process ends with its standard input, which closes when this value is
+/// dropped or the parent dies.
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
@@ -68,7 +69,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one, on this processor.
+    /// Starts a load process on this processor.
     ///
     /// # Errors
     /// When it does not start.
@@ -95,7 +96,7 @@ impl Worker {
         self.orders.write_all(line.as_bytes()).context("the load process is gone")
     }
 
-    /// Waits for the answer to the order before.
+    /// Waits for the answer to the last order.
     ///
     /// # Errors
     /// When the order failed, or the process did.
@@ -114,16 +115,16 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Its connections end with it.
+        // The process's connections end with it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Gives all of them an order; the longest time one took.
+/// Gives every worker an order. Returns the longest time that one of them took, in seconds.
 ///
 /// # Errors
-/// When one fails.
+/// When a worker fails.
 pub fn order_all(workers: &mut [Worker], mut order: impl FnMut(usize) -> Order) -> Result<f64> {
     for (number, worker) in workers.iter_mut().enumerate() {
         worker.order(&order(number))?;
@@ -138,10 +139,10 @@ pub fn order_all(workers: &mut [Worker], mut order: impl FnMut(usize) -> Order) 
     Ok(longest)
 }
 
-/// Waits until all have all of a phase's updates; what they counted.
+/// Waits until all workers have received a phase's updates. Returns the sum of their counts.
 ///
 /// # Errors
-/// When one fails.
+/// When a worker fails.
 pub fn finish_all(workers: &mut [Worker], timeout_ms: u64) -> Result<Tally> {
     for worker in &mut *workers {
         worker.order(&Order::Finish { timeout_ms })?;

@@ -1,4 +1,4 @@
-//! Through RabbitMQ, with messages as the shim publishes them: numbered without holes, persistent, confirmed.
+//! Publishes through RabbitMQ, in the way of the shim: numbered without holes, persistent, confirmed.
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed_amqp as amqp;

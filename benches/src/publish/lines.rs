@@ -1,4 +1,5 @@
-//! Straight into a hub without a broker: messages of the bus, one a line, over TCP (see [`crate::hub_server`]).
+//! Publishes directly into a feed, without a broker: messages of the bus, one a line, over TCP (see
+//! [`crate::hub_server`]).
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -31,7 +32,7 @@ impl LinePublisher {
         Ok(LinePublisher { out: BufWriter::new(stream), answers, next })
     }
 
-    /// Lets the hub make a phase's messages itself, and take them at full speed: nothing is read or decoded.
+    /// Lets the server generate a phase's messages itself, and take them in at full speed: nothing is read or decoded.
     ///
     /// # Errors
     /// When the connection failed.

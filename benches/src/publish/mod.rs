@@ -1,4 +1,4 @@
-//! How updates get into a server: each has its own way.
+//! How updates get into a server: one module for each way.
 
 pub mod amqp;
 pub mod lines;
@@ -10,43 +10,43 @@ use bugfeed_protocol::Change;
 use crate::clock::{Stamps, now_ns, sleep_until};
 use crate::plan::Phase;
 
-/// Whom updates are given to.
+/// A way to publish updates.
 pub trait Publish {
-    /// Hands one over.
+    /// Hands over one update; it may wait in a buffer.
     ///
     /// # Errors
     /// When the connection failed.
     fn send(&mut self, change: Change) -> Result<()>;
 
-    /// Puts everything handed over on its way.
+    /// Sends everything that was handed over.
     ///
     /// # Errors
     /// When the connection failed.
     fn flush(&mut self) -> Result<()>;
 
-    /// Waits until everything has arrived, as far as the way tells.
+    /// Waits until everything has arrived, as far as the protocol tells.
     ///
     /// # Errors
     /// When something was refused.
     fn settle(&mut self) -> Result<()>;
 }
 
-/// How fast.
+/// How fast updates are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// One every so many nanoseconds.
+    /// One update every so many nanoseconds.
     Every(u64),
-    /// As fast as they are taken.
+    /// As fast as the server takes them.
     Full,
 }
 
 impl Pace {
-    /// So many a second.
+    /// This many updates a second.
     pub fn per_second(rate: u32) -> Pace {
         Pace::Every(1_000_000_000 / u64::from(rate.max(1)))
     }
 
-    /// Nanoseconds from one to the next; 0 for full speed.
+    /// Nanoseconds from one update to the next; 0 for full speed.
     pub fn every_ns(self) -> u64 {
         match self {
             Pace::Every(ns) => ns,
@@ -55,10 +55,10 @@ impl Pace {
     }
 }
 
-/// Publishes a phase, and notes when each update was sent.
+/// Publishes a phase, and writes down when each update was sent.
 ///
 /// # Errors
-/// When the way fails.
+/// When publishing fails.
 pub fn publish(to: &mut dyn Publish, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()> {
     let start = now_ns();
     for (number, index) in phase.indices().enumerate() {

@@ -1,4 +1,4 @@
-//! Into a server of another kind, over one TCP connection in that server's own protocol.
+//! Publishes into a server of another kind, over one TCP connection in that server's own protocol.
 
 use std::io::{BufWriter, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,7 +14,7 @@ use crate::dialect::Dialect;
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A publisher at one server.
+/// A publisher to one server.
 #[derive(Debug)]
 pub struct StreamPublisher {
     dialect: Dialect,
@@ -79,7 +79,7 @@ impl Publish for StreamPublisher {
     }
 }
 
-/// Tells of every answer, until the connection ends.
+/// Reports every answer, until the connection ends.
 fn count(mut stream: TcpStream, answer: &[u8], tell: &Sender<()>) {
     let (mut seen, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -91,7 +91,7 @@ fn count(mut stream: TcpStream, answer: &[u8], tell: &Sender<()>) {
                 return;
             }
         }
-        // An answer may be split between this and the next.
+        // An answer may begin at the end of this read and continue in the next one.
         seen.drain(..from.max(seen.len().saturating_sub(answer.len() - 1)));
     }
 }

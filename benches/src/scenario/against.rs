@@ -1,5 +1,5 @@
-//! The same loads on bugfeed and on servers of other kinds: all clients on one topic, and clients with a few topics of
-//! very many. Goes in: a server. Comes out: a [`Finding`], which a table is made of.
+//! Puts the same loads on bugfeed and on servers of other kinds: all clients on one topic, and clients with a few
+//! topics of very many. Goes in: a server. Comes out: a [`Finding`], which a table is made of.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::procfs::{Cpu, Machine, Memory};
 use crate::publish::Pace;
 use crate::target::{Running, Target};
 
-/// Updates of one run, each when the one before has arrived everywhere: so nothing is written together, and nothing is
-/// gained by being late.
+/// How many updates one run sends, each when the one before has arrived everywhere. So no two updates are written
+/// together, and a server gains nothing by being late.
 const ONE_BY_ONE: u32 = 10;
 
 /// Which server, and which load.
@@ -62,7 +62,7 @@ pub enum Which {
     Other(Running),
 }
 
-/// A server with its clients, beside the floor with as many.
+/// A server and the floor, each with the same number of clients.
 struct Pair {
     floor: (crate::floor::Floor, Vec<Worker>),
     server: (Target, Vec<Worker>),
@@ -76,7 +76,7 @@ struct Samples {
     broker_ns: Vec<f64>,
 }
 
-/// Measures.
+/// Runs the comparison.
 ///
 /// # Errors
 /// When something fails.
@@ -98,7 +98,7 @@ pub fn run(against: &Against) -> Result<Finding> {
     let (memory, server) = connect(bench, target, watch)?;
     let mut pair = Pair { floor: bench.floor(watch)?, server };
 
-    // Buffers grow, code becomes warm; and it shows how much can be asked for.
+    // This warms up buffers and code, and shows how many updates the time budget allows.
     let (mut paced, mut full) = (Samples::default(), Samples::default());
     let warm = round(bench, &mut pair, watch, (burst / 20).clamp(5, 2000), Pace::Full, &mut Samples::default())?;
     let affordable = u32::try_from(u64::from(against.budget) * 1_000_000_000 / warm.max(1)).unwrap_or(u32::MAX);
@@ -152,7 +152,7 @@ fn connect(bench: &mut Bench, target: Target, watch: Watch) -> Result<(MemoryEac
     Ok((memory, (target, workers)))
 }
 
-/// One measurement of each of the two; the server's processor time for one update, in nanoseconds.
+/// Measures the floor and the server once each. Returns the server's processor time for one update, in nanoseconds.
 fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pace, into: &mut Samples) -> Result<u64> {
     let phase = bench.phase(count, 1, watch.bugs);
     into.floor.push(bench.measure(&mut pair.floor.0, &mut pair.floor.1, &phase, pace)?);
@@ -161,7 +161,7 @@ fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pac
     let broker_ns = || broker.map(|pid| Cpu::of(pid).map(|cpu| cpu.ns)).transpose();
     let before = broker_ns()?;
     let sample = bench.measure(&mut pair.server.0, &mut pair.server.1, &phase, pace)?;
-    // Publishing and confirming are in it, which at full speed come before the rest.
+    // The broker's time includes publishing and confirming, which at full speed come before the rest.
     if let (Some(before), Some(after)) = (before, broker_ns()?) {
         into.broker_ns.push(after.saturating_sub(before) as f64);
     }
@@ -171,7 +171,7 @@ fn round(bench: &mut Bench, pair: &mut Pair, watch: Watch, count: u32, pace: Pac
 }
 
 fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) -> Paced {
-    // What is divided by: frames where all get each update, updates where two do.
+    // The time is divided by frames if all clients get each update, and by updates if only about two do.
     let us = |sample: &Sample| match part {
         Part::Fanout => sample.ns_per_frame() / 1000.0,
         Part::Sparse => sample.us_per_update(),

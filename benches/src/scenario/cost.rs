@@ -1,4 +1,4 @@
-//! What single acts of clients cost: connecting, subscribing.
+//! What single actions of clients cost: connecting, subscribing.
 
 use anyhow::Result;
 

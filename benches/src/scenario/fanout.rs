@@ -16,7 +16,7 @@ pub fn run(bench: &mut Bench, rate: Option<u32>, count: u32, burst: u32) -> Resu
     let watch = Watch { each: 1, bugs: 1 };
     let (mut floor, mut floor_clients) = bench.floor(watch)?;
     let (mut target, mut clients) = bench.served(watch)?;
-    // Buffers grow, code becomes warm.
+    // This warms up buffers and code.
     bench.apart(&mut floor, &mut floor_clients, 5, rate)?;
     bench.apart(&mut target, &mut clients, 5, rate)?;
     let mut samples: [Vec<Sample>; 4] = Default::default();

@@ -11,9 +11,9 @@ use crate::publish::Pace;
 
 const CLIENTS: [u32; 4] = [1000, 5000, 10_000, 15_000];
 const SUBSCRIPTIONS: [u32; 4] = [1, 20, 200, 2000];
-/// Clients while subscriptions grow: 2,000 of them with 2,000 bugs each are four million.
+/// The number of clients while subscriptions grow; with 2,000 bugs each, they have four million subscriptions.
 const SUBSCRIBERS: u32 = 2000;
-/// Updates of one run, each when the one before has arrived everywhere.
+/// How many updates one run sends, each when the one before has arrived everywhere.
 const UPDATES: u32 = 10;
 const BURST: u32 = 20_000;
 
@@ -52,7 +52,7 @@ fn by_clients(bench: &mut Bench) -> Result<Vec<Panel>> {
         for run in 0..=bench.common.runs {
             let under = bench.apart(&mut floor, &mut floor_clients, UPDATES, None)?;
             let over = bench.apart(&mut target, &mut served, UPDATES, None)?;
-            // The first one warms up.
+            // The first run only warms up.
             if run > 0 {
                 below.push(under);
                 own.push(over);
@@ -72,7 +72,7 @@ fn by_subscriptions(bench: &mut Bench) -> Result<Vec<Panel>> {
     let (mut floor_us, mut server_us, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     bench.common.clients = SUBSCRIBERS;
     for each in SUBSCRIPTIONS {
-        // Each update has two watchers, however many subscriptions there are.
+        // Each update has two watchers, whatever the number of subscriptions.
         let watch = Watch { each, bugs: SUBSCRIBERS * each / 2 };
         let empty = { Memory::of(bench.server()?.pid())?.rss };
         let (mut floor, mut floor_clients) = bench.floor(watch)?;
@@ -81,7 +81,7 @@ fn by_subscriptions(bench: &mut Bench) -> Result<Vec<Panel>> {
         let grown = Memory::of(target.pid())?.rss.saturating_sub(empty) as f64 / f64::from(SUBSCRIBERS);
         bytes.push(Point::of(each, &[grown]));
         let (mut below, mut own) = (Vec::new(), Vec::new());
-        // The same number of different bugs changes, so that it is subscriptions alone that grow.
+        // The number of different bugs that change stays the same, so that only subscriptions grow.
         let changing = SUBSCRIBERS / 2;
         for run in 0..=bench.common.runs {
             let phase = bench.phase(BURST, 1, changing);
@@ -108,7 +108,8 @@ fn by_subscriptions(bench: &mut Bench) -> Result<Vec<Panel>> {
     ])
 }
 
-/// By frames, not updates: how many watchers the bugs that change have by chance differs a little.
+/// The time is divided by frames, not updates, because the number of watchers of the changed bugs differs a little by
+/// chance.
 fn per_frame_us(sample: &Sample) -> f64 {
     sample.ns_per_frame() / 1000.0
 }

@@ -1,4 +1,4 @@
-//! Connections that do nothing: what they hold, and what keeping them alive costs.
+//! Idle connections: their memory, and what keeping them alive costs.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use crate::plan::Watch;
 use crate::procfs::{Cpu, Kernel, Memory};
 use crate::report::Report;
 
-/// Memory before, with all clients connected, and with all subscribed; then processor time while nothing happens. A new
-/// server for each run.
+/// Measures memory before, with all clients connected, and with all subscribed; then processor time while nothing
+/// happens. Each run has a new server.
 ///
 /// # Errors
 /// When something fails.
@@ -36,7 +36,7 @@ pub fn run(bench: &mut Bench, watching: Watching, seconds: u32) -> Result<Report
         std::thread::sleep(Duration::from_secs(1));
         let subscribed = Memory::of(target.pid())?;
         let (cpu, began) = (Cpu::of(target.pid())?, Instant::now());
-        // Once is enough for what is measured over a long time.
+        // One run is enough for a figure that is measured over a long time.
         if run == 0 {
             std::thread::sleep(Duration::from_secs(seconds.into()));
             let cpu = Cpu::of(target.pid())?.since(cpu);

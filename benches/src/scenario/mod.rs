@@ -1,4 +1,4 @@
-//! What is measured, and what all measurements share: a broker, a server, the floor, clients, and the numbers of updates.
+//! The scenarios, and what all of them share: a broker, a server, the floor, clients, and the numbers of updates.
 
 pub mod against;
 pub mod cost;
@@ -28,7 +28,7 @@ use crate::procfs::{pin, raise_file_limit};
 use crate::publish::Pace;
 use crate::target::{Start, Target, Via};
 
-/// Clients that connect or subscribe at a time.
+/// How many clients connect or subscribe at a time.
 const WINDOW: u32 = 256;
 
 /// One run of the program.
@@ -43,7 +43,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Gets ready: this process, and what it starts from now on, has its processor and its open files.
+    /// Prepares this process, and the processes that it will start: pins them to a processor, and raises the limit on
+    /// open files.
     ///
     /// # Errors
     /// When the machine does not allow it.
@@ -53,7 +54,7 @@ impl Bench {
         exact_sleeps();
         let scratch = scratch()?;
         let stamps = Stamps::create(scratch.path())?;
-        // Ports of the program that ran before are not free at once.
+        // The source addresses depend on the process id, because ports that the last run used are not free at once.
         let [.., high, low] = std::process::id().to_be_bytes();
         let next_source = u16::from_be_bytes([high, low]).wrapping_mul(16);
         Ok(Bench { common: common.clone(), stamps, next: 1, next_source, rabbit: None, _scratch: scratch })
@@ -66,7 +67,7 @@ impl Bench {
         Phase { first, count, from_bug, bugs, last_bug: None }
     }
 
-    /// The broker's URL; starts one when there is none.
+    /// The broker's URL; starts a broker if none was given.
     fn broker(&mut self) -> Result<String> {
         if let Some(url) = &self.common.amqp {
             return Ok(url.clone());
@@ -107,13 +108,13 @@ impl Bench {
         }
     }
 
-    /// The broker's process, where this program started it.
+    /// The process id of the broker, if this program started it.
     pub fn broker_pid(&self) -> Option<u32> {
         self.rabbit.as_ref().and_then(RabbitMq::pid)
     }
 
-    /// Starts a load process for the clients of one server, from a source address of their own: each address has ports
-    /// for some 28,000 connections, and those of connections that ended are not free at once.
+    /// Starts a load process for the clients of one server, with a source address of its own: each address has ports
+    /// for some 28,000 connections, and the ports of ended connections are not free at once.
     ///
     /// # Errors
     /// When it does not start.
@@ -133,7 +134,7 @@ impl Bench {
         Ok((Worker::start(self.common.load_core)?, clients))
     }
 
-    /// Connects the clients of one server; how long it took, in seconds.
+    /// Connects the clients of one server. Also returns how long that took, in seconds.
     ///
     /// # Errors
     /// When not all can connect.
@@ -190,7 +191,8 @@ impl Bench {
         measure(source, workers, &self.stamps, phase, pace)
     }
 
-    /// Measures `count` updates of bug 1: at this rate, or, without one, each when the one before has arrived everywhere.
+    /// Measures `count` updates of bug 1: at this rate, or, without a rate, each when the one before has arrived
+    /// everywhere.
     ///
     /// # Errors
     /// When something fails.

@@ -1,4 +1,4 @@
-//! More connections than one process may have files: several gateways on one broker, and as many load processes.
+//! More connections than one process may have open files: several gateways with one broker, and as many load processes.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::publish::Pace;
 use crate::report::Report;
 use crate::target::Target;
 
-/// Connects `clients` to each of the gateways; then updates to all, each when the one before is done.
+/// Connects clients to each gateway (`each` of them); then sends updates to all, each when the one before is done.
 ///
 /// # Errors
 /// When something fails.
@@ -30,7 +30,8 @@ pub fn run(bench: &mut Bench, gateways: u32, each: u32, pause_ms: u64) -> Result
     for _ in 0..gateways {
         let target = Target::gateway(&start, &amqp, &exchange)?;
         let (worker, mut its) = bench.load(target.address, &target.path, target.dialect, watch)?;
-        // All gateways share a processor: with more under way, some would run into the gateway's bound on handshakes.
+        // All gateways share a processor: with more handshakes at a time, some would exceed the gateway's time limit
+        // for a handshake.
         its.window = (super::WINDOW / gateways).max(16);
         targets.push(target);
         workers.push(worker);
@@ -48,12 +49,12 @@ pub fn run(bench: &mut Bench, gateways: u32, each: u32, pause_ms: u64) -> Result
     };
     let (rss, pss, after) = (sum(|memory| memory.rss)?, sum(|memory| memory.pss)?, Kernel::now());
 
-    // All gateways hear what the first one's publisher says.
+    // All gateways receive what the first one's publisher sends.
     let mut samples = Vec::new();
     let cpu = |targets: &[Target]| -> Result<u64> { targets.iter().map(|target| Ok(Cpu::of(target.pid())?.ns)).sum() };
     let mut cpu_us = Vec::new();
     let (first, _) = targets.split_at_mut(1);
-    // One update warms up.
+    // The first update only warms up.
     let warm = bench.phase(1, 1, 1);
     measure(&mut first[0], &mut workers, &bench.stamps, &warm, Pace::per_second(1))?;
     for _ in 0..bench.common.runs {

@@ -11,14 +11,14 @@ use crate::procfs::{Kernel, Memory};
 use crate::publish::Pace;
 use crate::report::Report;
 
-/// Bugs that all clients watch: what a client that is behind is owed.
+/// How many bugs all clients watch. With conflation, a lagging client is owed at most one update of each of them.
 const BUGS: u32 = 20;
 /// One client in so many is slow.
 const EVERY: u32 = 100;
 const BYTES_PER_S: u32 = 1000;
 
-/// Two servers with the same clients, on one of which 1 % read 1 kB/s; their sockets are filled before anything is
-/// measured, then both take turns.
+/// Two servers with the same clients; on one of them, 1 % of the clients read 1 kB/s. Their sockets are filled before
+/// anything is measured; then the two servers take turns.
 ///
 /// # Errors
 /// When something fails.

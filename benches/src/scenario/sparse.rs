@@ -1,4 +1,4 @@
-//! Each client watches a few bugs of very many, so that each update is for about two clients; and updates that nobody
+//! Each client watches a few bugs of very many, so that each update is for about two clients. Also: updates that nobody
 //! watches.
 
 use anyhow::Result;
@@ -66,7 +66,8 @@ pub fn run(bench: &mut Bench, watching: Watching, rate: u32, seconds: u32, burst
     Ok(report)
 }
 
-/// Updates of bugs that nobody watches. The last one of each phase is of a watched bug, so that the end is seen.
+/// Updates of bugs that nobody watches. The last update of each phase is of a watched bug, so that the end of the phase
+/// is seen.
 ///
 /// # Errors
 /// When something fails.
@@ -80,7 +81,7 @@ pub fn unwatched(bench: &mut Bench, watching: Watching, burst: u32) -> Result<Re
         phase.last_bug = Some(last_bug);
         target.generates(bench.common.via == Via::Hub);
         let sample = bench.measure(&mut target, &mut clients, &phase, Pace::Full)?;
-        // The first one makes the table of newest changes.
+        // The first run is not counted: it fills the table of newest changes.
         if run > 0 {
             samples.push(sample);
         }

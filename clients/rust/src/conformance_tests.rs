@@ -1,4 +1,5 @@
-//! The scripted conversations of clients/conformance, with a clock and a connection of their own.
+//! Plays the scripted conversations of clients/conformance against the core, with a simulated clock and a simulated
+//! connection.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::core::{Action, Core, Now};
 use crate::lost::Lost;
 use crate::{Error, Event, Protocol, State};
 
-/// What is known of the connection that the script speaks of.
+/// The connection that the script is about.
 #[derive(Default)]
 struct Link {
     sent: Vec<Value>,
@@ -22,7 +23,7 @@ struct Script {
     client: Value,
     core: Core,
     clock: Duration,
-    /// Connections begun that the script has not spoken of yet.
+    /// Connections that the client has begun, and that the script has not mentioned yet.
     begun: Vec<Link>,
     link: Option<Link>,
     events: Vec<Value>,
@@ -60,7 +61,7 @@ impl Script {
         Now { clock: self.clock, date, chance: self.client["random"].as_f64().unwrap_or(0.5) }
     }
 
-    /// Performs what the core asks for.
+    /// Performs the actions of the core.
     fn pump(&mut self) {
         self.core.flush();
         while let Some(action) = self.core.action() {
@@ -83,7 +84,7 @@ impl Script {
         }
     }
 
-    /// Nothing may have happened that the script does not speak of.
+    /// Fails if something happened that the script does not mention.
     fn quiet(&self) {
         assert!(self.begun.is_empty(), "the client has connected");
         let Some(link) = &self.link else { return };
@@ -195,7 +196,7 @@ impl Script {
     fn told(&mut self, wanted: &[Value]) {
         let mut told = std::mem::take(&mut self.events);
         for (told, wanted) in told.iter_mut().zip(wanted) {
-            // Of an error, the members named are compared; its text is the client's own.
+            // For an error, only the members that the script names are compared; its text is different in each library.
             let told = told.get_mut("error").and_then(Value::as_object_mut);
             if let (Some(told), Some(wanted)) = (told, wanted["error"].as_object()) {
                 told.retain(|name, _| wanted.contains_key(name));

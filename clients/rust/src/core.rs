@@ -20,47 +20,49 @@ use crate::{Error, Event, Protocol, State};
 
 mod said;
 
-/// How long opening a connection may take.
+/// How long a connection attempt may take.
 const CONNECT: Duration = Duration::from_secs(15);
-/// No gateway is waited for longer than this, whatever it asks, and no gap is told later.
+/// The client never waits longer than this before it reconnects, whatever a gateway asks for, and never delays a gap
+/// longer.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// So many attempts in a row that end alike are worth a word.
+/// After this many attempts in a row that end alike, the application is told.
 const TRIES: u32 = 3;
-/// Marks a cursor that is a date, for gateways that know no cursors.
+/// Prefix of a cursor that is a date, for classic gateways, which know no cursors.
 pub(crate) const SINCE: &str = "since:";
-/// The cursor of those who were given none: no gateway made it, so that resuming from it is a gap.
+/// The cursor of a client that was given none. No gateway ever made it, so resuming from it is answered with a gap.
 const UNKNOWN: &str = "unknown";
 
-/// The world at one moment.
+/// The time and chance that a call of the core may use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    /// Since whatever moment, but always the same one; never goes back.
+    /// Monotonic time since some fixed moment.
     pub(crate) clock: Duration,
-    /// What the calendar says.
+    /// The date and time of the system's clock.
     pub(crate) date: When,
     /// Random, uniform in 0..1.
     pub(crate) chance: f64,
 }
 
-/// What is to be done about the connection. There is one at a time.
+/// An order to the driver about the connection. There is one connection at a time.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Begin one.
+    /// Begin a connection.
     Connect,
-    /// Send this text on it. Only while it is open.
+    /// Send this text on the connection; only given while it is open.
     Send(String),
-    /// End it; nothing that it still reports counts.
+    /// End the connection. Whatever it still reports is ignored.
     Disconnect,
 }
 
-/// Something for the application, and the cursor that may be stored once it is dealt with. One of them at least.
+/// An item for the application, a cursor that may be stored once the item is dealt with, or both. At least one of them
+/// is present.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) item: Option<Result<Event, Error>>,
     pub(crate) cursor: Option<String>,
 }
 
-/// What is due at the alarm.
+/// What happens at the alarm.
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Connect,
@@ -68,34 +70,34 @@ enum Due {
     GiveUp,
 }
 
-/// How an attempt ended, where that may be the same the next time.
+/// How an attempt ended, if the next one is likely to end alike.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Status(u16),
     Fault(&'static str),
 }
 
-/// A gap that is to be told later. What comes meanwhile is told at once, but its cursor waits here: whoever stored it and
-/// died would never hear of the gap.
+/// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
+/// application that stored the cursor and died would never hear of the gap.
 struct Pending {
     bugs: BTreeSet<BugId>,
     cursor: Option<String>,
     at: Duration,
 }
 
-/// A command that is not answered yet.
+/// A command that was sent and is not answered yet.
 struct Asked {
     command: &'static str,
     bugs: Vec<BugId>,
-    /// What it resumes from, sent or, to classic gateways, thought.
+    /// The cursor that it resumes from. A classic gateway is not sent it; the client only remembers it.
     cursor: Option<String>,
-    /// Whether it is the one that resumes.
+    /// Whether this is the first subscribe of the connection, the one that resumes.
     first: bool,
 }
 
 struct Connection {
     is_open: bool,
-    /// Whether hello was answered, and nothing has come since.
+    /// Whether the reply to hello was the last message received.
     is_new: bool,
     resumed: bool,
     sent: BTreeSet<BugId>,
@@ -104,11 +106,11 @@ struct Connection {
     retry_after: Option<Duration>,
 }
 
-/// A feed. It is [`State::Connecting`] but at rest until [`Core::start`].
+/// The state machine of one feed. Its state is [`State::Connecting`], but nothing happens until [`Core::start`].
 pub(crate) struct Core {
     url: String,
     heartbeat_s: u64,
-    /// Whether hello is never said.
+    /// Whether only the classic protocol is spoken, without hello.
     classic: bool,
     state: State,
     protocol: Option<Protocol>,
@@ -117,12 +119,13 @@ pub(crate) struct Core {
     head: Option<String>,
     cursor: Option<String>,
     bugs: BTreeSet<BugId>,
-    /// Whether these may be others than the gateway was asked for. Comparing ten thousand for each message would show.
+    /// Whether `bugs` may differ from what the gateway was asked for. (Comparing ten thousand bugs for each message
+    /// would be too slow.)
     bugs_changed: bool,
     connection: Option<Connection>,
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
-    /// How the last attempts ended, and how many of them.
+    /// How the last attempts ended alike, and how many of them.
     alike: Option<(Kind, u32)>,
     pending: Option<Pending>,
     actions: VecDeque<Action>,
@@ -181,12 +184,12 @@ impl Core {
         &self.bugs
     }
 
-    /// What is to be done next.
+    /// The next action to perform.
     pub(crate) fn action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// What the application is told next.
+    /// The next delivery for the application.
     pub(crate) fn delivery(&mut self) -> Option<Delivery> {
         self.deliveries.pop_front()
     }
@@ -199,7 +202,7 @@ impl Core {
 
     // What the application does.
 
-    /// Begins, from a cursor of an earlier run if there is one.
+    /// Begins to connect; resumes from a cursor of an earlier run if there is one.
     pub(crate) fn start(&mut self, cursor: Option<String>, now: Now) {
         if self.state == State::Closed {
             return;
@@ -208,20 +211,20 @@ impl Core {
         self.connect(now);
     }
 
-    /// Takes hello's cursor for its own, where there is none yet.
+    /// Starts at the head of the feed, the cursor in hello's reply, unless there is a cursor already.
     pub(crate) fn start_from_head(&mut self) {
         if self.cursor.is_none() {
             self.cursor.clone_from(&self.head);
         }
     }
 
-    /// Wants more bugs. [`Core::flush`] asks for them.
+    /// Adds bugs. [`Core::flush`] asks the gateway for them.
     pub(crate) fn subscribe(&mut self, bugs: impl IntoIterator<Item = BugId>) {
         self.bugs.extend(bugs);
         self.bugs_changed = true;
     }
 
-    /// Wants fewer.
+    /// Removes bugs. [`Core::flush`] tells the gateway.
     pub(crate) fn unsubscribe(&mut self, bugs: impl IntoIterator<Item = BugId>) {
         for bug in bugs {
             self.bugs.remove(&bug);
@@ -229,7 +232,7 @@ impl Core {
         self.bugs_changed = true;
     }
 
-    /// Tells the gateway what changed in what is wanted, if anything did, in one command of each kind.
+    /// Tells the gateway which bugs were added and removed, if any, in one command of each kind.
     pub(crate) fn flush(&mut self) {
         let Some(connection) = self.connection.as_mut().filter(|connection| connection.is_open) else { return };
         if !std::mem::take(&mut self.bugs_changed) {
@@ -254,14 +257,14 @@ impl Core {
     pub(crate) fn close(&mut self) {
         if self.state != State::Closed {
             self.timer = None;
-            // Not told: the cursor that is stored is from before it.
+            // The pending gap is not told. That is safe, because the stored cursor is from before it.
             self.pending = None;
             self.leave();
             self.become_state(State::Closed);
         }
     }
 
-    /// Ends for good, saying why.
+    /// Ends for good, and delivers the error.
     pub(crate) fn fail(&mut self, error: Error) {
         if self.state != State::Closed {
             self.deliveries.push_back(Delivery { item: Some(Err(error)), cursor: None });
@@ -271,7 +274,7 @@ impl Core {
 
     // What the clock and the connection do.
 
-    /// The deadline is reached. Nothing happens before it.
+    /// To be called when the deadline is reached; an early call does nothing.
     pub(crate) fn alarm(&mut self, now: Now) {
         if self.pending.as_ref().is_some_and(|pending| pending.at <= now.clock) {
             self.tell_gap();
@@ -296,7 +299,7 @@ impl Core {
         }
     }
 
-    /// The connection that was begun is made.
+    /// The connection is open.
     pub(crate) fn opened(&mut self, now: Now) {
         let Some(connection) = &mut self.connection else { return };
         connection.is_open = true;
@@ -311,7 +314,7 @@ impl Core {
         self.flush();
     }
 
-    /// The connection has ended, or could not be made.
+    /// The connection has ended, or could not be opened.
     pub(crate) fn lost(&mut self, lost: Lost, now: Now) {
         let Some(goaway) = self.connection.as_ref().map(|connection| connection.retry_after) else { return };
         self.leave();
@@ -331,8 +334,9 @@ impl Core {
             Lost::Broken(reason) => (reason, None, None, None),
         };
         let reason = reason.trim_end_matches([' ', ':']).to_owned();
-        // A gateway that goes away says when to come back, another time to each client. One that is full says the same to
-        // all: the back-off comes on top, so that they do not come together.
+        // A gateway that stops tells each client another time to come back. A gateway that is full tells all clients
+        // the same time, so the jittered back-off is added to it: otherwise all would come back at once (thundering
+        // herd).
         let delay = goaway.unwrap_or_else(|| {
             self.backoff.next(now.chance) + least.map_or(Duration::ZERO, |least| least.min(MAX_WAIT))
         });
@@ -341,7 +345,8 @@ impl Core {
         self.count(kind, &reason, advice);
     }
 
-    /// Says so, once, when three attempts in a row have ended alike: that may not mend itself.
+    /// Delivers [`Event::Trouble`], once, when three attempts in a row have ended alike, because such a fault may not
+    /// pass by itself.
     fn count(&mut self, kind: Option<Kind>, reason: &str, advice: Option<&str>) {
         let before = self.alike.take();
         let Some(kind) = kind else { return };
@@ -392,7 +397,8 @@ impl Core {
         self.connection.as_ref().map_or(Duration::from_secs(self.heartbeat_s), |connection| connection.interval)
     }
 
-    /// Something came. Classic gateways send no heartbeat, so they are asked for a sign of life.
+    /// Something was received, so the timer for a silent connection starts again. Classic gateways send no heartbeat,
+    /// so the client asks them for a sign of life.
     fn heard(&mut self, now: Now) {
         let interval = self.interval();
         self.timer = Some(match self.protocol {
@@ -440,7 +446,8 @@ impl Core {
     }
 }
 
-/// An answer of the gateway to the handshake that trying again would not mend. The three others of the 400s mean "later".
+/// Whether the gateway's answer to the handshake would be the same after another attempt. Three of the 4xx codes (408,
+/// 425, 429) mean "later".
 fn is_final_status(status: u16) -> bool {
     (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
 }

@@ -1,5 +1,5 @@
-//! Stores cursors beside the task that receives, one at a time, the newest that there is. In: cursors. Out: the
-//! outcome of each writing. Never blocks the task, never stores the same cursor twice in a row.
+//! Stores cursors in the background, one at a time, always the newest one. In: cursors. Out: the result of each
+//! attempt. Never blocks the task that receives, never stores the same cursor twice in a row.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +10,12 @@ use crate::store::Store;
 
 type Shared = Arc<Mutex<Box<dyn Store>>>;
 
-/// The cursor_saver of one feed's cursor; without a store it keeps nothing.
+/// Stores the cursor of one feed; without a store it does nothing.
 pub(crate) struct CursorSaver {
     store: Option<Shared>,
     saved: Option<String>,
     saving: Option<(String, JoinHandle<io::Result<()>>)>,
-    /// The cursor that could not be stored, unless a newer one came.
+    /// The cursor that could not be stored, until a newer one is to be stored.
     unsaved: Option<String>,
 }
 
@@ -32,12 +32,12 @@ impl CursorSaver {
         Ok(self.saved.clone())
     }
 
-    /// Whether it can take a cursor.
+    /// Whether no cursor is being stored, so that [`CursorSaver::save`] may be called.
     pub(crate) fn is_idle(&self) -> bool {
         self.saving.is_none()
     }
 
-    /// Begins to store a cursor. Only while it is idle.
+    /// Begins to store a cursor. Call it only while [`CursorSaver::is_idle`] holds.
     pub(crate) fn save(&mut self, cursor: String) {
         let Some(store) = self.store.clone() else { return };
         self.unsaved = None;
@@ -49,12 +49,13 @@ impl CursorSaver {
         self.saving = Some((cursor, saving));
     }
 
-    /// The cursor that could not be stored, once, for a last attempt.
+    /// Takes the cursor that could not be stored, for a last attempt.
     pub(crate) fn take_unsaved(&mut self) -> Option<String> {
         self.unsaved.take()
     }
 
-    /// The outcome of what was begun; for ever where nothing was. May be dropped and called again.
+    /// Waits for the result of the attempt that was begun; waits for ever if there is none. The future may be dropped
+    /// and the function called again.
     pub(crate) async fn saved(&mut self) -> io::Result<()> {
         let Some((_, saving)) = &mut self.saving else { return std::future::pending().await };
         let outcome = saving.await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));

@@ -1,7 +1,9 @@
-//! What waits for the application, which item it has in hand, and the cursor that may be stored.
+//! The queue between the core and the application: items that wait, the item that the application has in hand, and the
+//! cursor that may be stored.
 //!
-//! In: deliveries of the core, and the application's asking. Out: one item at a time, and the cursor up to which all
-//! is dealt with. It is bounded: beyond a limit, only the newest change of each bug is kept.
+//! In: deliveries of the core, and the application's requests for the next item. Out: one item at a time, and the
+//! cursor up to which everything is dealt with. The queue is bounded: beyond a limit, only the newest change of each
+//! bug is kept (conflation).
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -10,7 +12,7 @@ use bugfeed_protocol::BugId;
 use crate::core::Delivery;
 use crate::{Error, Event};
 
-/// Items that may wait for a slow reader, and twice the bugs.
+/// How many items may wait for a slow reader; twice the number of watched bugs may wait in addition.
 const MAX_WAITING: usize = 10_000;
 
 type Item = Result<Event, Error>;
@@ -21,14 +23,14 @@ pub(crate) struct DeliveryQueue {
     waiting: VecDeque<Delivery>,
     /// Whether the application has an item and has not asked for the next one.
     in_hand: bool,
-    /// The cursor that comes with it.
+    /// The cursor of the item in hand.
     in_hand_cursor: Option<String>,
-    /// The newest cursor up to which all was dealt with, until it is taken to be stored.
+    /// The newest cursor up to which everything was dealt with; empty again once it was taken to be stored.
     dealt: Option<String>,
 }
 
 impl DeliveryQueue {
-    /// Takes in what the core delivers. `bugs` is how many are watched.
+    /// Adds a delivery of the core.
     pub(crate) fn put(&mut self, delivery: Delivery, bugs: usize) {
         self.waiting.push_back(delivery);
         if !self.in_hand {
@@ -39,7 +41,7 @@ impl DeliveryQueue {
         }
     }
 
-    /// Tells of a failure to store, unless the application has yet to read of another.
+    /// Adds an error of storing, unless the application has not read an earlier one yet.
     pub(crate) fn put_save_error(&mut self, error: Error) {
         let is_known = self.waiting.iter().any(|delivery| matches!(delivery.item, Some(Err(Error::Save(_)))));
         if !is_known {
@@ -47,7 +49,7 @@ impl DeliveryQueue {
         }
     }
 
-    /// The next item; asking for it says that the one before is dealt with.
+    /// Takes the next item. This also says that the item before it is dealt with.
     pub(crate) fn take(&mut self) -> Option<Item> {
         self.dealt_with();
         let Delivery { item, cursor } = self.waiting.pop_front()?;
@@ -56,7 +58,7 @@ impl DeliveryQueue {
         item
     }
 
-    /// What is in hand is dealt with, and so are the cursors that follow it alone.
+    /// The item in hand is dealt with, and so are the cursors without an item that follow it.
     pub(crate) fn dealt_with(&mut self) {
         self.in_hand = false;
         let cursor = self.in_hand_cursor.take();
@@ -64,17 +66,17 @@ impl DeliveryQueue {
         self.pass_cursors();
     }
 
-    /// The cursor to be stored, once.
+    /// Takes the cursor to store.
     pub(crate) fn take_dealt(&mut self) -> Option<String> {
         self.dealt.take()
     }
 
-    /// Whether there is one.
+    /// Whether there is a cursor to store.
     pub(crate) fn has_dealt(&self) -> bool {
         self.dealt.is_some()
     }
 
-    /// Forgets what was not handed out.
+    /// Drops all items that wait.
     pub(crate) fn clear(&mut self) {
         self.waiting.clear();
     }
@@ -86,8 +88,9 @@ impl DeliveryQueue {
         }
     }
 
-    /// Keeps all but what later ones outdate. Where a change is left out, a newer one of its bug follows behind all
-    /// cursors between: whoever resumes from one of those gets the newer one again.
+    /// Conflation: drops what a later item replaces. A dropped change is always followed by a newer change of its bug,
+    /// which lies behind all cursors between the two. So a client that resumes from one of these cursors is sent the
+    /// newer change again.
     fn conflate(&mut self) {
         self.merge_gaps();
         let (mut changed, mut kinds) = (HashSet::new(), HashSet::new());
@@ -95,7 +98,7 @@ impl DeliveryQueue {
         while let Some(delivery) = self.waiting.pop_back() {
             let is_newest = match &delivery.item {
                 Some(Ok(Event::Change(change))) => changed.insert(change.bug),
-                // All of these are told.
+                // Gaps and errors are all kept.
                 Some(Ok(Event::Gap(_)) | Err(_)) => true,
                 Some(Ok(event)) => kinds.insert(Some(std::mem::discriminant(event))),
                 None => kinds.insert(None),
@@ -107,7 +110,8 @@ impl DeliveryQueue {
         self.waiting = kept;
     }
 
-    /// All gaps become the first of them: who asks the tracker then has asked after the last.
+    /// Joins all gaps into the first one. The application asks the tracker when it gets that one, which is after the
+    /// last gap happened.
     fn merge_gaps(&mut self) {
         let mut all = BTreeSet::new();
         let mut first: Option<usize> = None;
@@ -199,7 +203,8 @@ mod tests {
 
     #[test]
     fn a_cursor_never_overtakes_a_change_that_was_not_dealt_with() {
-        // Whatever is kept, a reader that stops anywhere resumes in front of the newest change of every bug it lacks.
+        // Whichever changes are kept: the cursor of a reader that stops anywhere lies before the newest change of every
+        // bug that it has not read.
         let mut delivery_queue = DeliveryQueue::default();
         let newest: Vec<u64> = (0..3).map(|bug| 20_997 + bug).collect();
         for seq in 0..21_000 {
@@ -214,7 +219,7 @@ mod tests {
                 }
             }
             seen.push(event);
-            // The newest ones are the last.
+            // The last ten events include the newest change of each bug.
             let skip = seen.len().saturating_sub(10);
             seen.drain(..skip);
         }

@@ -1,7 +1,7 @@
-//! The one task of a feed: performs what the core asks for, and tells it what happens.
+//! The one task of a feed: performs the core's actions, and tells the core what happens.
 //!
-//! In: the connection, the clock, what the application called. Out: the core's actions done, its deliveries in the
-//! delivery_queue, cursors with the cursor saver. Decides nothing; holds the lock never across an await.
+//! In: the connection, the clock, the application's calls. Out: the core's actions performed, its deliveries in the
+//! delivery queue, cursors given to the cursor saver. Decides nothing; never holds the lock across an await.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -17,13 +17,13 @@ use crate::delivery_queue::DeliveryQueue;
 use crate::link::{Heard, Link};
 use crate::{Error, State};
 
-/// What the task and the application both touch, each for a moment.
+/// What the task and the application share; each locks it only for a moment.
 pub(crate) struct Inner {
     pub(crate) core: Core,
     pub(crate) delivery_queue: DeliveryQueue,
-    /// Who waits for an item.
+    /// The waker of the reader that waits for an item.
     pub(crate) reader: Option<Waker>,
-    /// Whether the feed is to be ended in order.
+    /// Whether [`Feed::finish`](crate::Feed::finish) was called.
     pub(crate) finishing: bool,
 }
 
@@ -37,9 +37,9 @@ impl Inner {
 
 pub(crate) struct Shared {
     inner: Mutex<Inner>,
-    /// Something for the task to do.
+    /// Wakes the task: there is something to do.
     pub(crate) work: Notify,
-    /// Moves with whatever the application is told.
+    /// The feed's state; updated with every delivery.
     pub(crate) state: watch::Sender<State>,
     origin: Instant,
 }
@@ -60,14 +60,14 @@ impl Shared {
         Now { clock: self.origin.elapsed(), date, chance: rand::random() }
     }
 
-    /// Tells the core something, and the application what the core has to say to that.
+    /// Tells the core something, and hands its deliveries to the application.
     pub(crate) fn tell(&self, what: impl FnOnce(&mut Core, Now)) {
         let mut inner = self.lock();
         what(&mut inner.core, self.now());
         self.deliver(&mut inner);
     }
 
-    /// Hands on what the core delivers.
+    /// Moves the core's deliveries into the queue.
     pub(crate) fn deliver(&self, inner: &mut Inner) {
         let bugs = inner.core.bugs().len();
         let mut has_news = false;
@@ -77,14 +77,14 @@ impl Shared {
         }
         if has_news {
             inner.wake();
-            // Also where it is the same: a cursor may have been loaded.
+            // The state is sent even if it is the same, because a cursor may have been loaded.
             self.state.send_replace(inner.core.state().clone());
         }
     }
 }
 
-/// Runs until the feed is finished, or for ever: dropping it ends everything. `beginning` is the cursor where none is
-/// stored.
+/// Runs until the feed is finished, or for ever; dropping the future ends everything. `beginning` is the cursor to use
+/// if none is stored.
 ///
 /// # Errors
 /// When the last cursor could not be stored.
@@ -130,12 +130,13 @@ pub(crate) async fn drive(
     }
 }
 
-/// Does what the core asks for. Says whether it is closed, and everything done.
+/// Performs the core's actions. Returns whether the core is closed and everything is done.
 async fn perform(shared: &Shared, link: &mut Link, url: &str) -> bool {
     loop {
         let action = {
             let mut inner = shared.lock();
-            // Not while earlier commands wait: what changes meanwhile goes into one, so that no more than that waits.
+            // Only when earlier commands are sent: changes of the subscriptions during that time go into one command,
+            // so at most one command waits.
             if link.is_idle() {
                 inner.core.flush();
             }
@@ -155,7 +156,7 @@ async fn perform(shared: &Shared, link: &mut Link, url: &str) -> bool {
     }
 }
 
-/// Stores what is still to be stored.
+/// Stores the last cursor, if it is not stored yet.
 async fn finish(shared: &Shared, mut cursor_saver: CursorSaver) -> Result<(), Error> {
     let mut outcome = if cursor_saver.is_idle() { Ok(()) } else { cursor_saver.saved().await };
     let last = shared.lock().delivery_queue.take_dealt().or_else(|| cursor_saver.take_unsaved());
@@ -173,7 +174,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// A heartbeat as the protocol takes it: whole seconds, 1 to 300.
+/// The heartbeat for the protocol: whole seconds, 1 to 300.
 pub(crate) fn heartbeat_s(heartbeat: Duration) -> u64 {
     let allowed = bugfeed_protocol::client::HEARTBEAT_S;
     heartbeat.as_secs().clamp(*allowed.start(), *allowed.end())

@@ -1,22 +1,22 @@
-//! What can go wrong. Each text says what it was and, where there is a remedy, what to do.
+//! The errors. Each text says what happened and, if there is a remedy, what to do.
 
 use std::io;
 use std::path::PathBuf;
 
 use bugfeed_protocol::BugId;
 
-/// What went wrong. An error for which [`Error::is_final`] holds has ended the feed, since trying again would not mend
-/// it; after any other the feed goes on.
+/// An error of a feed. If [`Error::is_final`] holds, the error has ended the feed, because trying again would not help;
+/// after any other error the feed goes on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address is none.
+    /// The text is not a gateway's address.
     #[error("'{0}' is not a gateway's address; write ws://HOST:PORT/, or wss://HOST/ for TLS")]
     Address(String),
-    /// The number is none of a bug.
+    /// The number is not a bug number.
     #[error("{0} is not a bug number; use a whole number from 1 to 9223372036854775807")]
     Bug(u64),
-    /// The gateway itself answered, but not with a feed. Other answers (a proxy's) are never final.
+    /// The gateway itself answered the handshake, but not with a feed. (Such an answer of a proxy is never final.)
     #[error("{url} is no feed: {status} {text}")]
     NotAFeed {
         /// The address, without what may be secret in it.
@@ -34,10 +34,11 @@ pub enum Error {
         /// What it said.
         text: String,
     },
-    /// The gateway does not want this client.
+    /// The gateway refused this client: it answered `hello` with an error other than "invalid command" (which only
+    /// means a classic gateway).
     #[error("the gateway refuses this client: {0}")]
     NotWelcome(String),
-    /// The gateway refused a command. Its bugs are not watched; the feed goes on with the others.
+    /// The gateway refused a command. The bugs of that command are not watched; the feed goes on with the others.
     #[error("the gateway refuses to {command} {} bugs: {text}", bugs.len())]
     Refused {
         /// `subscribe` or `unsubscribe`.
@@ -47,10 +48,11 @@ pub enum Error {
         /// What it said.
         text: String,
     },
-    /// The cursor of the last run cannot be read, so that nobody knows where to go on.
+    /// The cursor of the last run cannot be read, so it is unknown where to go on.
     #[error("cannot read the stored cursor: {0}; mend that, or remove it to start from now")]
     Load(#[source] io::Error),
-    /// The cursor was not stored. It is tried again with the next one; until then, what was dealt with would come again.
+    /// The cursor was not stored. The next cursor is tried again; if the program ends before that succeeds, events that
+    /// were dealt with come again in the next run.
     #[error("cannot store the cursor: {0}")]
     Save(#[source] io::Error),
     /// The feed has ended.
@@ -59,13 +61,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the feed has ended with this.
+    /// Whether this error has ended the feed.
     pub fn is_final(&self) -> bool {
         !matches!(self, Error::Refused { .. } | Error::Save(_))
     }
 }
 
-/// The same, saying which file it was about.
+/// The same error, with the file's path in its text.
 pub(crate) fn about(path: &std::path::Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", PathBuf::from(path).display()))
 }

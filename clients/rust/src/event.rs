@@ -1,4 +1,4 @@
-//! What the application is told. Plain values.
+//! What the application is told, as plain values.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,37 +6,39 @@ use std::time::Duration;
 use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, Change, When};
 
-/// What a feed has to say. More kinds may come: end a `match` with `_ => {}`.
+/// An event of a feed. More kinds may be added: end a `match` with `_ => {}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A bug changed. What changed is for the tracker's own API to say.
+    /// A bug changed. To learn what changed in it, ask the tracker's own API.
     Change(Change),
-    /// Nobody can tell what these bugs went through: treat all of them as changed, ask the tracker. Ascending, never empty.
+    /// Changes of these bugs may have been missed: treat all of them as changed, and ask the tracker. Ascending, never
+    /// empty.
     Gap(Vec<BugId>),
-    /// The connection has come, gone, or is on its way.
+    /// The state of the connection has changed.
     State(State),
-    /// The gateway has taken these bugs: from here on, what happens to them comes.
+    /// The gateway has accepted these bugs: from here on, their changes come.
     Subscribed {
-        /// The bugs of this one command, ascending.
+        /// The bugs of this command, ascending.
         bugs: Vec<BugId>,
-        /// The verdict, where this was a resume and the gateway gave one. A gap is told as [`Event::Gap`] besides.
+        /// The verdict, if this was a resume and the gateway gave one. A gap is told as [`Event::Gap`] in addition.
         replay: Option<Verdict>,
     },
-    /// Whether anything can arrive has changed, as the gateway says. While it is [`FeedState::Paused`] the connection
-    /// stands, but the gateway itself hears of nothing; what was missed comes later, or is told as a gap.
+    /// The gateway says that changes can arrive again, or no longer. While the state is [`FeedState::Paused`], the
+    /// connection is open, but the gateway itself receives no changes; those of this time come later, or are told as a
+    /// gap.
     Feed {
-        /// Whether anything can arrive.
+        /// Whether changes can arrive.
         state: FeedState,
-        /// Since when, where the gateway said so, by its clock.
+        /// Since when, by the gateway's clock, if it said so.
         since: Option<When>,
     },
-    /// Somebody should look at this, though the feed goes on and tries again: three attempts in a row ended alike, with
-    /// a proxy's 404 for example, or a certificate that is not trusted.
+    /// A person should look at this, although the feed goes on and tries again: three attempts in a row ended alike,
+    /// for example with a proxy's 404 or a certificate that is not trusted.
     Trouble {
-        /// The HTTP status, if that was it.
+        /// The HTTP status, if the attempts ended with one.
         status: Option<u16>,
-        /// What it was and what may help, for people.
+        /// What happened and what may help, for people.
         text: String,
     },
 }
@@ -52,19 +54,19 @@ impl Event {
     }
 }
 
-/// How a feed stands.
+/// The state of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// On the way, until the gateway has answered.
+    /// Connecting: the gateway has not answered yet.
     Connecting,
     /// The gateway has answered.
     Open,
-    /// There is no connection; the next attempt comes by itself.
+    /// There is no connection; the next attempt begins by itself.
     Waiting {
-        /// How long until then.
+        /// Time until the next attempt.
         delay: Duration,
-        /// What ended the connection, or kept it from beginning.
+        /// Why the connection ended, or could not be opened.
         reason: String,
     },
     /// Ended for good.
@@ -87,6 +89,6 @@ impl fmt::Display for State {
 pub enum Protocol {
     /// With cursors and verdicts.
     Modern,
-    /// That of 2014: it resumes by date, and cannot always tell what was missed.
+    /// The protocol of 2014: it resumes by date, and cannot always tell what was missed.
     Classic,
 }

@@ -1,7 +1,7 @@
-//! The feed as an application sees it: a builder, a stream of events, and handles that may be given away.
+//! The feed as an application sees it: a builder, a stream of events, and handles that other tasks may hold.
 //!
-//! In: an address, bugs, a place for the cursor. Out: [`Event`]s. Never detaches anything: the task behind a feed ends
-//! with it.
+//! In: an address, bugs, a place for the cursor. Out: [`Event`]s. Never leaves a task running: the task behind a feed
+//! ends with it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::driver::{Shared, drive, heartbeat_s};
 use crate::store::{FileStore, Store};
 use crate::{Error, Event, Protocol, State, link, words};
 
-/// How a feed is to be.
+/// The settings of a feed.
 pub struct Builder {
     url: String,
     bugs: Result<BTreeSet<BugId>, Error>,
@@ -43,8 +43,8 @@ impl fmt::Debug for Builder {
 }
 
 impl Builder {
-    /// Watches these bugs, besides those named before. A number that is none of a bug (0, or above 2^63 − 1) becomes the
-    /// stream's first and final item, [`Error::Bug`].
+    /// Watches these bugs in addition to those named before. A number that is not a bug number (0, or above 2^63 − 1)
+    /// becomes the stream's first and final item, [`Error::Bug`].
     #[must_use]
     pub fn bugs(mut self, bugs: impl IntoIterator<Item = u64>) -> Builder {
         if let Ok(known) = &mut self.bugs {
@@ -62,37 +62,38 @@ impl Builder {
         self.store(FileStore::new(path))
     }
 
-    /// Keeps the cursor there, such as in a row of a database.
+    /// Keeps the cursor in this store, for example a row of a database.
     #[must_use]
     pub fn store(mut self, store: impl Store) -> Builder {
         self.store = Some(Box::new(store));
         self
     }
 
-    /// Begins with the changes from this time on, as far as the gateway has them; only where no cursor is stored.
+    /// Begins with the changes from this time on, as far as the gateway has them. It has no effect if a cursor is
+    /// stored.
     #[must_use]
     pub fn since(mut self, since: When) -> Builder {
         self.since = Some(since);
         self
     }
 
-    /// How often the gateway should be heard, in whole seconds from 1 to 300; 30 s where nothing is said. Silence for 2.5
-    /// times as long is a dead connection.
+    /// How often the gateway should send a heartbeat, in whole seconds from 1 to 300; the default is 30 s. A connection
+    /// that is silent for 2.5 times as long is treated as dead.
     #[must_use]
     pub fn heartbeat(mut self, heartbeat: Duration) -> Builder {
         self.heartbeat = heartbeat;
         self
     }
 
-    /// Speaks the protocol of 2014 only: no hello, dates for cursors. Without this, a gateway that knows no other is
-    /// noticed by itself.
+    /// Speaks only the protocol of 2014: no hello, dates instead of cursors. Without this option, a gateway that knows
+    /// only that protocol is recognised automatically.
     #[must_use]
     pub fn classic(mut self, classic: bool) -> Builder {
         self.classic = classic;
         self
     }
 
-    /// Begins to connect, in the background. What goes wrong comes through the stream.
+    /// Begins to connect, in the background. Errors come through the stream.
     ///
     /// # Panics
     /// Outside of a tokio runtime whose clock and network are enabled.
@@ -106,20 +107,22 @@ impl Builder {
         if let Some(error) = fault {
             shared.tell(|core, _| core.fail(error));
         }
-        // Where no cursor is stored.
+        // Used only if no cursor is stored.
         let beginning = self.since.map(|since| format!("{SINCE}{since}"));
         let task = tokio::spawn(drive(Arc::clone(&shared), self.url, CursorSaver::new(self.store), beginning));
         Feed { handle: Handle { shared }, task: Some(task) }
     }
 }
 
-/// A feed of changes: a [`Stream`] of events that reconnects by itself and resumes where it was.
+/// A feed of changes: a [`Stream`] of events that reconnects by itself and resumes from its cursor.
 ///
-/// It receives in the background, so that a slow reader does not lose the connection; what waits is bounded, beyond
-/// some 10,000 events (and twice the bugs) only the newest change of each bug is kept. An event counts as dealt with when
-/// the next one is asked for; only then is its cursor stored, soon and in the background.
+/// The feed receives in the background, so that a slow reader does not lose the connection. The queue of events is
+/// bounded: beyond some 10,000 events (and twice the bugs), only the newest change of each bug is kept (conflation). An
+/// event counts as dealt with when the next one is asked for; only then is its cursor stored, soon and in the
+/// background.
 ///
-/// Dropping a feed ends everything at once; what was in hand comes again in the next run. [`Feed::finish`] ends it in order.
+/// Dropping a feed ends everything at once; the event in hand comes again in the next run. [`Feed::finish`] ends the
+/// feed in order.
 #[derive(Debug)]
 pub struct Feed {
     handle: Handle,
@@ -127,11 +130,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// A feed of the gateway at this address: `ws://HOST:PORT/`, or `wss://HOST/NAME/` for TLS and a feed that is not the
-    /// default. `http` and `https` are taken for `ws` and `wss`.
+    /// A builder for a feed of the gateway at this address: `ws://HOST:PORT/`, or `wss://HOST/NAME/` for TLS and a feed
+    /// other than the default. `http` and `https` are accepted for `ws` and `wss`.
     ///
     /// # Errors
-    /// [`Error::Address`] if it is none.
+    /// [`Error::Address`] if the text is not such an address.
     pub fn builder(url: &str) -> Result<Builder, Error> {
         Ok(Builder {
             url: link::address(url)?,
@@ -143,8 +146,8 @@ impl Feed {
         })
     }
 
-    /// The next event; asking for it says that the one before is dealt with. `None` when the feed has ended: after a final
-    /// error, or [`Handle::close`]. No event is lost if this future is dropped.
+    /// The next event. Asking for it says that the event before it is dealt with. `None` when the feed has ended: after
+    /// a final error, or [`Handle::close`]. No event is lost if this future is dropped.
     ///
     /// # Errors
     /// After an error for which [`Error::is_final`] does not hold, the feed goes on.
@@ -152,13 +155,13 @@ impl Feed {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// What may be given to other tasks: to subscribe, to ask how it stands, to close.
+    /// A handle for other tasks: to subscribe, to read the state, to close.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// For a start that misses nothing: await this, ask the tracker which bugs there are, then subscribe to them; what
-    /// changes in between comes. Does nothing where a cursor was stored, and waits for the gateway otherwise.
+    /// For a start that misses nothing: await this, ask the tracker which bugs exist, then subscribe to them; changes
+    /// in between are then sent. It returns at once if a cursor was stored; otherwise it waits for the gateway.
     ///
     /// # Errors
     /// [`Error::Ended`] if the feed has ended; [`Feed::next`] tells why.
@@ -176,7 +179,7 @@ impl Feed {
                     return Ok(());
                 }
             }
-            // The sender lives in what this feed shares.
+            // This cannot fail: the sender lives in `shared`.
             let _ = state.changed().await;
         }
     }
@@ -229,14 +232,14 @@ impl Drop for Feed {
         if let Some(task) = self.task.take() {
             task.abort();
         }
-        // For the handles that are left.
+        // The handles that are left see the feed closed.
         let mut inner = self.handle.shared.lock();
         inner.core.close();
         self.handle.shared.deliver(&mut inner);
     }
 }
 
-/// A feed's controls. It does not keep the feed alive.
+/// The controls of a feed. A handle does not keep the feed alive.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -250,7 +253,8 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// Watches more bugs, connected or not. Those named before the feed next runs are asked for together.
+    /// Watches more bugs, connected or not. Bugs that are added before the feed's task runs next are asked for in one
+    /// command.
     ///
     /// # Errors
     /// [`Error::Bug`] if one is no bug number; then nothing changes.
@@ -261,7 +265,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Stops watching bugs; changes of theirs that wait already may still come.
+    /// Stops watching these bugs. Changes of them that are in the queue already may still come.
     ///
     /// # Errors
     /// [`Error::Bug`] if one is no bug number; then nothing changes.
@@ -272,7 +276,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Ends the feed for good: its stream forgets what waits, and ends.
+    /// Ends the feed for good: events in the queue are dropped, and the stream ends.
     pub fn close(&self) {
         let mut inner = self.shared.lock();
         inner.delivery_queue.clear();
@@ -281,7 +285,7 @@ impl Handle {
         self.shared.work.notify_one();
     }
 
-    /// How the feed stands.
+    /// The feed's state.
     pub fn state(&self) -> State {
         self.shared.lock().core.state().clone()
     }
@@ -291,27 +295,27 @@ impl Handle {
         self.shared.lock().core.protocol()
     }
 
-    /// Whether anything can arrive, as the gateway said last; it can, if nothing was said.
+    /// Whether changes can arrive, as the gateway said last. If it has said nothing, they can.
     pub fn feed_state(&self) -> FeedState {
         self.shared.lock().core.feed_state()
     }
 
-    /// The last verdict on what was missed.
+    /// The last verdict on a resume.
     pub fn replay(&self) -> Option<Verdict> {
         self.shared.lock().core.replay()
     }
 
-    /// The feed's newest cursor when the gateway was last greeted; opaque text.
+    /// The feed's newest cursor at the last hello; opaque text.
     pub fn head(&self) -> Option<String> {
         self.shared.lock().core.head().map(str::to_owned)
     }
 
-    /// Up to here everything was received; opaque text.
+    /// The cursor up to which everything was received; opaque text.
     pub fn cursor(&self) -> Option<String> {
         self.shared.lock().core.cursor().map(str::to_owned)
     }
 
-    /// What is watched, or will be once there is a connection, ascending.
+    /// The watched bugs, also those not yet asked for because there is no connection; ascending.
     pub fn bugs(&self) -> Vec<BugId> {
         self.shared.lock().core.bugs().iter().copied().collect()
     }

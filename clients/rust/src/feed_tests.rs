@@ -20,7 +20,7 @@ use crate::{Builder, Error, Event, Feed, Protocol, State, Store};
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) const WHEN: &str = "2014-04-03T21:13:45";
 
-/// A gateway whose lines the test speaks.
+/// A gateway whose messages the test sends.
 pub(crate) struct Gateway(TcpListener);
 
 impl Gateway {
@@ -41,7 +41,7 @@ impl Gateway {
         let mut stream = self.tcp().await;
         stream.read_exact(&mut [0]).await.unwrap();
         stream.write_all(answer).await.unwrap();
-        // To the end: what is left unread would make the system break the connection off.
+        // Read to the end: with unread bytes, the system would reset the connection.
         stream.shutdown().await.unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
@@ -80,7 +80,7 @@ impl Client {
         self.say(json!({ "command": "update", "bug": bug, "when": WHEN, "cursor": cursor })).await;
     }
 
-    /// The next message of the client, passing over what libraries send.
+    /// The next message of the client; the pongs that its library sends are skipped.
     async fn hear(&mut self) -> Message {
         loop {
             match timeout(SOON, self.0.next()).await.expect("a message in time").expect("a message").unwrap() {
@@ -115,7 +115,7 @@ impl Memory {
         self.0.lock().unwrap().last().cloned()
     }
 
-    /// Waits until this is stored.
+    /// Waits until this cursor is stored.
     pub(crate) async fn holds(&self, cursor: &str) {
         let holds = async || if self.last().as_deref() == Some(cursor) { Ok(()) } else { Err(self.last()) };
         eventually(SOON, format!("{cursor} to be stored"), holds).await.unwrap();
@@ -147,7 +147,7 @@ pub(crate) fn bugs(event: &Event) -> Vec<u64> {
     event.bugs().iter().map(|bug| bug.get()).collect()
 }
 
-/// The next state but connecting.
+/// The next state other than connecting.
 pub(crate) async fn state(feed: &mut Feed) -> State {
     loop {
         match timeout(SOON, feed.next()).await.expect("an event in time").expect("an event") {
@@ -169,7 +169,7 @@ async fn a_cursor_is_stored_when_the_next_event_is_asked_for_not_before() {
     client.update(1, 5).await;
     client.update(2, 6).await;
     assert_eq!(bugs(&next(&mut feed).await), [1]);
-    // The subscription's cursor went before the change.
+    // The subscription's cursor lies before the change.
     memory.holds("E.1").await;
     client.say(json!({ "command": "heartbeat", "cursor": "E.7" })).await;
     let handle = feed.handle();
@@ -181,7 +181,7 @@ async fn a_cursor_is_stored_when_the_next_event_is_asked_for_not_before() {
     memory.holds("E.7").await;
     client.update(1, 8).await;
     assert_eq!(bugs(&more.await.unwrap()), [1]);
-    // Dropped with it in hand: the next run gets it again.
+    // The feed was dropped with this event in hand, so the next run gets it again.
     let mut feed = gateway.builder().bugs([1, 2]).store(memory.clone()).connect();
     let mut client = gateway.client().await;
     assert_eq!(client.greet(7).await["cursor"], "E.7");
@@ -204,7 +204,7 @@ async fn dropping_the_stream_ends_everything() {
     let end = timeout(SOON, client.0.next()).await.expect("the connection ends");
     assert!(!matches!(end, Some(Ok(Message::Text(_)))), "{end:?}");
     assert_eq!(handle.state(), State::Closed);
-    // The task is gone with all it held.
+    // The feed's task has ended and freed the store.
     eventually(SOON, "nothing keeps the store", async || Arc::strong_count(&memory.0) == 1).await.unwrap();
 }
 
@@ -271,7 +271,7 @@ async fn it_comes_back_and_resumes() {
     client.0.send(Message::Close(Some(frame))).await.unwrap();
     let (delay, reason) = (Duration::from_millis(20), "closed (1012): restarts".to_owned());
     assert_eq!(state(&mut feed).await, State::Waiting { delay, reason });
-    // Two at once, while there is no connection: one command.
+    // Two changes while there is no connection become one command.
     feed.handle().subscribe([2]).unwrap();
     feed.handle().unsubscribe([1]).unwrap();
     let mut client = gateway.client().await;
@@ -291,7 +291,7 @@ async fn an_answer_that_means_later_is_tried_again_and_retry_after_is_honoured()
     let full = "503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 5\r\n\r\nfull\n";
     gateway.refuse(full).await;
     let State::Waiting { delay, reason } = state(&mut feed).await else { panic!("it waits") };
-    // The first back-off, half a second to a second, on top of what was asked for.
+    // The delay is the first back-off (half a second to a second) plus what was asked for.
     assert!((2.5..=3.0).contains(&delay.as_secs_f64()), "{delay:?}");
     assert!(reason.ends_with("answers 503 full"), "{reason}");
     for answer in ["429 Slow Down\r\nRetry-After: 86400", "408 Timeout", "425 Early", "500 Oops\r\nRetry-After: 9"] {
@@ -362,7 +362,7 @@ async fn a_cursor_that_cannot_be_stored_is_told_and_tried_again() {
     feed.finish().await.unwrap();
     assert_eq!(store.memory.last().as_deref(), Some("E.2"));
 
-    // The same, with nothing newer to store in the end.
+    // The same failing store, but with no newer cursor at the end.
     let mut feed = gateway.builder().bugs([1]).store(store.clone()).connect();
     let mut client = gateway.client().await;
     *store.is_full.lock().unwrap() = true;
@@ -393,7 +393,7 @@ async fn a_fresh_start_from_the_head() {
     };
     tokio::join!(starting, answering);
     assert_eq!(feed.handle().bugs(), [BugId::new(7).unwrap()]);
-    // Where there is a cursor, nobody is waited for.
+    // With a stored cursor, this does not wait for the gateway.
     memory.0.lock().unwrap().push("E.3".to_owned());
     let mut feed = gateway.builder().store(memory).connect();
     timeout(SOON, feed.start_from_head()).await.expect("at once").unwrap();

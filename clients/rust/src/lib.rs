@@ -1,8 +1,8 @@
 //! Hears from a bugfeed gateway which bugs have just changed, and misses none.
 //!
-//! Goes in: a gateway's address and bug numbers. Comes out: a [`Stream`](futures::Stream) of events. It reconnects by
-//! itself and resumes where it was, on any gateway of the feed, and says so where that cannot be. It never asks what
-//! changed in a bug: that is for the tracker's own API to say.
+//! Goes in: a gateway's address and bug numbers. Comes out: a [`Stream`](futures::Stream) of events. The feed
+//! reconnects by itself and resumes from its cursor, on any gateway of the feed; if changes may be missing, it says so.
+//! It never asks what changed in a bug: that is a question for the tracker's own API.
 //!
 //! ```no_run
 //! use bugfeed_client::{Event, Feed};
@@ -20,12 +20,12 @@
 //! # }
 //! ```
 //!
-//! Delivery is at least once. An event counts as dealt with when the next one is asked for; only then is the cursor
-//! stored, so that a bot that dies while it deals with one gets that one again. [`Feed::finish`] ends a feed in order;
-//! dropping it ends everything at once.
+//! Delivery is at-least-once. An event counts as dealt with when the next one is asked for; only then is the cursor
+//! stored. So a bot that dies while it deals with an event gets that event again. [`Feed::finish`] ends a feed in
+//! order; dropping it ends everything at once.
 //!
-//! Inside, the protocol is a state machine without sockets or clocks (`core`), what waits for the application is a
-//! queue (`delivery_queue`), and one task (`driver`) performs what they ask for.
+//! Inside, the protocol is a state machine without sockets or clocks (`core`), a queue holds events for the application
+//! (`delivery_queue`), and one task (`driver`) performs what they ask for.
 
 mod core;
 mod cursor_saver;

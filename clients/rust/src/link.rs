@@ -1,5 +1,5 @@
-//! One connection over WebSocket, TLS included. In: the address, texts to send. Out: what is [`Heard`]. Never
-//! reconnects, never interprets what it carries.
+//! One WebSocket connection, TLS included. In: the address, texts to send. Out: [`Heard`]. Never reconnects, never
+//! interprets the texts that it carries.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -20,7 +20,8 @@ use crate::Error;
 use crate::lost::Lost;
 use crate::words;
 
-/// The largest message a gateway may send, in bytes: the list of a million bugs, as the classic protocol replies.
+/// The largest message that is accepted from a gateway, in bytes: enough for a list of a million bugs, as in a reply of
+/// the classic protocol.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// How much is read at once; most messages are about 100 bytes.
 const READ_BYTES: usize = 4 << 10;
@@ -33,11 +34,11 @@ type Connecting = Pin<Box<dyn Future<Output = Result<Socket, Lost>> + Send>>;
 /// What a connection reports.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// It is made.
+    /// The connection is open.
     Opened,
-    /// A message came.
+    /// A text message was received.
     Text(Utf8Bytes),
-    /// It has ended, or could not be made.
+    /// The connection has ended, or could not be opened.
     Lost(Lost),
 }
 
@@ -54,26 +55,26 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    /// Begins a connection; what was there before is dropped.
+    /// Begins a connection; an earlier one is dropped.
     pub(crate) fn connect(&mut self, url: &str) {
         let url = url.to_owned();
         *self = Link::Connecting(Box::pin(async move { connect(&url).await }));
     }
 
-    /// Puts a text in front of the gateway. What is sent while there is no connection is lost with it.
+    /// Queues a text to be sent. Without an open connection the text is dropped.
     pub(crate) fn send(&mut self, text: String) {
         if let Link::Open { outbox, .. } = self {
             outbox.push_back(Message::text(text));
         }
     }
 
-    /// Whether all that was to be sent has been handed to the socket.
+    /// Whether all queued texts have been handed to the socket.
     pub(crate) fn is_idle(&self) -> bool {
         !matches!(self, Link::Open { outbox, .. } if !outbox.is_empty())
     }
 
-    /// Waits for what comes next, and sends meanwhile; for ever where there is no connection. May be dropped and called
-    /// again.
+    /// Waits for the next report of the connection, and sends meanwhile; waits for ever if there is no connection. The
+    /// future may be dropped and the function called again.
     pub(crate) async fn next(&mut self) -> Heard {
         match self {
             Link::None => std::future::pending().await,
@@ -97,24 +98,25 @@ impl Link {
         }
     }
 
-    /// Ends it as RFC 6455 asks, but waits for the answer no longer than a second.
+    /// Closes the connection as RFC 6455 asks, but waits at most one second for the answer.
     pub(crate) async fn close(&mut self) {
         if let Link::Open { mut socket, .. } = std::mem::take(self) {
             let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
             let closing = async {
                 socket.close(Some(frame)).await?;
-                // To the end: what is left unread would make the system break the connection off.
+                // Read to the end: with unread bytes, the system would reset the connection.
                 while let Some(Ok(_)) = socket.next().await {}
                 Ok::<(), WsError>(())
             };
-            // A connection that cannot be ended politely is ended by dropping it.
+            // A connection that cannot be closed in order is dropped.
             let _ = tokio::time::timeout(CLOSE, closing).await;
         }
     }
 }
 
 fn poll_open(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Context<'_>) -> Poll<Heard> {
-    // Reading goes on while writing waits: a gateway may not take more before we have read what it has to say.
+    // Reading goes on while writing waits, because a gateway may accept nothing more before the client has read what it
+    // sent.
     let written = poll_write(socket, outbox, cx);
     loop {
         return Poll::Ready(match Pin::new(&mut *socket).poll_next(cx) {
@@ -130,7 +132,8 @@ fn poll_open(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Conte
             }
             Poll::Ready(Some(Err(error))) => Heard::Lost(Lost::Broken(format!("connection lost: {error}"))),
             Poll::Ready(None) => Heard::Lost(Lost::Broken("connection closed".to_owned())),
-            // Only now: what the gateway had to say before it broke off is worth more than that we cannot write.
+            // The write error is reported only now, when everything that the gateway sent before the end is read,
+            // because that may tell the reason.
             Poll::Pending => match written {
                 Err(error) => Heard::Lost(Lost::Broken(format!("connection lost: {error}"))),
                 Ok(()) => return Poll::Pending,
@@ -178,7 +181,8 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
     }
 }
 
-/// Trusts what this machine trusts. With a provider of its own: an application may have none, or two.
+/// Trusts the certificates that this machine trusts. The crypto provider is chosen here, because the application may
+/// have installed none, or linked two.
 async fn tls() -> Result<Arc<rustls::ClientConfig>, Lost> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
     let loaded =
@@ -199,7 +203,7 @@ async fn tls() -> Result<Arc<rustls::ClientConfig>, Lost> {
     Ok(Arc::new(config))
 }
 
-/// What `Retry-After` asks for, as seconds or as a date.
+/// The delay that `Retry-After` asks for; it may be seconds or a date.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -209,8 +213,8 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     SystemTime::from(at).duration_since(now).ok()
 }
 
-/// Reads a gateway's address and gives it as a WebSocket client needs it: `http` and `https`, as in the address of the
-/// live page, are taken for `ws` and `wss`.
+/// Reads a gateway's address, and returns it in the form that a WebSocket client needs. `http` and `https`, as in the
+/// address of the live page, are accepted for `ws` and `wss`.
 ///
 /// # Errors
 /// [`Error::Address`], which says what an address looks like.

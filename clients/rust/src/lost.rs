@@ -1,15 +1,16 @@
-//! The end of a connection, as the one who holds it tells it.
+//! Why a connection ended, as `link` reports it.
 
 use std::time::Duration;
 
-/// How a connection ended, or why there was none.
+/// How a connection ended, or why it could not be opened.
 #[derive(Debug)]
 pub(crate) enum Lost {
-    /// The handshake was answered by something else: by the gateway itself, or by what is in between.
+    /// The handshake got another answer than 101: from the gateway itself, or from a proxy in between.
     Refused { status: u16, text: String, retry_after: Option<Duration>, by_gateway: bool },
-    /// There was no answer, for a reason that is known; and a word for it, by which the same one is noticed.
+    /// There was no answer, for a known reason. `fault` is a short name of the reason, by which the same fault is
+    /// recognised at the next attempt.
     Unreachable { reason: String, fault: &'static str },
-    /// A close frame came.
+    /// A close frame was received.
     Closed { code: u16, text: String },
     /// Anything else.
     Broken(String),

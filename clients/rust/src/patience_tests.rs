@@ -1,4 +1,5 @@
-//! What the application may do at any time without losing anything, and what is made of answers that are no feed.
+//! Tests that the application loses nothing by what it may do at any time, and how answers that are no feed are
+//! reported.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use tokio::time::timeout;
 use crate::feed_tests::{Gateway, Memory, SOON, WHEN, bugs, next, state};
 use crate::{Error, Event, Feed, FeedState, State};
 
-/// Waits are given up before, while and after events come; each event comes once, in order, and no cursor is stored
-/// before its event was handed out.
+/// The application gives up waits before, while and after events come. Each event still comes once, in order, and no
+/// cursor is stored before its event was handed out.
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_nothing() {
     let (gateway, memory) = (Gateway::new().await, Memory::default());
@@ -64,7 +65,7 @@ async fn a_wait_that_is_given_up_loses_nothing() {
         assert!(seen.iter().copied().eq(1..=300), "{seen:?}");
     };
     let (_client, ()) = timeout(SOON, futures::future::join(sending, reading)).await.expect("in time");
-    // The last one is still being dealt with.
+    // The last event is still being dealt with.
     assert_ne!(memory.last().as_deref(), Some("E.300"));
     assert!(feed.next().now_or_never().is_none());
     memory.holds("E.300").await;
@@ -76,7 +77,7 @@ async fn a_gap_is_told_when_it_is_due_and_no_cursor_passes_it_before() {
     let mut feed = gateway.builder().bugs([1, 2]).store(memory.clone()).connect();
     let mut client = gateway.client().await;
     client.greet(1).await;
-    // So long that it is not due before the change is read, but for a chance of one in a million.
+    // The spread is so long that the gap is due before the change is read only with a chance of one in a million.
     client.say(json!({ "command": "gap", "cursor": "E.9", "spread_ms": 300_000 })).await;
     client.update(1, 10).await;
     assert_eq!(
@@ -86,14 +87,14 @@ async fn a_gap_is_told_when_it_is_due_and_no_cursor_passes_it_before() {
     assert!(feed.next().now_or_never().is_none());
     assert_eq!(feed.handle().cursor().as_deref(), Some("E.10"));
     memory.holds("E.1").await;
-    // A second one is due at once, and takes the first with it.
+    // A second gap is due at once, and is joined with the first.
     client.say(json!({ "command": "gap", "cursor": "E.11" })).await;
     assert_eq!(bugs(&next(&mut feed).await), [1, 2]);
     assert_eq!(memory.last().as_deref(), Some("E.1"), "the gap is being dealt with");
     client.update(2, 12).await;
     assert_eq!(bugs(&next(&mut feed).await), [2]);
     memory.holds("E.11").await;
-    // Finished before the next one is told: the cursor from before it stays.
+    // The feed is finished before the next gap is told, so the stored cursor stays the one from before the gap.
     client.say(json!({ "command": "gap", "cursor": "E.20", "spread_ms": 300_000 })).await;
     client.update(2, 21).await;
     assert_eq!(bugs(&next(&mut feed).await), [2]);
@@ -129,7 +130,7 @@ async fn whether_anything_can_arrive_is_told() {
     assert_eq!(told, [(FeedState::Paused, Some(When::parse_utc(WHEN).unwrap())), (FeedState::Live, None)]);
 }
 
-/// The reason of the first attempt, its port left out.
+/// The reason why the first attempt failed, without its port.
 async fn reason(gateway: &Gateway, url: &str, answer: &str) -> String {
     let port = gateway.port();
     let mut feed = Feed::builder(&url.replace("PORT", &port)).unwrap().bugs([1]).connect();
@@ -204,7 +205,7 @@ async fn no_answer_at_all_is_told_plainly() {
     assert!(text.ends_with("write ws://, 3 times in a row; this client goes on trying"), "{text}");
     drop(feed);
 
-    // An alert of TLS, as who speaks nothing else answers.
+    // A TLS alert: the answer of a server that speaks only TLS.
     let mut feed = gateway.builder().bugs([1]).connect();
     gateway.say_at_once(&[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x0a]).await;
     let State::Waiting { reason, .. } = state(&mut feed).await else { panic!("it waits") };

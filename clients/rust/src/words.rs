@@ -1,5 +1,5 @@
-//! What people are told of an attempt that failed. In: statuses, bodies, errors, addresses. Out: one line of text each,
-//! without passwords and tokens, and without what would move a terminal's cursor.
+//! Texts for people about a failed attempt. In: statuses, bodies, errors, addresses. Out: one line of text each,
+//! without passwords, tokens, and characters that would move a terminal's cursor.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,12 +11,12 @@ use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
 
 use crate::lost::Lost;
 
-/// No more of what a server says is shown, in characters.
+/// How much of a server's answer is shown, in characters.
 const MAX_SHOWN: usize = 200;
-/// What names a proxy for other programs.
+/// The variables that name a proxy for other programs.
 const PROXIES: [&str; 6] = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
-/// An address without what may be secret in it, whatever its shape: the part before an `@`, and the query.
+/// An address without its secrets, whatever its form: the part before an `@` and the query are left out.
 pub fn shown(url: &str) -> String {
     let (scheme, mark, rest) = match url.trim().rsplit_once("://") {
         Some((scheme, rest)) => (scheme, "://", rest),
@@ -34,7 +34,7 @@ pub fn shown(url: &str) -> String {
     plain(&format!("{scheme}{mark}{before}{rest}{query}"))
 }
 
-/// One line of a text that others wrote, without what would move a terminal's cursor, and not too long.
+/// A foreign text as one line, without characters that would move a terminal's cursor, and cut to a limit.
 pub fn plain(text: &str) -> String {
     let invisible = |char: char| {
         char.is_control()
@@ -48,8 +48,8 @@ pub fn plain(text: &str) -> String {
     }
 }
 
-/// What an answer says that is no feed: the error in the gateway's JSON, a page's title, its first line, or the name of
-/// its status; and where it leads.
+/// The text of an answer that is no feed: the error in the gateway's JSON, a page's title, its first line, or the name
+/// of its status; and the address that it redirects to.
 pub(crate) fn said(status: StatusCode, body: &[u8], location: Option<&str>) -> String {
     let mut text = first_line(&String::from_utf8_lossy(body));
     if let Some(rest) = text.strip_prefix(status.as_str()).and_then(|rest| rest.strip_prefix(' ')) {
@@ -70,7 +70,7 @@ fn first_line(text: &str) -> String {
     {
         return plain(error);
     }
-    // Lower case of the same length, so that what is found in one is found in the other.
+    // ASCII lower case keeps the length, so a position found in it is also valid in the original.
     let title = text.to_ascii_lowercase().find("<title").and_then(|begin| {
         let (_, rest) = text[begin..].split_once('>')?;
         rest.split('<').next()
@@ -91,7 +91,7 @@ fn first_line(text: &str) -> String {
     bare.lines().map(plain).find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// What an answer that is not the gateway's may mean, and what to do.
+/// What a proxy's answer may mean, and what to do; `None` for other statuses.
 pub(crate) fn advice(status: u16) -> Option<&'static str> {
     Some(match status {
         407 => "a proxy wants a login",
@@ -148,7 +148,7 @@ fn why(url: &str, error: &WsError) -> (String, Option<&'static str>) {
     }
 }
 
-/// Which variable names a proxy that other programs would use to get there.
+/// The variable, if there is one, by which other programs would use a proxy for this address.
 fn proxy_variable(url: &str, get: impl Fn(&str) -> Option<OsString>) -> Option<&'static str> {
     let uri: Uri = url.parse().ok()?;
     let host = uri.host()?.trim_matches(['[', ']']);

@@ -1,4 +1,4 @@
-//! What a feed has at the broker: its exchange, and its history.
+//! Declares what a feed has at the broker: its exchange, and its history.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -10,19 +10,19 @@ use crate::{AmqpError, BrokerUrl};
 /// Makes sure that a feed's durable topic exchange exists.
 ///
 /// # Errors
-/// [`AmqpError::Exchange`] and [`AmqpError::Permission`] need a person.
+/// [`AmqpError::Exchange`] and [`AmqpError::Permission`] can only be mended by a person.
 pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
     declared.map_err(|error| AmqpError::exchange(url, exchange, error))
 }
 
-/// How long and how large a feed's history is kept by the broker.
+/// How long the broker keeps a feed's history, and how large it may become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryBounds {
-    /// Seconds.
+    /// The largest age, in seconds.
     pub age_s: u64,
-    /// Bytes on disk.
+    /// The largest size, in bytes on disk.
     pub bytes: u64,
 }
 
@@ -32,8 +32,8 @@ impl Default for HistoryBounds {
     }
 }
 
-/// The type, as a message property, of a marker: what is published into a history to know where it ends. Readers pass over
-/// it.
+/// The message property `type` of a marker: a message that is published into a history to find out where the history
+/// ends. Readers skip it.
 pub const MARKER: &str = "bugfeed.marker";
 
 /// The name of a feed's history.
@@ -41,11 +41,11 @@ pub fn history_name(exchange: &str) -> String {
     format!("{exchange}.history")
 }
 
-/// Makes sure that a feed's history exists: a RabbitMQ stream bound to its exchange. One that is there is taken as it
-/// is, whatever its bounds.
+/// Makes sure that a feed's history exists: a RabbitMQ stream bound to its exchange. An existing one stays as it is,
+/// even if its bounds differ.
 ///
 /// # Errors
-/// Also when the broker knows no streams (RabbitMQ before 3.9, or another broker).
+/// Also if the broker has no streams (RabbitMQ before 3.9, or another broker).
 pub async fn declare_history(
     url: &BrokerUrl,
     connection: &Connection,
@@ -54,7 +54,7 @@ pub async fn declare_history(
 ) -> Result<(), AmqpError> {
     let failed = |error| AmqpError::broker(url, error);
     let name = history_name(exchange);
-    // A refusal ends the channel, so each attempt has one of its own.
+    // A refusal closes the channel, so each attempt has its own channel.
     let channel = connection.create_channel().await.map_err(failed)?;
     let look = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     let channel = match channel.queue_declare(name.as_str().into(), look, FieldTable::default()).await {
@@ -67,7 +67,8 @@ pub async fn declare_history(
             arguments.insert("x-max-age".into(), AMQPValue::LongString(format!("{}s", bounds.age_s).into()));
             let bytes = i64::try_from(bounds.bytes).unwrap_or(i64::MAX);
             arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
-            // Age and size are kept by whole segments: small ones, or the bounds would mean little.
+            // The broker removes whole segments, so they are made small; otherwise the bounds on age and size would
+            // hold only roughly.
             let segment = (bytes / 10).clamp(1_000_000, 100_000_000);
             arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(segment));
             let declared = channel.queue_declare(name.as_str().into(), declare, arguments).await;

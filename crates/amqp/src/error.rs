@@ -1,4 +1,4 @@
-//! Faults of a broker, told apart: those that time heals, and those that a person must mend.
+//! Faults of a broker, of two kinds: those that pass with time, and those that a person must mend.
 
 use lapin::ErrorKind;
 use lapin::protocol::AMQPError;
@@ -8,10 +8,10 @@ use crate::BrokerUrl;
 /// What went wrong with a broker.
 #[derive(Debug, thiserror::Error)]
 pub enum AmqpError {
-    /// No answer in time.
+    /// The broker did not answer in time.
     #[error("broker {0} does not answer; is it running there?")]
     Timeout(BrokerUrl),
-    /// The broker, or the way to it, failed.
+    /// The broker, or the network to it, failed.
     #[error("broker {url}: {source}")]
     Broker {
         /// Which broker.
@@ -30,7 +30,7 @@ pub enum AmqpError {
         /// The broker's words.
         reason: String,
     },
-    /// The exchange is there already, with other properties.
+    /// The exchange exists already, with other properties.
     #[error(
         "exchange '{exchange}' exists with another type or other properties: {reason}; bugfeed needs a durable topic \
          exchange (fanout where its name ends in .head): delete it, or choose another name"
@@ -41,7 +41,7 @@ pub enum AmqpError {
         /// The broker's words.
         reason: String,
     },
-    /// The queue is there already, with other properties.
+    /// The queue exists already, with other properties.
     #[error(
         "queue '{queue}' exists with other properties: {reason}; delete it once what it holds may go, or choose another \
          name"
@@ -52,7 +52,7 @@ pub enum AmqpError {
         /// The broker's words.
         reason: String,
     },
-    /// Somebody else consumes the queue, or did until just now.
+    /// Another consumer uses the queue, or did until just now.
     #[error(
         "queue '{0}' has another consumer: each gateway needs a --queue-name of its own; where that one has died, the \
          broker lets go of it within a minute"
@@ -64,20 +64,20 @@ pub enum AmqpError {
 }
 
 impl AmqpError {
-    /// Whether only a person can mend it, so that a start-up should fail instead of waiting.
+    /// Whether only a person can mend this, so that a program that starts should fail instead of waiting.
     pub fn needs_a_person(&self) -> bool {
         use AmqpError::{Exchange, Login, Permission, Queue};
         matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
     }
 
-    /// Whether the broker would say the same the next time: it refuses, or does not know what is asked for, as opposed
-    /// to not having it just now.
+    /// Whether trying again would get the same answer: the broker refuses the request, or does not know what is asked
+    /// for (AMQP codes 503 and 540). False if the fault may pass.
     pub fn will_be_the_same(&self) -> bool {
         let unknown = |source| protocol_error(source).is_some_and(|(code, _)| matches!(code, 503 | 540));
         self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
     }
 
-    /// Wraps what an exchange's declaration failed with.
+    /// Wraps an error of an exchange's declaration.
     pub fn exchange(url: &BrokerUrl, exchange: &str, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {
             Some((406, reason)) => AmqpError::Exchange { exchange: exchange.to_owned(), reason },
@@ -85,7 +85,7 @@ impl AmqpError {
         }
     }
 
-    /// Wraps what a queue's declaration failed with.
+    /// Wraps an error of a queue's declaration.
     pub fn queue(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {
             Some((406, reason)) => AmqpError::Queue { queue: queue.to_owned(), reason },
@@ -93,7 +93,7 @@ impl AmqpError {
         }
     }
 
-    /// Wraps what consuming a queue failed with.
+    /// Wraps an error of consuming a queue.
     pub fn consume(url: &BrokerUrl, queue: &str, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {
             Some((403, reason)) if reason.contains("exclusive use") => AmqpError::InUse(queue.to_owned()),

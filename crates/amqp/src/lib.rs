@@ -1,8 +1,8 @@
-//! What every role does with the broker: its address, connecting, one bounded call for everything that waits for it,
-//! declaring what a feed has there, and telling faults that time heals from those that a person must.
+//! What every role does with the broker: reads its address, connects, waits for it within a time limit ([`within`]),
+//! declares what a feed has there, and tells faults that pass with time from those that a person must mend.
 //!
-//! Goes in: a URL. Comes out: a connection, or an error that says what to do. Never retries by itself, so that whoever
-//! calls sees the moment of loss.
+//! Goes in: a URL. Comes out: a connection, or an error that says what to do. Never retries or reconnects by itself, so
+//! that the caller sees the moment at which a connection is lost.
 
 mod declare;
 mod error;
@@ -21,10 +21,11 @@ pub use url::{BrokerUrl, exchange_name, parse_url};
 /// How long a connection attempt may take, the AMQP handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One call to the broker, which may take so long: a broker that has stopped answering looks like one that thinks.
+/// Makes one call to the broker and waits at most `limit` for it. The limit is needed because a broker that has died
+/// silently cannot be told from a slow one.
 ///
 /// # Errors
-/// Also when the time is over.
+/// The call's error, or [`AmqpError::Timeout`] after `limit`.
 pub async fn within<T, E>(
     limit: Duration,
     url: &BrokerUrl,
@@ -37,10 +38,10 @@ pub async fn within<T, E>(
     }
 }
 
-/// Connects. `name` is what the broker's list of connections shows.
+/// Connects, within 10 s. `name` is shown in the broker's list of connections.
 ///
 /// # Errors
-/// [`AmqpError::Login`] needs a person; the others may pass.
+/// [`AmqpError::Login`] can only be mended by a person; the other errors may pass.
 pub async fn connect(url: &BrokerUrl, name: &str) -> Result<Connection, AmqpError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = Connection::connector(url.0.clone(), transport::runtime(), transport::open, properties);

@@ -1,11 +1,11 @@
-//! The way to the broker: TCP, and TLS over it for `amqps://`.
+//! The byte stream to the broker: TCP, and TLS over it for `amqps://`.
 //!
 //! Goes in: the broker's URI. Comes out: a byte stream for lapin. Trusts the certificates that this machine trusts (or
 //! those in `SSL_CERT_FILE` and `SSL_CERT_DIR`). Never retries, and never shows a certificate to the broker.
 //!
-//! lapin has TLS of its own, but its build reads PKCS#12 files, which nobody here needs: 46 more units to compile. So
-//! lapin is built without TLS, and gets the encrypted stream from here. Without this module lapin would go to an
-//! `amqps://` address in clear text.
+//! lapin has TLS of its own, but that also reads PKCS#12 files, which bugfeed does not need: 46 more units to compile.
+//! Therefore lapin is built without TLS, and this module gives it the encrypted stream. Without this module, lapin
+//! would connect to an `amqps://` address in clear text.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 
-/// What lapin reads and writes: plain or encrypted.
+/// The stream that lapin reads and writes, plain or encrypted.
 type Socket = Compat<Box<dyn Duplex>>;
 
 /// Both directions of a connection.
@@ -32,7 +32,7 @@ pub(super) trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + U
 
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// The runtime of whoever calls, for lapin.
+/// The caller's tokio runtime, in the form that lapin needs.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -43,7 +43,7 @@ pub(super) fn runtime() -> Runtime<Kit> {
 /// Opens the stream that the URI's scheme asks for.
 ///
 /// # Errors
-/// When nobody listens there, or the other end is not who the URI says.
+/// If nobody listens there, or the other end cannot prove (TLS) that it is the host of the URI.
 pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTcpStream<Socket>> {
     let host = uri.authority.host.as_str();
     let stream = TcpStream::connect((host, uri.authority.port)).await?;
@@ -59,7 +59,7 @@ pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTc
     Ok(AsyncTcpStream::Plain(socket.compat()))
 }
 
-/// Reads this machine's certificates anew for each connection: they may have changed meanwhile.
+/// Reads this machine's certificates again for each connection, because they may have changed.
 async fn tls() -> io::Result<rustls::ClientConfig> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await?;
     let mut roots = rustls::RootCertStore::empty();
@@ -78,7 +78,7 @@ async fn tls() -> io::Result<rustls::ClientConfig> {
     Ok(config)
 }
 
-/// tokio as lapin needs it, except that its sockets may be encrypted.
+/// lapin's interface to tokio, with sockets that may be encrypted.
 #[derive(Clone, Debug)]
 pub(super) struct Kit(async_rs::Tokio);
 

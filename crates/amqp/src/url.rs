@@ -1,19 +1,20 @@
 //! The broker's address, and the names of exchanges, as people write them.
 //!
-//! Goes in: a text. Comes out: a checked address whose `Display` never shows the password, or what may be written instead.
+//! Goes in: a text. Comes out: a checked address whose `Display` never shows the password, or an error that says what
+//! may be written.
 
 use std::fmt;
 
 use bugfeed_protocol::redact::unescaped;
 use lapin::uri::AMQPUri;
 
-/// The largest AMQP frame where the URL does not say, in bytes. lapin keeps two buffers of 32 frames for a connection:
-/// with RabbitMQ's own 128 KiB that is 8 MiB, for messages of a hundred bytes.
+/// The largest AMQP frame unless the URL says otherwise, in bytes. lapin keeps two buffers of 32 frames for a
+/// connection: with RabbitMQ's own 128 KiB that would be 8 MiB, for messages of a hundred bytes.
 const FRAME_MAX: u32 = 16 * 1024;
-/// Seconds between heartbeats where the URL does not say: a dead broker is noticed after two.
+/// Seconds between heartbeats unless the URL says otherwise. A dead broker is noticed after two missed heartbeats.
 const HEARTBEAT_S: u16 = 10;
 
-/// A broker's address; shown without its password.
+/// A broker's address. It is shown without its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerUrl(pub(crate) AMQPUri);
 
@@ -33,8 +34,8 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
-/// Reads `amqp://user:password@host:port/vhost` (`amqps://` for TLS). Without a virtual host, or with an empty one, it
-/// is the default one, `/`.
+/// Reads `amqp://user:password@host:port/vhost` (`amqps://` for TLS). If the virtual host is absent or empty, the
+/// default one, `/`, is used.
 ///
 /// # Errors
 /// Says what a URL looks like; never repeats the text, which may hold a password.
@@ -44,13 +45,13 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
     }
     let bad = "not a broker's address; write amqp://user:password@host:5672/%2f, or amqps:// for TLS";
     if !text.contains("://") {
-        // The parser would take what follows `amqp:/` for a virtual host, which is no secret.
+        // The parser would take the text after `amqp:/` for a virtual host, which is not kept secret.
         return Err(bad.to_owned());
     }
     let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad.to_owned())?;
     let bracketed = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     if let Some((address, _)) = bracketed {
-        // The parser takes an IPv6 address for no host at all, and would go to localhost.
+        // The parser does not see an IPv6 address as a host, and would connect to localhost.
         address.parse::<std::net::Ipv6Addr>().map_err(|_| "the address in [brackets] is no IPv6 address".to_owned())?;
         address.clone_into(&mut uri.authority.host);
     }

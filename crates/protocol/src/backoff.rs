@@ -1,9 +1,11 @@
-//! The reconnect schedule that every part and every client uses: exponential, capped, jittered, reset on success.
+//! The reconnect schedule that every part and every client uses: exponential back-off, capped, jittered, reset on
+//! success.
 
 use std::time::Duration;
 
-/// Doubles from `base` to `max`; each delay is drawn from the upper half of its step, so that many who lost the same
-/// server do not come back together.
+/// The delay doubles from `base` to `max`. Each delay is drawn from the upper half of its step (jitter), so that many
+/// clients that lost the same server do not all come back at once (thundering herd). Example: with `CLIENT`, the first
+/// delay is 0.5 s to 1 s, the second 1 s to 2 s.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     base: Duration,

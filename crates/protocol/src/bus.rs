@@ -14,8 +14,8 @@ pub enum Format {
     /// `{"bug":…,"when":…,"seq":…,"epoch":…,"tag":…}`
     #[default]
     Native,
-    /// `{"payload":{"id":…,"delta_ts":…},"_meta":{…}}`, what consumers of the 2014 exchange
-    /// `exchange/bugzilla/simple` read. The number goes into `_meta`, where they ignore it.
+    /// `{"payload":{"id":…,"delta_ts":…},"_meta":{…}}`: the form that consumers of the 2014 exchange
+    /// `exchange/bugzilla/simple` read. The number goes into `_meta`, where those consumers ignore it.
     Pulse,
 }
 
@@ -26,12 +26,12 @@ pub struct BusMessage {
     pub change: Change,
     /// Its number, if the producer gave one.
     pub cursor: Option<Cursor>,
-    /// The lineage tag of the number before it, where that is another one than its own.
+    /// The lineage tag of the number before it, if that tag differs from its own.
     pub after: Option<Tag>,
 }
 
 impl BusMessage {
-    /// The lineage tag of the number before this one, where the message tells.
+    /// The lineage tag of the number before this one; `None` if the message does not tell it.
     pub fn tag_before(&self) -> Option<Tag> {
         self.after.or(self.cursor.as_ref()?.tag)
     }
@@ -97,7 +97,8 @@ struct PulseMeta<'a> {
     after: Option<Tag>,
 }
 
-/// The body of a change's message. `exchange` is where it goes, for the envelope's `_meta`.
+/// The body of a change's message. `exchange` is the exchange that it is published to; the envelope names it in
+/// `_meta`.
 pub fn encode(numbered: &Numbered, format: Format, exchange: &str) -> Vec<u8> {
     let Change { bug, when } = numbered.change;
     let (Cursor { epoch, seq, tag }, after) = (&numbered.cursor, numbered.after);
@@ -149,7 +150,7 @@ struct Meta<'a> {
     after: Option<Text<'a>>,
 }
 
-/// A text that is copied only where it has escapes; an `Option<Cow>` always would be.
+/// A text that is copied only if it contains escapes. (serde would always copy an `Option<Cow>`.)
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -162,24 +163,24 @@ fn read_tag(text: &str) -> Result<Tag, BadMessage> {
     Tag::parse(text).ok_or(BadMessage::Shape("a tag is 1 to 16 lowercase hexadecimal digits, not 0"))
 }
 
-/// The type, as a message property, of a head.
+/// The message property `type` of a head.
 pub const HEAD_TYPE: &str = "bugfeed.head";
 
-/// The fanout exchange on which a feed's publisher says its head: beside the feed's own, so that no consumer of changes,
-/// no history and no durable queue sees it.
+/// The fanout exchange on which a feed's publisher says its head. It is separate from the feed's own exchange, so that
+/// consumers of changes, the history and durable queues never get a head.
 pub fn head_exchange(exchange: &str) -> String {
     format!("{exchange}.head")
 }
 
-/// Where a feed is: what its publisher says every few seconds. A gateway learns from it that it hears the publisher, that
-/// it has everything, and whether another publisher is there.
+/// The head of a feed: its publisher says every few seconds how far it is. A gateway learns three things from it: that
+/// messages of the publisher arrive, whether it has received everything, and whether another publisher is active.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Everything up to here is confirmed by the broker; number 0 where nothing was published yet.
+    /// Everything up to here is confirmed by the broker. The number is 0 if nothing was published yet.
     pub cursor: Cursor,
-    /// How often a head is said, in milliseconds.
+    /// Time from one head to the next, in milliseconds.
     pub interval_ms: u64,
-    /// What the publisher itself waits for, if it has nothing to publish because of it: "change table", "ledger".
+    /// What the publisher waits for, while it has nothing to publish because of that: "change table" or "ledger".
     pub paused: Option<String>,
 }
 
@@ -208,29 +209,30 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
     serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
 }
 
-/// The longest reason of a pause that is taken over, in characters.
+/// The longest reason of a pause, in characters; a longer one is cut.
 const PAUSED_MAX: usize = 100;
 
-/// Reads a head. Members that are not known are ignored.
+/// Reads a head. Unknown members are ignored.
 ///
 /// # Errors
-/// Says what is wrong with a message that is none.
+/// If the body is no head; the error says what is wrong.
 pub fn decode_head(body: &[u8]) -> Result<Head, BadMessage> {
     let fields: HeadFields<'_> = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
     if fields.seq > BugId::MAX {
         return Err(BadMessage::Shape("seq is not from 0 to 2^63 - 1"));
     }
     let cursor = cursor(fields.seq, &fields.epoch, fields.tag.as_deref())?;
-    // Between a tenth of a second and an hour: what is waited for is bounded, and nothing spins.
+    // The interval is limited to between 0.1 s and an hour, so that a wait for the next head always ends, and never
+    // becomes a busy loop.
     let interval_ms = fields.interval_ms.clamp(100, 3_600_000);
     let paused = fields.paused.map(|paused| paused.chars().take(PAUSED_MAX).collect());
     Ok(Head { cursor, interval_ms, paused })
 }
 
-/// Reads a message of either form.
+/// Reads a message in either form.
 ///
 /// # Errors
-/// Says what is wrong with a message that is neither; nothing in it is trusted before it is checked.
+/// If the message has neither form; the error says what is wrong. Every value is checked before it is used.
 pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
     let incoming: Incoming<'_> = serde_json::from_slice(body).map_err(|e| BadMessage::NotJson(e.to_string()))?;
     let (inner, number) = match incoming.payload {

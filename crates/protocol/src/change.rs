@@ -22,7 +22,7 @@ impl BugId {
         if number >= 1 && number <= BugId::MAX { Some(BugId(number)) } else { None }
     }
 
-    /// Reads a decimal number, with blanks allowed around it (old clients send what their users typed).
+    /// Reads a decimal number. Blanks around it are allowed, because old clients send what their users typed.
     pub fn parse(text: &str) -> Option<BugId> {
         text.trim().parse().ok().and_then(BugId::new)
     }
@@ -82,7 +82,7 @@ impl When {
         self.0
     }
 
-    /// From a system clock's reading, cut off at the range's ends.
+    /// From a reading of the system clock; a time outside the range becomes `MIN` or `MAX`.
     pub fn from_system_time(time: std::time::SystemTime) -> When {
         let micros = time
             .duration_since(std::time::UNIX_EPOCH)
@@ -90,8 +90,8 @@ impl When {
         When(micros.clamp(When::MIN.0, When::MAX.0))
     }
 
-    /// Reads an instant that is in UTC unless it says otherwise: with `Z` or an offset, with a fraction (cut off at
-    /// microseconds), with a blank for the `T`, or as a date alone (its first instant).
+    /// Reads an instant, in UTC unless the text says otherwise. It accepts `Z` or an offset, a fraction (cut off at
+    /// microseconds), a blank instead of the `T`, and a date alone (its first instant).
     pub fn parse_utc(text: &str) -> Result<When, BadWhen> {
         if let Some(when) = plain_datetime::read(text.as_bytes()).and_then(When::from_micros) {
             return Ok(when);
@@ -99,10 +99,11 @@ impl When {
         When::parse_in(text, &tz::TimeZone::UTC)
     }
 
-    /// Like [`When::parse_utc`], for a local time of the given zone.
+    /// Like [`When::parse_utc`], but a text without an offset is a local time of the given zone.
     ///
-    /// Where clocks are set back, the repeated hour is taken as its first pass; where they are set forward, a time that
-    /// was skipped is taken as if the clocks had not yet been changed (RFC 5545's rule). It never fails for a zone.
+    /// When clocks are set back, an hour is repeated: a time in it means the first pass. When clocks are set forward,
+    /// an hour is skipped: a time in it is taken as if the clocks had not yet been changed (RFC 5545's rule). So no
+    /// local time is an error because of its zone.
     pub fn parse_in(text: &str, zone: &tz::TimeZone) -> Result<When, BadWhen> {
         let text = text.trim();
         let bad = || BadWhen(text.chars().take(40).collect());
@@ -160,16 +161,16 @@ pub struct Change {
     pub when: When,
 }
 
-/// A change with its place in a feed, as the ledger recorded it.
+/// A change with its number, as the ledger recorded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numbered {
     /// The change.
     pub change: Change,
-    /// Its number: the ledger's epoch, and a sequence without holes.
+    /// Its number: the ledger's epoch, and a sequence number without holes.
     pub cursor: Cursor,
     /// The lineage tag of the number before it, where that is another one than its own.
     pub after: Option<Tag>,
-    /// When the ledger recorded it, by the shim's clock; never used to decide what is missing.
+    /// When the ledger recorded it, by the shim's clock. It is never used to decide whether changes are missing.
     pub recorded: When,
 }
 

@@ -9,18 +9,19 @@ use crate::incoming::{Bugs, Members};
 /// A command that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Speak the modern protocol from now on.
+    /// Use the modern protocol from now on.
     Hello {
-        /// How often the client wants a heartbeat, in seconds; cut to [`HEARTBEAT_S`].
+        /// How often the client wants a heartbeat, in seconds; limited to [`HEARTBEAT_S`].
         heartbeat_s: u64,
     },
     /// Send the changes of these bugs from now on, and first those since `since` (inclusive).
     Subscribe {
         /// Which bugs, each once, in the order given.
         bugs: Vec<BugId>,
-        /// From when on to catch up.
+        /// From which time on to catch up.
         since: Option<When>,
-        /// After what to catch up; of the modern protocol, to the classic one an unknown member.
+        /// The cursor after which to catch up. Only the modern protocol has it; in the classic one it is an unknown
+        /// member.
         resume: Option<Resume>,
     },
     /// Stop sending the changes of these bugs.
@@ -34,21 +35,22 @@ pub enum Command {
     Version,
 }
 
-/// How often a heartbeat may be asked for, in seconds, and what is sent to clients that do not say: 30.
+/// The seconds between heartbeats that a client may ask for. A client that does not say gets one every 30 s.
 pub const HEARTBEAT_S: std::ops::RangeInclusive<u64> = 1..=300;
 const DEFAULT_HEARTBEAT_S: u64 = 30;
 
 /// The cursor a client resumes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// A cursor, of whatever epoch.
+    /// A cursor of any epoch.
     From(Cursor),
-    /// A text that is no cursor. Answered with `gap`, which heals a client whose memory is damaged; an error would not.
+    /// A text that is no cursor. It is answered with `gap`, because a gap repairs a client whose stored cursor is
+    /// damaged; an error would repeat for ever.
     Unreadable,
 }
 
 impl Command {
-    /// The word that replies repeat.
+    /// The command's name, which the reply repeats.
     pub const fn name(&self) -> &'static str {
         match self {
             Command::Hello { .. } => "hello",
@@ -63,13 +65,14 @@ impl Command {
 /// Why a frame was refused; becomes an error reply on a connection that stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The command as the client wrote it (cut to 64 characters), where there was one.
+    /// The command as the client wrote it (cut to 64 characters); `None` if there was none.
     pub command: Option<String>,
     /// What was wrong.
     pub error: &'static str,
 }
 
-/// The original server's error texts, which clients may compare, and those of faults that it answered with silence.
+/// The error texts. Those of the original server stay the same, because clients may compare them; the others are for
+/// faults that the original server did not answer.
 pub mod errors {
     /// An unknown command.
     pub const INVALID_COMMAND: &str = "invalid command";
@@ -95,11 +98,11 @@ pub mod errors {
 
 /// Reads one text frame.
 ///
-/// Members that are not known are ignored; `since` may be absent, null, empty, 0 or false. One bad element of `bugs` refuses the
+/// Unknown members are ignored; `since` may be absent, null, empty, 0 or false. One bad element of `bugs` refuses the
 /// whole command.
 ///
 /// # Errors
-/// Says what to answer.
+/// If the command is refused; the error is what to answer.
 pub fn parse(text: &str) -> Result<Command, Refusal> {
     let refuse = |command: Option<&str>, error| Refusal { command: command.map(shorten), error };
     let Ok(members) = serde_json::from_str::<Members>(text) else {
@@ -126,7 +129,8 @@ pub fn parse(text: &str) -> Result<Command, Refusal> {
     parsed.map_err(|error| refuse(Some(&command), error))
 }
 
-/// What a reply repeats of an unknown command: enough to recognise it, never enough to be worth sending a long one.
+/// The part of an unknown command that the reply repeats: enough to recognise it, but short, so that nobody gains by
+/// sending a long one.
 fn shorten(command: &str) -> String {
     command.chars().take(64).collect()
 }
@@ -162,7 +166,7 @@ fn take_since(value: Option<Value>) -> Result<Option<When>, &'static str> {
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
-        // What the original server took for no date.
+        // The original server took these values for "no date".
         Some(value) if value == Value::Bool(false) || value.as_u64() == Some(0) => Ok(None),
         Some(Value::String(text)) => When::parse_utc(&text).map(Some).map_err(|_| errors::INVALID_SINCE),
         Some(_) => Err(errors::INVALID_SINCE),

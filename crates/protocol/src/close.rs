@@ -3,25 +3,26 @@
 /// A reason for ending a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// The client closed; echoed back. Final.
+    /// The client has closed; this answers its close frame. Final.
     Normal,
-    /// The gateway restarts, to a classic client: libraries of that time fail at a code that RFC 6455 does not list.
+    /// The gateway restarts; sent to a classic client. Its library may be older than 1012, and fail at a code that RFC
+    /// 6455 does not list.
     GoingAway,
-    /// The peer broke the WebSocket protocol. Reconnecting with the same bytes will not help.
+    /// The peer broke the WebSocket protocol; it would do so again after reconnecting.
     Protocol,
-    /// A binary frame: this protocol is JSON text.
+    /// The client sent a binary frame; this protocol is JSON text.
     Unsupported,
-    /// A text frame that is not UTF-8.
+    /// The client sent a text frame that is not UTF-8.
     InvalidText,
-    /// A message was begun and not finished in time: the way to the client is bad, or it means no good.
+    /// A message was begun and not completed in time: the network is bad, or the client is hostile.
     Unfinished,
     /// The message is larger than the limit in bytes.
     TooBig,
-    /// The message comes in more pieces than one may have.
+    /// The message has more fragments than a message may have.
     Fragments,
-    /// The gateway restarts, to a modern client: reconnect, after a random delay.
+    /// The gateway restarts; sent to a modern client, which reconnects after a random delay.
     Restart,
-    /// The gateway has no room for what was asked: reconnect, perhaps to another one.
+    /// The gateway has no memory left for the request. The client should reconnect, perhaps to another gateway.
     NoRoom,
 }
 
@@ -70,8 +71,9 @@ impl Close {
         }
     }
 
-    /// Whether a client that did not ask to be closed should connect again, with back-off. The others mean that the client
-    /// itself is at fault, and would only be closed again. Codes that are not of this list (a proxy's) mean reconnecting.
+    /// Whether a client that did not close the connection itself should connect again, with back-off. With the other
+    /// codes the client itself is at fault, and would only be closed again. A code that is not in this list comes from
+    /// a proxy, and means reconnecting.
     pub const fn reconnect(self) -> bool {
         matches!(self, Close::Normal | Close::GoingAway | Close::Unfinished | Close::Restart | Close::NoRoom)
     }

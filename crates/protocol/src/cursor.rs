@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A ledger's random identifier, made when the ledger is created. Numbers of different epochs say nothing about each
-/// other. 1 to [`Epoch::MAX_LEN`] letters, digits, `_` or `-`.
+/// A ledger's random identifier, made when the ledger is created. Numbers of different epochs cannot be compared. It
+/// has 1 to [`Epoch::MAX_LEN`] letters, digits, `_` or `-`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(Arc<str>);
 
@@ -20,7 +20,7 @@ impl Epoch {
         Epoch(format!("{bits:016x}").into())
     }
 
-    /// Checks a text.
+    /// Checks a text; `None` if it is no epoch.
     pub fn parse(text: &str) -> Option<Epoch> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         let fits = !text.is_empty() && text.len() <= Epoch::MAX_LEN && text.bytes().all(allowed);
@@ -52,12 +52,13 @@ impl<'de> Deserialize<'de> for Epoch {
     }
 }
 
-/// A ledger's lineage tag: drawn at random whenever a shim begins to write to a ledger, and kept with each number that it
-/// gives. Where a ledger was set back, copied or failed over to an older state, two histories of one epoch give the same
-/// numbers, but never under the same tag. So a number and its tag name everything up to it.
+/// A ledger's lineage tag. A shim draws it at random whenever it begins to write to a ledger, and stores it with each
+/// number that it gives. Why: a ledger may be set back, copied, or failed over to an older state. Then two histories of
+/// one epoch give the same numbers, but with different tags. So a number together with its tag identifies the whole
+/// history up to it.
 ///
-/// Written as 1 to 16 lowercase hexadecimal digits; the shim draws 32 bits, so two tags are equal by chance once in
-/// four billion.
+/// A tag is written as 1 to 16 lowercase hexadecimal digits. The shim draws 32 bits, so two tags are equal by chance
+/// once in four billion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(NonZeroU64);
 
@@ -92,11 +93,12 @@ impl Serialize for Tag {
 /// Written `EPOCH.SEQ.TAG`, or `EPOCH.SEQ` without a tag; `seq` 0 is before the first change, and has no tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// Whose numbering.
+    /// The ledger that gave the number.
     pub epoch: Epoch,
     /// The last number included.
     pub seq: u64,
-    /// Under which tag that number was given; none where it is not known. Such a cursor is taken as a number.
+    /// The tag with which that number was given; `None` if it is unknown. A cursor without a tag is compared by its
+    /// number alone.
     pub tag: Option<Tag>,
 }
 
@@ -106,7 +108,7 @@ impl Cursor {
         Cursor { epoch, seq, tag: None }
     }
 
-    /// The same place, with this tag.
+    /// The same epoch and number, with this tag.
     #[must_use]
     pub fn tagged(self, tag: Option<Tag>) -> Cursor {
         Cursor { tag, ..self }
@@ -124,18 +126,18 @@ impl Cursor {
         Some(Cursor { epoch: Epoch::parse(epoch)?, seq, tag })
     }
 
-    /// The epoch and the number alone, `EPOCH.SEQ`: what a message on the bus is called.
+    /// The epoch and the number alone, `EPOCH.SEQ`: the id of a message on the bus.
     pub fn number(&self) -> String {
         format!("{}.{}", self.epoch, self.seq)
     }
 
-    /// Whether both name the same number, and no tags that are known say otherwise.
+    /// Whether both have the same epoch and number, and their tags, as far as they are known, do not differ.
     pub fn is_same(&self, other: &Cursor) -> bool {
         self.seq == other.seq && self.epoch == other.epoch && !self.contradicts(other)
     }
 
-    /// Whether both cursors have a tag, and not the same one. Of two cursors of the same number this means: they are of
-    /// two histories.
+    /// Whether both cursors have a tag, and the tags differ. For two cursors with the same number, this means that they
+    /// belong to two different histories.
     pub fn contradicts(&self, other: &Cursor) -> bool {
         self.tag.zip(other.tag).is_some_and(|(one, two)| one != two)
     }

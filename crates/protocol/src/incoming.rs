@@ -1,5 +1,5 @@
-//! The members of a client's message, read without a tree of values in between: lists of bugs are most of what clients
-//! send.
+//! The members of a client's message, read without building a tree of JSON values first, because most of what clients
+//! send is lists of bugs.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::change::BugId;
 
-/// What a message may have; of a member that comes twice, the last.
+/// The members that a message may have. If a member comes twice, the last one counts.
 #[derive(Default)]
 pub(crate) struct Members {
     pub(crate) command: Option<Value>,
@@ -18,7 +18,7 @@ pub(crate) struct Members {
     pub(crate) heartbeat: Option<Value>,
 }
 
-/// One bug or a list of bugs, each a number or a text; none where something in it is no bug number.
+/// One bug or a list of bugs, each a number or a text; `None` if an element is no bug number.
 pub(crate) struct Bugs(pub(crate) Option<Vec<BugId>>);
 
 impl<'de> Deserialize<'de> for Members {
@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Bugs {
     }
 }
 
-/// Puts what it reads behind `bugs`; whether it was one bug, or (where that is allowed) a list of bugs.
+/// Appends what it reads to `bugs`, and returns whether it was one bug, or (if `list` is set) a list of bugs.
 struct Reading<'a> {
     bugs: &'a mut Vec<BugId>,
     list: bool,
@@ -118,7 +118,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
                 None => return Ok(true),
             }
         }
-        // The rest must still be JSON.
+        // The rest of the list is not used, but must be valid JSON.
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(false)
     }

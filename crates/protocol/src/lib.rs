@@ -1,8 +1,8 @@
 //! What two bugfeed processes, or a client and a gateway, must agree on: the change, the cursor, the messages of the
 //! bus and of clients, close codes and the reconnect schedule.
 //!
-//! Goes in: text and numbers. Comes out: typed values and exact bytes. Never does IO, reads a clock, or makes up
-//! randomness; `tests/golden.rs` holds the exact bytes of every message.
+//! Goes in: text and numbers. Comes out: typed values and exact bytes. Never does IO, reads a clock, or draws random
+//! numbers; `tests/golden.rs` holds the exact bytes of every message.
 
 pub mod backoff;
 pub mod bus;

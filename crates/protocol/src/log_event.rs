@@ -1,8 +1,8 @@
 //! The stable names of log lines.
 //!
-//! Every log line of ours has the field `event` with one of these names. Whoever reads logs by program, alerts and tests alike,
-//! goes by the name; the words of a line are for people and may change at any time. A name never changes its meaning and
-//! is never given to something else. `docs/events.md` lists them for operators; a test compares the two.
+//! Every log line of bugfeed has the field `event` with one of these names. Programs that read logs (alerts, tests)
+//! should match the name; the wording of a line is for people and may change at any time. A name never changes its
+//! meaning and is never reused for something else. `docs/events.md` lists them for operators; a test compares the two.
 
 use std::fmt;
 

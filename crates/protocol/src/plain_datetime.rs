@@ -1,10 +1,11 @@
-//! The one form of date that almost every message has, `2014-04-03T21:13:45` with an optional fraction, read and written
-//! without going through a calendar library: a gateway does it for every change. Whatever else is a date is jiff's.
+//! The form of date that almost every message has, `2014-04-03T21:13:45` with an optional fraction. It is read and
+//! written without a calendar library, because a gateway does that for every change. All other forms of dates are left
+//! to jiff.
 //!
-//! Days and dates are converted in eras of 400 years (146,097 days) that begin on 1 March, so that the leap day is a
-//! year's last.
+//! Days and dates are converted in eras of 400 years (146,097 days) that begin on 1 March, so that the leap day is the
+//! last day of a year.
 
-/// Bytes that the longest text has.
+/// Length of the longest text, in bytes.
 pub(crate) const LONGEST: usize = "2199-12-31T23:59:59.999999".len();
 
 const DAY_US: i64 = 86_400_000_000;
@@ -12,8 +13,8 @@ const DAY_US: i64 = 86_400_000_000;
 const EPOCH_DAY: i64 = 719_468;
 const ERA_DAYS: i64 = 146_097;
 
-/// Microseconds since 1970 of a text in exactly this form, with up to six digits of fraction. None says nothing: it may
-/// be another form, or no date.
+/// Microseconds since 1970 of a text in exactly this form, with up to six digits of fraction. `None` does not mean that
+/// the text is wrong: it may be a date in another form.
 pub(crate) fn read(text: &[u8]) -> Option<i64> {
     let (head, fraction) = text.split_at_checked(19)?;
     let number = |from: usize, to: usize| {
@@ -45,7 +46,7 @@ pub(crate) fn read(text: &[u8]) -> Option<i64> {
         }
         _ => return None,
     };
-    // January and February belong to the year before.
+    // Years begin in March here, so January and February belong to the year before.
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -54,7 +55,7 @@ pub(crate) fn read(text: &[u8]) -> Option<i64> {
     Some(since_1970 * DAY_US + ((hour * 60 + minute) * 60 + second) * 1_000_000 + micros)
 }
 
-/// The text of a time from 1970 to 2199, the fraction without trailing zeros.
+/// Writes a time from 1970 to 2199 as text; the fraction has no trailing zeros.
 pub(crate) fn write(micros: i64, room: &mut [u8; LONGEST]) -> &str {
     let (days, of_day) = (micros.div_euclid(DAY_US) + EPOCH_DAY, micros.rem_euclid(DAY_US));
     let (era, day_of_era) = (days.div_euclid(ERA_DAYS), days.rem_euclid(ERA_DAYS));

@@ -1,15 +1,16 @@
-//! Addresses as they may be shown: in a log, an error, a file that others read.
+//! Addresses without their secrets, for logs, errors and files that others read.
 //!
-//! Goes in: what a person wrote where an address was asked for, right or wrong. Comes out: a text that helps to find the
-//! fault and holds no password, token or parameter. Where it cannot be told what a part is, it is left out.
+//! Goes in: what a person wrote as an address, right or wrong. Comes out: a text that helps to find the fault and holds
+//! no password, token or parameter. A part whose meaning is unclear is left out.
 
 /// Stands for what is left out.
 const HIDDEN: &str = "…";
 
-/// Schemes whose addresses name an account, which is no secret by itself. Elsewhere a name may be a token.
+/// Schemes whose addresses contain an account name, which is shown because it is no secret by itself. With other
+/// schemes the same part may be a token.
 const ACCOUNTS: [&str; 6] = ["mysql", "mariadb", "postgres", "postgresql", "amqp", "amqps"];
 
-/// Where what follows an address begins: parameters, fragments, more of a list.
+/// Characters that end an address: parameters, a fragment, or the next element of a list follows.
 const ENDS: [char; 7] = ['?', '#', ';', '&', ' ', '\t', '\n'];
 
 /// An address without its secrets, whatever its shape.
@@ -18,7 +19,7 @@ pub fn redact(text: &str) -> String {
     let (scheme, rest) = split_scheme(text);
     let name = scheme.trim_end_matches([':', '/']);
     if let Some((credentials, place)) = rest.rsplit_once('@') {
-        // The last '@', because a password that should have been percent-encoded may hold another one.
+        // The last '@' is taken, because a password that should have been percent-encoded may contain another one.
         let file = name == "sqlite" && !credentials.contains(':');
         if !file {
             return format!("{scheme}{}@{}", account(name, credentials), shown(place));
@@ -42,7 +43,7 @@ pub fn redact_if_secret(text: &str) -> String {
     if text.contains('@') || text.contains("://") { redact(text) } else { hide_values(text) }
 }
 
-/// `scheme://`, or what was meant to be that, and the rest.
+/// Splits into `scheme://`, or what was probably meant as that, and the rest.
 fn split_scheme(text: &str) -> (&str, &str) {
     let plain = |c: char| c.is_ascii_alphanumeric() || "+.-:".contains(c);
     let end = match text.find("://") {
@@ -57,7 +58,7 @@ fn split_scheme(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Who logs in, where that is no secret.
+/// The account's name, if it is no secret.
 fn account<'a>(scheme: &str, credentials: &'a str) -> &'a str {
     let (user, has_password) = match credentials.split_once(':') {
         Some((user, _)) => (user, true),
@@ -72,7 +73,7 @@ fn cut(text: &str) -> &str {
     text.split(ENDS).next().unwrap_or_default()
 }
 
-/// Host, port and path: as far as they are that.
+/// Host, port and path, as far as the text has that form.
 fn shown(place: &str) -> String {
     let place = cut(place);
     let (authority, path) = match place.find('/') {
@@ -91,7 +92,7 @@ fn shown(place: &str) -> String {
     }
 }
 
-/// `host=h password=secret`: the values of what sounds like a secret are left out.
+/// Leaves out the values whose names sound like a secret, as in `host=h password=secret`.
 fn hide_values(text: &str) -> String {
     let secret = ["pass", "pwd", "secret", "token", "key", "auth"];
     let ends = |c: char| ENDS.contains(&c) || c == ',';
@@ -114,20 +115,20 @@ fn hide_values(text: &str) -> String {
     out
 }
 
-/// A text in which none of these values is repeated with its secrets. `values` come with whether they are addresses.
+/// The text with each of these values replaced by its redacted form. Each value comes with whether it is an address.
 pub fn scrub<'a>(text: &str, values: impl IntoIterator<Item = (&'a str, bool)>) -> String {
     let mut pairs: Vec<(&str, String)> = values
         .into_iter()
         .map(|(value, is_address)| (value, if is_address { redact(value) } else { redact_if_secret(value) }))
         .filter(|(value, shown)| !value.is_empty() && value != shown)
         .collect();
-    // The longest first: one may be a part of another.
+    // The longest value is replaced first, because one value may be a part of another.
     pairs.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
     pairs.iter().fold(text.to_owned(), |text, (value, shown)| text.replace(value, shown))
 }
 
-/// What has to be written otherwise in an address with a user and a password, where that can be told: a part of the password
-/// would be taken for something else.
+/// Advice if a character in the user's name or password has to be percent-encoded, as far as that can be recognised:
+/// unencoded, a part of the password would be taken for something else.
 pub fn unescaped(text: &str) -> Option<&'static str> {
     let (_, rest) = text.split_once("://")?;
     if rest.contains('#') {
@@ -135,7 +136,8 @@ pub fn unescaped(text: &str) -> Option<&'static str> {
     }
     let end = rest.find(['/', '?'])?;
     let (authority, after) = rest.split_at(end);
-    // An '@' behind what looks like the end of the host; parameters may have one of their own.
+    // An '@' follows what looks like the end of the host. Parameters may contain an '@' of their own, which is no
+    // mistake.
     let (before, _) = after.split_once('@')?;
     let parameter = before.split_once('?').is_some_and(|(_, parameters)| parameters.contains('='));
     match (authority.contains('@') || parameter, after.starts_with('/')) {

@@ -8,24 +8,24 @@ use crate::change::{BugId, Change, When};
 use crate::client::Refusal;
 use crate::cursor::Cursor;
 
-/// The gateway's honest word on a resume.
+/// The gateway's verdict on a resume: what is known about the changes since the cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Every change of these bugs since the cursor follows.
+    /// Nothing is missing: every change of these bugs since the cursor follows.
     Complete,
     /// The newest change of each of these bugs that changed since the cursor follows.
     Latest,
-    /// Unknown: treat all of these bugs as changed.
+    /// Changes may be missing: treat all of these bugs as changed.
     Gap,
 }
 
-/// Bounds that a client is told.
+/// Limits that a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Bugs a session may watch.
     pub subscriptions: usize,
-    /// Bytes a message of the client may have.
+    /// The largest message of a client, in bytes.
     pub message_bytes: usize,
 }
 
@@ -47,9 +47,9 @@ pub enum Reply<'a> {
         feed: &'a str,
         /// How often a heartbeat comes, in seconds.
         heartbeat_s: u64,
-        /// The head, where there is one.
+        /// The feed's newest cursor; `None` if there is none yet.
         cursor: Option<&'a Cursor>,
-        /// What the session may do.
+        /// The session's limits.
         limits: Limits,
     },
     /// To subscribe and unsubscribe, in the modern protocol.
@@ -60,12 +60,12 @@ pub enum Reply<'a> {
         count: usize,
         /// The verdict on a resume.
         replay: Option<Verdict>,
-        /// From where on updates follow.
+        /// The cursor after which updates follow.
         cursor: Option<&'a Cursor>,
     },
     /// To version.
     Version(&'a str),
-    /// To whatever was refused.
+    /// To a command that was refused.
     Refused(&'a Refusal),
 }
 
@@ -117,7 +117,7 @@ impl Reply<'_> {
                 Fields { command: refusal.command.as_deref(), result: "error", error: Some(refusal.error), ..empty }
             }
         };
-        // About what the longest part, a list of bugs, takes.
+        // An estimate by the longest part, the list of bugs.
         let mut text = Vec::with_capacity(128 + fields.bugs.map_or(0, |bugs| bugs.len() * 8));
         serde_json::to_writer(&mut text, &fields).expect("plain structs of numbers and texts always serialise");
         text
@@ -143,26 +143,27 @@ pub fn write_update_with_cursor(out: &mut Vec<u8>, change: Change, cursor: &Curs
 pub enum FeedState {
     /// They can.
     Live,
-    /// Nothing can arrive just now: the gateway does not hear of changes. What is missed meanwhile comes later, or is told
-    /// as a gap.
+    /// Nothing can arrive at the moment, because the gateway receives no changes. Changes of this time are sent later,
+    /// or told as a gap.
     Paused,
 }
 
 /// A message of the modern protocol that is no reply.
 #[derive(Clone, Copy, Debug)]
 pub enum Notice<'a> {
-    /// The connection lives, and everything up to the cursor has been sent.
+    /// The connection is alive, and everything up to the cursor has been sent.
     Heartbeat {
         /// Everything up to here has been sent.
         cursor: Option<&'a Cursor>,
         /// Said only while the feed is paused.
         paused: bool,
     },
-    /// The gateway lost continuity: treat all bugs as changed; what follows comes after the cursor.
+    /// The gateway lost continuity: treat all bugs as changed. The updates that follow are those after the cursor.
     Gap {
         /// Where the session goes on.
         cursor: Option<&'a Cursor>,
-        /// Over how long clients spread their questions to the tracker, in milliseconds; 0 is not said.
+        /// The time over which clients should spread their questions to the tracker, in milliseconds; left out of the
+        /// message if it is 0.
         spread_ms: u64,
     },
     /// Whether changes can arrive has changed.
@@ -172,7 +173,7 @@ pub enum Notice<'a> {
         /// Since when.
         since: When,
     },
-    /// The gateway goes away; a close frame follows.
+    /// The gateway stops; a close frame follows.
     GoAway {
         /// How long to wait before reconnecting, in milliseconds.
         retry_after_ms: u64,

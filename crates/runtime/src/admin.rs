@@ -15,7 +15,7 @@ use crate::health::Health;
 use crate::http::{self, ConnectionEvents, ListenLimits};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
-/// Bounds on the admin port: an orchestrator and a few scrapers.
+/// Bounds on the admin port: an orchestrator and a few scrapers use it.
 pub const LIMITS: ListenLimits = ListenLimits {
     connections: 64,
     handshake_timeout: Duration::from_secs(10),

@@ -1,12 +1,12 @@
 //! Whether this process can do its work, part by part and feed by feed: what `/readyz` answers.
 //!
-//! Goes in: each part's word on itself, and each feed's. Comes out: "ready" or not, and the reasons. One feed that is down
-//! does not take the others along: a gateway is ready when any of its feeds can be served.
+//! Goes in: what each part and each feed reports about itself. Comes out: "ready" or not, and the reasons. One feed
+//! that is down does not make the process unready: a gateway is ready when at least one of its feeds can be served.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// The parts' words, shared. Cloning shares.
+/// What the parts report. A clone shares the same reports.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     words: Arc<Mutex<Words>>,
@@ -24,10 +24,10 @@ struct FeedWord {
     notes: Vec<String>,
 }
 
-/// What a feed says of itself.
+/// What a feed reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedState {
-    /// It is not yet known whether it can be served: wait for it.
+    /// It is not yet known whether the feed can be served, so readiness waits for it.
     Starting(String),
     /// It is served.
     Up,
@@ -38,9 +38,9 @@ pub enum FeedState {
 /// What `/readyz` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Whether clients are to be sent here.
+    /// Whether a load balancer should send clients here.
     pub ready: bool,
-    /// One line for each thing that is not as it should be.
+    /// One line for each problem.
     pub lines: Vec<String>,
 }
 
@@ -60,14 +60,14 @@ impl Health {
         self.words().down.remove(part);
     }
 
-    /// A feed is to be served, and has not begun. To be said before anybody may ask.
+    /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
     pub fn feed(&self, name: &str) -> FeedHealth {
         let health = FeedHealth { health: self.clone(), name: name.to_owned() };
         health.set(FeedState::Starting("not yet connected".to_owned()), Vec::new());
         health
     }
 
-    /// Whether this process is ready, and what is not as it should be.
+    /// Whether this process is ready, and its problems.
     pub fn report(&self) -> Report {
         let words = self.words();
         let mut lines: Vec<_> = words.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
@@ -90,7 +90,7 @@ impl Health {
     }
 }
 
-/// One feed's word.
+/// Where one feed reports its state.
 #[derive(Clone, Debug)]
 pub struct FeedHealth {
     health: Health,
@@ -98,7 +98,7 @@ pub struct FeedHealth {
 }
 
 impl FeedHealth {
-    /// How the feed is, and what people should know beside that.
+    /// Sets the feed's state, and notes for people.
     pub fn set(&self, state: FeedState, notes: Vec<String>) {
         self.health.words().feeds.insert(self.name.clone(), FeedWord { state, notes });
     }
@@ -126,7 +126,7 @@ mod tests {
         assert!(health.report().ready);
     }
 
-    /// Nobody may be told that all is well before the feeds have had their say.
+    /// The process must not be "ready" before the feeds have reported.
     #[test]
     fn ready_when_some_feed_is_served_and_none_is_awaited() {
         let health = Health::new();

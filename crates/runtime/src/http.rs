@@ -1,7 +1,7 @@
 //! Binding a port and serving HTTP/1.1 on it, within bounds.
 //!
-//! Goes in: an address. Comes out: requests for a router. What a peer may waste is bounded: connections, the time to
-//! send a request's head, the size of the head.
+//! Goes in: an address. Comes out: requests for a router. A peer's use of resources is bounded: the number of
+//! connections, the time to send a request's head, the size of the head.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -24,13 +24,13 @@ use tokio_util::task::TaskTracker;
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
 
-/// In every answer, so that clients know the gateway's own word from that of a proxy.
+/// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");
 
-/// A connection that ends is read from for at most this long.
+/// How long a connection that ends is read from, at most.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A port could not be had.
+/// A port could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} (--{option}): {source}; {}", bind_advice(source))]
 pub struct BindError {
@@ -46,34 +46,34 @@ pub struct ListenLimits {
     pub connections: usize,
     /// How long a peer may take to send a request's head.
     pub handshake_timeout: Duration,
-    /// The kernel's send buffer of a connection, in bytes; it bounds what a stalled client holds.
+    /// The kernel's send buffer of a connection, in bytes. It bounds the kernel memory that a stalled client uses.
     pub send_buffer_bytes: usize,
-    /// After this long without an acknowledgement from the peer's kernel a connection is dead (TCP_USER_TIMEOUT).
+    /// A connection is dead after this long without an acknowledgement from the peer's kernel (TCP_USER_TIMEOUT).
     pub unacknowledged_timeout: Duration,
-    /// How long an answer that is under way may go on when the listener stops.
+    /// How long an answer that has begun may still take when the listener stops.
     pub grace: Duration,
 }
 
 /// Told of connections that are not served.
 pub trait ConnectionEvents: Send + Sync {
-    /// Accepting failed. Peers can cause it, so most are `quiet`: only to be counted.
+    /// Accepting a connection failed. Peers can cause this, so most failures are `quiet`: they are counted, not logged.
     fn accept_failed(&self, error: &std::io::Error, quiet: bool);
     /// A connection was turned away, for this reason.
     fn turned_away(&self, reason: &'static str);
 }
 
-/// Binds with a backlog that takes a stampede: with tokio's default of 1024 or less, thousands of clients that come
-/// back at once wait for a retransmission each.
+/// Binds with a listen backlog of 4096. With tokio's default of 1024 or less, thousands of clients that come back at
+/// once (thundering herd) would each wait for a retransmission.
 ///
 /// # Errors
-/// Names the option and the address.
+/// If the port cannot be bound; the error names the option and the address.
 pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize) -> Result<TcpListener, BindError> {
     let bind = || {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        // Connections inherit it.
+        // Accepted connections inherit this size.
         socket.set_send_buffer_size(send_buffer_bytes)?;
         socket.bind(&address.into())?;
         socket.listen(4096)?;
@@ -82,7 +82,7 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// Serves `router` on `listener` until `stop`; a [`Hijack`] is in the extensions of each request.
+/// Serves `router` on `listener` until `stop`. Each request has a [`Hijack`] and a [`Peer`] in its extensions.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -102,7 +102,7 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 events.accept_failed(&error, failures.is_quiet());
-                // Out of files or memory: accepting at once again would only spin.
+                // The process is out of files or memory: accepting again at once would only be a busy loop.
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(100)) => continue,
                     () = stop.cancelled() => return,
@@ -125,15 +125,15 @@ pub async fn serve(
 
 fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let socket = socket2::SockRef::from(stream);
-    // Failing here means that the peer is already gone, which the first read will tell.
+    // An error here means that the peer has left already, which the first read will find.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_user_timeout(Some(limits.unacknowledged_timeout));
 }
 
-/// Says that there is no room.
+/// Answers 503: there is no room for this connection.
 async fn turn_away(mut stream: TcpStream) {
     let text = "{\"error\":\"this gateway is full; try again later\"}";
-    // Pages of any site may read it: it says nothing that they could not find out.
+    // Pages of any site may read this answer, because it tells them nothing secret.
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\nConnection: close\r\n\
          {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
@@ -141,13 +141,14 @@ async fn turn_away(mut stream: TcpStream) {
         crate::VERSION,
         text.len()
     );
-    // There is room for it in a new connection; an error means that the peer is gone.
+    // A new connection's buffer has room for the answer; an error means that the peer has left.
     let _ = stream.write_all(answer.as_bytes()).await;
     linger_close(&mut stream).await;
 }
 
-/// Says that nothing more comes, and reads on for a moment, until the peer closes: what it still sends would be answered
-/// with a reset, which would keep it from writing all of a request that was refused, and might overtake the refusal.
+/// Closes politely: sends FIN, then reads for a moment until the peer closes. Why: bytes that arrive after a plain
+/// close are answered with a reset. The reset would stop a peer that is still writing its refused request, and might
+/// overtake the refusal.
 async fn linger_close(stream: &mut TcpStream) {
     let parting = async {
         stream.shutdown().await?;
@@ -155,27 +156,27 @@ async fn linger_close(stream: &mut TcpStream) {
         while stream.read(&mut scratch).await? > 0 {}
         std::io::Result::Ok(())
     };
-    // However it ends, the peer was told.
+    // The peer has been answered, so errors and the timeout do not matter.
     let _ = tokio::time::timeout(LINGER, parting).await;
 }
 
-/// In each request's extensions: who is at the other end of the connection.
+/// In each request's extensions: the address at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// A connection that was taken from the HTTP server, after its last answer.
+/// A connection that was taken from the HTTP server after its last answer.
 #[derive(Debug)]
 pub struct Hijacked {
     /// The connection.
     pub stream: TcpStream,
-    /// What was read from it already.
+    /// Bytes that were read from it already.
     pub rest: Bytes,
-    /// Counts it until it is dropped.
+    /// Its place among the listener's connections, which is free again when this is dropped.
     pub permit: OwnedSemaphorePermit,
 }
 
-/// In each request's extensions: the way to keep its connection once the answer is written. The answer must be the last
-/// one: a 101, or one that says that it ends with the connection.
+/// In each request's extensions: takes the connection from the HTTP server once the answer is written (hijack, as in
+/// Go's `http.Hijacker`). The answer must be the connection's last one: a 101, or one that ends with the connection.
 #[derive(Clone, Default)]
 pub struct Hijack(Arc<Mutex<Option<Then>>>);
 
@@ -188,7 +189,8 @@ impl std::fmt::Debug for Hijack {
 }
 
 impl Hijack {
-    /// Does `then` with the connection. Where the answer cannot be written, `then` is dropped.
+    /// Calls `then` with the connection after the answer was written. If the answer cannot be written, `then` is
+    /// dropped.
     pub fn when_answered(&self, then: impl FnOnce(Hijacked) + Send + 'static) {
         *self.0.lock().expect("nobody panics holding it") = Some(Box::new(then));
     }
@@ -203,13 +205,14 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let hijack = Hijack::default();
-    // A layer of the router would be a router of its own for each connection, of some 10 KB.
+    // The extensions are set here and not by a layer of the router, because that would make a copy of the router for
+    // each connection, of some 10 KB.
     let (router, given) = (TowerToHyperService::new(router), hijack.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(given.clone());
         request.extensions_mut().insert(peer);
         let answering = router.call(request);
-        // Boxed, since a connection that is to be taken apart may not be pinned to its place.
+        // Boxed (and so `Unpin`), because a pinned connection could not be taken apart.
         Box::pin(async move {
             let mut answer = answering.await?;
             answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(crate::VERSION));
@@ -229,7 +232,7 @@ async fn connection(
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            // A connection between two requests ends at once.
+            // This ends a connection that is between two requests at once.
             Pin::new(&mut *http).graceful_shutdown();
             let ending = tokio::time::timeout(limits.grace, poll_fn(|cx| http.poll_without_shutdown(cx)));
             let Ok(ended) = ending.await else { return };
@@ -240,10 +243,10 @@ async fn connection(
     let then = hijack.0.lock().expect("nobody panics holding it").take();
     match then.filter(|_| ended.is_ok()) {
         Some(then) => then(Hijacked { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
-        // How it ended is the peer's business: a reset, a timeout, or nothing.
-        // Who was between two requests, most of those that are left then, has nothing more to see.
+        // How the connection ended (a reset, a timeout, a close) does not matter. When the listener stops, most of the
+        // remaining connections are between two requests: they have no answer to receive, so no linger is needed.
         None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
-        // Boxed: a connection that waits for its answer shall not hold room for it.
+        // Boxed, so that a connection that waits for its answer does not reserve memory for this future.
         None => Box::pin(linger_close(parts.io.inner_mut())).await,
     }
 }

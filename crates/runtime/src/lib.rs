@@ -1,5 +1,5 @@
-//! What every process of bugfeed has, whatever its role: logs, signals, a bounded HTTP listener, the admin
-//! port with health and metrics, and the texts of its command line.
+//! What every process of bugfeed has, whatever its role: logs, signals, a bounded HTTP listener, the admin port with
+//! health and metrics, and the errors and help of its command line.
 //!
 //! Knows no tracker, no broker, no client, and no role.
 

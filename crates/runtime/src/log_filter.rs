@@ -1,7 +1,7 @@
 //! Which log lines are written: reads `RUST_LOG`.
 //!
-//! Goes in: directives, `LEVEL` or `TARGET=LEVEL`, with commas between them. Comes out: a filter, and the directives that
-//! it cannot follow. Never lets the AMQP library's lines through.
+//! Goes in: directives, `LEVEL` or `TARGET=LEVEL`, separated by commas. Comes out: a filter, and the directives that it
+//! cannot follow. Never lets lines of the AMQP library through.
 //!
 //! `tracing_subscriber::EnvFilter` would also filter by span and by field. There are no spans here, and it needs a
 //! regular expression engine, which takes long to compile.
@@ -13,16 +13,16 @@ use tracing_subscriber::filter::Targets;
 
 use crate::logging::QUIET_LIBRARIES;
 
-/// Traced, it would write the broker's login into the log, byte by byte.
+/// The target that is never logged: at level `trace`, lapin would write the broker's login into the log, byte by byte.
 const NEVER: &str = "lapin";
 
-/// Where a warning about the directives themselves comes from.
+/// The target of warnings about the directives themselves.
 pub(crate) const TARGET: &str = "bugfeed::rust_log";
 
 /// What was read from `RUST_LOG`.
 #[derive(Debug)]
 pub(crate) struct LogFilter {
-    /// Whether a line is written.
+    /// Decides whether a line is written.
     pub(crate) targets: Targets,
     /// The directives that were left out.
     pub(crate) left_out: LeftOut,
@@ -50,8 +50,8 @@ impl fmt::Display for LeftOut {
 }
 
 impl LogFilter {
-    /// Reads the value of `RUST_LOG`. Where it is not set, or nothing of it can be followed, lines from `info` on are
-    /// written. Where it is empty, errors are.
+    /// Reads the value of `RUST_LOG`. If it is not set, or no directive in it can be followed, lines from `info` on are
+    /// written. If it is empty, only errors are.
     pub(crate) fn new(rust_log: Option<&str>) -> LogFilter {
         let mut left_out = LeftOut::default();
         let mut targets = Targets::new();
@@ -81,7 +81,7 @@ impl LogFilter {
     }
 }
 
-/// The directives, without what is empty. A comma within brackets is part of a directive.
+/// The directives without empty ones. A comma within brackets is part of a directive.
 fn split(text: &str) -> Vec<&str> {
     let mut depth = 0_u32;
     let directives = text.split(|c| {
@@ -95,7 +95,8 @@ fn split(text: &str) -> Vec<&str> {
     directives.map(str::trim).filter(|directive| !directive.is_empty()).collect()
 }
 
-/// The target, if there is one, and the level from which on it is written. A target alone means everything of it.
+/// The target, if there is one, and the lowest level that is written. A target alone means that all its lines are
+/// written.
 fn parse(directive: &str) -> Option<(Option<&str>, LevelFilter)> {
     let (target, level) = match directive.split_once('=') {
         Some((target, level)) => (target.trim(), level.trim().parse().ok()?),
@@ -168,7 +169,7 @@ mod tests {
             assert!(filter.targets.would_enable(TARGET, &Level::WARN), "{rust_log}");
             assert_eq!(from(Some(rust_log), "bugfeed::app"), level, "{rust_log}");
         }
-        // Also where everything else is silent.
+        // The warning is written even if everything else is off.
         assert_eq!(from(Some("off,[x]=debug"), TARGET), LevelFilter::WARN);
         assert!(LogFilter::new(Some("info,bugfeed=debug")).left_out.is_empty());
     }

@@ -1,4 +1,4 @@
-//! Log lines: how they look, and which there are.
+//! Log lines: their format, and which of them are written.
 //!
 //! Goes in: a format, and `RUST_LOG`. Comes out: lines on standard error.
 
@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::log_filter::{self, LogFilter};
 
-/// Log filter directives for libraries whose own lines would repeat what this module says, once per attempt.
+/// Log filter directives that silence libraries whose lines would repeat what bugfeed itself logs, once per attempt.
 pub(crate) const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
 
 /// How log lines are written.
@@ -31,7 +31,7 @@ pub fn init_logging(format: LogFormat) {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    // A second start in one process (tests) keeps the first one's settings.
+    // If logging is started twice in one process (tests), the first settings stay.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
     if !left_out.is_empty() {
         tracing::warn!(target: log_filter::TARGET, event = %LogEvent::LogDirectiveLeftOut, "{left_out}");

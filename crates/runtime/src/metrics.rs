@@ -8,15 +8,15 @@ use prometheus_client::registry::Registry;
 /// The media type of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What all names begin with.
+/// The prefix of all names.
 const PREFIX: &str = "bugfeed";
 
-/// What a process counts. Cloning shares.
+/// What a process counts. A clone shares the same counters.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Registry>);
 
 impl Metrics {
-    /// What these roles count, under names that begin with `bugfeed_`.
+    /// The metrics of these roles, under names that begin with `bugfeed_`.
     pub fn of(roles: &[&dyn Register]) -> Metrics {
         let mut registry = Registry::with_prefix(PREFIX);
         for role in roles {
@@ -28,14 +28,14 @@ impl Metrics {
     /// The page, in the OpenMetrics text format.
     pub fn page(&self) -> String {
         let mut page = String::new();
-        // Writing to a String cannot fail; a page cut short would be noticed by its reader.
+        // Writing to a String cannot fail. If it did, the scraper would notice a page without its end.
         let _ = text::encode(&mut page, &self.0);
         page
     }
 }
 
-/// Who counts something.
+/// A role that counts something.
 pub trait Register {
-    /// Adds what this counts to what the page shows. The counters themselves are shared, not copied.
+    /// Adds the role's counters to the page. The counters themselves are shared, not copied.
     fn register(&self, registry: &mut Registry);
 }

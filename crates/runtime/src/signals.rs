@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use bugfeed_protocol::log_event::LogEvent;
 use tokio_util::sync::CancellationToken;
 
-/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP, which ends what does not listen to it, changes nothing.
+/// Cancels `stop` at SIGTERM or SIGINT. SIGHUP changes nothing (without a handler it would end the process).
 ///
 /// # Errors
 /// When the signals cannot be listened to.
@@ -25,7 +25,8 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Goes on at SIGHUP, as a terminal sends that is closed, and whoever hopes that options are read again.
+/// Ignores SIGHUP and logs that. A terminal sends it when it is closed, and people send it who hope that the options
+/// are read again.
 ///
 /// # Errors
 /// When the signal cannot be listened to.

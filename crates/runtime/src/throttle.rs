@@ -1,50 +1,51 @@
-//! Log lines that others can cause: so many in a while, and the rest is only counted.
+//! Limits log lines that others can cause: the first few of each interval are written, the rest are only counted.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets the first few of each interval through. An interval begins with the first that comes after the one before.
+/// Lets the first few events of each interval through. An interval begins with the first event after the end of the
+/// last interval.
 #[derive(Debug)]
 pub struct Throttle {
     burst: u32,
     every: Duration,
-    /// When the interval began, and how many came in it.
+    /// When the interval began, and how many events it has had.
     window: Mutex<Option<(Instant, u32)>>,
 }
 
-/// What is to be said of one.
+/// What to log of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// All of it.
+    /// Log it in full.
     Yes,
-    /// The first that is too many: that there are more, if anything.
+    /// It is the first one over the limit: log at most that there are more.
     FirstTooMany,
-    /// Nothing.
+    /// Log nothing.
     No,
 }
 
 impl Throttle {
-    /// `burst` in each interval of that length.
+    /// Lets `burst` events through in each interval of length `every`.
     pub const fn new(burst: u32, every: Duration) -> Throttle {
         Throttle { burst, every, window: Mutex::new(None) }
     }
 
-    /// One a minute.
+    /// Lets one event a minute through.
     pub const fn once_a_minute() -> Throttle {
         Throttle::new(1, Duration::from_secs(60))
     }
 
-    /// One more came now.
+    /// Counts an event that happens now, and says what to log of it.
     pub fn admit(&self) -> Admitted {
         self.admit_at(Instant::now())
     }
 
-    /// One more came now; whether it is only to be counted.
+    /// Counts an event that happens now; true if it must not be logged.
     pub fn is_quiet(&self) -> bool {
         self.admit() != Admitted::Yes
     }
 
-    /// Whatever comes next is told: the matter has ended.
+    /// Begins afresh: the next event is logged, because what was throttled has ended.
     pub fn reset(&self) {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

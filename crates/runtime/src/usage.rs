@@ -1,7 +1,7 @@
-//! What a command line and its variables are told when something is wrong with them, in both programs.
+//! The errors and warnings about a command line and its environment variables, for both programs.
 //!
-//! Goes in: the definition of the options, and what was given. Comes out: texts that name the option or the variable that
-//! a value came from, repeat no password, and say what to write.
+//! Goes in: the definition of the options, and the given arguments and variables. Comes out: texts that name the option
+//! or the variable that a wrong value came from, show no password, and say what to write.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -9,30 +9,30 @@ use std::io::Write as _;
 use bugfeed_protocol::redact::scrub;
 use clap::error::ErrorKind;
 
-/// Variables that are set for other reasons, and are no misspelt ones.
+/// Variables that look like ours and are set for other reasons; they are not misspelt.
 const FOREIGN: [&str; 2] = ["BUGFEED_BUG", "BUGFEED_TEST_"];
 
-/// What orchestrators set for each service, which may well be called bugfeed.
+/// Endings of variables that orchestrators set for each service; a service may well be called bugfeed.
 const SERVICES: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP"];
 
-/// The same options, whose help never shows what their variables hold.
+/// The same command, but its help never shows the values of variables.
 #[must_use]
 pub fn without_values(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
-/// A variable that had another name before. The former one still counts where the new one is not set; the option's former
-/// spelling is an alias of it in the definition of the command line.
+/// A variable that was renamed. The former name still counts if the new one is not set. (The option's former spelling
+/// is an alias in the definition of the command line.)
 #[derive(Clone, Copy, Debug)]
 pub struct Renamed {
-    /// How it is called.
+    /// The new name.
     pub now: &'static str,
-    /// How it was called.
+    /// The former name.
     pub before: &'static str,
 }
 
-/// The same options, of which those read a former variable that are set by no other name. `is_set` says whether an
-/// environment variable is.
+/// The same command; an option reads its former variable if that one is set and the new one is not. `is_set` says
+/// whether an environment variable is set.
 #[must_use]
 pub fn with_former_variables(
     mut command: clap::Command,
@@ -71,7 +71,7 @@ struct Known {
     is_address: bool,
 }
 
-/// The options of a program, and what it was given.
+/// The options of a program, and its arguments and variables.
 #[derive(Debug)]
 pub struct Usage {
     known: Vec<Known>,
@@ -80,7 +80,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of the program's options, with these arguments and variables.
+    /// The usage of a program with these arguments and variables.
     pub fn new(
         command: &clap::Command,
         args: impl IntoIterator<Item = OsString>,
@@ -107,24 +107,25 @@ impl Usage {
         }
     }
 
-    /// Of this process.
+    /// The usage of this process.
     pub fn of_this_process(command: &clap::Command) -> Usage {
         Usage::new(command, std::env::args_os(), std::env::vars_os())
     }
 
-    /// Ends the process with what clap says.
+    /// Prints clap's message without secrets and ends the process, with clap's exit code.
     pub fn exit(&self, error: &clap::Error) -> ! {
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             error.exit();
         }
-        // Standard error is all there is to complain to.
+        // An error while writing to standard error cannot be reported anywhere.
         let _ = std::io::stderr().write_all(self.explain(&error.render().to_string()).as_bytes());
         std::process::exit(error.exit_code());
     }
 
-    /// An error as it may be shown: without secrets, and with the variables that the options it names came from.
+    /// The error as it may be shown: without secrets, and, for each option that it names, with the variable that the
+    /// value came from.
     pub fn explain(&self, text: &str) -> String {
-        // What follows is how to use the program, which names options too.
+        // The text after the first blank line is clap's usage, which names options too.
         let fault = text.split("\n\n").next().unwrap_or_default();
         let mut notes = String::new();
         for Known { long, variable, .. } in &self.known {
@@ -142,7 +143,7 @@ impl Usage {
         self.scrub(&(fault + &text[text.split("\n\n").next().map_or(0, str::len)..]))
     }
 
-    /// The text without the secrets of what was given.
+    /// The text without the secrets in the given values.
     fn scrub(&self, text: &str) -> String {
         let mut values: Vec<(&str, bool)> = Vec::new();
         let is_address = |option: &str| {
@@ -162,14 +163,14 @@ impl Usage {
                 values.push((value, known.is_address));
             }
         }
-        // Lists are taken apart.
+        // A value may be a list with commas: its elements are replaced too.
         let parts = values.iter().flat_map(|(value, is_address)| value.split(',').map(|part| (part, *is_address)));
         let parts: Vec<_> = parts.collect();
         scrub(text, values.into_iter().chain(parts))
     }
 
-    /// Says of each variable that begins like this program's and is none of them that it has no effect. `also` are the
-    /// options of another program whose variables begin alike.
+    /// A warning for each set variable that begins with `prefix` but belongs to no option, so that it has no effect.
+    /// `also` is another program whose variables have the same prefix.
     pub fn strays(&self, prefix: &str, also: Option<&Usage>) -> Vec<String> {
         let known = || self.known.iter().chain(also.iter().flat_map(|also| &also.known)).map(|known| &*known.variable);
         let is_stray = |name: &str| {
@@ -191,13 +192,13 @@ impl Usage {
     }
 }
 
-/// Whether a text names an option, and not only one whose name begins alike.
+/// Whether a text names this option, and not only a longer one that begins with its name.
 fn names(text: &str, option: &str) -> bool {
     let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
     text.match_indices(option).any(|(at, _)| !goes_on(&text[at + option.len()..]))
 }
 
-/// How many letters have to be changed, put in or taken out.
+/// The edit distance (Levenshtein): how many letters have to be changed, inserted or removed.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
@@ -210,7 +211,7 @@ fn distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
-/// What to do where a port cannot be had.
+/// Advice for a port that cannot be bound.
 pub fn bind_advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
     match error.kind() {
@@ -224,7 +225,7 @@ pub fn bind_advice(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// A word as a shell takes it.
+/// A word, quoted for a shell if it needs that.
 pub fn quoted(word: &str) -> String {
     let is_plain = |char: char| char.is_ascii_alphanumeric() || "_@%+=:,./-".contains(char);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -234,13 +235,13 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// How this program was called, as a shell takes it: `target/release/bugfeed`, or `bugfeed` where it is in the PATH.
+/// How this program was called, quoted for a shell: `target/release/bugfeed`, or `bugfeed` if it was found in the PATH.
 pub fn program() -> String {
     quoted(&std::env::args_os().next().map_or_else(|| "bugfeed".into(), |name| name.to_string_lossy().into_owned()))
 }
 
-/// Arguments with a command put in where it was left out: an option in its place is one of the default command, and so
-/// is nothing at all.
+/// Inserts the default command into the arguments if it was left out: when there are no arguments, or the first one is
+/// an option of the default command.
 pub fn with_default_command(args: impl IntoIterator<Item = OsString>, command: &str) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let first = args.get(1).map(|arg| arg.to_string_lossy().into_owned());
@@ -321,7 +322,7 @@ mod tests {
                 "the environment variable BUGFEED_UNHEARD_OF is not known and has no effect",
             ]
         );
-        // Of an orchestrator's service that is called bugfeed, of a command of `--exec`, of tests.
+        // Variables of an orchestrator's service that is called bugfeed, of a command of `--exec`, of tests.
         let others = [
             "BUGFEED_SERVICE_HOST",
             "BUGFEED_SERVICE_PORT",
@@ -362,7 +363,7 @@ mod tests {
 
     #[test]
     fn help_shows_no_values() {
-        // Nothing to see where nothing is set; the variable's name stays.
+        // No variable is set here, so this can only check that the variable's name stays.
         let help = without_values(<Options as clap::CommandFactory>::command()).render_help().to_string();
         assert!(help.contains("[env: BUGFEED_AMQP]"), "{help}");
     }

@@ -1,6 +1,6 @@
-//! Values of options that several command lines read.
+//! Parsers for values of options that several command lines share.
 //!
-//! Goes in: a text. Comes out: the value, or what may be written instead.
+//! Goes in: a text. Comes out: the value, or an error that says what may be written.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn age(text: &str) -> Result<Duration, String> {
         return Err(bad());
     }
     let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-    // A thousand years and more would overflow later arithmetic.
+    // The limit of about a thousand years keeps later arithmetic from overflowing.
     total.filter(|total| *total <= 366_000 * 86_400).map(Duration::from_secs).ok_or_else(bad)
 }
 
@@ -56,7 +56,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let found =
         (host, port).to_socket_addrs().map_err(|error| format!("the host '{host}' is not known here: {error}"))?;
     let found: Vec<SocketAddr> = found.collect();
-    // As the addresses that are printed and documented.
+    // An IPv4 address is preferred, because the printed and documented addresses are IPv4.
     let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
     first.copied().ok_or_else(|| format!("the host '{host}' has no address"))
 }

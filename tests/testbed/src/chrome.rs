@@ -15,13 +15,13 @@ pub struct ChromeDriver {
 }
 
 impl ChromeDriver {
-    /// Whether the Debian packages are there.
+    /// Whether the Debian packages are installed.
     #[must_use]
     pub fn installed() -> bool {
         tool("chromedriver").is_ok() && tool("chromium").is_ok()
     }
 
-    /// Starts it, or skips the test when the packages are missing.
+    /// Starts the driver, or skips the test when the packages are missing.
     ///
     /// # Panics
     /// When it does not start, or nothing may be skipped.

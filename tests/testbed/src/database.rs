@@ -1,5 +1,5 @@
-//! A database server of its own. In: which kind ([`crate::MariaDb`], [`crate::Postgres`]). Out: URLs of databases, SQL
-//! through the server's own client, and the server's life in the test's hand.
+//! A private database server. In: its kind ([`crate::MariaDb`], [`crate::Postgres`]). Out: URLs of databases, SQL
+//! through the server's own client, and functions to stop, kill and start the server.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::signal::Signal;
 use crate::sql::{SqlKind, SqlServer};
 use crate::{Proc, Run, free_port, skip};
 
-/// What differs between the kinds.
+/// What differs between the kinds of database server.
 pub trait Engine {
     /// The kind, as its clients know it.
     const KIND: SqlKind;
@@ -20,21 +20,21 @@ pub trait Engine {
     const PACKAGE: &'static str;
     /// A user who may do everything, and the password.
     const USER: (&'static str, &'static str);
-    /// A database that is there from the beginning, to ask whether the server answers.
+    /// A database that exists from the beginning; it is used to ask whether the server answers.
     const FIRST: &'static str;
-    /// What ends the server in good order.
+    /// The signal that stops the server in good order.
     const STOP: Signal;
 
-    /// Whether the Debian package is there.
+    /// Whether the Debian package is installed.
     fn installed() -> bool;
 
-    /// The program that fills an empty folder with data.
+    /// The program that makes the data files in an empty folder.
     ///
     /// # Errors
     /// When the folder cannot be prepared for it.
     fn install(dir: &Path) -> Result<Run>;
 
-    /// The server on that data.
+    /// The program that runs the server on that data.
     ///
     /// # Errors
     /// When it is not installed.
@@ -52,7 +52,7 @@ pub struct Database<E> {
 }
 
 impl<E: Engine> Database<E> {
-    /// Whether the Debian package is there.
+    /// Whether the Debian package is installed.
     #[must_use]
     pub fn installed() -> bool {
         E::installed()
@@ -74,7 +74,7 @@ impl<E: Engine> Database<E> {
         skip::unless(E::installed(), E::PACKAGE, Self::start_with(options)).await
     }
 
-    /// Makes and starts a new server with no databases of ours. Its user is `bugfeed` with the password `bugfeed` in
+    /// Makes and starts a new server without databases for tests. Its user is `bugfeed` with the password `bugfeed` in
     /// MariaDB, and `postgres` without a password in PostgreSQL.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl<E: Engine> Database<E> {
         self.server.start(run, async || client.sql(E::FIRST, "SELECT 1").await.map(drop)).await
     }
 
-    /// The server as a client sees it: a value to keep and to copy.
+    /// The server's address and login: a value to keep and to copy.
     #[must_use]
     pub fn client(&self) -> &SqlServer {
         &self.client

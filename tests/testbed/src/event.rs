@@ -1,11 +1,11 @@
-//! Log lines by the name of their event. In: a name, and values of other fields. Out: whether a line is such a one, as
-//! text or as JSON. It never looks at the words of a line.
+//! Recognises log lines by the name of their event. In: a name, and values of other fields. Out: whether a line has
+//! them, in text or in JSON. It never looks at the words of a line.
 
 use std::fmt::Display;
 
 use crate::LinePattern;
 
-/// A log line with this event.
+/// A pattern of log lines with this event.
 #[must_use]
 pub fn event(name: impl Display) -> Event {
     Event { fields: vec![("event", name.to_string())] }
@@ -18,14 +18,14 @@ pub struct Event {
 }
 
 impl Event {
-    /// Only such lines where this field has this value.
+    /// Matches only lines in which this field also has this value.
     #[must_use]
     pub fn with(mut self, field: &'static str, value: impl Display) -> Event {
         self.fields.push((field, value.to_string()));
         self
     }
 
-    /// How many lines of a text are such ones.
+    /// How many lines of a text match.
     #[must_use]
     pub fn count(&self, text: &str) -> usize {
         text.lines().filter(|line| self.is_in(line)).count()
@@ -47,7 +47,7 @@ impl LinePattern for Event {
     }
 }
 
-/// Whether the text is there and ends with a word.
+/// Whether the line contains the text, followed by a blank or the line's end.
 fn has(line: &str, text: &str) -> bool {
     line.match_indices(text).any(|(at, _)| line[at + text.len()..].chars().next().is_none_or(|next| next == ' '))
 }

@@ -1,5 +1,5 @@
-//! Finding programs and users. In: names. Out: absolute paths and ids, or an error that says what to install or
-//! build. It never guesses a path of one machine.
+//! Finds programs and users. In: names. Out: absolute paths and ids, or an error that says what to install or build. It
+//! never guesses a path that exists only on one machine.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ pub(crate) struct User {
 /// The absolute path of an installed program.
 ///
 /// # Errors
-/// When it is in no folder of the PATH, nor where servers are.
+/// When it is neither in a folder of the PATH nor in the folders for servers.
 pub fn tool(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -66,7 +66,7 @@ pub(crate) fn user(name: &str) -> Option<User> {
     Some(User { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
 }
 
-/// The folders `PREFIX*/SUFFIX` that exist, the one of the highest version last.
+/// The existing folders `PREFIX*/SUFFIX`, ordered by version, the highest last.
 pub(crate) fn versioned(parent: &Path, prefix: &str, suffix: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(parent) else { return Vec::new() };
     let mut found: Vec<(Vec<u32>, PathBuf)> = entries

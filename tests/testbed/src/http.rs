@@ -1,4 +1,4 @@
-//! A GET, as short as it can be. In: an address and a path. Out: status and body. It never follows or retries anything.
+//! A minimal HTTP GET. In: an address and a path. Out: status and body. It never follows a redirect, and never retries.
 
 use std::net::SocketAddr;
 

@@ -4,9 +4,9 @@
 //! of them running on free loopback ports in a temporary folder, and gone when its value is dropped, even when
 //! the test panics or is killed. It never touches a system instance, and never retries what a test asked for.
 //!
-//! Most tests want a server that is there already, since starting one takes seconds: see [`shared`]. A test
-//! that kills or restarts its server starts its own: [`RabbitMq`], [`MariaDb`], [`Postgres`]; so does one that puts
-//! a pooler in between: [`PgBouncer`].
+//! Most tests use a server that is running already, because starting one takes seconds: see [`shared`]. A test that
+//! kills or restarts its server starts its own: [`RabbitMq`], [`MariaDb`], [`Postgres`]. So does a test that needs a
+//! pooler in between: [`PgBouncer`].
 
 mod chrome;
 mod database;

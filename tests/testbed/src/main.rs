@@ -21,7 +21,7 @@ testbed: throwaway RabbitMQ, MariaDB and PostgreSQL servers on free loopback por
 A server whose variable is set already (BUGFEED_TEST_AMQP, BUGFEED_TEST_MYSQL, BUGFEED_TEST_POSTGRES) is not started.
 Packages: rabbitmq-server, mariadb-server, postgresql.";
 
-/// How long a command that was asked to end may take.
+/// How long a command may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
 
 #[tokio::main(flavor = "current_thread")]
@@ -40,7 +40,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Whatever a killed test left, such as a browser whose driver died, has been adopted by this process.
+    // Processes that a killed test left behind (such as a browser whose driver died) have become children of this
+    // process.
     let orphans = signal::descendants(std::process::id());
     for pid in &orphans {
         signal::send(*pid, Signal::KILL);
@@ -55,7 +56,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// The servers that were started here; dropping stops them.
+/// The servers that this program started; dropping this value stops them.
 #[derive(Default)]
 struct Servers {
     rabbitmq: Option<RabbitMq>,
@@ -64,7 +65,7 @@ struct Servers {
 }
 
 impl Servers {
-    /// Starts those whose variable is not set, side by side.
+    /// Starts the servers whose variable is not set, all at the same time.
     async fn start() -> Result<Self> {
         let missing = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
         let began = Instant::now();
@@ -102,7 +103,7 @@ async fn start_if<T>(
     start().await.with_context(|| format!("cannot start {package}")).map(Some)
 }
 
-/// Ends when this process is asked to end, with the exit code that a shell would give.
+/// The signals that ask this process to end; each gives the exit code that a shell would give.
 struct Interrupts {
     int: tokio::signal::unix::Signal,
     term: tokio::signal::unix::Signal,
@@ -137,12 +138,13 @@ async fn run(command: &[&str]) -> Result<u8> {
         servers = Servers::start() => servers?,
         code = interrupts.next() => return Ok(code),
     };
-    // Should this process be killed, the command is asked to end too. This is the main thread, which lasts.
+    // If this process is killed, the kernel sends SIGTERM to the command. The signal depends on the thread that started
+    // the command; this is the main thread, which lives as long as the process.
     let mut child = Command::new(tool("setpriv")?)
         .args(["--pdeathsig", "TERM", "--"])
         .args(command)
         .envs(servers.variables())
-        // Files of tests that could not clean up go away with this folder.
+        // Files of tests that could not clean up are removed with this folder.
         .env("TMPDIR", temp.path())
         .kill_on_drop(true)
         .spawn()
@@ -156,13 +158,13 @@ async fn run(command: &[&str]) -> Result<u8> {
     }
 }
 
-/// PostgreSQL runs as another user when the tests run as root, and must reach its folder inside.
+/// When the tests run as root, PostgreSQL runs as another user, which must be able to reach its folder inside this one.
 fn allow_other_users(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     Ok(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))?)
 }
 
-/// Asks a command to end, and insists when it takes too long or the user does.
+/// Ends a command with SIGTERM, and with SIGKILL when it takes too long or another signal comes.
 async fn end(child: &mut Child, interrupts: &mut Interrupts) {
     if let Some(pid) = child.id() {
         signal::send(pid, Signal::TERM);

@@ -31,7 +31,7 @@ impl Engine for Maria {
     }
 
     fn install(dir: &Path) -> Result<Run> {
-        // One statement a line: that is all an init file may hold.
+        // Each statement must be on one line: an init file allows nothing else.
         let users = "CREATE USER IF NOT EXISTS bugfeed@'%' IDENTIFIED BY 'bugfeed';\n\
              GRANT ALL ON *.* TO bugfeed@'%' WITH GRANT OPTION;\n";
         std::fs::write(dir.join("init.sql"), users)?;
@@ -39,7 +39,8 @@ impl Engine for Maria {
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M"])
             .arg(format!("--datadir={}", dir.join("data").display()))
-            // Each removes at its start what others have there.
+            // The server removes temporary files of other servers when it starts, so each has a folder of its own for
+            // them.
             .env("TMPDIR", dir);
         Ok(as_root(install))
     }
@@ -69,7 +70,7 @@ impl Engine for Maria {
     }
 }
 
-/// Root has to say that it means it.
+/// MariaDB runs as root only if it is told so explicitly.
 fn as_root(run: Run) -> Run {
     if is_root() { run.arg("--user=root") } else { run }
 }

@@ -15,7 +15,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Whether the Debian package is there.
+    /// Whether the Debian package is installed.
     #[must_use]
     pub fn installed() -> bool {
         tool("nginx").is_ok()
@@ -32,7 +32,7 @@ impl Nginx {
     /// Starts it with these `location` blocks.
     ///
     /// # Errors
-    /// When it is not installed, or does not take the blocks; the message has its output.
+    /// When it is not installed, or refuses the blocks; the message has its output.
     pub async fn start(locations: &str) -> Result<Self> {
         let (mut server, port) = (Server::new("nginx")?, free_port()?);
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

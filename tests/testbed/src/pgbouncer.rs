@@ -1,6 +1,6 @@
-//! A PgBouncer of its own in front of a PostgreSQL, in transaction mode. In: Debian's pgbouncer, and a server. Out: URLs
-//! that lead through it. All clients of one database share one session of the server, so that what one of them leaves
-//! behind is what the next one finds.
+//! A private PgBouncer in front of a PostgreSQL, in transaction mode. In: Debian's pgbouncer, and a server. Out: URLs
+//! that lead through it. All clients of one database share one session of the server, so settings that one client
+//! leaves on the session are found by the next one.
 
 use anyhow::Result;
 
@@ -18,7 +18,7 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Whether the Debian package is there.
+    /// Whether the Debian package is installed.
     #[must_use]
     pub fn installed() -> bool {
         tool("pgbouncer").is_ok()
@@ -54,7 +54,7 @@ impl PgBouncer {
         Ok(Self { _server: server, client: behind.at(port) })
     }
 
-    /// The server through it, as a client sees it.
+    /// The address and login of the server, through the pooler.
     #[must_use]
     pub fn client(&self) -> &SqlServer {
         &self.client

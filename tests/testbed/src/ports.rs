@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-/// Below the range that the kernel hands to outgoing connections, so that none of those takes a port between
-/// this function and the server's own bind, or while a server is being restarted.
+/// These ports are below the range that the kernel uses for outgoing connections. So no outgoing connection takes a
+/// port between this function and the server's own bind, or while a server is restarted.
 const LOWEST: u64 = 10_000;
 const HIGHEST: u64 = 30_000;
 

@@ -54,7 +54,7 @@ impl Engine for Pg {
     }
 }
 
-/// The folder of the server's programs, the newest version's. The PATH has only wrappers, or other things.
+/// The folder of the newest version's server programs. The PATH has only wrappers, or other programs.
 fn programs() -> Result<PathBuf> {
     let mut folders = versioned(Path::new("/usr/lib/postgresql"), "", "bin");
     folders.reverse();
@@ -66,7 +66,7 @@ fn programs() -> Result<PathBuf> {
     initdb.parent().map(Path::to_owned).context("initdb is in no folder")
 }
 
-/// Whom to run as: this very user, unless it is root.
+/// The user to run as: `None` for the current user, another one if that is root.
 pub(crate) fn unprivileged() -> Result<Option<User>> {
     if !is_root() {
         return Ok(None);

@@ -16,17 +16,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::signal::{self, Signal};
 use crate::{Run, event, eventually, get};
 
-/// How long the last lines of a process that has ended may take to come through its pipes.
+/// How long to wait for the last lines of a process after its end.
 const LAST_LINES: Duration = Duration::from_secs(2);
-/// So many of its last lines are shown when something that was waited for did not come.
+/// How many of its last lines an error shows.
 const SHOWN: usize = 100;
 
-/// How to recognise a line of output: a part of it, or a function that says so.
+/// Recognises a line of output: by a part of the line, or by a function.
 pub trait LinePattern {
     /// Whether this is the line.
     fn is_in(&self, line: &str) -> bool;
 
-    /// What is looked for, for when it does not come.
+    /// What is looked for, as text for an error.
     fn describe(&self) -> String;
 }
 
@@ -50,7 +50,7 @@ impl<F: Fn(&str) -> bool> LinePattern for F {
     }
 }
 
-/// All lines so far, and a counter that moves with each line and each stream that ends.
+/// All lines so far, and a counter that changes with each line and with each stream that ends.
 #[derive(Debug)]
 struct Output {
     lines: Mutex<Vec<String>>,
@@ -124,7 +124,7 @@ impl Proc {
         self.wait_for_line_after(0, pattern, limit).await
     }
 
-    /// The same, looking only at what was printed after a mark.
+    /// Like [`Proc::wait_for_line`], but only for lines printed after a mark.
     ///
     /// # Errors
     /// When time is up or the process has ended; the message shows the end of the output.
@@ -203,7 +203,8 @@ impl Proc {
         Ok(self.status)
     }
 
-    /// Waits until it ends and its output has come (for up to 2 s, as others may hold the streams open).
+    /// Waits until it has ended and all its output was read (for up to 2 s, since other processes may hold the streams
+    /// open).
     ///
     /// # Errors
     /// When time is up; the message shows the end of the output.
@@ -213,24 +214,24 @@ impl Proc {
         let status = waited.with_context(|| self.shown())?;
         let mut moved = self.output.moved.subscribe();
         let all = moved.wait_for(|_| self.output.open.load(Ordering::Acquire) == 0);
-        // What is missing after that is not its own.
+        // Lines that are missing after that are from other processes.
         let _ = timeout(LAST_LINES, all).await;
         Ok(status)
     }
 
-    /// Asks it to end (SIGTERM), and waits until it has, without a fault.
+    /// Sends SIGTERM, and waits until it has ended with success.
     ///
     /// # Errors
-    /// When time is up, or it ended with a fault; the message shows the end of the output.
+    /// When time is up, or it ended with an error; the message shows the end of the output.
     pub async fn stop(&mut self, limit: Duration) -> Result<()> {
         self.sigterm();
         self.succeeds(limit).await
     }
 
-    /// Waits until it ends by itself, without a fault.
+    /// Waits until it ends by itself, with success.
     ///
     /// # Errors
-    /// When time is up, or it ended with a fault; the message shows the end of the output.
+    /// When time is up, or it ended with an error; the message shows the end of the output.
     pub async fn succeeds(&mut self, limit: Duration) -> Result<()> {
         let status = self.wait(limit).await?;
         if status.success() { Ok(()) } else { bail!("{} ended with {status}\n{}", self.name, self.shown()) }
@@ -242,7 +243,7 @@ impl Proc {
             signal::kill_tree(self.pid());
             self.status = self.child.wait().ok();
         } else {
-            // Its group may have members left.
+            // Its process group may still have members.
             signal::send_group(self.pid(), Signal::KILL);
         }
     }

@@ -1,5 +1,5 @@
-//! A RabbitMQ node of its own. In: Debian's rabbitmq-server. Out: an AMQP URL, and the node's life in the test's hand.
-//! It never touches the machine's own node: name, ports, cookie, data and even the port mapper are private.
+//! A private RabbitMQ node. In: Debian's rabbitmq-server. Out: an AMQP URL, and functions to stop, kill and start the
+//! node. It never touches the machine's own node: name, ports, cookie, data and even the port mapper are private.
 
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -16,9 +16,10 @@ use crate::server::{Server, listens};
 use crate::signal::Signal;
 use crate::{Proc, Run, eventually, free_port, skip};
 
-/// Makes a node's very first stream, removes it, and writes all small tables to the disk. RabbitMQ keeps for half a
-/// second in memory only that the process behind all streams exists: a node killed in that time has, ever after, a
-/// stream that is "down". Without this, every test that declares a stream and soon kills its node could meet that.
+/// Makes a node's first stream, removes it, and writes all small tables to the disk. Why: RabbitMQ has one process
+/// behind all streams, and for half a second keeps the record of it only in memory. A node that is killed in that time
+/// has a stream that is "down" for ever. Without this, that could happen in every test that declares a stream and soon
+/// kills its node.
 const FIRST_STREAM: &str = r#"
     {new, Queue} = rabbit_amqqueue:declare(rabbit_misc:r(<<"/">>, queue, <<"bugfeed.first">>), true, false,
         [{<<"x-queue-type">>, longstr, <<"stream">>}], none, <<"guest">>),
@@ -38,7 +39,7 @@ pub struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// Whether the Debian package is there.
+    /// Whether the Debian package is installed.
     #[must_use]
     pub fn installed() -> bool {
         scripts().is_ok()
@@ -66,7 +67,8 @@ impl RabbitMq {
         for (name, text) in files {
             std::fs::write(server.path(name), text)?;
         }
-        // A node insists on a port mapper and would leave one running, so it finds one that belongs to the test.
+        // A node needs a port mapper, and would start one that outlives it. So the test starts one first, which the
+        // node finds.
         let epmd = Run::new("epmd")
             .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
             .dir(server.dir())
@@ -97,9 +99,10 @@ impl RabbitMq {
             ("ERL_EPMD_PORT", self.epmd_port.to_string().into()),
             ("ERL_EPMD_ADDRESS", OsString::from("127.0.0.1")),
             ("ERL_CRASH_DUMP_BYTES", OsString::from("0")),
-            // For the node, and for the helper by which it wants to start a port mapper of its own.
+            // These flags are for the node, and for the helper with which it would start its own port mapper.
             ("ERL_AFLAGS", OsString::from("-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}")),
-            // Makes the script become the Erlang machine instead of watching over it: one process, with our pid.
+            // With this, the script replaces itself by the Erlang machine instead of watching it: one process, with the
+            // known pid.
             ("RUNNING_UNDER_SYSTEMD", OsString::from("true")),
             ("RABBITMQ_NODENAME", self.node().into()),
             ("RABBITMQ_NODE_IP_ADDRESS", OsString::from("127.0.0.1")),
@@ -198,7 +201,7 @@ fn scripts() -> Result<PathBuf> {
     found.context("RabbitMQ is not installed: install the Debian package rabbitmq-server")
 }
 
-/// Whether an AMQP server greets on the port: it answers the protocol header with a method frame (type 1).
+/// Checks that an AMQP server answers on the port: it answers the protocol header with a method frame (type 1).
 fn greets(port: u16) -> Result<()> {
     let limit = Duration::from_secs(5);
     let mut socket = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), limit)?;

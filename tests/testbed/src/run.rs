@@ -1,5 +1,5 @@
-//! Starting a process that cannot outlive the test. In: a program, its arguments and environment. Out: a running
-//! [`Proc`] in its own process group. It never leaves a child behind, however the test ends.
+//! Starts a process that cannot outlive the test. In: a program, its arguments and environment. Out: a running [`Proc`]
+//! in its own process group. It never leaves a child behind, however the test ends.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -27,7 +27,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Will run this program: a path, or a name to be found in the PATH.
+    /// A process that will run this program: a path, or a name to be found in the PATH.
     #[must_use]
     pub fn new(program: impl AsRef<Path>) -> Self {
         Self {
@@ -69,14 +69,14 @@ impl Run {
         self
     }
 
-    /// Removes one variable that would be inherited.
+    /// Does not pass on this inherited variable.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.unset.push(name.as_ref().to_owned());
         self
     }
 
-    /// Inherits no environment: only what [`Run::env`] sets.
+    /// Inherits no environment: passes only what [`Run::env`] sets.
     #[must_use]
     pub fn env_clear(mut self) -> Self {
         self.clear_env = true;
@@ -107,10 +107,10 @@ impl Run {
         Ok(Proc::new(name, child))
     }
 
-    /// Runs it to its end, which must be one without a fault, and returns what it printed.
+    /// Runs it to its end, which must be a success, and returns what it printed.
     ///
     /// # Errors
-    /// When it cannot be started, time is up, or it ends with a fault; the message shows the end of the output.
+    /// When it cannot be started, time is up, or it ends with an error; the message shows the end of the output.
     pub async fn succeeds(self, limit: Duration) -> Result<String> {
         let mut proc = self.spawn()?;
         proc.succeeds(limit).await?;
@@ -123,7 +123,7 @@ impl Run {
         } else {
             self.program.canonicalize().with_context(|| format!("no program {}", self.program.display()))?
         };
-        // The kernel kills it when this process dies, be it by SIGKILL. Setting that needs `unsafe` or this tool.
+        // The kernel kills it when this process dies, even by SIGKILL. Only `unsafe` code or this tool can set that up.
         let mut command = Command::new(tool("setpriv")?);
         command.args(["--pdeathsig", "KILL"]);
         if let Some(user) = &self.user {

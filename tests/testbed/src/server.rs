@@ -1,5 +1,6 @@
-//! What all servers of the testbed share: a folder of its own, one process, and a start that waits until it answers. In:
-//! how it is started and how to ask it. Out: a running server. Dropping it kills the process, then removes the folder.
+//! What all servers of the testbed share: a folder of its own, one process, and a start that waits until the server
+//! answers. In: how to start the server and how to ask whether it answers. Out: a running server. Dropping it kills the
+//! process, then removes the folder.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,14 +18,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A private server; killed and removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    // Dropped in this order.
+    // The fields are dropped in this order: the process first, then its folder.
     process: Option<Proc>,
     dir: TempDir,
     name: &'static str,
 }
 
 impl Server {
-    /// A folder for it; nothing runs yet.
+    /// Makes the server's folder; nothing runs yet.
     pub(crate) fn new(name: &'static str) -> Result<Server> {
         let dir = tempfile::Builder::new().prefix(&format!("bugfeed-{}-", name.to_lowercase())).tempdir()?;
         Ok(Server { process: None, dir, name })
@@ -98,7 +99,7 @@ impl Server {
     }
 }
 
-/// Whether somebody listens on a port: answer enough for a server that listens only when it is ready.
+/// Checks that somebody listens on a port. That is enough for a server that listens only when it is ready.
 pub(crate) async fn listens(port: u16) -> Result<()> {
     TcpStream::connect(("127.0.0.1", port)).await?;
     Ok(())

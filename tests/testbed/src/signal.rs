@@ -1,5 +1,5 @@
-//! Signals and process trees. In: process ids of processes that a test started. Out: signals sent, and whether they
-//! are gone. It never chooses a process by its name.
+//! Signals and process trees. In: process ids of processes that a test started. Out: signals sent, and whether the
+//! processes are gone. It never chooses a process by its name.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,7 +12,7 @@ fn as_pid(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
-/// Sends a signal to one process; one that is gone already is left alone.
+/// Sends a signal to one process; does nothing if the process is gone.
 pub fn send(pid: u32, signal: Signal) {
     if let Some(pid) = as_pid(pid) {
         let _gone_already = kill_process(pid, signal);
@@ -34,7 +34,8 @@ fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Whether a process has ended. A zombie has: where process 1 does not reap, orphans stay zombies.
+/// Whether a process has ended. A zombie counts as ended, because orphans stay zombies where process 1 does not reap
+/// them.
 #[must_use]
 pub fn is_gone(pid: u32) -> bool {
     state_and_parent(pid).is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))

@@ -1,7 +1,8 @@
 //! The rule for tests whose server is missing. In: what is missing and what to do. Out: one line and a skipped test,
 //! or, where nothing may be skipped, a panic. It never skips silently.
 
-/// Says that a test is skipped, and why. Where `BUGFEED_TEST_REQUIRE` is 1, as under `tests/run`, fails instead.
+/// Prints that a test is skipped, and why. If `BUGFEED_TEST_REQUIRE` is 1, as under `tests/run`, it fails the test
+/// instead.
 ///
 /// # Panics
 /// When nothing may be skipped.
@@ -27,7 +28,7 @@ pub(crate) async fn unless<T>(
     Some(must(start.await))
 }
 
-/// The value of a started server, where a failed start fails the test.
+/// The started server; if the start failed, this fails the test.
 #[expect(clippy::panic, reason = "the one way to fail a test")]
 pub(crate) fn must<T>(started: anyhow::Result<T>) -> T {
     started.unwrap_or_else(|error| panic!("{error:?}"))

@@ -1,5 +1,5 @@
-//! A database server by its URL, and questions to it through its own command-line client. In: a URL, SQL text. Out: the
-//! client's plain output. It never goes through the drivers that the tests are about.
+//! A database server that is known by its URL, and queries to it through its own command-line client. In: a URL, SQL
+//! text. Out: the client's plain output. It never goes through the drivers that the tests are about.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,7 +63,7 @@ impl SqlServer {
         (&self.host, self.port, &self.user, &self.password)
     }
 
-    /// The same server behind another port of this machine: something that forwards to it.
+    /// The same server, reached through another port of this machine (something that forwards to it).
     #[must_use]
     pub fn at(&self, port: u16) -> Self {
         Self { host: "127.0.0.1".to_owned(), port, ..self.clone() }
@@ -138,7 +138,8 @@ impl SqlServer {
         let mut child = command.spawn().context("cannot start the database's client")?;
         let mut stdin = child.stdin.take().context("the client has no input")?;
         let talk = async {
-            // A client that cannot connect closes its input at once; its own words say more than a broken pipe.
+            // A client that cannot connect closes its input at once. Its own message says more than the error of this
+            // write.
             let _told_below = stdin.write_all(sql.as_bytes()).await;
             drop(stdin);
             child.wait_with_output().await

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// What one look at a condition may return: an `Option`, a `Result`, or a `bool`.
+/// What one check of a condition may return: an `Option`, a `Result`, or a `bool`.
 pub trait Outcome {
-    /// What is there once the condition holds.
+    /// The value when the condition holds.
     type Value;
 
     /// The value, or the state to show when time is up.
@@ -43,8 +43,8 @@ impl Outcome for bool {
     }
 }
 
-/// Looks at a condition again and again until it holds, and returns its value. One look that hangs counts against
-/// the limit too. Uses tokio's clock: under paused time it only makes sense for conditions inside the runtime.
+/// Checks a condition repeatedly until it holds, and returns its value. A single check that hangs counts against the
+/// limit too. It uses tokio's clock: under paused time it only makes sense for conditions inside the runtime.
 ///
 /// # Errors
 /// When `limit` has passed: the message has `what` and the last state.

@@ -1,4 +1,4 @@
-//! What the gateway says: messages of any kind and nonsense go in, deliveries come out.
+//! Reads what the gateway says: messages, or any nonsense, go in; deliveries come out.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,18 +12,19 @@ use super::{Asked, Core, Delivery, MAX_WAIT, Now, Pending, SINCE, UNKNOWN};
 use crate::{Error, Event, Protocol, State};
 
 impl Core {
-    /// A text came.
+    /// A text message was received.
     pub(crate) fn received(&mut self, text: &str, now: Now) {
         if self.connection.is_none() {
             return;
         }
         self.backoff.reset();
         self.heard(now);
-        // What this version does not understand is for newer ones.
+        // Messages that this version does not understand are meant for newer ones, and ignored.
         let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };
         let cursor = message.get("cursor").and_then(Value::as_str).map(str::to_owned);
         let command = message.get("command").and_then(Value::as_str);
-        // A gateway whose feed is paused says so right after the reply to hello, or in a heartbeat.
+        // A gateway with a paused feed says so directly after the reply to hello, or in a heartbeat. Any other first
+        // message means that the feed is not paused.
         let is_first = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.is_new));
         match command {
             Some("feed" | "heartbeat") => self.flows(message.get("state"), message.get("since")),
@@ -53,13 +54,13 @@ impl Core {
         let Some(when) = message.get("when").and_then(Value::as_str) else { return };
         let (event, cursor) = match When::parse_utc(when) {
             Ok(when) => (Event::Change(Change { bug, when }), cursor.or_else(|| self.since(when, now.date))),
-            // It changed, but nobody can tell when: what is not known exactly is a gap.
+            // The bug changed, but the date cannot be read. That is told as a gap: look at this bug.
             Err(_) => (Event::Gap(vec![bug]), cursor),
         };
         self.tell(Some(event).filter(|_| self.bugs.contains(&bug)), cursor);
     }
 
-    /// What a message says of whether anything can arrive. What is not known means that it can.
+    /// Reads from a message whether changes can arrive. An absent or unknown state means that they can.
     fn flows(&mut self, state: Option<&Value>, since: Option<&Value>) {
         let state = if state.and_then(Value::as_str) == Some("paused") { FeedState::Paused } else { FeedState::Live };
         if state != self.feed_state {
@@ -69,7 +70,8 @@ impl Core {
         }
     }
 
-    /// The gateway lost continuity, and tells everybody: nobody shall ask the tracker at the same moment as all others.
+    /// The gateway lost continuity, and tells all its clients. Each client delays the gap by a random part of
+    /// `spread_ms`, so that they do not all ask the tracker at the same moment (thundering herd).
     fn lost_continuity(&mut self, spread_ms: Option<&Value>, cursor: Option<String>, now: Now) {
         let sent = self.connection.as_ref().map(|connection| connection.sent.clone()).unwrap_or_default();
         let spread_ms = spread_ms.and_then(Value::as_f64).filter(|ms| *ms >= 0.0).unwrap_or(0.0);
@@ -77,8 +79,8 @@ impl Core {
         self.lose(sent, cursor, now.clock + spread.mul_f64(now.chance), now);
     }
 
-    /// Nobody can tell what these bugs went through up to the cursor; to be told at that time, with what is to be told
-    /// already, as soon as either is due.
+    /// Changes of these bugs, up to the cursor, may be missing. The gap is told at time `at`. If a gap is pending
+    /// already, the two are joined and told at the earlier of their times.
     fn lose(&mut self, bugs: impl IntoIterator<Item = BugId>, cursor: Option<String>, at: Duration, now: Now) {
         let lost: BTreeSet<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
         if lost.is_empty() {
@@ -94,7 +96,7 @@ impl Core {
         }
     }
 
-    /// Tells the gap that waits, of those bugs that are still wanted.
+    /// Tells the pending gap, for those of its bugs that are still watched.
     pub(super) fn tell_gap(&mut self) {
         if let Some(Pending { bugs, cursor, .. }) = self.pending.take() {
             let lost: Vec<BugId> = bugs.intersection(&self.bugs).copied().collect();
@@ -135,7 +137,7 @@ impl Core {
         {
             connection.interval = Duration::from_secs_f64(granted);
         }
-        // For those who start afresh; it is no position of ours.
+        // The head is for `start_from_head`; it is not this client's position.
         self.head = Some(cursor.unwrap_or_else(|| UNKNOWN.to_owned()));
         if let Some(connection) = &mut self.connection {
             connection.is_new = true;
@@ -152,10 +154,12 @@ impl Core {
             _ => None,
         };
         self.tell(Some(Event::Subscribed { bugs: asked.bugs.clone(), replay: self.replay }), None);
-        // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
+        // Changes may be missing if the verdict is gap, or if a cursor got no verdict (classic gateways do not know
+        // cursors).
         let kept = matches!(self.replay, Some(Verdict::Complete | Verdict::Latest));
         let lost = if asked.cursor.is_some() && !kept { asked.bugs } else { Vec::new() };
-        // Something has begun. Who comes back without a cursor must not begin anew silently.
+        // From now on this client is no fresh start. Without any cursor it would resume silently after a lost
+        // connection, so it gets one that is answered with a gap.
         let begun = self.cursor.is_none().then(|| UNKNOWN.to_owned());
         self.lose(lost, cursor.or(begun), now.clock, now);
     }
@@ -172,7 +176,7 @@ impl Core {
         self.deliveries.push_back(Delivery { item: Some(Err(error)), cursor: None });
     }
 
-    /// Where to resume on a classic gateway: the largest date received, but none that lies in the future.
+    /// The cursor for resuming on a classic gateway: the latest date received, but none in the future.
     fn since(&self, when: When, today: When) -> Option<String> {
         let before = self.cursor.as_deref().and_then(|cursor| cursor.strip_prefix(SINCE));
         let is_later = before.and_then(|since| When::parse_utc(since).ok()).is_none_or(|before| when > before);

@@ -1,8 +1,9 @@
-//! A session whose client is served over plain HTTP: what its shard writes is taken in this process, message by message.
+//! The in-memory peer of a client of the HTTP fallback (SSE, long-poll): the shard writes into a buffer, and a task of
+//! this process takes the messages out, one by one.
 //!
-//! Goes in: commands, as a WebSocket client would send them. Comes out: the messages that such a client would be sent, at
-//! the pace at which they are taken. To its shard it is a peer like any other: one that takes a few kilobytes, and lags
-//! when nobody takes them from it.
+//! Goes in: commands, as a WebSocket client would send them. Comes out: the messages that such a client would be sent,
+//! at the pace at which they are taken (backpressure). The shard treats this peer like a socket: it takes some
+//! kilobytes, and the session lags while nobody takes messages out.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,14 +22,15 @@ use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
 
-/// What the shard may write before something is taken, in bytes: as much as a socket's buffer, so that a client that reads
-/// at once is not taken for a slow one when many changes come together. Nothing is kept while it is empty.
+/// How many bytes the shard may write before a message is taken. It is as much as a socket's buffer holds, so that a
+/// client that reads at once does not count as slow when many changes come together. An empty buffer takes no memory.
 const ROOM: usize = 64 * 1024;
 
-/// What a shard, the task that speaks for the client, and whoever takes the messages share.
+/// State shared by the shard, the client's task (`serve`), and the reader of the messages ([`Messages`]).
 #[derive(Debug, Default)]
 pub struct BufferedPeer {
-    /// Held for a copy of a few kilobytes, by one of two tasks that seldom run at the same moment.
+    /// The lock is held only while a few kilobytes are copied. Two tasks use it, and they seldom run at the same
+    /// moment.
     inner: Mutex<Inner>,
     speaker: AtomicWaker,
     taker: AtomicWaker,
@@ -36,18 +38,18 @@ pub struct BufferedPeer {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// WebSocket frames, the last one perhaps in part.
+    /// WebSocket frames that were not taken yet. The last one may be incomplete.
     written: Vec<u8>,
     commands: VecDeque<Command>,
-    /// Where the shard has the session; none as long as it does not have it, when there is nothing to speak of yet, nor
-    /// to end.
+    /// The session's slot in the shard. `None` until the shard has attached the session; before that, nothing is sent
+    /// to the shard, and there is no session to end.
     slot: Option<Slot>,
-    /// The shard is done with the last command.
+    /// The shard has finished the last command, so the next one may be sent to it.
     ready: bool,
     wants_writable: bool,
-    /// The shard has ended the session, or is gone.
+    /// The shard has ended the session, or has stopped itself.
     ended: bool,
-    /// Nobody takes messages any more.
+    /// [`Messages`] was dropped: nobody takes messages any more.
     left: bool,
 }
 
@@ -93,13 +95,14 @@ impl Peer for BufferedPeer {
         self.speaker.wake();
     }
 
-    /// Always now: whether the client lives, only its connection can tell, which then lets go of [`Messages`].
+    /// Always "now". Only the client's HTTP connection can find out that the client is dead; its task then drops
+    /// [`Messages`].
     fn heard_ms(&self) -> u64 {
         u64::MAX
     }
 }
 
-/// Speaks for the client until either side ends.
+/// The client's task: passes its commands to the shard until either side ends the session.
 pub(super) async fn serve(peer: Arc<BufferedPeer>, shard: mpsc::Sender<ShardInput>, common: Arc<Common>) {
     common.events.connected();
     if shard.send(Input::Attach(ClientPeer::Buffered(Arc::clone(&peer)))).await.is_ok() {
@@ -116,7 +119,7 @@ pub(super) async fn serve(peer: Arc<BufferedPeer>, shard: mpsc::Sender<ShardInpu
     common.events.disconnected();
 }
 
-/// What the client has for its shard next, that it leaves last of all.
+/// The next input of the client for its shard. The last input is [`Input::Detach`].
 fn next(peer: &BufferedPeer, cx: &mut Context<'_>) -> Poll<ShardInput> {
     peer.speaker.register(cx.waker());
     let mut inner = peer.inner();
@@ -141,7 +144,7 @@ fn next(peer: &BufferedPeer, cx: &mut Context<'_>) -> Poll<ShardInput> {
 #[derive(Debug)]
 pub struct Messages {
     peer: Arc<BufferedPeer>,
-    /// Taken from the peer, not yet given out from `next` on.
+    /// Bytes taken from the peer. Those from `next` on were not yet returned as messages.
     taken: Vec<u8>,
     next: usize,
 }
@@ -151,23 +154,23 @@ impl Messages {
         Messages { peer: Arc::clone(peer), taken: Vec::new(), next: 0 }
     }
 
-    /// Asks for something; the reply is one of the messages, behind everything that came before it.
+    /// Sends a command to the shard. Its reply is one of the messages, after everything that was written before it.
     pub fn ask(&self, command: Command) {
         self.peer.inner().commands.push_back(command);
         self.peer.speaker.wake();
     }
 
-    /// The next message, as JSON text; none where the session is over.
+    /// The next message, as JSON text. `None` when the session has ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         loop {
             while let Some((frame, len)) = frame::split(&self.taken[self.next..]) {
                 self.next += len;
-                // Pings and the close frame say nothing here: the end of the session does.
+                // Pings and close frames are skipped: the reader learns from `None` that the session has ended.
                 if let Some(text) = frame {
                     return Poll::Ready(Some(text.to_vec()));
                 }
             }
-            // What is idle keeps no buffer.
+            // An idle session keeps no buffer.
             self.taken = self.taken[self.next..].to_vec();
             self.next = 0;
             self.peer.taker.register(cx.waker());
@@ -189,7 +192,8 @@ impl Messages {
         }
     }
 
-    /// Whether the session has ended, though there may be messages of it yet; where it has not, its end wakes the task.
+    /// Whether the session has ended. Messages of it may still be waiting. If it has not ended, its end wakes the task
+    /// of `cx`.
     pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
         self.peer.taker.register(cx.waker());
         self.peer.inner().ended
@@ -223,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// Its shard has other things to do first, and does not know it yet.
+    /// The client leaves before its shard has processed the attach.
     #[tokio::test]
     async fn who_leaves_at_once_takes_nobody_else_along() {
         let options = FeedOptions {
@@ -236,7 +240,7 @@ mod tests {
         let tracker = TaskTracker::new();
         let mut stays = parts.feed.open([Command::Version], &tracker);
         drop(parts.feed.open([Command::Version], &tracker));
-        // Without a shard, they come no further than its queue.
+        // No shard runs yet, so the inputs of both clients stay in its queue.
         while parts.feed.shards[0].capacity() > SHARD_QUEUE - 2 {
             tokio::task::yield_now().await;
         }

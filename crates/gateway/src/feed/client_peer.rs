@@ -8,7 +8,7 @@ use super::connection::Connection;
 use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
 
-/// One of the two.
+/// Where a shard writes the messages of one session.
 #[derive(Debug)]
 pub enum ClientPeer {
     /// A WebSocket client.

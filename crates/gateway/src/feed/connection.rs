@@ -1,10 +1,12 @@
-//! One connection: reads what its peer sends and hands it to the shard; the shard alone writes.
+//! One WebSocket connection: its task reads what the client sends and hands it to the shard. Only the shard writes to
+//! the socket.
 //!
-//! Goes in: an upgraded TCP stream. Comes out: [`Input`]s for the connection's shard, one piece of work at a time: the
-//! next is read when the shard is done with the last, so a client that sends faster than it reads only waits.
+//! Goes in: an upgraded TCP stream. Comes out: [`Input`]s for the connection's shard, one command at a time. The next
+//! command is read only when the shard has finished the last one, so a client that sends faster than it reads is held
+//! back (backpressure).
 //!
-//! Most connections are idle most of the time, so this is where memory is saved: all that an idle one keeps is its
-//! [`Connection`] and a task of a few words; a [`Reader`] lives only while something is being read.
+//! Memory is saved here, because most connections are idle most of the time. An idle one keeps only its [`Connection`]
+//! and a task of a few words; a [`Reader`] exists only while a message is being read.
 
 use std::future::poll_fn;
 use std::io;
@@ -32,8 +34,8 @@ use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
 use bugfeed_runtime::http::Hijacked;
 
-/// After its close frame a connection is read from for at most this long, so that the peer gets to see the frame
-/// before a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
+/// After the close frame, the connection is read from for at most this long, so that the peer receives the frame and
+/// not a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
 const LINGER: Duration = Duration::from_secs(2);
 
 /// What all connections of a feed share.
@@ -43,7 +45,7 @@ pub(super) struct Common {
     pub(super) max_bugs: usize,
     /// The largest message a client may send, in bytes.
     pub(super) message_bytes: usize,
-    /// How long it may take from its first byte to its last.
+    /// How long a message may take from its first byte to its last.
     pub(super) message_timeout: Duration,
     pub(super) budgets: Budgets,
     pub(super) clock: Clock,
@@ -58,10 +60,10 @@ pub struct Connection {
     common: Arc<Common>,
     slot: AtomicU32,
     flags: AtomicU8,
-    /// Of the connection's task.
+    /// Wakes the connection's task.
     waker: AtomicWaker,
     heard_ms: AtomicU64,
-    /// Since when the rest of a message is waited for; 0 where none is.
+    /// When the wait for the rest of an unfinished message began, in milliseconds; 0 when no message is unfinished.
     begun_ms: AtomicU64,
     _permit: OwnedSemaphorePermit,
 }
@@ -80,33 +82,34 @@ impl Connection {
         self.slot.load(Ordering::Acquire)
     }
 
-    /// What is needed while a message comes in, of which `rest` was read already.
+    /// A reader for the next message; `rest` holds those of its bytes that were read already.
     fn reader(&self, rest: &[u8]) -> Reader {
         Reader::new(rest, self.common.message_bytes, &self.common.budgets.message_bytes)
     }
 
-    /// Something was read from the peer.
+    /// Notes that the peer is alive: bytes were just read from it.
     fn heard(&self) {
         self.heard_ms.store(self.common.clock.now_ms(), Ordering::Relaxed);
     }
 
-    /// The rest of a message is waited for.
+    /// Notes that a message has begun and is not complete, unless this was noted before.
     fn owes(&self) {
         if self.begun_ms.load(Ordering::Relaxed) == 0 {
             self.begun_ms.store(self.common.clock.now_ms().max(1), Ordering::Relaxed);
         }
     }
 
-    /// It has come.
+    /// Notes that no message is unfinished any more.
     fn owes_nothing(&self) {
         self.begun_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Waits where the shard's queue is full. Whether the shard still takes inputs.
+    /// Sends an input to the shard, and waits while the shard's queue is full. Returns whether the shard still takes
+    /// inputs.
     async fn send(&self, input: ShardInput) -> bool {
         match self.shard.try_send(input) {
             Ok(()) => true,
-            // Boxed: an idle task shall not hold room for it.
+            // Boxed, so that an idle task does not reserve memory for this future.
             Err(TrySendError::Full(input)) => Box::pin(self.shard.send(input)).await.is_ok(),
             Err(TrySendError::Closed(_)) => false,
         }
@@ -144,14 +147,14 @@ impl Peer for Connection {
     }
 }
 
-/// What a peer did.
+/// What a message of the peer means for its connection.
 enum Heard {
     Work(Work),
     Nothing,
     Gone,
 }
 
-/// Sets up what a shard and a connection's task share, and what was read already.
+/// Sets up the state that a shard and the connection's task share, and a reader for bytes that came with the handshake.
 pub(super) fn take_over(
     hijacked: Hijacked,
     shard: mpsc::Sender<ShardInput>,
@@ -170,7 +173,7 @@ pub(super) fn take_over(
         begun_ms: AtomicU64::new(0),
         _permit: permit,
     });
-    // `rest` holds on to the whole buffer that the handshake was read into: it must not outlive this function.
+    // `rest` keeps the whole buffer alive that the handshake was read into, so it must not outlive this function.
     let reader = (!rest.is_empty()).then(|| Box::new(conn.reader(&rest)));
     (conn, reader)
 }
@@ -188,7 +191,7 @@ pub(super) async fn serve(conn: Arc<Connection>, reader: Option<Box<Reader>>) {
 }
 
 async fn talk(conn: &Arc<Connection>, mut reader: Option<Box<Reader>>) {
-    // Busy until the shard has attached the connection, and again with each piece of work.
+    // Busy until the shard has attached the connection, and again while the shard works on a command.
     let mut busy = true;
     let mut want_writable = false;
     loop {
@@ -200,7 +203,7 @@ async fn talk(conn: &Arc<Connection>, mut reader: Option<Box<Reader>>) {
     }
 }
 
-/// What the connection has for its shard next; none where it is over.
+/// The next input of the connection for its shard; `None` when the connection has ended.
 fn next(
     conn: &Arc<Connection>,
     reader: &mut Option<Box<Reader>>,
@@ -215,7 +218,7 @@ fn next(
     }
     *busy &= flags & READY == 0;
     *want_writable |= flags & WANT_WRITABLE != 0;
-    // An error shows at the next write.
+    // A socket error is noticed by the shard, at its next write.
     if *want_writable && conn.stream.poll_write_ready(cx).is_ready() {
         *want_writable = false;
         return Poll::Ready(Some(Input::Writable(conn.slot())));
@@ -228,7 +231,7 @@ fn next(
         let reading = reader.get_or_insert_with(|| Box::new(conn.reader(&[])));
         match reading.poll(&conn.stream, &|| conn.heard(), &mut reads, cx) {
             Poll::Ready(message) => {
-                // What comes between the frames of a message does not end it.
+                // A control frame between two frames of a message does not complete that message.
                 if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {
                     conn.owes_nothing();
                 }
@@ -237,7 +240,7 @@ fn next(
                         *busy = true;
                         return Poll::Ready(Some(Input::Work(conn.slot(), work)));
                     }
-                    // A flood of such messages must not keep others of this thread from their turn.
+                    // A flood of such messages must not starve the other tasks of this thread.
                     Heard::Nothing => ready!(tokio::task::coop::poll_proceed(cx)).made_progress(),
                     Heard::Gone => return Poll::Ready(None),
                 }
@@ -251,21 +254,22 @@ fn next(
                     conn.owes();
                 }
                 if reads == 0 {
-                    // It is the turn of others of this thread.
+                    // The other tasks of this thread run first.
                     cx.waker().wake_by_ref();
                     break;
                 }
                 if !idle {
                     break;
                 }
-                // Once more around, to wait for the socket.
+                // The loop goes round once more, to wait for the socket.
             }
         }
     }
     Poll::Pending
 }
 
-/// Reads a command. More bugs than a session may have are refused here: a command may have to wait in memory.
+/// Parses a command. A command with more bugs than a session may have is refused here already, because it may have to
+/// wait in memory.
 fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
     let command = client::parse(text)?;
     match &command {
@@ -306,7 +310,8 @@ fn heard(message: Result<Message, Fault>, common: &Common) -> Heard {
     Heard::Work(Work::Close(close))
 }
 
-/// What a fault of the peer is called and answered with; none where the connection is just gone.
+/// The name that a fault of the peer has in logs and metrics, and the close frame that answers it. `None` if the
+/// connection has simply ended.
 fn fault(error: &Error) -> Option<(&'static str, Close)> {
     use tokio_tungstenite::tungstenite::error::ProtocolError;
     match error {
@@ -318,7 +323,8 @@ fn fault(error: &Error) -> Option<(&'static str, Close)> {
     }
 }
 
-/// Says that nothing more will be written, and reads on for a moment, so that what was written arrives.
+/// Sends FIN, then reads on for at most [`LINGER`]: a reset, which unread bytes would cause, could overtake what was
+/// written.
 async fn linger(conn: &Connection) {
     if socket2::SockRef::from(&conn.stream).shutdown(Shutdown::Write).is_err() {
         return;
@@ -333,7 +339,7 @@ async fn linger(conn: &Connection) {
             }
         }
     };
-    // Whether it ended by itself or by the clock makes no difference.
+    // It makes no difference whether the peer closed or the time ran out.
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 

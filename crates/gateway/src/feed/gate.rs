@@ -1,7 +1,8 @@
-//! The door of a feed: shut until the feed is current for the first time.
+//! The gate of a feed: clients are let in when the feed is current for the first time.
 //!
-//! Goes in: each shard's word that it has worked off everything up to there. Comes out: whether clients may come in. A client
-//! that came earlier would be sent, as if it had just happened, what a gateway that starts reads from history.
+//! Goes in: the report of each shard that it has processed everything up to the moment at which the feed became
+//! current. Comes out: whether clients may come in. Why: a gateway that starts reads old changes from history, and an
+//! earlier client would be sent them as if they had just happened.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,11 +12,11 @@ use tokio::sync::watch;
 enum Door {
     Shut,
     Open,
-    /// The gateway goes away before it was ever open.
+    /// The gateway stops before the gate was ever open.
     Left,
 }
 
-/// Opens once, when all shards have said so.
+/// Opens once, when all shards have reported that they are current.
 #[derive(Debug)]
 pub(super) struct Gate {
     shards: AtomicUsize,
@@ -23,19 +24,19 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A shut one.
+    /// A shut gate that waits for this many shards.
     pub(super) fn new(shards: usize) -> Gate {
         Gate { shards: AtomicUsize::new(shards), door: watch::Sender::new(Door::Shut) }
     }
 
-    /// One more shard is current; each says it once.
+    /// One more shard is current. Each shard reports this once.
     pub(super) fn shard_is_current(&self) {
         if self.shards.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.turn(Door::Open);
         }
     }
 
-    /// Whoever waits shall go: the gateway stops.
+    /// The gateway stops: all who wait for the gate are sent away.
     pub(super) fn leave(&self) {
         self.turn(Door::Left);
     }
@@ -54,7 +55,7 @@ impl Gate {
         *self.door.borrow() == Door::Shut
     }
 
-    /// Waits until it is open; false where it never will be.
+    /// Waits until the gate is open; false if the gateway stops before that.
     pub(super) async fn opened(&self) -> bool {
         let mut door = self.door.subscribe();
         let opened = door.wait_for(|door| *door != Door::Shut).await;
@@ -75,7 +76,7 @@ mod tests {
     use bugfeed_core::input::SessionLimits;
     use bugfeed_core::replay::ReplayLimits;
 
-    /// What was read from history may still wait in a shard's queue.
+    /// When the feed is current, old changes from history may still wait in a shard's queue.
     #[tokio::test]
     async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
         let options = FeedOptions {

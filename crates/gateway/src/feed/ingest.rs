@@ -1,8 +1,8 @@
-//! The one way into a feed: hands events to the plan of its bus, and tells every shard what comes of them.
+//! The one way into a feed: hands events to the plan of its bus, and tells every shard what follows from them.
 //!
-//! Goes in: what a transport hears of its bus ([`Event`]). Comes out: inputs in the queue of every shard, words in the log,
-//! and what the transport is to ask its broker ([`Ask`]). Decides nothing: that is [`core::bus`](bugfeed_core::bus). When an
-//! update is told, the change is in the replay cache already.
+//! Goes in: the events of a transport ([`Event`]). Comes out: inputs in the queue of every shard, lines in the log, and
+//! the questions that the transport must ask its broker ([`Ask`]). Decides nothing: [`core::bus`](bugfeed_core::bus)
+//! does. When a shard is told of an update, the change is in the replay cache already.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,16 +24,16 @@ use bugfeed_runtime::throttle::Throttle;
 pub struct Ingest {
     /// The feed's name, for logs and metrics.
     pub feed: String,
-    /// What the bus is about to do.
+    /// The plan of the bus: decides what follows from each event.
     pub bus: Bus,
     shards: Vec<mpsc::Sender<ShardInput>>,
-    /// For the bus that feeds it to log with.
+    /// The bus of this feed logs and counts with these, too.
     pub events: Arc<Events>,
     changes: Counter,
     begun: Instant,
-    /// When that was, by the wall clock.
+    /// When the feed was made, by the wall clock.
     begun_at: When,
-    /// Why history could not be had last, in the words of whoever asked for it.
+    /// Why history could not be read the last time, in the words of the transport.
     pub refusal: String,
     poison_lines: Throttle,
     fork_lines: Throttle,
@@ -66,7 +66,7 @@ impl Ingest {
         }
     }
 
-    /// Says what transport feeds it. To be called before the first event.
+    /// Says which kind of transport feeds it. Call it before the first event.
     pub fn set_up(&mut self, setup: Setup) {
         self.bus.set_up(self.now_ms(), setup);
     }
@@ -76,25 +76,27 @@ impl Ingest {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The moment that far from the beginning.
+    /// The moment at this many milliseconds of [`Ingest::now_ms`].
     pub fn instant(&self, at_ms: u64) -> Instant {
         self.begun + Duration::from_millis(at_ms)
     }
 
     /// A moment of [`Ingest::now_ms`], by the wall clock.
     pub fn when(&self, at_ms: u64) -> When {
-        // From the beginning, so that one moment is always told as the same second: what is told anew counts as news.
+        // The time is counted from the feed's beginning, so that one moment always becomes the same second. Otherwise a
+        // repeated message with another second would look like news.
         let at_us = i64::try_from(at_ms).unwrap_or(0).saturating_mul(1000).saturating_add(self.begun_at.as_micros());
         When::from_micros(at_us / 1_000_000 * 1_000_000).unwrap_or(self.begun_at)
     }
 
-    /// Hears what happened. What comes of it is carried out by [`Ingest::next_ask`].
+    /// Hands an event to the plan. Its actions are carried out by [`Ingest::next_ask`].
     pub fn hear(&mut self, event: Event<'_>) {
         let now = Now { ms: self.now_ms(), wall: now() };
         self.bus.on(now, event);
     }
 
-    /// Tells the shards and the log what is due, up to the next question to the broker. None where nothing is left to do.
+    /// Carries out the actions of the plan (to shards and log) up to the next question to the broker, and returns that
+    /// question. `None` when no action is left.
     pub async fn next_ask(&mut self) -> Option<Ask> {
         while let Some(action) = self.bus.next_action() {
             match action {
@@ -106,7 +108,8 @@ impl Ingest {
         None
     }
 
-    /// Tells what is due while the broker is busy with a question: the next one is left for later.
+    /// Carries out the actions that need no broker, while the broker is busy with a question. The next question stays
+    /// for later.
     pub async fn tell_aside(&mut self) {
         while let Some(action) = self.bus.next_aside() {
             match action {
@@ -117,13 +120,15 @@ impl Ingest {
         }
     }
 
-    /// Hears what happened, and tells what comes of it, where there is no broker to ask.
+    /// Hands an event to the plan and carries out its actions; only for a transport without a broker that could be
+    /// asked.
     pub async fn take(&mut self, event: Event<'_>) {
         self.hear(event);
         while self.next_ask().await.is_some() {}
     }
 
-    /// Takes a change in whatever is missing before it: where there is no broker to ask for history.
+    /// Takes a change in, even if changes before it are missing; only for a transport without a broker that could be
+    /// asked for history.
     pub async fn take_change(&mut self, message: BusMessage, recorded: Option<When>) {
         self.take(Event::Change(Arrival { message, recorded }, None)).await;
     }
@@ -139,7 +144,7 @@ impl Ingest {
         }
     }
 
-    /// A message cannot be read.
+    /// Logs and counts a poison message: one that cannot be read as a change.
     pub fn poison(&mut self, body: &[u8], reason: &BadMessage) {
         let quiet = self.poison_lines.is_quiet();
         self.events.poison(&self.feed, body, reason, quiet);
@@ -154,7 +159,7 @@ impl Ingest {
             self.breaks.step();
         }
         for shard in &self.shards {
-            // A shard is gone only when the process shuts down; its clients then come back elsewhere.
+            // A shard ends only when the process shuts down; its clients then reconnect to another gateway.
             let _ = shard.send(tell.input(|at_ms| self.when(at_ms))).await;
         }
         if breaks {
@@ -178,18 +183,18 @@ impl Ingest {
         }
     }
 
-    /// The newest number taken in.
+    /// The newest number that was taken in; `None` before the first.
     pub fn head(&self) -> Option<Cursor> {
         self.bus.head()
     }
 
-    /// Makes the feed current, as a transport does that is connected.
+    /// Makes the feed current, as a connected transport does.
     #[cfg(test)]
     pub(crate) async fn connect(&mut self) {
         self.take(Event::Connected { queue: bugfeed_core::bus::Queue::New, waiting: 0 }).await;
     }
 
-    /// Loses the connection, and makes it anew: nothing proves that nothing was missed.
+    /// Loses the connection and connects again. Nothing then proves that no change was missed.
     #[cfg(test)]
     pub(crate) async fn reconnect(&mut self) {
         self.take(Event::Lost).await;
@@ -201,7 +206,7 @@ fn now() -> When {
     When::from_system_time(SystemTime::now())
 }
 
-/// When [`Event::Tick`] is due: once a second, and none is made up for.
+/// A timer for [`Event::Tick`]: once a second; missed ticks are not made up for.
 pub fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

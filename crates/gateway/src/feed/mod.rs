@@ -1,8 +1,8 @@
 //! One feed of a gateway: the replay cache, the one ingest that fills it, and the shards that own its sessions.
 //!
-//! Goes in: messages from the bus (through [`Ingest`]) and connections (through [`Feed::attach`]). The order that makes
-//! attach and publish race-free: a change is first recorded in the replay cache, then put into every shard's queue;
-//! commands of clients go through the same queue.
+//! Goes in: messages from the bus (through [`Ingest`]) and connections (through [`Feed::attach`]). Subscribing and
+//! publishing cannot race, because of one order: a change is first recorded in the replay cache, then put into every
+//! shard's queue, and the commands of clients go through the same queue.
 
 mod buffered_peer;
 mod client_peer;
@@ -36,14 +36,14 @@ use bugfeed_runtime::http::{ConnectionEvents as _, Hijacked};
 
 type ShardInput = Input<ClientPeer>;
 
-/// Inputs a shard's queue holds. A full queue makes the bus wait (its broker then keeps the messages), and clients'
-/// commands too.
+/// How many inputs a shard's queue holds. A full queue holds back the bus (the broker then keeps the messages), and
+/// also the commands of clients (backpressure).
 const SHARD_QUEUE: usize = 4096;
 
-/// Sessions that are written to before it is the turn of others on the same thread.
+/// How many sessions a shard writes to before it lets the other tasks of its thread run.
 const TURN: usize = 256;
 
-/// Milliseconds since the process began to serve; never falls.
+/// A monotonic clock: milliseconds since the process began to serve.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -53,7 +53,7 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// The time since then.
+    /// The time since the clock's start, in milliseconds.
     pub fn now_ms(self) -> u64 {
         u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -80,7 +80,7 @@ pub struct Feed {
     shards: Vec<mpsc::Sender<ShardInput>>,
     next: AtomicUsize,
     common: Arc<Common>,
-    /// Another for each process and feed.
+    /// A random number of this feed in this process; part of [`Feed::mark`].
     born: u32,
     breaks: Breaks,
     gate: Arc<Gate>,
@@ -138,22 +138,23 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
     FeedParts { feed: Arc::new(feed), ingest, shards }
 }
 
-/// Counts the breaks in a feed's continuity.
+/// Counts the breaks in a feed's continuity, for [`Feed::mark`].
 #[derive(Clone, Debug, Default)]
 struct Breaks(Arc<AtomicU64>);
 
 impl Breaks {
-    /// Before the first session is told of one, and when all that come from now on come after it: a mark taken in between
-    /// holds neither before nor after.
+    /// Counts twice for each break: before the first session is told of it, and when every session that begins later
+    /// begins after it. So a mark that is taken while a break is being told equals neither the mark before it nor the
+    /// one after it.
     fn step(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 }
 
-/// How often a shard looks for what is due while it closes its sessions.
+/// How often a shard checks its timers while it closes its sessions.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
-/// How often a shard looks for what is due: a quarter of the shortest time it watches over, 10 ms to 250 ms.
+/// How often a shard checks its timers: a quarter of the shortest time limit that it enforces, but 10 ms to 250 ms.
 fn tick_of(limits: &SessionLimits) -> Duration {
     let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
     let shortest = shortest.min(limits.message_timeout_ms);
@@ -161,18 +162,19 @@ fn tick_of(limits: &SessionLimits) -> Duration {
 }
 
 impl Feed {
-    /// The shard whose turn it is.
+    /// The shard that gets the next session (round robin).
     fn next_shard(&self) -> mpsc::Sender<ShardInput> {
         self.shards[self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len()].clone()
     }
 
-    /// Serves one connection until it ends. `tracker` is told of it.
+    /// Serves one connection until it ends, in a task of `tracker`.
     pub fn attach(&self, hijacked: Hijacked, tracker: &TaskTracker) {
         let (conn, reader) = connection::take_over(hijacked, self.next_shard(), Arc::clone(&self.common));
         tracker.spawn(connection::serve(conn, reader));
     }
 
-    /// Begins a session whose messages are taken in this process, and asks it for something. `tracker` is told of it.
+    /// Begins a session of the HTTP fallback, and sends it these commands. Its messages are taken from the returned
+    /// [`Messages`]; its task is one of `tracker`.
     pub fn open(&self, commands: impl IntoIterator<Item = Command>, tracker: &TaskTracker) -> Messages {
         let peer = Arc::new(BufferedPeer::default());
         let messages = Messages::new(&peer);
@@ -181,13 +183,13 @@ impl Feed {
         messages
     }
 
-    /// Whether it is too early for clients: the feed was not current yet, and what was published long ago would come to
-    /// them as if it were new.
+    /// Whether it is too early for clients: the feed has never been current yet, and old changes would be sent to them
+    /// as if they were new.
     pub fn is_shut(&self) -> bool {
         self.gate.is_shut()
     }
 
-    /// Waits until clients may come; false where the gateway stops before.
+    /// Waits until clients may come; false if the gateway stops before that.
     pub async fn opened(&self) -> bool {
         self.gate.opened().await
     }
@@ -202,8 +204,8 @@ impl Feed {
         self.common.message_bytes
     }
 
-    /// Where this gateway stands as long as it knows no number: the same text as long as there was no break in between. For
-    /// who asks again and again, to know what is no news.
+    /// A text that stays the same as long as continuity did not break on this gateway. It replaces a cursor while the
+    /// gateway knows no number: a client that polls again sends the mark back, and is not told the same gap again.
     pub fn mark(&self) -> String {
         format!("{:x}-{}", self.born, self.breaks.0.load(Ordering::Acquire))
     }
@@ -213,7 +215,7 @@ impl Feed {
         self.common.message_timeout
     }
 
-    /// A share of what all messages that were begun may take, for one that comes another way.
+    /// A share of the memory budget for unfinished messages, for a request body, which arrives by HTTP.
     pub fn share(&self) -> Share {
         Share::of(&self.common.budgets.message_bytes)
     }
@@ -223,7 +225,8 @@ impl Feed {
         self.common.events.turned_away(kind);
     }
 
-    /// Closes every session with "gateway restarts", spread over this time.
+    /// Closes every session with "gateway restarts", spread over this window of time, so that not all clients reconnect
+    /// at once (thundering herd).
     pub async fn drain(&self, window: Duration) {
         self.gate.leave();
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
@@ -242,7 +245,7 @@ pub struct ShardTask {
     tick: Duration,
     clock: Clock,
     events: Arc<Events>,
-    /// To be told when this shard is current for the first time.
+    /// Told when this shard is current for the first time; `None` afterwards.
     gate: Option<Arc<Gate>>,
 }
 
@@ -269,21 +272,21 @@ impl ShardTask {
         }
     }
 
-    /// Adds to the counters what was done since the last time; how many updates were written.
+    /// Adds the work since the last call to the counters. Returns how many updates were written.
     fn count(&mut self) -> u64 {
         let tally = self.shard.take_tally();
         self.events.tally(&tally);
         tally.live + tally.caught_up
     }
 
-    /// Writes what is staged, and lets the others of this thread have their turn in between.
+    /// Writes all staged messages; in between, the other tasks of this thread run.
     async fn flush(&mut self) {
         while !self.shard.flush(TURN) {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Whether the shard was told to drain.
+    /// Processes a batch of inputs. Returns whether one of them was the order to drain.
     async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
         let mut drains = false;
         for input in batch.drain(..) {

@@ -1,11 +1,12 @@
 //! Reading from a WebSocket peer.
 //!
-//! tungstenite reads (frames, masks, fragments, UTF-8, limits); what it would write is thrown away, since the shard
-//! answers pings and closes itself. A reader takes about 1.5 KB, so one that is between two messages is let go of:
-//! nothing is in it that the next one would need. [`Boundary`] knows when that is.
+//! tungstenite does the reading (frames, masks, fragments, UTF-8, limits). What it wants to write is thrown away,
+//! because the shard itself answers pings and closes. A reader takes about 1.5 KB, so it is dropped between two
+//! messages; it then holds nothing that the next message needs. [`Boundary`] knows when that is.
 //!
-//! A peer may send as fast as it likes, and what it sends may never become a message: reading is bounded for each turn,
-//! and so are the pieces of a message, and what unfinished messages take together.
+//! A peer may send as fast as it likes, and its bytes may never become a complete message. Therefore three things are
+//! bounded: how much is read in one turn, the fragments of a message, and the memory of all unfinished messages
+//! together.
 
 use std::io;
 use std::sync::Arc;
@@ -17,41 +18,43 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use bugfeed_core::budget::{Budget, Share};
 use tokio::net::TcpStream;
 
-/// Most messages of clients fit.
+/// The size of one read, in bytes. Most messages of clients fit.
 const BUFFER: usize = 1024;
 
-/// Reads of at most [`BUFFER`] bytes in one turn of a connection: then others of its thread have theirs. Some 2,700 of the
-/// smallest frames.
+/// How many reads (of at most [`BUFFER`] bytes) a connection does in one turn, before the other tasks of its thread
+/// run: enough for some 2,700 of the smallest frames.
 pub(super) const READS: u32 = 16;
 
-/// Frames of one message before its last. Libraries send a command in one frame, or in some kilobytes each.
+/// How many frames a message may have before its last one. Libraries send a command in one frame, or in frames of some
+/// kilobytes each.
 const FRAGMENTS: u32 = 1024;
 
-/// What a reader itself takes, without the message, in bytes.
+/// Memory of a reader without its message, in bytes.
 const READER: usize = 2560;
 
 /// Why nothing more is read from a peer.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// tungstenite says so.
+    /// tungstenite reports an error.
     Error(Error),
-    /// A message in too many pieces.
+    /// A message has more than [`FRAGMENTS`] frames.
     Fragments,
-    /// Unfinished messages take all that they may.
+    /// The memory budget for unfinished messages is used up.
     NoRoom,
 }
 
-/// What is needed while a peer's message comes in.
+/// Reads one message of a peer.
 #[derive(Debug)]
 pub(super) struct Reader {
     context: WebSocketContext,
     boundary: Boundary,
-    /// What the message takes, once it has to be waited for.
+    /// The memory that the message takes from the budget, as soon as the rest of it has to be waited for.
     share: Share,
 }
 
 impl Reader {
-    /// Reads messages of at most so many bytes; those that are not complete take from the budget. `rest` was read already.
+    /// A reader of messages of at most `message_bytes`. Incomplete messages take memory from the budget `unfinished`.
+    /// `rest` holds bytes that were read already.
     pub(super) fn new(rest: &[u8], message_bytes: usize, unfinished: &Arc<Budget>) -> Reader {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -63,9 +66,9 @@ impl Reader {
         Reader { context, boundary, share: Share::of(unfinished) }
     }
 
-    /// The next message, with at most `reads` reads, which are counted down; `heard` is told of each that brought something. When it is pending, the socket wakes the
-    /// task, unless no reads are left, or [`Reader::is_idle`]: then only a new call of this, or of the socket's own
-    /// `poll_read_ready`, sees to that.
+    /// The next message. At most `reads` reads are done, and `reads` is counted down; `heard` is called after each read
+    /// that brought something. When the result is pending, the socket wakes the task, with two exceptions: no reads are
+    /// left, or [`Reader::is_idle`]. Then the caller must call this again, or the socket's own `poll_read_ready`.
     pub(super) fn poll(
         &mut self,
         socket: &TcpStream,
@@ -96,12 +99,12 @@ impl Reader {
         }
     }
 
-    /// Whether nothing was read that has not been given out.
+    /// Whether every byte that was read has been returned as part of a message.
     pub(super) fn is_idle(&self) -> bool {
         self.boundary.is_between_messages()
     }
 
-    /// Whether a message was begun whose last frame has not come.
+    /// Whether a message has begun and its last frame has not arrived.
     pub(super) fn is_within_fragments(&self) -> bool {
         self.boundary.fragmented
     }
@@ -139,22 +142,22 @@ impl io::Write for ReadSide<'_> {
     }
 }
 
-/// Follows the bytes of a peer from frame to frame (RFC 6455 §5.2), to know whether the last one ended a message. It
-/// judges nothing: where the bytes are no frames, tungstenite says so and the connection ends.
+/// Follows the bytes of a peer from frame to frame (RFC 6455 §5.2), to know whether the last byte ended a message. It
+/// does not judge the bytes: if they are no frames, tungstenite reports that, and the connection ends.
 #[derive(Debug, Default)]
 struct Boundary {
-    /// The part of a frame's header that has come, of at most 14 bytes.
+    /// The part of a frame's header that has arrived, at most 14 bytes; `held` of them are valid.
     header: [u8; 14],
     held: usize,
     /// Bytes of the frame's payload still to come.
     payload: u64,
-    /// A message was begun and its last frame has not come.
+    /// A message has begun and its last frame has not arrived.
     fragmented: bool,
-    /// The frame whose payload comes is a control frame, which is of no message.
+    /// The current frame is a control frame, which is not part of a message.
     control: bool,
-    /// Frames of the message that has begun, without its last. Stays where it is once they are too many.
+    /// Frames of the current message, without its last. The count stops growing once it is over the limit.
     fragments: u32,
-    /// Bytes of the message that has begun.
+    /// Bytes of the current message.
     unfinished: usize,
 }
 
@@ -192,7 +195,7 @@ impl Boundary {
         }
     }
 
-    /// The length of the payload, once the header is whole.
+    /// The length of the payload; `None` until the header is complete.
     fn frame(&self) -> Option<u64> {
         let header = &self.header[..self.held];
         let (short, mask) = match header {
@@ -221,7 +224,8 @@ mod tests {
 
     use super::*;
 
-    /// Frames as clients send them, cut anywhere: between two messages exactly at the end of each message.
+    /// Frames as clients send them, cut at any byte: the reader is between two messages exactly at the end of each
+    /// message.
     #[test]
     fn the_ends_of_messages_are_known_wherever_the_bytes_are_cut() {
         for seed in 0..300 {

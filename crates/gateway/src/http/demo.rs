@@ -1,9 +1,10 @@
 //! The button of the live page that changes a bug, in the all-in-one only.
 //!
 //! Goes in: `POST /demo/touch` from the gateway's own page. Comes out: rows in the change table, as a tracker would
-//! write them. Only a person at this machine may press it: the gateway must have been asked by a name of this machine, from
-//! this machine, and through no proxy, which would be asked from anywhere. Another site's page may not: the request must
-//! be JSON (which browsers do not send across sites without asking first) and come from the page that it was made for.
+//! write them. Only a person at this machine may press the button. Therefore the request must come from this machine,
+//! use a name that means this machine, and pass no proxy (a proxy forwards requests from anywhere). A page of another
+//! site may not press it either: the request must be JSON (which browsers send to another site only after a preflight)
+//! and come from the page of this gateway.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,15 +21,15 @@ use serde::{Deserialize, Serialize};
 
 use bugfeed_runtime::http::Peer;
 
-/// Bugs that one press may change.
+/// How many bugs one press may change.
 const MAX_BUGS: usize = 100;
 
-/// Presses in a second.
+/// How many presses a second are allowed.
 const RATE: f64 = 10.0;
 
 type Touching = Pin<Box<dyn Future<Output = Result<When, String>> + Send>>;
 
-/// What the button does: writes a change of each bug, now, and says the time it wrote.
+/// The button: writes a change of each bug with the current time, and returns the time that it wrote.
 #[derive(Clone)]
 pub struct Demo(Arc<Inner>);
 
@@ -37,7 +38,7 @@ struct Inner {
     bucket: Mutex<Bucket>,
 }
 
-/// Fills up with time; a press takes one.
+/// A token bucket: it fills up with time, and each press takes one token.
 struct Bucket {
     left: f64,
     at: Instant,
@@ -75,7 +76,7 @@ struct Touched {
 }
 
 impl Demo {
-    /// A button that does `touch`.
+    /// A button that calls `touch` for each press.
     pub fn new<F>(touch: impl Fn(Vec<BugId>) -> F + Send + Sync + 'static) -> Demo
     where
         F: Future<Output = Result<When, String>> + Send + 'static,
@@ -84,7 +85,7 @@ impl Demo {
         Demo(Arc::new(Inner { touch: Box::new(move |bugs| Box::pin(touch(bugs))), bucket }))
     }
 
-    /// Whether it would do anything for whoever sent this.
+    /// Whether the button would work for the sender of this request.
     pub fn is_for(&self, request: &Request) -> bool {
         is_local(request)
     }
@@ -126,8 +127,9 @@ fn refuse(status: StatusCode, error: &str) -> Response {
     (status, Json(serde_json::json!({ "result": "error", "error": error }))).into_response()
 }
 
-/// Whether a request comes from this machine, by a name that only means this machine, and straight: a page whose name was
-/// made to mean this machine (DNS rebinding) still has its own name in `Host`.
+/// Whether a request comes from this machine, directly, and by a name that can only mean this machine. The name is
+/// checked because of DNS rebinding: a page whose name was made to resolve to this machine still sends its own name in
+/// `Host`.
 fn is_local(request: &Request) -> bool {
     let headers = request.headers();
     let peer = request.extensions().get::<Peer>();
@@ -136,7 +138,7 @@ fn is_local(request: &Request) -> bool {
     let host = hosts.next().and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let host = host.as_ref().is_some_and(means_this_machine) && hosts.next().is_none();
     let asked = request.uri().authority().is_none_or(means_this_machine);
-    // Proxies speak HTTP/1.0 where they are not told otherwise, and then often say nothing else of themselves.
+    // Proxies speak HTTP/1.0 unless they are configured otherwise, and then often send no header that gives them away.
     let straight = request.version() >= Version::HTTP_11 && !headers.keys().any(is_of_a_proxy);
     peer && host && asked && straight
 }
@@ -148,7 +150,7 @@ fn means_this_machine(authority: &Authority) -> bool {
     !authority.as_str().contains('@') && (loopback || host.eq_ignore_ascii_case("localhost"))
 }
 
-/// Whether this is what proxies add to what they pass on.
+/// Whether this is a header that proxies add to the requests that they forward.
 fn is_of_a_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
     let begins = ["x-forwarded", "x-original", "x-envoy", "x-amzn", "cf-", "fly-", "x-proxy"];
@@ -156,7 +158,7 @@ fn is_of_a_proxy(name: &HeaderName) -> bool {
     is.contains(&name) || begins.iter().any(|begin| name.starts_with(begin))
 }
 
-/// Whether the page that sent this is the gateway's own. Browsers always say so of a POST.
+/// Whether the gateway's own page sent this. Browsers always send the origin with a POST.
 fn same_origin(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let fetch_site = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
@@ -192,7 +194,7 @@ mod tests {
             ("172.17.0.1:5", &[host], false),
             (here, &[], false),
             (here, &[host, host], false),
-            // A name that was made to mean this machine, and others that only look like it.
+            // A name that was made to resolve to this machine, and names that only look like it.
             (here, &[("host", "rebind.example:8844")], false),
             (here, &[("host", "127.0.0.1.rebind.example")], false),
             (here, &[("host", "localhost.rebind.example")], false),

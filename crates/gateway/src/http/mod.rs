@@ -1,6 +1,7 @@
 //! The HTTP side: listeners, and what is served on each.
 //!
-//! Goes in: TCP connections. Comes out: pages, JSON answers, and WebSocket connections handed to their feed.
+//! Goes in: TCP connections. Comes out: pages, JSON answers, and hijacked WebSocket connections, which are handed to
+//! their feed.
 
 pub mod demo;
 pub mod origins;

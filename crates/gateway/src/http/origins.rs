@@ -1,7 +1,8 @@
 //! Which sites' pages may use the feed.
 //!
-//! Goes in: `--allow-origin`. Comes out: the CORS headers of what pages fetch, and whether a WebSocket handshake, to which CORS
-//! does not apply, comes from a page that may. Who is no browser says no origin and is never asked.
+//! Goes in: `--allow-origin`. Comes out: the CORS headers of answers to pages, and whether a WebSocket handshake comes
+//! from a page that may connect (CORS does not apply to handshakes). Clients that are not browsers send no origin and
+//! are always let in.
 
 use std::str::FromStr;
 
@@ -48,7 +49,7 @@ impl FromStr for Origin {
     }
 }
 
-/// All that may.
+/// The sites whose pages may use the feed.
 #[derive(Clone, Debug)]
 pub struct Origins {
     any: bool,
@@ -56,7 +57,7 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Those of the command line.
+    /// The sites that the command line allows.
     pub fn new(allowed: &[Origin]) -> Origins {
         let site = |origin: &Origin| match origin {
             Origin::Site(site) => Some(site.clone()),
@@ -65,13 +66,13 @@ impl Origins {
         Origins { any: allowed.contains(&Origin::Any), sites: allowed.iter().filter_map(site).collect() }
     }
 
-    /// The headers for what pages of these sites fetch.
+    /// The CORS layer: it adds the headers that let pages of these sites read the answers.
     pub fn cors(&self) -> CorsLayer {
         let origins = if self.any { AllowOrigin::any() } else { AllowOrigin::list(self.sites.iter().cloned()) };
         CorsLayer::new()
             .allow_origin(origins)
-            // For pages behind one login with the gateway, whose requests carry a cookie (`withCredentials`). Browsers allow
-            // that to sites that are named only.
+            // Credentials are for pages that share a login with the gateway, so that their requests carry a cookie
+            // (`withCredentials`). Browsers allow that only to sites that are named.
             .allow_credentials(!self.any)
             .allow_methods([Method::GET, Method::POST])
             .allow_headers(AllowHeaders::mirror_request())

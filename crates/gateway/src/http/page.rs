@@ -1,5 +1,5 @@
-//! The live page, compiled in: one document for all feeds, its style and its modules below `/page/`, the client library
-//! that it is built on, and what it asks about this gateway.
+//! The live page, compiled in: one document for all feeds, its style and modules below `/page/`, the client library
+//! that it uses, and the facts about this gateway that it asks for.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use super::query;
 
-/// Scripts from here only. `connect-src`: the gateway (named by scheme for browsers whose 'self' means no WebSocket),
-/// and whatever tracker the person chooses, by TLS or on the person's own machine.
+/// The page may load scripts from this gateway only. `connect-src` allows the gateway (named by scheme, for browsers
+/// whose 'self' does not include WebSocket), and any tracker that the person chooses, by TLS or on the person's own
+/// machine.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self' ws: wss: https: http://127.0.0.1:* http://localhost:*; \
     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -50,8 +51,8 @@ fn asset(kind: &'static str, body: &'static str) -> Response {
     (headers, body).into_response()
 }
 
-/// From which depth below the gateway's own path the page is asked for. Its addresses are relative, because a proxy may
-/// have taken a path off in front (`/bugfeed/`), of which the gateway does not know.
+/// How deep below the gateway's own path the page is served. The page uses relative addresses, because a proxy in front
+/// may have removed a prefix (`/bugfeed/`) that the gateway does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// `/`
@@ -61,10 +62,10 @@ pub enum Depth {
 }
 
 const HTML: &str = include_str!("page/index.html");
-/// In the page's text, where the gateway's own path is.
+/// Placeholder in the page's text, replaced by the relative path to the gateway's root.
 const ROOT: &str = "{root}";
 
-/// The page itself, but for its depth the same for every feed.
+/// The page itself. It differs only by its depth, and is otherwise the same for every feed.
 pub fn html(depth: Depth) -> Response {
     static PAGES: LazyLock<[String; 2]> = LazyLock::new(|| ["./", "../"].map(|root| HTML.replace(ROOT, root)));
     let [root, feed] = &*PAGES;
@@ -89,12 +90,14 @@ pub async fn client_fallback_js() -> Response {
     asset(JS, include_str!("../../../../clients/js/client-fallback.js"))
 }
 
-/// `GET /client-shared.js`: what that one loads in pages, so that all of them share one connection.
+/// `GET /client-shared.js`: what `client-fallback.js` loads in pages, so that all pages of a browser share one
+/// connection.
 pub async fn client_shared_js() -> Response {
     asset(JS, include_str!("../../../../clients/js/client-shared.js"))
 }
 
-/// `GET /client-queue.js`: what the client library loads when something has to wait for whoever deals with it.
+/// `GET /client-queue.js`: what the client library loads when events must wait until the application has handled those
+/// before them.
 pub async fn client_queue_js() -> Response {
     asset(JS, include_str!("../../../../clients/js/client-queue.js"))
 }
@@ -104,9 +107,9 @@ pub async fn client_queue_js() -> Response {
 pub struct About<'a> {
     /// Whether it has a demo tracker.
     pub demo: bool,
-    /// Where bugs are, by feed.
+    /// The address of a bug in its tracker, by feed.
     pub trackers: &'a BTreeMap<String, String>,
-    /// The command that runs here, as a shell takes it; for people at this machine only.
+    /// The command that started this gateway, quoted for a shell; only told to people at this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }
@@ -116,7 +119,8 @@ pub fn about(about: &About<'_>) -> Response {
     Json(about).into_response()
 }
 
-/// Whether somebody asks who sits at this machine, by the name they used. It decides on words only, not on who may what.
+/// Whether the request names this machine as its host, so that a person here probably asks. It only decides which texts
+/// are shown; it grants no permission.
 pub fn is_here(headers: &HeaderMap) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"))
@@ -126,7 +130,7 @@ pub fn is_here(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    /// A module that is not compiled in would only be missed in a browser.
+    /// A module that is missing in the program would be noticed only in a browser.
     #[test]
     fn every_file_that_the_page_asks_for_is_served() {
         let served =
@@ -143,7 +147,7 @@ mod tests {
         }
     }
 
-    /// An address that begins with a slash is another site's, where the gateway is below a path of one.
+    /// Where a proxy serves the gateway below a path, an address that begins with a slash leads outside of that path.
     #[test]
     fn nothing_is_asked_for_by_a_path_from_the_root() {
         let library = [("bugfeed.js", JS, include_str!("../../../../clients/js/bugfeed.js"))];

@@ -1,7 +1,7 @@
-//! `GET /changes`: what changed since a cursor, at once or as soon as something does; for curl and cron.
+//! `GET /changes` (long-poll): what changed since a cursor, at once or as soon as something changes; for curl and cron.
 //!
 //! Goes in: a query. Comes out: one JSON object. Each request is a session of its own, which ends with the answer; the
-//! cursor in the answer is where the next one begins.
+//! next request begins at the cursor in the answer.
 
 use std::time::Duration;
 
@@ -19,18 +19,18 @@ use super::query::{self, Query};
 use crate::feed::{Feed, Messages};
 use bugfeed_core::input::AHEAD_MS;
 
-/// An answer is full with so many changes: its cursor says where the next one goes on.
+/// An answer is full with this many changes; its cursor says where the next request goes on.
 const FULL: usize = 1000;
 
-/// How long a client's word that it has seen more than this gateway may stand, before it is told of a gap: a little more
-/// than a session takes to judge it.
+/// A client may have a cursor that is ahead of this gateway. It is told of a gap only after this time: a little longer
+/// than a session itself waits before it decides that.
 const AHEAD: Duration = Duration::from_millis(AHEAD_MS + 1_000);
 
-/// How long an answer is kept back, for more to come, that tells only of what came late: such changes move no cursor, so who
-/// asks again is told of them again, as fast as it asks.
+/// How long an answer that has only late changes waits for others. Late changes do not advance the cursor, so without
+/// the wait a client would be sent the same changes again as fast as it can ask.
 const LATE: Duration = Duration::from_secs(5);
 
-/// How long a session may take to say how things stand.
+/// How long a session may take to answer its first commands.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers a request.
@@ -46,10 +46,11 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
         return query::not_ready();
     }
     let mark = feed.mark();
-    // Told by this gateway when it knew no number either: it begins where that answer ended.
+    // The client has this gateway's own mark, and so was answered when no number was known: its new request begins
+    // where that answer ended.
     let goes_on = query.mark.as_deref() == Some(&mark);
     let asked = if goes_on { query.resume.take() } else { query.resume.clone() };
-    // The reply to the last one says that everything before it has come, and where that is.
+    // The reply to the last command shows that everything before it has arrived, and tells the session's cursor.
     let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
     let messages = feed.open(commands, tracker);
     let mut poll = Poll {
@@ -67,7 +68,7 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
     poll.respond(asked.as_ref())
 }
 
-/// Changes nothing; the reply tells the session's cursor.
+/// A command that changes nothing; its reply tells the session's cursor.
 fn whereabouts() -> Command {
     Command::Unsubscribe { bugs: Vec::new() }
 }
@@ -81,7 +82,8 @@ struct Answer {
     more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// Of a gap that was told to many: over how long they spread their questions to the tracker.
+    /// Only with a gap that was told to many clients: the time over which they spread their questions to the tracker,
+    /// in milliseconds (against a thundering herd).
     #[serde(skip_serializing_if = "Option::is_none")]
     spread_ms: Option<u64>,
     /// "paused" while nothing can arrive.
@@ -93,18 +95,18 @@ struct Answer {
 struct Poll<'a> {
     messages: Messages,
     feed: &'a Feed,
-    /// The feed's, before the session began or when it was last told of a gap.
+    /// The feed's mark, taken before the session began or when it was last told of a gap.
     mark: String,
-    /// The client was told how things stand before this gateway knew any number.
+    /// An earlier answer, given before this gateway knew any number, already told this client what it may have missed.
     goes_on: bool,
     answer: Answer,
-    /// The reply to subscribe has come.
+    /// The reply to subscribe has arrived.
     told: bool,
     /// The head of the feed when the session began.
     head: Option<String>,
-    /// Questions for the session's cursor that are not answered yet.
+    /// How many questions for the session's cursor are not answered yet.
     where_asked: usize,
-    /// The gateway goes away, or the session has ended.
+    /// The gateway stops, or the session has ended.
     leaving: bool,
 }
 
@@ -121,10 +123,10 @@ struct Message {
 }
 
 impl Poll<'_> {
-    /// Takes messages until there is an answer.
+    /// Takes messages until the answer is complete.
     async fn collect(&mut self, query: &Query) {
         let begun = Instant::now();
-        // First what there is already.
+        // First, everything that is available already.
         self.catch_up(query).await;
         if !self.answer.changes.is_empty() && !self.has_moved(query) {
             let until = begun + query.wait.min(LATE);
@@ -134,21 +136,21 @@ impl Poll<'_> {
         let wait = if self.is_ahead(query) { query.wait.max(AHEAD) } else { query.wait };
         while !self.says_something() && self.take(begun + wait).await {}
         if self.says_something() {
-            // And what has come with it.
+            // Also take what has arrived together with it.
             while !self.is_full(query) && self.take(Instant::now()).await {}
         } else {
             self.look_again(query).await;
         }
     }
 
-    /// Asks where the session is now: others' changes have moved its cursor meanwhile.
+    /// Asks for the session's cursor again: changes of other bugs have advanced it meanwhile.
     async fn look_again(&mut self, query: &Query) {
         self.messages.ask(whereabouts());
         self.where_asked += 1;
         self.catch_up(query).await;
     }
 
-    /// Takes what comes before the session's word on where it is.
+    /// Takes messages until the session has answered where it is.
     async fn catch_up(&mut self, query: &Query) {
         let until = Instant::now() + REPLY_TIMEOUT;
         while self.where_asked > 0 && !self.is_full(query) {
@@ -157,12 +159,13 @@ impl Poll<'_> {
     }
 
     fn says_something(&self) -> bool {
-        // A gap without a cursor would be told again at once, and again: it waits for the first number.
+        // A gap without a cursor is not worth an answer yet: the client would ask again and be told the same gap. It
+        // waits for the first number.
         let gap = self.answer.replay.as_deref() == Some("gap") && self.answer.cursor.is_some();
         self.leaving || !self.answer.changes.is_empty() || gap
     }
 
-    /// Whether the client has seen changes on another gateway that have not come here.
+    /// Whether the client has seen changes, on another gateway, that have not reached this one.
     fn is_ahead(&self, query: &Query) -> bool {
         let Some(Resume::From(asked)) = &query.resume else { return false };
         let head = self.head.as_deref().and_then(Cursor::parse);
@@ -170,13 +173,14 @@ impl Poll<'_> {
             && head.is_none_or(|head| head.epoch != asked.epoch || head.seq < asked.seq)
     }
 
-    /// Whether the answer must be given now. Not before its cursor has moved, or the next one would be the same.
+    /// Whether the answer must be given now. It waits until its cursor has moved; otherwise the next answer would be
+    /// the same.
     fn is_full(&mut self, query: &Query) -> bool {
         self.answer.more = self.answer.changes.len() >= FULL && self.has_moved(query);
         self.leaving || self.answer.more
     }
 
-    /// Whether the cursor is another one than the client has.
+    /// Whether the answer's cursor differs from the one that the client has.
     fn has_moved(&self, query: &Query) -> bool {
         match &query.resume {
             Some(Resume::From(asked)) => self.answer.cursor.as_deref() != Some(&asked.to_string()),
@@ -184,7 +188,7 @@ impl Poll<'_> {
         }
     }
 
-    /// Takes one message, if it comes in time.
+    /// Takes one message. Returns false if none arrives until `until`.
     async fn take(&mut self, until: Instant) -> bool {
         let text = match timeout_at(until, self.messages.next()).await {
             Err(_) => return false,
@@ -203,7 +207,7 @@ impl Poll<'_> {
             ("subscribe", ..) => {
                 self.told = true;
                 self.answer.replay = match &message.cursor {
-                    // Still none: nothing has come since.
+                    // There is still no number, so nothing has arrived since the last answer.
                     None if self.goes_on => Some("complete".to_owned()),
                     Some(_) if self.goes_on => Some("gap".to_owned()),
                     _ => message.replay,
@@ -227,7 +231,7 @@ impl Poll<'_> {
         true
     }
 
-    /// `asked` is where the client wanted to resume.
+    /// Builds the HTTP answer. `asked` is where the client wanted to resume.
     fn respond(mut self, asked: Option<&Resume>) -> Response {
         if !self.told {
             let text = "this gateway is full or going away; try again";
@@ -235,8 +239,9 @@ impl Poll<'_> {
             return ([(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")], *refusal).into_response();
         }
         if self.answer.cursor.is_none() {
-            // Where no number is known yet, the client keeps what it has, or must not begin anew silently; but what it was
-            // told now is no news here the next time.
+            // No number is known yet. A client that has a cursor keeps it; one that has none gets "unknown", so that it
+            // does not start afresh without being told of a gap. The mark is added, so that the next answer does not
+            // repeat what this one told.
             let cursor = match asked {
                 Some(Resume::From(cursor)) => cursor.to_string(),
                 _ => "unknown".to_owned(),
@@ -245,7 +250,7 @@ impl Poll<'_> {
             self.answer.cursor = Some(if told { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
         let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
-        // For those who look at it in a terminal.
+        // The line feed is for people who read the answer in a terminal.
         body.push(b'\n');
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
         let leaving = self.leaving.then_some([(header::CONNECTION, "close")]);
@@ -269,7 +274,8 @@ mod tests {
     use bugfeed_core::input::SessionLimits;
     use bugfeed_core::replay::ReplayLimits;
 
-    /// Such a change moves no cursor: who asks again is told of it again, and would ask again at once.
+    /// A late change does not advance the cursor, so a client that asks again is sent it again, and would ask again at
+    /// once.
     #[tokio::test]
     async fn a_change_that_came_late_is_not_told_over_and_over() {
         let options = FeedOptions {
@@ -303,7 +309,7 @@ mod tests {
         let at_once = ask(0).await;
         assert_eq!(at_once, json!({"changes": [late], "replay": "complete", "cursor": "E.3"}));
         let going_on = async {
-            // Long enough for an answer.
+            // Long enough for an answer to be given.
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
@@ -314,7 +320,8 @@ mod tests {
         assert_eq!(answer["cursor"], "E.4");
     }
 
-    /// Who asks again and again while no number is known is told of a gap once, and again when there is something to tell.
+    /// A client that polls while no number is known is told of a gap once, and again only when there is something new
+    /// to tell.
     #[tokio::test]
     async fn a_gap_that_is_no_news_is_not_told_again() {
         let options = FeedOptions {
@@ -346,7 +353,7 @@ mod tests {
             let (replay, again) = ask(format!("&cursor={cursor}")).await;
             assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
         }
-        // By then something may have come, and gone by.
+        // Continuity breaks between two requests: a change may have passed unseen.
         parts.ingest.reconnect().await;
         let (replay, told) = ask(format!("&cursor={told}")).await;
         assert_eq!(replay, "gap");
@@ -359,7 +366,7 @@ mod tests {
         assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
     }
 
-    /// Those who poll are as many as those who listen, and ask the tracker as they do.
+    /// Clients that poll may be as many as those that listen, and they all ask the tracker after a gap, too.
     #[tokio::test]
     async fn a_gap_told_to_many_says_over_how_long_they_ask() {
         let options = FeedOptions {

@@ -1,6 +1,6 @@
-//! What a client served over plain HTTP asks for.
+//! What a client of the HTTP fallback (SSE, long-poll) asks for.
 //!
-//! Goes in: a request whose parameters are in the query, or, where they are too long for a URL, in a form in the body.
+//! Goes in: a request with its parameters in the query, or, if they are too long for a URL, in a form in the body.
 //! Comes out: the commands that a WebSocket client would send, or an answer that says what is wrong.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 use crate::feed::Feed;
 use bugfeed_core::budget::Share;
 
-/// Between a cursor and what an answer says besides, in a text that only this gateway reads.
+/// Separates the cursor from a mark in the text of a cursor; only this gateway reads the mark.
 pub const MARK: char = '~';
 
 /// How long a long-poll may wait, in seconds: many proxies give up on an answer after 60.
@@ -26,13 +26,13 @@ pub const MAX_WAIT_S: u64 = 60;
 /// The parameters, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Ascending, each once.
+    /// The bugs to watch: ascending, each once.
     pub bugs: Vec<BugId>,
-    /// Where there is no cursor.
+    /// From which time on to catch up, if there is no cursor.
     pub since: Option<When>,
-    /// What the client has been sent already.
+    /// Up to where the client has been sent everything.
     pub resume: Option<Resume>,
-    /// What the cursor says besides: a mark of [`Feed::mark`].
+    /// The mark behind the cursor, if there is one: see [`Feed::mark`].
     pub mark: Option<String>,
     /// How often a heartbeat is wanted, in seconds.
     pub heartbeat_s: Option<u64>,
@@ -41,7 +41,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// The command that subscribes.
+    /// The command that subscribes to these bugs.
     pub fn subscribe(&self) -> Command {
         Command::Subscribe { bugs: self.bugs.clone(), since: self.since, resume: self.resume.clone() }
     }
@@ -50,7 +50,7 @@ impl Query {
 /// Reads the parameters of a request for `feed`.
 ///
 /// # Errors
-/// The answer to give.
+/// The HTTP answer to give: it says what is wrong.
 pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>> {
     let (head, body) = request.into_parts();
     let form = match head.method {
@@ -81,7 +81,8 @@ async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>
                 feed.turned_away("no_room");
                 return Err(no_room());
             }
-            // Into one piece: of many small ones each would take far more than it holds.
+            // The pieces are copied into one buffer, because each of many small pieces would take far more memory than
+            // it holds.
             form.extend_from_slice(&piece);
         }
         Ok(form)
@@ -100,8 +101,8 @@ fn no_room() -> Box<Response> {
     Box::new(([(header::RETRY_AFTER, "5")], *refusal).into_response())
 }
 
-/// What a request says in one of the ways in which it may say where to resume: nothing, a text (perhaps an empty one), or
-/// several that differ.
+/// The value of one of the places where a request may say where to resume: absent, a text (perhaps empty), or several
+/// texts that differ.
 #[derive(Debug, Default)]
 enum Said {
     #[default]
@@ -121,18 +122,21 @@ impl Said {
     }
 }
 
-/// Where a request asks to resume. What looks like an attempt and is not understood must not begin anew silently.
+/// Where a request asks to resume. A value that looks like an attempt to resume and cannot be read must not start
+/// afresh silently: it is answered with a gap.
 #[derive(Debug, Default)]
 struct Attempts {
-    /// `Last-Event-ID`: EventSource comes back with the URL it had, and tells what it has seen meanwhile.
+    /// `Last-Event-ID`: when EventSource reconnects, it uses the same URL again, and sends in this header the last id
+    /// that it has seen.
     header: Said,
-    /// `lastEventId`, which those who play EventSource where there is none put into the URL.
+    /// `lastEventId`: libraries that replace EventSource, where a browser has none, put the id into the URL.
     parameter: Said,
     cursor: Said,
 }
 
 impl Attempts {
-    /// The one that a parameter of this name is, however it is spelt: `cursor[]`, `last-event-id`, `evs_last_event_id`.
+    /// The attempt that a parameter with this name belongs to, however it is spelt: `cursor[]`, `last-event-id`,
+    /// `evs_last_event_id`.
     fn named(&mut self, name: &str) -> Option<&mut Said> {
         match name {
             "cursor" => Some(&mut self.cursor),
@@ -141,7 +145,7 @@ impl Attempts {
         }
     }
 
-    /// The first of them that says something; what the text says besides.
+    /// The first attempt that has a value, and the mark in it.
     fn resume(self) -> (Option<Resume>, Option<String>) {
         let mut tried = false;
         for said in [self.header, self.parameter, self.cursor] {
@@ -156,19 +160,19 @@ impl Attempts {
     }
 }
 
-/// A parameter's name without what frameworks and habits add to it.
+/// A parameter's name without the brackets, separators and capitals that frameworks and people add to it.
 fn plain(name: &str) -> String {
     let name = name.split('[').next().unwrap_or_default();
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// An answer that says what is wrong.
+/// An answer with this status and `{"error": …}`, which says what is wrong.
 pub fn refuse(status: StatusCode, error: &str) -> Box<Response> {
     let body = Json(serde_json::json!({ "error": error }));
     Box::new((status, [(header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
-/// The answer to a client that comes before the feed is current for the first time.
+/// The answer (503) to a client that comes before the feed is current for the first time.
 pub fn not_ready() -> Response {
     let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, "not ready yet: reading history; try again");
     ([(header::RETRY_AFTER, "2")], *refusal).into_response()
@@ -182,7 +186,7 @@ fn resume(text: &str) -> (Option<Resume>, Option<String>) {
     (Some(Cursor::parse(cursor).map_or(Resume::Unreadable, Resume::From)), mark)
 }
 
-/// Parameters that are not known are ignored; of one that is given twice the last one counts, but lists of bugs add up.
+/// Unknown parameters are ignored. If one is given twice, the last one counts, but lists of bugs are joined.
 fn parse(
     pairs: impl Iterator<Item = (String, String)>,
     max_bugs: usize,
@@ -270,7 +274,7 @@ mod tests {
         }
     }
 
-    /// What is understood resumes; what is not is no beginning.
+    /// An attempt that can be read resumes; one that cannot be read is a gap, not a fresh start.
     #[test]
     fn every_attempt_to_resume_is_one() {
         let from = |text: &str| Some(Resume::From(Cursor::parse(text).unwrap()));
@@ -315,7 +319,7 @@ mod tests {
         }
     }
 
-    /// A form has the bounds that a message has.
+    /// A form has the same bounds as a WebSocket message.
     #[tokio::test]
     async fn forms_are_bounded_in_time_and_together() {
         use std::sync::Arc;

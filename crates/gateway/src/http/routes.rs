@@ -23,15 +23,15 @@ use bugfeed_runtime::http::{ConnectionEvents as _, Hijack};
 /// The feed at `/`.
 pub const DEFAULT_FEED: &str = "default";
 
-/// Names that paths of the gateway's own use, now or soon, and feeds may not have.
+/// Names that the gateway uses for its own paths, now or soon. No feed may have one of them.
 pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "page", "sse"];
 
-/// What the routes need.
+/// What all routes share.
 #[derive(Clone, Debug)]
 pub struct AppState {
-    /// By name.
+    /// The feeds, by name.
     pub feeds: Arc<BTreeMap<String, Arc<Feed>>>,
-    /// The button, in the all-in-one.
+    /// The demo button; only in the all-in-one.
     pub demo: Option<Demo>,
     /// Where the page's links lead, by feed.
     pub trackers: Arc<BTreeMap<String, String>>,
@@ -39,13 +39,13 @@ pub struct AppState {
     pub origins: Origins,
     /// Counts what is refused.
     pub events: Arc<Events>,
-    /// Told of connections that were taken over.
+    /// Tracks the tasks of hijacked connections.
     pub tracker: TaskTracker,
 }
 
 /// All paths of the client listener.
 pub fn router(state: AppState) -> Router {
-    // What pages of other sites use.
+    // These routes may be used by pages of other sites.
     let shared = Router::new()
         .route("/client.js", get(page::client_js))
         .route("/client-fallback.js", get(page::client_fallback_js))
@@ -55,9 +55,9 @@ pub fn router(state: AppState) -> Router {
         .route("/changes", get(default_changes).post(default_changes))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
         .route("/{feed}/changes", get(named_changes).post(named_changes))
-        // Pages that have a wrong address shall see that it is.
+        // CORS applies to this answer too, so that a page with a wrong address can read that it is wrong.
         .fallback(unknown_path)
-        // Within the layer, which answers what browsers ask beforehand with OPTIONS.
+        // This fallback is inside the CORS layer, which itself answers preflights (OPTIONS).
         .method_not_allowed_fallback(wrong_method)
         .layer(state.origins.cors());
     Router::new()
@@ -84,7 +84,7 @@ async fn named(
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
     if state.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
-        // Relative, because a proxy may have taken a path off in front; and with what is asked for behind the path.
+        // The redirect is relative, because a proxy in front may have removed a prefix of the path. It keeps the query.
         let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
         return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
@@ -145,13 +145,15 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("websocket")))
 }
 
-/// The answer to a handshake (RFC 6455, 4.2); none where it is none, or of a protocol that is not spoken.
+/// The answer to a handshake (RFC 6455, 4.2). `None` if the request is not a handshake, or is one of a version that the
+/// gateway does not speak.
 fn accept(request: &Request) -> Option<Response> {
     let headers = request.headers();
     let upgrade = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let upgrade = upgrade.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    // The drafts hybi-07 to 10, which the original server took too, have the frames of RFC 6455. The key is not looked
-    // into (libraries of that time made short ones), only returned with the proof that it was read.
+    // The drafts hybi-07 to 10, which the original server accepted too, use the frames of RFC 6455. The key is not
+    // checked (libraries of that time made short ones); it only goes into the answer, as the proof that the request was
+    // read.
     let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
     let spoken = ["13", "8", "7"].iter().any(|spoken| version == spoken);
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
@@ -173,7 +175,7 @@ fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Reques
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
     let answer = accept(request);
-    // A body would have to be read before the connection could be taken over, and might never come.
+    // A body is refused: it would have to be read before the connection can be hijacked, and might never arrive.
     let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
         state.events.turned_away("bad_handshake");
         let text = "not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
@@ -186,7 +188,7 @@ fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Reques
         return query::not_ready();
     }
     let (feed, tracker) = (Arc::clone(feed), state.tracker.clone());
-    // The raw stream, not hyper's wrapper: the shard writes to it without waiting.
+    // The feed gets the raw stream instead of hyper's wrapper, because the shard writes to it without waiting.
     hijack.when_answered(move |hijacked| feed.attach(hijacked, &tracker));
     answer
 }

@@ -1,8 +1,8 @@
-//! `GET /sse`: server-sent events (the WHATWG HTML standard, "Server-sent events"), for whom WebSocket is too much or in the
-//! way of a proxy.
+//! `GET /sse`: server-sent events (the WHATWG HTML standard, "Server-sent events"), for clients for which WebSocket is
+//! too much work or is blocked by a proxy.
 //!
-//! Goes in: a query. Comes out: an endless answer, each event one message of the modern protocol, its id the cursor; what
-//! `EventSource` sends back when it reconnects is where it resumes.
+//! Goes in: a query. Comes out: an endless answer. Each event is one message of the modern protocol, with the cursor as
+//! its id. `EventSource` sends the last id back when it reconnects, and the session resumes there.
 
 use std::future::{Future as _, poll_fn};
 use std::io;
@@ -27,21 +27,22 @@ use crate::feed::{Feed, Messages};
 use bugfeed_runtime::http::Hijack;
 use bugfeed_runtime::http::Hijacked;
 
-/// How often those who cannot see heartbeats are sent one, in seconds: proxies cut what is silent for a minute, some
-/// sooner.
+/// How often a client without heartbeats is sent a comment, in seconds: proxies cut connections that are silent for a
+/// minute, some sooner.
 const COMMENT_S: u64 = 15;
 
-/// The same while the feed is not current yet, when nothing else says that the connection lives.
+/// How often a comment is sent while the feed is not current yet, in seconds. Nothing else shows then that the
+/// connection is alive.
 const EARLY_COMMENT_S: u64 = 5;
 
-/// How long a client shall wait before it reconnects, in milliseconds; another time each.
+/// How long a client shall wait before it reconnects, in milliseconds; drawn at random for each client (jitter).
 const RETRY_MS: std::ops::RangeInclusive<u64> = 1000..=3000;
 
-/// Events that are ready together are sent in pieces of about this size.
+/// Events that are ready at the same time are written together, in pieces of about this many bytes.
 const PIECE: usize = 4096;
 
-/// How long a client may take to take what is left when its session has ended: without a bound, one that reads nothing
-/// would hold up a gateway that stops.
+/// How long a client may take to read what is left when its session has ended. Without this limit, a client that reads
+/// nothing would delay a gateway that stops.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Answers a request.
@@ -54,7 +55,7 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
     let headers: [(HeaderName, &str); 4] = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform"),
-        // The next request shall find a gateway that goes on living.
+        // The connection is not reused, so that the next request can reach a gateway that is not about to stop.
         (header::CONNECTION, "close"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
@@ -74,15 +75,15 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
             pump(hijacked, messages, writer).await;
         });
     });
-    // A body without end, as HTTP/1.0 has it: everything up to the end of the connection. hyper writes the head and is done,
-    // with its buffers, of which an idle connection would keep some 16 KiB.
+    // The body has no declared end, as in HTTP/1.0: it is everything until the connection closes. So hyper writes only
+    // the head and is done, and frees its buffers, of which an idle connection would keep some 16 KiB.
     let mut response = (headers, Body::from_stream(stream::empty::<io::Result<Bytes>>())).into_response();
     *response.version_mut() = Version::HTTP_10;
     response
 }
 
-/// Keeps a client that came before the feed is current: `EventSource` gives up for good on a 503. False where the client goes,
-/// or the gateway.
+/// Keeps a client waiting until the feed is current for the first time; a 503 is no option, because `EventSource` then
+/// gives up for good. Returns false if the client leaves or the gateway stops.
 async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
     let mut piece = Vec::new();
     push_retry(&mut piece, rand::random_range(RETRY_MS));
@@ -90,7 +91,7 @@ async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
     tokio::pin!(opened);
     loop {
         piece.extend_from_slice(b": not ready yet, reading history\n\n");
-        // A few bytes now and then always find room; where they do not, nobody reads.
+        // A few bytes now and then always fit into the socket's buffer, unless the client reads nothing.
         match stream.try_write(&piece) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
             _ => piece.clear(),
@@ -116,7 +117,7 @@ async fn gone(stream: &TcpStream) {
 
 /// Writes events until the session or the connection ends.
 async fn pump(hijacked: Hijacked, mut messages: Messages, writer: Writer) {
-    // What was read behind the request holds on to the buffer that the request was read into.
+    // Bytes read after the request keep alive the whole buffer that the request was read into.
     let Hijacked { stream, rest, permit } = hijacked;
     drop(rest);
     let mut piece = Vec::new();
@@ -126,7 +127,7 @@ async fn pump(hijacked: Hijacked, mut messages: Messages, writer: Writer) {
     drop(permit);
 }
 
-/// Ready where it is over.
+/// One step of [`pump`]; ready when the connection is over.
 fn step(
     stream: &TcpStream,
     messages: &mut Messages,
@@ -135,7 +136,7 @@ fn step(
     linger: &mut Option<Pin<Box<Sleep>>>,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    // Nothing is expected; but that nothing comes any more means that the client is gone.
+    // The client is expected to send nothing, but the end of its stream shows that it has left.
     while stream.poll_read_ready(cx).is_ready() {
         match stream.try_read(&mut [0; 512]) {
             Ok(1..) => {}
@@ -148,7 +149,7 @@ fn step(
             match stream.try_write(piece) {
                 Ok(written) => drop(piece.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // An error shows at the next write.
+                    // A socket error is noticed at the next write.
                     if stream.poll_write_ready(cx).is_pending() {
                         if !messages.is_over(cx) {
                             return Poll::Pending;
@@ -165,7 +166,7 @@ fn step(
                 Poll::Ready(None) if piece.is_empty() => return Poll::Ready(()),
                 Poll::Ready(None) => break,
                 Poll::Pending if piece.is_empty() => {
-                    // What is idle keeps no buffer.
+                    // An idle connection keeps no buffer.
                     *piece = Vec::new();
                     return Poll::Pending;
                 }
@@ -175,7 +176,7 @@ fn step(
     }
 }
 
-/// What an event needs to know of its message.
+/// The members of a message that decide how its event is written.
 #[derive(Deserialize)]
 struct Parts<'a> {
     command: &'a str,
@@ -187,7 +188,7 @@ struct Parts<'a> {
 
 /// Writes messages as events.
 struct Writer {
-    /// For clients that asked for no heartbeat: hello's reply is left out, and heartbeats are comments.
+    /// The client asked for no heartbeat: the reply to hello is left out, and heartbeats are written as comments.
     plain: bool,
     /// Whether the client gave a cursor.
     resumed: bool,
@@ -196,10 +197,12 @@ struct Writer {
 impl Writer {
     fn push(&self, out: &mut Vec<u8>, text: &[u8]) {
         let parts: Parts<'_> = serde_json::from_slice(text).expect("what the gateway encodes is JSON with a command");
-        // The head of the feed is for those who start afresh, and no place of this client's.
+        // Hello's cursor is the head of the feed, meant for clients that start afresh; it is not this client's
+        // position, so it becomes no id.
         let mut id = parts.cursor.filter(|_| parts.command != "hello");
         if parts.command == "subscribe" && !self.resumed {
-            // Whoever was given no place to resume from must not begin anew silently.
+            // A client that has no cursor to resume from gets "unknown", so that it does not start afresh silently when
+            // it reconnects.
             id = id.or(Some("unknown"));
         }
         if let Some(delay) = parts.retry_after_ms {

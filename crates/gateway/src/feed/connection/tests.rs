@@ -1,4 +1,5 @@
-//! What a connection may take, over real sockets: time for a message, pieces of it, memory, and its neighbours' turns.
+//! The limits on one connection, over real sockets: time for a message, number of fragments, memory, and turns of its
+//! thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use bugfeed_core::budget::{Budget, Budgets};
 use bugfeed_core::input::SessionLimits;
 use bugfeed_core::replay::ReplayLimits;
 
-/// Nothing here waits so long unless it fails.
+/// The limit of every wait. A wait that takes this long has failed.
 const SOON: Duration = Duration::from_secs(20);
 
 struct Bed {
@@ -39,7 +40,7 @@ impl Bed {
         Bed { feed: parts.feed, events, listener, tracker: TaskTracker::new() }
     }
 
-    /// A connection on which HTTP is done; the peer's end.
+    /// A connection after its handshake: the peer's end, and the gateway's.
     async fn pair(&self) -> (TcpStream, Hijacked) {
         let connecting = TcpStream::connect(self.listener.local_addr().unwrap());
         let (peer, accepted) = tokio::join!(connecting, self.listener.accept());
@@ -79,7 +80,7 @@ const END: u8 = 0x80;
 const WHOLE: u8 = 0x81;
 const PING: u8 = 0x89;
 
-/// The next frame: its first byte and its payload.
+/// Reads the next frame: its first byte and its payload.
 async fn next(peer: &mut TcpStream) -> (u8, Vec<u8>) {
     let reading = async {
         let (first, short) = (peer.read_u8().await.unwrap(), peer.read_u8().await.unwrap());
@@ -97,7 +98,7 @@ async fn reply(peer: &mut TcpStream) -> String {
     String::from_utf8(payload).unwrap()
 }
 
-/// The code it is closed with, whatever comes before.
+/// The close code that ends the connection; messages before it are skipped.
 async fn closed(peer: &mut TcpStream) -> u16 {
     loop {
         let (first, payload) = next(peer).await;
@@ -111,7 +112,7 @@ async fn closed(peer: &mut TcpStream) -> u16 {
 async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
     let limits = SessionLimits { message_timeout_ms: 400, ..SessionLimits::default() };
     let bed = Bed::new(limits, Budgets::default()).await;
-    // Silent, but between two messages.
+    // This client is silent, but between two messages, so it owes nothing.
     let mut idle = bed.client().await;
     idle.write_all(&frame(WHOLE, br#"{"command":"version"}"#)).await.unwrap();
     reply(&mut idle).await;
@@ -119,7 +120,7 @@ async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
     half.write_all(&frame(WHOLE, &[b' '; 200])[..100]).await.unwrap();
     assert_eq!(closed(&mut half).await, 1008);
     assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"unfinished\"} 1"), "{}", crate::events::page(&bed.events));
-    // What comes in between, or a byte now and then, is no excuse.
+    // Neither control frames between the pieces nor a byte now and then extend the time.
     let mut busy = bed.client().await;
     busy.write_all(&frame(BEGIN, b"{")).await.unwrap();
     let mut pieces = 0;
@@ -138,7 +139,7 @@ async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
     reply(&mut idle).await;
 }
 
-/// Each read ends within a message: the time is that of each message, not of all.
+/// Each read ends in the middle of a message. The time limit is that of each message, not of all of them together.
 #[tokio::test]
 async fn who_sends_one_message_after_the_other_is_not_slow() {
     let bed = Bed::new(SessionLimits::default(), Budgets::default()).await;
@@ -184,11 +185,11 @@ async fn unfinished_messages_together_take_only_so_much() {
     first.write_all(&message[..30_000]).await.unwrap();
     eventually(SOON, "it is held", async || budgets.message_bytes.taken() > 30_000).await.unwrap();
     let mut second = bed.client().await;
-    // It may be closed before it has written all.
+    // The gateway may close the connection before all is written.
     let _ = second.write_all(&message[..40_000]).await;
     assert_eq!(closed(&mut second).await, 1013);
     assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", crate::events::page(&bed.events));
-    // What is short passes all the time, and who was first gets through.
+    // Short messages pass all the time, and the client that came first completes its message.
     let mut third = bed.client().await;
     third.write_all(&frame(WHOLE, br#"{"command":"version"}"#)).await.unwrap();
     reply(&mut third).await;
@@ -211,7 +212,7 @@ async fn all_sessions_together_watch_only_so_much() {
     second.write_all(&subscribe("1,2,3")).await.unwrap();
     assert_eq!(closed(&mut second).await, 1013);
     assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"no_room\"} 1"), "{}", crate::events::page(&bed.events));
-    // Those it has count once.
+    // Bugs that the session watches already are not counted twice.
     first.write_all(&subscribe("1,2,3,4")).await.unwrap();
     reply(&mut first).await;
     first.write_all(&frame(WHOLE, br#"{"command":"unsubscribe","bugs":[1,2,9]}"#)).await.unwrap();
@@ -243,7 +244,7 @@ async fn a_message_in_too_many_pieces_ends_the_connection() {
     assert!(bed.counted("bugfeed_sessions_ended_total{kind=\"fragments\"} 2"), "{}", crate::events::page(&bed.events));
 }
 
-/// One turn of a connection takes a bounded part of what its peer has sent, whatever that is.
+/// One turn of a connection reads a bounded amount, whatever its peer has sent.
 #[tokio::test]
 async fn a_turn_is_bounded_whatever_is_sent() {
     let bed = Bed::new(SessionLimits::default(), Budgets::default()).await;
@@ -273,7 +274,7 @@ async fn a_turn_is_bounded_whatever_is_sent() {
     }
 }
 
-/// How much the socket holds that was not read.
+/// How many bytes the socket holds that were not read.
 fn unread(stream: &TcpStream) -> usize {
     let mut buffer = Vec::with_capacity(1 << 20);
     socket2::SockRef::from(stream).peek(buffer.spare_capacity_mut()).unwrap_or(0)
