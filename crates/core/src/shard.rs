@@ -7,7 +7,7 @@
 //! more). A lagging session is skipped by updates. Once its socket is writable, it is written the rest of the frame that
 //! was begun, and then the newest change of each of its bugs since the position at which it fell behind. Commands go the
 //! same way: reply and catch-up are written as far as the socket takes them, and the rest is looked up again later. The
-//! phases of a lagging session are in [`Backlog`].
+//! phases of a lagging session are in `backlog.rs`.
 
 use std::sync::Arc;
 

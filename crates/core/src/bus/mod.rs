@@ -14,7 +14,7 @@
 //! 4. The actions go to whoever carries them out: [`Tell`] to every shard, [`Ask`] to the broker, [`Say`] to the log.
 //!
 //! A change before which others are missing is *held* after step 2, and with it all that comes behind it in the queue
-//! ([`Bus::takes_deliveries`]): [`history`] is read, each message of it goes the same way, and when that has ended, the held
+//! ([`Bus::takes_deliveries`]): history is read, each message of it goes the same way, and when that has ended, the held
 //! change is offered again, and taken in whatever is missing still. It is acknowledged only then.
 
 mod acks;
