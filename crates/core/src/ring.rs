@@ -183,6 +183,7 @@ impl Ring {
 
 impl Tail {
     /// Writes the next entry and publishes it.
+    #[inline]
     pub(crate) fn push(&mut self, ring: &Ring, entry: Entry) {
         let pos = self.next;
         if pos > 1 && slot(pos) == 0 {
