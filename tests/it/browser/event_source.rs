@@ -12,7 +12,7 @@ async fn event_source_alone_misses_nothing_and_repeats_nothing() {
     let Some(driver) = WebDriver::start_or_skip().await else { return };
     let mut server = Server::start(&[]).await;
     // The admin port is another site, and its page has no policy of its own.
-    driver.goto(&format!("http://127.0.0.1:{}/livez", server.admin)).await;
+    driver.goto(&format!("http://{}/livez", server.admin)).await;
     let open = "
         window.seen = [];
         window.source = new EventSource(arguments[0]);
