@@ -4,7 +4,7 @@
 //! Goes in: what happens ([`Event`]). Comes out: what is to be done, in order ([`Bus::next_action`]), and what people should know
 //! ([`Bus::stopped`], [`Bus::notes`]). Never touches a broker, a shard or a clock: a transport hands events in and carries
 //! actions out, and decides nothing. There are three: AMQP (`bus/carry.rs`), the ledger in the same process
-//! (`bus/local.rs`), and the one of the simulation.
+//! (`compose/in_process_bus.rs`), and the one of the simulation.
 //!
 //! The one way of a change:
 //!
