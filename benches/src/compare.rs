@@ -207,18 +207,9 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
         let pace = if way == "paced" { format!("{} updates/s", first.rate) } else { way.to_owned() };
         writeln!(out, "\n{title}, {pace}: CPU by {unit}\n")?;
         let speed = if full { "updates/s" } else { "p50, p99" };
-        let mut table = Table::new(&[
-            "server",
-            "CPU",
-            "spread",
-            "floor",
-            "ratio",
-            speed,
-            "frames/read",
-            "frames",
-            "what went wrong",
-            "load",
-        ]);
+        let titles =
+            ["server", "CPU", "spread", "floor", "ratio", speed, "frames/read", "frames", "what went wrong", "load"];
+        let mut table = Table::new(&titles);
         for one in found {
             let Some(at) = &of(one) else { continue };
             let us = |us: f64| format!("{} µs", short(us));
@@ -243,25 +234,30 @@ fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
                 one.machine.load.split(' ').next().unwrap_or_default().to_owned(),
             ]);
             if let Some(broker) = at.broker_us {
-                let blank = || "".to_owned();
-                let all = at.cpu_us.median + broker.median;
-                table.row([
-                    format!("{server} and its broker"),
-                    us(all),
-                    format!("broker {} – {}", short(broker.min), short(broker.max)),
-                    blank(),
-                    short(all / at.floor_us.median),
-                    blank(),
-                    blank(),
-                    blank(),
-                    blank(),
-                    blank(),
-                ]);
+                table.row(with_broker(&server, at, &broker));
             }
         }
         out.push_str(&table.text());
     }
     Ok(())
+}
+
+/// A server together with the broker that carries its messages.
+fn with_broker(server: &str, at: &Paced, broker: &Spread) -> [String; 10] {
+    let blank = || "".to_owned();
+    let all = at.cpu_us.median + broker.median;
+    [
+        format!("{server} and its broker"),
+        format!("{} µs", short(all)),
+        format!("broker {} – {}", short(broker.min), short(broker.max)),
+        blank(),
+        short(all / at.floor_us.median),
+        blank(),
+        blank(),
+        blank(),
+        blank(),
+        blank(),
+    ]
 }
 
 /// The counts of things that should not happen, as text.

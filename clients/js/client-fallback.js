@@ -9,30 +9,21 @@ const world = globalThis;
 const QUIET_S = 30;
 /** How long the first message of a stream may take, in ms: it shows which proxies keep a stream until it ends. */
 const FIRST_MS = 8_000;
-/** How long anything else may take that ought to come at once, in ms. */
-const ANSWER_MS = 15_000;
+const ANSWER_MS = 15_000; // How long anything else may take that ought to come at once, in ms.
 /** How long commands are gathered that need another request, in ms: one bug after the other is one request. */
 const GATHER_MS = 100;
-/** Polls begin no faster than this, in ms, however much there is to tell. */
-const POLL_MS = 500;
-/** What was heard from so recently is alive without being asked, in ms. */
-const FRESH_MS = 5_000;
-/** Longer questions are no URL. */
-const MAX_URL = 2_000;
-/** No message of a gateway is longer, in characters. */
-const MAX_LINE = 65_536;
+const POLL_MS = 500; // Polls begin no faster than this, in ms, however much there is to tell.
+const FRESH_MS = 5_000; // What was heard from so recently is alive without being asked, in ms.
+const MAX_URL = 2_000; // Longer questions are no URL.
+const MAX_LINE = 65_536; // No message of a gateway is longer, in characters.
 /** When WebSocket is tried again, in ms: at first, and at last, twice as long each time. */
 const AGAIN_MS = [60_000, 3_600_000];
-/** The cursor of those who were given none: resuming from it is a gap. */
-const UNKNOWN = "unknown";
-/** HTTP statuses that mean "later", unlike the others from 400 to 499. */
-const LATER = [408, 425, 429];
-/** No server is waited for longer than this, in ms. */
-const MAX_WAIT_MS = 300_000;
+const UNKNOWN = "unknown"; // The cursor of those who were given none: resuming from it is a gap.
+const LATER = [408, 425, 429]; // HTTP statuses that mean "later", unlike the others from 400 to 499.
+const MAX_WAIT_MS = 300_000; // No server is waited for longer than this, in ms.
 /** What servers say that do not know the address or the question: there is no such way here. */
 const NOT_HERE = [400, 404, 405, 426];
-/** What the answer to a wish for a WebSocket is that a proxy has stripped of it. */
-const STRIPPED = [400, 426];
+const STRIPPED = [400, 426]; // What the answer to a wish for a WebSocket is that a proxy has stripped of it.
 
 const isLost = (replay) => !["complete", "latest"].includes(replay);
 
@@ -356,15 +347,8 @@ export class Poll extends Session {
   }
 }
 
-export const eventStream =
-  (fetch = world.fetch) =>
-  (url, on) =>
-    new Stream(url, on, fetch).link;
-
-export const longPoll =
-  (fetch = world.fetch) =>
-  (url, on) =>
-    new Poll(url, on, fetch).link;
+export const eventStream = (fetch = world.fetch) => (url, on) => new Stream(url, on, fetch).link;
+export const longPoll = (fetch = world.fetch) => (url, on) => new Poll(url, on, fetch).link;
 
 /**
  * Browsers open six connections to a host and no more, for all pages together: what a page holds for ever, the tracker of
@@ -376,10 +360,7 @@ const shared = (name, direct, fetch) => (url, on) => {
   const begin = (transport) => isClosed || (link = transport(url, on));
   // As bugfeed.js does.
   const loading = import("./client-shared.js").catch(() => import(`./client-shared.js?${Date.now()}`));
-  loading.then(
-    (module) => begin(module.shared(name, direct, fetch)),
-    () => begin(direct),
-  );
+  loading.then((module) => begin(module.shared(name, direct, fetch)), () => begin(direct));
   const close = () => {
     isClosed = true;
     link?.close();

@@ -6,6 +6,19 @@ use super::webdriver::{ENTER, UP};
 
 const T: &str = "2014-04-03T21:13:45";
 
+/// The samples of the console, and a part of the reply to each.
+const SAMPLES: [(&str, &str); 9] = [
+    ("hello", "\"heartbeat\":30"),
+    ("resume", "\"replay\":\"complete\""),
+    ("since", "\"result\":\"ok\",\"count\":1"),
+    ("subscriptions", "\"bugs\":[7]"),
+    ("unsubscribe", "\"count\":0"),
+    ("not JSON", "must be JSON"),
+    ("no command", "missing mandatory arg: 'command'"),
+    ("unknown command", "invalid command"),
+    ("bad bug", "invalid bug id"),
+];
+
 #[tokio::test]
 async fn raw_commands_their_replies_and_the_close_are_shown() {
     let Some(page) = Page::start_or_skip().await else { return };
@@ -42,17 +55,7 @@ async fn raw_commands_their_replies_and_the_close_are_shown() {
         page.waits_for(&last, "in {\"command\":\"subscribe\",\"result\":\"ok\",\"bugs\":[7]}").await;
         server.touch(&["7", "--when", T]).await;
         page.waits_for(&last, &format!("in {{\"command\":\"update\",\"bug\":7,\"when\":\"{T}\"}}")).await;
-        for (name, part) in [
-            ("hello", "\"heartbeat\":30"),
-            ("resume", "\"replay\":\"complete\""),
-            ("since", "\"result\":\"ok\",\"count\":1"),
-            ("subscriptions", "\"bugs\":[7]"),
-            ("unsubscribe", "\"count\":0"),
-            ("not JSON", "must be JSON"),
-            ("no command", "missing mandatory arg: 'command'"),
-            ("unknown command", "invalid command"),
-            ("bad bug", "invalid bug id"),
-        ] {
+        for (name, part) in SAMPLES {
             sample(name).await;
             page.driver.type_into("#console-input", &ENTER.to_string()).await;
             let heard = format!(

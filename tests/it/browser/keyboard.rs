@@ -18,18 +18,23 @@ async fn everything_can_be_done_with_tab_and_enter() {
         keys.press(keys_held).await;
         assert_eq!(page.js(FOCUS).await, wanted);
     };
+    let walk = async |keys_held: &[char], wanted: &[&str]| {
+        for wanted in wanted {
+            step(keys_held, wanted).await;
+        }
+    };
     let scenario = async || {
         page.open(&server.url("/")).await;
         page.says("#welcome", "one click").await;
         step(&[TAB], "skip").await;
         step(&[ENTER], "changes").await;
         assert_eq!(page.js("location.hash").await, "", "which is for bugs");
-        for wanted in [DETAILS, "Links to the tracker", "demo-touch", "demo-bug", "Catch up on earlier changes"] {
-            step(&[SHIFT, TAB], wanted).await;
-        }
-        for wanted in ["subscribe", "bugs", "try", "tab-live", "skip"] {
-            step(&[SHIFT, TAB], wanted).await;
-        }
+        walk(
+            &[SHIFT, TAB],
+            &[DETAILS, "Links to the tracker", "demo-touch", "demo-bug", "Catch up on earlier changes"],
+        )
+        .await;
+        walk(&[SHIFT, TAB], &["subscribe", "bugs", "try", "tab-live", "skip"]).await;
         step(&[TAB], "tab-live").await;
         step(&[RIGHT], "tab-console").await;
         assert!(page.shows("#console-input").await && !page.shows("#bugs").await);
@@ -43,25 +48,17 @@ async fn everything_can_be_done_with_tab_and_enter() {
         }
         step(&[ENTER], "bugs").await;
         page.watches(&[7, 8]).await;
-        for wanted in ["subscribe", "Catch up on earlier changes", "copy-link", "unsubscribe-all"] {
-            step(&[TAB], wanted).await;
-        }
-        for wanted in ["Stop watching bug 7", "Stop watching bug 8", "demo-bug", "demo-touch"] {
-            step(&[TAB], wanted).await;
-        }
+        walk(&[TAB], &["subscribe", "Catch up on earlier changes", "copy-link", "unsubscribe-all"]).await;
+        walk(&[TAB], &["Stop watching bug 7", "Stop watching bug 8", "demo-bug", "demo-touch"]).await;
         step(&[ENTER], "demo-touch").await;
         assert_eq!(page.lists_as_many_as(1).await[0].bug, 7);
-        for wanted in ["Links to the tracker", DETAILS] {
-            step(&[TAB], wanted).await;
-        }
+        walk(&[TAB], &["Links to the tracker", DETAILS]).await;
         step(&[TAB], "filter").await;
         step(&[TAB], "clear").await;
         // What vanishes hands the focus on instead of dropping it at the top of the page.
         step(&[ENTER], "changes").await;
         page.lists(&[]).await;
-        for wanted in [DETAILS, "Links to the tracker", "demo-touch", "demo-bug", "Stop watching bug 8"] {
-            step(&[SHIFT, TAB], wanted).await;
-        }
+        walk(&[SHIFT, TAB], &[DETAILS, "Links to the tracker", "demo-touch", "demo-bug", "Stop watching bug 8"]).await;
         step(&[ENTER], "Stop watching bug 7").await;
         page.watches(&[7]).await;
         step(&[ENTER], "bugs").await;
@@ -70,14 +67,10 @@ async fn everything_can_be_done_with_tab_and_enter() {
         step(&[ENTER], "demo-touch").await;
         page.says("#demo-latency[data-kind=ok]", "Bug 1234: arrived after ").await;
         page.watches(&[1234]).await;
-        for wanted in ["demo-bug", "Stop watching bug 1234", "copy-link"] {
-            step(&[SHIFT, TAB], wanted).await;
-        }
+        walk(&[SHIFT, TAB], &["demo-bug", "Stop watching bug 1234", "copy-link"]).await;
         step(&[SHIFT, TAB], "Catch up on earlier changes").await;
         step(&[ENTER], "Catch up on earlier changes").await;
-        for wanted in ["since", "last hour", "last day"] {
-            step(&[TAB], wanted).await;
-        }
+        walk(&[TAB], &["since", "last hour", "last day"]).await;
         step(&[ENTER], "last day").await;
         assert_ne!(page.js("document.querySelector('#since').value").await, "");
     };
