@@ -11,7 +11,8 @@ use std::fmt;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-use crate::logging::QUIET_LIBRARIES;
+/// Log filter directives that silence libraries whose lines would repeat what bugfeed itself logs, once per attempt.
+const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
 
 /// The target that is never logged: at level `trace`, lapin would write the broker's login into the log, byte by byte.
 const NEVER: &str = "lapin";

@@ -10,9 +10,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::log_filter::{self, LogFilter};
 
-/// Log filter directives that silence libraries whose lines would repeat what bugfeed itself logs, once per attempt.
-pub(crate) const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
-
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

@@ -3,12 +3,11 @@
 //! Goes in: what the book says is to be written. Comes out: durable rows, or an error after which nothing is known of
 //! whether it was. Decides nothing.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use bugfeed_core::relay::RowKey;
 use bugfeed_core::relay::book::Entry;
-use bugfeed_protocol::{BugId, Change, When};
+use bugfeed_protocol::{Change, When};
 
 use super::LedgerError;
 use super::recorder::{Recorder, State, tag_text};
@@ -18,16 +17,6 @@ use bugfeed_sql::{Tx, Value};
 const SET_ASIDE_KEPT: u64 = 1000;
 /// Rows of one INSERT.
 const CHUNK: usize = 500;
-
-/// Reads the table of what is owed.
-pub(super) fn read_owed(rows: Vec<Vec<Value>>) -> HashMap<RowKey, Change> {
-    let read = |mut row: Vec<Value>| {
-        let when = When::from_micros(row.pop()?.int()?)?;
-        let bug = BugId::new(row.pop()?.int()?.unsigned_abs())?;
-        Some((RowKey::from_text(&row.pop()?.into_text()?)?, Change { bug, when }))
-    };
-    rows.into_iter().filter_map(read).collect()
-}
 
 impl Recorder {
     /// Writes an entry that is not empty. `state` is what was known before it.

@@ -11,9 +11,8 @@ use std::collections::HashMap;
 use bugfeed_core::relay::book::{Book, Entry};
 use bugfeed_core::relay::pending::Pending;
 use bugfeed_core::relay::{Row, RowKey};
-use bugfeed_protocol::{Change, Cursor, Numbered, Tag, When};
+use bugfeed_protocol::{BugId, Change, Cursor, Numbered, Tag, When};
 
-use super::entry::read_owed;
 use super::schema::Tables;
 use super::{Keep, Lease, Ledger, LedgerError, META, Meta};
 use bugfeed_sql::Value;
@@ -235,4 +234,14 @@ impl Recorder {
         let texts = marks.into_iter().filter_map(|mut row| row.pop().and_then(Value::into_text));
         Ok((self.ledger.read_meta(meta.pop())?, Pending::read(texts), read_owed(owed)))
     }
+}
+
+/// Reads the table of what is owed.
+fn read_owed(rows: Vec<Vec<Value>>) -> HashMap<RowKey, Change> {
+    let read = |mut row: Vec<Value>| {
+        let when = When::from_micros(row.pop()?.int()?)?;
+        let bug = BugId::new(row.pop()?.int()?.unsigned_abs())?;
+        Some((RowKey::from_text(&row.pop()?.into_text()?)?, Change { bug, when }))
+    };
+    rows.into_iter().filter_map(read).collect()
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bugfeed_protocol::bus::{Format, encode};
+use bugfeed_protocol::bus::encode;
 use bugfeed_protocol::{Cursor, Numbered};
 use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
@@ -18,9 +18,11 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
+pub use super::options::AmqpOptions;
+use super::options::one_line;
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};
-use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
+use bugfeed_amqp::AmqpError;
 use bugfeed_protocol::log_event::LogEvent;
 
 /// The longest wait for the end of the history.
@@ -31,19 +33,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a way for heads is looked for where there is none.
 const HEADS_RETRY: Duration = Duration::from_secs(30);
-
-/// Where and how to publish.
-#[derive(Clone, Debug)]
-pub struct AmqpOptions {
-    /// The broker.
-    pub url: BrokerUrl,
-    /// The topic exchange; created when missing.
-    pub exchange: String,
-    /// How messages are written.
-    pub format: Format,
-    /// Whether the broker keeps history, so that nothing is unroutable, and the bounds it is made with.
-    pub history: Option<HistoryBounds>,
-}
 
 /// Publishes to an AMQP exchange.
 #[derive(Debug)]
@@ -307,10 +296,6 @@ fn properties(numbered: &Numbered) -> BasicProperties {
         .with_message_id(numbered.cursor.number().into())
         .with_timestamp(recorded_s)
         .with_app_id("bugfeed".into())
-}
-
-pub(super) fn one_line(text: impl fmt::Display) -> String {
-    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 
-use super::amqp::{AmqpOptions, one_line};
+use super::options::{AmqpOptions, one_line};
 use bugfeed_amqp::AmqpError;
 use bugfeed_protocol::log_event::LogEvent;
 

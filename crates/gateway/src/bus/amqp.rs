@@ -5,33 +5,15 @@
 
 use std::time::Duration;
 
-use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
+use bugfeed_amqp::AmqpError;
 use bugfeed_protocol::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
 use super::carry::Carrier;
-use super::link::Link;
+use super::connection::QueueConnection;
+pub use super::options::AmqpOptions;
 use crate::feed::Ingest;
 use bugfeed_runtime::health::FeedHealth;
-
-/// Where a feed comes from.
-#[derive(Clone, Debug)]
-pub struct AmqpOptions {
-    /// The broker.
-    pub url: BrokerUrl,
-    /// The feed's exchange.
-    pub exchange: String,
-    /// A durable queue's name; without it the broker names one that goes with the connection.
-    pub queue: Option<String>,
-    /// Messages the queue holds before the oldest are dropped.
-    pub queue_max: u32,
-    /// Whether the broker keeps history, and the bounds it is made with.
-    pub history: Option<HistoryBounds>,
-    /// Messages on their way at a time. Without a bound the queue would never fill, and its limit never work.
-    pub prefetch: u16,
-    /// It is the only feed: what a person must mend ends the start.
-    pub alone: bool,
-}
 
 /// How long it takes until a feed that a person must mend is tried again.
 const FAULT_RETRY: Duration = Duration::from_secs(30);
@@ -52,7 +34,7 @@ pub async fn run(
     let mut connected_before = false;
     loop {
         let attempt = tokio::select! {
-            attempt = carrier.while_ticking(Link::open(&options)) => attempt,
+            attempt = carrier.while_ticking(QueueConnection::open(&options)) => attempt,
             () = stop.cancelled() => return Ok(()),
         };
         let lost = match attempt {
@@ -88,7 +70,7 @@ pub async fn run(
 
 /// Takes deliveries until the connection is lost (why) or `stop` (none).
 async fn consume(
-    mut link: Link,
+    mut link: QueueConnection,
     carrier: &mut Carrier<'_>,
     backoff: &mut Backoff,
     stop: &CancellationToken,

@@ -12,9 +12,9 @@ use lapin::message::Delivery;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
-use super::amqp::AmqpOptions;
+use super::connection::{Came, QueueConnection};
 use super::history::{History, HistoryError, Reader, marker, offset, recorded};
-use super::link::{Came, Link};
+use super::options::AmqpOptions;
 use crate::feed::Ingest;
 use bugfeed_core::bus::{Arrival, Ask, Event, Item, Setup, Stopped};
 use bugfeed_runtime::health::{FeedHealth, FeedState};
@@ -79,7 +79,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// The queue is bound. Heads are bound to, and what came before is looked for.
-    pub(super) async fn connected(&mut self, link: &mut Link) -> Result<(), AmqpError> {
+    pub(super) async fn connected(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         self.lost = None;
         self.bind_heads(link).await?;
         self.hear(Event::Connected { queue: link.queue, waiting: link.waiting });
@@ -95,7 +95,7 @@ impl<'a> Carrier<'a> {
         self.ingest.tell_aside().await;
     }
 
-    async fn bind_heads(&mut self, link: &mut Link) -> Result<(), AmqpError> {
+    async fn bind_heads(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         match link.bind_heads(self.options).await {
             Ok(()) => {
                 self.no_heads = false;
@@ -115,7 +115,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Makes the stream, should it be gone. What refuses it now is told by the next reading.
-    async fn keep_history(&self, link: &Link) -> Result<(), AmqpError> {
+    async fn keep_history(&self, link: &QueueConnection) -> Result<(), AmqpError> {
         let Some(history) = self.history.as_ref().filter(|_| self.ingest.bus.has_history(self.ingest.now_ms())) else {
             return Ok(());
         };
@@ -127,7 +127,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Waits for what happens next, hands it in, and carries out what comes of it.
-    pub(super) async fn turn(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), AmqpError> {
+    pub(super) async fn turn(&mut self, link: &mut QueueConnection, stop: &CancellationToken) -> Result<(), AmqpError> {
         let due = self.ingest.bus.due_ms().map(|due_ms| self.ingest.instant(due_ms).into());
         let takes = self.ingest.bus.takes_deliveries();
         tokio::select! {
@@ -141,7 +141,12 @@ impl<'a> Carrier<'a> {
     }
 
     /// Hands in a delivery, and then those that have arrived already.
-    async fn take_turn(&mut self, link: &mut Link, mut came: Came, stop: &CancellationToken) -> Result<(), AmqpError> {
+    async fn take_turn(
+        &mut self,
+        link: &mut QueueConnection,
+        mut came: Came,
+        stop: &CancellationToken,
+    ) -> Result<(), AmqpError> {
         for left in (0..TURN).rev() {
             self.take(&came);
             self.carry_out(link, stop).await?;
@@ -174,7 +179,12 @@ impl<'a> Carrier<'a> {
     }
 
     /// Hands in what the stream delivers, and then what has arrived already.
-    async fn read_turn(&mut self, link: &mut Link, mut read: Read, stop: &CancellationToken) -> Result<(), AmqpError> {
+    async fn read_turn(
+        &mut self,
+        link: &mut QueueConnection,
+        mut read: Read,
+        stop: &CancellationToken,
+    ) -> Result<(), AmqpError> {
         for left in (0..TURN).rev() {
             match read {
                 Ok(delivery) => self.read(&delivery),
@@ -203,7 +213,7 @@ impl<'a> Carrier<'a> {
 
     /// A reading has failed: with the connection (the loss), or because the broker has no history to give (none): the gateway
     /// then works without.
-    fn failed(&mut self, link: &Link, error: HistoryError) -> Option<AmqpError> {
+    fn failed(&mut self, link: &QueueConnection, error: HistoryError) -> Option<AmqpError> {
         self.reader = None;
         if !link.connection.status().connected() {
             return Some(error.into_amqp(&self.options.url));
@@ -214,7 +224,11 @@ impl<'a> Carrier<'a> {
     }
 
     /// Does all that is to be done.
-    pub(super) async fn carry_out(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), AmqpError> {
+    pub(super) async fn carry_out(
+        &mut self,
+        link: &mut QueueConnection,
+        stop: &CancellationToken,
+    ) -> Result<(), AmqpError> {
         while let Some(ask) = self.ingest.next_ask().await {
             match ask {
                 Ask::Acknowledge(tag) => link.acknowledge(&self.options.url, tag).await?,
@@ -231,13 +245,13 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    async fn rebind(&mut self, link: &mut Link) -> Result<(), AmqpError> {
+    async fn rebind(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         link.rebind(self.options).await?;
         self.bind_heads(link).await?;
         self.keep_history(link).await
     }
 
-    async fn mark(&mut self, link: &Link) -> Result<(), AmqpError> {
+    async fn mark(&mut self, link: &QueueConnection) -> Result<(), AmqpError> {
         let Some(history) = self.history.clone() else { return Ok(()) };
         match self.while_ticking(history.mark(&self.options.url, &link.connection)).await {
             Ok(reader) => {
@@ -252,7 +266,7 @@ impl<'a> Carrier<'a> {
     /// Asks something of the stream. Whoever does not answer is told of as one that refuses.
     async fn of_reader(
         &mut self,
-        link: &Link,
+        link: &QueueConnection,
         ask: impl AsyncFnOnce(&mut Reader) -> Result<(), HistoryError>,
     ) -> Result<(), AmqpError> {
         let Some(mut reader) = self.reader.take() else { return Ok(()) };
@@ -264,7 +278,7 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    async fn cancel(&mut self, link: &Link) -> Result<(), AmqpError> {
+    async fn cancel(&mut self, link: &QueueConnection) -> Result<(), AmqpError> {
         let Some(reader) = self.reader.take() else { return Ok(()) };
         match self.while_ticking(reader.close()).await {
             Err(error) if !link.connection.status().connected() => Err(error.into_amqp(&self.options.url)),
@@ -313,7 +327,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// The gateway stops: says goodbye to the broker, which notices by itself, too.
-    pub(super) async fn leave(&mut self, link: Link) {
+    pub(super) async fn leave(&mut self, link: QueueConnection) {
         let unacknowledged = self.ingest.bus.take_unacknowledged();
         let leaving = async {
             if let Some(tag) = unacknowledged {

@@ -2,5 +2,6 @@
 
 pub mod amqp;
 mod carry;
+mod connection;
 pub mod history;
-mod link;
+mod options;

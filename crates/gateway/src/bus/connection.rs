@@ -16,7 +16,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer, ExchangeKind};
 
-use super::amqp::AmqpOptions;
+use super::options::AmqpOptions;
 use bugfeed_core::bus::Queue;
 
 /// How long the broker may take for one answer.
@@ -26,7 +26,7 @@ const HEADS: i64 = 10;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct QueueConnection {
     pub(super) connection: Connection,
     pub(super) queue: Queue,
     /// Messages that waited in it when it was found.
@@ -38,9 +38,9 @@ pub(super) struct Link {
     heads: Option<(String, Consumer)>,
 }
 
-impl Link {
-    /// Connects, and makes and binds what is missing. Heads are another matter: see [`Link::bind_heads`].
-    pub(super) async fn open(options: &AmqpOptions) -> Result<Link, AmqpError> {
+impl QueueConnection {
+    /// Connects, and makes and binds what is missing. Heads are another matter: see [`QueueConnection::bind_heads`].
+    pub(super) async fn open(options: &AmqpOptions) -> Result<QueueConnection, AmqpError> {
         let url = &options.url;
         let failed = |error| AmqpError::broker(url, error);
         let connection = bugfeed_amqp::connect(url, "bugfeed gateway").await?;
@@ -70,7 +70,7 @@ impl Link {
         let consuming = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
         let consumer =
             bugfeed_amqp::within(PATIENCE, url, consuming, |error| AmqpError::consume(url, &name, error)).await?;
-        Ok(Link { connection, queue, waiting, name, channel, consumer, heads: None })
+        Ok(QueueConnection { connection, queue, waiting, name, channel, consumer, heads: None })
     }
 
     /// Binds to the exchange of heads, and makes it where it is missing. Refusals cost heads only.
