@@ -19,7 +19,7 @@ use crate::common::Common;
 #[command(after_help = "\
 Examples:
   bugfeed-bench fanout                      10,000 clients on one bug
-  bugfeed-bench sparse --via hub            the hub alone, no broker
+  bugfeed-bench sparse --via feed            the feed alone, no broker
   bugfeed-bench sparse --runs 3 --json      for programs
   bugfeed-bench fanout --server OTHER/bugfeed
 
@@ -179,7 +179,7 @@ pub enum Command {
     },
     /// (started by the others) a gateway without a broker
     #[command(hide = true)]
-    HubServer {
+    FeedServer {
         /// Where messages of the bus are taken
         #[arg(long)]
         feed_listen: SocketAddr,

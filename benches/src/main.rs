@@ -8,7 +8,7 @@ use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{compare, floor, hub_server, load};
+use bugfeed_bench::{compare, feed_server, floor, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -21,7 +21,7 @@ fn main() -> Result<()> {
             pin(std::process::id(), core)?;
             return floor::run();
         }
-        Command::HubServer { feed_listen, args } => return hub_server::run(feed_listen, &args),
+        Command::FeedServer { feed_listen, args } => return feed_server::run(feed_listen, &args),
         Command::Fanout { common, rate, one_by_one, seconds, burst } => {
             let pace = (!one_by_one).then_some(rate);
             let report = fanout::run(&mut Bench::new(&common)?, pace, rate * seconds, burst)?;

@@ -25,8 +25,9 @@ use crate::publish::{Pace, Publish, publish};
 pub enum Via {
     /// The gateway, fed by RabbitMQ: the real way
     Amqp,
-    /// The hub alone, fed over a plain socket: what the broker and its client library cost is not in it
-    Hub,
+    /// The feed alone, fed over a plain socket: what the broker and its client library cost is not in it
+    #[value(alias = "hub")]
+    Feed,
 }
 
 /// How to start a bugfeed.
@@ -79,14 +80,14 @@ pub struct Target {
 }
 
 enum Publisher {
-    Hub(LinePublisher),
+    Feed(LinePublisher),
     Other(Box<dyn Publish>),
 }
 
 impl Publisher {
     fn any(&mut self) -> &mut dyn Publish {
         match self {
-            Publisher::Hub(hub) => hub,
+            Publisher::Feed(lines) => lines,
             Publisher::Other(other) => &mut **other,
         }
     }
@@ -129,17 +130,17 @@ impl Target {
         })
     }
 
-    /// Starts a feed without a broker (see [`crate::hub_server`]).
+    /// Starts a feed without a broker (see [`crate::feed_server`]).
     ///
     /// # Errors
     /// When it does not start.
-    pub fn hub(start: &Start) -> Result<Target> {
+    pub fn feed_alone(start: &Start) -> Result<Target> {
         let feed = SocketAddr::from(([127, 0, 0, 1], free_port()?));
-        let words = vec!["hub-server".into(), "--feed-listen".into(), feed.to_string().into(), "--".into()];
+        let words = vec!["feed-server".into(), "--feed-listen".into(), feed.to_string().into(), "--".into()];
         let (mut proc, address) = run(start, &std::env::current_exe()?.into_os_string(), words)?;
         // The listener serves one connection at a time, so this test connection ends before the publisher's begins.
         wait(&mut proc, || TcpStream::connect(feed).is_ok())?;
-        let publisher = Publisher::Hub(LinePublisher::connect(feed)?);
+        let publisher = Publisher::Feed(LinePublisher::connect(feed)?);
         Ok(Target::new(proc, address, publisher, false))
     }
 
@@ -215,8 +216,8 @@ impl Source for Target {
             self.signal(false);
             return Ok(());
         }
-        if let (Pace::Full, true, Publisher::Hub(hub)) = (pace, self.generates, &mut self.publisher) {
-            return hub.generate(phase);
+        if let (Pace::Full, true, Publisher::Feed(lines)) = (pace, self.generates, &mut self.publisher) {
+            return lines.generate(phase);
         }
         publish(self.publisher.any(), phase, pace, stamps)
     }

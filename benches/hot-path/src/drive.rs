@@ -1,4 +1,4 @@
-//! The hot path, driven as the hub drives it: the same inputs every time, and peers that only count.
+//! The hot path, driven as a feed drives it: the same inputs every time, and peers that only count.
 
 use std::cell::Cell;
 use std::io;
@@ -47,7 +47,7 @@ impl Peer for Counter {
     }
 }
 
-struct Hub {
+struct Bed {
     sequencer: Sequencer,
     shard: Shard<Counter>,
     written: Counter,
@@ -56,14 +56,14 @@ struct Hub {
     sessions: Slot,
 }
 
-impl Hub {
-    fn new() -> Result<Hub> {
+impl Bed {
+    fn new() -> Result<Bed> {
         let Some(epoch) = Epoch::parse("epoch") else { bail!("an epoch") };
         let (recorder, cache) = replay(ReplayLimits::default());
         let about = About { version: "1".into(), feed: "default".into() };
         let shard = Shard::new(cache, SessionLimits::default(), about);
         let sequencer = Sequencer::new(recorder, epoch.clone());
-        Ok(Hub { sequencer, shard, written: Counter::default(), epoch, seq: 0, sessions: 0 })
+        Ok(Bed { sequencer, shard, written: Counter::default(), epoch, seq: 0, sessions: 0 })
     }
 
     fn message(&mut self, bug: u64) -> Result<BusMessage> {
@@ -72,7 +72,7 @@ impl Hub {
         Ok(BusMessage { change: change(bug, self.seq)?, cursor, after: None })
     }
 
-    /// Takes a change in; its frames are written by the next [`Hub::flush`].
+    /// Takes a change in; its frames are written by the next [`Bed::flush`].
     fn update(&mut self, bug: u64) -> Result<()> {
         let message = self.message(bug)?;
         match self.sequencer.offer(&message, None, message.change.when) {
@@ -116,11 +116,11 @@ fn subscribe(bugs: impl Iterator<Item = u64>, more: &str) -> String {
 /// # Errors
 /// When the core does not do what it should.
 pub(crate) fn run(act: &str, count: u32) -> Result<()> {
-    let mut hub = Hub::new()?;
-    let hub = &mut hub;
+    let mut bed = Bed::new()?;
+    let bed = &mut bed;
     match act {
         "decode a message of the bus" => {
-            let cursor = Cursor::new(hub.epoch.clone(), 123_456);
+            let cursor = Cursor::new(bed.epoch.clone(), 123_456);
             let numbered = Numbered { change: change(1_234_567, 1)?, cursor, after: None, recorded: When::MIN };
             let body = bus::encode(&numbered, Format::Native, "");
             for _ in 0..count {
@@ -128,39 +128,39 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
             }
         }
         "update that nobody watches" => {
-            hub.session(&[&subscribe(1..=20, "")]);
+            bed.session(&[&subscribe(1..=20, "")]);
             for number in 0..count {
-                hub.update(100 + u64::from(number % 1000))?;
-                hub.flush();
+                bed.update(100 + u64::from(number % 1000))?;
+                bed.flush();
             }
         }
         "update with two watchers" => {
             for client in 0..u64::from(WATCHERS) {
-                hub.session(&[&subscribe((0..20).map(|at| 1 + (client * 10 + at) % 10_000), "")]);
+                bed.session(&[&subscribe((0..20).map(|at| 1 + (client * 10 + at) % 10_000), "")]);
             }
             for number in 0..count {
-                hub.update(1 + u64::from(number * 7 % 10_000))?;
-                hub.flush();
+                bed.update(1 + u64::from(number * 7 % 10_000))?;
+                bed.flush();
             }
         }
         "frame of an update with 1000 watchers" => {
             for _ in 0..WATCHERS {
-                hub.session(&[&subscribe(1..=1, "")]);
+                bed.session(&[&subscribe(1..=1, "")]);
             }
             for _ in 0..count {
-                hub.update(1)?;
-                hub.flush();
+                bed.update(1)?;
+                bed.flush();
             }
         }
         "frame of 16 updates together, 1000 watchers" => {
             for _ in 0..WATCHERS {
-                hub.session(&[&subscribe(1..=16, "")]);
+                bed.session(&[&subscribe(1..=16, "")]);
             }
             for _ in 0..count {
                 for bug in 1..=16 {
-                    hub.update(bug)?;
+                    bed.update(bug)?;
                 }
-                hub.flush();
+                bed.flush();
             }
         }
         "subscribe to 200 bugs" => {
@@ -168,26 +168,26 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
             let text = |number: u64| subscribe((0..200).map(|at| 1 + (number * 100 + at * 7) % 50_000), "");
             let texts: Vec<String> = (0..500).map(text).collect();
             for text in texts.iter().cycle().take(count as usize) {
-                hub.session(&[text]);
+                bed.session(&[text]);
             }
         }
-        "resume of 200 bugs, 20 changed" => resume(hub, count)?,
+        "resume of 200 bugs, 20 changed" => resume(bed, count)?,
         other => bail!("no act is called '{other}'"),
     }
-    std::hint::black_box(hub.written.0.get());
+    std::hint::black_box(bed.written.0.get());
     Ok(())
 }
 
 /// Clients that come back from a cursor, of whose bugs some have changed.
-fn resume(hub: &mut Hub, count: u32) -> Result<()> {
+fn resume(bed: &mut Bed, count: u32) -> Result<()> {
     for number in 0..5000 {
-        hub.update(1 + number % 2000)?;
+        bed.update(1 + number % 2000)?;
     }
-    hub.flush();
-    let from = format!(r#","cursor":"{}""#, Cursor::new(hub.epoch.clone(), 4800));
+    bed.flush();
+    let from = format!(r#","cursor":"{}""#, Cursor::new(bed.epoch.clone(), 4800));
     let text = subscribe((0..200).map(|at| 1 + at * 10), &from);
     for _ in 0..count {
-        hub.session(&[r#"{"command":"hello"}"#, &text]);
+        bed.session(&[r#"{"command":"hello"}"#, &text]);
     }
     Ok(())
 }

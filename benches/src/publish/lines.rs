@@ -1,5 +1,5 @@
 //! Publishes directly into a feed, without a broker: messages of the bus, one a line, over TCP (see
-//! [`crate::hub_server`]).
+//! [`crate::feed_server`]).
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
 use super::Publish;
 use crate::plan::Phase;
 
-/// A publisher of one hub.
+/// a publisher of one feed.
 #[derive(Debug)]
 pub struct LinePublisher {
     out: BufWriter<TcpStream>,
@@ -25,7 +25,7 @@ impl LinePublisher {
     /// # Errors
     /// When nobody listens there.
     pub fn connect(to: SocketAddr) -> Result<LinePublisher> {
-        let stream = TcpStream::connect(to).with_context(|| format!("no hub at {to}"))?;
+        let stream = TcpStream::connect(to).with_context(|| format!("no feed at {to}"))?;
         stream.set_nodelay(true)?;
         let answers = BufReader::new(stream.try_clone()?);
         let next = Cursor::new(Epoch::parse("bench").context("an epoch")?, 1);
@@ -62,7 +62,7 @@ impl Publish for LinePublisher {
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
         if line.trim() != "settled" {
-            bail!("the hub is gone");
+            bail!("the feed is gone");
         }
         Ok(())
     }

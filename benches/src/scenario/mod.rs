@@ -74,7 +74,7 @@ impl Bench {
         }
         if self.rabbit.is_none() {
             if !RabbitMq::installed() {
-                bail!("rabbitmq-server is not installed: install it, give a broker with --amqp, or use --via hub");
+                bail!("rabbitmq-server is not installed: install it, give a broker with --amqp, or use --via feed");
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let rabbit = runtime.block_on(RabbitMq::start())?;
@@ -104,7 +104,7 @@ impl Bench {
         let start = self.start()?;
         match self.common.via {
             Via::Amqp => Target::gateway(&start, &self.broker()?, &unique("bench")),
-            Via::Hub => Target::hub(&start),
+            Via::Feed => Target::feed_alone(&start),
         }
     }
 

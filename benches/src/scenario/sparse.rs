@@ -79,7 +79,7 @@ pub fn unwatched(bench: &mut Bench, watching: Watching, burst: u32) -> Result<Re
     for run in 0..=bench.common.runs {
         let mut phase = bench.phase(burst, watch.bugs + 1, watch.bugs);
         phase.last_bug = Some(last_bug);
-        target.generates(bench.common.via == Via::Hub);
+        target.generates(bench.common.via == Via::Feed);
         let sample = bench.measure(&mut target, &mut clients, &phase, Pace::Full)?;
         // The first run is not counted: it fills the table of newest changes.
         if run > 0 {
@@ -96,7 +96,7 @@ pub fn unwatched(bench: &mut Bench, watching: Watching, burst: u32) -> Result<Re
 fn setting(bench: &Bench, watch: Watch, what: &str) -> String {
     let via = match bench.common.via {
         Via::Amqp => "through RabbitMQ",
-        Via::Hub => "the hub alone",
+        Via::Feed => "the feed alone",
     };
     format!("{} clients with {} of {} bugs each; {what}; {via}", bench.common.clients, watch.each, watch.bugs)
 }

@@ -1,4 +1,4 @@
-//! A gateway without a broker, to measure what the feed alone ("hub") costs: the library's feed and listener, and a
+//! A gateway without a broker, to measure what the feed alone costs: the library's feed and listener, and a
 //! port that takes messages of the bus.
 //!
 //! Goes in, on that port, one line each: a message in its form on the bus; `generate PHASE`, which makes and takes in a
