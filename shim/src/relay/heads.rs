@@ -27,8 +27,16 @@ impl Speaker {
     }
 
     pub(super) fn confirmed(&self, now_ms: u64, confirmed: Option<Cursor>) {
+        self.hear(now_ms, Event::Confirmed(confirmed));
+    }
+
+    pub(super) fn works(&self, now_ms: u64) {
+        self.hear(now_ms, Event::Works);
+    }
+
+    fn hear(&self, now_ms: u64, event: Event) {
         let mut plan = self.plan();
-        plan.on(now_ms, Event::Confirmed(confirmed));
+        plan.on(now_ms, event);
         if plan.due_ms() <= now_ms {
             self.news.notify_one();
         }

@@ -129,6 +129,7 @@ impl<'a, P: Publish> Route<'a, P> {
                 if telemetry.up(Part::Bus) {
                     telemetry.catching_up(lease.ledger().head().await?.saturating_sub(published));
                 }
+                self.speaker.works(term.clock.ms());
             }
             Action::NotCompared => {
                 if let Some(trouble) = self.trouble.take() {

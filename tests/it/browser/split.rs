@@ -34,8 +34,8 @@ async fn a_broker_that_dies_delays_changes_but_loses_none_and_no_connection() {
         page.lists_within(SOON * 4, &[live(1, T1), live(2, T2), live(1, T2)]).await;
         shim.touch(&["2", "--when", T3]).await;
         page.lists(&[live(1, T1), live(2, T2), live(1, T2), live(2, T3)]).await;
-        assert!(!page.shows("#paused").await);
         page.is_in_state(&["open"]).await;
+        assert!(!page.shows("#paused").await);
         assert_eq!(page.sockets().await, 1, "connected all the time");
     };
     page.play("broker", &[], scenario).await;

@@ -205,7 +205,11 @@ impl Term {
             Action::Prune => Carried::Answer(Event::Pruned { count: 0 }),
             Action::Wait { .. } => self.wait(moment.now_ms),
             Action::BackOff { .. } => Carried::Answer(Event::Woken),
-            Action::NotCompared | Action::OtherLedger(_) | Action::Works { .. } => Carried::On,
+            Action::Works { .. } => {
+                self.heads.on(moment.now_ms, heads::Event::Works);
+                Carried::On
+            }
+            Action::NotCompared | Action::OtherLedger(_) => Carried::On,
             Action::SetBack | Action::End => Carried::Ended,
         })
     }

@@ -13,8 +13,10 @@ pub const INTERVAL_MS: u64 = 2000;
 #[derive(Clone, Debug, Default)]
 pub struct Heads {
     confirmed: Option<Cursor>,
-    /// The way was just looked at: say it now.
+    /// Something is better than the last head said: say it now.
     news: bool,
+    /// The last head said that nothing can come.
+    said_paused: bool,
     due_at_ms: u64,
 }
 
@@ -23,6 +25,8 @@ pub struct Heads {
 pub enum Event {
     /// Everything is confirmed up to here; `None` where the way to the bus has to be looked at first.
     Confirmed(Option<Cursor>),
+    /// The bus takes changes. Where the last head said otherwise, gateways need not believe it until the next one is due.
+    Works,
     /// Time has passed. `paused`: what does not work, so that nothing can come.
     Tick {
         /// In words.
@@ -39,6 +43,10 @@ impl Heads {
                 self.confirmed = confirmed;
                 None
             }
+            Event::Works => {
+                self.news |= self.said_paused;
+                None
+            }
             Event::Tick { paused } => {
                 if now_ms >= self.due_at_ms {
                     self.due_at_ms = now_ms + INTERVAL_MS;
@@ -47,6 +55,7 @@ impl Heads {
                 }
                 self.news = false;
                 let cursor = self.confirmed.clone()?;
+                self.said_paused = paused.is_some();
                 Some(Head { cursor, interval_ms: INTERVAL_MS, paused })
             }
         }
@@ -87,5 +96,18 @@ mod tests {
         assert_eq!(said(4000, Some(None)), None, "a new connection");
         assert_eq!(said(4100, Some(cursor(9))), Some(9));
         assert_eq!(said(6000, None), Some(9));
+    }
+
+    #[test]
+    fn what_works_again_is_said_at_once() {
+        let mut heads = Heads::default();
+        heads.on(0, Event::Confirmed(Some(Cursor::new(Epoch::from_random(1), 7))));
+        let paused = heads.on(0, Event::Tick { paused: Some("bus".to_owned()) });
+        assert_eq!(paused.unwrap().paused.as_deref(), Some("bus"));
+        assert_eq!(heads.on(100, Event::Works), None);
+        assert_eq!(heads.due_ms(), 0);
+        assert_eq!(heads.on(100, Event::Tick { paused: None }).unwrap().paused, None);
+        heads.on(200, Event::Works);
+        assert_eq!(heads.on(200, Event::Tick { paused: None }), None, "that is known already");
     }
 }
