@@ -177,7 +177,7 @@ impl Life {
         let hears = around.swarm.hears_heads;
         let queue = around.broker.connect_pod(around.pod, around.swarm.durable, hears);
         if queue != (Queue::Durable { kept: true }) {
-            self.expects = None;
+            (self.recorded, self.inherited) = (Vec::new(), 0);
         }
         self.bus.connected = true;
         let waiting = around.broker.queues[around.pod].as_ref().map_or(0, |queue| queue.ready.len() as u64);

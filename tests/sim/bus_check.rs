@@ -12,17 +12,16 @@ use crate::pod::Life;
 use crate::shadow::Judged;
 
 impl Life {
-    /// A durable queue that was kept gives all that the life before had not recorded.
+    /// A durable queue that was kept gives all that the lives before had not recorded, of each history.
     pub fn check_queue(&mut self, item: &Item, around: &Around<'_>) -> Checked {
         let Some(cursor) = item.cursor() else { return Ok(()) };
         let first = !std::mem::replace(&mut self.delivered, true);
-        if let Some(expects) = self.expects.as_ref().filter(|_| first)
-            && around.broker.dropped == 0
-            // Of two copies of a ledger, one may have gone on alone.
-            && around.truth.is_one_history(expects, cursor)
-            && cursor.seq > expects.seq + 1
+        let recorded =
+            self.recorded[..self.inherited].iter().filter(|known| around.truth.is_one_history(known, cursor));
+        if let Some(last) = recorded.max_by_key(|known| known.seq).filter(|_| first && around.broker.dropped == 0)
+            && cursor.seq > last.seq + 1
         {
-            return Err(format!("pod {}: its queue had all since {expects}, but gives {cursor}", around.pod));
+            return Err(format!("pod {}: its queue had all since {last}, but gives {cursor}", around.pod));
         }
         Ok(())
     }
@@ -39,6 +38,8 @@ impl Life {
                 if judged != Judged::Known {
                     return Err(format!("pod {pod}: {number} was never seen, but dropped"));
                 }
+                // A head may have said it: whoever was told that gap has it.
+                self.recorded.extend(item.cursor().cloned());
             }
             Say::Hole(_, before) => {
                 let (item, _, _) = self.in_hand(pod)?;
@@ -127,10 +128,10 @@ impl Life {
             ));
         }
         let same = shadow.head.as_ref().is_some_and(|head| around.truth.is_one_history(head, &number));
-        let of = |other: &Cursor| around.truth.is_one_history(other, &number);
+        // What is known, of a history that has ended here, is not taken in again.
+        let of = |other: &Cursor| around.truth.is_one_history(other, &number) && !shadow.has_ended(other);
         let has = |end| same && around.broker.in_stream(end, shadow.head.as_ref(), number.seq, of);
-        // What was taken for another history once is not taken in again.
-        if judged == Judged::Broken && shadow.forks == 0 && filled.is_some_and(has) {
+        if judged == Judged::Broken && filled.is_some_and(has) {
             return Err(format!("pod {pod}: gap before {number}, but history has what is missing"));
         }
         let fact = around.truth.of(bus.change.when).ok_or("a change that never was")?;
@@ -139,6 +140,7 @@ impl Life {
             return Err(format!("pod {pod}: {number} at position {}, not {pos}", update.pos));
         }
         drop(shadow);
+        self.recorded.extend(bus.cursor);
         around.swarm.check_bounds(&self.cache, pod)
     }
 
@@ -157,12 +159,12 @@ impl Life {
     fn go_on_after(&mut self, cursor: &Cursor, why: Why, around: &Around<'_>) -> Checked {
         self.bus.said = Said::default();
         let head = self.shadow.borrow().head.clone();
+        // What is known, of a history that has ended here, is not taken in again.
+        let of = |other: &Cursor| around.truth.is_one_history(other, cursor) && !self.shadow.borrow().has_ended(other);
         if let Some(end) = self.bus.read_to.filter(|_| why == Why::Missing)
             && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
-            // What was taken for another history once is not taken in again.
-            && self.shadow.borrow().forks == 0
             && !self.shadow.borrow().has_seen(cursor)
-            && around.broker.in_stream(end, head.as_ref(), cursor.seq + 1, |other| around.truth.is_one_history(other, cursor))
+            && around.broker.in_stream(end, head.as_ref(), cursor.seq + 1, of)
         {
             return Err(format!("pod {}: gap up to {cursor} after {head:?}, but history has it", around.pod));
         }

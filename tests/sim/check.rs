@@ -164,7 +164,6 @@ impl Client {
         promise!(forgot || lost || session.wire.may_gap.get(), "gap without a reason");
         session.asked = None;
         session.cursor.clone_from(&cursor);
-        session.gap.clone_from(&cursor);
         self.sync();
         self.cursor = cursor;
         Ok(())
@@ -243,10 +242,7 @@ impl Client {
         promise!(session.subscribed, "a cursor that a client about to resume must not store");
         if let Some(last) = &session.cursor {
             promise!(truth.is_one_history(last, &cursor), "another history than that of {last}, and no gap");
-            // Where a gap's change begins another history, the gap has its number already. What came late may then hold the
-            // cursor at the number before: who resumes from there is told of the gap again.
-            let held = session.gap.as_ref() == Some(last) && cursor.seq + 1 == last.seq;
-            promise!(held || cursor.seq >= last.seq, "the cursor was {last}");
+            promise!(cursor.seq >= last.seq, "the cursor was {last}");
         }
         // What a client that is ahead asked from is its own word.
         let own = |asked: &Cursor| asked.epoch == cursor.epoch && asked.seq >= cursor.seq;
@@ -256,6 +252,23 @@ impl Client {
         session.cursor = Some(cursor.clone());
         self.cursor = Some(cursor);
         Ok(())
+    }
+
+    /// Where two ledgers share an exchange, nobody can tell a client what the other ledger published while it was away, if its
+    /// gateway took in nothing of that ledger from then on, and finds nothing of it in `history`. The client's cursor is a number of its
+    /// own ledger, and the next number of that one follows: this proves that nothing of its own ledger is missing, and says
+    /// nothing of another. One more change of the other ledger, or one of its heads, would be a gap. (A change that is in
+    /// history or in a queue is taken in; one that was taken in has a place here.)
+    pub fn give_up_unheard(&mut self, truth: &Truth, history: &[&Cursor]) {
+        let Some(session) = &self.session else { return };
+        let shadow = session.shadow.borrow();
+        let Some(head) = &shadow.head else { return };
+        let unheard =
+            |number: &Cursor| number.epoch != head.epoch && !shadow.has_from(number) && !history.contains(&number);
+        self.missing.retain(|&fact| {
+            let numbers = &truth.all[fact].numbers;
+            numbers.is_empty() || !numbers.iter().all(unheard)
+        });
     }
 
     /// A classic client cannot be told of a gap: what its pod can never send it is given up.

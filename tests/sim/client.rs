@@ -44,8 +44,6 @@ pub struct Session {
     pub asked: Option<Cursor>,
     /// The last cursor received.
     pub cursor: Option<Cursor>,
-    /// That of the last gap.
-    pub gap: Option<Cursor>,
     /// The position of the last change of each bug.
     pub last: BTreeMap<BugId, Pos>,
     pub breaks: u32,
@@ -166,7 +164,6 @@ impl Client {
             pending: VecDeque::new(),
             subscribed: false,
             conflated: false,
-            gap: None,
             asked: None,
             cursor: None,
             last: BTreeMap::new(),

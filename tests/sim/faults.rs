@@ -5,6 +5,7 @@
 use bugfeed_protocol::{Cursor, Epoch};
 use rand::RngExt as _;
 
+use crate::broker::Item;
 use crate::ledger::Ledger;
 use crate::pod::Life;
 use crate::publishers::EPOCHS;
@@ -130,13 +131,7 @@ impl World {
         // Its queue must then give the next life all that this one had not recorded.
         let loses = [Act::Refuse, Act::Wipe, Act::Unbind].into_iter().any(|act| self.swarm.has(act));
         let keeps = self.swarm.durable && !self.swarm.history && !loses && self.broker.dropped == 0;
-        // One that was only given what was published again is behind those before it.
-        let before = |head: &Cursor| life.expects.clone().filter(|at| at.epoch == head.epoch && at.seq > head.seq);
-        let expects = match shadow.head.clone() {
-            Some(head) => Some(before(&head).unwrap_or(head)),
-            None => life.expects.clone(),
-        };
-        self.expects[pod] = expects.filter(|_| keeps);
+        self.recorded[pod] = if keeps { std::mem::take(&mut life.recorded) } else { Vec::new() };
     }
 
     /// The ledger is lost, and made anew. What was recorded and not published is lost with it.
@@ -323,8 +318,12 @@ impl World {
             }
         }
         self.told_paused(false)?;
+        // What gateways can still read.
+        let reads = self.swarm.history && self.swarm.asks_history;
+        let history: Vec<_> = self.broker.stream.iter().filter(|_| reads).filter_map(Item::cursor).collect();
         for client in &mut self.clients {
             client.give_up(&self.truth);
+            client.give_up_unheard(&self.truth, &history);
             if let Some(&fact) = client.missing.first() {
                 let (name, pod) = (client.name, client.session.as_ref().map(|session| session.pod));
                 return Err(format!("client {name} on pod {pod:?} was never told of {:?}", self.truth.all[fact]));

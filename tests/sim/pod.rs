@@ -48,8 +48,9 @@ pub struct Life {
     conns: Vec<Conn>,
     pub shadow: Rc<RefCell<Shadow>>,
     now_ms: u64,
-    /// Where earlier lives with the same queue stood.
-    pub expects: Option<Cursor>,
+    /// The numbers that were recorded, or known, as long as it has this queue, and how many of them in the lives before.
+    pub recorded: Vec<Cursor>,
+    pub inherited: usize,
     pub delivered: bool,
     /// It takes no new connections, and dies then.
     pub drains_until_ms: Option<u64>,
@@ -75,7 +76,8 @@ impl Life {
             conns: Vec::new(),
             shadow: Rc::new(RefCell::new(Shadow::new(own))),
             now_ms: 0,
-            expects: None,
+            recorded: Vec::new(),
+            inherited: 0,
             delivered: false,
             drains_until_ms: None,
         }
@@ -195,6 +197,12 @@ impl Life {
             if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {
                 *conn.wire.ahead.borrow_mut() = Some((cursor.clone(), self.now_ms));
             }
+        }
+        // While nothing can be compared it cannot be told either whether it is ahead; it may turn out so before the answer.
+        if let Some(client::Resume::From(_)) = resume
+            && self.shadow.borrow().is_lost()
+        {
+            conn.wire.may_gap.set(true);
         }
         let loses = self.shadow.borrow().loses;
         conn.wire.asked.borrow_mut().push_back(Asked { can_tell, sent, loses });

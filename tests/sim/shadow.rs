@@ -329,6 +329,21 @@ impl Shadow {
         self.seen.contains_key(cursor)
     }
 
+    /// Whether this number belongs to a history that has ended.
+    pub fn has_ended(&self, cursor: &Cursor) -> bool {
+        self.ended.contains(cursor)
+    }
+
+    /// Whether a number of this epoch was taken in that is this one or lies beyond it.
+    pub fn has_from(&self, cursor: &Cursor) -> bool {
+        self.seen.keys().any(|seen| seen.epoch == cursor.epoch && seen.seq >= cursor.seq)
+    }
+
+    /// Whether nothing is known of what comes next.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Where a change lies that was taken in more than once, at last.
     pub fn last_place(&self, fact: Fact) -> Option<Pos> {
         self.places.get(&fact)?.last().copied()

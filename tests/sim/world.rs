@@ -41,7 +41,8 @@ pub struct World {
     pub tags: u32,
     pub broker: Broker,
     pub pods: Vec<Option<Life>>,
-    pub expects: Vec<Option<Cursor>>,
+    /// What each pod has recorded of a queue that was kept.
+    pub recorded: Vec<Vec<Cursor>>,
     pub clients: Vec<Client>,
     pub named: usize,
     pub epochs: usize,
@@ -68,7 +69,7 @@ impl World {
         World {
             broker: Broker::new(swarm.pods, swarm.queue_max, swarm.prefetch, swarm.history),
             pods: (0..swarm.pods).map(|_| None).collect(),
-            expects: vec![None; swarm.pods],
+            recorded: vec![Vec::new(); swarm.pods],
             named: clients.len(),
             clients,
             tracker: Tracker::new(Ledger::new(Epoch::from_random(random.random())), false),
@@ -264,7 +265,8 @@ impl World {
     pub fn start_pod(&mut self, pod: usize) {
         self.say(|| format!("pod {pod} starts"));
         let mut life = Life::new(&self.swarm, &mut self.random, self.now_ms);
-        life.expects = self.expects[pod].take();
+        life.recorded = std::mem::take(&mut self.recorded[pod]);
+        life.inherited = life.recorded.len();
         life.tick(self.now_ms);
         self.pods[pod] = Some(life);
     }

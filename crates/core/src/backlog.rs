@@ -105,6 +105,8 @@ pub(super) struct Batch {
 pub(super) struct CursorHold {
     /// The cursor that is told is the one of this position.
     pub(super) at: Pos,
+    /// A gap right after that position was told, and its cursor: a cursor below that one would fall back.
+    pub(super) gap_told: bool,
     /// The position of the last change that came late. From it on, each change is told with its own cursor.
     pub(super) until: Pos,
 }

@@ -52,6 +52,8 @@ struct Run {
     steps: bool,
     /// Whoever has the number before `seq` may lack what lies before `first`.
     apart: bool,
+    /// The gap before it was told with the cursor of its first change, not with the one before that.
+    gap_has_first: bool,
 }
 
 impl Run {
@@ -121,11 +123,12 @@ impl PositionMap {
             Some(last) if !last.steps && self.unbroken < self.runs.len() => return,
             Some(last) => {
                 let Cursor { epoch, seq, tag } = last.cursor_at(pos - 1);
-                Run { first: pos, epoch, seq, tag, before: None, steps: false, apart: false }
+                Run { first: pos, epoch, seq, tag, before: None, steps: false, apart: false, gap_has_first: false }
             }
             None => {
                 let Cursor { epoch, seq, tag } = cursor.clone();
-                Run { first: pos, epoch, seq, tag, before, steps: true, apart: continuity == Continuity::Apart }
+                let apart = continuity == Continuity::Apart;
+                Run { first: pos, epoch, seq, tag, before, steps: true, apart, gap_has_first: apart }
             }
         };
         if matches!(continuity, Continuity::Broken | Continuity::Apart) {
@@ -139,7 +142,8 @@ impl PositionMap {
     pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor, apart: bool) {
         let Cursor { epoch, seq, tag } = cursor.clone();
         self.unbroken = self.runs.len();
-        self.push(Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true, apart });
+        let run = Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true, apart, gap_has_first: false };
+        self.push(run);
     }
 
     /// Continuity is lost, and nothing is known of what comes next: no cursor can be found until it is recorded.
@@ -204,6 +208,15 @@ impl PositionMap {
             Some(run) if run.steps => Some(run.cursor_at(pos - 1)),
             Some(run) => Some(run.cursor_at(pos)),
             None => self.cursor_at(pos.checked_sub(1)?),
+        }
+    }
+
+    /// The cursor of somebody who was told everything before the change at `pos`, a gap right before it included. Where another
+    /// history begins with that change, the gap was told with its cursor already.
+    pub fn cursor_told_before(&self, pos: Pos) -> Option<Cursor> {
+        match self.run_of(pos) {
+            Some(run) if run.gap_has_first && pos == run.first => Some(run.cursor_at(pos)),
+            _ => self.cursor_before(pos),
         }
     }
 

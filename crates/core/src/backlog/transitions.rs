@@ -56,7 +56,11 @@ pub(super) const TRANSITIONS: [Transition<Name>; 21] = {
         ),
         (Open, Ended, "the peer is dead or too slow, or the gateway shuts down"),
         (Behind, Open, "everything was sent, and no work waits"),
-        (Behind, CatchUp, "a command asks for changes, or some were missed without backpressure"),
+        (
+            Behind,
+            CatchUp,
+            "a command asks for changes, or some were missed without backpressure or by a client that is ahead",
+        ),
         (Behind, Conflation, "changes were missed under backpressure"),
         (Behind, GapOwed, "continuity was lost, or what was missed is not known any more"),
         (Behind, Closing, "the connection asks for its end, or there is no room for its bugs"),

@@ -153,7 +153,8 @@ impl Reading {
             // It says nothing of whether the stream is the same: what comes next does, or the end.
             return Met::Old;
         }
-        self.first = false;
+        // One without a number does not show either that the place is right: any stream may hold it there.
+        self.first &= message.cursor.is_none() && self.start != Start::First;
         self.proven |=
             self.head.as_ref().zip(message.cursor.as_ref()).is_some_and(|(head, cursor)| meets(head, cursor));
         places.remember(message, offset);
@@ -250,6 +251,8 @@ mod tests {
         for stream in [&["E.4", "m2"][..], &["E.4", "E.5", "m2"], &["E.4", "E.5", "E.6", "E.7", "m2"]] {
             assert_eq!(read(&mut places.clone(), Some("E.3"), 0, stream), None, "{stream:?}");
         }
+        // What has no number may lie anywhere. Found by the simulation: it was taken for a sign that the place is right.
+        assert_eq!(read(&mut places.clone(), Some("E.3"), 0, &["E.4", "-", "-", "-", "m2"]), None);
         let by_mark = Offsets { known: None, ..places };
         for stream in [&["m2"][..], &["-", "-", "-", "m2"], &["-", "-", "-", "-", "m2"]] {
             assert_eq!(read(&mut by_mark.clone(), None, 0, stream), None, "{stream:?}");

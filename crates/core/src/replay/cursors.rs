@@ -87,6 +87,11 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").cursor_before(pos)
     }
 
+    /// The cursor of a client that was told everything before the change at `pos`, a gap right before it included.
+    pub fn cursor_told_before(&self, pos: Pos) -> Option<Cursor> {
+        self.numbering.read().expect("nobody panics holding it").cursor_told_before(pos)
+    }
+
     /// Where a client with this cursor stands.
     pub fn place_of(&self, cursor: &Cursor) -> CursorPlace {
         // The head first: what is recorded in between only makes a cursor look further behind.

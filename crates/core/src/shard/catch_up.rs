@@ -133,8 +133,10 @@ impl<P: Peer> Shard<P> {
                         continue;
                     }
                     let cursor = match batch.hold {
-                        Some(hold) if found.pos < hold.until => self.replay.cursor_before(hold.at + 1),
-                        _ => self.replay.cursor_at(found.pos),
+                        Some(hold) if found.pos >= hold.until => self.replay.cursor_at(found.pos),
+                        Some(CursorHold { at, gap_told: true, .. }) => self.replay.cursor_told_before(at + 1),
+                        Some(CursorHold { at, .. }) => self.replay.cursor_before(at + 1),
+                        None => self.replay.cursor_at(found.pos),
                     };
                     let Some(cursor) = modern.cursor(cursor.as_ref()) else { continue };
                     frame::push_update_with_cursor(out, found.change, cursor);
@@ -183,8 +185,13 @@ impl<P: Peer> Shard<P> {
             self.tally.gaps += 1;
             return backlog.enter(Phase::GapOwed);
         }
-        let next =
-            if backlog.conflates() { self.newest_missed(slot, after, hold) } else { self.every_missed(slot, after) };
+        // The newest change of a bug stands for those before it only where it is sent. A client that is ahead has it
+        // already, but not what has no number and came before it here.
+        let ahead = session.modern.as_ref().is_some_and(|modern| modern.watermark.is_some());
+        let next = match backlog.conflates() && !ahead {
+            true => self.newest_missed(slot, after, hold),
+            false => self.every_missed(slot, after),
+        };
         backlog.enter(next);
     }
 
@@ -199,7 +206,7 @@ impl<P: Peer> Shard<P> {
     fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
         let mut batch = Batch::after(after);
         self.replay.newest(&self.sessions[slot as usize].bugs, after, self.processed, &mut batch.found);
-        batch.hold = self.cursor_hold(&batch.found, hold, after);
+        batch.hold = self.cursor_hold(&batch.found, hold, after, true);
         Phase::Conflation { upto: self.processed, batch }
     }
 
@@ -220,15 +227,17 @@ impl<P: Peer> Shard<P> {
         let lost = conflated && modern && self.replay.masks_lost(&query.bugs, query.upto);
         self.tally.gaps += u64::from(lost);
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
-        batch.hold = self.cursor_hold(&batch.found, batch.hold, before_first.min(query.after));
+        // Who asks from a date was told of no gap before what is found.
+        let gap_told = query.since.is_none();
+        batch.hold = self.cursor_hold(&batch.found, batch.hold, before_first.min(query.after), gap_told);
         LookUp { query, batch, conflated, lost }
     }
 
     /// Holds the cursor back at `from`, or where it is held back already, until the last of these changes that came late
-    /// is sent.
-    fn cursor_hold(&self, found: &[Found], held: Option<CursorHold>, from: Pos) -> Option<CursorHold> {
+    /// is sent. `gap_told`: a gap right after `from`, if there is one, was told.
+    fn cursor_hold(&self, found: &[Found], held: Option<CursorHold>, from: Pos, gap_told: bool) -> Option<CursorHold> {
         let until = self.replay.last_late(found)?;
-        Some(CursorHold { at: held.map_or(from, |held| held.at), until })
+        Some(CursorHold { until, ..held.unwrap_or(CursorHold { at: from, gap_told, until }) })
     }
 
     /// [`Phase::Behind`], where nothing was missed: the session was sent everything. The connection is told that its work
