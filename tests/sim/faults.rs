@@ -321,8 +321,9 @@ impl World {
             }
         }
         self.told_paused(false)?;
-        // What gateways can still read.
-        let reads = self.swarm.history && self.swarm.asks_history;
+        // What gateways can still read, where a hole in the numbers of a ledger is the only thing that they can have missed.
+        let whole = self.broker.dropped == 0 && self.stats.unbound == 0;
+        let reads = whole && self.swarm.history && self.swarm.asks_history;
         let history: Vec<_> = self.broker.stream.iter().filter(|_| reads).filter_map(Item::cursor).collect();
         for client in &mut self.clients {
             client.give_up(&self.truth);

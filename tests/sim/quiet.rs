@@ -71,7 +71,8 @@ impl World {
                 let ahead = |(cursor, head): (&Cursor, &Cursor)| cursor.epoch == head.epoch && cursor.seq > head.seq;
                 client.cursor.as_ref().zip(head.as_ref()).is_some_and(ahead)
             };
-            // A pod whose binding went, that hears no heads, and whose history does not answer cannot know of it.
+            // A pod whose binding went, that hears no heads, and whose history does not answer cannot know of it: it makes
+            // its bindings anew, and the next change shows the hole. `check_end` looks at its clients once that has come.
             let blind = !self.swarm.has_heads() && self.stats.unbound > 0;
             let elsewhere = |client: &Client| client.session.as_ref().is_none_or(|session| session.pod != pod);
             let told = |client: &Client| {

@@ -329,6 +329,12 @@ impl Shadow {
         self.seen.contains_key(cursor)
     }
 
+    /// Whether a change was taken in after a position under a number of another epoch than this one.
+    pub fn is_told_after(&self, fact: Fact, after: Pos, epoch: &Epoch) -> bool {
+        let places = self.places.get(&fact).into_iter().flatten();
+        places.copied().any(|pos| pos > after && self.number(pos).epoch != *epoch)
+    }
+
     /// Whether this number belongs to a history that has ended.
     pub fn has_ended(&self, cursor: &Cursor) -> bool {
         self.ended.contains(cursor)

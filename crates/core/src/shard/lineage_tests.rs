@@ -182,6 +182,7 @@ fn who_is_as_far_as_a_history_that_has_just_ended_is_told_gap() {
     feed.sequencer.accept_gap(&message("E.2.b", Some("a")), None, change(1, 9).when);
     let (wire, said) = feed.resume("E.3.a");
     assert_eq!(said, ["subscribe gap E.4.0000000a"]);
+    assert_eq!(feed.resume("E.3.c").1, said, "also of a history that never came here");
     let Taken::New(New { update, .. }) = next else { panic!("{next:?}") };
     feed.shard.handle(Input::Update(update));
     assert_eq!(short(&wire), ["update E.5.0000000a"]);
