@@ -233,8 +233,8 @@ impl Client {
             return Err(format!("every change was promised, but not {:?}", truth.all[*skipped]));
         }
         // One without a number may have been taken in from history, and once more from a queue: the newest change of its bug
-        // is then where it lies last.
-        let newest = shadow.last_place(fact).map_or(place, |last| last.max(place));
+        // is then where it lies last. Where every change is sent, each of its places is told by itself.
+        let newest = shadow.last_place(fact).filter(|_| !all).map_or(place, |last| last.max(place));
         self.missing.retain(|other| !older(other, newest));
         Ok(())
     }
