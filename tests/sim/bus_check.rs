@@ -163,6 +163,7 @@ impl Life {
         let of = |other: &Cursor| around.truth.is_one_history(other, cursor) && !self.shadow.borrow().has_ended(other);
         if let Some(end) = self.bus.read_to.filter(|_| why == Why::Missing)
             && head.as_ref().is_some_and(|head| around.truth.is_one_history(head, cursor))
+            // The numbers up to a head that was taken in itself, before another ledger was heard, are not missing.
             && !self.shadow.borrow().has_seen(cursor)
             && around.broker.in_stream(end, head.as_ref(), cursor.seq + 1, of)
         {

@@ -207,8 +207,12 @@ impl Client {
             let told = &truth.all[*other];
             // What this pod never had, because it began later, it can only have passed over.
             let here = shadow.number(place);
-            let earlier = match shadow.place(*other, 0) {
-                Some(earlier) => earlier < place,
+            // A history that was set back and has these numbers once more is not yet as far.
+            let beyond = |other: Fact| truth.number_in(other, here).is_some_and(|number| number > here.seq);
+            let comes_again = |other: Fact| !shadow.is_late(place) && beyond(other);
+            // What was taken in once more has yet to come.
+            let earlier = match shadow.last_place(*other) {
+                Some(earlier) => earlier < place && !comes_again(*other),
                 None => truth.number_in(*other, here).is_some_and(|number| number < here.seq),
             };
             told.change.bug == bug && earlier
@@ -229,8 +233,8 @@ impl Client {
             return Err(format!("every change was promised, but not {:?}", truth.all[*skipped]));
         }
         // One without a number may have been taken in from history, and once more from a queue: the newest change of its bug
-        // is then where it lies last.
-        let newest = shadow.last_place(fact).map_or(place, |last| last.max(place));
+        // is then where it lies last. Where every change is sent, each of its places is told by itself.
+        let newest = shadow.last_place(fact).filter(|_| !all).map_or(place, |last| last.max(place));
         self.missing.retain(|other| !older(other, newest));
         Ok(())
     }
@@ -263,11 +267,16 @@ impl Client {
         let Some(session) = &self.session else { return };
         let shadow = session.shadow.borrow();
         let Some(head) = &shadow.head else { return };
-        let unheard =
-            |number: &Cursor| number.epoch != head.epoch && !shadow.has_from(number) && !history.contains(&number);
+        // Or it took that in before the client's own number, which was published again later.
+        let asked = session.asked.as_ref().and_then(|asked| shadow.position(asked)).filter(|&pos| pos < Pos::MAX);
+        let before = |fact| shadow.last_place(fact).zip(asked).is_some_and(|(place, asked)| place < asked);
+        let unheard = |number: &Cursor, fact| {
+            let nowhere = !shadow.has_from(number) && !history.contains(&number);
+            number.epoch != head.epoch && (nowhere || before(fact))
+        };
         self.missing.retain(|&fact| {
             let numbers = &truth.all[fact].numbers;
-            numbers.is_empty() || !numbers.iter().all(unheard)
+            numbers.is_empty() || !numbers.iter().all(|number| unheard(number, fact))
         });
     }
 
@@ -323,9 +332,11 @@ fn claims(cursor: &Cursor, session: &Session, missing: &std::collections::BTreeS
         // may have yet to come to this pod.
         let stands_in = |other: &Fact| {
             let Told { change, numbers, .. } = &truth.all[*other];
-            change.bug == bug
-                && truth.number_in(*other, cursor).is_none_or(|number| number > cursor.seq)
-                && (earlier && !numbers.is_empty() || shadow.place(*other, place).is_some())
+            let beyond = truth.number_in(*other, cursor).is_none_or(|number| number > cursor.seq);
+            // Also one that the later ledger numbered anew.
+            let again = || shadow.is_told_after(*other, place, &cursor.epoch);
+            let comes = || earlier && !numbers.is_empty() || shadow.place(*other, place).is_some();
+            change.bug == bug && (beyond && comes() || again())
         };
         promise!(
             (conflated || earlier) && (0..truth.all.len()).any(|other| stands_in(&other)),

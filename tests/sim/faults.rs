@@ -310,7 +310,10 @@ impl World {
         let head = self.ledger_head();
         for (pod, life) in self.pods.iter().enumerate() {
             let has = life.as_ref().and_then(|life| life.shadow.borrow().head.clone());
-            let nothing = has.is_none() && head.seq == 0;
+            // Where it hears no heads, nothing tells it of a ledger without changes beside those that have no number.
+            let own = |has: &Cursor| life.as_ref().is_some_and(|life| life.shadow.borrow().is_own(has));
+            let unheard = !self.swarm.has_heads() && has.as_ref().is_some_and(own);
+            let nothing = (has.is_none() || unheard) && head.seq == 0;
             // What a copy gave that lies further on: the ledger's own numbers are stragglers to who has seen only those.
             let copied = |has: &Cursor| self.swarm.has(Act::Copy) && has.epoch == head.epoch && has.seq > head.seq;
             if has.as_ref() != Some(&head) && !nothing && !has.as_ref().is_some_and(copied) {
@@ -318,8 +321,9 @@ impl World {
             }
         }
         self.told_paused(false)?;
-        // What gateways can still read.
-        let reads = self.swarm.history && self.swarm.asks_history;
+        // What gateways can still read, where a hole in the numbers of a ledger is the only thing that they can have missed.
+        let whole = self.broker.dropped == 0 && self.stats.unbound == 0;
+        let reads = whole && self.swarm.history && self.swarm.asks_history;
         let history: Vec<_> = self.broker.stream.iter().filter(|_| reads).filter_map(Item::cursor).collect();
         for client in &mut self.clients {
             client.give_up(&self.truth);

@@ -191,7 +191,9 @@ impl Life {
         if let Some(client::Resume::From(cursor)) = resume
             && let Some(pos) = self.shadow.borrow().position(cursor)
         {
-            can_tell = pos >= self.cache.floor();
+            // Its shard may not be through with the history in which it was as far: it cannot be compared with either.
+            let ended = pos == Pos::MAX && self.shadow.borrow().has_from(cursor);
+            can_tell = pos >= self.cache.floor() && !ended;
             sent = pos.min(processed);
             // Also where the break before it waits in the queue.
             if pos > processed || pos == processed && self.shadow.borrow().begins_after(pos) {

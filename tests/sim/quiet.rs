@@ -3,7 +3,7 @@
 //! Goes in: a world at rest. Comes out: a world at rest, in which clients were told in time, and nobody was told that all
 //! is well when it was not.
 
-use bugfeed_protocol::BugId;
+use bugfeed_protocol::{BugId, Cursor};
 use rand::RngExt as _;
 
 use crate::client::Client;
@@ -19,6 +19,9 @@ const PATIENCE_MS: u64 = 20_000;
 const BOUND_MS: u64 = 2 * INTERVAL_MS + 2500;
 /// As long as nothing is said about a broker that is away, and the ticks of a plan.
 const GRACE_MS: u64 = 3500;
+
+/// So many seconds after its connection was made or its bindings were, a pod has made them anew.
+const UPKEEP_S: usize = 32;
 
 impl World {
     /// A pod without readable history is cut off, one change is missed meanwhile, and nothing else is published.
@@ -62,9 +65,14 @@ impl World {
             if life.bus.hold && self.clients[leaver].session.as_ref().is_some_and(|session| session.pod == pod) {
                 self.stats.quiet_resumes += 1;
             }
-            // One that has seen what will never come is told in its own time.
-            let beyond = |client: &Client| client.cursor.as_ref().is_some_and(|cursor| cursor.seq > 1_000_000);
-            // A pod whose binding went, that hears no heads, and whose history does not answer cannot know of it.
+            // One that has seen what its pod has not is told in its own time.
+            let beyond = |client: &Client| {
+                let head = client.session.as_ref().and_then(|session| session.shadow.borrow().head.clone());
+                let ahead = |(cursor, head): (&Cursor, &Cursor)| cursor.epoch == head.epoch && cursor.seq > head.seq;
+                client.cursor.as_ref().zip(head.as_ref()).is_some_and(ahead)
+            };
+            // A pod whose binding went, that hears no heads, and whose history does not answer cannot know of it: it makes
+            // its bindings anew, and the next change shows the hole. `check_end` looks at its clients once that has come.
             let blind = !self.swarm.has_heads() && self.stats.unbound > 0;
             let elsewhere = |client: &Client| client.session.as_ref().is_none_or(|session| session.pod != pod);
             let told = |client: &Client| {
@@ -151,6 +159,17 @@ impl World {
         let slow = self.swarm.looks() && !self.pods_are_even();
         let bound_ms = self.now_ms + if slow || two || self.stats.unbound > 0 { 80_000 } else { BOUND_MS };
         while self.now_ms < bound_ms && !self.pods_are_even() {
+            self.now_ms += 1000;
+            self.tick()?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Where bindings went, time passes until every pod has made its own anew: what is published before that it never gets.
+    pub fn wait_for_bindings(&mut self) -> Checked {
+        let seconds = if self.stats.unbound > 0 { UPKEEP_S } else { 0 };
+        for _ in 0..seconds {
             self.now_ms += 1000;
             self.tick()?;
             self.settle()?;

@@ -329,6 +329,12 @@ impl Shadow {
         self.seen.contains_key(cursor)
     }
 
+    /// Whether a change was taken in after a position under a number of another epoch than this one.
+    pub fn is_told_after(&self, fact: Fact, after: Pos, epoch: &Epoch) -> bool {
+        let places = self.places.get(&fact).into_iter().flatten();
+        places.copied().any(|pos| pos > after && self.number(pos).epoch != *epoch)
+    }
+
     /// Whether this number belongs to a history that has ended.
     pub fn has_ended(&self, cursor: &Cursor) -> bool {
         self.ended.contains(cursor)
@@ -337,6 +343,11 @@ impl Shadow {
     /// Whether a number of this epoch was taken in that is this one or lies beyond it.
     pub fn has_from(&self, cursor: &Cursor) -> bool {
         self.seen.keys().any(|seen| seen.epoch == cursor.epoch && seen.seq >= cursor.seq)
+    }
+
+    /// Whether this is a number that the pod gave to a change without one.
+    pub fn is_own(&self, cursor: &Cursor) -> bool {
+        cursor.epoch == self.own.epoch
     }
 
     /// Whether nothing is known of what comes next.
@@ -356,7 +367,8 @@ impl Shadow {
     /// Where a change lies, after `after`, that was told with this cursor. One of several ledgers lies in several places.
     pub fn told(&self, fact: Fact, after: Pos, cursor: Option<&Cursor>) -> Option<Pos> {
         let places = || self.places.get(&fact).into_iter().flatten().copied().filter(|&pos| pos > after);
-        let own = places().find(|&pos| Some(self.number(pos)) == cursor);
+        // What came late, or has no number, is told with the cursor of something else.
+        let own = places().find(|&pos| !self.is_late(pos) && Some(self.number(pos)) == cursor);
         own.or_else(|| places().next())
     }
 
@@ -372,7 +384,9 @@ impl Shadow {
     pub fn position(&self, cursor: &Cursor) -> Option<Pos> {
         let head = self.head.as_ref().filter(|head| head.epoch == cursor.epoch && !self.lost)?;
         if cursor.seq > head.seq {
-            return Some(Pos::MAX);
+            // Where it was taken in, before this history began, nothing is to come up to it.
+            let ended = self.records.iter().any(|record| !record.late && record.number == *cursor);
+            return (!ended).then_some(Pos::MAX);
         }
         let first = self.unbroken.max(1);
         if let Some(begin) = self.begin.as_ref().filter(|begin| begin.epoch == cursor.epoch && begin.seq == cursor.seq)

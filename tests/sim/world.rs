@@ -120,6 +120,7 @@ impl World {
             self.outage()?;
         }
         if !(self.swarm.has_heads() || self.swarm.looks() && self.is_in_history()) || self.may_go_unheard() {
+            self.wait_for_bindings()?;
             self.last_change();
             self.settle()?;
         }

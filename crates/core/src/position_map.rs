@@ -220,6 +220,15 @@ impl PositionMap {
         }
     }
 
+    /// Whether a number lies before the last break, and so is of a history that has ended if the present one is not as far.
+    fn has_ended(&self, cursor: &Cursor) -> bool {
+        let before = self.runs.iter().zip(self.runs.iter().skip(1)).take(self.unbroken);
+        before.filter(|(run, _)| run.steps && run.epoch == cursor.epoch).any(|(run, next)| {
+            let count = next.first - run.first;
+            (run.seq..run.seq + count).contains(&cursor.seq) && run.agrees(cursor)
+        })
+    }
+
     /// Finds a cursor, given the last position recorded.
     pub fn locate(&self, cursor: &Cursor, head: Pos) -> Located {
         let unbroken = self.unbroken < self.runs.len();
@@ -235,6 +244,7 @@ impl PositionMap {
         }
         // The first that holds the number: what came late after it must be seen as lying after it.
         match self.runs.get(low) {
+            None if self.has_ended(cursor) => Located::Unknown,
             None => Located::Ahead,
             Some(run) if run.steps && run.holds(cursor.seq) && run.agrees(cursor) => {
                 Located::At(run.first - 1 + (cursor.seq - (run.seq - 1)))

@@ -313,16 +313,18 @@ impl<P: Peer> Shard<P> {
             self.tally.gaps += 1;
             return (Verdict::Gap, self.cursor(slot), None);
         };
+        let reached = |head: Cursor| head.epoch == cursor.epoch && head.seq >= cursor.seq;
         let (after, limit) = match self.replay.place_of(&cursor) {
             CursorPlace::InRing(pos) => (pos, self.limits.catch_up),
             CursorPlace::BeforeRing(pos) => (pos, 0),
-            CursorPlace::Ahead => (Pos::MAX, 0),
-            CursorPlace::Unknown => {
+            CursorPlace::Ahead if !self.head().is_some_and(reached) => (Pos::MAX, 0),
+            // Ahead of the newest change of the cache, but not of this shard: another history has begun there, which the shard
+            // has yet to tell. The number cannot be compared with that of the one before.
+            CursorPlace::Ahead | CursorPlace::Unknown => {
                 self.tally.gaps += 1;
                 return (Verdict::Gap, self.cursor(slot), None);
             }
         };
-        let reached = |head: Cursor| head.epoch == cursor.epoch && head.seq >= cursor.seq;
         if after > self.processed || !self.head().is_none_or(reached) {
             // The client is ahead of this shard: what it has is recorded but not processed here (if only the break that it
             // follows), or is not even recorded. What is still to come up to its cursor is not sent again.

@@ -167,6 +167,32 @@ fn a_cursor_that_is_held_back_does_not_fall_below_the_gap() {
     assert_eq!(short(&wire), ["gap E.3.0000000b", "update E.3.0000000b", "update E.3.0000000b"]);
 }
 
+/// Found by the simulation: while the break waited in the shard's queue, a client was taken for one that is ahead, and was
+/// sent number 5 without 3 and 4.
+#[test]
+fn who_is_as_far_as_a_history_that_has_just_ended_is_told_gap() {
+    let mut feed = Feed::new();
+    feed.arrive(&["E.1.a", "E.2.a", "E.3.a", "E.4.a"]);
+    let message = |number: &str, after: Option<&str>| BusMessage {
+        change: change(1, 9),
+        cursor: Cursor::parse(number),
+        after: after.and_then(Tag::parse),
+    };
+    let next = feed.sequencer.accept_gap(&message("E.5.a", None), None, change(1, 9).when);
+    feed.sequencer.accept_gap(&message("E.2.b", Some("a")), None, change(1, 9).when);
+    let (wire, said) = feed.resume("E.3.a");
+    assert_eq!(said, ["subscribe gap E.4.0000000a"]);
+    assert_eq!(feed.resume("E.3.c").1, said, "also of a history that never came here");
+    let Taken::New(New { update, .. }) = next else { panic!("{next:?}") };
+    feed.shard.handle(Input::Update(update));
+    assert_eq!(short(&wire), ["update E.5.0000000a"]);
+    assert_eq!(
+        feed.resume("E.6.a").1,
+        ["subscribe complete E.6.0000000a"],
+        "it may be a gateway that is a little behind"
+    );
+}
+
 /// Found by the simulation: number 2 stood for the change without a number, and was not sent, since the client has it.
 #[test]
 fn what_a_client_has_from_elsewhere_stands_for_nothing_that_it_lacks() {
