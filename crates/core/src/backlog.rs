@@ -328,7 +328,7 @@ impl Backlog {
             }
             Phase::GapOwed => {}
             Phase::Closing => {
-                assert!(matches!(self.request, Request::Answering), "only a piece of work closes a session: {self:?}")
+                assert!(matches!(self.request, Request::Answering), "only work closes a session: {self:?}");
             }
         }
         if self.awaits_feed() {
