@@ -448,8 +448,8 @@ impl Core {
         self.actions.push_back(Action::Send(message.to_string()));
     }
 
-    /// Delivers an event, and a cursor that may be stored once the event is dealt with. While a gap is pending, the cursor
-    /// waits for it.
+    /// Delivers an event, and a cursor that may be stored once the event is dealt with. While a gap is pending, the
+    /// cursor waits for it.
     fn tell(&mut self, event: Option<Event>, cursor: Option<String>) {
         if let Some(cursor) = &cursor {
             self.cursor = Some(cursor.clone());
