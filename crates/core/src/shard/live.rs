@@ -124,7 +124,7 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
-        let (mut untold, mut beyond) = (Vec::new(), Vec::new());
+        let (mut not_comparable, mut beyond) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
             if !matches!(session.state, State::Open) {
@@ -133,25 +133,26 @@ impl<P: Peer> Shard<P> {
             match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
                 None => self.staged.share_with(slot, bit),
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
-                Some(modern) if modern.cannot_tell(update.number.as_ref()) => untold.push(slot),
+                Some(modern) if modern.cannot_tell(update.number.as_ref()) => not_comparable.push(slot),
                 Some(_) => beyond.push(slot),
             }
         }
         let pos = update.pos;
         // The update lies beyond what these clients have seen at another gateway. So it is known now whether that was
         // the same history.
-        let (other, same): (Vec<Slot>, Vec<Slot>) = beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
-        for slot in same {
+        let (forked, same_history): (Vec<Slot>, Vec<Slot>) =
+            beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
+        for slot in same_history {
             self.staged.share_with(slot, bit);
         }
         if !self.staged.slots.is_empty() {
             self.staged.updates.push(update);
         }
-        if !untold.is_empty() {
-            self.lag_behind(&untold, pos - 1, false);
+        if !not_comparable.is_empty() {
+            self.lag_behind(&not_comparable, pos - 1, false);
         }
-        if !other.is_empty() {
-            self.lag_behind(&other, pos, true);
+        if !forked.is_empty() {
+            self.lag_behind(&forked, pos, true);
         }
     }
 
