@@ -1,8 +1,8 @@
-//! When to look again: at once while rows keep coming, then less and less often.
+//! When to read the change table again: at once while rows keep coming, then less and less often.
 //!
-//! Goes in: whether the last look found something. Comes out: a pause. Pure: knows no clock.
+//! Goes in: whether the last read found rows. Comes out: a pause. Pure: knows no clock.
 
-/// The first pause after rows stopped coming.
+/// The first pause after rows have stopped coming.
 const FIRST_MS: u64 = 5;
 
 /// The polling schedule.
@@ -17,7 +17,7 @@ impl Pace {
         Pace { longest_ms, next_ms: FIRST_MS.min(longest_ms) }
     }
 
-    /// The pause before the next look; `None` for none at all.
+    /// The pause before the next read, in milliseconds; `None` to read again at once.
     pub(super) fn after(&mut self, found: bool) -> Option<u64> {
         if found {
             self.next_ms = FIRST_MS.min(self.longest_ms);
