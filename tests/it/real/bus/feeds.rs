@@ -1,4 +1,4 @@
-//! What is wrong with one feed is said of it, and costs the others nothing.
+//! A fault of one feed is reported for that feed, and costs the other feeds nothing.
 
 use bugfeed_protocol::bus::head_exchange;
 use bugfeed_protocol::log_event::LogEvent;
@@ -73,7 +73,7 @@ async fn an_exchange_on_which_nobody_publishes_is_named() {
     let mut gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={exchange}")]).await;
     assert_eq!(says(&gateway, "no publisher seen here since").await, 200);
     assert_eq!(says(&gateway, &exchange).await, 200);
-    gateway.proc.wait_for_event(LogEvent::FeedNote, SOON).await.unwrap();
+    gateway.proc.wait_for_event(LogEvent::NoPublisher, SOON).await.unwrap();
     let publisher = Publisher::start(&rabbit.url, &exchange, "e1").await;
     publisher.publish().await;
     eventually(SOON, "it is heard", async || get(gateway.admin, "/readyz").await.1 == "ready\n").await.unwrap();
@@ -94,7 +94,7 @@ async fn two_ledgers_on_one_exchange_are_named() {
     assert_eq!(says(&gateway, "two ledgers publish here").await, 200);
     assert_eq!(says(&gateway, "epochs e1 and e2").await, 200);
     assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"), "heads alone make no gaps");
-    gateway.logs_once(LogEvent::FeedNote).await;
+    gateway.logs_once(LogEvent::TwoPublishers).await;
     two.hush();
     one.clean_up().await;
 }
