@@ -1,4 +1,4 @@
-//! What every answer of a gateway says of itself, so that clients know its word from that of a proxy.
+//! The headers that every answer of a gateway has, so that clients can tell it from an answer of a proxy.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The data folder of an all-in-one: two that want it, one that was put back from a copy, one that is removed.
+//! The data folder of an all-in-one: two processes want it, it is restored from a copy, it is removed.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Variables, signals, and the words for what a newcomer gets wrong.
+//! Variables, signals, and what the programs say about mistakes of a newcomer.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Peers that send without end: others' updates come all the same.
+//! Peers that send without end: the updates of others still come.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

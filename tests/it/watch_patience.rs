@@ -1,4 +1,4 @@
-//! `bugfeed watch` where a proxy answers, where nothing can arrive, and where the address holds secrets.
+//! `bugfeed watch` when a proxy answers, when nothing can arrive, and when the address holds secrets.
 
 use bugfeed_testbed::{Proc, Run};
 use futures::{SinkExt as _, StreamExt as _};

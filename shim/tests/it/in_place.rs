@@ -1,4 +1,4 @@
-//! Tables with one row for each bug, updated in place: an edit with the same date as the one before is told of, too.
+//! Tables with one row for each bug, updated in place: an edit is published even if it has the same date as the one before.
 
 use bugfeed_protocol::Numbered;
 use bugfeed_shim::ledger::Ledger;

@@ -1,4 +1,5 @@
-//! SQLite files that are moved, replaced or removed under the process: a connection would go on with what nobody else sees.
+//! SQLite files that are moved, replaced or removed while the process has them open. A connection alone would not notice, and
+//! would go on with a file that nobody else sees.
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::LedgerError;

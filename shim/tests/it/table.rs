@@ -1,4 +1,4 @@
-//! The change table's facts (design §4), on each database.
+//! How a change table behaves (docs/design/change-table.md), on each database.
 
 use std::time::{Duration, Instant};
 

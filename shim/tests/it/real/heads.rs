@@ -1,4 +1,4 @@
-//! Heads: what the shim says of where the feed is.
+//! Heads: the shim says how far it has published.
 
 use std::time::Duration;
 

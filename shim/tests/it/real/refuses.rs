@@ -1,4 +1,4 @@
-//! A server that lets nothing through, and what is said of it: the cause, not a guess.
+//! A server that refuses or blocks what the shim does: readiness names the cause, and does not guess.
 
 use bugfeed_shim::relay::RelayOptions;
 use bugfeed_shim::source::{Source, TableSpec};

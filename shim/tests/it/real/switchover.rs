@@ -1,4 +1,5 @@
-//! A database that moved to another server behind its address, while the old one goes on answering whoever is connected.
+//! A database that moved to another server behind the same address, while the old server still answers the connections that
+//! it has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -1,4 +1,4 @@
-//! Brokers of their own: a history that is away for a while, or for good.
+//! Tests with brokers of their own: history is away for a while, or for good.
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{RabbitMq, eventually};

@@ -1,4 +1,4 @@
-//! Continuity is proven or broken: nobody is left in the belief that nothing was missed.
+//! Continuity is proven or broken: where a change may have been missed, every client is told `gap`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A backup of the shim's ledger is restored: what was numbered since the copy was taken is a future that never was.
+//! A backup of the shim's ledger is restored: the ledger knows nothing of the numbers that were given since the copy was
+//! taken.
 
 use std::path::Path;
 
