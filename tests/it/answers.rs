@@ -131,7 +131,7 @@ async fn pages_of_other_sites_get_to_see_whose_word_it_is() {
     }
     let places = [TcpStream::connect(open.clients).await.unwrap(), TcpStream::connect(open.clients).await.unwrap()];
     let full = loop {
-        // Those before it may not have been accepted yet.
+        // The connections before this one may not have been accepted yet.
         let answer = ask(open.clients, "GET /changes?bugs=1", site).await;
         if answer.status == 503 {
             break answer;
@@ -153,7 +153,7 @@ async fn polyfills_of_event_source_resume_by_the_query() {
         let answer = ask(serve.clients, &format!("GET /changes?bugs=1&wait=20&{query}"), "").await;
         serde_json::from_str(&answer.body).unwrap()
     };
-    // Answered once there is a table.
+    // The first answer shows that the table exists.
     changes("wait=0").await;
     serve.touch(1, T).await;
     let start = changes("since=2014-01-01").await;

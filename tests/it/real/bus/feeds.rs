@@ -11,7 +11,7 @@ use super::publisher::{Publisher, Watcher};
 use crate::real::split::Gateway;
 use crate::support::{Client, SOON, get, request};
 
-/// Waits until `/readyz` says this; its status.
+/// Waits until `/readyz` says this; returns the status.
 async fn says(gateway: &Gateway, text: &str) -> u16 {
     eventually(SOON, text, async || {
         let (status, body) = get(gateway.admin, "/readyz").await;
@@ -99,7 +99,7 @@ async fn two_ledgers_on_one_exchange_are_named() {
     one.clean_up().await;
 }
 
-/// Each of them would tell its clients half of the changes.
+/// With two gateways on one queue, each would get half of the changes.
 #[tokio::test]
 async fn a_queue_has_one_gateway() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -126,7 +126,7 @@ async fn a_queue_has_one_gateway() {
     publisher.delete_exchanges().await;
 }
 
-/// It has not been current yet, and whoever came in now would be sent old changes as if they had just happened.
+/// A client that came in now would be sent old changes as if they had just happened.
 #[tokio::test]
 async fn before_the_feed_is_current_clients_are_asked_to_come_later() {
     // Nothing listens there.
