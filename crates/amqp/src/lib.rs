@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lapin::{Connection, ConnectionProperties};
 
-pub use declare::{HistoryBounds, MARKER, declare_exchange, declare_history, history_name};
+pub use declare::{HistoryBounds, declare_exchange, declare_history, history_name};
 pub use error::AmqpError;
 use error::protocol_error;
 pub use url::{BrokerUrl, exchange_name, parse_url};

@@ -22,6 +22,8 @@ pub enum Input<P> {
     Detach(Slot),
     /// A change, already in the replay cache.
     Update(Update),
+    /// Several changes, in order, all in the replay cache.
+    Updates(Arc<Vec<Update>>),
     /// Continuity was lost; what comes next follows this cursor.
     Gap(Option<Cursor>),
     /// Whether the feed is current: its bus is connected, and history was read. Not so at first.

@@ -12,6 +12,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 
+use super::message::Room;
 use super::options::{AmqpOptions, one_line};
 use bugfeed_amqp::AmqpError;
 use bugfeed_protocol::log_event::LogEvent;
@@ -82,6 +83,12 @@ impl PublisherConnection {
 
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
+    }
+
+    /// How changes may be put together here.
+    pub(super) fn room(&self, options: &AmqpOptions) -> Room {
+        let frame_max = self.connection.configuration().frame_max();
+        Room::of(options, self.history, usize::try_from(frame_max).unwrap_or(usize::MAX))
     }
 
     /// Why the broker blocks publishers just now, if it does.

@@ -120,7 +120,7 @@ impl Term {
                 let entry = self.write(ledger, moment, trouble, |book| book.settle(&gone, now))?;
                 Event::Settled { head: entry.after.seq, changes: entry.changes }
             }
-            Action::Wait { .. } | Action::BackOff { .. } => Event::Woken,
+            Action::Wait { .. } | Action::Gather { .. } | Action::BackOff { .. } => Event::Woken,
             action => {
                 self.carry_out_quietly(action, ledger, moment, trouble)?;
                 return Ok(None);

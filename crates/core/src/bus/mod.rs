@@ -8,14 +8,16 @@
 //!
 //! The one way of a change:
 //!
-//! 1. The transport decodes a delivery and hands it in: [`Event::Change`] from the queue, [`Event::Read`] from history.
+//! 1. The transport decodes a delivery and hands it in: [`Event::Change`] or [`Event::Batch`] from the queue,
+//!    [`Event::Read`] from history. Each change of a batch goes the rest of the way by itself, in order.
 //! 2. The [`Sequencer`] records it in the replay cache, or drops it as known, or finds that others are missing before it.
 //! 3. The plan ([`plan`]) hears what became of it, and says what follows for the feed.
 //! 4. The actions go to whoever carries them out: [`Tell`] to every shard, [`Ask`] to the broker, [`Say`] to the log.
 //!
 //! A change before which others are missing is *held* after step 2, and with it all that comes behind it in the queue
 //! ([`Bus::takes_deliveries`]): history is read, each message of it goes the same way, and when that has ended, the held
-//! change is offered again, and taken in whatever is missing still. It is acknowledged only then.
+//! change is offered again, and taken in whatever is missing still. Then the rest of its batch follows, and the delivery is
+//! acknowledged.
 
 mod acks;
 mod history;
@@ -27,6 +29,7 @@ pub mod steps;
 mod words;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::Head;
@@ -78,6 +81,9 @@ pub struct Bus {
     history: History,
     acks: Acks,
     held: Option<Held>,
+    /// What is left of the delivery in hand, and its tag. More than one change only while one of them is held.
+    in_hand: VecDeque<Arrival>,
+    in_hand_tag: Option<u64>,
     /// So many changes still come that had waited in the queue, and whether they lie before what is known.
     backlog: u64,
     older: Older,
@@ -99,6 +105,8 @@ impl Bus {
             history: History::default(),
             acks: Acks::new(prefetch),
             held: None,
+            in_hand: VecDeque::new(),
+            in_hand_tag: None,
             backlog: 0,
             older: Older::default(),
             current: false,
@@ -125,7 +133,9 @@ impl Bus {
             }
             Event::Lost => self.lost(now),
             Event::Change(arrival, tag) => self.change(now, arrival, tag),
-            Event::Unreadable(tag) => self.done(now, tag),
+            Event::Batch(changes, tag) if changes.is_empty() => self.unreadable(now, tag),
+            Event::Batch(changes, tag) => (self.in_hand, self.in_hand_tag) = (changes.into(), tag),
+            Event::Unreadable(tag) => self.unreadable(now, tag),
             Event::Head(head, tag) => self.head_came(now, head, tag),
             Event::Waits(reason) => self.decide(now, Happened::Waits(reason)),
             Event::Begins(epoch) => {
@@ -146,6 +156,7 @@ impl Bus {
                 self.news = true;
             }
         }
+        self.work_off(now);
     }
 
     /// What is to be done next.
@@ -247,6 +258,7 @@ impl Bus {
         // What was to be asked was for the connection that there was.
         self.out.retain(|action| !matches!(action, Action::Ask(_)));
         self.held = None;
+        self.in_hand.clear();
         self.history.lost();
         self.acks.take();
         self.decide(now, Happened::Lost);
@@ -270,7 +282,23 @@ impl Bus {
         }
     }
 
-    /// Takes in a change from the queue.
+    /// A delivery goes no further.
+    fn unreadable(&mut self, now: Now, tag: Option<u64>) {
+        self.backlog = self.backlog.saturating_sub(1);
+        self.done(now, tag);
+    }
+
+    /// Takes in the rest of the delivery in hand, up to a change before which others are missing.
+    fn work_off(&mut self, now: Now) {
+        while self.held.is_none()
+            && let Some(arrival) = self.in_hand.pop_front()
+        {
+            let tag = self.in_hand_tag.filter(|_| self.in_hand.is_empty());
+            self.change(now, arrival, tag);
+        }
+    }
+
+    /// Takes in a change from the queue. `tag` is that of its delivery, if it is the last one of it.
     fn change(&mut self, now: Now, arrival: Arrival, tag: Option<u64>) {
         let taken = match self.older.is_before() {
             true => self.offer_waiting(now, &arrival),
@@ -279,19 +307,25 @@ impl Bus {
         let epoch = arrival.message.cursor.as_ref().map(|cursor| &cursor.epoch);
         let numbered = |update: &Update| update.number.is_some();
         let next = matches!(&taken, Taken::New(New { update, gap: None, late: false, .. }) if numbered(update));
+        let happened = Happened::Taken { epoch, next, last: self.in_hand.is_empty() };
         match taken {
             Taken::Hole { missing, before } => {
-                self.decide(now, Happened::Taken { epoch, next });
+                self.decide(now, happened);
                 self.say(Say::Hole(missing, before));
                 self.held = Some(Held { arrival, tag, missing });
                 self.decide(now, Happened::Hole);
             }
             taken => {
+                if let Taken::New(New { update: Update { number: Some(number), .. }, .. }) = &taken
+                    && self.in_hand.is_empty()
+                {
+                    self.history.delivered(number);
+                }
                 self.pass_on(taken);
                 if let Some(number) = self.waited_to_no_end() {
                     self.go_on_after(&number, Why::Forked);
                 }
-                self.decide(now, Happened::Taken { epoch, next });
+                self.decide(now, happened);
                 self.done(now, tag);
             }
         }
@@ -302,7 +336,8 @@ impl Bus {
         let head = self.sequencer.head();
         let taken = self.sequencer.offer_older(&arrival.message, arrival.recorded, now.wall);
         self.older.note(&arrival.message, &taken, head.as_ref(), &self.sequencer);
-        self.backlog = self.backlog.saturating_sub(1);
+        // Counted in deliveries.
+        self.backlog = self.backlog.saturating_sub(u64::from(self.in_hand.is_empty()));
         taken
     }
 
@@ -327,7 +362,19 @@ impl Bus {
         if let Some(cursor) = gap {
             self.gap(Some(cursor), Cause::Change);
         }
-        self.tell(Tell::Update(update));
+        self.tell_update(update);
+    }
+
+    /// Tells the shards of a change. Those that follow one another are told together.
+    fn tell_update(&mut self, update: Update) {
+        match self.out.back_mut() {
+            Some(Action::Tell(Tell::Updates(updates))) => Arc::make_mut(updates).push(update),
+            Some(Action::Tell(Tell::Update(_))) => {
+                let Some(Action::Tell(Tell::Update(before))) = self.out.pop_back() else { return };
+                self.tell(Tell::Updates(Arc::new(vec![before, update])));
+            }
+            _ => self.tell(Tell::Update(update)),
+        }
     }
 
     fn gap(&mut self, cursor: Option<Cursor>, cause: Cause) {
@@ -347,13 +394,18 @@ impl Bus {
     /// Takes in what history holds.
     fn met(&mut self, now: Now, item: Item, offset: i64) {
         match item {
-            Item::Change(arrival) => {
-                let met = self.read(|history, out| history.message(now.ms, &arrival.message, offset, out));
-                if met == Met::New {
-                    self.take_old(now, &arrival);
+            Item::Changes(changes) => {
+                self.read(|history, out| history.heard(now.ms, out));
+                for arrival in &changes {
+                    match self.read(|history, out| history.change(&arrival.message, offset, out)) {
+                        Met::New => self.take_old(now, arrival),
+                        Met::Old => {}
+                        // The stream is read anew.
+                        Met::Useless => break,
+                    }
                 }
             }
-            Item::Unreadable => self.read(|history, out| history.unreadable(now.ms, out)),
+            Item::Unreadable => self.read(|history, out| history.heard(now.ms, out)),
             Item::Marker(name) => {
                 let found = self.is_found();
                 let nowhere = self.history.reading().and_then(|reading| reading.older.leads_nowhere().cloned());

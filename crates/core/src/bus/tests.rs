@@ -32,6 +32,10 @@ fn word(action: &Action) -> String {
             Some(number) => number.to_string(),
             None => format!("late at {}", update.cursor),
         },
+        Action::Tell(Tell::Updates(updates)) => {
+            let word = |update: &Update| word(&Action::Tell(Tell::Update(update.clone())));
+            updates.iter().map(word).collect::<Vec<_>>().join("+")
+        }
         Action::Tell(Tell::Gap(cursor, cause)) => format!("gap {} {cause:?}", gap(cursor)),
         Action::Tell(Tell::Current(current)) => if *current { "current" } else { "not current" }.to_owned(),
         Action::Tell(other) => format!("{other:?}"),
@@ -85,7 +89,7 @@ impl Bed {
     fn meet(&mut self, text: &str, offset: i64) -> String {
         let item = match text.strip_prefix('m') {
             Some(_) => Item::Marker(text.to_owned()),
-            None => Item::Change(arrival(text)),
+            None => Item::Changes(vec![arrival(text)]),
         };
         self.hear(Event::Read(item, offset))
     }

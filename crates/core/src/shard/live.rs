@@ -110,9 +110,15 @@ impl Frames {
 }
 
 impl<P: Peer> Shard<P> {
-    /// Takes in an update: from here on it counts as processed. It is written by [`Shard::flush`].
-    pub(super) fn stage(&mut self, update: Update) {
-        if self.staged.updates.len() == STAGE || self.staged.next > 0 {
+    /// Whether the next update cannot be staged before [`Shard::flush`].
+    pub fn stage_is_full(&self) -> bool {
+        self.staged.updates.len() == STAGE || self.staged.next > 0
+    }
+
+    /// Takes in an update: from here on it counts as processed. It is written by [`Shard::flush`]; where the stage is full,
+    /// what it holds is written at once.
+    pub fn stage(&mut self, update: &Update) {
+        if self.stage_is_full() {
             self.flush(usize::MAX);
         }
         if update.pos == 1 && update.number.as_ref().is_some_and(|number| number.seq > 1) {
@@ -122,6 +128,7 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
+        let mut shared = false;
         let (mut untold, mut beyond) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
@@ -129,7 +136,10 @@ impl<P: Peer> Shard<P> {
                 continue;
             }
             match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
-                None => self.staged.share_with(slot, bit),
+                None => {
+                    self.staged.share_with(slot, bit);
+                    shared = true;
+                }
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
                 Some(modern) if modern.cannot_tell(update.number.as_ref()) => untold.push(slot),
                 Some(_) => beyond.push(slot),
@@ -140,9 +150,10 @@ impl<P: Peer> Shard<P> {
         let (other, same): (Vec<Slot>, Vec<Slot>) = beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
         for slot in same {
             self.staged.share_with(slot, bit);
+            shared = true;
         }
-        if !self.staged.slots.is_empty() {
-            self.staged.updates.push(update);
+        if shared {
+            self.staged.updates.push(update.clone());
         }
         if !untold.is_empty() {
             self.lag_behind(&untold, pos - 1, false);
