@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::compose::{LedgerPlace, ShimOptions};
 use crate::ledger::{Keep, Prefix};
-use crate::publish::amqp::AmqpOptions;
+use crate::publish::amqp::{AmqpOptions, BatchOptions};
 use crate::relay::RelayOptions;
 use crate::source::TableSpec;
 

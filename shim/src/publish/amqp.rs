@@ -18,7 +18,7 @@ use lapin::{Confirmation, PublisherConfirm};
 use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
 use super::message::{Message, messages};
-pub use super::options::AmqpOptions;
+pub use super::options::{AmqpOptions, BatchOptions};
 use super::options::one_line;
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};

@@ -7,7 +7,7 @@ use bugfeed_amqp::{AmqpError, HistoryBounds, parse_url};
 use bugfeed_protocol::bus::Format;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
-use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
+use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher, BatchOptions};
 use bugfeed_shim::publish::{Publish as _, PublishFault};
 use bugfeed_testbed::{Run, event, eventually, shared, unique};
 use lapin::ExchangeKind;
@@ -22,7 +22,7 @@ use crate::support::{Place, T1, bug, when};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(url: &str, exchange: &str) -> AmqpOptions {
-    AmqpOptions { url: parse_url(url).unwrap(), exchange: exchange.to_owned(), format: Format::Native, history: None }
+    AmqpOptions { url: parse_url(url).unwrap(), exchange: exchange.to_owned(), format: Format::Native, batch: BatchOptions::default(), history: None }
 }
 
 async fn publisher(url: &str, exchange: &str) -> AmqpPublisher {

@@ -8,7 +8,7 @@ use bugfeed_amqp::{HistoryBounds, parse_url};
 use bugfeed_protocol::bus::{BusMessage, Format};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
+use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher, BatchOptions};
 use bugfeed_testbed::{Proc, event, eventually, shared, unique};
 
 use super::queue::Queue;
@@ -303,6 +303,7 @@ async fn a_replica_that_is_behind_takes_over(place: Place) {
         url: parse_url(&broker.url).unwrap(),
         exchange: exchange.clone(),
         format: Format::Native,
+        batch: BatchOptions::default(),
         history: Some(HistoryBounds::default()),
     };
     let publisher = AmqpPublisher::open(options, std::sync::Arc::default()).await.unwrap();
