@@ -15,6 +15,8 @@ use super::options::AmqpOptions;
 const CHANGE_BYTES: usize = 96;
 /// What a batch needs beside its changes.
 const HEAD_BYTES: usize = 1024;
+/// Most keys of a message: the broker sends them to consumers in one frame, and some take no more than 16 KiB.
+const KEYS: usize = 500;
 
 /// How changes may be put together on a connection.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +33,8 @@ impl Room {
         let frame_max = if frame_max == 0 { 131_072 } else { frame_max };
         let fit = frame_max.saturating_sub(HEAD_BYTES) / CHANGE_BYTES;
         let together = keeps_all && options.format == Format::Native;
-        Room { changes: if together { options.batch.max.min(fit).max(1) } else { 1 } }
+        let keys = if options.batch.keys { KEYS } else { usize::MAX };
+        Room { changes: if together { options.batch.max.min(fit).min(keys).max(1) } else { 1 } }
     }
 }
 
@@ -161,6 +164,9 @@ mod tests {
         let room = |options, keeps_all, frame_max| Room::of(options, keeps_all, frame_max).changes;
         assert_eq!(room(&native, true, 0), 500);
         assert_eq!(room(&native, true, 4096), 32);
+        assert_eq!(room(&native, true, 65_536), 500);
+        assert_eq!(room(&options(BatchOptions { max: 9000, keys: true }, Format::Native), true, 131_072), 500);
+        assert_eq!(room(&options(BatchOptions { max: 9000, keys: false }, Format::Native), true, 131_072), 1354);
         assert_eq!(room(&native, true, 1), 1);
         assert_eq!(room(&native, false, 0), 1, "the keys of a batch could lead to one consumer alone");
         assert_eq!(room(&pulse, true, 0), 1, "consumers of the older envelope read one change a message");
