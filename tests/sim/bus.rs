@@ -282,7 +282,12 @@ impl Life {
 
     fn carry_out(&mut self, around: &mut Around<'_>) -> Checked {
         while let Some(action) = self.bus.planner.next_action() {
-            if around.trace && !matches!(action, Action::Tell(Tell::Update(_) | Tell::Updates(_)) | Action::Ask(Ask::Acknowledge(_))) {
+            if around.trace
+                && !matches!(
+                    action,
+                    Action::Tell(Tell::Update(_) | Tell::Updates(_)) | Action::Ask(Ask::Acknowledge(_))
+                )
+            {
                 println!("{:>17} ms  pod {}: {action:?}", around.now_ms, around.pod);
             }
             match action {

@@ -62,7 +62,9 @@ pub enum BadMessage {
     #[error("{0}")]
     When(#[from] crate::change::BadWhen),
     /// A message property `type` that this version does not know.
-    #[error("messages of type '{0}' are not known to this version; update it (until then their changes are told as a gap)")]
+    #[error(
+        "messages of type '{0}' are not known to this version; update it (until then their changes are told as a gap)"
+    )]
     UnknownType(String),
 }
 

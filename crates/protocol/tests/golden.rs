@@ -137,10 +137,7 @@ fn what_travels_on_the_bus() {
         assert_eq!(bus::decode_head(files[name].as_bytes()).unwrap(), head, "{name}");
     }
     let second = Change { bug: bug(5678), when: when("2014-04-03T21:13:45.123456") };
-    let batch = [
-        Numbered { after, ..numbered.clone() },
-        Numbered { change: second, cursor: cursor(89), ..numbered },
-    ];
+    let batch = [Numbered { after, ..numbered.clone() }, Numbered { change: second, cursor: cursor(89), ..numbered }];
     assert_eq!(String::from_utf8(bus::encode_batch(&batch)).unwrap(), files["batch"]);
     let read = bus::read(Some(bus::BATCH_TYPE), files["batch"].as_bytes()).unwrap();
     assert_eq!(read, Message::Batch(batch.into_iter().map(|numbered| Ok(BusMessage::from(numbered))).collect()));
