@@ -28,7 +28,7 @@ enum Order {
     /// Read the published changes that the ledger has and the feed does not have.
     Begin(Box<Ledger>, oneshot::Sender<Result<(), LedgerError>>),
     /// The lease is lost: another process works on the ledger.
-    Rest,
+    LeaseLost,
     Batch(Vec<Numbered>, oneshot::Sender<usize>),
 }
 
@@ -61,8 +61,8 @@ impl Publish for LocalPublisher {
     }
 
     async fn rest(&mut self) {
-        // A stopped gateway needs no order to rest, so an error is ignored.
-        let _ = self.0.send(Order::Rest).await;
+        // A stopped gateway need not be told that the lease is lost, so an error is ignored.
+        let _ = self.0.send(Order::LeaseLost).await;
     }
 
     async fn publish(&mut self, batch: &[Numbered]) -> Result<usize, PublishError> {
@@ -129,7 +129,7 @@ impl LocalFeed {
                 // If the relay has stopped waiting for the answer, it begins again.
                 let _ = done.send(read);
             }
-            Order::Rest => {
+            Order::LeaseLost => {
                 let reason = "another process works on the ledger, and this one waits for its turn";
                 self.health.set(FeedState::Down(reason.to_owned()), Vec::new());
                 self.hear(Event::Lost).await;

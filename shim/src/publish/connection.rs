@@ -72,7 +72,7 @@ impl PublisherConnection {
         match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
             Ok(Ok(())) => Ok(true),
             // A broker without streams still carries changes to whoever is there.
-            Ok(Err(error)) if error.will_be_the_same() => {
+            Ok(Err(error)) if error.is_permanent() => {
                 let (exchange, reason) = (&options.exchange, one_line(error));
                 tracing::warn!(exchange, event = %LogEvent::HistoryRefused, "no history: {reason}; going on without (--history false says so)");
                 Ok(false)

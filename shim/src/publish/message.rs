@@ -164,7 +164,7 @@ mod tests {
     fn changes_go_alone_where_nothing_else_is_certain() {
         let native = options(BatchOptions::default(), Format::Native);
         let pulse = options(BatchOptions::default(), Format::Pulse);
-        let room = |options, keeps_all, frame_max| Room::of(options, keeps_all, frame_max).changes;
+        let room = |options: &AmqpOptions, keeps_all, frame_max| Room::of(options, keeps_all, frame_max).changes;
         assert_eq!(room(&native, true, 0), 500);
         assert_eq!(room(&native, true, 4096), 32);
         assert_eq!(room(&native, true, 65_536), 500);
