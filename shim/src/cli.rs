@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(former.history.bounds(), Some(HistoryBounds { age_s: 86_400, bytes: 2_000_000 }));
         assert_eq!(
             (run.exchange.as_str(), run.batch, run.table.spec()),
-            ("bugfeed.default", 1000, TableSpec::default())
+            ("bugfeed.default", 500, TableSpec::default())
         );
     }
 

@@ -87,6 +87,8 @@ pub struct Bus {
     pub loses: u64,
     pub rebinds: u64,
     pub pauses: u64,
+    /// When a head was heard last.
+    pub heard_ms: Option<u64>,
     /// Readings that were begun.
     pub marks: u64,
 }
@@ -128,6 +130,7 @@ impl Bus {
             loses: 0,
             rebinds: 0,
             pauses: 0,
+            heard_ms: None,
             marks: 0,
         }
     }

@@ -51,7 +51,8 @@ impl Life {
                 (self.bus.held, self.bus.read_to) = (Some(item), None);
                 self.bus.held_rest = std::mem::take(&mut self.bus.subjects);
             }
-            Say::Gap(_) | Say::HeadHeard | Say::HeadDiffers(_) | Say::HistoryRead(_) | Say::NoHistory { .. } => {}
+            Say::HeadHeard => self.bus.heard_ms = Some(around.now_ms),
+            Say::Gap(_) | Say::HeadDiffers(_) | Say::HistoryRead(_) | Say::NoHistory { .. } => {}
         }
         Ok(())
     }
