@@ -32,11 +32,11 @@ enum Order {
     Batch(Vec<Numbered>, oneshot::Sender<usize>),
 }
 
-/// The relay's side.
+/// The relay's side of the bus.
 #[derive(Debug)]
 pub(super) struct LocalPublisher(mpsc::Sender<Order>);
 
-/// The feed's side.
+/// The feed's side of the bus.
 #[derive(Debug)]
 pub(super) struct LocalBus {
     orders: mpsc::Receiver<Order>,
@@ -44,7 +44,7 @@ pub(super) struct LocalBus {
     max: u64,
 }
 
-/// Both sides. `max` is how many changes the replay cache holds.
+/// Both sides of a new bus. `max` is how many changes the replay cache holds.
 pub(super) fn channel(max: u64) -> (LocalPublisher, LocalBus) {
     let (sender, orders) = mpsc::channel(1);
     (LocalPublisher(sender), LocalBus { orders, max })
@@ -53,7 +53,7 @@ pub(super) fn channel(max: u64) -> (LocalPublisher, LocalBus) {
 impl Publish for LocalPublisher {
     async fn begin(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let (done, read) = oneshot::channel();
-        // A stopped gateway also refuses batches, and the error is reported then.
+        // If the gateway has stopped, it refuses the next batch too; that error is reported.
         if self.0.send(Order::Begin(Box::new(ledger.clone()), done)).await.is_err() {
             return Ok(());
         }
@@ -77,7 +77,7 @@ impl Publish for LocalPublisher {
     }
 
     fn place(&self) -> Option<String> {
-        Some("the gateway in the same process".to_owned())
+        Some("the in-process bus (the gateway in the same process)".to_owned())
     }
 }
 
@@ -92,7 +92,7 @@ impl LocalBus {
         stop: CancellationToken,
     ) {
         let mut ticks = bugfeed_gateway::feed::ticks();
-        // Nothing comes back at once: another process has the ledger.
+        // There is no grace time: while the lease is lost, another process has the ledger, and nothing comes back at once.
         ingest.set_up(Setup { grace_ms: 0, ..Setup::default() });
         let mut feed = LocalFeed { ingest, health, max: self.max };
         feed.health.set(FeedState::Starting("waiting for the ledger".to_owned()), Vec::new());
@@ -110,7 +110,7 @@ impl LocalBus {
     }
 }
 
-/// The state that the orders work on.
+/// The feed, and what orders change in it.
 struct LocalFeed {
     ingest: Ingest,
     health: FeedHealth,

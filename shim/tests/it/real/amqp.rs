@@ -69,7 +69,8 @@ async fn an_unroutable_change_is_not_published_until_a_queue_is_bound() {
     assert_eq!(queue.collect(2, LIMIT).await.len(), 2, "nothing of the first attempt was delivered");
 }
 
-/// A stream takes everything: where nothing does, it was deleted, and nobody else may be there to make it anew.
+/// A stream takes every message. If a message is returned, the stream was deleted, and the shim makes it anew, because
+/// perhaps nobody else does.
 #[tokio::test]
 async fn a_history_that_was_deleted_is_made_anew() {
     let Some(broker) = shared::rabbitmq().await else { return };
