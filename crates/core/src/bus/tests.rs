@@ -4,6 +4,7 @@ use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{BugId, Change, Epoch, When};
 
 use super::*;
+use crate::input::Update;
 use crate::replay::{ReplayLimits, replay};
 
 /// A bus, and its clock.
