@@ -17,7 +17,7 @@ use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Ingest};
 use bugfeed_gateway::http::origins::Origins;
 use bugfeed_gateway::http::routes::{self, AppState, DEFAULT_FEED};
-use bugfeed_protocol::bus::BusMessage;
+use bugfeed_protocol::bus::{BusMessage, Message};
 use bugfeed_protocol::{Cursor, Epoch};
 use bugfeed_runtime::http as listen;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -77,7 +77,7 @@ async fn serve(stream: TcpStream, ingest: &mut Ingest) -> Result<()> {
         }
         match line.as_slice() {
             [b'{', ..] => {
-                if let Some(message) = ingest.read(&line) {
+                if let Some(Message::Change(message)) = ingest.read(None, &line) {
                     ingest.take_change(message, None).await;
                 }
             }

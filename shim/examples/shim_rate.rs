@@ -23,7 +23,7 @@ use bugfeed_protocol::redact::redact;
 use bugfeed_protocol::{BugId, When};
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
+use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher, BatchOptions};
 use bugfeed_shim::relay::{self, RelayOptions};
 use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_sql::DbUrl;
@@ -252,6 +252,7 @@ async fn run(args: &Args, servers: &Servers, amqp: &str, from: &At, ledger: &At)
         url: parse_url(amqp).map_err(anyhow::Error::msg)?,
         exchange: NAME.to_owned(),
         format: Format::Native,
+        batch: BatchOptions::default(),
         history: Some(HistoryBounds::default()),
     };
     let mut publisher = AmqpPublisher::open(options, telemetry.clone()).await?;

@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 
 use crate::compose::{LedgerPlace, ShimOptions};
 use crate::ledger::{Keep, Prefix};
-use crate::publish::amqp::AmqpOptions;
+use crate::publish::amqp::{AmqpOptions, BatchOptions};
 use crate::relay::RelayOptions;
 use crate::source::TableSpec;
 
@@ -214,9 +214,16 @@ pub struct RunArgs {
     /// PostgreSQL only: look at the table at once when something is NOTIFYed on this channel (the poll goes on)
     #[arg(long, value_name = "CHANNEL", env = "BUGFEED_SHIM_LISTEN")]
     pub listen: Option<Name>,
-    /// Most changes recorded or published in one go (1 to 10000)
-    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    /// Most changes put into one message, where several wait (1 to 10000; 1: each change in a message of its own)
+    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub batch: u16,
+    /// Whether a message of several changes is routed by the numbers of all its bugs. Without, the broker has far less to do,
+    /// but only queues bound with # get it (gateways, and the broker's history, are)
+    #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_BATCH_KEYS", default_value = "true", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
+    pub batch_keys: bool,
+    /// Most rows read and recorded in one transaction (1 to 10000)
+    #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_ROWS", default_value = "1000", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub rows: u16,
     /// Published changes older than this are removed from the ledger: a number and s, m, h or d
     #[arg(long, alias = "history-age", value_name = "AGE", env = "BUGFEED_SHIM_LEDGER_MAX_AGE", default_value = "7d", value_parser = age)]
     pub ledger_max_age: Duration,
@@ -256,11 +263,12 @@ impl RunArgs {
                 url: self.amqp.clone(),
                 exchange: self.exchange.clone(),
                 format: self.format.into(),
+                batch: BatchOptions { max: self.batch.into(), keys: self.batch_keys },
                 history: self.history.bounds(),
             },
             relay: RelayOptions {
                 poll_interval: Duration::from_millis(self.poll_interval_ms),
-                batch: self.batch.into(),
+                batch: self.rows.into(),
                 keep: Keep { age: self.ledger_max_age, max: self.ledger_max_changes },
                 once: self.once,
                 once_timeout: Duration::from_secs(self.once_timeout),
@@ -350,7 +358,7 @@ mod tests {
         assert_eq!(former.history.bounds(), Some(HistoryBounds { age_s: 86_400, bytes: 2_000_000 }));
         assert_eq!(
             (run.exchange.as_str(), run.batch, run.table.spec()),
-            ("bugfeed.default", 1000, TableSpec::default())
+            ("bugfeed.default", 500, TableSpec::default())
         );
     }
 

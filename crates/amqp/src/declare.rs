@@ -32,10 +32,6 @@ impl Default for HistoryBounds {
     }
 }
 
-/// The message property `type` of a marker: a message that is published into a history to find out where the history
-/// ends. Readers skip it.
-pub const MARKER: &str = "bugfeed.marker";
-
 /// The name of a feed's history.
 pub fn history_name(exchange: &str) -> String {
     format!("{exchange}.history")

@@ -23,6 +23,8 @@ pub enum Input<P> {
     Detach(Slot),
     /// A change, already in the replay cache.
     Update(Update),
+    /// Several changes, in order, all in the replay cache.
+    Updates(Arc<Vec<Update>>),
     /// Continuity was lost. The next change follows this cursor; `None` if no cursor is known.
     Gap(Option<Cursor>),
     /// Whether the feed is current: its bus is connected, and history was read. At first it is not.

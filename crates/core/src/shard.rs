@@ -105,11 +105,12 @@ impl<P: Peer> Shard<P> {
     /// Processes one input. Updates are written when [`Shard::flush`] is called, or before anything else is processed.
     /// So the caller hands in all inputs that wait, and then flushes.
     pub fn take(&mut self, input: Input<P>) {
-        if !matches!(input, Input::Update(_)) {
+        if !matches!(input, Input::Update(_) | Input::Updates(_)) {
             self.flush(usize::MAX);
         }
         match input {
-            Input::Update(update) => self.stage(update),
+            Input::Update(update) => self.stage(&update),
+            Input::Updates(updates) => updates.iter().for_each(|update| self.stage(update)),
             Input::Work(slot, work) => self.work(slot, work),
             Input::Writable(slot) => self.writable(slot),
             Input::Attach(peer) => self.attach(peer),

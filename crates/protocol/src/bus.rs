@@ -1,4 +1,6 @@
-//! The messages on the bus (AMQP): a change, in the native form or the older envelope, and the head of a feed.
+//! The messages on the bus (AMQP): a change, in the native form or the older envelope; several changes; the head of a feed.
+
+mod batch;
 
 use std::borrow::Cow;
 
@@ -7,6 +9,8 @@ use serde_json::Value;
 
 use crate::change::{BugId, Change, Numbered, When};
 use crate::cursor::{Cursor, Epoch, Tag};
+
+pub use batch::{BATCH_KEY, BATCH_TYPE, Element, batch_len, decode_batch, encode_batch};
 
 /// How a shim writes messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +61,11 @@ pub enum BadMessage {
     /// A date that cannot be read.
     #[error("{0}")]
     When(#[from] crate::change::BadWhen),
+    /// A message property `type` that this version does not know.
+    #[error(
+        "messages of type '{0}' are not known to this version; update it (until then their changes are told as a gap)"
+    )]
+    UnknownType(String),
 }
 
 #[derive(Serialize)]
@@ -247,13 +256,7 @@ pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
             (inner, (seq, epoch, tag, after))
         }
     };
-    let bug = match inner.bug {
-        Some(Value::Number(number)) => number.as_u64().and_then(BugId::new),
-        Some(Value::String(text)) => BugId::parse(&text),
-        Some(_) => None,
-        None => return Err(BadMessage::Shape("no bug number")),
-    };
-    let bug = bug.ok_or(BadMessage::Shape("the bug number is not a whole number from 1 to 2^63 - 1"))?;
+    let bug = read_bug(inner.bug)?;
     let when = When::parse_utc(&inner.when.ok_or(BadMessage::Shape("no date"))?.0)?;
     let (seq, epoch, tag, after) = number;
     let cursor = match (seq, epoch) {
@@ -266,6 +269,48 @@ pub fn decode(body: &[u8]) -> Result<BusMessage, BadMessage> {
     };
     let after = after.map(|after| read_tag(&after.0)).transpose()?;
     Ok(BusMessage { change: Change { bug, when }, cursor, after })
+}
+
+fn read_bug(value: Option<Value>) -> Result<BugId, BadMessage> {
+    let bug = match value {
+        Some(Value::Number(number)) => number.as_u64().and_then(BugId::new),
+        Some(Value::String(text)) => BugId::parse(&text),
+        Some(_) => None,
+        None => return Err(BadMessage::Shape("no bug number")),
+    };
+    bug.ok_or(BadMessage::Shape("the bug number is not a whole number from 1 to 2^63 - 1"))
+}
+
+/// The message property `type` of a marker: a message that a reader of history publishes into the stream, to know where
+/// the stream ended when the reading began.
+pub const MARKER_TYPE: &str = "bugfeed.marker";
+
+/// What a message of the bus is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// One change.
+    Change(BusMessage),
+    /// Several changes, each of which may be unreadable.
+    Batch(Vec<Element>),
+    /// A publisher says how far it is.
+    Head(Head),
+    /// A marker in the stream of history.
+    Marker,
+}
+
+/// Reads any message of the bus: its property `type`, if it has one, and its body.
+///
+/// # Errors
+/// When the message cannot be read, or is of a type that begins with `bugfeed.` and is not known: a version that comes
+/// later may write such messages.
+pub fn read(kind: Option<&str>, body: &[u8]) -> Result<Message, BadMessage> {
+    match kind {
+        Some(BATCH_TYPE) => decode_batch(body).map(Message::Batch),
+        Some(HEAD_TYPE) => decode_head(body).map(Message::Head),
+        Some(MARKER_TYPE) => Ok(Message::Marker),
+        Some(kind) if kind.starts_with("bugfeed.") => Err(BadMessage::UnknownType(kind.chars().take(40).collect())),
+        _ => decode(body).map(Message::Change),
+    }
 }
 
 #[cfg(test)]

@@ -10,16 +10,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bugfeed_protocol::bus::encode;
 use bugfeed_protocol::{Cursor, Numbered};
 use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use lapin::{Confirmation, PublisherConfirm};
 
 use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
-pub use super::options::AmqpOptions;
+use super::message::{Message, messages};
 use super::options::one_line;
+pub use super::options::{AmqpOptions, BatchOptions};
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};
 use bugfeed_amqp::AmqpError;
@@ -46,6 +46,15 @@ pub struct AmqpPublisher {
     heads_at: Option<Instant>,
     /// A refusal of the heads' exchange was said.
     heads_refused: bool,
+}
+
+/// A message on its way.
+struct Sent {
+    /// How many changes it holds.
+    changes: usize,
+    /// The number of the last one.
+    last: u64,
+    pending: Pending,
 }
 
 type Pending = Pin<Box<MaybeDone<Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>>>>;
@@ -112,15 +121,11 @@ impl AmqpPublisher {
     }
 
     /// Hands every message to the connection, in order, without waiting for any.
-    fn send(&self, channel: &Channel, batch: &[Numbered]) -> Vec<Pending> {
-        let AmqpOptions { exchange, format, .. } = &self.options;
-        batch
-            .iter()
-            .map(|numbered| {
-                let (channel, exchange) = (channel.clone(), exchange.clone());
-                let body = encode(numbered, *format, &exchange);
-                let properties = properties(numbered);
-                let key = numbered.change.bug.to_string();
+    fn send(&self, link: &PublisherConnection, batch: &[Numbered]) -> Vec<Sent> {
+        messages(batch, &self.options, link.room(&self.options))
+            .map(|message| {
+                let Message { changes, last, key, properties, body } = message;
+                let (channel, exchange) = (link.channel.clone(), self.options.exchange.clone());
                 let sent: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>> = Box::pin(async move {
                     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
                     let confirm: PublisherConfirm =
@@ -131,7 +136,7 @@ impl AmqpPublisher {
                 // The first poll takes a delivery tag and queues the frames: this is what makes the order.
                 let mut context = std::task::Context::from_waker(std::task::Waker::noop());
                 let _ = pending.as_mut().poll(&mut context);
-                pending
+                Sent { changes, last, pending }
             })
             .collect()
     }
@@ -157,17 +162,17 @@ impl AmqpPublisher {
             return Err(self.lost(0, "the connection is lost"));
         };
         let mut outcome = Outcome::default();
-        let mut pending = self.send(&link.channel, batch);
-        for (index, confirm) in pending.iter_mut().enumerate() {
-            match self.confirmed(&link, confirm).await {
-                Ok(()) => outcome.add(index, confirm.as_mut().take_output()),
+        let mut sent = self.send(&link, batch);
+        for Sent { changes, last, pending } in &mut sent {
+            match self.confirmed(&link, pending).await {
+                Ok(()) => outcome.add(*changes, *last, pending.as_mut().take_output()),
                 Err(reason) => {
                     outcome.failed.get_or_insert(reason);
                     break;
                 }
             }
         }
-        let published = outcome.safe(batch);
+        let published = outcome.safe();
         if let Some(reason) = outcome.failed {
             return Err(self.lost(published, reason));
         }
@@ -244,7 +249,8 @@ impl Publish for AmqpPublisher {
 /// What became of a batch.
 #[derive(Debug, Default)]
 struct Outcome {
-    acked: HashSet<usize>,
+    /// In order: how many changes each message holds, the number of the last one, and whether it was acknowledged.
+    messages: Vec<(usize, u64, bool)>,
     /// By number, not by position: when one acknowledgement covers several messages, the library may hand a returned
     /// message to another one's confirm.
     returned: HashSet<u64>,
@@ -252,50 +258,35 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn add(&mut self, index: usize, confirmation: Option<lapin::Result<Confirmation>>) {
-        let returned = match confirmation {
-            Some(Ok(Confirmation::Ack(returned))) => {
-                self.acked.insert(index);
-                returned
-            }
-            Some(Ok(Confirmation::Nack(returned))) => returned,
+    fn add(&mut self, changes: usize, last: u64, confirmation: Option<lapin::Result<Confirmation>>) {
+        let (acknowledged, returned) = match confirmation {
+            Some(Ok(Confirmation::Ack(returned))) => (true, returned),
+            Some(Ok(Confirmation::Nack(returned))) => (false, returned),
             Some(Ok(Confirmation::NotRequested)) | None => {
                 self.failed.get_or_insert_with(|| "the channel does not confirm".to_owned());
-                None
+                (false, None)
             }
             Some(Err(e)) => {
                 self.failed.get_or_insert_with(|| one_line(e));
-                None
+                (false, None)
             }
         };
+        self.messages.push((changes, last, acknowledged));
         if let Some(message) = returned {
             let id = message.delivery.properties.message_id().as_ref().and_then(|id| Cursor::parse(id.as_str()));
-            // Every message sent here carries its cursor; one without could be any of the batch.
+            // Every message sent here carries its last number; one without could be any of the batch.
             self.returned.insert(id.map_or(0, |cursor| cursor.seq));
         }
     }
 
-    /// How many, from the front, are acknowledged and were not returned.
-    fn safe(&self, batch: &[Numbered]) -> usize {
+    /// How many changes, from the front, are in messages that are acknowledged and were not returned.
+    fn safe(&self) -> usize {
         if self.returned.contains(&0) {
             return 0;
         }
-        let safe = |(index, numbered): &(usize, &Numbered)| {
-            self.acked.contains(index) && !self.returned.contains(&numbered.cursor.seq)
-        };
-        batch.iter().enumerate().take_while(safe).count()
+        let safe = |(_, last, acknowledged): &&(usize, u64, bool)| *acknowledged && !self.returned.contains(last);
+        self.messages.iter().take_while(safe).map(|(changes, ..)| changes).sum()
     }
-}
-
-fn properties(numbered: &Numbered) -> BasicProperties {
-    // Rounded up: a stream reader that starts "from this second on" must not begin after it.
-    let recorded_s = numbered.recorded.as_micros().unsigned_abs().div_ceil(1_000_000);
-    BasicProperties::default()
-        .with_delivery_mode(2)
-        .with_content_type("application/json".into())
-        .with_message_id(numbered.cursor.number().into())
-        .with_timestamp(recorded_s)
-        .with_app_id("bugfeed".into())
 }
 
 #[cfg(test)]
@@ -304,29 +295,27 @@ mod tests {
 
     #[test]
     fn only_the_front_that_is_acked_and_not_returned_is_safe() {
-        use bugfeed_protocol::{BugId, Change, Epoch, When};
-        let numbered = |seq| Numbered {
-            change: Change { bug: BugId::new(1).unwrap(), when: When::MIN },
-            cursor: Cursor::new(Epoch::from_random(1), seq),
-            after: None,
-            recorded: When::MIN,
-        };
-        let batch: Vec<Numbered> = (5..=8).map(numbered).collect();
         for (acked, returned, want) in [
-            (&[0, 1, 2, 3][..], &[][..], 4),
-            (&[0, 1, 3], &[], 2),
-            (&[1, 2, 3], &[], 0),
-            (&[0, 1, 2, 3], &[7], 2),
-            (&[0, 1, 2, 3], &[5], 0),
-            (&[0, 1, 2, 3], &[0], 0),
+            (&[true, true, true, true][..], &[][..], 9),
+            (&[true, true, false, true], &[], 4),
+            (&[false, true, true, true], &[], 0),
+            (&[true, true, true, true], &[9], 4),
+            (&[true, true, true, true], &[5], 0),
+            (&[true, true, true, true], &[0], 0),
+            (&[true, true], &[], 4),
             (&[], &[], 0),
         ] {
+            let messages = [(1, 5), (3, 8), (1, 9), (4, 13)];
             let outcome = Outcome {
-                acked: acked.iter().copied().collect(),
+                messages: messages
+                    .iter()
+                    .zip(acked)
+                    .map(|((changes, last), acked)| (*changes, *last, *acked))
+                    .collect(),
                 returned: returned.iter().copied().collect(),
                 failed: None,
             };
-            assert_eq!(outcome.safe(&batch), want, "{acked:?} {returned:?}");
+            assert_eq!(outcome.safe(), want, "{acked:?} {returned:?}");
         }
     }
 }

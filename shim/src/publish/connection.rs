@@ -12,12 +12,16 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Connection, Event};
 
+use super::message::Room;
 use super::options::{AmqpOptions, one_line};
 use bugfeed_amqp::AmqpError;
 use bugfeed_protocol::log_event::LogEvent;
 
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest frame: a message of 500 changes fits, whatever their numbers and dates.
+const FRAMES: u32 = 64 * 1024;
 
 pub(super) struct PublisherConnection {
     pub(super) connection: Connection,
@@ -45,7 +49,7 @@ impl fmt::Debug for PublisherConnection {
 impl PublisherConnection {
     pub(super) async fn open(options: &AmqpOptions) -> Result<PublisherConnection, AmqpError> {
         let url = &options.url;
-        let connection = bugfeed_amqp::connect(url, "bugfeed-shim").await?;
+        let connection = bugfeed_amqp::connect(url, "bugfeed-shim", FRAMES).await?;
         let events = Box::pin(connection.events_listener());
         let setting_up = async {
             let channel = connection.create_channel().await.map_err(|e| AmqpError::broker(url, e))?;
@@ -82,6 +86,12 @@ impl PublisherConnection {
 
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected() && self.channel.status().connected()
+    }
+
+    /// How changes may be put together here.
+    pub(super) fn room(&self, options: &AmqpOptions) -> Room {
+        let frame_max = self.connection.configuration().frame_max();
+        Room::of(options, self.history, usize::try_from(frame_max).unwrap_or(usize::MAX))
     }
 
     /// Why the broker blocks publishers just now, if it does.

@@ -5,7 +5,7 @@
 //! is read; where only markers lie before it, the reading begins further back.
 
 use bugfeed_protocol::Cursor;
-use bugfeed_protocol::bus::decode;
+use bugfeed_protocol::bus::{self, MARKER_TYPE, Message};
 use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -14,7 +14,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection};
 
-use bugfeed_amqp::{AmqpError, BrokerUrl, MARKER, history_name};
+use bugfeed_amqp::{AmqpError, BrokerUrl, history_name};
 
 /// Messages on their way from the stream at a time.
 const PREFETCH: u16 = 1000;
@@ -31,7 +31,7 @@ pub(super) async fn end(url: &BrokerUrl, connection: &Connection, exchange: &str
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(failed)?;
     let marker = format!("{:016x}", rand::random::<u64>());
-    let properties = BasicProperties::default().with_type(MARKER.into()).with_message_id(marker.as_str().into());
+    let properties = BasicProperties::default().with_type(MARKER_TYPE.into()).with_message_id(marker.as_str().into());
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let publishing = channel.basic_publish("".into(), name.as_str().into(), options, b"{}", properties);
     publishing.await.map_err(failed)?.await.map_err(failed)?;
@@ -76,9 +76,10 @@ async fn read(
         let delivery = delivery.map_err(failed)?;
         first = first.or_else(|| offset(&delivery));
         let properties = &delivery.properties;
-        let is_marker = properties.kind().as_ref().is_some_and(|kind| kind.as_str() == MARKER);
+        let message = bus::read(properties.kind().as_ref().map(|kind| kind.as_str()), &delivery.data);
+        let is_marker = matches!(message, Ok(Message::Marker));
         let ended = is_marker && properties.message_id().as_ref().is_some_and(|id| id.as_str() == marker);
-        if !is_marker && let Some(cursor) = decode(&delivery.data).ok().and_then(|message| message.cursor) {
+        if let Some(cursor) = message.ok().and_then(last_number) {
             add(&mut runs, cursor);
         }
         count += 1;
@@ -92,6 +93,15 @@ async fn read(
         }
     }
     Err(AmqpError::Cancelled(url.clone()))
+}
+
+/// The highest number of a message. All numbers of a batch are of one history.
+fn last_number(message: Message) -> Option<Cursor> {
+    match message {
+        Message::Change(change) => change.cursor,
+        Message::Batch(elements) => elements.into_iter().rev().find_map(Result::ok)?.cursor,
+        Message::Head(_) | Message::Marker => None,
+    }
 }
 
 fn offset(delivery: &Delivery) -> Option<i64> {

@@ -47,6 +47,10 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
         for action in plan.on(term.clock.ms(), event) {
             next = match action {
                 Action::Wait { ms } => executor.wait(Duration::from_millis(ms)).await,
+                Action::Gather { ms } => {
+                    pause(Duration::from_millis(ms), term.stop).await;
+                    Some(Event::Woken)
+                }
                 Action::BackOff { longest_ms } => {
                     pause(draw(longest_ms), term.stop).await;
                     Some(Event::Woken)
@@ -130,7 +134,7 @@ impl Executor<'_> {
                 term.outbox().close();
                 term.tell_outlet(true)
             }
-            Action::Wait { .. } | Action::BackOff { .. } => None,
+            Action::Wait { .. } | Action::Gather { .. } | Action::BackOff { .. } => None,
         })
     }
 

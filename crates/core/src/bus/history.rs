@@ -81,6 +81,11 @@ impl History {
         if from_mark { self.places.start_at_mark(head) } else { self.places.start(head) }
     }
 
+    /// The queue has delivered a message with this newest number.
+    pub(super) fn delivered(&mut self, cursor: &Cursor) {
+        self.places.delivered(cursor);
+    }
+
     /// The connection is lost, and the reading with it.
     pub(super) fn lost(&mut self) {
         self.task = None;
@@ -119,8 +124,8 @@ impl History {
         out.push(Ask::Consume(task.reading.start().offset()));
     }
 
-    /// Something came from the stream.
-    fn heard(&mut self, now_ms: u64, out: &mut Vec<Ask>) {
+    /// A message came from the stream.
+    pub(super) fn heard(&mut self, now_ms: u64, out: &mut Vec<Ask>) {
         if let Some(Task { phase: Phase::Reading { heard_ms, begun, unacknowledged, .. }, .. }) = &mut self.task {
             (*heard_ms, *begun, *unacknowledged) = (now_ms, true, *unacknowledged + 1);
             if *unacknowledged == ACKNOWLEDGE_EVERY {
@@ -130,14 +135,8 @@ impl History {
         }
     }
 
-    /// A message came that cannot be read.
-    pub(super) fn unreadable(&mut self, now_ms: u64, out: &mut Vec<Ask>) {
-        self.heard(now_ms, out);
-    }
-
     /// A change came. What is new is to be taken in.
-    pub(super) fn message(&mut self, now_ms: u64, message: &BusMessage, offset: i64, out: &mut Vec<Ask>) -> Met {
-        self.heard(now_ms, out);
+    pub(super) fn change(&mut self, message: &BusMessage, offset: i64, out: &mut Vec<Ask>) -> Met {
         let Some(task) = &mut self.task else { return Met::Old };
         let met = task.reading.message(message, offset, &mut self.places);
         if met == Met::Useless {

@@ -8,16 +8,19 @@
 //!
 //! The one way of a change:
 //!
-//! 1. The transport decodes a delivery and hands it in: [`Event::Change`] from the queue, [`Event::Read`] from history.
+//! 1. The transport decodes a delivery and hands it in: [`Event::Change`] or [`Event::Batch`] from the queue,
+//!    [`Event::Read`] from history. Each change of a batch goes the rest of the way by itself, in order.
 //! 2. The [`Sequencer`] records it in the replay cache, or drops it as known, or finds that others are missing before it.
 //! 3. The plan ([`plan`]) hears what became of it, and says what follows for the feed.
 //! 4. The actions go to whoever carries them out: [`Tell`] to every shard, [`Ask`] to the broker, [`Say`] to the log.
 //!
 //! A change before which others are missing is *held* after step 2, and with it all that comes behind it in the queue
 //! ([`Bus::takes_deliveries`]): history is read, each message of it goes the same way, and when that has ended, the held
-//! change is offered again, and taken in whatever is missing still. It is acknowledged only then.
+//! change is offered again, and taken in whatever is missing still. Then the rest of its batch follows, and the delivery is
+//! acknowledged.
 
 mod acks;
+mod changes;
 mod history;
 pub mod offsets;
 mod older;
@@ -40,9 +43,8 @@ pub use self::plan::GRACE_MS;
 pub use self::publishers::Publisher;
 use self::steps::{Happened, Step};
 pub use self::words::{Action, Arrival, Ask, Cause, Event, Item, Note, Now, Queue, Say, Stopped, Tell, Why};
-use super::input::Update;
 use super::replay::Replay;
-use super::sequencer::{HeadStands, New, Sequencer, Taken};
+use super::sequencer::{HeadStands, Sequencer};
 
 /// What is known of a transport.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +80,9 @@ pub struct Bus {
     history: History,
     acks: Acks,
     held: Option<Held>,
+    /// What is left of the delivery in hand, and its tag. More than one change only while one of them is held.
+    in_hand: VecDeque<Arrival>,
+    in_hand_tag: Option<u64>,
     /// So many changes still come that had waited in the queue, and whether they lie before what is known.
     backlog: u64,
     older: Older,
@@ -99,6 +104,8 @@ impl Bus {
             history: History::default(),
             acks: Acks::new(prefetch),
             held: None,
+            in_hand: VecDeque::new(),
+            in_hand_tag: None,
             backlog: 0,
             older: Older::default(),
             current: false,
@@ -125,7 +132,9 @@ impl Bus {
             }
             Event::Lost => self.lost(now),
             Event::Change(arrival, tag) => self.change(now, arrival, tag),
-            Event::Unreadable(tag) => self.done(now, tag),
+            Event::Batch(changes, tag) if changes.is_empty() => self.unreadable(now, tag),
+            Event::Batch(changes, tag) => (self.in_hand, self.in_hand_tag) = (changes.into(), tag),
+            Event::Unreadable(tag) => self.unreadable(now, tag),
             Event::Head(head, tag) => self.head_came(now, head, tag),
             Event::Waits(reason) => self.decide(now, Happened::Waits(reason)),
             Event::Begins(epoch) => {
@@ -146,6 +155,7 @@ impl Bus {
                 self.news = true;
             }
         }
+        self.work_off(now);
     }
 
     /// What is to be done next.
@@ -247,6 +257,7 @@ impl Bus {
         // What was to be asked was for the connection that there was.
         self.out.retain(|action| !matches!(action, Action::Ask(_)));
         self.held = None;
+        self.in_hand.clear();
         self.history.lost();
         self.acks.take();
         self.decide(now, Happened::Lost);
@@ -263,80 +274,6 @@ impl Bus {
         self.out.extend(asks.into_iter().map(Action::Ask));
     }
 
-    /// A delivery is done with.
-    fn done(&mut self, now: Now, tag: Option<u64>) {
-        if let Some(tag) = self.acks.done(now.ms, tag) {
-            self.ask(Ask::Acknowledge(tag));
-        }
-    }
-
-    /// Takes in a change from the queue.
-    fn change(&mut self, now: Now, arrival: Arrival, tag: Option<u64>) {
-        let taken = match self.older.is_before() {
-            true => self.offer_waiting(now, &arrival),
-            false => self.sequencer.offer(&arrival.message, arrival.recorded, now.wall),
-        };
-        let epoch = arrival.message.cursor.as_ref().map(|cursor| &cursor.epoch);
-        let numbered = |update: &Update| update.number.is_some();
-        let next = matches!(&taken, Taken::New(New { update, gap: None, late: false, .. }) if numbered(update));
-        match taken {
-            Taken::Hole { missing, before } => {
-                self.decide(now, Happened::Taken { epoch, next });
-                self.say(Say::Hole(missing, before));
-                self.held = Some(Held { arrival, tag, missing });
-                self.decide(now, Happened::Hole);
-            }
-            taken => {
-                self.pass_on(taken);
-                if let Some(number) = self.waited_to_no_end() {
-                    self.go_on_after(&number, Why::Forked);
-                }
-                self.decide(now, Happened::Taken { epoch, next });
-                self.done(now, tag);
-            }
-        }
-    }
-
-    /// Takes in a change that had waited in the queue, and may lie before all that is known.
-    fn offer_waiting(&mut self, now: Now, arrival: &Arrival) -> Taken {
-        let head = self.sequencer.head();
-        let taken = self.sequencer.offer_older(&arrival.message, arrival.recorded, now.wall);
-        self.older.note(&arrival.message, &taken, head.as_ref(), &self.sequencer);
-        self.backlog = self.backlog.saturating_sub(1);
-        taken
-    }
-
-    /// Where all that had waited in the queue is through: its last number, where that leads to nothing known here.
-    fn waited_to_no_end(&mut self) -> Option<Cursor> {
-        if self.backlog > 0 || !self.older.is_before() {
-            return None;
-        }
-        std::mem::take(&mut self.older).leads_nowhere().cloned()
-    }
-
-    /// Passes on what became of a change.
-    fn pass_on(&mut self, taken: Taken) {
-        let Taken::New(New { update, gap, late, forked }) = taken else { return self.say(Say::Repeated) };
-        if forked {
-            let number = update.number.as_ref().unwrap_or(&update.cursor);
-            self.say(Say::Forked(number.clone(), self.begun));
-        }
-        if late {
-            self.say(Say::Late);
-        }
-        if let Some(cursor) = gap {
-            self.gap(Some(cursor), Cause::Change);
-        }
-        self.tell(Tell::Update(update));
-    }
-
-    fn gap(&mut self, cursor: Option<Cursor>, cause: Cause) {
-        if self.begun {
-            self.say(Say::Gap(cursor.clone()));
-        }
-        self.tell(Tell::Gap(cursor, cause));
-    }
-
     fn head_came(&mut self, now: Now, head: &Head, tag: Option<u64>) {
         self.say(Say::HeadHeard);
         let stands = self.sequencer.judge_head(&head.cursor);
@@ -347,13 +284,18 @@ impl Bus {
     /// Takes in what history holds.
     fn met(&mut self, now: Now, item: Item, offset: i64) {
         match item {
-            Item::Change(arrival) => {
-                let met = self.read(|history, out| history.message(now.ms, &arrival.message, offset, out));
-                if met == Met::New {
-                    self.take_old(now, &arrival);
+            Item::Changes(changes) => {
+                self.read(|history, out| history.heard(now.ms, out));
+                for arrival in &changes {
+                    match self.read(|history, out| history.change(&arrival.message, offset, out)) {
+                        Met::New => self.take_old(now, arrival),
+                        Met::Old => {}
+                        // The stream is read anew.
+                        Met::Useless => break,
+                    }
                 }
             }
-            Item::Unreadable => self.read(|history, out| history.unreadable(now.ms, out)),
+            Item::Unreadable => self.read(|history, out| history.heard(now.ms, out)),
             Item::Marker(name) => {
                 let found = self.is_found();
                 let nowhere = self.history.reading().and_then(|reading| reading.older.leads_nowhere().cloned());
@@ -364,28 +306,6 @@ impl Bus {
                 self.out.extend(asks.into_iter().map(Action::Ask));
             }
         }
-    }
-
-    /// Takes in a change of history. What history itself lacks cannot be had: it is told as a gap.
-    fn take_old(&mut self, now: Now, arrival: &Arrival) {
-        let Arrival { message, recorded } = arrival;
-        let head = self.sequencer.head();
-        let mut taken = match self.is_before() {
-            true => self.sequencer.offer_older(message, *recorded, now.wall),
-            false => self.sequencer.offer(message, *recorded, now.wall),
-        };
-        let hole = matches!(taken, Taken::Hole { .. });
-        if hole {
-            taken = self.sequencer.accept_gap(message, *recorded, now.wall);
-        }
-        let broken = hole || matches!(taken, Taken::New(New { gap: Some(_), .. }));
-        if let Some(reading) = self.history.reading_mut() {
-            reading.older.note(message, &taken, head.as_ref(), &self.sequencer);
-            if broken {
-                reading.gave_up();
-            }
-        }
-        self.pass_on(taken);
     }
 
     /// Whether what history is read for has come.
@@ -474,14 +394,6 @@ impl Bus {
             }
             Step::Feed { paused, since_ms } => self.tell(Tell::Feed { paused, since_ms }),
         }
-    }
-
-    /// The held change is offered again; what is missing before it still is given up, and told as a gap.
-    fn take_held(&mut self, now: Now) {
-        let Some(Held { arrival, tag, .. }) = self.held.take() else { return };
-        let taken = self.sequencer.accept_gap(&arrival.message, arrival.recorded, now.wall);
-        self.pass_on(taken);
-        self.done(now, tag);
     }
 }
 

@@ -3,9 +3,10 @@
 //! Goes in: what a reading meets, one after the other. Comes out: whether to take it in, and whether the reading is of any
 //! use. Never reads anything itself.
 //!
-//! Where to begin: each change is in the stream at least once and in order, so the offset of number n + k is at least
-//! that of n plus k. From the last number read here the next one is looked for there; where nothing is numbered, the last
-//! marker is where to go on. A stream that was made anew, or cut off at its beginning, shows by what is read first, or by
+//! Where to begin: each message of the queue is in the stream at least once and in the same order. So the newest number that
+//! the queue has delivered lies in the stream at least as many messages behind the last number read there as messages with
+//! newer numbers were delivered since. (Numbers cannot be counted instead: a message may hold several.) Where nothing is
+//! numbered, the last marker is where to go on. A stream that was made anew, or cut off at its beginning, shows by what is read first, or by
 //! nothing at all; then everything is read.
 
 use bugfeed_protocol::Cursor;
@@ -16,7 +17,7 @@ use super::older::Older;
 /// What is known of a feed's history.
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
-    /// A number, and where it lies in the stream.
+    /// A number, and an offset at which it lies in the stream, or before which it does not.
     known: Option<(Cursor, i64)>,
     /// The last marker that was met, and where it lies.
     mark: Option<(String, i64)>,
@@ -59,9 +60,8 @@ impl Offsets {
     pub fn start(&self, head: Option<&Cursor>) -> Start {
         let after = |head: &Cursor| {
             let (known, offset) = self.known.as_ref()?;
-            let ahead = head.seq.checked_sub(known.seq).filter(|_| known.epoch == head.epoch)?;
-            let offset = offset.checked_add(i64::try_from(ahead).ok()?)?;
-            Some(Start::After(head.clone(), offset))
+            let holds = known.epoch == head.epoch && known.seq <= head.seq;
+            holds.then(|| Start::After(head.clone(), *offset))
         };
         let mark = || self.mark.clone().map(|(marker, offset)| Start::Mark(marker, offset));
         head.and_then(after).or_else(mark).unwrap_or(Start::First)
@@ -71,6 +71,17 @@ impl Offsets {
     pub fn start_at_mark(&self, head: Option<&Cursor>) -> Start {
         let mark = self.mark.clone().map(|(marker, offset)| Start::Mark(marker, offset));
         mark.unwrap_or_else(|| self.start(head))
+    }
+
+    /// The queue has delivered a message with this newest number.
+    pub fn delivered(&mut self, cursor: &Cursor) {
+        if let Some((known, offset)) = &mut self.known
+            && known.epoch == cursor.epoch
+            && known.seq < cursor.seq
+        {
+            (known.seq, known.tag) = (cursor.seq, cursor.tag);
+            *offset = offset.saturating_add(1);
+        }
     }
 
     /// What was remembered is not of the stream that is there.
@@ -233,6 +244,11 @@ mod tests {
         assert_eq!(got, Some((all(&["E.1", "E.2", "-"]), false)));
         // From the newest number on, though newer ones came another way.
         let stream = ["E.1", "E.2", "-", "m1", "E.3", "-", "E.4", "m2"];
+        let got = read(&mut places.clone(), Some("E.3"), 0, &stream);
+        assert_eq!(got, Some((all(&["E.2", "E.3", "-", "E.4"]), true)), "{places:?}");
+        // One message with it was delivered: it lies at least one further on. A repeat does not count.
+        places.delivered(&Cursor::parse("E.3").unwrap());
+        places.delivered(&Cursor::parse("E.2").unwrap());
         let got = read(&mut places.clone(), Some("E.3"), 0, &stream);
         assert_eq!(got, Some((all(&["E.3", "-", "E.4"]), true)), "{places:?}");
         // Without numbers from the marker on.

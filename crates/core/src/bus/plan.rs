@@ -98,7 +98,7 @@ pub struct BusPlan {
     hears_heads: bool,
     /// When history was read last, or the feed became current.
     looked_ms: u64,
-    /// Changes taken so far, and when the last one was.
+    /// Deliveries with changes taken so far, and when the last one was.
     taken: u64,
     taken_ms: u64,
     /// So many will have been taken when what waited in the queue is through.
@@ -167,7 +167,7 @@ impl BusPlan {
                 }
                 false => self.go_on(&mut out),
             },
-            Happened::Taken { epoch, next } => self.change(now_ms, epoch, next, &mut out),
+            Happened::Taken { epoch, next, last } => self.change(now_ms, epoch, next, last, &mut out),
             Happened::Head { head, stands } => self.head(now_ms, head, stands, &mut out),
             Happened::Judged(stands) => self.judged(now_ms, stands, &mut out),
             Happened::Tick => self.tick(now_ms, &mut out),
@@ -336,8 +336,8 @@ impl BusPlan {
         }
     }
 
-    fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, out: &mut Vec<Step>) {
-        (self.taken, self.taken_ms, self.heard) = (self.taken + 1, now_ms, true);
+    fn change(&mut self, now_ms: u64, epoch: Option<&Epoch>, next: bool, last: bool, out: &mut Vec<Step>) {
+        (self.taken, self.taken_ms, self.heard) = (self.taken + u64::from(last), now_ms, true);
         if let Some(proven) = self.settling {
             self.settle(now_ms, proven, out);
         }

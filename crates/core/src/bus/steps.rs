@@ -36,6 +36,8 @@ pub enum Happened<'a> {
         epoch: Option<&'a Epoch>,
         /// It is the number that was to come.
         next: bool,
+        /// It is the last one of its delivery.
+        last: bool,
     },
     /// A publisher says where it is.
     Head {

@@ -1,5 +1,7 @@
 //! The words of the bus: what happens to it, what is to be done, and what people should know.
 
+use std::sync::Arc;
+
 use bugfeed_protocol::bus::{BusMessage, Head};
 use bugfeed_protocol::{Cursor, Epoch, When};
 
@@ -40,6 +42,8 @@ pub enum Event<'a> {
     Lost,
     /// The queue delivers a change. `tag` is what it is acknowledged by, where that must be.
     Change(Arrival, Option<u64>),
+    /// The queue delivers several changes in one message, in order. Those that could not be read are left out.
+    Batch(Vec<Arrival>, Option<u64>),
     /// A delivery that cannot be read, and goes no further.
     Unreadable(Option<u64>),
     /// A publisher says where it is.
@@ -68,8 +72,8 @@ pub enum Event<'a> {
 /// What lies in the stream of history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// A change.
-    Change(Arrival),
+    /// The changes of one message, in order. Those that could not be read are left out.
+    Changes(Vec<Arrival>),
     /// A marker of this name.
     Marker(String),
     /// Something that cannot be read.
@@ -92,6 +96,8 @@ pub enum Action {
 pub enum Tell {
     /// A change; it is in the replay cache.
     Update(Update),
+    /// Several changes, in order; they are in the replay cache.
+    Updates(Arc<Vec<Update>>),
     /// Continuity is lost; what comes next follows this cursor.
     Gap(Option<Cursor>, Cause),
     /// Whether resumes wait.
@@ -112,6 +118,7 @@ impl Tell {
     pub fn input<P>(&self, when: impl Fn(u64) -> When) -> Input<P> {
         match self {
             Tell::Update(update) => Input::Update(update.clone()),
+            Tell::Updates(updates) => Input::Updates(Arc::clone(updates)),
             Tell::Gap(cursor, _) => Input::Gap(cursor.clone()),
             Tell::Hold(held) => Input::Hold(*held),
             Tell::Current(current) => Input::Current(*current),

@@ -1,31 +1,63 @@
-//! When to read the change table again: at once while rows keep coming, then less and less often.
+//! When to look again: at once when rows begin to come, in steps while they keep coming, then less and less often.
 //!
 //! Goes in: whether the last read found rows. Comes out: a pause. Pure: knows no clock.
 
 /// The first pause after rows have stopped coming.
 const FIRST_MS: u64 = 5;
+/// How far apart looks begin while rows keep coming. What comes in between is recorded in one transaction and goes out in one
+/// message, which costs a small part of what as many single ones would.
+const GATHER_MS: u64 = 10;
+/// So many looks in a row that found something mean that rows keep coming.
+const STEADY: u32 = 3;
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Some,
+    /// As much as one look may find: there is more.
+    Full,
+}
+
+/// The pause before the next look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// None at all.
+    None,
+    /// Until something tells that rows have come, and this many milliseconds at most.
+    Wait(u64),
+    /// This many milliseconds: rows are coming.
+    Gather(u64),
+}
 
 /// The polling schedule.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     longest_ms: u64,
     next_ms: u64,
+    /// So many looks in a row have found something.
+    found: u32,
 }
 
 impl Pace {
     pub(super) fn new(longest_ms: u64) -> Pace {
-        Pace { longest_ms, next_ms: FIRST_MS.min(longest_ms) }
+        Pace { longest_ms, next_ms: FIRST_MS.min(longest_ms), found: 0 }
     }
 
-    /// The pause before the next read, in milliseconds; `None` to read again at once.
-    pub(super) fn after(&mut self, found: bool) -> Option<u64> {
-        if found {
-            self.next_ms = FIRST_MS.min(self.longest_ms);
-            return None;
+    /// The pause before the next look. `took_ms`: how long ago the last one began.
+    pub(super) fn after(&mut self, found: Found, took_ms: u64) -> Pause {
+        if found == Found::Nothing {
+            let pause_ms = self.next_ms;
+            self.next_ms = (self.next_ms * 2).min(self.longest_ms);
+            self.found = 0;
+            return Pause::Wait(pause_ms);
         }
-        let pause_ms = self.next_ms;
-        self.next_ms = (self.next_ms * 2).min(self.longest_ms);
-        Some(pause_ms)
+        self.next_ms = FIRST_MS.min(self.longest_ms);
+        self.found = self.found.saturating_add(1);
+        match GATHER_MS.min(self.longest_ms).saturating_sub(took_ms) {
+            pause_ms if pause_ms > 0 && found == Found::Some && self.found >= STEADY => Pause::Gather(pause_ms),
+            _ => Pause::None,
+        }
     }
 }
 
@@ -33,18 +65,31 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn check(longest_ms: u64, steps: &[(Found, u64, Pause)]) {
+        let mut pace = Pace::new(longest_ms);
+        for (step, (found, took_ms, want)) in steps.iter().enumerate() {
+            assert_eq!(pace.after(*found, *took_ms), *want, "step {step}");
+        }
+    }
+
     #[test]
-    fn at_once_while_rows_come_then_doubling_to_the_interval() {
-        let check = |longest_ms: u64, steps: &[(bool, Option<u64>)]| {
-            let mut pace = Pace::new(longest_ms);
-            for (step, (found, want)) in steps.iter().enumerate() {
-                assert_eq!(pace.after(*found), *want, "step {step}");
-            }
-        };
-        let idle = |ms| (false, Some(ms));
-        let busy = (true, None);
+    fn at_once_when_rows_come_then_doubling_to_the_interval() {
+        let idle = |ms| (Found::Nothing, 1, Pause::Wait(ms));
+        let one = (Found::Some, 1, Pause::None);
         check(250, &[idle(5), idle(10), idle(20), idle(40), idle(80), idle(160), idle(250), idle(250)]);
-        check(250, &[busy, busy, idle(5), idle(10), busy, idle(5)]);
+        check(250, &[one, one, idle(5), idle(10), one, idle(5)]);
         check(3, &[idle(3), idle(3)]);
+    }
+
+    #[test]
+    fn changes_gather_only_while_they_keep_coming() {
+        let one = |took_ms, pause| (Found::Some, took_ms, pause);
+        let full = (Found::Full, 1, Pause::None);
+        let idle = (Found::Nothing, 1, Pause::Wait(5));
+        check(250, &[one(1, Pause::None), one(1, Pause::None), one(1, Pause::Gather(9)), one(4, Pause::Gather(6))]);
+        check(250, &[one(1, Pause::None), idle, one(1, Pause::None), idle, one(1, Pause::None), idle]);
+        check(250, &[full, full, full, full, one(1, Pause::Gather(9)), one(10, Pause::None), one(30, Pause::None)]);
+        // Whoever wants rows to be looked for more often does not wait longer.
+        check(3, &[full, full, one(1, Pause::Gather(2))]);
     }
 }

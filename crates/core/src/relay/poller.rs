@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::{Change, Numbered};
 
-use super::pace::Pace;
+use super::pace::{Found, Pace, Pause};
 use super::{Row, RowKey, longest_pause_ms};
 
 /// How long after an attempt the rows that could not be deleted are tried again, in milliseconds. The pause doubles
@@ -152,6 +152,11 @@ pub enum Action {
         /// The longest pause, in milliseconds.
         ms: u64,
     },
+    /// Pause while changes keep coming, so that several are dealt with together. Only a stop ends it early.
+    Gather {
+        /// So long.
+        ms: u64,
+    },
     /// Pause after a failure.
     BackOff {
         /// The pause is drawn from the upper half of this, in milliseconds.
@@ -179,6 +184,9 @@ pub struct Poller {
     pace: Pace,
     backoff: Backoff,
     stopping: bool,
+    /// When the last event was, and when the round in hand began.
+    now_ms: u64,
+    round_ms: u64,
     in_place: bool,
     /// Whether the marked rows were dealt with, since the tenure began and since the table last failed. If not, nothing
     /// is known of them, and they are deleted first.
@@ -212,6 +220,8 @@ impl Poller {
             pace: Pace::new(options.poll_interval_ms),
             backoff: Backoff::SERVER,
             stopping: false,
+            now_ms: 0,
+            round_ms: 0,
             in_place: false,
             settled: false,
             held: BTreeSet::new(),
@@ -230,6 +240,7 @@ impl Poller {
     /// Takes an event in, and returns what to do. `now_ms` never falls.
     pub fn on(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
+        self.now_ms = now_ms;
         match event {
             Event::Begin { in_place } => {
                 if !in_place {
@@ -276,6 +287,7 @@ impl Poller {
     }
 
     fn begin_round(&mut self, out: &mut Vec<Action>) {
+        self.round_ms = self.now_ms;
         out.push(if self.stopping { Action::End } else { Action::Look });
     }
 
@@ -429,15 +441,20 @@ impl Poller {
 
     fn end_round(&mut self, out: &mut Vec<Action>) {
         self.backoff.reset();
-        let found = self.found;
+        let found = match self.found {
+            true if self.rows.len() >= self.options.batch => Found::Full,
+            true => Found::Some,
+            false => Found::Nothing,
+        };
         self.forget_round();
-        if self.options.once && !found {
+        if self.options.once && found == Found::Nothing {
             out.push(Action::End);
             return;
         }
-        match self.pace.after(found) {
-            Some(ms) => out.push(Action::Wait { ms }),
-            None => self.begin_round(out),
+        match self.pace.after(found, self.now_ms - self.round_ms) {
+            Pause::Wait(ms) => out.push(Action::Wait { ms }),
+            Pause::Gather(ms) => out.push(Action::Gather { ms }),
+            Pause::None => self.begin_round(out),
         }
     }
 

@@ -111,9 +111,15 @@ impl Frames {
 }
 
 impl<P: Peer> Shard<P> {
-    /// Takes in an update: from here on it counts as processed. It is written by [`Shard::flush`].
-    pub(super) fn stage(&mut self, update: Update) {
-        if self.staged.updates.len() == STAGE || self.staged.next > 0 {
+    /// Whether the next update cannot be staged before [`Shard::flush`].
+    pub fn stage_is_full(&self) -> bool {
+        self.staged.updates.len() == STAGE || self.staged.next > 0
+    }
+
+    /// Takes in an update: from here on it counts as processed. It is written by [`Shard::flush`]; where the stage is full,
+    /// what it holds is written at once.
+    pub fn stage(&mut self, update: &Update) {
+        if self.stage_is_full() {
             self.flush(usize::MAX);
         }
         if update.pos == 1 && update.number.as_ref().is_some_and(|number| number.seq > 1) {
@@ -124,6 +130,7 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
+        let mut shared = false;
         let (mut not_comparable, mut beyond) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
@@ -131,7 +138,10 @@ impl<P: Peer> Shard<P> {
                 continue;
             }
             match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
-                None => self.staged.share_with(slot, bit),
+                None => {
+                    self.staged.share_with(slot, bit);
+                    shared = true;
+                }
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
                 Some(modern) if modern.cannot_tell(update.number.as_ref()) => not_comparable.push(slot),
                 Some(_) => beyond.push(slot),
@@ -144,9 +154,10 @@ impl<P: Peer> Shard<P> {
             beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
         for slot in same_history {
             self.staged.share_with(slot, bit);
+            shared = true;
         }
-        if !self.staged.slots.is_empty() {
-            self.staged.updates.push(update);
+        if shared {
+            self.staged.updates.push(update.clone());
         }
         if !not_comparable.is_empty() {
             self.lag_behind(&not_comparable, pos - 1, false);

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use bugfeed_amqp::AmqpError;
-use bugfeed_protocol::bus;
+use bugfeed_protocol::bus::Message;
 use futures::FutureExt as _;
 use lapin::message::Delivery;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Came, QueueConnection};
-use super::history::{History, HistoryError, Reader, marker, offset, recorded};
+use super::history::{History, HistoryError, Reader, kind, marker, offset, recorded};
 use super::options::AmqpOptions;
 use crate::feed::Ingest;
 use bugfeed_core::bus::{Arrival, Ask, Event, Item, Setup, Stopped};
@@ -162,19 +162,16 @@ impl<'a> Carrier<'a> {
     fn take(&mut self, came: &Came) {
         let delivery = &came.delivery;
         let tag = (!came.beside).then_some(delivery.delivery_tag);
-        let is_head = delivery.properties.kind().as_ref().is_some_and(|kind| kind.as_str() == bus::HEAD_TYPE);
-        if !is_head {
-            return match self.ingest.read(&delivery.data) {
-                Some(message) => self.hear(Event::Change(Arrival { message, recorded: recorded(delivery) }, tag)),
-                None => self.hear(Event::Unreadable(tag)),
-            };
-        }
-        match bus::decode_head(&delivery.data) {
-            Ok(head) => self.hear(Event::Head(&head, tag)),
-            Err(reason) => {
-                self.ingest.poison(&delivery.data, &reason);
-                self.hear(Event::Unreadable(tag));
+        match self.ingest.read(kind(delivery), &delivery.data) {
+            Some(Message::Change(message)) => {
+                self.hear(Event::Change(Arrival { message, recorded: recorded(delivery) }, tag));
             }
+            Some(Message::Batch(elements)) => {
+                let changes = self.ingest.changes(elements, recorded(delivery), &delivery.data);
+                self.hear(Event::Batch(changes, tag));
+            }
+            Some(Message::Head(head)) => self.hear(Event::Head(&head, tag)),
+            Some(Message::Marker) | None => self.hear(Event::Unreadable(tag)),
         }
     }
 
@@ -201,12 +198,12 @@ impl<'a> Carrier<'a> {
     }
 
     fn read(&mut self, delivery: &Delivery) {
-        let item = match marker(delivery) {
-            Some(marker) => Item::Marker(marker.to_owned()),
-            None => match self.ingest.read(&delivery.data) {
-                Some(message) => Item::Change(Arrival { message, recorded: recorded(delivery) }),
-                None => Item::Unreadable,
-            },
+        let recorded = recorded(delivery);
+        let item = match self.ingest.read(kind(delivery), &delivery.data) {
+            Some(Message::Change(message)) => Item::Changes(vec![Arrival { message, recorded }]),
+            Some(Message::Batch(elements)) => Item::Changes(self.ingest.changes(elements, recorded, &delivery.data)),
+            Some(Message::Marker) => Item::Marker(marker(delivery).to_owned()),
+            Some(Message::Head(_)) | None => Item::Unreadable,
         };
         self.hear(Event::Read(item, offset(delivery)));
     }

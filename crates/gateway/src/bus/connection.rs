@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bugfeed_amqp::{AmqpError, BrokerUrl};
+use bugfeed_amqp::{AmqpError, BrokerUrl, SMALL_FRAMES};
 use bugfeed_protocol::bus;
 use futures::StreamExt as _;
 use lapin::message::Delivery;
@@ -43,7 +43,7 @@ impl QueueConnection {
     pub(super) async fn open(options: &AmqpOptions) -> Result<QueueConnection, AmqpError> {
         let url = &options.url;
         let failed = |error| AmqpError::broker(url, error);
-        let connection = bugfeed_amqp::connect(url, "bugfeed gateway").await?;
+        let connection = bugfeed_amqp::connect(url, "bugfeed gateway", SMALL_FRAMES).await?;
         let channel = bugfeed_amqp::within(PATIENCE, url, connection.create_channel(), failed).await?;
         let declaring = bugfeed_amqp::declare_exchange(url, &channel, &options.exchange);
         bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await?;

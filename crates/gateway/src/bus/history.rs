@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
 use bugfeed_protocol::When;
+use bugfeed_protocol::bus::MARKER_TYPE;
 use futures::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -19,8 +20,6 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 
-/// The type of a marker, as a message property.
-const MARKER: &str = "bugfeed.marker";
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the stream may take to confirm the marker. One that is just being recovered may never do so: ask again.
@@ -105,7 +104,7 @@ impl History {
 
 /// Publishes a marker into the stream; done once the stream has it.
 async fn publish_marker(channel: &Channel, queue: &str, marker: &str) -> lapin::Result<()> {
-    let properties = BasicProperties::default().with_type(MARKER.into()).with_message_id(marker.into());
+    let properties = BasicProperties::default().with_type(MARKER_TYPE.into()).with_message_id(marker.into());
     let options = BasicPublishOptions::default();
     channel.basic_publish("".into(), queue.into(), options, b"{}", properties).await?.await.map(drop)
 }
@@ -181,11 +180,14 @@ pub(super) fn offset(delivery: &Delivery) -> i64 {
     }
 }
 
+/// The type of a message, where it says one.
+pub(super) fn kind(delivery: &Delivery) -> Option<&str> {
+    delivery.properties.kind().as_ref().map(|kind| kind.as_str())
+}
+
 /// A marker's name.
-pub(super) fn marker(delivery: &Delivery) -> Option<&str> {
-    let properties = &delivery.properties;
-    let is_marker = properties.kind().as_ref().is_some_and(|kind| kind.as_str() == MARKER);
-    properties.message_id().as_ref().map(|id| id.as_str()).filter(|_| is_marker)
+pub(super) fn marker(delivery: &Delivery) -> &str {
+    delivery.properties.message_id().as_ref().map_or("", |id| id.as_str())
 }
 
 /// When the producer had a change, where it says so.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bugfeed_protocol::bus::{self, BadMessage, BusMessage};
+use bugfeed_protocol::bus::{self, BadMessage, BusMessage, Element, Message};
 use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
@@ -133,15 +133,27 @@ impl Ingest {
         self.take(Event::Change(Arrival { message, recorded }, None)).await;
     }
 
-    /// Reads the body of a message; one that cannot be read is logged and counted.
-    pub fn read(&mut self, body: &[u8]) -> Option<BusMessage> {
-        match bus::decode(body) {
+    /// Reads a message: its property `type`, if it has one, and its body. One that cannot be read is logged and counted.
+    pub fn read(&mut self, kind: Option<&str>, body: &[u8]) -> Option<Message> {
+        match bus::read(kind, body) {
             Ok(message) => Some(message),
             Err(reason) => {
                 self.poison(body, &reason);
                 None
             }
         }
+    }
+
+    /// The changes of a batch that can be read; the others are logged and counted.
+    pub fn changes(&mut self, elements: Vec<Element>, recorded: Option<When>, body: &[u8]) -> Vec<Arrival> {
+        let mut changes = Vec::with_capacity(elements.len());
+        for element in elements {
+            match element {
+                Ok(message) => changes.push(Arrival { message, recorded }),
+                Err(reason) => self.poison(body, &reason),
+            }
+        }
+        changes
     }
 
     /// Logs and counts a poison message: one that cannot be read as a change.
@@ -152,8 +164,10 @@ impl Ingest {
 
     async fn tell(&mut self, tell: Tell) {
         let breaks = matches!(tell, Tell::Gap(..));
-        if matches!(tell, Tell::Update(_)) {
-            self.changes.inc();
+        match &tell {
+            Tell::Update(_) => drop(self.changes.inc()),
+            Tell::Updates(updates) => drop(self.changes.inc_by(updates.len() as u64)),
+            _ => {}
         }
         if breaks {
             self.breaks.step();

@@ -29,7 +29,7 @@ pub use ingest::{Ingest, ticks};
 
 use crate::events::Events;
 use bugfeed_core::budget::{Budgets, Share};
-use bugfeed_core::input::{About, Input, SessionLimits};
+use bugfeed_core::input::{About, Input, SessionLimits, Update};
 use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_core::shard::Shard;
 use bugfeed_runtime::http::{ConnectionEvents as _, Hijacked};
@@ -312,13 +312,30 @@ impl ShardTask {
         }
     }
 
+    /// Takes in an update. Where no more can be staged, what is staged is written first.
+    async fn stage(&mut self, update: &Update) {
+        if self.shard.stage_is_full() {
+            self.flush().await;
+        }
+        self.shard.stage(update);
+    }
+
     /// Processes a batch of inputs. Returns whether one of them was the order to drain.
     async fn process(&mut self, batch: &mut Vec<ShardInput>) -> bool {
         let mut drains = false;
         for input in batch.drain(..) {
-            if matches!(input, Input::Update(_)) {
-                self.shard.take(input);
-                continue;
+            match input {
+                Input::Update(update) => {
+                    self.stage(&update).await;
+                    continue;
+                }
+                Input::Updates(updates) => {
+                    for update in updates.iter() {
+                        self.stage(update).await;
+                    }
+                    continue;
+                }
+                _ => {}
             }
             drains |= matches!(input, Input::Drain { .. });
             let current = matches!(input, Input::Current(true));

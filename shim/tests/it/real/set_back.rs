@@ -8,7 +8,7 @@ use bugfeed_amqp::{HistoryBounds, parse_url};
 use bugfeed_protocol::bus::{BusMessage, Format};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher};
+use bugfeed_shim::publish::amqp::{AmqpOptions, AmqpPublisher, BatchOptions};
 use bugfeed_testbed::{Proc, event, eventually, shared, unique};
 
 use super::queue::Queue;
@@ -132,8 +132,8 @@ fn numbers(all: &[BusMessage]) -> Vec<(String, u64, u64)> {
 async fn drain(queue: &Queue, count: usize) -> Vec<BusMessage> {
     let mut all = Vec::new();
     eventually(LIMIT, format!("{count} changes"), async || {
-        while let Some(message) = queue.get().await {
-            all.push(bugfeed_protocol::bus::decode(&message.data).unwrap());
+        while let Some(changes) = queue.changes().await {
+            all.extend(changes);
         }
         let found = numbers(&all).len();
         if found >= count { Ok(()) } else { Err(format!("{found} so far")) }
@@ -317,6 +317,7 @@ async fn a_replica_that_is_behind_takes_over(place: Place) {
         url: parse_url(&broker.url).unwrap(),
         exchange: exchange.clone(),
         format: Format::Native,
+        batch: BatchOptions::default(),
         history: Some(HistoryBounds::default()),
     };
     let publisher = AmqpPublisher::open(options, std::sync::Arc::default()).await.unwrap();
