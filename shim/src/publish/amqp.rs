@@ -18,8 +18,8 @@ use lapin::{Confirmation, PublisherConfirm};
 use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
 use super::message::{Message, messages};
-pub use super::options::{AmqpOptions, BatchOptions};
 use super::options::one_line;
+pub use super::options::{AmqpOptions, BatchOptions};
 use super::{Publish, PublishError, PublishFault, history};
 use crate::events::{Part, Telemetry};
 use bugfeed_amqp::AmqpError;
@@ -307,7 +307,11 @@ mod tests {
         ] {
             let messages = [(1, 5), (3, 8), (1, 9), (4, 13)];
             let outcome = Outcome {
-                messages: messages.iter().zip(acked).map(|((changes, last), acked)| (*changes, *last, *acked)).collect(),
+                messages: messages
+                    .iter()
+                    .zip(acked)
+                    .map(|((changes, last), acked)| (*changes, *last, *acked))
+                    .collect(),
                 returned: returned.iter().copied().collect(),
                 failed: None,
             };

@@ -130,9 +130,12 @@ mod tests {
         let show = |message: Message| {
             let headers = message.properties.headers().clone().unwrap_or_default();
             let further = match headers.inner().get("CC") {
-                Some(AMQPValue::FieldArray(keys)) => {
-                    keys.as_slice().iter().map(|key| key.as_long_string().unwrap().to_string()).collect::<Vec<_>>().join(",")
-                }
+                Some(AMQPValue::FieldArray(keys)) => keys
+                    .as_slice()
+                    .iter()
+                    .map(|key| key.as_long_string().unwrap().to_string())
+                    .collect::<Vec<_>>()
+                    .join(","),
                 _ => String::new(),
             };
             let id = message.properties.message_id().as_ref().unwrap().to_string();

@@ -177,7 +177,8 @@ mod tests {
                 Err(error) => error.to_string(),
             })
             .collect();
-        for (said, want) in said.iter().zip(["E.7 1", "whole number", "E.9 3", "no object", "no date", "not a date", "E.13 7"])
+        for (said, want) in
+            said.iter().zip(["E.7 1", "whole number", "E.9 3", "no object", "no date", "not a date", "E.13 7"])
         {
             assert!(said.contains(want), "{said}, not {want}");
         }

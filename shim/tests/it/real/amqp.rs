@@ -22,7 +22,13 @@ use crate::support::{Place, T1, bug, when};
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn options(url: &str, exchange: &str) -> AmqpOptions {
-    AmqpOptions { url: parse_url(url).unwrap(), exchange: exchange.to_owned(), format: Format::Native, batch: BatchOptions::default(), history: None }
+    AmqpOptions {
+        url: parse_url(url).unwrap(),
+        exchange: exchange.to_owned(),
+        format: Format::Native,
+        batch: BatchOptions::default(),
+        history: None,
+    }
 }
 
 async fn publisher(url: &str, exchange: &str) -> AmqpPublisher {
