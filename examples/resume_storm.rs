@@ -242,7 +242,7 @@ impl Gateway {
 /// Publishes the changes with these numbers, and waits until the broker has them.
 async fn publish(amqp: &str, exchange: &str, seqs: std::ops::RangeInclusive<u64>, bugs: u32) {
     let url = bugfeed_amqp::parse_url(amqp).unwrap();
-    let connection = bugfeed_amqp::connect(&url, "resume storm").await.unwrap();
+    let connection = bugfeed_amqp::connect(&url, "resume storm", bugfeed_amqp::SMALL_FRAMES).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let epoch = Epoch::parse(EPOCH).unwrap();

@@ -71,7 +71,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     let (clients, admin) = ports.addresses()?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let banner = Banner::new(&args, (clients, admin), &program(), is_set);
-    let told = move |turn: &Turn| {
+    let show_turn = move |turn: &Turn| {
         let text = match turn {
             Turn::Starting => return,
             Turn::Waiting(holder) => banner.waiting(holder),
@@ -80,7 +80,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
         // If standard output is closed, nobody wants to read this.
         let _ = std::io::stdout().write_all(text.as_bytes());
     };
-    all_in_one::run(options, ports, &stop_on_signal()?, told).await
+    all_in_one::run(options, ports, &stop_on_signal()?, show_turn).await
 }
 
 async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
@@ -103,8 +103,9 @@ fn begin(format: LogFormat, warnings: &[String], serving: &ServingOptions) -> an
 
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
     let (bugs, when) = (args.bugs(), args.when.unwrap_or_else(all_in_one::this_second));
-    let Target { source, spec, timezone, whence } = args.target().map_err(anyhow::Error::msg)?;
-    let place = format!("table {} of {source}{whence}", spec.table);
+    let Target { source, spec, timezone, variable } = args.target().map_err(anyhow::Error::msg)?;
+    let named_by = variable.map(|variable| format!(" ({variable})")).unwrap_or_default();
+    let place = format!("table {} of {source}{named_by}", spec.table);
     source::touch(&source, &spec, &bugs, when, &timezone)
         .await
         .with_context(|| format!("no change was written into {place}; is bugfeed running here, or --source right?"))?;

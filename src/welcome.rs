@@ -8,7 +8,7 @@ use bugfeed_runtime::usage::quoted;
 
 use crate::cli::ServeArgs;
 
-/// The default place of the all-in-one's table; `touch` uses the same.
+/// The default place of the all-in-one's table. `touch` uses the same one.
 const DATA_DIR: &str = "data";
 const TABLE: &str = "push_notify";
 

@@ -1,5 +1,5 @@
-//! Micro benchmarks of the core: `cargo bench -p bugfeed-bench`. For what changed, trust the instruction counts
-//! (benches/hot-path) more; this shows what they mean in time on this machine.
+//! Micro benchmarks of the core: `cargo bench -p bugfeed-bench`. To see whether a change made something slower, trust the
+//! instruction counts (benches/hot-path) more; this shows what they mean in time on this machine.
 
 use bugfeed_core::frame;
 use bugfeed_core::position_map::Continuity;
@@ -27,7 +27,7 @@ fn record(recorder: &mut Recorder, bugs: u64, seq: u64) {
     recorder.record(change, change.when, &cursor(seq), None, Continuity::Next);
 }
 
-/// Recording a change, with as many different bugs.
+/// Recording a change, with this many different bugs.
 #[divan::bench(args = [1000, 100_000])]
 fn replay_record(bencher: Bencher<'_, '_>, bugs: u64) {
     let (mut recorder, _cache) = replay(ReplayLimits::default());
@@ -38,7 +38,7 @@ fn replay_record(bencher: Bencher<'_, '_>, bugs: u64) {
     });
 }
 
-/// "These 200 bugs since there", of 100,000 changes of 20,000 bugs.
+/// Looking up the changes of 200 bugs since a position, among 100,000 changes of 20,000 bugs.
 #[divan::bench]
 fn replay_200_bugs(bencher: Bencher<'_, '_>) {
     let (mut recorder, cache) = replay(ReplayLimits::default());
@@ -54,7 +54,7 @@ fn replay_200_bugs(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A subscription, taken back at once, beside a million others.
+/// Adding a subscription and removing it at once, beside a million others.
 #[divan::bench]
 fn index_add_and_remove(bencher: Bencher<'_, '_>) {
     let mut index = filled();
@@ -67,7 +67,7 @@ fn index_add_and_remove(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The watchers of a bug, a million subscriptions beside.
+/// Looking up the watchers of a bug, among a million subscriptions.
 #[divan::bench]
 fn index_watchers(bencher: Bencher<'_, '_>) {
     let index = filled();
@@ -113,7 +113,7 @@ fn decode_bus_message(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| bus::decode(black_box(&body)));
 }
 
-/// A subscribe command with as many bugs.
+/// Parsing a subscribe command with this many bugs.
 #[divan::bench(args = [1, 20, 200])]
 fn parse_subscribe(bencher: Bencher<'_, '_>, bugs: u64) {
     let list: Vec<String> = (0..bugs).map(|bug| (1_234_567 + bug).to_string()).collect();

@@ -41,8 +41,8 @@ pub enum Command {
         /// Updates a second, at a pace
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rate: u32,
-        /// Send as many updates, but each when the one before has arrived everywhere: for a busy machine, on which no pace
-        /// is kept
+        /// Send as many updates, but each one only when the one before has arrived everywhere: for a busy machine, on which
+        /// no pace can be kept
         #[arg(long)]
         one_by_one: bool,
         /// How long updates come at that pace, in seconds
@@ -78,7 +78,7 @@ pub enum Command {
         /// What each client watches.
         #[command(flatten)]
         watching: Watching,
-        /// How long they are watched doing nothing, in seconds
+        /// How long the idle connections are measured, in seconds
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
         seconds: u32,
     },
@@ -126,7 +126,7 @@ pub enum Command {
     },
     /// How costs grow: per frame with 1,000 to 15,000 clients, per update with 1 to 2,000 subscriptions each
     ///
-    /// With --json, what `plot` makes a picture of.
+    /// With --json, it prints the data of which `plot` makes a picture.
     Growth {
         /// What all scenarios share; the number of clients means nothing here.
         #[command(flatten)]
@@ -155,9 +155,9 @@ pub enum Command {
     ///
     /// Prints a JSON object, of which `table` makes a table.
     Against(crate::scenario::against::Against),
-    /// Makes tables of what `against` found
+    /// Makes tables of what `against` has printed
     Table {
-        /// The file with what it printed, one object a line
+        /// The file with the output of `against`, one object on each line
         found: PathBuf,
         /// Print one JSON list instead
         #[arg(long)]

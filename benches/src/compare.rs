@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::procfs::Machine;
-use crate::report::short;
+use crate::report::{median, short};
 
 /// Which load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -20,7 +20,7 @@ pub enum Part {
     Sparse,
 }
 
-/// The median of several runs (for an even number, the mean of the two in the middle), and how far the runs were apart.
+/// The median of several runs, and how far the runs were apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The median.
@@ -36,10 +36,7 @@ impl Spread {
     pub fn of(values: &[f64]) -> Option<Spread> {
         let min = values.iter().copied().reduce(f64::min)?;
         let max = values.iter().copied().reduce(f64::max)?;
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-        Some(Spread { median: f64::midpoint(low, high), min, max })
+        Some(Spread { median: median(values), min, max })
     }
 }
 

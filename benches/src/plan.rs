@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// the frame alone which update it is, whatever server carried it.
 const BASE_MICROS: i64 = 1_767_225_600_000_000;
 
-/// The number of an update. Updates are counted from 1 in each run of the program.
+/// The number of an update. In each run of the program, updates are counted from 1.
 pub type Index = u32;
 
 /// SplitMix64 by Steele, Lea and Flood: evenly distributed, and the same on every machine.

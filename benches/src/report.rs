@@ -38,11 +38,12 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// The median; for an even number of values, the lower of the two in the middle. NaN if there are none.
+/// The median; for an even number of values, the mean of the two in the middle. NaN if there are none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+    let middle = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
+    f64::midpoint(middle(sorted.len().saturating_sub(1) / 2), middle(sorted.len() / 2))
 }
 
 impl Report {
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn medians() {
-        for (values, want) in [(&[3.0, 1.0, 2.0][..], 2.0), (&[4.0, 1.0], 1.0), (&[5.0], 5.0)] {
+        for (values, want) in [(&[3.0, 1.0, 2.0][..], 2.0), (&[4.0, 1.0], 2.5), (&[5.0], 5.0)] {
             assert!((median(values) - want).abs() < f64::EPSILON);
         }
         assert!(median(&[]).is_nan());

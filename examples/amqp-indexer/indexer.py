@@ -8,7 +8,8 @@ one, or was set back (the same numbers come with other tags), all bugs are to be
 
 The work list is a table: SELECT bug, version FROM document WHERE stale. Index the bug, then UPDATE document SET stale =
 0 WHERE bug = ? AND version = ?, so that a change that came meanwhile is not lost. At the first start, index everything
-once the program says that its queue is bound. Both forms of message are understood (`bugfeed-shim --format`).
+once the program says that its queue is bound. All forms of message are understood: single changes, several in one message
+(`bugfeed.batch`), and the envelope of 2014 (`bugfeed-shim --format pulse`).
 """
 
 import argparse
@@ -58,16 +59,36 @@ class Change:
     recorded: Optional[int]
 
 
-def parse(body: bytes, properties: pika.BasicProperties) -> Optional[Change]:
-    """The change in a message; None if it holds none, which no second delivery would mend."""
+def parse(body: bytes, properties: pika.BasicProperties) -> list[Change]:
+    """The changes in a message. Those that cannot be read are left out, and their numbers are missing: no second delivery would
+    mend that."""
     try:
         message = json.loads(body)
+        if "changes" not in message:
+            found = [change_of(message, properties)]
+        else:
+            numbered = isinstance(message.get("seq"), int)
+            common = {"epoch": message.get("epoch"), "tag": message.get("tag")}
+            found = []
+            for place, change in enumerate(message["changes"]):
+                seq = message["seq"] + place if numbered else None
+                found.append(change_of({**change, **common, "seq": seq} if isinstance(change, dict) else {}, properties))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        found = [None]
+    if None in found:
+        print(f"not a change: {body[:200]!r}", file=sys.stderr, flush=True)
+    return [change for change in found if change is not None]
+
+
+def change_of(message: dict[str, Any], properties: pika.BasicProperties) -> Optional[Change]:
+    """The change in an object; None if it holds none."""
+    try:
         if "payload" in message:
             payload, meta = message["payload"], message.get("_meta", {})
             message = {"bug": payload["id"], **{name: meta.get(name) for name in ("epoch", "seq", "tag")}}
         bug, epoch, seq = int(str(message["bug"])), message.get("epoch"), message.get("seq")
         tag = message.get("tag")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
     if not 1 <= bug <= MAX_NUMBER:
         return None
@@ -156,19 +177,16 @@ class Indexer:
                 # An exchange that is deleted takes the binding along, and says nothing.
                 self.bind(channel)
                 continue
-            self.handle(body, properties)
-            # Only now: the database has it.
+            for change in parse(body, properties):
+                self.handle(change)
+            # Only now: the database has all of it.
             channel.basic_ack(method.delivery_tag)
 
     def bind(self, channel: BlockingChannel) -> None:
         channel.exchange_declare(self.exchange, "topic", durable=True)
         channel.queue_bind(self.queue, self.exchange, "#")
 
-    def handle(self, body: bytes, properties: pika.BasicProperties) -> None:
-        change = parse(body, properties)
-        if change is None:
-            print(f"not a change: {body[:200]!r}", file=sys.stderr, flush=True)
-            return
+    def handle(self, change: Change) -> None:
         missing = self.index.missing_before(change)
         if missing:
             print(f"numbers {missing[0]} to {missing[-1]} did not come: reading history", flush=True)
@@ -195,9 +213,9 @@ class Indexer:
         for attempt in range(5):
             try:
                 for body, properties in self.read_history(begin):
-                    other = parse(body, properties)
-                    if other and other.epoch == change.epoch and other.seq in missing:
-                        found[other.seq] = other
+                    for other in parse(body, properties):
+                        if other.epoch == change.epoch and other.seq in missing:
+                            found[other.seq] = other
                 break
             except ChannelClosedByBroker as error:
                 print(f"cannot read {self.history}: {error.reply_text}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 //! The program: does what the command line says.
 //!
-//! Goes in: checked options. Comes out: an exit.
+//! Goes in: checked options. Comes out: success, or the error that ends the program.
 
 use std::io::Write as _;
 
@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{self, RunArgs};
 use crate::{commands, compose};
 
-/// Does what the command line says, after it has said these warnings.
+/// Writes these warnings, then does what the command line says.
 ///
 /// # Errors
-/// What the commands say.
+/// The error of the command.
 pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
     if !matches!(cli.command, cli::Command::Run(_)) {
         for warning in warnings {

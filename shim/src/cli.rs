@@ -1,4 +1,4 @@
-//! The command line: what may be asked for, checked before anything is opened.
+//! The command line: commands and options, checked before anything is opened.
 //!
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
@@ -45,7 +45,7 @@ other users of the machine can see arguments.";
     override_usage = "bugfeed-shim [run] --source URL [OPTIONS]\n       bugfeed-shim init --source URL [OPTIONS]\n       bugfeed-shim status --ledger URL\n       bugfeed-shim new-epoch --ledger URL --yes\n       bugfeed-shim run --help"
 )]
 pub struct Cli {
-    /// What to do; `run` when nothing is said.
+    /// What to do; `run` if no command is given.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -59,7 +59,7 @@ const RENAMED: [Renamed; 4] = [
 ];
 
 impl Cli {
-    /// What may be asked for, with the variables that are set by their former names.
+    /// The definition of the command line. It also reads variables that are set under their former names.
     pub fn definition() -> clap::Command {
         with_former_variables(Cli::command(), &RENAMED, is_set)
     }
@@ -67,7 +67,7 @@ impl Cli {
     /// Reads the arguments, the program's name first. `run` may be left out.
     ///
     /// # Errors
-    /// What clap says, which includes the help that was asked for.
+    /// What clap says; this includes the help, if it was asked for.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let mut command = without_values(Cli::definition());
         let matches = command.try_get_matches_from_mut(with_default_command(args, "run"))?;
@@ -137,7 +137,7 @@ impl TableArgs {
     }
 }
 
-/// Where the ledger is when nothing is said; the folder is made.
+/// Where the ledger is if no option says it; the folder is created.
 pub const DEFAULT_LEDGER: &str = "sqlite://data/bugfeed-ledger.db";
 
 /// Which ledger.
@@ -159,7 +159,7 @@ pub struct LedgerArgs {
 }
 
 impl LedgerArgs {
-    /// Where the ledger is. The folder of the default one is made.
+    /// Where the ledger is. The folder of the default ledger is created.
     pub fn place(&self) -> LedgerPlace {
         let make_folder = self.ledger.to_string() == DEFAULT_LEDGER;
         LedgerPlace { url: self.ledger.clone(), prefix: self.ledger_prefix.clone(), make_folder }
@@ -251,7 +251,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// What the composition takes.
+    /// The options of the composition.
     pub fn options(&self) -> ShimOptions {
         ShimOptions {
             source: self.table.source.clone(),
@@ -278,7 +278,7 @@ impl RunArgs {
         }
     }
 
-    /// What no single option can check.
+    /// Checks what the parsers of single options cannot see.
     fn check(&self) -> Result<(), clap::Error> {
         if let Some(channel) = self.listen.as_ref().filter(|_| self.table.source.notifier().is_none()) {
             let message = format!(
@@ -297,16 +297,16 @@ pub struct HistoryArgs {
     /// Whether the broker keeps the feed's changes (a RabbitMQ stream), for gateways to learn what they missed
     #[arg(long, value_name = "true|false", env = "BUGFEED_SHIM_HISTORY", default_value = "true", action = clap::ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
-    /// How long the broker keeps them, where this shim makes the stream
+    /// How long the broker keeps them, if this shim creates the stream
     #[arg(long, alias = "stream-age", value_name = "AGE", env = "BUGFEED_SHIM_STREAM_MAX_AGE", default_value = "7d", value_parser = age)]
     pub stream_max_age: Duration,
-    /// How large the stream may become, in bytes, where this shim makes it
+    /// How large the stream may become, in bytes, if this shim creates it
     #[arg(long, alias = "stream-bytes", value_name = "BYTES", env = "BUGFEED_SHIM_STREAM_MAX_BYTES", default_value = "1073741824", value_parser = clap::value_parser!(u64).range(1_000_000..))]
     pub stream_max_bytes: u64,
 }
 
 impl HistoryArgs {
-    /// The stream's bounds, if there is to be one.
+    /// The bounds of the stream; `None` if the broker keeps no history.
     pub fn bounds(&self) -> Option<HistoryBounds> {
         self.history.then_some(HistoryBounds { age_s: self.stream_max_age.as_secs(), bytes: self.stream_max_bytes })
     }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(former.history.bounds(), Some(HistoryBounds { age_s: 86_400, bytes: 2_000_000 }));
         assert_eq!(
             (run.exchange.as_str(), run.batch, run.table.spec()),
-            ("bugfeed.default", 1000, TableSpec::default())
+            ("bugfeed.default", 500, TableSpec::default())
         );
     }
 

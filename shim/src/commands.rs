@@ -85,7 +85,7 @@ pub async fn new_epoch(place: &LedgerPlace, yes: bool) -> anyhow::Result<()> {
         meta.head
     )?;
     if !yes {
-        // A script that goes on after this must not take it for done.
+        // This is an error, so that a script does not go on as if the epoch had begun.
         anyhow::bail!("nothing was changed; do it with --yes");
     }
     let holder = std::sync::Mutex::new(String::new());

@@ -34,13 +34,14 @@ pub struct ShimOptions {
     pub table: TableSpec,
     /// The zone of the dates in it.
     pub timezone: TimeZone,
-    /// A channel on which the database says that there are new rows, where it can.
+    /// The channel on which the database notifies the shim of new rows (PostgreSQL only).
     pub wake_channel: Option<Name>,
     /// The ledger.
     pub ledger: LedgerPlace,
     /// Where changes are published.
     pub publish: AmqpOptions,
-    /// How fast, how much at a time, and how much is kept. Its telemetry and its wake-ups are the composition's.
+    /// How fast the relay works, how much it does at a time, and how much it keeps. The composition replaces the
+    /// telemetry and the wake-up in it.
     pub relay: RelayOptions,
     /// Where /livez, /readyz and /metrics are served, if anywhere.
     pub admin_listen: Option<SocketAddr>,
@@ -53,7 +54,7 @@ pub struct LedgerPlace {
     pub url: DbUrl,
     /// What the names of its tables begin with.
     pub prefix: Prefix,
-    /// Whether the folder of an SQLite file is made.
+    /// Whether to create the folder of an SQLite file.
     pub make_folder: bool,
 }
 
@@ -70,10 +71,10 @@ impl http::ConnectionEvents for AdminEvents {
     fn turned_away(&self, _reason: &'static str) {}
 }
 
-/// Runs until stopped, or with `--once` until drained.
+/// Runs until stopped, or with [`RelayOptions::once`] until drained.
 ///
 /// # Errors
-/// When it cannot start, or with `--once` when not everything could be published.
+/// When it cannot start, or with `once` when not everything could be published.
 pub async fn run(options: &ShimOptions, stop: CancellationToken) -> anyhow::Result<()> {
     let health = Health::new();
     let telemetry = Arc::new(Telemetry::new(health.clone()));
@@ -106,7 +107,7 @@ async fn open_and_relay(
         std::future::pending::<()>().await;
     };
     let working = async {
-        // A ledger in whose place another one was put is left, and that one is opened.
+        // When another file is put in the ledger's place, `work` ends, and the new ledger is opened.
         while work(options, &telemetry, &wake, stop).await? {}
         anyhow::Ok(())
     };
@@ -118,7 +119,7 @@ async fn open_and_relay(
     Ok(())
 }
 
-/// Works on the ledger that is there; whether there is another one now.
+/// Opens the ledger and works on it. Returns whether another ledger was put in its place, which must be opened then.
 async fn work(
     options: &ShimOptions,
     telemetry: &Arc<Telemetry>,
@@ -145,7 +146,7 @@ async fn work(
     }
 }
 
-/// Opens the ledger, waiting for a server that is away. `None` when stopped first.
+/// Opens the ledger; waits for a server that is away. `None` if stopped before that.
 async fn open_ledger(
     place: &LedgerPlace,
     telemetry: &Telemetry,
@@ -174,7 +175,7 @@ async fn open_ledger(
     }
 }
 
-/// Opens the change table, waiting for a server that is away. `None` when stopped first.
+/// Opens the change table; waits for a server that is away. `None` if stopped before that.
 async fn open_source(
     options: &ShimOptions,
     telemetry: &Telemetry,

@@ -20,7 +20,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// How many set-aside rows are logged one by one in a minute.
 const SET_ASIDE_LINES: u32 = 10;
 
-/// So many bad rows and not one good one are no accident.
+/// If this many rows, one after the other, are bad, the options probably name the wrong columns.
 const ALL_BAD: usize = 10;
 
 /// What the shim depends on.
@@ -30,7 +30,7 @@ pub enum Part {
     Lease,
     /// The change table's database.
     Source,
-    /// Rows of the change table that are in the way.
+    /// Rows of the change table that cannot be read or deleted.
     Rows,
     /// The ledger's database.
     Ledger,
@@ -74,25 +74,25 @@ pub enum Turn {
     /// Nothing is known yet.
     #[default]
     Starting,
-    /// Another process's, which is called so; this one waits.
+    /// It is the turn of the process with this name; this one waits.
     Waiting(String),
-    /// This process's.
+    /// It is this process's turn.
     Working,
 }
 
-/// What is in the way in the change table.
+/// What is wrong with rows of the change table.
 #[derive(Debug, Default)]
 pub(crate) struct RowTrouble<'a> {
     pub(crate) place: &'a str,
-    /// So many recorded rows are there although they were deleted.
+    /// How many recorded rows are still there although they were deleted.
     pub(crate) kept: usize,
     /// What the database said about one of them, if anything.
     pub(crate) refusal: Option<&'a str>,
     /// Some rows have no number by which they could be deleted.
     pub(crate) strays: bool,
-    /// So many rows were set aside since the last good one.
+    /// How many rows were set aside since the last good one.
     pub(crate) bad: usize,
-    /// Why the last of them was.
+    /// Why the last of them was set aside.
     pub(crate) why: &'a str,
 }
 
@@ -130,7 +130,7 @@ pub struct Telemetry {
     turn: watch::Sender<Turn>,
     /// Counters since the start, and how things are.
     pub metrics: ShimMetrics,
-    /// What the process says of its readiness: a shim has a word in it for each part.
+    /// The readiness of the process. The shim reports each of its parts there.
     health: Health,
     outages: Mutex<[Outage; 5]>,
     set_aside_lines: Throttle,
@@ -147,7 +147,7 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Nothing has happened yet. `health` is the process's.
+    /// Nothing has happened yet. `health` is the readiness of the process.
     pub fn new(health: Health) -> Telemetry {
         let metrics = ShimMetrics::default();
         for part in PARTS {
@@ -163,7 +163,7 @@ impl Telemetry {
         }
     }
 
-    /// Not ready yet, and nothing to be said about it.
+    /// The shim starts: it is not ready yet, which is no outage and is not logged.
     pub fn starting(&self) {
         let now = Some(Instant::now());
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -198,7 +198,7 @@ impl Telemetry {
         }
     }
 
-    /// A part works. May be called for every success. Returns whether it did not before.
+    /// A part works. May be called for every success. Returns whether it was down before.
     pub fn up(&self, part: Part) -> bool {
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let outage = std::mem::take(&mut outages[part as usize]);
@@ -214,7 +214,7 @@ impl Telemetry {
         true
     }
 
-    /// Whether a part was last said not to work.
+    /// Whether the last report about a part was that it does not work.
     pub fn is_down(&self, part: Part) -> bool {
         let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         outages[part as usize].since.is_some()
@@ -223,7 +223,7 @@ impl Telemetry {
     /// Whether every part works.
     ///
     /// # Errors
-    /// What does not, in one line.
+    /// The parts that do not work, in one line.
     pub fn ready(&self) -> Result<(), String> {
         let report = self.health.report();
         if report.ready { Ok(()) } else { Err(report.lines.join("; ")) }
@@ -259,7 +259,7 @@ impl Telemetry {
         tracing::debug!(count, event = %LogEvent::RowsHeld, "the tracker holds recorded rows; they are deleted later");
     }
 
-    /// What is in the way in the table, as it is now.
+    /// What is wrong with rows of the table at this moment; nothing, if there are no reasons in it.
     pub(crate) fn rows(&self, trouble: &RowTrouble<'_>) {
         let reasons = trouble.reasons();
         if reasons.is_empty() {
@@ -275,7 +275,7 @@ impl Telemetry {
         self.metrics.unpublished.dec_by(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The bus takes changes again, and so many wait for it.
+    /// The bus takes changes again; so many are waiting to be published.
     pub(crate) fn catching_up(&self, waiting: u64) {
         tracing::info!(waiting, event = %LogEvent::BacklogPublishing, "publishing what was kept");
     }
@@ -286,7 +286,7 @@ impl Telemetry {
         tracing::debug!(count, event = %LogEvent::ChangesPruned, "removed old published changes from the ledger");
     }
 
-    /// Whose turn it is, from now on.
+    /// Tells whose turn it is, now and whenever that changes.
     pub fn turn(&self) -> watch::Receiver<Turn> {
         self.turn.subscribe()
     }
@@ -313,18 +313,18 @@ impl Telemetry {
         tracing::info!(ledger, epoch, head = head.seq, unpublished, event = %LogEvent::LeaseTaken, "working on this ledger");
     }
 
-    /// There is a new connection to the broker, and what its history ends with fits this ledger. The last is none where
-    /// there is no history, and none within where it is empty.
+    /// There is a new connection to the bus, and the end of the bus's history fits this ledger. `end` is `None` if there
+    /// is no history (or it could not be read), `Some(None)` if history is empty.
     pub(crate) fn connected(&self, place: &str, end: Option<Option<&Cursor>>) {
         let history = match end {
-            None => "off, or could not be read".to_owned(),
+            None => "none, or it could not be read".to_owned(),
             Some(None) => "empty".to_owned(),
             Some(Some(end)) => format!("ends with {end}"),
         };
-        tracing::info!(place, history, event = %LogEvent::BrokerConnected, "connected to the broker");
+        tracing::info!(place, history, event = %LogEvent::BrokerConnected, "connected; changes can be published");
     }
 
-    /// What the broker's history ends with is not known.
+    /// The end of the broker's history could not be read.
     pub(crate) fn not_compared(&self, reason: &dyn std::fmt::Display) {
         tracing::warn!(
             event = %LogEvent::HistoryNotCompared,
@@ -361,8 +361,8 @@ impl Telemetry {
         );
     }
 
-    /// The part whose outage means that nothing of the tracker can arrive: the shim can read nothing, or the broker takes
-    /// nothing of what it publishes, though it takes this word.
+    /// The part because of which no change of the tracker can arrive, if there is one: the shim cannot read the table,
+    /// cannot use the ledger, or cannot publish changes. (Even then the broker may take the head that says so.)
     pub fn paused(&self) -> Option<&'static str> {
         let outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         [Part::Source, Part::Ledger, Part::Bus]

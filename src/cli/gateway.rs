@@ -31,10 +31,10 @@ pub struct GatewayArgs {
     /// Whether the broker keeps the feed's history (a RabbitMQ stream), from which a gateway learns what it missed
     #[arg(long, env = "BUGFEED_HISTORY", default_value_t = true, action = clap::ArgAction::Set, value_name = "true|false", value_parser = clap::builder::BoolishValueParser::new())]
     pub history: bool,
-    /// How long the broker keeps it, where this gateway makes it
+    /// How long the broker keeps history, if this gateway creates the stream
     #[arg(long, alias = "stream-age", env = "BUGFEED_STREAM_MAX_AGE", default_value = "7d", value_name = "AGE", value_parser = age, hide_short_help = true)]
     pub stream_max_age: Duration,
-    /// How large it may become, in bytes, where this gateway makes it
+    /// How large the stream may become, in bytes, if this gateway creates it
     #[arg(long, alias = "stream-bytes", env = "BUGFEED_STREAM_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..), hide_short_help = true)]
     pub stream_max_bytes: u64,
     /// Messages a queue holds before the oldest are dropped

@@ -40,7 +40,7 @@ With a tracker's database and RabbitMQ:
   bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
   bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
 pub struct Cli {
-    /// What to do; `serve` when nothing is said.
+    /// What to do; `serve` if no command is given.
     #[command(subcommand)]
     pub command: Command,
 }

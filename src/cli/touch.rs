@@ -43,8 +43,8 @@ pub struct Target {
     pub spec: TableSpec,
     /// The zone of its times.
     pub timezone: TimeZone,
-    /// Where these values came from, as a text for the user; empty if they came from the command line.
-    pub whence: &'static str,
+    /// The variable that named the shim's database; `None` if the values came from this command's options.
+    pub variable: Option<&'static str>,
 }
 
 impl TouchArgs {
@@ -60,22 +60,22 @@ impl TouchArgs {
     pub fn target(&self) -> Result<Target, String> {
         let own = TableSpec::default();
         let of_shim = || self.source.is_none() && std::env::var_os(SHIM_SOURCE).is_some_and(|url| !url.is_empty());
-        let (source, spec, timezone, whence) = if of_shim() {
+        let (source, spec, timezone, variable) = if of_shim() {
             let command = TableArgs::augment_args(clap::Command::new("touch").no_binary_name(true));
             let read = command.try_get_matches_from([""; 0]).and_then(|matches| TableArgs::from_arg_matches(&matches));
             let table = read.map_err(|error| format!("the shim's variables: {error}"))?;
             let timezone = std::env::var("BUGFEED_SHIM_TIMEZONE").ok().map(|name| zone(&name)).transpose();
             let timezone = timezone.map_err(|error| format!("BUGFEED_SHIM_TIMEZONE: {error}"))?;
-            (table.source.clone(), table.spec(), timezone, " (BUGFEED_SHIM_SOURCE)")
+            (table.source.clone(), table.spec(), timezone, Some(SHIM_SOURCE))
         } else {
             let source = self.source.clone().unwrap_or_else(|| DbUrl::sqlite_file("data/bugfeed.db"));
-            (source, own, None, "")
+            (source, own, None, None)
         };
         Ok(Target {
             source,
             spec: TableSpec { table: self.table.clone().unwrap_or(spec.table), ..spec },
             timezone: self.timezone.clone().or(timezone).unwrap_or(TimeZone::UTC),
-            whence,
+            variable,
         })
     }
 }

@@ -47,8 +47,8 @@ pub struct AllInOneOptions {
     pub demo: Option<bool>,
 }
 
-/// Runs `bugfeed serve` until `stop`. `told` is called with the current turn (this process works on the ledger, or
-/// another one does), at first and whenever it changes.
+/// Runs `bugfeed serve` until `stop`. `on_turn` is called with the current turn (this process works on the ledger, or
+/// another one does): first when it is known, then whenever it changes.
 ///
 /// # Errors
 /// Only faults that a person must mend: a data directory that cannot be used.
@@ -56,7 +56,7 @@ pub async fn run(
     options: AllInOneOptions,
     ports: Ports,
     stop: &CancellationToken,
-    told: impl Fn(&Turn) + Send + 'static,
+    on_turn: impl Fn(&Turn) + Send + 'static,
 ) -> anyhow::Result<()> {
     let AllInOneOptions { serving, data_dir, table, timezone, poll_interval, demo } = options;
     std::fs::create_dir_all(&data_dir)
@@ -71,7 +71,7 @@ pub async fn run(
     let telemetry = Arc::new(Telemetry::new(health.clone()));
     let mut gateway = Gateway::new(&serving, health, &[&telemetry.metrics]);
     let (ingest, health) = gateway.add_feed(FEED, Clock::start());
-    gateway.inner.spawn(tell(telemetry.turn(), told, gateway.inner_stop.clone()));
+    gateway.inner.spawn(report_turns(telemetry.turn(), on_turn, gateway.inner_stop.clone()));
 
     let (mut publisher, bus) = in_process_bus::channel(serving.feed.replay.max);
     let options = RelayOptions { poll_interval, wake: Arc::new(Notify::new()), telemetry, ..RelayOptions::default() };
@@ -105,12 +105,12 @@ pub async fn run(
     gateway.run(ports, demo, stop).await
 }
 
-/// Calls `told` whenever the turn changes.
-async fn tell(mut turn: watch::Receiver<Turn>, told: impl Fn(&Turn), stop: CancellationToken) {
+/// Calls `on_turn` whenever the turn changes.
+async fn report_turns(mut turn: watch::Receiver<Turn>, on_turn: impl Fn(&Turn), stop: CancellationToken) {
     loop {
         let now = turn.borrow_and_update().clone();
         if now != Turn::Starting {
-            told(&now);
+            on_turn(&now);
         }
         tokio::select! {
             changed = turn.changed() => if changed.is_err() { return },

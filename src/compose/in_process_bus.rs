@@ -28,15 +28,15 @@ enum Order {
     /// Read the published changes that the ledger has and the feed does not have.
     Begin(Box<Ledger>, oneshot::Sender<Result<(), LedgerError>>),
     /// The lease is lost: another process works on the ledger.
-    Rest,
+    LeaseLost,
     Batch(Vec<Numbered>, oneshot::Sender<usize>),
 }
 
-/// The relay's side.
+/// The relay's side of the bus.
 #[derive(Debug)]
 pub(super) struct LocalPublisher(mpsc::Sender<Order>);
 
-/// The feed's side.
+/// The feed's side of the bus.
 #[derive(Debug)]
 pub(super) struct LocalBus {
     orders: mpsc::Receiver<Order>,
@@ -44,7 +44,7 @@ pub(super) struct LocalBus {
     max: u64,
 }
 
-/// Both sides. `max` is how many changes the replay cache holds.
+/// Both sides of a new bus. `max` is how many changes the replay cache holds.
 pub(super) fn channel(max: u64) -> (LocalPublisher, LocalBus) {
     let (sender, orders) = mpsc::channel(1);
     (LocalPublisher(sender), LocalBus { orders, max })
@@ -53,7 +53,7 @@ pub(super) fn channel(max: u64) -> (LocalPublisher, LocalBus) {
 impl Publish for LocalPublisher {
     async fn begin(&mut self, ledger: &Ledger) -> Result<(), LedgerError> {
         let (done, read) = oneshot::channel();
-        // A stopped gateway also refuses batches, and the error is reported then.
+        // If the gateway has stopped, it refuses the next batch too; that error is reported.
         if self.0.send(Order::Begin(Box::new(ledger.clone()), done)).await.is_err() {
             return Ok(());
         }
@@ -61,8 +61,8 @@ impl Publish for LocalPublisher {
     }
 
     async fn rest(&mut self) {
-        // A stopped gateway needs no order to rest, so an error is ignored.
-        let _ = self.0.send(Order::Rest).await;
+        // A stopped gateway need not be told that the lease is lost, so an error is ignored.
+        let _ = self.0.send(Order::LeaseLost).await;
     }
 
     async fn publish(&mut self, batch: &[Numbered]) -> Result<usize, PublishError> {
@@ -77,7 +77,7 @@ impl Publish for LocalPublisher {
     }
 
     fn place(&self) -> Option<String> {
-        Some("the gateway in the same process".to_owned())
+        Some("the in-process bus (the gateway in the same process)".to_owned())
     }
 }
 
@@ -92,7 +92,7 @@ impl LocalBus {
         stop: CancellationToken,
     ) {
         let mut ticks = bugfeed_gateway::feed::ticks();
-        // Nothing comes back at once: another process has the ledger.
+        // There is no grace time: while the lease is lost, another process has the ledger, and nothing comes back at once.
         ingest.set_up(Setup { grace_ms: 0, ..Setup::default() });
         let mut feed = LocalFeed { ingest, health, max: self.max };
         feed.health.set(FeedState::Starting("waiting for the ledger".to_owned()), Vec::new());
@@ -110,7 +110,7 @@ impl LocalBus {
     }
 }
 
-/// The state that the orders work on.
+/// The feed, and what orders change in it.
 struct LocalFeed {
     ingest: Ingest,
     health: FeedHealth,
@@ -129,7 +129,7 @@ impl LocalFeed {
                 // If the relay has stopped waiting for the answer, it begins again.
                 let _ = done.send(read);
             }
-            Order::Rest => {
+            Order::LeaseLost => {
                 let reason = "another process works on the ledger, and this one waits for its turn";
                 self.health.set(FeedState::Down(reason.to_owned()), Vec::new());
                 self.hear(Event::Lost).await;

@@ -1,7 +1,7 @@
 //! `bugfeed watch`: a client for terminals, scripts and bots.
 //!
 //! In: bug numbers and a gateway's address. Out: one line for each change, flushed at once; one line where changes may
-//! have been missed; and a command run for each. `bugfeed_client` holds the connection. Never goes on to the next
+//! have been missed; and a command that is run for each. `bugfeed_client` holds the connection. Never goes on to the next
 //! change before the last one is printed and its command has ended.
 
 mod exec;
@@ -97,7 +97,7 @@ pub struct WatchOptions {
     pub since: Option<When>,
     /// End after this many changes.
     pub count: Option<u64>,
-    /// Run for each change.
+    /// The command that is run for each change.
     pub exec: Option<Template>,
     /// The file that keeps how far this run has got.
     pub state: Option<PathBuf>,
@@ -107,7 +107,7 @@ pub struct WatchOptions {
     pub classic: bool,
 }
 
-/// Watches until enough changes came, a signal comes, or `screen` cannot be written to.
+/// Watches until enough changes have come, a signal comes, or `screen` cannot be written to.
 ///
 /// # Errors
 /// Only faults that trying again would not mend.
@@ -157,7 +157,7 @@ struct Watch<'a, O, S> {
 impl<O: Write, S: Write> Watch<'_, O, S> {
     async fn all(&mut self, mut feed: Feed) -> Result<Ended, WatchError> {
         loop {
-            // Asking for the next event says that the one before is dealt with.
+            // Asking for the next event tells the client library that the last one is handled.
             let event = tokio::select! {
                 event = feed.next() => event,
                 stop = self.signals.next() => {
@@ -175,7 +175,7 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
                 Some(Ok(event)) => self.event(event, &feed).await?,
             };
             if let Some(stop) = stop {
-                // The event was not dealt with, so it comes again in the next run.
+                // The event was not handled, so it comes again in the next run.
                 return Ok(Ended::Stopped(stop));
             }
             if self.left == Some(0) {

@@ -27,6 +27,7 @@ pub(super) struct StateFile {
     path: PathBuf,
     url: String,
     bugs: Vec<BugId>,
+    /// The state of the last run, if there was one that has received something.
     before: Option<Content>,
 }
 

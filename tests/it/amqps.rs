@@ -59,7 +59,7 @@ async fn a_broker_that_speaks_no_tls_gets_no_login() {
         let mut first = [0; 1];
         stream.read_exact(&mut first).await.unwrap();
         assert_eq!(first, [22], "a TLS handshake");
-        // What a broker answers that was not understood.
+        // A broker without TLS answers in this way: it has not understood the handshake.
         stream.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
     };
     tokio::time::timeout(SOON, talk).await.unwrap();

@@ -1,4 +1,4 @@
-//! What every answer of a gateway says of itself, so that clients know its word from that of a proxy.
+//! The headers that every answer of a gateway has, so that clients can tell it from an answer of a proxy.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -131,7 +131,7 @@ async fn pages_of_other_sites_get_to_see_whose_word_it_is() {
     }
     let places = [TcpStream::connect(open.clients).await.unwrap(), TcpStream::connect(open.clients).await.unwrap()];
     let full = loop {
-        // Those before it may not have been accepted yet.
+        // The connections before this one may not have been accepted yet.
         let answer = ask(open.clients, "GET /changes?bugs=1", site).await;
         if answer.status == 503 {
             break answer;
@@ -153,7 +153,7 @@ async fn polyfills_of_event_source_resume_by_the_query() {
         let answer = ask(serve.clients, &format!("GET /changes?bugs=1&wait=20&{query}"), "").await;
         serde_json::from_str(&answer.body).unwrap()
     };
-    // Answered once there is a table.
+    // The first answer shows that the table exists.
     changes("wait=0").await;
     serve.touch(1, T).await;
     let start = changes("since=2014-01-01").await;

@@ -1,4 +1,4 @@
-//! What peers may get wrong, and that nobody else is hurt by it.
+//! Mistakes of peers: each costs only the peer that makes it.
 
 use std::net::SocketAddr;
 

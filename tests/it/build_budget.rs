@@ -65,3 +65,19 @@ fn the_first_build_keeps_its_budget() {
     }
     assert!(units <= BUDGET, "{units} units, and the budget is {BUDGET}. {TOO_MANY}");
 }
+
+/// A level that `release` names for a package counts in `dist` as well, unless `dist` names another one.
+#[test]
+fn what_is_distributed_is_optimised_throughout() {
+    let manifest = include_str!("../../Cargo.toml");
+    let (_, profiles) = manifest.split_once("[profile.release.package]").expect("levels of single packages");
+    let (release, dist) = profiles.split_once("[profile.dist]").expect("a profile for distribution");
+    let (_, dist) = dist.split_once("[profile.dist.package]").expect("levels of single packages");
+    let levels = |text: &str, level: &str| -> BTreeSet<String> {
+        let line = format!(".opt-level = {level}");
+        text.lines().filter_map(|text| text.strip_suffix(&line)).map(str::to_owned).collect()
+    };
+    let low: BTreeSet<String> = ["0", "1", "2"].iter().flat_map(|level| levels(release, level)).collect();
+    assert!(!low.is_empty());
+    assert_eq!(low, levels(dist, "3"), "each belongs into [profile.dist.package], at level 3");
+}

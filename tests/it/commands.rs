@@ -57,7 +57,7 @@ async fn watch_misses_nothing_over_kill_9_and_prints_nothing_twice() {
     watch.wait_for_line(r#"{"bug":1,"#, SOON).await.unwrap();
     serve.kill9();
     goes_on_trying(&mut watch).await;
-    // Written while nothing runs; the third within the same second as those before.
+    // These changes are written while nothing runs; the third one comes within the same second as the others.
     touch(dir.path(), &["1", "2", "--when", "2014-04-03T21:13:45"]).await;
     let (clients, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port().unwrap()));
     let _serve = Run::new(bugfeed())

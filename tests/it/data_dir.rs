@@ -1,4 +1,4 @@
-//! The data folder of an all-in-one: two that want it, one that was put back from a copy, one that is removed.
+//! The data folder of an all-in-one: two processes want it, it is restored from a copy, it is removed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -82,7 +82,8 @@ async fn a_standby_waits_aloud_and_misses_nothing() {
     assert_eq!(update["bug"], 1, "what came while it waited: {update}");
 }
 
-/// The whole folder is put back from a copy while nothing runs: a cursor of the future that was lost is not believed.
+/// The whole folder is restored from a copy while nothing runs. A cursor of a number that was given after the copy was taken
+/// is answered with a gap.
 #[tokio::test]
 async fn a_folder_that_was_put_back() {
     let serve = Serve::start(&[]).await;
@@ -159,7 +160,7 @@ async fn a_ledger_that_is_put_back_while_it_runs() {
     }
     let gap = until_gap(&mut client).await;
     serve.touch(8, WHEN).await;
-    // What the copy did not know to be published comes once more.
+    // Changes that were not yet published when the copy was taken are published once more.
     let mut update = until_update(&mut client).await;
     while update["bug"] == 7 {
         update = until_update(&mut client).await;
@@ -192,7 +193,7 @@ async fn passing(client: &mut Client, command: &str) -> Value {
     }
 }
 
-/// The folder is removed under it: not ready, with the reason, and clients are told.
+/// The folder is removed while the process runs: readiness says why, and clients are told that the feed is paused.
 #[tokio::test]
 async fn a_folder_that_is_removed_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();

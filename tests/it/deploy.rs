@@ -1,5 +1,5 @@
-//! What deploy/ has an operator do, without servers: its units, its samples and its document fit each other and the
-//! programs. What it needs servers for is in `real::deploy`.
+//! The files of deploy/, as far as they can be checked without servers: units, samples and document fit each other and the
+//! programs. `real::deploy` checks the rest.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

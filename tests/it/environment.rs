@@ -1,4 +1,4 @@
-//! Variables, signals, and the words for what a newcomer gets wrong.
+//! Variables, signals, and what the programs say about mistakes of a newcomer.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -50,7 +50,7 @@ async fn a_variable_that_nobody_reads_is_named_with_the_one_that_was_meant() {
     let known = [("BUGFEED_SHIM_AMQP", "amqp://h"), ("BUGFEED_SERVICE_HOST", "h"), ("BUGFEED_BUG", "1")];
     let (_, output) = ended(touch().envs(known)).await;
     assert!(!output.contains("not known"), "{output}");
-    // Those that go on log it.
+    // Programs that keep running log it.
     let dir = tempfile::tempdir().unwrap();
     let mut serve = Run::new(bugfeed())
         .dir(dir.path())
@@ -89,7 +89,7 @@ async fn an_error_names_the_variable_that_the_value_came_from() {
     assert!(!output.contains("environment variable"), "it was not: {output}");
 }
 
-/// The same words everywhere.
+/// Every variable takes the same words for yes and no.
 #[tokio::test]
 async fn yes_and_no_have_one_meaning() {
     let about = async |value: &str| {
@@ -114,7 +114,7 @@ async fn yes_and_no_have_one_meaning() {
     }
     let dir = tempfile::tempdir().unwrap();
     for value in yes.iter().chain(&no) {
-        // Whatever comes next is wrong, but not this.
+        // Each command line has another mistake. The error must name that mistake, and not the variable.
         for (run, name) in [
             (Run::new(bugfeed()).args(["gateway", "--feed", "x"]), "BUGFEED_HISTORY"),
             (Run::new(bugfeed()).args(["watch", "x"]), "BUGFEED_JSON"),
@@ -140,7 +140,7 @@ async fn touch_says_where_it_wrote_and_means_the_shims_table() {
     let want = format!("bug 7 touched in table push_notify of {shims} (BUGFEED_SHIM_SOURCE)");
     assert!(code == 0 && output.contains(&want), "{output}");
     assert_eq!((rows(dir.path(), "shim.db"), rows(dir.path(), "data/bugfeed.db")), (1, 0));
-    // What is said on the command line counts more, and so does touch's own variable.
+    // An option of touch, or touch's own variable, takes precedence over the shim's variable.
     let own = format!("sqlite://{}/data/bugfeed.db", dir.path().display());
     for run in [touch().args(["--source", &own]), touch().env("BUGFEED_SOURCE", &own)] {
         let (code, output) = ended(run.env("BUGFEED_SHIM_SOURCE", &shims)).await;
@@ -149,7 +149,7 @@ async fn touch_says_where_it_wrote_and_means_the_shims_table() {
     let (code, output) = ended(touch()).await;
     assert!(code == 0 && output.contains("of sqlite://data/bugfeed.db\n"), "{output}");
     assert_eq!((rows(dir.path(), "shim.db"), rows(dir.path(), "data/bugfeed.db")), (1, 3));
-    // With the shim's names.
+    // The shim's variables also give the names of the table and its columns.
     let (code, output) = ended(touch().env("BUGFEED_SHIM_SOURCE", &shims).env("BUGFEED_SHIM_TABLE", "other")).await;
     assert!(code == 1 && output.contains("other"), "{output}");
     let (code, output) = ended(touch().env("BUGFEED_SHIM_SOURCE", "nonsense")).await;
@@ -199,7 +199,7 @@ async fn a_closed_terminal_ends_no_server() {
     }
 }
 
-/// A load balancer sends clients until it has noticed; they are taken meanwhile.
+/// A load balancer sends clients until it notices that a gateway stops. Until then they are accepted.
 #[tokio::test]
 async fn clients_are_accepted_for_a_while_after_sigterm() {
     let dir = tempfile::tempdir().unwrap();
@@ -219,7 +219,7 @@ async fn clients_are_accepted_for_a_while_after_sigterm() {
     let mut client = Client::connect(&format!("ws://{clients}/")).await;
     client.subscribe(&[1]).await;
     assert!(get(admin, "/readyz").await.1.contains("shutting down"));
-    // A second signal is in a hurry.
+    // A second signal ends the process at once.
     serve.sigterm();
     assert_eq!(serve.wait(SOON).await.unwrap().code(), Some(130));
     let mut serve = start("300");
@@ -231,7 +231,7 @@ async fn clients_are_accepted_for_a_while_after_sigterm() {
 async fn watch_says_what_is_wrong_with_the_way_to_the_gateway() {
     let dir = tempfile::tempdir().unwrap();
     let (_serve, port) = start(dir.path()).await;
-    // Speaks TLS: says that it did not understand, as openssl does.
+    // This server speaks TLS. It answers that it did not understand, as openssl does.
     let tls = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tls_port = tls.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -249,7 +249,7 @@ async fn watch_says_what_is_wrong_with_the_way_to_the_gateway() {
         let line = goes_on_trying(&mut watch).await;
         assert!(line.contains(want) && !line.contains("InvalidContentType"), "{line}");
     }
-    // What other programs would use, and this one does not.
+    // A proxy variable that other programs use, and this one does not.
     let url = "ws://gateway.invalid/";
     let run = Run::new(bugfeed()).args(["watch", "1", "--url", url]).env("https_proxy", "http://u:secret@proxy:3128");
     let line = goes_on_trying(&mut run.spawn().unwrap()).await;

@@ -7,7 +7,7 @@ use bugfeed_protocol::log_event::LogEvent;
 
 /// The file with the names.
 const TABLE: &str = "log_event.rs";
-/// Waits for what `bugfeed watch` prints, which is no log.
+/// This file waits for what `bugfeed watch` prints, which is no log.
 const WORDS_FOR_PEOPLE: &str = "programs.rs";
 
 fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
@@ -28,7 +28,7 @@ fn sources(folders: &[&str]) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// What stands between the bracket that opens at the beginning and the one that closes it.
+/// The text from the opening bracket at its beginning to the bracket that closes it.
 fn in_brackets(text: &str) -> &str {
     let (mut depth, mut quoted, mut escaped) = (0, false, false);
     for (at, letter) in text.char_indices() {
@@ -47,7 +47,7 @@ fn in_brackets(text: &str) -> &str {
     text
 }
 
-/// What is given to each call of one of these.
+/// The arguments of each call of one of these functions or macros.
 fn calls<'a>(text: &'a str, names: &[&str]) -> Vec<&'a str> {
     let begins =
         |name: &&str, at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') && !name.is_empty();

@@ -1,4 +1,4 @@
-//! Peers that send without end: others' updates come all the same.
+//! Peers that send without end: the updates of others still come.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -43,7 +43,7 @@ impl Drop for Attack {
 
 fn attack(address: SocketAddr, begin: &[u8], again: &[u8], stop: &AtomicBool, sent: &AtomicU64) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    // So that it notices when it shall stop.
+    // With the time limits, the thread notices that it shall stop.
     stream.set_read_timeout(Some(SOON))?;
     stream.set_write_timeout(Some(std::time::Duration::from_millis(100)))?;
     let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -70,7 +70,7 @@ fn attack(address: SocketAddr, begin: &[u8], again: &[u8], stop: &AtomicBool, se
     Ok(())
 }
 
-/// With one thread, so that one attacker is enough to keep it, whatever the machine.
+/// The gateway has one thread, so that one attacker could keep it busy on any machine.
 #[tokio::test]
 async fn who_sends_without_end_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();

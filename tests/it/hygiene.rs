@@ -20,7 +20,7 @@ async fn half_a_handshake_and_then_silence() {
         let mut answer = Vec::new();
         tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await.expect("cut off").unwrap();
     }
-    // One that has shaken hands may be as silent as it likes.
+    // A client that has completed the handshake may be silent.
     let mut client = serve.client().await;
     client.subscribe(&[1]).await;
     serve.touch(1, T).await;
@@ -29,11 +29,11 @@ async fn half_a_handshake_and_then_silence() {
 
 #[tokio::test]
 async fn living_clients_are_pinged_and_dead_ones_cut() {
-    // So long that a busy machine does not keep the living one from answering.
+    // The timeout is long enough for the living client to answer even on a busy machine.
     let options = ["--ping-interval-ms", "40", "--idle-timeout-ms", "3000"];
     let serve = Serve::start(&options).await;
     let mut living = serve.client().await;
-    // A peer that is there, but answers nothing: it does not read.
+    // This peer is connected, but answers nothing, because it does not read.
     let dead = serve.client().await;
     let connections = || async { get(serve.admin, "/metrics").await.1 };
     let (counter, pings) = tokio::sync::watch::channel(0);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each package links, directly or not, when it is built: not what its tests need.
+/// What each package links when it is built, directly or through others. What only its tests need is left out.
 struct Graph {
     names: BTreeMap<String, String>,
     edges: BTreeMap<String, Vec<String>>,
@@ -24,7 +24,7 @@ impl Graph {
         let names =
             list(&metadata["packages"]).into_iter().map(|package| (text(&package["id"]), text(&package["name"])));
         let is_linked = |dep: &Value| {
-            // With loom only the ring is tried, in a build of its own.
+            // loom is linked only by a special build that tests the replay ring.
             let is_loom = |kind: &Value| kind["target"].as_str().is_some_and(|target| target.contains("loom"));
             list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null() && !is_loom(kind))
         };
@@ -63,7 +63,7 @@ fn each_package_knows_only_what_it_may() {
         // Pure: no runtime, clock, randomness, socket, database, broker or command line.
         ("bugfeed-protocol", &[&async_io, &world]),
         ("bugfeed-core", &[&async_io, &world, &["tracing"]]),
-        // What roles share knows no role, and not one another's business.
+        // The packages that roles share know no role, and do not know each other.
         ("bugfeed-amqp", &[&databases, &["clap", "axum", "bugfeed-runtime"]]),
         ("bugfeed-sql", &[&["lapin", "clap", "axum", "bugfeed-amqp", "bugfeed-runtime"]]),
         ("bugfeed-runtime", &[&databases, &["lapin", "bugfeed-amqp", "bugfeed-core"]]),
@@ -84,7 +84,7 @@ fn each_package_knows_only_what_it_may() {
     }
 }
 
-/// Every source file belongs to one target: what two need is a package.
+/// Every source file belongs to one target. Code that two targets need must be in a package.
 #[test]
 fn nothing_is_compiled_twice() {
     let mut open: Vec<PathBuf> = ["src", "crates", "shim", "tests", "benches", "clients/rust", "examples"]

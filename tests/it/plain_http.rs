@@ -120,7 +120,7 @@ async fn events_are_the_messages_of_the_modern_protocol_and_resume_from_their_id
     assert_eq!(update, json!({"command": "update", "bug": 1234, "when": T, "cursor": seen}));
     drop(source);
 
-    // EventSource comes back with the URL it had. What it has seen counts, not what the URL says.
+    // EventSource reconnects with the same URL. The id that it saw last counts, not the cursor in the URL.
     let mut source = EventSource::open(&serve, "bugs=1234,5678&cursor=unknown", Some(&seen)).await;
     let (reply, id) = source.message().await;
     assert_eq!((&reply["replay"], &reply["cursor"]), (&json!("complete"), &json!(seen)));
@@ -143,7 +143,7 @@ async fn who_asks_for_heartbeats_is_greeted_and_sent_them_as_events() {
     let (hello, id) = source.message().await;
     assert_eq!((&hello["command"], &hello["heartbeat"], id), (&json!("hello"), &json!(1), None));
     assert_eq!(source.message().await.0["command"], "subscribe");
-    // It says nothing, and lives on all the same.
+    // The client sends nothing, and is kept nevertheless.
     let (heartbeat, id) = source.message().await;
     assert_eq!((&heartbeat["command"], heartbeat["cursor"].as_str()), (&json!("heartbeat"), id.as_deref()));
 }
@@ -190,7 +190,8 @@ async fn unread(serve: &Serve) -> (EventSource, i64) {
     (source, sent)
 }
 
-/// Who reads nothing costs others nothing, is skipped, and then gets the newest change of each of its bugs.
+/// A client that reads nothing costs other clients nothing. Its updates are skipped; when it reads again, it gets the newest
+/// change of each of its bugs.
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_of_each_bug() {
     let serve = Serve::start(&["--send-buffer-bytes", "4096"]).await;
@@ -235,10 +236,11 @@ async fn a_client_that_takes_nothing_at_all_is_cut() {
     })
     .await
     .unwrap();
-    // By the shard or, as quick, by the kernel (TCP_USER_TIMEOUT): only one of the two is counted.
+    // Either the shard or the kernel (TCP_USER_TIMEOUT) ends the connection, whichever is first. Only the shard counts it,
+    // so the counter is not checked.
 }
 
-/// Without the patience that a gateway has with who takes what there is.
+/// A gateway that stops waits for clients that still read, but not for a client that reads nothing.
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_keep_a_gateway_from_stopping() {
     let options = ["--shutdown-timeout-ms", "3600000", "--drain-window-ms", "100", "--send-buffer-bytes", "4096"];
@@ -251,7 +253,7 @@ async fn a_client_that_takes_nothing_does_not_keep_a_gateway_from_stopping() {
 async fn a_poll_answers_at_once_or_when_something_changes() {
     let serve = Serve::start(&[]).await;
     let start = begin(&serve).await;
-    // Nobody can tell what happened since: there was no place to resume from.
+    // The client has no place to resume from, so nobody can tell what it has missed.
     let gap = changes(&serve, "bugs=1&cursor=unknown&wait=60").await;
     assert_eq!((&gap["changes"], &gap["replay"]), (&json!([]), &json!("gap")));
     let waiting = async { changes(&serve, &format!("bugs=1,2&cursor={start}&wait=60")).await };
@@ -265,7 +267,7 @@ async fn a_poll_answers_at_once_or_when_something_changes() {
     assert_eq!(answer["replay"], "complete");
     let again = changes(&serve, &format!("bugs=1,2&cursor={}", cursor(&answer))).await;
     assert_eq!((&again["changes"], cursor(&again)), (&json!([]), cursor(&answer)), "nothing twice");
-    // Others' changes move the cursor of one who waits in vain.
+    // Changes of other bugs advance the cursor of a client that waits in vain.
     let waiting = async { changes(&serve, &format!("bugs=1&cursor={}&wait=2", cursor(&again))).await };
     let touching = async {
         eventually(SOON, "it waits", async || metric(&serve, "bugfeed_connections 1").await).await.unwrap();
@@ -278,7 +280,7 @@ async fn a_poll_answers_at_once_or_when_something_changes() {
     assert_eq!(by_date["changes"].as_array().unwrap().len(), 2);
 }
 
-/// More than one answer holds: each cursor is where the next one goes on.
+/// There are more changes than one answer holds. Each answer's cursor is where the next request goes on.
 #[tokio::test]
 async fn a_long_catch_up_comes_in_several_answers_with_nothing_lost_or_twice() {
     let serve = Serve::start(&[]).await;
@@ -335,7 +337,7 @@ async fn polling_loses_nothing_and_repeats_nothing() {
     assert_eq!(seen, want);
 }
 
-/// A ledger that was set back: what the client has seen will not come.
+/// The ledger was set back: the changes that the client has seen will never reach this gateway.
 #[tokio::test]
 async fn a_poll_from_beyond_the_head_is_told_of_the_gap_even_if_it_does_not_wait() {
     let serve = Serve::start(&[]).await;
@@ -430,7 +432,7 @@ async fn half_a_form_holds_nothing() {
     stream.write_all(b"POST /changes HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbugs=1").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = String::new();
-    // Whether it is told so or just closed is the HTTP library's business.
+    // The HTTP library decides whether the client gets an answer or is only closed.
     let _ = tokio::time::timeout(Duration::from_secs(15), stream.read_to_string(&mut answer)).await.expect("an end");
     assert!(!answer.contains("200 OK"), "{answer}");
     metric(&serve, "bugfeed_connections 0").await.unwrap();

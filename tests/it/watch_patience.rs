@@ -1,4 +1,4 @@
-//! `bugfeed watch` where a proxy answers, where nothing can arrive, and where the address holds secrets.
+//! `bugfeed watch` when a proxy answers, when nothing can arrive, and when the address holds secrets.
 
 use bugfeed_testbed::{Proc, Run};
 use futures::{SinkExt as _, StreamExt as _};
@@ -45,7 +45,7 @@ impl Door {
         stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
     }
 
-    /// Greets a client, saying what is given between the replies.
+    /// Greets a client, and sends this message (if there is one) between the two replies.
     async fn greet(&self, between: Option<Value>) -> Gateway {
         let mut gateway = Gateway(tokio_tungstenite::accept_async(self.tcp().await).await.unwrap());
         for _ in ["hello", "subscribe"] {
@@ -106,7 +106,7 @@ async fn a_connection_to_a_feed_that_is_paused_is_no_good_news() {
     assert!(proc.output().contains(&format!("bugfeed watch: {paused}\n")), "{}", proc.output());
     gateway.say(json!({ "command": "heartbeat", "cursor": "E.1.5c0ffee1" })).await;
     proc.wait_for_line("updates flow again", SOON).await.unwrap();
-    // Another gateway, whose feed was paused all along.
+    // The client reconnects to another gateway, whose feed was paused before that.
     drop(gateway);
     let mut gateway = door.greet(None).await;
     gateway.say(json!({ "command": "heartbeat", "state": "paused", "cursor": "E.1.5c0ffee1" })).await;

@@ -12,7 +12,8 @@ use bugfeed_protocol::{Change, Cursor, Numbered, When};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
-pub type Message = Rc<Numbered>;
+/// One change, or several that follow one another.
+pub type Message = Rc<[Numbered]>;
 
 /// How many heads wait beside a durable queue.
 const HEADS: usize = 10;
@@ -29,10 +30,20 @@ pub enum Item {
 }
 
 impl Item {
-    pub fn cursor(&self) -> Option<&Cursor> {
+    /// The numbers of its changes.
+    pub fn cursors(&self) -> impl DoubleEndedIterator<Item = &Cursor> {
+        let changes: &[Numbered] = match self {
+            Item::Change(message) => message,
+            _ => &[],
+        };
+        changes.iter().map(|numbered| &numbered.cursor)
+    }
+
+    /// Its changes, each as an item of its own.
+    pub fn singles(&self) -> Vec<Item> {
         match self {
-            Item::Change(message) => Some(&message.cursor),
-            _ => None,
+            Item::Change(message) => message.iter().map(|numbered| Item::Change([numbered.clone()].into())).collect(),
+            other => vec![other.clone()],
         }
     }
 }
@@ -281,12 +292,12 @@ impl Broker {
 
     /// The number that the stream ends with.
     pub fn last(&self) -> Option<&Cursor> {
-        self.stream.iter().rev().find_map(Item::cursor)
+        self.stream.iter().rev().flat_map(|item| item.cursors().rev()).next()
     }
 
     fn before(&self, end: u64) -> impl Iterator<Item = &Cursor> {
         let count = usize::try_from(end.saturating_sub(self.first)).unwrap();
-        self.stream.iter().take(count).filter_map(Item::cursor)
+        self.stream.iter().take(count).flat_map(Item::cursors)
     }
 
     /// Whether the stream holds, before `end` and in order, everything between a number and one that follows it. `of`: whether
@@ -317,10 +328,11 @@ impl Broker {
     }
 }
 
-/// What a gateway reads of a change, and when its producer had it.
+/// What a gateway reads of a single change, and when its producer had it.
 pub fn bus_message(item: &Item) -> (BusMessage, Option<When>) {
     match item {
         Item::Change(message) => {
+            let [message] = &**message else { unreachable!("several changes") };
             // In whole seconds, rounded up, as the message property is.
             let seconds = (message.recorded.as_micros() + 999_999) / 1_000_000;
             let bus = BusMessage { change: message.change, cursor: Some(message.cursor.clone()), after: message.after };

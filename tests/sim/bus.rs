@@ -4,6 +4,8 @@
 //! Goes in: deliveries, and the end of connections. Comes out: entries in the cache, inputs in the shards' queues. Decides
 //! nothing. What became of each message is compared with the [`Shadow`](crate::shadow::Shadow), in `bus_check.rs`.
 
+use std::collections::VecDeque;
+
 use bugfeed_core::bus::{self as core, Action, Arrival, Ask, Event, Now, Queue, Setup, Tell};
 use bugfeed_core::sequencer::Sequencer;
 use bugfeed_protocol::{Cursor, When};
@@ -57,12 +59,15 @@ pub struct Bus {
     delivered: u64,
     acknowledged: u64,
     tick_ms: u64,
-    /// The message in hand, and whether it came from the queue.
-    pub subject: Option<(Item, bool)>,
+    /// The changes of the message in hand, and whether they came from the queue.
+    pub subjects: VecDeque<(Item, bool)>,
+    /// The first of them is still to come.
+    pub first: bool,
     /// It lies before all that is known.
     pub older: bool,
-    /// The message whose hole is looked into.
+    /// The change whose hole is looked into, and what follows it in its message.
     pub held: Option<Item>,
+    pub held_rest: VecDeque<(Item, bool)>,
     /// Up to where history was read last on this connection, and the newest number known when that began.
     pub read_to: Option<u64>,
     pub read_from: Option<Cursor>,
@@ -82,6 +87,8 @@ pub struct Bus {
     pub loses: u64,
     pub rebinds: u64,
     pub pauses: u64,
+    /// When a head was heard last.
+    pub heard_ms: Option<u64>,
     /// Readings that were begun.
     pub marks: u64,
 }
@@ -106,9 +113,11 @@ impl Bus {
             delivered: 0,
             acknowledged: 0,
             tick_ms: now_ms,
-            subject: None,
+            subjects: VecDeque::new(),
+            first: false,
             older: false,
             held: None,
+            held_rest: VecDeque::new(),
             read_to: None,
             read_from: None,
             said: Said::default(),
@@ -121,6 +130,7 @@ impl Bus {
             loses: 0,
             rebinds: 0,
             pauses: 0,
+            heard_ms: None,
             marks: 0,
         }
     }
@@ -163,9 +173,17 @@ impl Life {
             }
             item => {
                 self.check_queue(&item, around)?;
-                let arrival = arrival(&item);
-                self.bus.subject = Some((item, true));
-                self.hear(Event::Change(arrival, tag), around)
+                let mut changes = arrivals(&item);
+                self.bus.subjects = item.singles().into_iter().map(|item| (item, true)).collect();
+                let event = match changes.len() {
+                    1 => Event::Change(changes.remove(0), tag),
+                    _ => Event::Batch(changes, tag),
+                };
+                self.hear(event, around)?;
+                if !self.bus.subjects.is_empty() {
+                    return Err(format!("pod {}: {item:?} was not taken in to its end", around.pod));
+                }
+                Ok(())
             }
         }
     }
@@ -198,6 +216,8 @@ impl Life {
         let bus = &mut self.bus;
         (bus.connected, bus.through, bus.reader, bus.held, bus.read_to) = (false, false, None, None, None);
         (bus.delivered, bus.acknowledged) = (0, 0);
+        bus.subjects.clear();
+        bus.held_rest.clear();
         self.hear(Event::Lost, around)
     }
 
@@ -235,9 +255,11 @@ impl Life {
     fn read_one(&mut self, item: Item, at: u64, own: u64, around: &mut Around<'_>) -> Checked {
         let offset = i64::try_from(at).unwrap();
         let Item::Marker(marker) = item else {
-            let change = core::Item::Change(arrival(&item));
-            self.bus.subject = Some((item, false));
-            return self.hear(Event::Read(change, offset), around);
+            self.bus.subjects = item.singles().into_iter().map(|item| (item, false)).collect();
+            self.hear(Event::Read(core::Item::Changes(arrivals(&item)), offset), around)?;
+            // What is read anew is not taken in now.
+            self.bus.subjects.clear();
+            return Ok(());
         };
         let since = self.bus.planner.reading_since().cloned();
         self.bus.planner.on(around.now(), Event::Read(core::Item::Marker(marker.to_string()), offset));
@@ -256,14 +278,19 @@ impl Life {
 
     /// Hands an event in, and carries out what comes of it.
     fn hear(&mut self, event: Event<'_>, around: &mut Around<'_>) -> Checked {
-        self.bus.older = self.bus.planner.is_before();
+        (self.bus.older, self.bus.first) = (self.bus.planner.is_before(), true);
         self.bus.planner.on(around.now(), event);
         self.carry_out(around)
     }
 
     fn carry_out(&mut self, around: &mut Around<'_>) -> Checked {
         while let Some(action) = self.bus.planner.next_action() {
-            if around.trace && !matches!(action, Action::Tell(Tell::Update(_)) | Action::Ask(Ask::Acknowledge(_))) {
+            if around.trace
+                && !matches!(
+                    action,
+                    Action::Tell(Tell::Update(_) | Tell::Updates(_)) | Action::Ask(Ask::Acknowledge(_))
+                )
+            {
                 println!("{:>17} ms  pod {}: {action:?}", around.now_ms, around.pod);
             }
             match action {
@@ -275,7 +302,6 @@ impl Life {
                 }
             }
         }
-        self.bus.subject = None;
         Ok(())
     }
 
@@ -292,7 +318,7 @@ impl Life {
             }
             Ask::Mark => {
                 self.bus.marks += 1;
-                self.bus.subject = None;
+                self.bus.subjects.retain(|(_, live)| *live);
                 let Some(marker) = around.broker.mark() else { return self.reading_fails(around) };
                 self.bus.reader = Some(Reader { marker, at: None, stream: around.broker.stream_made });
                 self.bus.planner.on(around.now(), Event::Marked(marker.to_string()));
@@ -303,13 +329,20 @@ impl Life {
             }
             // The model of the stream sends without end.
             Ask::AcknowledgeRead => {}
-            Ask::Cancel => (self.bus.reader, self.bus.subject) = (None, None),
+            Ask::Cancel => {
+                self.bus.reader = None;
+                // What is left of a message of the queue is taken in after the reading.
+                self.bus.subjects.retain(|(_, live)| *live);
+            }
         }
         Ok(())
     }
 }
 
-fn arrival(item: &Item) -> Arrival {
-    let (message, recorded) = bus_message(item);
-    Arrival { message, recorded }
+fn arrivals(item: &Item) -> Vec<Arrival> {
+    let arrival = |item: &Item| {
+        let (message, recorded) = bus_message(item);
+        Arrival { message, recorded }
+    };
+    item.singles().iter().map(arrival).collect()
 }

@@ -14,7 +14,7 @@ use crate::shadow::Judged;
 impl Life {
     /// A durable queue that was kept gives all that the lives before had not recorded, of each history.
     pub fn check_queue(&mut self, item: &Item, around: &Around<'_>) -> Checked {
-        let Some(cursor) = item.cursor() else { return Ok(()) };
+        let Some(cursor) = item.cursors().next() else { return Ok(()) };
         let first = !std::mem::replace(&mut self.delivered, true);
         let recorded =
             self.recorded[..self.inherited].iter().filter(|known| around.truth.is_one_history(known, cursor));
@@ -33,22 +33,26 @@ impl Life {
             Say::Late => self.bus.said.late = true,
             Say::Forked(..) => self.bus.said.forked = true,
             Say::Repeated => {
+                let first = self.bus.first;
                 let (item, _, _) = self.in_hand(pod)?;
-                let (number, judged) = self.judge(&item);
+                let (number, judged) = self.judge(&item, first, |judged| *judged == Judged::Known);
                 if judged != Judged::Known {
                     return Err(format!("pod {pod}: {number} was never seen, but dropped"));
                 }
                 // A head may have said it: whoever was told that gap has it.
-                self.recorded.extend(item.cursor().cloned());
+                self.recorded.extend(item.cursors().cloned());
             }
             Say::Hole(_, before) => {
+                let first = self.bus.first;
                 let (item, _, _) = self.in_hand(pod)?;
-                if !self.judge(&item).1.breaks() {
+                if !self.judge(&item, first, |judged| judged.breaks()).1.breaks() {
                     return Err(format!("pod {pod}: no hole before {before}"));
                 }
                 (self.bus.held, self.bus.read_to) = (Some(item), None);
+                self.bus.held_rest = std::mem::take(&mut self.bus.subjects);
             }
-            Say::Gap(_) | Say::HeadHeard | Say::HeadDiffers(_) | Say::HistoryRead(_) | Say::NoHistory { .. } => {}
+            Say::HeadHeard => self.bus.heard_ms = Some(around.now_ms),
+            Say::Gap(_) | Say::HeadDiffers(_) | Say::HistoryRead(_) | Say::NoHistory { .. } => {}
         }
         Ok(())
     }
@@ -56,23 +60,41 @@ impl Life {
     /// The message that something is said of: the one handed in, or else the one that was held. Whether it came from the queue
     /// just now, and up to where history was read for it.
     fn in_hand(&mut self, pod: usize) -> Checked<(Item, bool, Option<u64>)> {
-        if let Some((item, live)) = self.bus.subject.take() {
+        self.bus.first = false;
+        if let Some((item, live)) = self.bus.subjects.pop_front() {
             return Ok((item, live, None));
         }
         self.bus.older = false;
         let held = self.bus.held.take().map(|item| (item, false, self.bus.read_to));
+        self.bus.subjects = std::mem::take(&mut self.bus.held_rest);
         held.ok_or_else(|| format!("pod {pod}: something is said of no message"))
     }
 
-    fn judge(&self, item: &Item) -> (Cursor, Judged) {
+    /// What must become of a change, and whether that `fits` what was said of it. Only at the beginning of a message is it
+    /// known whether it lies before all that is known; within one, a change may end that.
+    fn judge(&mut self, item: &Item, first: bool, fits: impl Fn(&Judged) -> bool) -> (Cursor, Judged) {
+        let judged = self.judge_as(item, self.bus.older);
+        if first || !self.bus.older || fits(&judged.1) {
+            return judged;
+        }
+        let later = self.judge_as(item, false);
+        if !fits(&later.1) {
+            return judged;
+        }
+        self.bus.older = false;
+        later
+    }
+
+    fn judge_as(&self, item: &Item, older: bool) -> (Cursor, Judged) {
         let (message, _) = bus_message(item);
-        self.shadow.borrow().judge_message(message.cursor.as_ref(), message.tag_before(), self.bus.older)
+        self.shadow.borrow().judge_message(message.cursor.as_ref(), message.tag_before(), older)
     }
 
     /// The shards are told something.
     pub fn told(&mut self, tell: &Tell, around: &Around<'_>) -> Checked {
         match tell {
             Tell::Update(update) => self.updated(update, around)?,
+            Tell::Updates(updates) => updates.iter().try_for_each(|update| self.updated(update, around))?,
             Tell::Gap(cursor, Cause::Change) => self.bus.said.gap.clone_from(cursor),
             Tell::Gap(_, Cause::Unproven) => self.lose(around)?,
             Tell::Gap(Some(cursor), Cause::Head(why)) => self.go_on_after(cursor, *why, around)?,
@@ -106,8 +128,13 @@ impl Life {
     fn updated(&mut self, update: &Update, around: &Around<'_>) -> Checked {
         let pod = around.pod;
         let Said { late, forked, gap } = std::mem::take(&mut self.bus.said);
+        let first = self.bus.first;
         let (item, live, filled) = self.in_hand(pod)?;
-        let (number, judged) = self.judge(&item);
+        let fits = |judged: &Judged| {
+            let same = late == (*judged == Judged::Late) && forked == (*judged == Judged::Forked);
+            same && gap.is_some() == judged.breaks()
+        };
+        let (number, judged) = self.judge(&item, first, fits);
         let (bus, _) = bus_message(&item);
         if bus.change != update.change {
             return Err(format!("pod {pod}: {update:?} was made of {item:?}"));
@@ -118,10 +145,8 @@ impl Life {
         if live && gap.is_some() && number.seq > 1 {
             return Err(format!("pod {pod}: a gap before {item:?}, and history was not asked"));
         }
-        let broken = judged.breaks();
-        let fits = late == (judged == Judged::Late) && gap.is_some() == broken;
         let mut shadow = self.shadow.borrow_mut();
-        if !fits || forked != (judged == Judged::Forked) {
+        if !fits(&judged) {
             return Err(format!(
                 "pod {pod}: {number} after {:?}: late {late}, gap {gap:?}, forked {forked}; should be {judged:?}",
                 shadow.head

@@ -320,11 +320,11 @@ impl World {
                 return Err(format!("pod {pod} has {has:?}, the ledger {head}"));
             }
         }
-        self.told_paused(false)?;
+        self.told_paused(false, |_, _| true)?;
         // What gateways can still read, where a hole in the numbers of a ledger is the only thing that they can have missed.
         let whole = self.broker.dropped == 0 && self.stats.unbound == 0;
         let reads = whole && self.swarm.history && self.swarm.asks_history;
-        let history: Vec<_> = self.broker.stream.iter().filter(|_| reads).filter_map(Item::cursor).collect();
+        let history: Vec<_> = self.broker.stream.iter().filter(|_| reads).flat_map(Item::cursors).collect();
         for client in &mut self.clients {
             client.give_up(&self.truth);
             client.give_up_unheard(&self.truth, &history);

@@ -86,6 +86,10 @@ impl Bus for Told<'_> {
     fn keeps_history(&self) -> bool {
         false
     }
+
+    fn together(&self) -> usize {
+        1
+    }
 }
 
 /// Longer than every pause of the planners.
@@ -220,7 +224,7 @@ impl State {
         let (moment, mut arrived) = (self.moment(), Vec::new());
         let mut bus = Told { arrives, confirm, arrived: &mut arrived };
         self.shims[at].give(&self.table, &mut self.ledger, &mut bus, BATCH, &moment);
-        for message in arrived {
+        for message in arrived.iter().flat_map(|message| message.iter()) {
             let (seq, when) = (message.cursor.seq, message.change.when);
             match self.broker.insert(seq, when) {
                 // A number that is known is no news to anybody.

@@ -139,7 +139,7 @@ impl Life {
         }
         for _ in 0..batch {
             match self.lanes[lane].inputs.pop_front() {
-                Some(input @ Input::Update(_)) => self.process(lane, input),
+                Some(input @ (Input::Update(_) | Input::Updates(_))) => self.process(lane, input),
                 Some(input) => {
                     self.process(lane, input);
                     break;
@@ -175,6 +175,9 @@ impl Life {
         }
         match &input {
             Input::Update(update) => self.lanes[lane].processed = update.pos,
+            Input::Updates(updates) => {
+                self.lanes[lane].processed = updates.last().map_or(self.lanes[lane].processed, |update| update.pos);
+            }
             Input::Current(current) => {
                 self.lanes[lane].current_ms = current.then_some(self.now_ms);
                 self.lanes[lane].begun |= current;

@@ -74,6 +74,11 @@ impl Bus for Way<'_> {
     fn keeps_history(&self) -> bool {
         self.broker.streams
     }
+
+    fn together(&self) -> usize {
+        // As the shim does: where nothing takes every message, each change goes alone.
+        if self.broker.streams { self.swarm.together } else { 1 }
+    }
 }
 
 impl Tracker {
@@ -146,7 +151,9 @@ impl World {
         let given = shims[at].give(table, ledger, &mut way, self.swarm.batch, moment);
         if let Some((message, confirm)) = way.published {
             self.stats.faults += u64::from(confirm != Confirm::Ack);
-            self.say(|| format!("shim {at} publishes {}: {confirm:?}", message.cursor));
+            let numbers: Vec<String> = message.iter().map(|numbered| numbered.cursor.to_string()).collect();
+            self.stats.batches += u64::from(numbers.len() > 1);
+            self.say(|| format!("shim {at} publishes {}: {confirm:?}", numbers.join(" ")));
         }
         if given == Given::On {
             return;

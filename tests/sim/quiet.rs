@@ -94,6 +94,7 @@ impl World {
         let kind = self.random.random_range(0..if self.swarm.has_heads() { 3 } else { 1 });
         self.say(|| format!("outage {kind}"));
         // Silence says something only where heads were heard.
+        let begun_ms = self.now_ms;
         for _ in 0..2 {
             self.advance(INTERVAL_MS)?;
         }
@@ -116,7 +117,12 @@ impl World {
         while self.now_ms < until_ms {
             self.advance(500)?;
         }
-        self.told_paused(true)?;
+        // A pod whose bindings had gone before, unnoticed as yet, has heard none.
+        let heard = |world: &World, pod: usize| {
+            let heard_ms = world.pods[pod].as_ref().and_then(|life| life.bus.heard_ms);
+            kind == 0 || heard_ms.is_some_and(|heard_ms| heard_ms >= begun_ms)
+        };
+        self.told_paused(true, heard)?;
         self.stats.paused += 1;
         (self.table_back_at, self.asleep) = (0, false);
         self.settle()?;
@@ -124,13 +130,13 @@ impl World {
             self.advance(500)?;
         }
         self.settle()?;
-        self.told_paused(false)
+        self.told_paused(false, |_, _| true)
     }
 
-    /// Every modern client that is connected knows whether something can arrive.
-    pub fn told_paused(&self, paused: bool) -> Checked {
+    /// Every modern client that is connected, to one of these pods, knows whether something can arrive.
+    pub fn told_paused(&self, paused: bool, of_pod: impl Fn(&World, usize) -> bool) -> Checked {
         for client in self.clients.iter().filter(|client| client.modern) {
-            let Some(session) = &client.session else { continue };
+            let Some(session) = client.session.as_ref().filter(|session| of_pod(self, session.pod)) else { continue };
             let gone = session.wire.cut.get() || session.over || !session.wire.bytes.borrow().is_empty();
             if !gone && session.greeted && session.paused != paused {
                 return Err(format!("client {} was told paused: {}", client.name, session.paused));

@@ -41,6 +41,8 @@ pub trait Bus {
     fn publish(&mut self, message: &Message) -> Confirm;
     /// The broker keeps history, so that a message that is returned shows that its stream was deleted.
     fn keeps_history(&self) -> bool;
+    /// Most changes in one message.
+    fn together(&self) -> usize;
 }
 
 /// What an outlet's step came to.

@@ -57,6 +57,8 @@ stats! {
     unbound,
     seconds,
     copies,
+    /// Messages of several changes.
+    batches,
     /// Changes without a number.
     foreign,
     /// Pods whose numbering has hundreds of runs.

@@ -85,6 +85,8 @@ pub struct Swarm {
     pub queue_max: usize,
     pub prefetch: usize,
     pub batch: usize,
+    /// Most changes in one message.
+    pub together: usize,
     /// Whether the broker has streams at all.
     pub history: bool,
     /// Whether pods ask for history.
@@ -174,6 +176,7 @@ impl Swarm {
             connects: *[1.0, 1.0, 0.03].choose(random).unwrap(),
             room: *[130, 400, 5000, 1_000_000].choose(random).unwrap(),
             hears_heads: random.random_bool(0.85),
+            together: *[1, 2, 3, 8].choose(random).unwrap(),
             total: weights.iter().map(|(_, weight)| weight).sum(),
             weights,
         }

@@ -14,7 +14,8 @@ use bugfeed_protocol::bus::{self, BusMessage, Format};
 use bugfeed_protocol::client;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 
-/// What is counted: the name, how often it is done at least, and how many there are of the thing it is counted by.
+/// The acts that are counted: the name, how often the act is done (at least), and by how many the instructions of one act
+/// are divided. Example: an update with 1000 watchers is 1000 frames, and the count is for one frame.
 pub(crate) const ACTS: [(&str, u32, u32); 7] = [
     ("decode a message of the bus", 2000, 1),
     ("update that nobody watches", 2000, 1),
@@ -111,7 +112,7 @@ fn subscribe(bugs: impl Iterator<Item = u64>, more: &str) -> String {
     format!(r#"{{"command":"subscribe","bugs":[{}]{more}}}"#, bugs.join(","))
 }
 
-/// Does one act `count` times. What comes before and after is the same for every count.
+/// Does one act `count` times. The work before and after it is the same for every count.
 ///
 /// # Errors
 /// When the core does not do what it should.
@@ -164,7 +165,7 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
             }
         }
         "subscribe to 200 bugs" => {
-            // Written beforehand: that is the client's work.
+            // The texts are written beforehand, because writing them is the client's work.
             let text = |number: u64| subscribe((0..200).map(|at| 1 + (number * 100 + at * 7) % 50_000), "");
             let texts: Vec<String> = (0..500).map(text).collect();
             for text in texts.iter().cycle().take(count as usize) {
@@ -178,7 +179,7 @@ pub(crate) fn run(act: &str, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Clients that come back from a cursor, of whose bugs some have changed.
+/// Clients that resume from a cursor, after some of their bugs have changed.
 fn resume(bed: &mut Bed, count: u32) -> Result<()> {
     for number in 0..5000 {
         bed.update(1 + number % 2000)?;

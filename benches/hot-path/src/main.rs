@@ -1,5 +1,5 @@
-//! Counts the processor's instructions on the hot path, under valgrind: the same on every machine and at every load, so
-//! that a test can tell when it becomes dearer.
+//! Counts the processor's instructions on the hot path, under valgrind. The count is the same on every machine and at every
+//! load, so that a test can tell when the hot path becomes more expensive.
 //!
 //! ```sh
 //! cargo run --profile dist -p bugfeed-hot-path             # compares with benches/hot-path/expected.txt; fails beyond +30 %
@@ -28,7 +28,8 @@ fn main() -> Result<()> {
     }
 }
 
-/// Instructions for each, from two runs of which one does it twice as often: whatever both do cancels out.
+/// Instructions of one act, from two runs. One run does the act twice as often as the other, so that everything else that
+/// both of them do cancels out.
 fn count(act: &str, often: u32, of_each: u32) -> Result<u64> {
     let more = collected(act, often * 2)?.saturating_sub(collected(act, often)?);
     Ok(more / u64::from(often) / u64::from(of_each))

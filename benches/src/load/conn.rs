@@ -60,7 +60,7 @@ impl Conn {
     /// Begins to connect.
     ///
     /// # Errors
-    /// When the source address has no free port left, or the process no file.
+    /// When the source address has no free port left, or the process may open no more files.
     pub fn open(server: SocketAddr, source: Ipv4Addr, opening: Vec<u8>, bugs: Vec<u32>) -> Result<Conn> {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;

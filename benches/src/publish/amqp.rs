@@ -31,7 +31,7 @@ impl AmqpPublisher {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let url = amqp::parse_url(url).map_err(anyhow::Error::msg)?;
         let (connection, channel) = runtime.block_on(async {
-            let connection = amqp::connect(&url, "bugfeed-bench").await?;
+            let connection = amqp::connect(&url, "bugfeed-bench", amqp::SMALL_FRAMES).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             amqp::declare_exchange(&url, &channel, exchange).await?;

@@ -11,7 +11,7 @@ use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
 use super::Publish;
 use crate::plan::Phase;
 
-/// a publisher of one feed.
+/// A publisher of one feed.
 #[derive(Debug)]
 pub struct LinePublisher {
     out: BufWriter<TcpStream>,

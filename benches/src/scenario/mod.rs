@@ -162,7 +162,7 @@ impl Bench {
         Ok((target, workers))
     }
 
-    /// The floor with as many clients.
+    /// The floor, with the same number of clients as the server.
     ///
     /// # Errors
     /// When one of them fails.

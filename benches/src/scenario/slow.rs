@@ -11,7 +11,7 @@ use crate::procfs::{Kernel, Memory};
 use crate::publish::Pace;
 use crate::report::Report;
 
-/// How many bugs all clients watch. With conflation, a lagging client is owed at most one update of each of them.
+/// How many bugs all clients watch. With conflation, a lagging client is yet to be sent at most one update of each bug.
 const BUGS: u32 = 20;
 /// One client in so many is slow.
 const EVERY: u32 = 100;

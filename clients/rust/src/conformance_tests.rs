@@ -8,8 +8,8 @@ use std::time::Duration;
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
+use crate::connection_end::ConnectionEnd;
 use crate::core::{Action, Core, Now};
-use crate::lost::Lost;
 use crate::{Error, Event, Protocol, State};
 
 /// The connection that the script is about.
@@ -97,9 +97,9 @@ impl Script {
         self.link = Some(self.begun.remove(0));
     }
 
-    fn end(&mut self, lost: Lost) {
+    fn end(&mut self, end: ConnectionEnd) {
         assert!(self.link.is_some(), "there is a connection");
-        self.core.lost(lost, self.now());
+        self.core.connection_ended(end, self.now());
         self.pump();
         self.link = None;
     }
@@ -132,9 +132,9 @@ impl Script {
                 self.end(match argument.as_u64() {
                     Some(status) => {
                         let (status, by_gateway) = (status.try_into().unwrap(), step["gateway"] == true);
-                        Lost::Refused { status, text, retry_after: None, by_gateway }
+                        ConnectionEnd::Refused { status, text, retry_after: None, by_gateway }
                     }
-                    None => Lost::Broken(text),
+                    None => ConnectionEnd::Broken(text),
                 });
             }
             "receive" => self.receive(argument),
@@ -142,13 +142,13 @@ impl Script {
             "send_text" => self.send(argument.as_str().unwrap()),
             "close" => {
                 let text = step["reason"].as_str().unwrap_or_default().to_owned();
-                self.end(Lost::Closed { code: argument.as_u64().unwrap().try_into().unwrap(), text });
+                self.end(ConnectionEnd::Closed { code: argument.as_u64().unwrap().try_into().unwrap(), text });
             }
-            "drop" => self.end(Lost::Broken("connection lost".to_owned())),
+            "drop" => self.end(ConnectionEnd::Broken("connection lost".to_owned())),
             "abandoned" => {
                 assert!(self.link.as_ref().is_some_and(|link| link.ended), "the client has not ended the connection");
                 self.send(r#"{"command":"update","bug":1234,"when":"2014-04-03T21:13:45","cursor":"too.1"}"#);
-                self.end(Lost::Broken("too late".to_owned()));
+                self.end(ConnectionEnd::Broken("too late".to_owned()));
             }
             "client" => self.application(argument),
             "advance_ms" => self.advance(argument.as_u64().unwrap()),

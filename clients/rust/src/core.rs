@@ -14,7 +14,7 @@ use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
-use crate::lost::Lost;
+use crate::connection_end::ConnectionEnd;
 use crate::words::{advice, shown};
 use crate::{Error, Event, Protocol, State};
 
@@ -25,8 +25,8 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// The client never waits longer than this before it reconnects, whatever a gateway asks for, and never delays a gap
 /// longer.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// After this many attempts in a row that end alike, the application is told.
-const TRIES: u32 = 3;
+/// After this many attempts in a row that fail in the same way, the application is told.
+const TROUBLE_AFTER: u32 = 3;
 /// Prefix of a cursor that is a date, for classic gateways, which know no cursors.
 pub(crate) const SINCE: &str = "since:";
 /// The cursor of a client that was given none. No gateway ever made it, so resuming from it is answered with a gap.
@@ -65,15 +65,20 @@ pub(crate) struct Delivery {
 /// What happens at the alarm.
 #[derive(Clone, Copy, Debug)]
 enum Due {
+    /// The wait is over: the next connection begins.
     Connect,
+    /// A classic gateway is asked for a sign of life.
     Probe,
+    /// The connection is treated as dead.
     GiveUp,
 }
 
-/// How an attempt ended, if the next one is likely to end alike.
+/// In which way an attempt failed, for failures that are likely to come again at the next attempt.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum FailureKind {
+    /// The handshake was answered with this HTTP status.
     Status(u16),
+    /// There was no answer, because of this fault.
     Fault(&'static str),
 }
 
@@ -99,10 +104,15 @@ struct Connection {
     is_open: bool,
     /// Whether the reply to hello was the last message received.
     is_new: bool,
+    /// Whether the first subscribe was sent, the one that resumes.
     resumed: bool,
+    /// The bugs that the gateway was asked for.
     sent: BTreeSet<BugId>,
+    /// The commands that are not answered yet, oldest first.
     asked: VecDeque<Asked>,
+    /// The time from one heartbeat to the next.
     interval: Duration,
+    /// The delay that the gateway asked for when it said that it goes away.
     retry_after: Option<Duration>,
 }
 
@@ -115,18 +125,24 @@ pub(crate) struct Core {
     state: State,
     protocol: Option<Protocol>,
     feed_state: FeedState,
+    /// The last verdict on a resume.
     replay: Option<Verdict>,
+    /// The feed's newest cursor at the last hello.
     head: Option<String>,
+    /// The cursor up to which everything was received.
     cursor: Option<String>,
+    /// The bugs that the application watches.
     bugs: BTreeSet<BugId>,
     /// Whether `bugs` may differ from what the gateway was asked for. (Comparing ten thousand bugs for each message
     /// would be too slow.)
     bugs_changed: bool,
     connection: Option<Connection>,
+    /// What happens next, and when.
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
-    /// How the last attempts ended alike, and how many of them.
-    alike: Option<(Kind, u32)>,
+    /// In which way the last attempts failed, and how many of them in a row; `None` if the last one did not fail, or in
+    /// a way that is not likely to come again.
+    failure_streak: Option<(FailureKind, u32)>,
     pending: Option<Pending>,
     actions: VecDeque<Action>,
     deliveries: VecDeque<Delivery>,
@@ -149,7 +165,7 @@ impl Core {
             connection: None,
             timer: None,
             backoff: Backoff::CLIENT,
-            alike: None,
+            failure_streak: None,
             pending: None,
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
@@ -289,7 +305,7 @@ impl Core {
                     }
                     _ => "the gateway is silent".to_owned(),
                 };
-                self.lost(Lost::Broken(reason), now);
+                self.connection_ended(ConnectionEnd::Broken(reason), now);
             }
             Due::Probe => {
                 self.actions.push_back(Action::Send(json!({ "command": "version" }).to_string()));
@@ -315,23 +331,25 @@ impl Core {
     }
 
     /// The connection has ended, or could not be opened.
-    pub(crate) fn lost(&mut self, lost: Lost, now: Now) {
+    pub(crate) fn connection_ended(&mut self, end: ConnectionEnd, now: Now) {
         let Some(goaway) = self.connection.as_ref().map(|connection| connection.retry_after) else { return };
         self.leave();
-        let (reason, least, kind, advice) = match lost {
-            Lost::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
+        let (reason, least, kind, advice) = match end {
+            ConnectionEnd::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
                 return self.fail(Error::NotAFeed { url: shown(&self.url), status, text });
             }
-            Lost::Closed { code, text } if is_final_code(code) => return self.fail(Error::Closed { code, text }),
-            Lost::Refused { status, text, retry_after, by_gateway } => (
+            ConnectionEnd::Closed { code, text } if is_final_code(code) => {
+                return self.fail(Error::Closed { code, text });
+            }
+            ConnectionEnd::Refused { status, text, retry_after, by_gateway } => (
                 format!("{} answers {status} {text}", shown(&self.url)),
                 retry_after.filter(|_| matches!(status, 429 | 503)),
-                Some(Kind::Status(status)),
+                Some(FailureKind::Status(status)),
                 advice(status).filter(|_| !by_gateway),
             ),
-            Lost::Unreachable { reason, fault } => (reason, None, Some(Kind::Fault(fault)), None),
-            Lost::Closed { code, text } => (format!("closed ({code}): {text}"), None, None, None),
-            Lost::Broken(reason) => (reason, None, None, None),
+            ConnectionEnd::Unreachable { reason, fault } => (reason, None, Some(FailureKind::Fault(fault)), None),
+            ConnectionEnd::Closed { code, text } => (format!("closed ({code}): {text}"), None, None, None),
+            ConnectionEnd::Broken(reason) => (reason, None, None, None),
         };
         let reason = reason.trim_end_matches([' ', ':']).to_owned();
         // A gateway that stops tells each client another time to come back. A gateway that is full tells all clients
@@ -342,20 +360,20 @@ impl Core {
         });
         self.timer = Some((now.clock + delay, Due::Connect));
         self.become_state(State::Waiting { delay, reason: reason.clone() });
-        self.count(kind, &reason, advice);
+        self.count_failure(kind, &reason, advice);
     }
 
-    /// Delivers [`Event::Trouble`], once, when three attempts in a row have ended alike, because such a fault may not
-    /// pass by itself.
-    fn count(&mut self, kind: Option<Kind>, reason: &str, advice: Option<&str>) {
-        let before = self.alike.take();
+    /// Delivers [`Event::Trouble`], once, when three attempts in a row have failed in the same way, because such a
+    /// fault may not pass by itself.
+    fn count_failure(&mut self, kind: Option<FailureKind>, reason: &str, advice: Option<&str>) {
+        let before = self.failure_streak.take();
         let Some(kind) = kind else { return };
         let times = before.filter(|(last, _)| *last == kind).map_or(1, |(_, times)| times.saturating_add(1));
-        self.alike = Some((kind, times));
-        if times == TRIES {
-            let status = if let Kind::Status(status) = kind { Some(status) } else { None };
+        self.failure_streak = Some((kind, times));
+        if times == TROUBLE_AFTER {
+            let status = if let FailureKind::Status(status) = kind { Some(status) } else { None };
             let advice = advice.map(|advice| format!("{advice}; ")).unwrap_or_default();
-            let text = format!("{reason}, {TRIES} times in a row; {advice}this client goes on trying");
+            let text = format!("{reason}, {TROUBLE_AFTER} times in a row; {advice}this client goes on trying");
             self.tell(Some(Event::Trouble { status, text }), None);
         }
     }
@@ -378,6 +396,7 @@ impl Core {
         self.become_state(State::Connecting);
     }
 
+    /// Gives the connection up, if there is one.
     fn leave(&mut self) {
         if self.connection.take().is_some() {
             self.actions.push_back(Action::Disconnect);
@@ -429,6 +448,8 @@ impl Core {
         self.actions.push_back(Action::Send(message.to_string()));
     }
 
+    /// Delivers an event, and a cursor that may be stored once the event is dealt with. While a gap is pending, the
+    /// cursor waits for it.
     fn tell(&mut self, event: Option<Event>, cursor: Option<String>) {
         if let Some(cursor) = &cursor {
             self.cursor = Some(cursor.clone());

@@ -117,7 +117,7 @@ pub(crate) async fn drive(
             heard = link.next() => match heard {
                 Heard::Opened => shared.tell(Core::opened),
                 Heard::Text(text) => shared.tell(|core, now| core.received(&text, now)),
-                Heard::Lost(lost) => shared.tell(|core, now| core.lost(lost, now)),
+                Heard::Ended(end) => shared.tell(|core, now| core.connection_ended(end, now)),
             },
             () = until(deadline.map(|deadline| shared.origin + deadline)) => shared.tell(Core::alarm),
             saved = cursor_saver.saved() => if let Err(error) = saved {

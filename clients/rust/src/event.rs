@@ -33,8 +33,8 @@ pub enum Event {
         /// Since when, by the gateway's clock, if it said so.
         since: Option<When>,
     },
-    /// A person should look at this, although the feed goes on and tries again: three attempts in a row ended alike,
-    /// for example with a proxy's 404 or a certificate that is not trusted.
+    /// A person should look at this, although the feed goes on and tries again: three attempts in a row failed in the
+    /// same way, for example with a proxy's 404 or a certificate that is not trusted.
     Trouble {
         /// The HTTP status, if the attempts ended with one.
         status: Option<u16>,

@@ -27,6 +27,7 @@
 //! Inside, the protocol is a state machine without sockets or clocks (`core`), a queue holds events for the application
 //! (`delivery_queue`), and one task (`driver`) performs what they ask for.
 
+mod connection_end;
 mod core;
 mod cursor_saver;
 mod delivery_queue;
@@ -35,7 +36,6 @@ mod error;
 mod event;
 mod feed;
 mod link;
-mod lost;
 mod store;
 mod words;
 

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes, proto
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use crate::Error;
-use crate::lost::Lost;
+use crate::connection_end::ConnectionEnd;
 use crate::words;
 
 /// The largest message that is accepted from a gateway, in bytes: enough for a list of a million bugs, as in a reply of
@@ -29,7 +29,7 @@ const READ_BYTES: usize = 4 << 10;
 const CLOSE: Duration = Duration::from_secs(1);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Socket, Lost>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Socket, ConnectionEnd>> + Send>>;
 
 /// What a connection reports.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(crate) enum Heard {
     /// A text message was received.
     Text(Utf8Bytes),
     /// The connection has ended, or could not be opened.
-    Lost(Lost),
+    Ended(ConnectionEnd),
 }
 
 /// The connection, if there is one.
@@ -83,14 +83,14 @@ impl Link {
                     *self = Link::Open { socket: Box::new(socket), outbox: VecDeque::new() };
                     Heard::Opened
                 }
-                Err(lost) => {
+                Err(end) => {
                     *self = Link::None;
-                    Heard::Lost(lost)
+                    Heard::Ended(end)
                 }
             },
             Link::Open { socket, outbox } => {
                 let heard = poll_fn(|cx| poll_open(socket, outbox, cx)).await;
-                if matches!(heard, Heard::Lost(_)) {
+                if matches!(heard, Heard::Ended(_)) {
                     *self = Link::None;
                 }
                 heard
@@ -121,21 +121,21 @@ fn poll_open(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Conte
     loop {
         return Poll::Ready(match Pin::new(&mut *socket).poll_next(cx) {
             Poll::Ready(Some(Ok(Message::Text(text)))) => Heard::Text(text),
-            Poll::Ready(Some(Ok(Message::Close(frame)))) => Heard::Lost(match frame {
-                Some(frame) => Lost::Closed { code: frame.code.into(), text: words::plain(&frame.reason) },
-                None => Lost::Broken("closed by the gateway".to_owned()),
+            Poll::Ready(Some(Ok(Message::Close(frame)))) => Heard::Ended(match frame {
+                Some(frame) => ConnectionEnd::Closed { code: frame.code.into(), text: words::plain(&frame.reason) },
+                None => ConnectionEnd::Broken("closed by the gateway".to_owned()),
             }),
             // Pings are answered by the library; a pong goes out with the next flush, which this loop's next round does.
             Poll::Ready(Some(Ok(_))) => {
                 let _ = Pin::new(&mut *socket).poll_flush(cx);
                 continue;
             }
-            Poll::Ready(Some(Err(error))) => Heard::Lost(Lost::Broken(format!("connection lost: {error}"))),
-            Poll::Ready(None) => Heard::Lost(Lost::Broken("connection closed".to_owned())),
+            Poll::Ready(Some(Err(error))) => Heard::Ended(ConnectionEnd::Broken(format!("connection lost: {error}"))),
+            Poll::Ready(None) => Heard::Ended(ConnectionEnd::Broken("connection closed".to_owned())),
             // The write error is reported only now, when everything that the gateway sent before the end is read,
             // because that may tell the reason.
             Poll::Pending => match written {
-                Err(error) => Heard::Lost(Lost::Broken(format!("connection lost: {error}"))),
+                Err(error) => Heard::Ended(ConnectionEnd::Broken(format!("connection lost: {error}"))),
                 Ok(()) => return Poll::Pending,
             },
         });
@@ -159,7 +159,7 @@ fn poll_write(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Cont
     }
 }
 
-async fn connect(url: &str) -> Result<Socket, Lost> {
+async fn connect(url: &str) -> Result<Socket, ConnectionEnd> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
@@ -170,7 +170,7 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(answer)) => {
             let location = answer.headers().get("location").and_then(|location| location.to_str().ok());
-            Err(Lost::Refused {
+            Err(ConnectionEnd::Refused {
                 status: answer.status().as_u16(),
                 text: words::said(answer.status(), answer.body().as_deref().unwrap_or_default(), location),
                 retry_after: retry_after(answer.headers(), SystemTime::now()),
@@ -183,15 +183,15 @@ async fn connect(url: &str) -> Result<Socket, Lost> {
 
 /// Trusts the certificates that this machine trusts. The crypto provider is chosen here, because the application may
 /// have installed none, or linked two.
-async fn tls() -> Result<Arc<rustls::ClientConfig>, Lost> {
+async fn tls() -> Result<Arc<rustls::ClientConfig>, ConnectionEnd> {
     let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-    let loaded =
-        loaded.map_err(|error| Lost::Broken(format!("cannot read the certificates of this machine: {error}")))?;
+    let loaded = loaded
+        .map_err(|error| ConnectionEnd::Broken(format!("cannot read the certificates of this machine: {error}")))?;
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {
         let errors = loaded.errors;
-        return Err(Lost::Broken(format!(
+        return Err(ConnectionEnd::Broken(format!(
             "this machine trusts no certificate authority; install ca-certificates, or set SSL_CERT_FILE: {errors:?}"
         )));
     }

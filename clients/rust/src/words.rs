@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::{StatusCode, Uri};
 
-use crate::lost::Lost;
+use crate::connection_end::ConnectionEnd;
 
 /// How much of a server's answer is shown, in characters.
 const MAX_SHOWN: usize = 200;
@@ -105,14 +105,14 @@ pub(crate) fn advice(status: u16) -> Option<&'static str> {
 }
 
 /// Why there was no answer.
-pub(crate) fn unreachable(url: &str, error: &WsError) -> Lost {
+pub(crate) fn unreachable(url: &str, error: &WsError) -> ConnectionEnd {
     let (mut reason, fault) = why(url, error);
     if let Some(name) = proxy_variable(url, |name| std::env::var_os(name)) {
         reason = format!("{reason} ({name} is set; not used here)");
     }
     match fault {
-        Some(fault) => Lost::Unreachable { reason, fault },
-        None => Lost::Broken(reason),
+        Some(fault) => ConnectionEnd::Unreachable { reason, fault },
+        None => ConnectionEnd::Broken(reason),
     }
 }
 

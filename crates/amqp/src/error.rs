@@ -70,9 +70,9 @@ impl AmqpError {
         matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
     }
 
-    /// Whether trying again would get the same answer: the broker refuses the request, or does not know what is asked
-    /// for (AMQP codes 503 and 540). False if the fault may pass.
-    pub fn will_be_the_same(&self) -> bool {
+    /// Whether trying again is of no use: the broker would refuse the request again, or does not know what is asked for
+    /// (AMQP codes 503 and 540). False if the fault may pass.
+    pub fn is_permanent(&self) -> bool {
         let unknown = |source| protocol_error(source).is_some_and(|(code, _)| matches!(code, 503 | 540));
         self.needs_a_person() || matches!(self, AmqpError::Broker { source, .. } if unknown(source))
     }

@@ -8,9 +8,6 @@ use std::fmt;
 use bugfeed_protocol::redact::unescaped;
 use lapin::uri::AMQPUri;
 
-/// The largest AMQP frame unless the URL says otherwise, in bytes. lapin keeps two buffers of 32 frames for a
-/// connection: with RabbitMQ's own 128 KiB that would be 8 MiB, for messages of a hundred bytes.
-const FRAME_MAX: u32 = 16 * 1024;
 /// Seconds between heartbeats unless the URL says otherwise. A dead broker is noticed after two missed heartbeats.
 const HEARTBEAT_S: u16 = 10;
 
@@ -59,7 +56,6 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    uri.query.frame_max.get_or_insert(FRAME_MAX);
     Ok(BrokerUrl(uri))
 }
 

@@ -21,7 +21,7 @@ use super::input::Work;
 use super::replay::{Found, Pos};
 use transitions::{Name, REQUESTS, TRANSITIONS, check};
 
-/// A waiting session keeps at most so many changes that a catch-up found; the others are looked up again.
+/// The most changes of a catch-up that a waiting session keeps. The others are looked up again later.
 pub(super) const KEEP: usize = 2048;
 
 /// Everything a lagging session has yet to be sent.
@@ -33,29 +33,30 @@ pub(super) struct Backlog {
     phase: Phase,
     /// What the connection has handed in.
     request: Request,
-    /// Whether the session is sent only the newest change of each bug of those that it misses. It is so under
-    /// backpressure: once the socket refused bytes, until all is sent and the next piece of work begins. A session that
-    /// lags only because other sessions of its shard have their turn first is sent every change that it misses.
+    /// Whether the session is sent only the newest change of each bug, of the changes that it missed (conflation). This
+    /// begins under backpressure, when the socket refuses bytes. It ends when everything is sent and the next piece of
+    /// work begins. A session that lags only because it is the turn of other sessions of its shard is sent every change
+    /// that it missed.
     conflates: bool,
 }
 
 /// What a lagging session is owed once its outgoing bytes are written.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Nothing is in hand. Everything up to `after` was encoded; whatever the shard processed later was missed, and is
-    /// looked up next. Where nothing was missed, it is the turn of the connection's request.
+    /// Nothing is in hand. Everything up to `after` was encoded. If the shard has processed later changes, the session
+    /// has missed them, and they are looked up next; if not, it is the turn of the connection's request.
     Behind {
-        /// The last position that is done with.
+        /// Everything up to this position was encoded.
         after: Pos,
-        /// A conflation that was dropped held the cursor back, and the next one has to go on with that.
+        /// The hold on the cursor that a dropped conflation has left. The next conflation goes on with it.
         hold: Option<CursorHold>,
     },
-    /// A catch-up was looked up: one that a command asked for, or what a session without backpressure missed. All that
-    /// it found and that is not encoded yet is in the batch.
+    /// A catch-up was looked up, because a command asked for it, or because a session without backpressure missed
+    /// changes. The batch holds all changes that were found and are not encoded yet.
     CatchUp {
         /// What was looked up.
         query: Query,
-        /// What it found.
+        /// The changes that were found.
         batch: Batch,
     },
     /// A catch-up whose batch holds only the first [`KEEP`] changes, because the session had to wait. After them the query
@@ -69,9 +70,9 @@ pub(super) enum Phase {
     /// The newest change of each bug that changed while the session lagged. It lasts only as long as the socket takes
     /// bytes: a session that has to wait drops it, and looks for newer changes later.
     Conflation {
-        /// The position up to which was looked.
+        /// The position up to which the replay cache was searched.
         upto: Pos,
-        /// What was found.
+        /// The changes that were found.
         batch: Batch,
     },
     /// Changes may have been lost, and the client must be told so before anything else. Nothing that was found before
@@ -88,24 +89,26 @@ pub(super) struct Batch {
     pub(super) found: Vec<Found>,
     /// The index of the first one that is not encoded.
     pub(super) next: usize,
-    /// The position of the last one that was encoded; before there is one, the position after which was looked.
+    /// The position of the last change that was encoded. Before there is one: the position after which the search
+    /// began.
     pub(super) sent: Pos,
-    /// While it holds, another cursor than the change's own is told.
+    /// As long as this hold lasts, a change is sent with another cursor than its own.
     pub(super) hold: Option<CursorHold>,
 }
 
-/// Holds the cursor back that is told with the changes of a batch.
+/// A hold on the cursor that is told with the changes of a batch.
 ///
-/// A cursor claims that its client has every change with a number up to it. The newest change of a bug may have come
-/// late: it has a low number, but lies behind changes with higher numbers. Where only the newest change of that bug is
-/// sent, it replaces those others, and until it is sent no cursor may claim them. Example: changes 7, 8 and 9 were
-/// recorded in the order 8, 9, 7, and 8 and 7 are of one bug. Only 9 and 7 are sent. With 9 the client must not be told
-/// cursor 9: it has nothing of that bug yet, and a gateway to which 7 came in time would send it nothing after 9.
+/// Why: a cursor claims that its client has every change with a number up to it. The newest change of a bug may have
+/// come late: it has a low number, but lies behind changes with higher numbers. If only the newest change of that bug
+/// is sent, it replaces those others, and until it is sent no cursor may claim them. Example: changes 7, 8 and 9 were
+/// recorded in the order 8, 9, 7, and 8 and 7 are of one bug. Only 9 and 7 are sent. With 9, the client must not be
+/// told cursor 9: it has nothing of that bug yet, and a gateway to which 7 came in time would send it nothing after 9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CursorHold {
     /// The cursor that is told is the one of this position.
     pub(super) at: Pos,
-    /// A gap right after that position was told, and its cursor: a cursor below that one would fall back.
+    /// Whether the client was told a gap right after that position. If so, it knows the gap's cursor, and a cursor
+    /// below that one would be a step back.
     pub(super) gap_told: bool,
     /// The position of the last change that came late. From it on, each change is told with its own cursor.
     pub(super) until: Pos,
@@ -114,20 +117,20 @@ pub(super) struct CursorHold {
 /// What a catch-up asks the replay cache for. It is kept for as long as it may have to be asked again.
 #[derive(Debug)]
 pub(super) struct Query {
-    /// Of which bugs.
+    /// The bugs.
     pub(super) bugs: Vec<BugId>,
-    /// Up to and including this position.
+    /// Only changes up to and including this position.
     pub(super) upto: Pos,
-    /// After this position.
+    /// Only changes after this position.
     pub(super) after: Pos,
-    /// Where the client named a time: that time, for changes that have left the ring.
+    /// The time, if the client named one. It decides about changes that have left the ring.
     pub(super) since: Option<When>,
     /// How many changes may be found one by one; 0 asks for the newest of each bug.
     pub(super) limit: usize,
 }
 
-/// The one piece of work that a connection may have handed in: it hands in no other before
-/// [`Peer::ready`](super::session::Peer::ready).
+/// The one piece of work that a connection may have handed in. The connection hands in no other before
+/// [`Peer::ready`](super::session::Peer::ready) is called.
 #[derive(Debug, Default)]
 pub(super) enum Request {
     /// The connection has handed in nothing, and may do so at any time.
@@ -138,7 +141,8 @@ pub(super) enum Request {
     /// A resume that cannot be answered, though everything before it is sent: it is not known yet whether this gateway
     /// missed changes. It waits until [`Input::Hold`](super::shard::Input::Hold) ends, not for the socket.
     AwaitsFeed(Work),
-    /// Its answer is in the outgoing bytes and the phase. Once all of that is sent, the connection is told to go on.
+    /// The answer to the work is in the outgoing bytes and the phase. Once all of that is sent, the connection is told
+    /// to go on.
     Answering,
 }
 
@@ -172,7 +176,8 @@ impl Backlog {
         self.conflates
     }
 
-    /// The socket took so many of the outgoing bytes. Whether it took all; otherwise there is backpressure from here on.
+    /// Notes that the socket took `count` of the outgoing bytes. Returns whether it took all; if not, backpressure
+    /// begins.
     pub(super) fn socket_took(&mut self, count: usize) -> bool {
         let all = self.outgoing.took(count);
         self.conflates |= !all;
@@ -184,29 +189,30 @@ impl Backlog {
         self.turn(|_| next);
     }
 
-    /// Goes on with another phase, made of what the present one holds.
+    /// Goes on with another phase, which is made from the present one.
     pub(super) fn turn(&mut self, next: impl FnOnce(Phase) -> Phase) {
         let from = self.phase.name();
-        // The gap stands here only while `next` runs.
+        // `GapOwed` is only a placeholder here while `next` runs.
         self.phase = next(std::mem::replace(&mut self.phase, Phase::GapOwed));
         check(&TRANSITIONS, from, self.phase.name());
         self.assert_holds();
     }
 
-    /// Continuity was lost: the client is told before it is sent anything else. One that is closed is not told.
+    /// Continuity was lost: the client is told before it is sent anything else. A client whose session is closing is
+    /// not told.
     pub(super) fn owe_gap(&mut self) {
         if !matches!(self.phase, Phase::GapOwed | Phase::Closing) {
             self.enter(Phase::GapOwed);
         }
     }
 
-    /// Ends the session once it is written the outgoing bytes, of which a close frame is the last.
+    /// Ends the session once the outgoing bytes are written, of which a close frame is the last.
     pub(super) fn close(&mut self, close: Close) {
         self.outgoing.buffer().extend_from_slice(&frame::close(close));
         self.enter(Phase::Closing);
     }
 
-    /// The changes that are encoded next, where the phase has any, and where their frames are appended.
+    /// The phase's batch of changes, if it has one, and the buffer to which their frames are appended.
     pub(super) fn batch_and_buffer(&mut self) -> Option<(&mut Batch, &mut Vec<u8>)> {
         Some((self.phase.batch()?, self.outgoing.buffer()))
     }
@@ -221,7 +227,7 @@ impl Backlog {
         matches!(self.request, Request::AwaitsFeed(_))
     }
 
-    /// Leaves the resume that was deferred until it is known whether this gateway missed changes.
+    /// Makes the deferred resume wait until it is known whether this gateway missed changes.
     pub(super) fn await_feed(&mut self) {
         self.turn_request(|request| match request {
             Request::Deferred(work) => Request::AwaitsFeed(work),
@@ -229,7 +235,7 @@ impl Backlog {
         });
     }
 
-    /// A resume that waited for the gateway is looked at again.
+    /// Takes up a resume again that waited for the gateway.
     pub(super) fn defer_again(&mut self) {
         if self.awaits_feed() {
             self.turn_request(|request| match request {
@@ -239,8 +245,8 @@ impl Backlog {
         }
     }
 
-    /// The work that was deferred, if any: it is answered now. The socket took everything that came before it, so what is
-    /// missed from here on is sent change by change.
+    /// Takes the deferred work, if any, so that it is answered now. The socket took everything that came before it, so
+    /// changes that the session misses from here on are sent one by one.
     pub(super) fn begin_work(&mut self) -> Option<Work> {
         let mut begun = None;
         if matches!(self.request, Request::Deferred(_)) {
@@ -255,7 +261,7 @@ impl Backlog {
         begun
     }
 
-    /// All of an answer was sent, if there was one: whether the connection must be told.
+    /// Notes that everything was sent. Returns whether an answer was among it, so that the connection must be told.
     pub(super) fn end_work(&mut self) -> bool {
         let answering = matches!(self.request, Request::Answering);
         if answering {
@@ -271,7 +277,7 @@ impl Backlog {
         self.assert_holds();
     }
 
-    /// Keeps as little in memory as will do while the session waits for its turn.
+    /// Frees the memory that the session does not need while it waits for its turn.
     pub(super) fn compact(&mut self) {
         self.outgoing.compact();
         match &self.phase {
@@ -304,24 +310,26 @@ impl Backlog {
         check(&TRANSITIONS, self.phase.name(), Name::Open);
     }
 
-    /// What holds in each phase, between one step and the next.
+    /// Checks what must hold in each phase, between one step and the next.
     fn assert_holds(&self) {
         match &self.phase {
             Phase::Behind { after, hold } => {
-                assert!(hold.is_none_or(|hold| hold.until > *after), "it is over: {self:?}");
-                assert!(hold.is_none() || self.conflates, "only a conflation is dropped: {self:?}");
+                assert!(hold.is_none_or(|hold| hold.until > *after), "the hold has ended: {self:?}");
+                assert!(hold.is_none() || self.conflates, "only a conflation leaves a hold: {self:?}");
             }
             Phase::CatchUp { query, batch } => batch.assert_holds(query.upto),
             Phase::Cut { query, batch } => {
                 batch.assert_holds(query.upto);
-                assert!(batch.left() <= KEEP, "this is what it was cut for");
+                assert!(batch.left() <= KEEP, "a cut batch is short");
             }
             Phase::Conflation { upto, batch } => {
                 batch.assert_holds(*upto);
                 assert!(self.conflates, "without backpressure every change is sent: {self:?}");
             }
             Phase::GapOwed => {}
-            Phase::Closing => assert!(matches!(self.request, Request::Answering), "closed by no work: {self:?}"),
+            Phase::Closing => {
+                assert!(matches!(self.request, Request::Answering), "only work closes a session: {self:?}");
+            }
         }
         if self.awaits_feed() {
             assert!(self.outgoing.is_empty(), "it is sent everything before it waits for the gateway: {self:?}");
@@ -332,13 +340,13 @@ impl Backlog {
 }
 
 impl Phase {
-    /// Everything up to a position is encoded, and nothing is in hand.
+    /// Nothing is in hand, and everything up to a position is encoded.
     pub(super) fn behind(after: Pos) -> Phase {
         Phase::Behind { after, hold: None }
     }
 
-    /// A conflation is dropped: what it has left is not worth memory, since the newest changes can be found again, and
-    /// may be newer then.
+    /// Drops a conflation. What it has left is not worth the memory: the newest changes can be looked up again, and may
+    /// be newer then.
     fn drop_conflation(self) -> Phase {
         match self {
             Phase::Conflation { upto, batch } if batch.left() == 0 => Phase::behind(upto),
@@ -347,7 +355,7 @@ impl Phase {
         }
     }
 
-    /// A catch-up keeps its first [`KEEP`] changes, and looks the others up again.
+    /// Cuts a catch-up to its first [`KEEP`] changes; the others are looked up again later.
     fn cut(self) -> Phase {
         match self {
             Phase::CatchUp { query, mut batch } => {
@@ -358,7 +366,7 @@ impl Phase {
         }
     }
 
-    /// The changes that are encoded next.
+    /// The phase's batch of changes, if it has one.
     fn batch(&mut self) -> Option<&mut Batch> {
         match self {
             Phase::CatchUp { batch, .. } | Phase::Cut { batch, .. } | Phase::Conflation { batch, .. } => Some(batch),
@@ -379,7 +387,7 @@ impl Phase {
 }
 
 impl Batch {
-    /// An empty one, before a look-up of what lies after a position.
+    /// An empty batch, before a look-up of what lies after the position `sent`.
     pub(super) fn after(sent: Pos) -> Batch {
         Batch { sent, ..Batch::default() }
     }
@@ -389,12 +397,12 @@ impl Batch {
         self.found.len() - self.next
     }
 
-    /// The hold on the cursor, as far as the change that it waits for is not encoded yet.
+    /// The hold on the cursor; `None` once the change that it waits for is encoded.
     pub(super) fn hold_left(&self) -> Option<CursorHold> {
         self.hold.filter(|hold| hold.until > self.sent)
     }
 
-    /// An empty one for the next look-up, of what lies after the last change of this one.
+    /// An empty batch for the next look-up, which begins after the last change of this one.
     pub(super) fn next_batch(mut self) -> Batch {
         self.hold = self.hold_left();
         self.found.clear();
@@ -416,7 +424,7 @@ impl Batch {
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
-    /// The socket took those before. Always less than there are, or 0.
+    /// How many of the bytes the socket has taken. When it has taken all of them, the buffer is emptied and this is 0.
     written: usize,
 }
 
@@ -435,7 +443,7 @@ impl Outgoing {
         &mut self.bytes
     }
 
-    /// The socket took so many bytes more. Whether it has taken all.
+    /// Notes that the socket took `count` bytes more. Returns whether it has taken all.
     fn took(&mut self, count: usize) -> bool {
         self.written += count;
         assert!(self.written <= self.bytes.len(), "the socket took more than it was given");
@@ -459,7 +467,7 @@ impl Outgoing {
     }
 }
 
-/// Checks that a session may end, with what it has yet to be sent, if anything.
+/// Checks that a session may end now. `backlog` is what it has yet to be sent; `None` if it is open.
 pub(super) fn assert_may_end(backlog: Option<&Backlog>) {
     check(&TRANSITIONS, backlog.map_or(Name::Open, |backlog| backlog.phase.name()), Name::Ended);
 }

@@ -1,7 +1,7 @@
-//! What all sessions of a process may take together, whichever feed and shard they are of.
+//! Bounds on what all sessions of a process use together, whichever feed and shard they belong to.
 //!
-//! Goes in: how much somebody wants more. Comes out: whether there is room. Whoever asks when there is none is the one that
-//! has to go: nobody else is touched.
+//! Goes in: how much more a session wants. Comes out: whether there is room. If there is none, only the session that
+//! asks is closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,12 +14,12 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A bound of which nothing is taken.
+    /// A budget with this bound, of which nothing is taken.
     pub fn new(limit: usize) -> Budget {
         Budget { limit, taken: AtomicUsize::new(0) }
     }
 
-    /// Takes so much more. Whether there was room; where there was not, nothing is taken.
+    /// Takes `more` of the budget. Returns whether there was room; if not, nothing is taken.
     pub fn take(&self, more: usize) -> bool {
         let taken = |taken: usize| taken.checked_add(more).filter(|&taken| taken <= self.limit);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
@@ -43,7 +43,7 @@ impl Default for Budget {
     }
 }
 
-/// What one holder has taken of a budget; given back when it is dropped.
+/// What one holder has taken of a budget. Dropping it gives that back.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -56,7 +56,7 @@ impl Share {
         Share { budget: Arc::clone(budget), held: 0 }
     }
 
-    /// Makes it as large as this, if it is not already. Whether there was room.
+    /// Makes the share at least this large. Returns whether there was room; if not, the share stays as it is.
     pub fn grow_to(&mut self, size: usize) -> bool {
         let more = size.saturating_sub(self.held);
         let has_room = more == 0 || self.budget.take(more);
@@ -76,16 +76,16 @@ impl Drop for Share {
 /// The budgets of a process. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    /// Bytes of messages and forms that were begun and have not come to their end.
+    /// Bytes of messages and forms that were begun and are not complete yet.
     pub message_bytes: Arc<Budget>,
-    /// Bugs that sessions watch, each counted once for each session.
+    /// Bugs that sessions watch; a bug counts once for each session that watches it.
     pub subscriptions: Arc<Budget>,
 }
 
-/// 256 of the largest messages at a time.
+/// Room for 256 messages of the largest size.
 const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// About 700 MB.
+/// About 700 MB of memory.
 const SUBSCRIPTIONS: usize = 20_000_000;
 
 impl Default for Budgets {

@@ -1,7 +1,7 @@
 //! WebSocket frames as a server writes them (RFC 6455 §5.2): unfragmented, unmasked, complete in one buffer.
 //!
-//! Reading, masking and the rules of the protocol are tokio-tungstenite's; writing is done here because one encoded
-//! update is shared by all its receivers.
+//! The library tokio-tungstenite reads frames, unmasks them and checks the rules of the protocol. Frames are written
+//! here, because one encoded update is shared by all its receivers.
 
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{Change, Cursor, server};
@@ -70,8 +70,8 @@ pub fn close(close: Close) -> Vec<u8> {
     out
 }
 
-/// The first of the frames that the functions above wrote: its text, or none where it is a ping, a pong or a close; and its
-/// length in bytes. None while it is not whole.
+/// Splits the first frame off bytes that the functions above wrote. Returns the frame's text (`None` for a ping, a pong
+/// or a close frame) and its length in bytes; `None` as long as the frame is not complete.
 pub fn split(bytes: &[u8]) -> Option<(Option<&[u8]>, usize)> {
     let (&opcode, &short) = (bytes.first()?, bytes.get(1)?);
     let (head, len): (usize, usize) = match short {
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// What tungstenite would have written.
+    /// The bytes that tungstenite would write.
     fn theirs(frame: &Frame) -> Vec<u8> {
         let mut out = Vec::new();
         frame.clone().format(&mut out).unwrap();

@@ -1,4 +1,4 @@
-//! What a shard is told, what bounds it, and what it counts.
+//! The inputs of a shard, the limits of its sessions, and what it counts.
 
 use std::sync::Arc;
 
@@ -14,33 +14,34 @@ use super::subscriptions::Slot;
 pub enum Input<P> {
     /// A new connection.
     Attach(P),
-    /// Something a connection read. It hands in the next only when [`Peer::ready`](super::session::Peer::ready) was called.
+    /// Work that a connection has read. The connection hands in the next piece only after
+    /// [`Peer::ready`](super::session::Peer::ready) was called.
     Work(Slot, Work),
-    /// The connection's socket takes more.
+    /// The connection's socket can take more bytes.
     Writable(Slot),
-    /// The connection is over. Its slot may be given to another.
+    /// The connection is over. Its slot may be given to another one.
     Detach(Slot),
     /// A change, already in the replay cache.
     Update(Update),
     /// Several changes, in order, all in the replay cache.
     Updates(Arc<Vec<Update>>),
-    /// Continuity was lost; what comes next follows this cursor.
+    /// Continuity was lost. The next change follows this cursor; `None` if no cursor is known.
     Gap(Option<Cursor>),
-    /// Whether the feed is current: its bus is connected, and history was read. Not so at first.
+    /// Whether the feed is current: its bus is connected, and history was read. At first it is not.
     Current(bool),
-    /// Whether it is being found out if changes were missed: resumes from a cursor wait for the answer meanwhile. Bounded in
-    /// time by whoever says so.
+    /// Whether the feed is just finding out if changes were missed. If so, resumes from a cursor wait for the answer.
+    /// The sender limits how long that lasts.
     Hold(bool),
-    /// Whether changes can arrive has changed: modern sessions are told.
+    /// Whether changes can arrive; sent when that has changed. Modern sessions are told.
     Feed {
-        /// They cannot.
+        /// Whether nothing can arrive.
         paused: bool,
-        /// Since when, by the gateway's clock.
+        /// Since when this is so, by the gateway's clock.
         since: When,
     },
     /// Close every session, spread over this many milliseconds.
     Drain {
-        /// From now.
+        /// The length of the window, which begins now.
         window_ms: u64,
     },
 }
@@ -48,7 +49,7 @@ pub enum Input<P> {
 /// What a connection asks for.
 #[derive(Debug)]
 pub enum Work {
-    /// A command, or why it was none.
+    /// A command, or why a message was refused.
     Command(Result<Command, Refusal>),
     /// Frames to write as they are (a pong).
     Write(Vec<u8>),
@@ -59,18 +60,21 @@ pub enum Work {
 /// One change on its way to the sessions that watch it.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// Where it lies in the replay cache.
+    /// Its position in the replay cache.
     pub pos: Pos,
-    /// What it says.
+    /// The change itself.
     pub change: Change,
-    /// Its number; none of one that came late, which a client may lack whatever its cursor.
+    /// Its number; `None` if it came late. A client may lack a late change whatever its cursor is. (A change without a
+    /// number that comes between numbered ones counts as late.)
     pub number: Option<Cursor>,
-    /// The cursor of a client that has been sent it.
+    /// The cursor that a client may store once it was sent this change.
     pub cursor: Cursor,
 }
 
-/// How long a client's word that it has seen more than this gateway is believed, in milliseconds, while the feed is
-/// current. A gateway is then behind another by the time a message takes; a ledger that was set back never catches up.
+/// How long a gateway believes a client that has seen a higher number than the gateway, in milliseconds. Only time in
+/// which the feed is current counts: then another gateway can be ahead only by the travel time of a message. If the
+/// number does not come within that time, the client is told a gap: the ledger may have been set back, and may never
+/// reach that number.
 pub const AHEAD_MS: u64 = 5_000;
 
 /// Bounds on one session.
@@ -78,15 +82,16 @@ pub const AHEAD_MS: u64 = 5_000;
 pub struct SessionLimits {
     /// Bugs one session may watch.
     pub subscriptions: usize,
-    /// Changes one catch-up sends one by one; beyond it the newest of each bug.
+    /// Changes that one catch-up sends one by one. If it finds more, it sends only the newest of each bug.
     pub catch_up: usize,
     /// How often a ping is sent, in milliseconds.
     pub ping_interval_ms: u64,
-    /// How long a peer may stay silent, pings notwithstanding, in milliseconds.
+    /// How long a peer may stay silent although it is sent pings, in milliseconds.
     pub idle_timeout_ms: u64,
-    /// How long a socket may take nothing at all, in milliseconds.
+    /// How long a socket may take none of the bytes that wait for it, in milliseconds.
     pub write_timeout_ms: u64,
-    /// The largest message a client may send, in bytes; told to clients, kept by whoever reads.
+    /// The largest message a client may send, in bytes. The shard only tells clients this limit; the connection
+    /// enforces it.
     pub message_bytes: usize,
     /// How long a message may take from its first byte to its last, in milliseconds.
     pub message_timeout_ms: u64,
@@ -109,9 +114,9 @@ impl Default for SessionLimits {
 /// What happened, counted since the last [`Shard::take_tally`](super::shard::Shard::take_tally).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Updates written as they came.
+    /// Updates that were written live.
     pub live: u64,
-    /// Updates written by a catch-up.
+    /// Updates that were written by a catch-up.
     pub caught_up: u64,
     /// Sessions that began to lag.
     pub lagged: u64,
@@ -123,7 +128,7 @@ pub struct Tally {
     pub silent: u64,
     /// Sessions ended because their socket took nothing.
     pub stalled: u64,
-    /// Sessions ended because a message of theirs did not come to its end.
+    /// Sessions ended because a message of theirs was not completed in time.
     pub unfinished: u64,
     /// Sessions ended because the process has no room for what they asked.
     pub no_room: u64,
@@ -144,7 +149,7 @@ pub struct About {
     pub feed: Arc<str>,
 }
 
-/// Sessions are closed over a window, not all at once.
+/// A drain: sessions are closed over a window of time, not all at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Drain {
     pub(super) begin_ms: u64,
@@ -152,13 +157,14 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    /// When a session is closed: evenly spread, whatever the slots.
+    /// When the session in this slot is closed. The times are spread evenly, whichever slots are in use.
     pub(super) fn due_ms(self, slot: usize) -> u64 {
         self.begin_ms + spread(slot, self.window_ms)
     }
 }
 
-/// A share of `window` that is another one for each slot, in golden-ratio steps: even for any run of slots.
+/// A time between 0 and `window`, another one for each slot. It grows in golden-ratio steps, so the times of any run of
+/// slots are spread evenly over the window.
 pub(super) fn spread(slot: usize, window: u64) -> u64 {
     let step = u32::try_from(slot & 0xFFFF_FFFF).unwrap_or(0).wrapping_mul(0x9E37_79B9);
     u64::from(step) * window / (1 << 32)

@@ -1,7 +1,8 @@
-//! The pure core: replay, order, subscriptions and one shard's sessions.
+//! The pure core of a gateway and of a shim: which message is new, the replay cache, the shards with their sessions,
+//! and the planners of the bus and of the relay.
 //!
-//! Knows no socket, clock, broker or database: inputs are method calls, `now` is an argument, and what is to be
-//! written goes through the [`shard::Peer`] that the caller brings.
+//! It knows no socket, clock, broker or database. Inputs are method calls, the time is an argument, and bytes for
+//! clients are written through the [`shard::Peer`] that the caller provides.
 
 mod backlog;
 pub mod budget;

@@ -2,8 +2,8 @@
 
 use bugfeed_protocol::BugId;
 
-/// 64 bits that need no more than 32-bit alignment: an entry of a table that holds one beside 32-bit values wastes no
-/// four bytes on padding.
+/// A `u64` that is stored as two `u32`s, so that it needs only 32-bit alignment. A table entry that holds one beside
+/// another 32-bit value then has no four bytes of padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PackedU64([u32; 2]);
 

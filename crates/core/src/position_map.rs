@@ -1,9 +1,9 @@
 //! How the positions of a replay cache and the numbers of ledgers correspond.
 //!
-//! Goes in: the number of each change as it is recorded, and whether it continues what came before. Comes out: the
-//! cursor of a position, the position of a cursor, and an honest "cannot tell". Lineage tags tell apart the histories of a
-//! ledger that was set back. Positions are dense; numbers may begin
-//! anywhere, skip, or belong to another ledger, so the correspondence is a list of runs.
+//! Goes in: the number of each change as it is recorded, and whether it continues the numbers before. Comes out: the
+//! cursor of a position, the position of a cursor, or "unknown". Lineage tags tell apart the histories of a ledger that
+//! was set back. Positions have no holes; numbers may begin anywhere, skip, or belong to another ledger. So the
+//! correspondence is kept as a list of runs.
 
 use std::collections::VecDeque;
 
@@ -11,58 +11,63 @@ use bugfeed_protocol::{Cursor, Epoch, Tag};
 
 use super::ring::Pos;
 
-/// How a change's number continues those before.
+/// How a change's number continues the numbers before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Continuity {
     /// It is the next one, or the first ever.
     Next,
-    /// Numbers between it and those before are lost, or cannot be compared: a hole that was not filled, another epoch, or
-    /// another history of the same one.
+    /// Numbers between it and those before are lost, or the two cannot be compared: a hole was not filled, or another
+    /// epoch or another history of the same epoch begins.
     Broken,
-    /// The same, and clients may have the number before it from the time before: it goes on where another history or ledger
-    /// went on otherwise, so that whoever has that number may lack what came then.
+    /// As [`Continuity::Broken`], and clients may have the number before this one from a history that has ended.
+    /// Example: the ledger gave 6 to 9, was set back to 5, and gives 6 again. A client with cursor 5 may lack the old 6
+    /// to 9, so cursor 5 must not mean "everything before the new 6".
     Apart,
-    /// It should have come before others that are recorded already.
+    /// It came after changes with higher numbers.
     Late,
 }
 
 /// Where a client's cursor lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Located {
-    /// Everything up to and including this position is what the client has.
+    /// The client has everything up to and including this position.
     At(Pos),
     /// The client has seen numbers that have not come here yet.
     Ahead,
-    /// What lies between cannot be told: another epoch, before the beginning, or across lost numbers.
+    /// It is unknown what the client lacks: its cursor is of another epoch, or from before the first number, or numbers
+    /// are lost after it.
     Unknown,
 }
 
 #[derive(Clone, Debug)]
 struct Run {
-    /// The position it begins at.
+    /// The position at which the run begins.
     first: Pos,
     epoch: Epoch,
     /// The number at `first`.
     seq: u64,
     /// The lineage tag of its numbers.
     tag: Option<Tag>,
-    /// The tag of the number before `seq`, where it is known.
+    /// The tag of the number before `seq`, if it is known.
     before: Option<Tag>,
-    /// Whether the number grows with the position. A late change does not advance the cursor.
+    /// Whether the number grows with the position. In a run of late changes it does not, because they do not move the
+    /// cursor.
     steps: bool,
-    /// Whoever has the number before `seq` may lack what lies before `first`.
+    /// Whether a client with the number before `seq` may lack changes before `first` ([`Continuity::Apart`]).
     apart: bool,
-    /// The gap before it was told with the cursor of its first change, not with the one before that.
+    /// Whether the gap before the run was told with the cursor of the run's first change, and not with the cursor
+    /// before that.
     gap_has_first: bool,
 }
 
 impl Run {
-    /// The number at `pos`, which may be one before the run: a run is recorded before the head moves.
+    /// The number at `pos`. This may be the position just before the run, because a run is recorded before the head
+    /// moves.
     fn seq_at(&self, pos: Pos) -> u64 {
         if self.steps { self.seq + (pos + 1 - self.first) - 1 } else { self.seq }
     }
 
-    /// "Everything up to `pos`", for a position of the run, or the one before it.
+    /// The cursor that means "everything up to `pos`", for a position of the run, or the one before it.
     fn cursor_at(&self, pos: Pos) -> Cursor {
         if self.steps && pos < self.first {
             return self.cursor_before();
@@ -76,35 +81,35 @@ impl Run {
         Cursor::new(self.epoch.clone(), seq).tagged(self.before.filter(|_| seq > 0))
     }
 
-    /// Whether what comes after a number begins in this run, or goes on in it.
+    /// Whether a client that has everything up to number `seq` lacks only changes in this run or after it.
     fn holds(&self, seq: u64) -> bool {
         seq >= self.seq || seq + 1 == self.seq && !self.apart
     }
 
-    /// Whether the number that a cursor of this epoch names is that of this run, as far as its tag can be compared. One
-    /// with a tag cannot be compared with a number that has none.
+    /// Whether the tag of a cursor of this epoch fits the tag that this run gives to the cursor's number. A cursor
+    /// without a tag always fits. A cursor with a tag does not fit a number without one.
     fn agrees(&self, cursor: &Cursor) -> bool {
         let own = if cursor.seq < self.seq { self.before } else { self.tag };
         cursor.seq == 0 || cursor.tag.is_none() || cursor.tag == own
     }
 }
 
-/// Runs that are remembered: 56 bytes each. Beyond it the oldest is forgotten, and what lay in it becomes unknown; the ring
-/// is trimmed with it, see [`PositionMap::first_known`].
+/// The most runs that are remembered, at 56 bytes each. Beyond it the oldest run is forgotten, and cursors in it become
+/// unknown; the ring is trimmed with it, see [`PositionMap::first_known`].
 const MAX_RUNS: usize = 65_536;
 
-/// The runs of one cache.
+/// The runs of one replay cache, oldest first.
 #[derive(Debug, Default)]
 pub struct PositionMap {
     runs: VecDeque<Run>,
-    /// The first run of those without a break between them.
+    /// The index of the first run after the last break.
     unbroken: usize,
-    /// How many of the runs are late changes.
+    /// How many of the runs are of late changes.
     late: usize,
 }
 
 impl PositionMap {
-    /// Whether the change at `pos` needs [`PositionMap::record`]: not if it just continues the last run.
+    /// Whether the change at `pos` just continues the last run, so that [`PositionMap::record`] has nothing to do.
     pub fn continues(&self, pos: Pos, cursor: &Cursor) -> bool {
         let continues = |run: &Run| {
             run.steps && run.seq_at(pos) == cursor.seq && run.tag == cursor.tag && run.epoch == cursor.epoch
@@ -112,8 +117,8 @@ impl PositionMap {
         self.runs.back().is_some_and(continues)
     }
 
-    /// Records the number of the change at `pos`, the position after the last one recorded. `before` is the lineage tag of
-    /// the number before it, where that is known.
+    /// Records the number of the change at `pos`, the position after the last one recorded. `before` is the lineage tag
+    /// of the number before it, if that is known.
     pub fn record(&mut self, pos: Pos, cursor: &Cursor, before: Option<Tag>, continuity: Continuity) {
         if continuity == Continuity::Next && self.continues(pos, cursor) && self.unbroken < self.runs.len() {
             return;
@@ -137,8 +142,8 @@ impl PositionMap {
         self.push(run);
     }
 
-    /// Continuity is lost, and the change at `pos`, the next one to be recorded, will follow `cursor`. `apart`: clients may
-    /// have that cursor from the time before.
+    /// Continuity is lost, and the change at `pos`, the next one to be recorded, will follow `cursor`. `apart`: clients
+    /// may have this cursor from a history that has ended ([`Continuity::Apart`]).
     pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor, apart: bool) {
         let Cursor { epoch, seq, tag } = cursor.clone();
         self.unbroken = self.runs.len();
@@ -146,7 +151,8 @@ impl PositionMap {
         self.push(run);
     }
 
-    /// Continuity is lost, and nothing is known of what comes next: no cursor can be found until it is recorded.
+    /// Continuity is lost, and nothing is known of what comes next. No cursor can be located until the next change is
+    /// recorded.
     pub fn lose(&mut self) {
         self.unbroken = self.runs.len();
     }
@@ -161,7 +167,7 @@ impl PositionMap {
         }
     }
 
-    /// The first position whose number is known. What lies before it was forgotten, or is not recorded yet.
+    /// The first position whose number is known. Positions before it were forgotten, or nothing is recorded yet.
     pub fn first_known(&self) -> Option<Pos> {
         self.runs.front().map(|run| run.first)
     }
@@ -172,8 +178,8 @@ impl PositionMap {
         self.runs.get(at)
     }
 
-    /// The cursor that means "everything up to `pos`"; none as long as nothing was recorded. Of a position that was
-    /// forgotten, the one that means "nothing".
+    /// The cursor that means "everything up to `pos`"; `None` as long as nothing was recorded. For a position that was
+    /// forgotten, it is the cursor that means "nothing", with number 0.
     pub fn cursor_at(&self, pos: Pos) -> Option<Cursor> {
         if let Some(run) = self.run_of(pos) {
             return Some(run.cursor_at(pos));
@@ -182,13 +188,12 @@ impl PositionMap {
         Some(if pos + 1 == first.first { first.cursor_at(pos) } else { Cursor::new(first.epoch.clone(), 0) })
     }
 
-    /// The number of the change at `pos`; none of one that came late, which has a number but does not say so here, or that
-    /// was forgotten.
+    /// The number of the change at `pos`; `None` if it came late (its number is not kept here) or was forgotten.
     pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
         self.run_of(pos).filter(|run| run.steps).map(|run| run.cursor_at(pos))
     }
 
-    /// Whether the change at `pos` came late. One that was forgotten did not, as far as anybody can tell.
+    /// Whether the change at `pos` came late. False for a position that was forgotten.
     pub fn is_late(&self, pos: Pos) -> bool {
         self.late > 0 && self.run_of(pos).is_some_and(|run| !run.steps)
     }
@@ -211,8 +216,8 @@ impl PositionMap {
         }
     }
 
-    /// The cursor of somebody who was told everything before the change at `pos`, a gap right before it included. Where another
-    /// history begins with that change, the gap was told with its cursor already.
+    /// The cursor of a client that was told everything before the change at `pos`, including a gap right before it. If
+    /// another history begins with that change, the gap was already told with the change's own cursor.
     pub fn cursor_told_before(&self, pos: Pos) -> Option<Cursor> {
         match self.run_of(pos) {
             Some(run) if run.gap_has_first && pos == run.first => Some(run.cursor_at(pos)),
@@ -220,7 +225,8 @@ impl PositionMap {
         }
     }
 
-    /// Whether a number lies before the last break, and so is of a history that has ended if the present one is not as far.
+    /// Whether a cursor's number was recorded before the last break. If the present history has not reached that
+    /// number, the cursor belongs to a history that has ended.
     fn has_ended(&self, cursor: &Cursor) -> bool {
         let before = self.runs.iter().zip(self.runs.iter().skip(1)).take(self.unbroken);
         before.filter(|(run, _)| run.steps && run.epoch == cursor.epoch).any(|(run, next)| {
@@ -229,20 +235,21 @@ impl PositionMap {
         })
     }
 
-    /// Finds a cursor, given the last position recorded.
+    /// Finds where a cursor lies. `head` is the last position that was recorded.
     pub fn locate(&self, cursor: &Cursor, head: Pos) -> Located {
         let unbroken = self.unbroken < self.runs.len();
         if !self.runs.back().is_some_and(|newest| unbroken && newest.epoch == cursor.epoch) {
             return Located::Unknown;
         }
-        // Numbers never fall from run to run: those that do begin after a break.
+        // Since the last break, numbers never fall from run to run, so a binary search finds the number.
         let last_of = |at: usize| self.runs.get(at + 1).map_or(head, |next| next.first - 1);
         let (mut low, mut high) = (self.unbroken, self.runs.len());
         while low < high {
             let middle = usize::midpoint(low, high);
             if self.runs[middle].seq_at(last_of(middle)) < cursor.seq { low = middle + 1 } else { high = middle }
         }
-        // The first that holds the number: what came late after it must be seen as lying after it.
+        // The first run that holds the number is the right one: late changes in the runs after it come after the
+        // cursor.
         match self.runs.get(low) {
             None if self.has_ended(cursor) => Located::Unknown,
             None => Located::Ahead,
@@ -389,7 +396,7 @@ mod tests {
         let tagged = |number: &str, tag: u32| format!("E.{number}.{}", Tag::from_random(tag));
         let want = [("4", 15), ("5", 10), ("6", 10), ("7", 11), ("7", 11), ("8", 11)];
         assert_eq!(told, want.map(|(number, tag)| tagged(number, tag)));
-        // Set back to 7: 8 is given again.
+        // The ledger is set back to 7, and gives 8 again.
         numbering.record(6, &cursor("E.8.c"), tag("b"), Continuity::Broken);
         for (text, want) in
             [("E.7.b", At(5)), ("E.8.b", Unknown), ("E.8.c", At(6)), ("E.6.a", Unknown), ("E.9.b", Ahead)]

@@ -6,8 +6,8 @@
 //!
 //! A *position* ([`Pos`]) is the place of a change in this cache, dense from 1. It means nothing outside the process.
 //!
-//! Each entry knows how far back the previous change of the same bug lies, so answering "these bugs since there" costs
-//! the bugs asked for plus the changes found, whatever other bugs did.
+//! Each entry knows how far back the previous change of the same bug lies. So the cost of a catch-up depends only on
+//! the bugs asked for and the changes found, and not on what other bugs did.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -23,11 +23,12 @@ use super::ring::{Entry, Ring, Tail, recorded_from};
 /// How much a replay cache keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayLimits {
-    /// Changes in the ring.
+    /// The most changes in the ring.
     pub max: u64,
-    /// Age of a change in the ring, since it was recorded, in seconds.
+    /// The largest age of a change in the ring, since it was recorded, in seconds.
     pub age_s: u32,
-    /// Bugs in the newest-change table. Beyond it the bugs that changed longest ago are forgotten, an eighth at a time.
+    /// The most bugs in the newest-change table. Beyond it the bugs that changed longest ago are forgotten, an eighth
+    /// at a time.
     pub bugs: usize,
 }
 
@@ -40,9 +41,9 @@ impl Default for ReplayLimits {
 /// One change found by a catch-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Where it lies.
+    /// Its position.
     pub pos: Pos,
-    /// What it says.
+    /// The change itself.
     pub change: Change,
 }
 
@@ -56,16 +57,16 @@ struct Newest {
 
 /// [`Newest`] as the table holds it: an entry takes 28 bytes instead of 32.
 #[derive(Clone, Copy, Debug)]
-struct Packed {
+struct PackedNewest {
     pos: PackedU64,
     when: PackedU64,
     arrived_s: u32,
 }
 
-impl Packed {
-    fn new(newest: Newest) -> Packed {
+impl PackedNewest {
+    fn new(newest: Newest) -> PackedNewest {
         let when = PackedU64::new(newest.when.as_micros().cast_unsigned());
-        Packed { pos: PackedU64::new(newest.pos), when, arrived_s: newest.arrived_s }
+        PackedNewest { pos: PackedU64::new(newest.pos), when, arrived_s: newest.arrived_s }
     }
 
     fn get(self) -> Newest {
@@ -84,23 +85,24 @@ impl Newest {
 /// What a catch-up asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Of which bugs.
+    /// The bugs.
     pub bugs: &'a [BugId],
-    /// Of what the ring holds: after this position.
+    /// Of the changes in the ring, only those after this position.
     pub after: Pos,
-    /// Of what has left the ring: after this position, which a question of time leaves at 0.
+    /// Of the changes that have left the ring, only those after this position. A question by time begins with 0 here,
+    /// because `since` decides about them.
     pub after_old: Pos,
-    /// Up to and including this one.
+    /// Only changes up to and including this position.
     pub upto: Pos,
-    /// Where the question was one of time, which [`Replay::before`] turned into `after`: the time, for what has left
-    /// the ring.
+    /// The time, if the question was by time; [`Replay::before`] turned it into `after`. It decides about changes that
+    /// have left the ring.
     pub since: Option<When>,
-    /// How many changes may be found one by one.
+    /// If more changes than this are found, only the newest of each bug counts.
     pub limit: usize,
 }
 
 impl Wanted<'_> {
-    /// Whether a bug's newest change is asked for where it has left the ring.
+    /// Whether a bug's newest change is asked for, given that it has left the ring.
     fn wants_old(&self, newest: Newest) -> bool {
         let in_time = |since| newest.when >= since || recorded_from(newest.arrived_s, since);
         let asked = newest.pos > self.after || newest.pos > self.after_old && self.since.is_none_or(in_time);
@@ -112,7 +114,7 @@ impl Wanted<'_> {
 #[derive(Debug)]
 pub struct Replay {
     ring: Ring,
-    newest: DashMap<PackedU64, Packed, foldhash::fast::FixedState>,
+    newest: DashMap<PackedU64, PackedNewest, foldhash::fast::FixedState>,
     /// Changes up to here may be missing from the newest-change table.
     floor: AtomicU64,
     numbering: RwLock<PositionMap>,
@@ -124,25 +126,25 @@ pub struct Replay {
 pub struct Recorder {
     replay: Arc<Replay>,
     tail: Tail,
-    /// The number that would just continue, so that recording it needs no lock.
+    /// The number that would just continue what was recorded last. To record that number needs no lock.
     next_cursor: Option<Cursor>,
     last_arrived_s: u32,
 }
 
-/// Where a client that resumes stands.
+/// Where the cursor of a client that resumes lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorPlace {
-    /// It has everything up to this position, and all after it is in the ring.
+    /// The client has everything up to this position, and all changes after it are in the ring.
     InRing(Pos),
-    /// It has everything up to this position; of what came after, the newest change of each bug is known.
+    /// The client has everything up to this position. Of the changes after it, only the newest of each bug is known.
     BeforeRing(Pos),
-    /// It has seen numbers that have not come here yet.
+    /// The client has seen numbers that have not come here yet.
     Ahead,
-    /// What it missed cannot be told.
+    /// It is unknown what the client missed.
     Unknown,
 }
 
-/// An empty cache: the writer, and what readers share.
+/// An empty cache: its writer, and the side that readers share.
 pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
     let (tail, ring) = Ring::new();
     let replay = Arc::new(Replay {
@@ -157,8 +159,8 @@ pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
 
 impl Recorder {
     /// Records a change and returns its position. `recorded` is when the ledger (or, for a producer without one, this
-    /// gateway) first had it; `cursor` is its number, `before` the lineage tag of the number before it, where that is
-    /// known, and `continuity` how it continues those before.
+    /// gateway) first had the change. `cursor` is its number, `before` the lineage tag of the number before it, if that
+    /// is known. `continuity` says how it continues the changes before.
     pub fn record(
         &mut self,
         change: Change,
@@ -173,13 +175,13 @@ impl Recorder {
             numbering.record(pos, cursor, before, continuity);
             let first_known = numbering.first_known().unwrap_or(pos);
             drop(numbering);
-            // What the ring holds must have a number.
+            // A change in the ring must have a known number, so the ring is trimmed to where numbers are known.
             if self.replay.start() < first_known {
                 self.trim_to(first_known);
             }
         }
         if continuity == Continuity::Late {
-            // Whatever comes next begins a run.
+            // The next change begins a run, whatever its number is.
             self.next_cursor = None;
         } else {
             let next = self.next_cursor.get_or_insert_with(|| cursor.clone());
@@ -194,9 +196,10 @@ impl Recorder {
         let before = self.replay.newest_of(change.bug).map(|newest| newest.pos);
         let back = before.and_then(|before| u32::try_from(pos - before).ok()).unwrap_or(0);
 
-        // The ring first: whoever finds the position in the table must be able to read the entry.
+        // The entry is written to the ring first: a reader that finds the position in the table must be able to read
+        // the entry.
         self.tail.push(&self.replay.ring, Entry { change, back, arrived_s });
-        self.replay.newest.insert(PackedU64::from(change.bug), Packed::new(newest));
+        self.replay.newest.insert(PackedU64::from(change.bug), PackedNewest::new(newest));
 
         self.last_arrived_s = arrived_s;
         if pos - self.replay.start() >= self.replay.limits.max {
@@ -213,7 +216,7 @@ impl Recorder {
         &self.replay
     }
 
-    /// Lets go of what has become too old.
+    /// Trims the changes that have become too old off the ring.
     pub fn tick(&mut self, now: When) {
         let now_s = now.as_micros() / 1_000_000;
         let oldest = u32::try_from(now_s - i64::from(self.replay.limits.age_s)).unwrap_or(0);
@@ -239,7 +242,7 @@ impl Recorder {
         let (_, &mut threshold, _) = all.select_nth_unstable(last_dropped);
         self.replay.floor.fetch_max(threshold, Ordering::AcqRel);
         self.replay.newest.retain(|_, newest| newest.pos.get() > threshold);
-        // What the ring holds is found through the table.
+        // Changes in the ring are found through the table, so the ring must not reach below the floor.
         if self.replay.start() <= threshold {
             self.trim_to(threshold + 1);
         }
@@ -257,7 +260,8 @@ impl Replay {
         self.ring.start()
     }
 
-    /// Positions up to here may have been forgotten altogether, because there were more bugs than the table holds.
+    /// Bugs whose newest change lies at or before this position may have been forgotten altogether, because there were
+    /// more bugs than the table holds.
     pub fn floor(&self) -> Pos {
         self.floor.load(Ordering::Acquire)
     }
@@ -272,21 +276,21 @@ impl Replay {
     }
 
     /// The position before the first change in the ring that has a date from `since` on, or was recorded from `since`
-    /// on: everything after it is what a client that knows all up to `since` may lack.
+    /// on. A client that knows everything up to `since` may lack all changes after that position.
     ///
-    /// All later ones count, whatever their date: a transaction that commits late brings an older date after a newer
+    /// All later changes count, whatever their date: a transaction that commits late brings an older date after a newer
     /// one, and a client that stored the newer date must still get it.
     pub fn before(&self, since: When) -> Pos {
         self.before_from(self.start(), since)
     }
 
-    /// [`Replay::before`], from a beginning of the ring that may have been trimmed away since it was read.
+    /// [`Replay::before`], from a beginning of the ring that may have been trimmed since it was read.
     fn before_from(&self, start: Pos, since: When) -> Pos {
         let head = self.head();
         let mut pos = start;
         while pos <= head {
             let Some(block) = self.ring.block(pos) else {
-                // Trimmed since; what is older than the ring's new beginning is no longer asked of it.
+                // The block was trimmed meanwhile, so the search goes on at the ring's new beginning.
                 pos = self.start().max(pos + 1);
                 continue;
             };
@@ -301,15 +305,15 @@ impl Replay {
         head
     }
 
-    /// What `wanted` asks for, oldest first, appended to `found`: every change that the ring holds, and of a bug whose
-    /// changes have left the ring the newest one. Where that is more than `wanted.limit`, only the newest of each bug;
-    /// returns whether it was.
+    /// Appends what `wanted` asks for to `found`, oldest first: every change that is in the ring and, for a bug whose
+    /// changes have all left the ring, its newest one. If that is more than `wanted.limit`, only the newest change of
+    /// each bug is appended. Returns whether that was so.
     pub fn every(&self, wanted: &Wanted<'_>, found: &mut Vec<Found>) -> bool {
         let from = found.len();
         let start = self.start();
         let fits = wanted.bugs.iter().all(|&bug| {
             if let Some(newest) = self.newest_of(bug) {
-                // The ring may be trimmed meanwhile, or have been since `after` was determined.
+                // The ring may be trimmed while this runs, or may have been since `after` was determined.
                 let in_ring = newest.pos >= start && self.chain(newest.pos, wanted, start, found);
                 if !in_ring && wanted.wants_old(newest) {
                     found.push(newest.of(bug));
@@ -332,8 +336,8 @@ impl Replay {
         !fits
     }
 
-    /// Follows one bug's changes back from `pos`, until there are more than the limit; false if `pos` itself has left
-    /// the ring.
+    /// Appends one bug's changes to `found`, from its newest one back, until there are more than the limit. Returns
+    /// false if the newest one itself has left the ring.
     fn chain(&self, newest: Pos, wanted: &Wanted<'_>, start: Pos, found: &mut Vec<Found>) -> bool {
         let most = found.len() + wanted.limit;
         let mut pos = newest;
@@ -352,8 +356,8 @@ impl Replay {
 
     /// The newest change of each of `bugs` that lies after `after` and up to `upto`, oldest first.
     ///
-    /// A change beyond `upto` is on its way to whoever asks, but does not stand for one before: if it came late, a cursor
-    /// told in between would claim both.
+    /// A change beyond `upto` is still on its way to the session, and does not replace the bug's change before it. Why:
+    /// it may have come late, with a low number, and a cursor that the session is told before it would then claim both.
     pub fn newest(&self, bugs: &[BugId], after: Pos, upto: Pos, found: &mut Vec<Found>) {
         let from = found.len();
         for &bug in bugs {
@@ -368,7 +372,7 @@ impl Replay {
         found[from..].sort_unstable_by_key(|found| found.pos);
     }
 
-    /// The last change up to `upto` of the bug that changed at `pos`; none if it has left the ring.
+    /// Follows one bug's changes back from `pos` to the last one up to `upto`; `None` if that one has left the ring.
     fn back_to(&self, mut pos: Pos, upto: Pos) -> Option<Found> {
         let start = self.start();
         while pos >= start {
@@ -380,7 +384,7 @@ impl Replay {
         None
     }
 
-    /// The position of the change before this one of the same bug.
+    /// The position of the change before this one of the same bug, if the ring has it.
     fn back_from(&self, pos: Pos) -> Option<Pos> {
         match self.ring.block(pos)?.back(pos) {
             0 => None,

@@ -1,8 +1,8 @@
 //! The ring of recent changes: written by one, read by many, without a lock that a writer or a reader waits for.
 //!
-//! Goes in: changes, from the one [`Tail`]. Comes out: the entries between [`Ring::start`] and [`Ring::head`]. An entry is
-//! written once and then published by storing the head with release order; who loads the head with acquire order sees all
-//! entries up to it. The list of blocks has a lock, which the writer takes once for each block.
+//! Goes in: changes, from the one [`Tail`]. Comes out: the entries between [`Ring::start`] and [`Ring::head`]. An entry
+//! is written once and then published by storing the head with release order. A reader that loads the head with acquire
+//! order sees all entries up to it. The list of blocks has a lock, which the writer takes once for each block.
 //!
 //! Every interleaving of a writer and a reader is tried by loom (`cargo test` with `--cfg bugfeed_loom`, see the tests below).
 
@@ -68,12 +68,12 @@ impl Block {
         }
     }
 
-    /// How far back the change before it of the same bug lies.
+    /// How many positions back the same bug's previous change lies; 0 is "none, or too far".
     pub(crate) fn back(&self, pos: Pos) -> u32 {
         self.back[slot(pos)].load(Ordering::Relaxed)
     }
 
-    /// When it was recorded, in seconds since 1970, rounded up.
+    /// When the change was recorded, in seconds since 1970, rounded up.
     pub(crate) fn arrived_s(&self, pos: Pos) -> u32 {
         self.arrived_s[slot(pos)].load(Ordering::Relaxed)
     }
@@ -89,7 +89,7 @@ impl Block {
     }
 }
 
-/// Whether something that arrived then did so from `since` on.
+/// Whether a change that was recorded at `arrived_s` was recorded at or after `since`.
 pub(crate) fn recorded_from(arrived_s: u32, since: When) -> bool {
     i64::from(arrived_s) * 1_000_000 >= since.as_micros()
 }
@@ -111,7 +111,7 @@ struct Blocks {
     list: VecDeque<Arc<Block>>,
 }
 
-/// Where the one writer is.
+/// The end of the ring at which its one writer writes.
 #[derive(Debug)]
 pub(crate) struct Tail {
     block: Arc<Block>,
@@ -124,7 +124,7 @@ fn slot(pos: Pos) -> usize {
 }
 
 impl Ring {
-    /// An empty ring, and where its writer is.
+    /// An empty ring, and the end for its writer.
     pub(crate) fn new() -> (Tail, Ring) {
         let block = Arc::new(Block::new());
         let ring = Ring {
@@ -149,7 +149,7 @@ impl Ring {
         self.blocks.write().expect("nobody panics holding it")
     }
 
-    /// The block that holds a position; none where it was let go of, or was never reached.
+    /// The block that holds a position; `None` if it was trimmed, or is not written yet.
     pub(crate) fn block(&self, pos: Pos) -> Option<Arc<Block>> {
         let blocks = self.blocks.read().expect("nobody panics holding it");
         let index = ((pos - 1) / BLOCK as u64).checked_sub(blocks.first)?;
@@ -167,7 +167,7 @@ impl Ring {
         (pos - 1) / BLOCK as u64 * BLOCK as u64 + BLOCK as u64
     }
 
-    /// Lets go of what lies before a position. Only the writer may.
+    /// Trims the ring, which then begins at `start`: frees the blocks before it. Only the writer may call this.
     pub(crate) fn trim_to(&self, start: Pos) {
         self.start.store(start, Ordering::Release);
         let first = (start - 1) / BLOCK as u64;
@@ -215,7 +215,7 @@ mod interleavings {
         Entry { change, back: number + 10, arrived_s: number + 20 }
     }
 
-    /// The entry at a position, whole: never a half-written one.
+    /// Checks that the entry at a position is complete, never half-written.
     fn is_whole(block: &Block, pos: Pos) {
         let want = entry(pos);
         assert_eq!(
@@ -225,7 +225,7 @@ mod interleavings {
         assert!(block.max_when_reaches(want.change.when) && block.reaches(pos, want.change.when));
     }
 
-    /// Whoever loads the head can read every entry up to it, unless it was let go of meanwhile.
+    /// A reader that loads the head can read every entry up to it, unless the entry was trimmed meanwhile.
     #[test]
     fn everything_up_to_the_head_is_written() {
         loom::model(|| {
@@ -237,11 +237,11 @@ mod interleavings {
                 for pos in shared.start()..=head {
                     match shared.block(pos) {
                         Some(block) => is_whole(&block, pos),
-                        None => assert!(pos < shared.start(), "{pos} of {head} is gone, and was not let go of"),
+                        None => assert!(pos < shared.start(), "{pos} of {head} is gone, and was not trimmed"),
                     }
                 }
             });
-            // Over the end of a block.
+            // These go over the end of a block.
             for number in 1..=3 {
                 tail.push(&ring, entry(number));
             }
@@ -251,8 +251,8 @@ mod interleavings {
         });
     }
 
-    /// Whoever finds a position in the table of the newest changes, into which it is put after it was published, can
-    /// read its entry.
+    /// The writer puts a position into the table of newest changes after it has published the entry. So a reader that
+    /// finds the position there can read the entry.
     #[test]
     fn what_the_table_names_is_written() {
         loom::model(|| {
@@ -263,7 +263,7 @@ mod interleavings {
                 let pos = *table.read().unwrap();
                 if pos > 0 {
                     assert!(pos <= shared.head());
-                    is_whole(&shared.block(pos).expect("nothing is let go of"), pos);
+                    is_whole(&shared.block(pos).expect("nothing is trimmed"), pos);
                 }
             });
             for number in 1..=3 {

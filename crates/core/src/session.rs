@@ -1,7 +1,8 @@
 //! One session: its bugs, how far its client is, and whether it lags.
 //!
 //! A session is *open* (everything up to the last update processed has been written) or *lagging* (its socket took no
-//! more, and its [`Backlog`] says how to go on). The shard drives it; this is its state and what keeps it small.
+//! more, and its [`Backlog`] says how to go on). The shard drives a session; this module holds its state and keeps that
+//! small.
 
 use std::io;
 
@@ -16,19 +17,20 @@ use super::subscriptions::Slot;
 
 /// What a shard needs of a connection.
 pub trait Peer {
-    /// Writes what the socket takes now; [`io::ErrorKind::WouldBlock`] if that is nothing.
+    /// Writes what the socket takes now. Returns how many bytes that is, or [`io::ErrorKind::WouldBlock`] if it takes
+    /// none.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
     /// The connection now has this slot.
     fn attached(&self, slot: Slot);
-    /// Asks for an [`Input::Writable`](super::shard::Input::Writable) once the socket takes more.
+    /// Asks for an [`Input::Writable`](super::shard::Input::Writable) once the socket takes more bytes.
     fn want_writable(&self);
-    /// The work handed in last is done; the connection may read on.
+    /// The work that was handed in last is done, so the connection may read on.
     fn ready(&self);
     /// The connection shall end, and hand in its [`Input::Detach`](super::shard::Input::Detach).
     fn end(&self);
     /// When something was last read from the peer, in the clock that [`Shard::tick`](super::shard::Shard::tick) is given.
     fn heard_ms(&self) -> u64;
-    /// Since when the peer owes the rest of a message it has begun, in the same clock.
+    /// When the peer began a message that is not complete yet, in the same clock; `None` if there is no such message.
     fn begun_ms(&self) -> Option<u64> {
         None
     }
@@ -37,13 +39,13 @@ pub trait Peer {
 #[derive(Debug)]
 pub(super) struct Session<P> {
     pub(super) peer: P,
-    /// Ascending.
+    /// The bugs that the session watches, ascending.
     pub(super) bugs: Vec<BugId>,
     pub(super) state: State,
-    /// What a client that said hello has.
+    /// The state of the modern protocol, of a client that said hello.
     pub(super) modern: Option<Box<Modern>>,
     pub(super) next_ping_ms: u64,
-    /// When the socket last took something that had to wait.
+    /// When the socket last took bytes that had to wait for it.
     pub(super) progress_ms: u64,
 }
 
@@ -51,11 +53,11 @@ pub(super) struct Session<P> {
 pub(super) struct Modern {
     pub(super) heartbeat_ms: u64,
     pub(super) next_heartbeat_ms: u64,
-    /// What the client already has from another gateway, where this one has less. It is not sent again.
+    /// What the client already has from another gateway, if this gateway has less. It is not sent again.
     pub(super) watermark: Option<Watermark>,
 }
 
-/// How far a client is that has seen more than this shard has processed.
+/// How far a client is that has seen more at another gateway than this shard has processed.
 #[derive(Debug)]
 pub(super) struct Watermark {
     /// The client has every change up to this cursor.
@@ -65,12 +67,13 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
-    /// Whether everything up to it ought to have come by now. `current_ms`: since when the feed is current, if it is.
+    /// Whether everything up to the watermark should have come here by now. `current_ms`: since when the feed is
+    /// current, if it is.
     fn is_overdue(&self, current_ms: Option<u64>, now_ms: u64) -> bool {
         current_ms.is_some_and(|current_ms| now_ms >= self.told_ms.max(current_ms) + AHEAD_MS)
     }
 
-    /// Whether this gateway is as far as the client, given the cursor of a session that has been sent everything.
+    /// Whether this gateway is as far as the client. `head` is the cursor of a session that has been sent everything.
     pub(super) fn is_reached(&self, head: Option<&Cursor>) -> bool {
         head.is_some_and(|head| head.epoch == self.cursor.epoch && head.seq >= self.cursor.seq)
     }
@@ -90,7 +93,7 @@ impl Modern {
         self.watermark.as_ref().is_some_and(other)
     }
 
-    /// What the client may store, given the cursor of a session that has been sent everything.
+    /// The cursor that the client may store. `head` is the cursor of a session that has been sent everything.
     pub(super) fn cursor<'a>(&'a self, head: Option<&'a Cursor>) -> Option<&'a Cursor> {
         self.watermark.as_ref().filter(|mark| !mark.is_reached(head)).map(|mark| &mark.cursor).or(head)
     }
@@ -106,14 +109,14 @@ pub(super) enum State {
     Ended,
 }
 
-/// What a shard's sweep over its sessions knows.
+/// What [`Session::keep_alive`] needs of the shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeepAlive<'a> {
     /// The position of the last update processed.
     pub(super) processed: Pos,
     /// The cursor of a session that has been sent everything.
     pub(super) head: Option<&'a Cursor>,
-    /// Since when the feed is current.
+    /// Since when the feed is current, if it is.
     pub(super) current_ms: Option<u64>,
     /// Whether nothing can arrive just now.
     pub(super) paused: bool,
@@ -123,7 +126,7 @@ pub(super) struct KeepAlive<'a> {
 }
 
 impl<P: Peer> Session<P> {
-    /// Waits until the socket takes more, with as little in memory as will do.
+    /// Makes the session wait until its socket takes more, and frees the memory that it does not need meanwhile.
     // Not inlined into the loops that write to open sessions.
     #[inline(never)]
     pub(super) fn lag(&mut self, mut backlog: Box<Backlog>) {
@@ -148,8 +151,9 @@ impl<P: Peer> Session<P> {
         self.peer.end();
     }
 
-    /// Sends a modern session its heartbeat when it is due, and tells it of a gap when what its client has seen
-    /// elsewhere does not come here. `heartbeat` is the frame for all whose cursor is the head, made when first needed.
+    /// Sends a modern session its heartbeat when it is due. If the changes that its client has seen at another gateway
+    /// do not come here in time, tells it a gap instead. `heartbeat` is the frame for all sessions whose cursor is the
+    /// head; it is encoded when it is first needed.
     pub(super) fn keep_alive(&mut self, due: &KeepAlive<'_>, heartbeat: &mut Vec<u8>, tally: &mut Tally) {
         let KeepAlive { processed, head, current_ms, paused, gap, now_ms } = *due;
         let Some(modern) = &mut self.modern else { return };
@@ -167,7 +171,7 @@ impl<P: Peer> Session<P> {
         }
         modern.next_heartbeat_ms = now_ms + modern.heartbeat_ms;
         if self.bugs.is_empty() {
-            // It may be about to resume from a cursor that it must not yet exchange for this one.
+            // The client may be about to resume from a cursor of its own, which it must not replace by this one yet.
             let mut frame = Vec::new();
             frame::push_text(&mut frame, &Notice::Heartbeat { cursor: None, paused }.encode());
             return self.write_or_lag(&frame, processed, now_ms, tally);
@@ -183,7 +187,8 @@ impl<P: Peer> Session<P> {
         self.write_or_lag(heartbeat, processed, now_ms, tally);
     }
 
-    /// Writes a gap notice to an open session; where there is no room, it is the first thing written later.
+    /// Writes a gap notice to an open session. If the socket takes nothing, the notice is the first thing that is
+    /// written later.
     pub(super) fn tell_gap(&mut self, frame: &[u8], processed: Pos, now_ms: u64) {
         match write(&self.peer, frame) {
             Ok(written) if written == frame.len() => {}
@@ -198,8 +203,8 @@ impl<P: Peer> Session<P> {
         }
     }
 
-    /// Writes a frame to an open session. One that finds no room at all is left out; one that was begun is finished
-    /// before anything else, which makes the session lag behind `processed`.
+    /// Writes a frame to an open session. If the socket takes nothing, the frame is left out. If it takes a part, the
+    /// rest is written before anything else, and the session lags behind `processed`.
     pub(super) fn write_or_lag(&mut self, frame: &[u8], processed: Pos, now_ms: u64, tally: &mut Tally) {
         match write(&self.peer, frame) {
             Ok(written) if written == 0 || written == frame.len() => {}
@@ -213,7 +218,7 @@ impl<P: Peer> Session<P> {
     }
 }
 
-/// [`Peer::try_write`] with "takes nothing now" as 0.
+/// [`Peer::try_write`], but a socket that takes nothing now is 0 and no error.
 pub(super) fn write<P: Peer>(peer: &P, bytes: &[u8]) -> io::Result<usize> {
     match peer.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),

@@ -31,7 +31,7 @@ use live::Staged;
 
 /// A catch-up is written in pieces of about this size.
 const PIECE: usize = 4096;
-/// Pieces that one session is written before it is another's turn.
+/// The most pieces that are written to one session before it is the turn of another one.
 const PIECES: usize = 16;
 
 /// The sessions of one shard.
@@ -42,22 +42,23 @@ pub struct Shard<P> {
     replay: Arc<Replay>,
     /// The position of the last update processed.
     processed: Pos,
-    /// Continuity was lost after it: what the next update follows, in that one's numbering.
+    /// The cursor that the next update follows, in the numbering of that update, if continuity was lost after
+    /// `processed`.
     resumes_at: Option<Cursor>,
     limits: SessionLimits,
     about: About,
     drain: Option<Drain>,
-    /// Since when the feed is current.
+    /// Since when the feed is current, if it is.
     current_ms: Option<u64>,
-    /// Resumes wait until it is known whether changes were missed.
+    /// Whether resumes wait until it is known if changes were missed.
     held: bool,
-    /// Since when nothing can arrive, if so.
+    /// Since when nothing can arrive; `None` if changes can arrive.
     paused: Option<When>,
     now_ms: u64,
     tally: Tally,
-    /// Updates that are processed but not yet written.
+    /// Updates that are processed and not yet written.
     staged: Staged,
-    /// Bugs that all sessions of the process may watch.
+    /// The bugs that all sessions of the process may watch together.
     subscriptions: Arc<Budget>,
 }
 
@@ -83,14 +84,14 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// The same shard, whose sessions' bugs count towards a bound shared with others.
+    /// Makes the bugs of this shard's sessions count towards a budget that it shares with other shards.
     #[must_use]
     pub fn within(mut self, subscriptions: Arc<Budget>) -> Shard<P> {
         self.subscriptions = subscriptions;
         self
     }
 
-    /// What happened since this was last called.
+    /// What was counted since this was last called.
     pub fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
     }
@@ -101,8 +102,8 @@ impl<P: Peer> Shard<P> {
         self.flush(usize::MAX);
     }
 
-    /// Processes one input. Updates are written when [`Shard::flush`] is called, or before anything else is processed:
-    /// hand in what there is, then flush.
+    /// Processes one input. Updates are written when [`Shard::flush`] is called, or before anything else is processed.
+    /// So the caller hands in all inputs that wait, and then flushes.
     pub fn take(&mut self, input: Input<P>) {
         if !matches!(input, Input::Update(_) | Input::Updates(_)) {
             self.flush(usize::MAX);
@@ -150,8 +151,8 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// The cursor of a session that has been sent everything. None before the first update: whoever came earlier may
-    /// lack what was published before that one, and is told so when it comes.
+    /// The cursor of a session that has been sent everything. `None` before the first update: a client that came before
+    /// it may lack what was published earlier, and is told a gap when the first update comes.
     fn head(&self) -> Option<Cursor> {
         let at = || (self.processed > 0).then(|| self.replay.cursor_at(self.processed)).flatten();
         self.resumes_at.clone().or_else(at)
@@ -265,7 +266,7 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// What a session that has been sent everything may store.
+    /// The cursor that this client may store if its session has been sent everything.
     fn cursor(&self, slot: Slot) -> Option<Cursor> {
         let head = self.head();
         match &self.sessions[slot as usize].modern {
@@ -274,7 +275,8 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// Whether the process has room for these bugs: where it has not, another gateway may.
+    /// Subscribes the session to these bugs. Returns false if the process has no room for them; another gateway may
+    /// have.
     fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<bool, Refusal> {
         let session = &mut self.sessions[slot as usize];
         let new: Vec<BugId> = bugs.iter().copied().filter(|bug| session.bugs.binary_search(bug).is_err()).collect();
@@ -319,16 +321,18 @@ impl<P: Peer> Shard<P> {
             CursorPlace::InRing(pos) => (pos, self.limits.catch_up),
             CursorPlace::BeforeRing(pos) => (pos, 0),
             CursorPlace::Ahead if !self.head().is_some_and(reached) => (Pos::MAX, 0),
-            // Ahead of the newest change of the cache, but not of this shard: another history has begun there, which the shard
-            // has yet to tell. The number cannot be compared with that of the one before.
+            // The cursor is ahead of the newest change of the cache, but not of this shard. So another history has
+            // begun in the cache, of which the shard has yet to tell its sessions. The cursor's number belongs to the
+            // history before, and cannot be compared with the new ones.
             CursorPlace::Ahead | CursorPlace::Unknown => {
                 self.tally.gaps += 1;
                 return (Verdict::Gap, self.cursor(slot), None);
             }
         };
         if after > self.processed || !self.head().is_none_or(reached) {
-            // The client is ahead of this shard: what it has is recorded but not processed here (if only the break that it
-            // follows), or is not even recorded. What is still to come up to its cursor is not sent again.
+            // The client is ahead of this shard: its newest change is recorded and not yet processed here (at least the
+            // break before it is not), or is not recorded either. Changes up to its cursor are not sent to it again
+            // when they come.
             let watermark = Watermark { cursor: cursor.clone(), told_ms: self.now_ms };
             if let Some(modern) = &mut self.sessions[slot as usize].modern
                 && !modern.has(&cursor)
@@ -369,7 +373,7 @@ impl<P: Peer> Shard<P> {
         } else {
             let (verdict, cursor) = match verdict {
                 Some((verdict, cursor)) => (Some(verdict), cursor),
-                // A catch-up by date begins with what is found first.
+                // The cursor of a catch-up by date is the one before the first change that was found.
                 None => match look_up.and_then(LookUp::first) {
                     Some(first) => (None, self.replay.cursor_at(first.pos - 1)),
                     None => (None, self.cursor(slot)),

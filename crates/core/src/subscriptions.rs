@@ -1,7 +1,8 @@
 //! Which sessions of a shard watch a bug.
 //!
 //! Goes in: a session's slot and a bug. Comes out: the slots to send a bug's update to, in one contiguous list. Most
-//! bugs have one or two watchers (kept inline), some have thousands (removal from those must not scan the list).
+//! bugs have one or two watchers, which are kept inline. Some bugs have thousands, and removing one of those must not
+//! scan the list.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,17 +16,18 @@ use super::packed_u64::PackedU64;
 /// A session's place in its shard.
 pub type Slot = u32;
 
-/// From this many watchers on, a bug's list is accompanied by a map of places. A scan of fewer costs less than the map.
+/// From this many watchers on, a map says where each slot is in a bug's list. For fewer watchers, a scan of the list
+/// costs less than the map.
 const MANY: usize = 512;
 
-/// The index of one shard. Most bugs that are watched at all have one watcher, who is kept in the map itself: 12 bytes.
+/// The index of one shard. Most bugs that are watched have one watcher, who is kept in the map itself: 12 bytes.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
     bugs: HashMap<PackedU64, Watchers, foldhash::fast::FixedState>,
     lists: Slab<List>,
 }
 
-/// The slot of the only watcher, or, with the highest bit set, the place of a list.
+/// The slot of the only watcher. If the highest bit is set: the place of a list of watchers.
 #[derive(Clone, Copy, Debug)]
 struct Watchers(u32);
 
@@ -111,7 +113,7 @@ impl List {
 }
 
 impl Subscriptions {
-    /// Adds a watcher that is not yet one.
+    /// Adds a watcher, which must not be one already.
     pub fn add(&mut self, bug: BugId, slot: Slot) {
         match self.bugs.entry(PackedU64::from(bug)) {
             Entry::Vacant(vacant) => {
@@ -127,7 +129,7 @@ impl Subscriptions {
         }
     }
 
-    /// Removes a watcher; nothing happens where it is none.
+    /// Removes a watcher, if it is one.
     pub fn remove(&mut self, bug: BugId, slot: Slot) {
         let Entry::Occupied(mut occupied) = self.bugs.entry(PackedU64::from(bug)) else { return };
         match occupied.get().place() {

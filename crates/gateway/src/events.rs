@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
+use bugfeed_core::bus::Note;
 use bugfeed_core::input::Tally;
 use bugfeed_runtime::http::ConnectionEvents;
 use bugfeed_runtime::metrics::Register;
@@ -61,7 +62,7 @@ pub struct Events {
     refused_commands: Counter,
 }
 
-/// Counters of a family that are counted too often to look them up each time.
+/// Counters of a family that are used too often to look them up in it each time.
 #[derive(Debug, Default)]
 struct Hot {
     live: Counter,
@@ -107,7 +108,8 @@ impl Events {
         self.feed_up.get_or_create(&feed(name)).set(i64::from(up));
     }
 
-    /// Nothing can arrive any more; `known`: it was said already that the connection is lost, or is not there yet.
+    /// Nothing can arrive any more. `known`: an earlier line said already that the connection is lost or not made yet,
+    /// so this one is for debugging only.
     pub fn feed_stopped(&self, name: &str, reason: &str, known: bool) {
         if known {
             debug!(feed = name, reason, event = %LogEvent::FeedStopped, "nothing can arrive on this feed");
@@ -121,9 +123,13 @@ impl Events {
         info!(feed = name, event = %LogEvent::FeedFlows, "changes can arrive on this feed");
     }
 
-    /// Something is odd with a feed that works.
-    pub fn feed_note(&self, name: &str, note: &str) {
-        warn!(feed = name, event = %LogEvent::FeedNote, "{note}");
+    /// Something is odd with a feed that works. `text` is the note in words.
+    pub fn feed_note(&self, name: &str, note: &Note, text: &str) {
+        match note {
+            Note::NoPublisher { .. } => warn!(feed = name, event = %LogEvent::NoPublisher, "{text}"),
+            Note::TwoPublishers(..) => warn!(feed = name, event = %LogEvent::TwoPublishers, "{text}"),
+            Note::HistoryAway { .. } => warn!(feed = name, event = %LogEvent::HistoryAway, "{text}"),
+        }
     }
 
     /// A publisher said where it is.
@@ -158,8 +164,8 @@ impl Events {
         warn!(feed = name, %reason, event = %LogEvent::HistoryFailed, "no history; what came while this gateway was away is unknown here, and clients are told 'gap'");
     }
 
-    /// Continuity was lost: a hole that could not be filled, or a new epoch.
-    /// The first of a minute is logged as a warning: two ledgers on one exchange make one after the other.
+    /// Continuity was lost: a hole that could not be filled, or a new epoch. The first of a minute is logged as a
+    /// warning, the others (`quiet`) for debugging only, because two ledgers on one exchange cause gap after gap.
     pub fn gap(&self, name: &str, cursor: Option<&Cursor>, quiet: bool) {
         self.gaps.get_or_create(&feed(name)).inc();
         let after = cursor.map_or_else(|| "nothing known".to_owned(), ToString::to_string);
@@ -174,8 +180,8 @@ impl Events {
         );
     }
 
-    /// A number came again with another content: the ledger was set back or copied. `now`: not long ago, before anybody
-    /// was served here.
+    /// A number came again with another content: the ledger was set back or copied. This is logged as an error; for
+    /// debugging only (`quiet`) if it is not the first of a minute, or happened before anybody was served here.
     pub fn forked(&self, name: &str, number: &impl Display, quiet: bool) {
         if quiet {
             return debug!(feed = name, %number, event = %LogEvent::NumberGivenTwice, "a number was given twice");
@@ -190,7 +196,8 @@ impl Events {
         );
     }
 
-    /// A message was not understood. The text of the first of a minute is logged.
+    /// A message was not understood. The first of a minute is logged as a warning, the others (`quiet`) for debugging
+    /// only.
     pub fn poison(&self, name: &str, body: &[u8], reason: &BadMessage, quiet: bool) {
         self.poison.get_or_create(&feed(name)).inc();
         let start = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
@@ -207,7 +214,8 @@ impl Events {
         info!(feed = name, place, event = %LogEvent::BusConnected, "connected to the bus");
     }
 
-    /// The connection to the bus is gone; `first` of a row of failures is logged.
+    /// The connection to the bus is gone, or could not be made. The `first` failure of an outage is logged as a
+    /// warning, the others for debugging only.
     pub fn bus_down(&self, name: &str, reason: &impl Display, first: bool) {
         if self.bus_up.get_or_create(&feed(name)).set(0) == 1 {
             self.bus_lost.get_or_create(&feed(name)).inc();
@@ -309,7 +317,7 @@ impl ConnectionEvents for Events {
     }
 }
 
-/// The metrics page of these alone.
+/// The metrics page that shows only these counters.
 #[cfg(test)]
 pub(crate) fn page(events: &Events) -> String {
     bugfeed_runtime::metrics::Metrics::of(&[events]).page()

@@ -54,7 +54,7 @@ log_events! {
     PartDown = "part_down", "Something that the shim needs (field `part`) does not work; it tries again.";
     PartStillDown = "part_still_down", "The same outage goes on; said about once a minute.";
     PartUp = "part_up", "The part works again.";
-    BrokerConnected = "broker_connected", "The shim has a connection to the broker, and the end of history fits the ledger.";
+    BrokerConnected = "broker_connected", "The shim has a connection to the broker, or to the in-process bus; the end of history fits the ledger.";
     BacklogPublishing = "backlog_publishing", "Changes that waited for the broker are being published.";
     HeadsNotSent = "heads_not_sent", "The shim cannot tell gateways how far it has published.";
     HistoryRefused = "history_refused", "The broker gives the shim no history; changes flow without.";
@@ -86,7 +86,9 @@ log_events! {
     FeedFlows = "feed_flows", "Changes can arrive on the feed again.";
     FeedStopped = "feed_stopped", "Nothing can arrive on the feed; the field `reason` says why.";
     FeedFault = "feed_fault", "The feed cannot be served until a person has mended something.";
-    FeedNote = "feed_note", "The feed works, and something about it is odd.";
+    NoPublisher = "no_publisher", "No publisher was heard on the exchange of this feed since the gateway connected to it.";
+    TwoPublishers = "two_publishers", "Two ledgers, or two copies of one, publish to the exchange of this feed.";
+    HistoryAway = "history_away", "History cannot be read, and is left alone for a while; until then, missing changes are told as `gap`.";
     HeadsNotHeard = "heads_not_heard", "The gateway cannot hear how far the shim has published.";
     HeadDiffers = "head_differs", "The shim has published what did not come here; the gateway looks for it.";
     ChangesMissing = "changes_missing", "Numbers are missing; history is asked for them.";

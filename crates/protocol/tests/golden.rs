@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bugfeed_protocol::bus::{self, BusMessage, Format, Head};
+use bugfeed_protocol::bus::{self, BusMessage, Format, Head, Message};
 use bugfeed_protocol::client::{self, Command, Refusal, Resume, errors};
 use bugfeed_protocol::server::{self, FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
@@ -136,9 +136,14 @@ fn what_travels_on_the_bus() {
         assert_eq!(String::from_utf8(bus::encode_head(&head)).unwrap(), files[name], "{name}");
         assert_eq!(bus::decode_head(files[name].as_bytes()).unwrap(), head, "{name}");
     }
+    let second = Change { bug: bug(5678), when: when("2014-04-03T21:13:45.123456") };
+    let batch = [Numbered { after, ..numbered.clone() }, Numbered { change: second, cursor: cursor(89), ..numbered }];
+    assert_eq!(String::from_utf8(bus::encode_batch(&batch)).unwrap(), files["batch"]);
+    let read = bus::read(Some(bus::BATCH_TYPE), files["batch"].as_bytes()).unwrap();
+    assert_eq!(read, Message::Batch(batch.into_iter().map(|numbered| Ok(BusMessage::from(numbered))).collect()));
     let foreign = bus::decode(files["foreign"].as_bytes()).unwrap();
     assert_eq!(foreign, BusMessage { change: change(), cursor: None, after: None });
-    assert_eq!(files.len(), 5, "a file that nothing checks");
+    assert_eq!(files.len(), 6, "a file that nothing checks");
 }
 
 #[test]

@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex};
 /// What the parts report. A clone shares the same reports.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    words: Arc<Mutex<Words>>,
+    reported: Arc<Mutex<Reported>>,
 }
 
 #[derive(Debug, Default)]
-struct Words {
+struct Reported {
     down: BTreeMap<String, String>,
-    feeds: BTreeMap<String, FeedWord>,
+    feeds: BTreeMap<String, ReportedFeed>,
 }
 
 #[derive(Debug)]
-struct FeedWord {
+struct ReportedFeed {
     state: FeedState,
     notes: Vec<String>,
 }
@@ -52,12 +52,12 @@ impl Health {
 
     /// The part cannot do its work; `reason` is for people.
     pub fn down(&self, part: &str, reason: impl Into<String>) {
-        self.words().down.insert(part.to_owned(), reason.into());
+        self.reported().down.insert(part.to_owned(), reason.into());
     }
 
     /// The part works.
     pub fn up(&self, part: &str) {
-        self.words().down.remove(part);
+        self.reported().down.remove(part);
     }
 
     /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
@@ -69,24 +69,24 @@ impl Health {
 
     /// Whether this process is ready, and its problems.
     pub fn report(&self) -> Report {
-        let words = self.words();
-        let mut lines: Vec<_> = words.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
-        let feeds = || words.feeds.values().map(|word| &word.state);
+        let reported = self.reported();
+        let mut lines: Vec<_> = reported.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        let feeds = || reported.feeds.values().map(|feed| &feed.state);
         let ready = lines.is_empty()
             && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
-            && (words.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
-        for (name, word) in &words.feeds {
-            let reason = match &word.state {
+            && (reported.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
+        for (name, feed) in &reported.feeds {
+            let reason = match &feed.state {
                 FeedState::Up => None,
                 FeedState::Starting(reason) | FeedState::Down(reason) => Some(reason),
             };
-            lines.extend(reason.into_iter().chain(&word.notes).map(|text| format!("feed {name}: {text}")));
+            lines.extend(reason.into_iter().chain(&feed.notes).map(|text| format!("feed {name}: {text}")));
         }
         Report { ready, lines }
     }
 
-    fn words(&self) -> std::sync::MutexGuard<'_, Words> {
-        self.words.lock().expect("nobody panics holding it")
+    fn reported(&self) -> std::sync::MutexGuard<'_, Reported> {
+        self.reported.lock().expect("nobody panics holding it")
     }
 }
 
@@ -100,7 +100,7 @@ pub struct FeedHealth {
 impl FeedHealth {
     /// Sets the feed's state, and notes for people.
     pub fn set(&self, state: FeedState, notes: Vec<String>) {
-        self.health.words().feeds.insert(self.name.clone(), FeedWord { state, notes });
+        self.health.reported().feeds.insert(self.name.clone(), ReportedFeed { state, notes });
     }
 }
 

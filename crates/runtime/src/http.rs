@@ -27,7 +27,7 @@ use crate::usage::bind_advice;
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");
 
-/// How long a connection that ends is read from, at most.
+/// The longest time for which a connection is still read from while it is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A port could not be bound.

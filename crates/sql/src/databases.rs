@@ -10,13 +10,13 @@ use crate::url::{BadUrl, UrlText};
 
 /// One database.
 pub(crate) struct Database {
-    /// Its name: of its feature, of its folder, and of its [`Dialect`](crate::Dialect).
+    /// Its name, which is also the name of its feature, of its folder and of its [`Dialect`](crate::Dialect).
     pub(crate) name: &'static str,
     /// What its URLs begin with.
     pub(crate) schemes: &'static [&'static str],
     /// What its URLs look like, for error messages.
     pub(crate) example: &'static str,
-    /// Reads its URLs; none where it is not compiled in.
+    /// Reads its URLs; `None` if the database is not compiled in.
     pub(crate) parse: Option<Parse>,
 }
 
@@ -33,7 +33,7 @@ impl Database {
 /// Reads a URL and connects to nothing.
 pub(crate) type Parse = fn(&UrlText<'_>) -> Result<Arc<dyn Address>, BadUrl>;
 
-/// The function where the feature is on, none where it is off.
+/// The function if the feature is on, `None` if it is off.
 macro_rules! with_feature {
     ($feature:literal, $parse:path) => {{
         #[cfg(feature = $feature)]
@@ -70,7 +70,7 @@ pub fn compiled_in() -> impl Iterator<Item = &'static str> {
     DATABASES.iter().filter(|database| database.parse.is_some()).map(|database| database.name)
 }
 
-/// The database whose URLs begin like this, whether it is compiled in or not.
+/// The database whose URLs have this scheme, whether it is compiled in or not.
 pub(crate) fn with_scheme(scheme: &str) -> Option<&'static Database> {
     DATABASES.iter().find(|database| database.schemes.contains(&scheme))
 }

@@ -1,4 +1,4 @@
-//! A pool of connections to one database, whichever it is, and what is done with them.
+//! A pool of connections to one database, of any kind: statements and transactions, each within a time limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,14 +61,14 @@ impl Db {
         Db { dialect: url.dialect(), place, purpose, stale }
     }
 
-    /// Gives other advice with its errors than what holds for any database.
+    /// Adds advice to its errors that fits what this database is used for.
     #[must_use]
     pub fn advising(mut self, advice: Advice) -> Db {
         self.place.advice = advice;
         self
     }
 
-    /// The words of its SQL.
+    /// Its SQL dialect.
     pub fn dialect(&self) -> &'static dyn Dialect {
         self.dialect
     }
@@ -78,23 +78,24 @@ impl Db {
         &self.place.name
     }
 
-    /// Whether the file of a database is still the one that was opened; asks nothing of a server.
+    /// Checks that the file of the database is still the one that was opened; asks nothing of a server.
     ///
     /// # Errors
-    /// When it is gone, or another one has its name; the second is said once, and from then on the other one is used.
+    /// If the file is gone, or was replaced by another one. For the source, the second is an error only once: from then
+    /// on the new file is used.
     pub fn look_at_file(&self) -> Result<(), SqlError> {
         let looked = self.place.pool.look(&self.place.name, matches!(self.purpose, Use::Source));
         looked.map_err(|error| {
-            self.stale.now();
+            self.stale.invalidate_all();
             self.place.advised(error)
         })
     }
 
-    /// Goes on with the file that has the name of the database now.
+    /// From now on uses the file that has the name of the database now.
     pub fn follow_file(&self) {
-        // What it says is known.
+        // The caller knows already that the file was replaced.
         let _ = self.place.pool.look(&self.place.name, true);
-        self.stale.now();
+        self.stale.invalidate_all();
     }
 
     /// Whether the file of the database was replaced since this was last asked.
@@ -106,7 +107,7 @@ impl Db {
     pub(crate) async fn connection(&self) -> Result<Conn, SqlError> {
         self.look_at_file()?;
         let pool = &self.place.pool;
-        // The pool's own timeout does not bound a server that accepts and then says nothing.
+        // The pool's own timeout does not cover a server that accepts the connection and then says nothing.
         let session = match tokio::time::timeout(2 * CONNECT_TIMEOUT, pool.connect()).await {
             Ok(Ok(session)) => session,
             Ok(Err(e)) => {
@@ -142,8 +143,8 @@ impl Db {
         conn.give_back(done)
     }
 
-    /// Reads the rows of several statements, one after the other, on one and the same connection: so on one and the same
-    /// server, where several are behind an address.
+    /// Reads the rows of several statements, one after the other, on the same connection. So all are answered by the
+    /// same server, even if there are several behind the address.
     ///
     /// # Errors
     /// When the database is away, refuses one of them, or does not answer in time.
@@ -174,7 +175,7 @@ impl Db {
 
     /// Closes every connection.
     pub async fn close(&self) {
-        // Politeness only: whatever does not close in time is closed by the exit.
+        // This is only polite: a connection that does not close in time is closed by the end of the process.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.place.pool.close()).await;
     }
 }
@@ -211,8 +212,8 @@ impl Tx {
     }
 }
 
-/// A connection taken from the pool. Dropped in the middle of something (a cancelled task, a timeout), it is closed;
-/// only [`Conn::give_back`] returns it.
+/// A connection taken from the pool. If it is dropped in the middle of something (a cancelled task, a timeout), it is
+/// closed; only [`Conn::give_back`] returns it to the pool.
 pub(crate) struct Conn {
     session: Option<Box<dyn Session>>,
     place: Place,
@@ -224,10 +225,10 @@ impl Conn {
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value], inside: bool) -> Result<u64, SqlError> {
         let answer = open(&mut self.session).execute(Statement { sql, args, inside });
         let done = self.place.within(answer).await;
-        if let (Err(e), Some(set_back)) = (&done, open(&mut self.session).set_back())
+        if let (Err(e), Some(restore)) = (&done, open(&mut self.session).restore_settings())
             && e.fault != Fault::Away
         {
-            self.run(set_back.to_owned()).await?;
+            self.run(restore.to_owned()).await?;
         }
         done
     }
@@ -244,13 +245,13 @@ impl Conn {
         self.place.within(answer).await
     }
 
-    /// Returns the connection to the pool, unless what was done with it leaves its state in doubt, or it may lead to the
-    /// wrong server.
+    /// Returns the connection to the pool, unless its state is in doubt after what was done with it, or it may lead to
+    /// the wrong server.
     pub(crate) fn give_back<T>(mut self, done: Result<T, SqlError>) -> Result<T, SqlError> {
         match done.as_ref().err().map(|e| e.fault) {
             None | Some(Fault::Locked | Fault::Refused | Fault::Duplicate) => drop(self.session.take()),
-            // Others in the pool lead there too.
-            Some(Fault::Moved) => self.stale.now(),
+            // The other connections of the pool may lead to that server too.
+            Some(Fault::Moved) => self.stale.invalidate_all(),
             Some(_) => {}
         }
         done

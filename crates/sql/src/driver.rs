@@ -1,9 +1,9 @@
 //! What each database implements to be connected to: an address, a pool of connections, a session.
 //!
-//! All are used through `dyn`, and each statement is a boxed future: beside the way to the server and back that costs
-//! nothing.
+//! All are used through `dyn`, and each answer is a boxed future. Compared with the way to the server and back, that
+//! costs nothing.
 
-// What only some databases share is not used where those are left out.
+// Some of this is used by some databases only, and not used if those are left out.
 #![cfg_attr(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")), allow(dead_code))]
 
 use std::fmt;
@@ -19,18 +19,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{CONNECT_TIMEOUT, Dialect, Fault, Name, SqlError, Use, Value};
 
-/// How old a connection to a server may become. Behind its address may be another server by now: after a switch-over the
-/// old one often goes on answering whoever is connected.
+/// The longest time for which a connection to a server is used. After a switch-over, the address leads to another
+/// server, but the old one often goes on answering the connections that it has.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// What a driver answers, some day: whoever waits for it sets the limit.
-pub(crate) type Answer<'a, T> = Later<'a, Result<T, sqlx::Error>>;
+/// The answer of a driver. The caller limits how long it waits for it.
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, sqlx::Error>>;
 /// A boxed future.
-pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A checked URL.
 pub(crate) trait Address: Send + Sync {
-    /// The words of its SQL.
+    /// Its SQL dialect.
     fn dialect(&self) -> &'static dyn Dialect;
 
     /// Prepares a pool; connects at first use.
@@ -41,12 +41,12 @@ pub(crate) trait Address: Send + Sync {
         None
     }
 
-    /// The file, of a database that is one.
+    /// The path of the file, if the database is a file.
     fn file(&self) -> Option<&Path> {
         None
     }
 
-    /// The means by which the database tells that something happened, if it has any. `shown` is the URL for messages.
+    /// The database's notifications that something happened, if it has any. `shown` is the URL for messages.
     fn notifier(&self, shown: &str) -> Option<Box<dyn Notifier>> {
         let _ = shown;
         None
@@ -59,22 +59,23 @@ pub(crate) trait Pool: fmt::Debug + Send + Sync {
     fn connect(&self) -> Answer<'_, Box<dyn Session>>;
 
     /// Closes every connection.
-    fn close(&self) -> Later<'_, ()>;
+    fn close(&self) -> BoxFuture<'_, ()>;
 
-    /// What kind of trouble an error of the database is.
+    /// The kind of an error of the database.
     fn fault(&self, error: &dyn DatabaseError) -> Fault;
 
-    /// Whether the database under this address is still the one that was opened, where that can be seen without asking
-    /// it. Of another one it is said once where it `may_change`; otherwise always.
+    /// Checks that the database at this address is still the one that was opened, as far as this can be seen without
+    /// asking it. If it is another one, that is an error: only once if it `may_change`, because the new one is used
+    /// from then on; otherwise every time.
     fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
         let _ = (place, may_change);
         Ok(())
     }
 
-    /// A connection is there, so what `look` looks at is there too.
+    /// Notes that a connection was opened, so the file that `look` checks exists.
     fn opened(&self) {}
 
-    /// What is known of a connection that could not be made and that the driver does not say.
+    /// Why a connection could not be opened, if that is known better than the driver says it.
     fn refused(&self, place: &str) -> Option<SqlError> {
         let _ = place;
         None
@@ -91,31 +92,33 @@ pub(crate) trait Pool: fmt::Debug + Send + Sync {
 pub(crate) struct Statement<'a> {
     pub(crate) sql: &'a str,
     pub(crate) args: &'a [Value],
-    /// Within a transaction of several statements; otherwise it is one of its own.
+    /// Whether it is part of a transaction of several statements. If not, it is a transaction of its own.
     pub(crate) inside: bool,
 }
 
-/// One connection, until it is dropped: then it goes back to its pool.
+/// One connection. Dropping it returns it to its pool.
 pub(crate) trait Session: Send {
     /// Asks what must be known of the server before the first statement.
     fn prepare(&mut self) -> Answer<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Runs a statement that may write, with what goes along with it; the number of rows it matched.
+    /// Runs a statement that may write, with the settings that go along with it. Returns the number of rows that it
+    /// matched.
     fn execute<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, u64>;
 
-    /// Reads rows, with what goes along with the statement.
+    /// Reads rows, with the settings that go along with the statement.
     fn fetch<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, Vec<Vec<Value>>>;
 
-    /// Runs a text as it is; the number of rows it matched.
+    /// Runs a text as it is. Returns the number of rows that it matched.
     fn run(&mut self, text: String) -> Answer<'_, u64>;
 
-    /// The beginning of a transaction of several statements.
+    /// The text that begins a transaction of several statements.
     fn begin(&self) -> String;
 
-    /// What sets back what `execute` had set, when the statement failed and the rest of the message with it.
-    fn set_back(&self) -> Option<&'static str> {
+    /// The statement that restores the settings that `execute` had changed, for the case that the statement failed and
+    /// the rest of the message was not run.
+    fn restore_settings(&self) -> Option<&'static str> {
         None
     }
 
@@ -123,10 +126,10 @@ pub(crate) trait Session: Send {
     fn detach(self: Box<Self>);
 }
 
-/// A database that tells at once when something happened, as a hint to look.
+/// A database that tells at once when something happened, as a hint to read the table.
 pub trait Notifier: Send + Sync {
-    /// Wakes whoever polls at each notification on the channel, until stopped. It may return earlier where notifications
-    /// do not get through; it says so. Never replaces the poll.
+    /// Notifies `wake` at each notification on the channel, until `stop`. Returns earlier, and logs why, if
+    /// notifications cannot get through. Never replaces the poll.
     fn wake_on<'a>(
         &'a self,
         channel: &'a Name,
@@ -135,13 +138,14 @@ pub trait Notifier: Send + Sync {
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
-/// When connections were last found to lead to the wrong place: older ones are not used again.
+/// When it was last found that connections lead to the wrong server or file. Connections that are older than that are
+/// not used again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stale(Arc<Mutex<Option<Instant>>>);
 
 impl Stale {
-    /// All connections that are there now are not to be used again.
-    pub(crate) fn now(&self) {
+    /// Says that no connection that exists now may be used again.
+    pub(crate) fn invalidate_all(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
@@ -151,7 +155,7 @@ impl Stale {
     }
 }
 
-/// What all pools have in common.
+/// The options of all pools.
 pub(crate) fn pool_options<DB: sqlx::Database>(max: u32, stale: &Stale) -> PoolOptions<DB> {
     let stale = stale.clone();
     PoolOptions::new()
@@ -164,7 +168,7 @@ pub(crate) fn pool_options<DB: sqlx::Database>(max: u32, stale: &Stale) -> PoolO
         })
 }
 
-/// What all pools of connections to a server have in common.
+/// The options of all pools of connections to a server.
 pub(crate) fn server_pool<DB: sqlx::Database>(stale: &Stale) -> PoolOptions<DB> {
     pool_options(3, stale).max_lifetime(LIFETIME)
 }

@@ -4,7 +4,7 @@ use sqlx::error::DatabaseError;
 
 use crate::CONNECT_TIMEOUT;
 
-/// What kind of trouble, whichever database it is.
+/// The kind of a fault, the same for every database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The server cannot be reached, restarts, or does not answer.
@@ -15,7 +15,7 @@ pub enum Fault {
     Moved,
     /// The file of the database was replaced by another one.
     Replaced,
-    /// The file of the database was there, and is gone.
+    /// The file of the database existed, and is gone.
     Gone,
     /// The table itself refuses: a trigger, or a row elsewhere that refers to this one.
     Refused,
@@ -63,10 +63,10 @@ impl Fault {
     }
 }
 
-/// What is to be done about a fault, where that is more than what holds for any database: it depends on what is kept there.
+/// Advice about a fault that fits what a database is used for; `None` if the general advice is enough.
 pub type Advice = fn(Fault) -> Option<&'static str>;
 
-/// Nothing is known of what is kept there.
+/// The advice for a database of unknown use: none.
 pub(crate) fn no_advice(_: Fault) -> Option<&'static str> {
     None
 }
@@ -75,7 +75,7 @@ pub(crate) fn no_advice(_: Fault) -> Option<&'static str> {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{place}: {message}; {}", advice.unwrap_or(fault.advice()))]
 pub struct SqlError {
-    /// What kind of trouble.
+    /// The kind of the fault.
     pub fault: Fault,
     place: String,
     message: String,
@@ -83,7 +83,7 @@ pub struct SqlError {
 }
 
 impl SqlError {
-    /// What the driver said; `fault_of` sorts what the database itself said.
+    /// An error of the driver. `fault_of` tells the kind of an error that comes from the database itself.
     pub(crate) fn new(
         place: &str,
         error: &sqlx::Error,
@@ -104,25 +104,25 @@ impl SqlError {
         SqlError::stated(fault, place, message)
     }
 
-    /// Trouble that the caller has found, in its own words.
+    /// A fault that the caller has found, in the caller's words.
     pub(crate) fn stated(fault: Fault, place: &str, message: String) -> SqlError {
         SqlError { fault, place: place.to_owned(), message, advice: None }
     }
 
-    /// Says what is to be done about it here.
+    /// Adds what `advice` says about this fault.
     pub(crate) fn advised(mut self, advice: Advice) -> SqlError {
         self.advice = advice(self.fault);
         self
     }
 
-    /// Adds what is known of the cause where this happened.
+    /// Adds the cause to the message.
     #[must_use]
     pub fn because(mut self, cause: &str) -> SqlError {
         self.message = format!("{} ({cause})", self.message);
         self
     }
 
-    /// Whether only waiting can help, as opposed to somebody changing something.
+    /// Whether the fault may pass by itself. If not, a person has to change something.
     pub fn may_heal(&self) -> bool {
         matches!(self.fault, Fault::Away | Fault::Locked | Fault::Moved | Fault::Replaced)
     }

@@ -1,16 +1,16 @@
 //! One small layer over the database drivers, so that source and ledger are written once.
 //!
-//! Goes in: SQL with `?` for parameters, and integers and texts. Comes out: rows of integers and texts, or an error that
-//! says where, what and what to do next. Every wait is bounded: for a connection, for a lock, for an answer. Never
+//! Goes in: SQL with `?` for parameters, and integers and texts. Comes out: rows of integers and texts, or an error
+//! that says where, what and what to do next. Every wait is bounded: for a connection, for a lock, for an answer. Never
 //! leaves a connection of unknown state in the pool: after a timeout or an unfinished transaction it is dropped. Never
-//! sets anything on a session of a server, which may be the tracker's next (`mysql/settings.rs`, `postgres/settings.rs`).
-//! Never goes on with a server that takes no writes any more, or with a file that is not the one under its name
-//! (`sqlite/file.rs`).
+//! leaves a setting on a session of a server, because a pooler may give that session to the tracker next
+//! (`mysql/settings.rs`, `postgres/settings.rs`). Never goes on with a server that takes no writes any more, or with a
+//! database file that was replaced by another one (`sqlite/file.rs`).
 //!
 //! # To add a database
 //!
 //! 1. A folder here, like `mysql/`, `postgres/` and `sqlite/`: it reads its URLs, opens connections, runs statements and
-//!    sorts errors (the three traits of `driver.rs`), and has the words of its SQL (the trait [`Dialect`]).
+//!    sorts errors (the three traits of `driver.rs`), and has its own SQL (the trait [`Dialect`]).
 //! 2. Its line in the table of `databases.rs`, and a feature of the same name in `Cargo.toml`, which the packages `shim` and
 //!    `bugfeed` pass on.
 //! 3. What `bugfeed-shim init` tells its administrators: a file in `shim/src/source/setup/`.
@@ -85,19 +85,19 @@ impl From<Option<String>> for Value {
     }
 }
 
-/// What a pool is for, which decides what goes along with its statements.
+/// What a pool of connections is used for. This decides which settings go along with its statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// The tracker's table: never in the tracker's way, so locks are hardly waited for.
+    /// The tracker's table. It must not be in the tracker's way, so it hardly waits for locks.
     Source,
-    /// The shim's own tables: durable.
+    /// The shim's own tables. What is written to them must be durable.
     Ledger {
-        /// Create a missing file, where the database is one.
+        /// Whether to create a missing file, if the database is a file.
         create: bool,
     },
     /// `init` and `touch`.
     Setup {
-        /// Create a missing file, where the database is one.
+        /// Whether to create a missing file, if the database is a file.
         create: bool,
     },
 }

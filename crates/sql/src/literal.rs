@@ -1,16 +1,17 @@
-//! Parameters written into a statement: on servers nothing is prepared.
+//! Writes parameters into the text of a statement. On servers no statement is prepared, because prepared statements do
+//! not work through a pooler.
 
-// Not used where all servers are left out.
+// Not used if both servers are left out.
 #![cfg_attr(not(all(feature = "mysql", feature = "postgres")), allow(dead_code))]
 
 use std::fmt::{self, Write as _};
 
 use crate::Value;
 
-/// Writes a text as a literal that means the same whatever the session's settings are.
+/// Writes a text as a literal whose meaning does not depend on the settings of the session.
 pub(crate) type WriteText = fn(&mut String, &str) -> fmt::Result;
 
-/// The statement with its parameters written in where its `?` are. No statement here has a `?` in a text.
+/// The statement with a literal in the place of each `?`. No statement of this program has a `?` inside a text.
 pub(crate) fn with(sql: &str, args: &[Value], text: WriteText) -> String {
     let mut parts = sql.split('?');
     let mut out = String::with_capacity(sql.len() + 32 * args.len());

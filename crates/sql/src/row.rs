@@ -1,6 +1,6 @@
-//! Rows of integers and texts, out of those of a driver whose columns have types.
+//! Converts the typed rows of a driver into rows of integers and texts.
 
-// Not used where all but PostgreSQL are left out.
+// Not used if all databases but PostgreSQL are left out.
 #![cfg_attr(not(all(feature = "mysql", feature = "sqlite")), allow(dead_code))]
 
 use sqlx::{ColumnIndex, Decode, Row, Type, ValueRef as _};
@@ -36,7 +36,8 @@ where
     if is_int {
         return <i64 as Decode<'_, R::Database>>::decode(raw).map(Value::Int).map_err(decode);
     }
-    // Whatever is not UTF-8 is read as well as it can be: one such text must not hide the other rows.
+    // A text that is not UTF-8 is read with replacement characters, because one such text must not make the other rows
+    // unreadable.
     let bytes = <&[u8] as Decode<'_, R::Database>>::decode(raw).map_err(decode)?;
     Ok(Value::Text(String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -27,7 +27,7 @@ pub enum BadUrl {
     /// Another scheme, or none.
     #[error("'{0}' is no database this program knows; use {allowed}", allowed = allowed())]
     Scheme(String),
-    /// This program was built without this database.
+    /// This program was built without that database.
     #[error("'{url}': this program was built without {feature}; build it with `--features {feature}`, or use {allowed}", allowed = allowed())]
     LeftOut {
         /// The URL without its password.
@@ -51,20 +51,20 @@ pub enum BadUrl {
     InMemory(String),
 }
 
-/// The text of a URL, while it is read.
+/// The text of a URL while it is being read.
 pub(crate) struct UrlText<'a> {
     /// All of it.
     pub(crate) text: &'a str,
-    /// What is before the first colon.
+    /// The text before the first colon.
     scheme: &'a str,
     /// The text without a password.
     pub(crate) shown: &'a str,
 }
 
-// Not used where all who use it are left out.
+// Not used if the databases that need it are left out.
 #[cfg_attr(not(all(feature = "mysql", feature = "postgres", feature = "sqlite")), allow(dead_code))]
 impl<'a> UrlText<'a> {
-    /// Checks what holds for the URL of every server; gives all that follows the scheme.
+    /// Checks the rules for the URLs of all servers, and returns what follows the scheme.
     pub(crate) fn of_server(&self) -> Result<&'a str, BadUrl> {
         let (scheme, rest) = (self.scheme, &self.text[self.scheme.len()..]);
         if !rest.starts_with("://") {
@@ -73,7 +73,7 @@ impl<'a> UrlText<'a> {
         unescaped(self.text).map_or(Ok(rest), |reason| Err(self.wrong(reason.to_owned())))
     }
 
-    /// The driver cannot read it.
+    /// An error: the driver cannot read the URL.
     pub(crate) fn malformed(&self, error: sqlx::Error) -> BadUrl {
         self.wrong(match error {
             sqlx::Error::Configuration(inner) => inner.to_string(),
@@ -81,12 +81,12 @@ impl<'a> UrlText<'a> {
         })
     }
 
-    /// Something is wrong with it.
+    /// An error: something else is wrong with the URL.
     pub(crate) fn wrong(&self, reason: String) -> BadUrl {
         BadUrl::Malformed { url: self.shown.to_owned(), reason }
     }
 
-    /// It leads to a server and to none of its databases.
+    /// An error: the URL names a server, but none of its databases.
     pub(crate) fn names_no_database(&self) -> BadUrl {
         BadUrl::NoDatabase(self.shown.to_owned())
     }
@@ -106,7 +106,7 @@ impl FromStr for DbUrl {
 }
 
 impl DbUrl {
-    /// The words of the SQL that is spoken there.
+    /// The SQL dialect of this database.
     pub fn dialect(&self) -> &'static dyn Dialect {
         self.address.dialect()
     }
@@ -116,7 +116,7 @@ impl DbUrl {
         self.address.database()
     }
 
-    /// The file, of a database that is one.
+    /// The path of the file, if the database is a file.
     pub fn file_path(&self) -> Option<&Path> {
         self.address.file()
     }
@@ -128,7 +128,7 @@ impl DbUrl {
         format!("{scheme}://{user}:{password}@{place}")
     }
 
-    /// The means by which the database tells that something happened; none where it has no such thing.
+    /// The database's notifications that something happened; `None` if it has none.
     pub fn notifier(&self) -> Option<Box<dyn Notifier>> {
         self.address.notifier(&self.shown)
     }

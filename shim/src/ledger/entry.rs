@@ -1,7 +1,7 @@
-//! Writing an entry of the book into the tables, in one transaction.
+//! Writes an entry of the book into the tables, in one transaction.
 //!
-//! Goes in: what the book says is to be written. Comes out: durable rows, or an error after which nothing is known of
-//! whether it was. Decides nothing.
+//! Goes in: an entry (what the book has decided to write). Comes out: durable rows, or an error; after an error nobody
+//! knows whether the entry was written. Decides nothing.
 
 use std::fmt::Write as _;
 
@@ -13,13 +13,13 @@ use super::LedgerError;
 use super::recorder::{Recorder, State, tag_text};
 use bugfeed_sql::{Tx, Value};
 
-/// How many of the latest bad rows are kept to look at.
+/// How many of the rows that were set aside are kept: the latest ones, for people to look at.
 const SET_ASIDE_KEPT: u64 = 1000;
-/// Rows of one INSERT.
+/// How many rows one INSERT has, at most.
 const CHUNK: usize = 500;
 
 impl Recorder {
-    /// Writes an entry that is not empty. `state` is what was known before it.
+    /// Writes an entry that is not empty. `state` is the recorder's state before the entry.
     pub(super) async fn write(&self, entry: &Entry<'_>, state: &State, now: When) -> Result<(), LedgerError> {
         if !entry.records() && !entry.moves_debts() && entry.marks.insert.is_empty() {
             return self.write_unmarks(&entry.marks.delete).await;
@@ -39,7 +39,7 @@ impl Recorder {
         Ok(tx.commit().await?)
     }
 
-    /// Forgets marks by a statement for itself: what most batches end with.
+    /// Removes marks by a single statement, without a transaction, because most batches end with this.
     async fn write_unmarks(&self, texts: &[String]) -> Result<(), LedgerError> {
         for chunk in texts.chunks(2 * CHUNK) {
             let fence = format!(" AND EXISTS (SELECT 1 FROM {} WHERE one = 1 AND term = ?)", self.ledger.tables.meta);
@@ -50,7 +50,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// A transaction of the holder of the lease, and of nobody else.
+    /// Begins a transaction that fails unless this process still holds the lease (fencing).
     async fn fenced(&self) -> Result<Tx, LedgerError> {
         let mut tx = self.ledger.db.begin().await?;
         let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", self.ledger.tables.meta);
@@ -60,14 +60,15 @@ impl Recorder {
         }
     }
 
-    /// A transaction that finds the ledger where the book says, and moves it on.
+    /// Begins a transaction that fails unless the ledger is in the state that the book knows, and moves the ledger to
+    /// the state after the entry.
     async fn at(&self, entry: &Entry<'_>, state: &State, now: When) -> Result<Tx, LedgerError> {
         let tables = &self.ledger.tables;
         let (before, after) = (&entry.before, &entry.after);
         let set_aside = state.set_aside + entry.bad.len() as u64;
         let mut tx = self.ledger.db.begin().await?;
-        // The fence: also takes the row lock that makes writers go one after the other. The last number and its tag say
-        // that the ledger holds all that it held when this was read, and nothing else.
+        // The fence. This statement also takes the row lock that makes writers go one after the other. If the last number
+        // and its tag are the expected ones, the ledger holds exactly what the book says.
         let fence = format!(
             "UPDATE {} SET last_seq = ?, last_tag = ?, set_aside_count = ? WHERE one = 1 AND term = ? AND epoch = ? AND \
              last_seq = ? AND last_tag = ?",

@@ -1,30 +1,32 @@
-//! Whether the ledger's history is the one that was told, and beginning a new epoch where it is not.
+//! Compares the ledger's history with the one that was published, and begins a new epoch if they differ.
 //!
-//! Goes in: a number and its tag, as somebody else has it. Comes out: whether the ledger has the same. A ledger that was
-//! restored from a copy, or fails over to a server that is behind, gives numbers out again that were given before, but
-//! never under the same tag: each start draws another one. A new epoch keeps what is unpublished, and numbers it from 1.
+//! Goes in: a number and its tag, as somebody else has them. Comes out: whether the ledger has this number with this tag.
+//! A ledger that was restored from a copy, or that failed over to a server that is behind, gives numbers a second time,
+//! but never under the same tag, because each start draws a new tag. A new epoch keeps the unpublished changes and
+//! numbers them from 1.
 
 use bugfeed_protocol::{Cursor, Epoch, Tag, When};
 
 use super::{Holds, Lease, Ledger, LedgerError, META, Meta};
 use bugfeed_sql::Value;
 
-/// The most runs of tags that are kept; each start of a shim that gives a number makes one.
+/// How many runs of tags are kept, at most. A run is a range of numbers with one tag; each start of a shim that gives
+/// numbers begins a run.
 const RUNS_KEPT: u64 = 100_000;
 
-/// A new epoch was begun.
+/// The new epoch that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEpoch {
-    /// The one before.
+    /// The epoch before it.
     pub former: Epoch,
-    /// The new one.
+    /// The new epoch.
     pub epoch: Epoch,
-    /// How many changes were not published yet; they have the numbers from 1 in it.
+    /// How many changes were not published yet. In the new epoch they have the numbers from 1.
     pub unpublished: u64,
 }
 
 impl Ledger {
-    /// What the ledger says about a number.
+    /// Whether the ledger has this number, with this tag.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -49,7 +51,7 @@ impl Ledger {
         })
     }
 
-    /// The latest tag that numbers were given under, and since when.
+    /// The latest tag under which numbers were given, and since when.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -70,8 +72,8 @@ impl Meta {
 }
 
 impl Lease {
-    /// Looks at the ledger before work begins, or begins anew: whether this process still holds it, and whether it holds
-    /// what this process knows to have been in it. The cursor is the watermark.
+    /// Checks the ledger at the beginning of a tenure: that this process still has the lease, and that the ledger still has
+    /// the newest number that this process has seen in it. Returns the meta row, and the watermark as a cursor.
     ///
     /// # Errors
     /// [`LedgerError::SetBack`] when numbers would be given twice; also when the database cannot be read, or another shim
@@ -100,15 +102,17 @@ impl Lease {
         Ok((meta, published))
     }
 
-    /// Numbers what is unpublished anew, under a new epoch, in one transaction. What is published stays behind.
+    /// Begins a new epoch and gives the unpublished changes new numbers in it, in one transaction. Published changes stay
+    /// in the former epoch.
     ///
     /// # Errors
-    /// When the database cannot be written (then nothing is known about whether it was), or another shim has taken over.
+    /// When the database cannot be written (the transaction may have been committed nevertheless), or another shim has
+    /// taken over.
     pub async fn new_epoch(&self, now: When) -> Result<NewEpoch, LedgerError> {
         let ledger = &self.ledger;
         let (epoch, tag) = (Epoch::from_random(rand::random()), Tag::from_random(rand::random()));
         let mut tx = ledger.db.begin().await?;
-        // Takes the row's lock, so that what is read next is what is changed.
+        // This takes the row's lock, so that nobody changes the row between reading and writing it.
         let fence = format!("UPDATE {} SET term = term WHERE one = 1 AND term = ?", ledger.tables.meta);
         if tx.execute(&fence, &[Value::Int(self.term)]).await? != 1 {
             return Err(LedgerError::Fenced);
@@ -123,7 +127,7 @@ impl Lease {
         Ok(NewEpoch { former: meta.epoch.clone(), epoch, unpublished: meta.head - meta.published })
     }
 
-    /// Writes down where changes go, for `bugfeed-shim status`.
+    /// Stores where changes are published to, for `bugfeed-shim status`.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -134,7 +138,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Drops the oldest runs of tags, where there are very many.
+    /// Removes the oldest runs of tags if there are more than 100,000.
     ///
     /// # Errors
     /// When the database cannot be read or written.
@@ -150,9 +154,9 @@ impl Lease {
 }
 
 impl Ledger {
-    /// The statements that make up a new epoch.
+    /// The statements that begin a new epoch, for one transaction.
     fn renumber(&self, meta: &Meta, epoch: &Epoch, tag: Tag, now: When) -> Vec<(String, Vec<Value>)> {
-        // Numbers of the tables run on; the epoch's own begin after the watermark.
+        // The numbers in the tables go on as before; the numbers of the new epoch are counted from the watermark.
         let base = (meta.base + meta.published).cast_signed();
         let text = |text: &dyn std::fmt::Display| Value::Text(text.to_string());
         let unpublished = meta.head > meta.published;
@@ -188,7 +192,7 @@ mod tests {
 
     /// A process that dies after any of the statements has not begun a new epoch, and nothing of the old one is lost.
     #[tokio::test]
-    async fn what_ends_in_the_middle_has_not_begun() {
+    async fn a_new_epoch_begins_wholly_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let url = DbUrl::sqlite_file(dir.path().join("ledger.db"));
         let ledger = Ledger::open(&url, &Prefix::default()).await.unwrap();

@@ -1,7 +1,7 @@
-//! Reading what was numbered, with the lineage tags.
+//! Reads numbered changes, with their lineage tags.
 //!
-//! Goes in: a number. Comes out: the changes after it. The tag of a number is that of the run it lies in: the ledger
-//! writes down from which number on which tag holds, not a tag for each number.
+//! Goes in: a number. Comes out: the changes after it. The ledger does not store a tag for each number. It stores *runs*:
+//! from which number on a tag is valid. With the runs (1, `a`) and (57, `b`), the numbers 1 to 56 have the tag `a`.
 
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
 
@@ -14,7 +14,8 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be read.
     pub async fn history(&self, after_seq: u64, limit: usize) -> Result<Vec<Numbered>, LedgerError> {
-        // One statement, so that numbers, tags and epoch are of one moment; one row more, for the tag before the first.
+        // One statement reads everything, so that numbers, tags and epoch are of the same moment. It also reads the row
+        // before the first one, if there is one, for the tag of that row.
         let sql = format!(
             "SELECT c.seq - m.epoch_base, c.bug, c.when_us, c.recorded_us, m.epoch, {} FROM {} m JOIN {} c ON c.seq >= \
              m.epoch_base + ? WHERE m.one = 1 ORDER BY c.seq LIMIT {}",
@@ -41,7 +42,8 @@ impl Ledger {
         Ok(page)
     }
 
-    /// SQL for the tag of the number `seq` of the tables, where the meta row is called `m`.
+    /// SQL that finds the tag of a number of the tables. `seq` is an SQL expression; the query around it must call the meta
+    /// row `m`.
     pub(super) fn tag_of(&self, seq: &str) -> String {
         format!(
             "(SELECT r.tag FROM {} r WHERE r.first_seq > m.epoch_base AND r.first_seq <= {seq} ORDER BY r.first_seq DESC \
@@ -50,7 +52,7 @@ impl Ledger {
         )
     }
 
-    /// The tag before the first change that is kept, where it is another one.
+    /// The tag of the number before this one, if it is another tag. (The change with that number may have been pruned.)
     async fn tag_before(&self, cursor: &Cursor) -> Result<Option<Tag>, LedgerError> {
         let before = cursor.seq.saturating_sub(1);
         if before == 0 {
@@ -69,7 +71,7 @@ impl Ledger {
             let mut ints = row.iter().map(Value::int);
             let mut int = || ints.next().flatten();
             let (seq, bug, when, recorded) = (int()?, int()?, int()?, int()?);
-            // A page has few epochs and tags: they are read once, and shared.
+            // The rows of a page have the same epoch, so it is parsed once and shared.
             let epoch = match before {
                 Some(before) if epoch.as_deref() == Some(before.epoch.as_str()) => before.epoch.clone(),
                 _ => Epoch::parse(&epoch?)?,

@@ -1,9 +1,9 @@
 //! Who works: one active shim per ledger, the others wait.
 //!
 //! Goes in: a ledger. Comes out: a [`Lease`], once it is this process's turn. For an SQLite ledger the system's file
-//! lock decides: it goes with its process. Elsewhere the holder increments a number in the meta row every 2 s, and a
+//! lock decides: it ends with its process. Elsewhere the holder increments a number in the meta row every 2 s, and a
 //! waiter that saw it stand still for 6 s by its own monotonic clock takes over. No wall clock is compared, and every
-//! write names its term, so a holder that was only asleep writes nothing any more.
+//! write names its term, so a holder that was only asleep cannot write any more (fencing).
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(300);
 pub struct Lease {
     pub(super) ledger: Ledger,
     pub(super) term: i64,
-    /// Held as long as it is open.
+    /// The lock is held as long as this file is open.
     _lock: Option<File>,
 }
 
@@ -81,9 +81,9 @@ impl Ledger {
         }
     }
 
-    /// How long it takes to know that a holder does not live any more.
+    /// How long it takes, at most, until a dead holder is known to be dead.
     pub(crate) fn longest_silence(&self) -> Duration {
-        // The lock of a file goes with its process.
+        // The lock of a file ends with its process.
         if self.lock_path.is_some() { 2 * LOOK } else { SILENCE + 4 * LOOK }
     }
 
@@ -154,7 +154,7 @@ fn lock_file(path: &Path) -> Result<Option<File>, LedgerError> {
     }
 }
 
-/// How this process is called in the meta row and in the other's log line.
+/// The name of this process in the meta row, and in the log of a process that waits for it.
 fn name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = host.trim();

@@ -1,9 +1,9 @@
 //! The ledger: every change's number, given once, in the transaction that records the change.
 //!
-//! Goes in: rows of the change table, in the order of their ids. Comes out: numbered changes, for ever the same, and how
-//! far they are published. Only the holder of the [`Lease`] writes, and every write checks that it still holds it, and
-//! that the ledger is where it left it. Never deletes an unpublished change, never gives a number twice in one history,
-//! never uses a clock to decide anything but the age of what is published already.
+//! Goes in: rows of the change table, in the order of their ids. Comes out: numbered changes, whose numbers never change,
+//! and how far they are published. Only the holder of the [`Lease`] writes. Every write checks that the lease is still
+//! held, and that the ledger is in the state in which its holder left it. Never deletes an unpublished change, never gives
+//! a number twice in one history, never uses a clock to decide anything but the age of what is published already.
 
 mod entry;
 mod epoch;
@@ -31,14 +31,14 @@ pub enum LedgerError {
     /// The database said no.
     #[error("ledger {0}")]
     Sql(SqlError),
-    /// Another file has the ledger's name now. It may have another history: whoever works on this one must stop, and open
-    /// what is there.
+    /// Another file has the ledger's name now. It may have another history, so the shim must stop working on the old file
+    /// and open the new one.
     #[error("ledger {0}")]
     Replaced(SqlError),
     /// Another shim took over; this one must stop writing and wait for its turn.
     #[error("another shim has taken over this ledger")]
     Fenced,
-    /// The ledger is not where its holder left it.
+    /// The ledger is not in the state in which its holder left it, but in an older one.
     #[error(
         "ledger {place}: it is not where this shim left it; a copy was restored, or another server answers that is behind"
     )]
@@ -106,7 +106,8 @@ impl From<SqlError> for LedgerError {
     }
 }
 
-/// What is to be done when the ledger's database says no, where it is more than for any other database.
+/// What an administrator should do about an error of the ledger's database. `None` if the general advice for databases is
+/// enough.
 fn advice(fault: Fault) -> Option<&'static str> {
     match fault {
         Fault::Missing => Some(
@@ -136,9 +137,10 @@ impl LedgerError {
 pub struct Ledger {
     db: Db,
     tables: Tables,
-    /// The newest number that this process knows to be in the ledger. One that is not there any more was set back.
+    /// The newest number that this process has seen in the ledger. If the ledger does not have it any more, the ledger was
+    /// set back.
     known: Arc<Mutex<Option<Cursor>>>,
-    /// Beside the file, of a database that is one: the lock whose holder works.
+    /// The lock file beside an SQLite ledger: the process that has locked it works. `None` for the database of a server.
     lock_path: Option<std::path::PathBuf>,
 }
 
@@ -153,7 +155,7 @@ pub struct Meta {
     pub epoch: Epoch,
     /// The last number given; 0 in a new ledger.
     pub head: u64,
-    /// Under which lineage tag it was given; none where a version without tags gave it.
+    /// The lineage tag under which the last number was given. `None` if a version without tags gave it.
     pub tag: Option<Tag>,
     /// Everything up to here is published.
     pub published: u64,
@@ -161,7 +163,7 @@ pub struct Meta {
     pub set_aside: u64,
     /// Who works, if anybody.
     pub holder: Option<String>,
-    /// The epoch before this one, where the ledger had another one.
+    /// The epoch before this one, if the ledger had one.
     pub former_epoch: Option<Epoch>,
     /// Where the changes were last published to, in words.
     pub published_to: Option<String>,
@@ -187,9 +189,9 @@ pub struct SetAside {
 /// How much published history is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// No change recorded longer ago than this.
+    /// Changes that were recorded longer ago than this are removed.
     pub age: std::time::Duration,
-    /// No more changes than this.
+    /// Of more changes than this, the oldest are removed.
     pub max: u64,
 }
 
@@ -221,12 +223,12 @@ impl Ledger {
             path
         });
         let ledger = Ledger { db, tables, known: Arc::default(), lock_path };
-        // What cannot be read is found at once.
+        // A ledger that cannot be read is reported now, and not later.
         ledger.meta().await?;
         Ok(ledger)
     }
 
-    /// Goes on with another file that has this ledger's name now.
+    /// Goes on with the file that has this ledger's name now, after the old file was replaced.
     ///
     /// # Errors
     /// When there is no ledger in it.
@@ -248,7 +250,7 @@ impl Ledger {
         self.db.place()
     }
 
-    /// Whether the file of a ledger that is one is still the one that was opened; asks nothing of a server.
+    /// Checks that the file of an SQLite ledger is still the one that was opened. Does nothing for the database of a server.
     ///
     /// # Errors
     /// When it is gone, or [`LedgerError::Replaced`].
@@ -264,7 +266,7 @@ impl Ledger {
         Ok(self.meta().await?.head)
     }
 
-    /// How far everything is.
+    /// Reads the meta row: how far everything is.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -289,7 +291,7 @@ impl Ledger {
             epoch,
             head: number(last),
             tag: tag.as_deref().and_then(Tag::parse),
-            // A watermark from another history may be ahead.
+            // The watermark may be ahead of the last number, if it is of another history.
             published: number(published.min(last)),
             set_aside: set_aside.unsigned_abs(),
             holder,
@@ -301,7 +303,7 @@ impl Ledger {
         })
     }
 
-    /// What is said when the tables are not there any more.
+    /// The error of a failed read: [`LedgerError::Gone`] if the tables do not exist any more.
     fn gone(&self, error: SqlError) -> LedgerError {
         if error.fault == Fault::Missing {
             return LedgerError::Gone { place: self.place().to_owned() };
@@ -309,7 +311,7 @@ impl Ledger {
         error.into()
     }
 
-    /// The ledger is known to hold this number.
+    /// Notes that the ledger has this number.
     fn knows(&self, cursor: Cursor) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_none_or(|known| known.epoch != cursor.epoch || known.seq <= cursor.seq) {
@@ -317,8 +319,8 @@ impl Ledger {
         }
     }
 
-    /// Compares what is read again with what the ledger is known to hold: another server, which is behind, may have taken
-    /// over since this tenure began.
+    /// Checks that the ledger still has the newest number that this process has seen in it. Another server, which is
+    /// behind, may have taken over since this tenure began.
     fn check_known(&self, meta: &Meta) -> Result<(), LedgerError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let is_behind = |known: Cursor| {

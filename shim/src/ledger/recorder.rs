@@ -1,10 +1,10 @@
-//! The writing side: recording rows, forgetting marks, moving the watermark, pruning.
+//! The writing side of the ledger: records rows, removes marks, moves the watermark, prunes.
 //!
-//! Goes in: rows as read, keys as deleted. Comes out: durable numbers. What is written is decided by the book
-//! (`bugfeed_core::relay::book`), and written by `entry.rs`. After any error the book is dropped
-//! and read again from the database, because a commit that was not answered may have happened. Each time it is read, it
-//! may be that of another server, or of an older copy: a fresh lineage tag is drawn, so that what is numbered from there
-//! on is never taken for what was numbered before.
+//! Goes in: rows that were read, and keys of rows that were deleted. Comes out: durable numbers. The book
+//! (`bugfeed_core::relay::book`) decides what is written; `entry.rs` writes it. After any error the book is dropped and
+//! read again from the database, because a commit without an answer may have happened. What is read then may be of another
+//! server, or of an older copy. Therefore each reading draws a new lineage tag, so that numbers that are given from then on
+//! cannot be confused with numbers that were given before.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub struct Recorder {
     state: Option<State>,
 }
 
-/// What the database says, as long as nobody else writes, which the lease ensures.
+/// What the database holds, in memory. It is right as long as nobody else writes, which the lease ensures.
 #[derive(Debug)]
 pub(super) struct State {
     book: Book,
@@ -38,12 +38,12 @@ pub(super) struct State {
     pub(super) set_aside: u64,
 }
 
-/// What became of rows.
+/// What was done with rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// How many changes got a number.
     pub numbered: usize,
-    /// These changes.
+    /// The changes that got a number.
     pub changes: Vec<Numbered>,
     /// The last number given so far.
     pub head: u64,
@@ -59,7 +59,7 @@ impl Lease {
         Recorder { ledger: self.ledger.clone(), term: self.term, state: None }
     }
 
-    /// Everything up to this number is published.
+    /// Moves the watermark: everything up to this number is published.
     ///
     /// # Errors
     /// When the database cannot be written, another shim has taken over, or the ledger does not hold this number.
@@ -84,7 +84,7 @@ impl Lease {
 
     /// Removes up to 10,000 of the published changes that are beyond what is to be kept; returns how many.
     ///
-    /// What remains has no hole: only a prefix is ever removed, even when the clock was once wrong.
+    /// Only the oldest changes are ever removed, so that what remains has no hole, even if the clock was wrong for a while.
     ///
     /// # Errors
     /// When the database cannot be read or written.
@@ -93,7 +93,7 @@ impl Lease {
         let oldest = rows.first().and_then(|row| row.first()).and_then(Value::int).map(i64::unsigned_abs);
         let Some(oldest) = oldest else { return Ok(0) };
         let meta = self.ledger.meta().await?;
-        // Numbers of the tables, in which changes of the epoch before may still be.
+        // These are numbers of the tables, where changes of the former epoch may still be.
         let published = meta.base + meta.published;
         let chunk_end = oldest.saturating_add(PRUNE_CHUNK);
         let age_us = i64::try_from(keep.age.as_micros()).unwrap_or(i64::MAX);
@@ -134,18 +134,21 @@ impl Recorder {
         Ok(self.book().await?.pending())
     }
 
-    /// Numbers and records the rows that are new, in one transaction. The same rows may be given again and again.
+    /// Numbers and records the rows that are new, in one transaction. Idempotent: rows that were recorded before are
+    /// known, and get no second number.
     ///
     /// # Errors
-    /// When the database cannot be written (then nothing is known about whether it was), or another shim has taken over.
+    /// When the database cannot be written (the transaction may have been committed nevertheless), or another shim has
+    /// taken over.
     pub async fn record(&mut self, rows: &[Row], now: When) -> Result<Recorded, LedgerError> {
         let mut state = self.take_state().await?;
         let entry = state.book.record(rows, now);
         self.commit(state, entry, now).await
     }
 
-    /// These rows are still there, and what they say is about to be announced: it will be announced once more when they are
-    /// gone. Durable when this returns; those that are owed already stay so.
+    /// Notes, before changes are published whose rows still exist, that each of them is owed: it is published once more
+    /// when its row is gone. The note is durable when this returns. A row for which a change is owed already keeps that
+    /// one.
     ///
     /// # Errors
     /// When the database cannot be written, or another shim has taken over.
@@ -155,30 +158,32 @@ impl Recorder {
         self.commit(state, entry, now).await.map(drop)
     }
 
-    /// Drops the marks of rows whose deletion is known, and numbers once more what is owed for them.
+    /// Removes the marks of rows whose deletion is known, and gives the changes that are owed for them a second number.
     ///
     /// # Errors
-    /// When the database cannot be written (then nothing is known about whether it was), or another shim has taken over.
+    /// When the database cannot be written (the transaction may have been committed nevertheless), or another shim has
+    /// taken over.
     pub async fn settle(&mut self, gone: &[RowKey], now: When) -> Result<Recorded, LedgerError> {
         let mut state = self.take_state().await?;
         let entry = state.book.settle(gone, now);
         self.commit(state, entry, now).await
     }
 
-    /// Drops the marks of rows whose deletion is known, and what is owed for them.
+    /// Removes the marks of rows whose deletion is known. What is owed for them is removed too, without a second number.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn forget(&mut self, gone: &[RowKey]) -> Result<(), LedgerError> {
         let Some(mut state) = self.state.take() else {
-            // Forgotten by an error in between: they are still marked, and will be deleted and forgotten again.
+            // An error in between has dropped the book. The rows are still marked, so they will be deleted and forgotten
+            // again.
             return Ok(());
         };
         let entry = state.book.forget(gone);
         self.commit(state, entry, When::MIN).await.map(drop)
     }
 
-    /// Writes an entry. On an error the state stays taken, and is read again next time.
+    /// Writes an entry. After an error, `self.state` stays empty, so that it is read again the next time.
     async fn commit(&mut self, mut state: State, entry: Entry<'_>, now: When) -> Result<Recorded, LedgerError> {
         if !entry.is_empty() {
             self.write(&entry, &state, now).await?;
@@ -220,7 +225,7 @@ impl Recorder {
         self.state.as_ref().ok_or(LedgerError::Fenced)
     }
 
-    /// All by one connection: another one may be to a server that is behind.
+    /// Reads everything over one connection, because another connection may lead to a server that is behind.
     async fn read(&self) -> Result<(Meta, Pending, HashMap<RowKey, Change>), LedgerError> {
         let Ledger { db, tables, .. } = &self.ledger;
         let statements = [

@@ -14,8 +14,8 @@ use bugfeed_sql::{Db, Dialect, Fault, SqlError, Value};
 pub(super) const VERSION: i64 = 2;
 /// The version before: no tags, no second epoch in one ledger.
 const WITHOUT_TAGS: i64 = 1;
-/// What the meta row has since version 2. Numbers in the tables run on for ever; an epoch's own numbers begin at 1 after
-/// `epoch_base`.
+/// The columns that version 2 added to the meta row. Numbers in the tables are never reset: the number that a change has in
+/// its epoch is its number in the tables minus `epoch_base`.
 const ADDED: [(&str, &str); 4] = [
     ("epoch_base", "BIGINT NOT NULL DEFAULT 0"),
     ("last_tag", "VARCHAR(16) NOT NULL DEFAULT ''"),
@@ -64,13 +64,14 @@ pub(super) struct Tables {
     pub(super) meta: String,
     /// Every numbered change, until it is published and old.
     pub(super) changes: String,
-    /// From which number on which lineage tag holds, and since when. Kept far beyond the changes.
+    /// The runs of lineage tags: from which number on a tag is valid, and since when. They are kept much longer than the
+    /// changes.
     pub(super) runs: String,
     /// Source rows that are recorded and not yet known to be deleted.
     pub(super) marks: String,
-    /// The latest bad rows.
+    /// The latest rows that were set aside.
     pub(super) set_aside: String,
-    /// Changes that were announced before their rows were gone, and will be announced once more.
+    /// Changes that were published before their rows were gone, and are published once more when they are.
     pub(super) owed: String,
 }
 
@@ -88,18 +89,18 @@ impl Tables {
     }
 }
 
-/// What may be made.
+/// What [`prepare`] may create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Make {
-    /// Nothing: what is there is only looked at.
+    /// Nothing: the tables are only checked.
     Nothing,
-    /// Tables of this version out of older ones.
+    /// Tables of an older version may be brought to this version.
     Newer,
-    /// Also a ledger where there is none.
+    /// The same, and a new ledger if there is none.
     All,
 }
 
-/// Checks the version; makes what is missing.
+/// Checks the version of the tables, and creates what is missing.
 pub(super) async fn prepare(db: &Db, tables: &Tables, make: Make, epoch_bits: u64) -> Result<(), LedgerError> {
     let create = make == Make::All;
     match version(db, tables).await {
@@ -130,15 +131,16 @@ pub(super) async fn prepare(db: &Db, tables: &Tables, make: Make, epoch_bits: u6
 
 /// Runs a `CREATE TABLE IF NOT EXISTS`.
 async fn make_table(db: &Db, statement: &str) -> Result<(), LedgerError> {
-    // PostgreSQL's IF NOT EXISTS can fail when two do it at once; the second time it is there.
+    // In PostgreSQL, IF NOT EXISTS can fail when two processes create the same table at once. At the second try the table
+    // exists.
     if db.execute(statement, &[]).await.is_err() {
         db.execute(statement, &[]).await?;
     }
     Ok(())
 }
 
-/// Adds what version 2 has. Each step may have been done before, by another shim or by one that died here. What was
-/// numbered before has no tag.
+/// Brings tables of version 1 to version 2. Each step is idempotent, because another shim may be doing the same, or may have
+/// died in the middle of it. Numbers that version 1 gave have no tag.
 async fn migrate(db: &Db, tables: &Tables) -> Result<(), LedgerError> {
     for statement in statements(db.dialect(), tables) {
         make_table(db, &statement).await?;
@@ -151,7 +153,7 @@ async fn migrate(db: &Db, tables: &Tables) -> Result<(), LedgerError> {
             Err(e) => return Err(e.into()),
         }
         if let Err(e) = db.execute(&format!("ALTER TABLE {} ADD COLUMN {column} {kind}", tables.meta), &[]).await {
-            // Another shim was quicker, or it cannot be done.
+            // Another shim was quicker, or the column cannot be added.
             db.fetch(&there, &[]).await.map_err(|_| e)?;
         }
     }

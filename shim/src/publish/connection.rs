@@ -20,6 +20,9 @@ use bugfeed_protocol::log_event::LogEvent;
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The largest frame: a message of 500 changes fits, whatever their numbers and dates.
+const FRAMES: u32 = 64 * 1024;
+
 pub(super) struct PublisherConnection {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
@@ -46,7 +49,7 @@ impl fmt::Debug for PublisherConnection {
 impl PublisherConnection {
     pub(super) async fn open(options: &AmqpOptions) -> Result<PublisherConnection, AmqpError> {
         let url = &options.url;
-        let connection = bugfeed_amqp::connect(url, "bugfeed-shim").await?;
+        let connection = bugfeed_amqp::connect(url, "bugfeed-shim", FRAMES).await?;
         let events = Box::pin(connection.events_listener());
         let setting_up = async {
             let channel = connection.create_channel().await.map_err(|e| AmqpError::broker(url, e))?;
@@ -69,7 +72,7 @@ impl PublisherConnection {
         match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
             Ok(Ok(())) => Ok(true),
             // A broker without streams still carries changes to whoever is there.
-            Ok(Err(error)) if error.will_be_the_same() => {
+            Ok(Err(error)) if error.is_permanent() => {
                 let (exchange, reason) = (&options.exchange, one_line(error));
                 tracing::warn!(exchange, event = %LogEvent::HistoryRefused, "no history: {reason}; going on without (--history false says so)");
                 Ok(false)

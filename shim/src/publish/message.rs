@@ -15,6 +15,8 @@ use super::options::AmqpOptions;
 const CHANGE_BYTES: usize = 96;
 /// What a batch needs beside its changes.
 const HEAD_BYTES: usize = 1024;
+/// Most keys of a message: the broker sends them to consumers in one frame, and some take no more than 16 KiB.
+const KEYS: usize = 500;
 
 /// How changes may be put together on a connection.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +33,8 @@ impl Room {
         let frame_max = if frame_max == 0 { 131_072 } else { frame_max };
         let fit = frame_max.saturating_sub(HEAD_BYTES) / CHANGE_BYTES;
         let together = keeps_all && options.format == Format::Native;
-        Room { changes: if together { options.batch.max.min(fit).max(1) } else { 1 } }
+        let keys = if options.batch.keys { KEYS } else { usize::MAX };
+        Room { changes: if together { options.batch.max.min(fit).min(keys).max(1) } else { 1 } }
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
     }
 
     fn options(batch: BatchOptions, format: Format) -> AmqpOptions {
-        let url = "amqp://127.0.0.1:5672/%2f".parse().unwrap();
+        let url = bugfeed_amqp::parse_url("amqp://127.0.0.1").unwrap();
         AmqpOptions { url, exchange: "x".to_owned(), format, batch, history: None }
     }
 
@@ -161,9 +164,14 @@ mod tests {
     fn changes_go_alone_where_nothing_else_is_certain() {
         let native = options(BatchOptions::default(), Format::Native);
         let pulse = options(BatchOptions::default(), Format::Pulse);
-        let room = |options, keeps_all, frame_max| Room::of(options, keeps_all, frame_max).changes;
+        let room = |options: &AmqpOptions, keeps_all, frame_max| Room::of(options, keeps_all, frame_max).changes;
         assert_eq!(room(&native, true, 0), 500);
         assert_eq!(room(&native, true, 4096), 32);
+        assert_eq!(room(&native, true, 65_536), 500);
+        for (keys, want) in [(true, 500), (false, 1354)] {
+            let options = options(BatchOptions { max: 9000, keys }, Format::Native);
+            assert_eq!(room(&options, true, 131_072), want, "keys: {keys}");
+        }
         assert_eq!(room(&native, true, 1), 1);
         assert_eq!(room(&native, false, 0), 1, "the keys of a batch could lead to one consumer alone");
         assert_eq!(room(&pulse, true, 0), 1, "consumers of the older envelope read one change a message");

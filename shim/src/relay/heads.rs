@@ -1,6 +1,6 @@
 //! Carries out what the plan of the heads says (`bugfeed_core::relay::heads`).
 //!
-//! Goes in: how far everything is confirmed, and what does not work. Comes out: heads on their way.
+//! Goes in: how far everything is confirmed, and what does not work. Comes out: heads that are published.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::Clock;
 use crate::events::Telemetry;
 use crate::publish::Heads;
 
-/// The plan, shared by the outlet, which tells it what is confirmed, and by whoever says heads.
+/// The plan of the heads. The outlet tells it what is confirmed; [`say`] publishes the heads that it asks for.
 #[derive(Debug, Default)]
 pub(super) struct Speaker {
     plan: Mutex<Plan>,
-    /// Look again when the next head is due.
+    /// Wakes [`say`]: a head is due now.
     news: Notify,
 }
 
@@ -43,7 +43,7 @@ impl Speaker {
     }
 }
 
-/// Never ends.
+/// Publishes heads whenever they are due. Never ends.
 pub(super) async fn say(heads: Option<Heads>, speaker: &Speaker, clock: Clock, telemetry: &Telemetry) {
     let Some(heads) = heads else { return std::future::pending().await };
     loop {

@@ -3,8 +3,8 @@
 //! Goes in: an open source, ledger and publisher. Comes out: every committed row, numbered once and published in order.
 //! Two loops that share nothing but the ledger, a wake-up, and the outbox: the *poller* records and deletes rows whether
 //! or not the bus works; the *outlet* publishes what is recorded whether or not the source works. What each does next is
-//! decided by its plan (`bugfeed_core::relay`); here it is carried out. Either may be dropped at any await: what matters
-//! is in the ledger. Never gives up on anything but a lost lease, which sends it back to waiting.
+//! decided by its plan (`bugfeed_core::relay`); here it is carried out. Either loop may be dropped at any await, because
+//! everything that matters is in the ledger. Never gives up: after a lost lease it waits for its turn again.
 //!
 //! A *term* is the time of one lease. Within it, each error of the ledger ends a *tenure*: everything in memory is dropped
 //! and read again, since what answers now may be another server, or an older copy, with another history.
@@ -31,7 +31,7 @@ use outlet::Route;
 
 /// How long a stop waits for the batch in hand.
 const LAST_ROUND: Duration = Duration::from_secs(5);
-/// A tenure that lasted so long was a success.
+/// A tenure that lasted longer than this was a success: the next back-off begins with its shortest pause.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// How the relay works.
@@ -47,7 +47,7 @@ pub struct RelayOptions {
     pub once: bool,
     /// With `once`: give up after this long.
     pub once_timeout: Duration,
-    /// Notified by whoever knows that there are rows: look now.
+    /// Wakes the poller: notified by whoever knows that there are new rows.
     pub wake: Arc<Notify>,
     /// Logs, counters, readiness.
     pub telemetry: Arc<Telemetry>,
@@ -80,7 +80,7 @@ pub enum RelayError {
     NotDrained {
         /// How long it tried.
         seconds: u64,
-        /// What stood in the route.
+        /// What was in the way.
         reason: String,
     },
 }
@@ -89,12 +89,12 @@ pub enum RelayError {
 struct Term<'a> {
     lease: &'a Lease,
     options: &'a RelayOptions,
-    /// The tenure ends, or the relay is to stop.
+    /// Cancelled when the tenure ends, or the relay stops.
     stop: &'a CancellationToken,
     clock: Clock,
-    /// Something was recorded, or may be published now, or the poller has ended.
+    /// Wakes the outlet: something was recorded, or may be published now, or the poller has ended.
     recorded: Notify,
-    /// Changes on their way from the one loop to the other.
+    /// Changes on their way from the poller to the outlet.
     outbox: Mutex<Outbox>,
 }
 
@@ -103,7 +103,7 @@ impl Term<'_> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the outlet if there are news for it. No event follows from that.
+    /// Wakes the outlet if there is news for it. Returns no event, as the answer to an action.
     fn tell_outlet<T>(&self, news: bool) -> Option<T> {
         if news {
             self.recorded.notify_one();
@@ -112,7 +112,7 @@ impl Term<'_> {
     }
 }
 
-/// Counts from the beginning of a term.
+/// A monotonic clock that starts at the beginning of a term.
 #[derive(Clone, Copy, Debug)]
 struct Clock(Instant);
 
@@ -166,7 +166,7 @@ async fn work<P: Publish>(
                 options.telemetry.lease_lost();
                 publisher.rest().await;
             }
-            // What this lease was for is not there any more; what is there now has a lease of its own.
+            // The ledger of this lease was replaced by another one, which has a lease of its own.
             Err(e @ LedgerError::Replaced(_)) => {
                 options.telemetry.down(Part::Ledger, &e);
                 publisher.rest().await;
@@ -176,7 +176,8 @@ async fn work<P: Publish>(
                 }
             }
             other => {
-                // Bounded: a ledger that is away must not hold up the exit; the next one then waits a few seconds.
+                // The time is bounded, because a ledger that is away must not delay the exit. Without the release, the next
+                // shim waits a few seconds longer.
                 let _ = tokio::time::timeout(Duration::from_secs(3), lease.release()).await;
                 return Ok(other?);
             }
@@ -185,7 +186,7 @@ async fn work<P: Publish>(
     Ok(())
 }
 
-/// Goes on with another file of the ledger's name. Whether it could; not when stopped first.
+/// Opens the file that has the ledger's name now. Returns false if stopped before that succeeded.
 async fn open_again(ledger: &Ledger, options: &RelayOptions, stop: &CancellationToken) -> bool {
     let mut backoff = Backoff::SERVER;
     while let Err(e) = ledger.open_again().await {
@@ -197,7 +198,7 @@ async fn open_again(ledger: &Ledger, options: &RelayOptions, stop: &Cancellation
     true
 }
 
-/// Waits for this process's turn. `None` when stopped first.
+/// Waits for this process's turn. `None` if stopped before that.
 async fn acquire(
     ledger: &Ledger,
     options: &RelayOptions,
@@ -225,7 +226,7 @@ async fn acquire(
     }
 }
 
-/// As long as the lease is held: one tenure after the other.
+/// Works as long as the lease is held, in one tenure after the other.
 async fn term<P: Publish>(
     source: &Source,
     lease: &Lease,
@@ -278,7 +279,7 @@ enum Ended {
     NewEpoch,
 }
 
-/// Reads the ledger anew, and runs the two loops until one of them fails on it.
+/// Reads the ledger anew, and runs the two loops until one of them gets an error from it.
 async fn tenure<P: Publish>(
     source: &Source,
     lease: &Lease,
@@ -299,7 +300,7 @@ async fn tenure<P: Publish>(
     route.publisher.begin(lease.ledger()).await?;
     let over = stop.child_token();
     let term = Term { lease, options, stop: &over, clock, recorded: Notify::new(), outbox: Mutex::default() };
-    // What ended the tenure: after it, the other loop only finishes what it has in hand, and may fail for that reason.
+    // What ended the tenure. Only the first reason counts: the other loop is stopped then, and may fail because of that.
     let first: Mutex<Option<Result<Ended, LedgerError>>> = Mutex::default();
     let note = |ended: Result<Ended, LedgerError>| {
         if !matches!(ended, Ok(Ended::Done)) {
@@ -338,7 +339,7 @@ async fn beat(lease: &Lease, telemetry: &Telemetry) -> LedgerError {
     }
 }
 
-/// Sleeps; whether it was stopped.
+/// Sleeps this long, or until stopped. Returns whether it was stopped.
 async fn pause(pause: Duration, stop: &CancellationToken) -> bool {
     tokio::select! {
         () = stop.cancelled() => true,
@@ -346,7 +347,8 @@ async fn pause(pause: Duration, stop: &CancellationToken) -> bool {
     }
 }
 
-/// A pause from the upper half of this, so that many who lost the same server do not come back together.
+/// A random pause between half of this and all of it (jitter), so that shims that lost the same server do not all come back
+/// at the same moment.
 fn draw(longest_ms: u64) -> Duration {
     Duration::from_millis(longest_ms).mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }

@@ -16,17 +16,17 @@ use bugfeed_sql::SqlError;
 
 /// How often the database is asked whether rows can still be deleted there.
 const PROBE: Duration = Duration::from_secs(5);
-/// An action that takes longer is said not to come back.
+/// An action that takes longer than this is reported as an outage.
 const SLOW: Duration = Duration::from_secs(10);
 
-/// What actions are carried out on.
-struct Hands<'a> {
+/// Carries out actions, and keeps what is to be logged about them.
+struct Executor<'a> {
     term: &'a Term<'a>,
     source: &'a Source,
     recorder: Recorder,
-    /// What the database last said about rows that it keeps.
+    /// What the database said the last time about rows that it does not delete.
     refusal: Option<String>,
-    /// So many rows were set aside since the last good one, and why the last of them was.
+    /// How many rows were set aside since the last good one, and why the last of them was set aside.
     bad: (usize, String),
 }
 
@@ -34,8 +34,10 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
     let options = term.options;
     let poll_interval_ms = u64::try_from(options.poll_interval.as_millis()).unwrap_or(u64::MAX);
     let mut plan = Poller::new(PollerOptions { poll_interval_ms, batch: options.batch, once: options.once });
-    let mut hands = Hands { term, source, recorder: term.lease.recorder(), refusal: None, bad: (0, String::new()) };
-    // Who waited for its turn saw the table long ago. What fails here fails again in the round.
+    let mut executor =
+        Executor { term, source, recorder: term.lease.recorder(), refusal: None, bad: (0, String::new()) };
+    // A process that has waited for its turn saw the table long ago. An error is ignored here, because the first round
+    // finds it again.
     let _ = source.probe_after(PROBE).await;
     let mut next = Some(Event::Begin { in_place: source.in_place() });
     while let Some(event) = next.take() {
@@ -44,7 +46,7 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
         }
         for action in plan.on(term.clock.ms(), event) {
             next = match action {
-                Action::Wait { ms } => hands.wait(Duration::from_millis(ms)).await,
+                Action::Wait { ms } => executor.wait(Duration::from_millis(ms)).await,
                 Action::Gather { ms } => {
                     pause(Duration::from_millis(ms), term.stop).await;
                     Some(Event::Woken)
@@ -53,15 +55,16 @@ pub(super) async fn run(term: &Term<'_>, source: &Source) -> Result<(), LedgerEr
                     pause(draw(longest_ms), term.stop).await;
                     Some(Event::Woken)
                 }
-                // What is in memory may be of another history after an error of the ledger: the tenure ends.
-                action => watched(term, hands.carry_out(action)).await?,
+                // An error of the ledger ends the tenure, because the ledger may afterwards have another history than what
+                // is in memory.
+                action => watched(term, executor.carry_out(action)).await?,
             };
         }
     }
     Ok(())
 }
 
-/// Says it when an action takes long: a statement that hangs is given up much later.
+/// Reports an outage when an action takes long, because a statement that hangs is given up only much later.
 async fn watched<T>(term: &Term<'_>, action: impl Future<Output = T>) -> T {
     let mut action = std::pin::pin!(action);
     let mut waited_s = 0;
@@ -77,9 +80,9 @@ async fn watched<T>(term: &Term<'_>, action: impl Future<Output = T>) -> T {
     }
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     async fn carry_out(&mut self, action: Action) -> Result<Option<Event>, LedgerError> {
-        let Hands { term, source, .. } = *self;
+        let Executor { term, source, .. } = *self;
         Ok(match action {
             Action::Look => {
                 term.lease.ledger().look_at_file()?;
@@ -144,7 +147,7 @@ impl Hands<'_> {
         Some(Event::Woken)
     }
 
-    /// What the change table said.
+    /// The event for an answer of the change table. An error is reported as an outage.
     fn answer<T>(&self, said: Result<T, SqlError>, event: impl FnOnce(T) -> Event) -> Option<Event> {
         Some(match said {
             Ok(said) => event(said),
@@ -184,7 +187,8 @@ impl Hands<'_> {
         Ok(Event::Recorded { changes: recorded.changes, set_aside, head: recorded.head })
     }
 
-    /// What was recorded shows that the ledger works. While it does not, and nothing is to be recorded, it is asked.
+    /// Ends an outage of the ledger. Recorded rows prove that the ledger works; if none were recorded, a beat of the lease
+    /// proves it.
     async fn ledger_works(&self, recorded: &Recorded) -> Result<(), LedgerError> {
         let telemetry = &self.term.options.telemetry;
         if telemetry.is_down(Part::Ledger) {
@@ -199,7 +203,7 @@ impl Hands<'_> {
     async fn delete(&mut self, keys: &[RowKey], fresh: bool) -> Option<Event> {
         let mut deleted = self.source.delete(keys).await;
         if let Ok(deleted) = &mut deleted {
-            // After a crash it may have been this shim.
+            // Rows that are not fresh may have been deleted by this shim itself, before it crashed.
             if fresh {
                 self.source.say_vanished(deleted.vanished);
             }

@@ -1,8 +1,8 @@
-//! What is to be done when the change table's database says no.
+//! What an administrator should do about an error of the change table's database.
 
 use bugfeed_sql::Fault;
 
-/// What is to be done, where it is more than for any other table.
+/// The advice for this kind of error. `None` if the general advice for databases is enough.
 pub(super) fn advice(fault: Fault) -> Option<&'static str> {
     match fault {
         Fault::Corrupt => Some("what is in the file cannot be trusted; mend or replace the tracker's database"),

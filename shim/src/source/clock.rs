@@ -1,32 +1,35 @@
 //! Whether the dates of rows fit the clock: a wrong `--timezone` makes every one of them wrong by hours.
 //!
-//! Goes in: dates of rows that were just read, and the time. Comes out: by how much they are off, once it is sure. Pure.
+//! Goes in: dates of rows that were just read, and the time. Comes out: by how much the dates are off, once that is certain.
+//! Pure.
 
 use bugfeed_protocol::When;
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 
-/// Less than this is a clock that goes wrong, or a long transaction.
+/// A smaller difference is not caused by a zone, but by an inexact clock or a long transaction.
 const LEAST_S: i64 = 40 * 60;
-/// No two zones are further apart.
+/// A larger difference is not caused by a zone: no two zones are further apart.
 const MOST_S: i64 = 26 * 3600;
 /// Zones differ by whole quarters of an hour.
 const QUARTER_S: i64 = 15 * 60;
-/// How far from a whole quarter a date may be.
+/// How far a difference may be from whole quarters of an hour.
 const SLACK_S: i64 = 2 * 60;
-/// So many fresh rows in a row that are late by the same are no long transactions.
+/// After this many fresh rows, one after the other, that are late by the same time, long transactions are not the cause.
 const FRESH: u32 = 5;
 
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Dates {
+    /// By how many seconds the last fresh rows are late, and how many they are.
     late: Option<(i64, u32)>,
     said: bool,
 }
 
 impl Dates {
-    /// By how many seconds dates are off (ahead of the clock where positive), once, and when it is sure: a date hours ahead
-    /// is at once; one that is late only counts where the row is `fresh`, and after several of them.
+    /// By how many seconds the dates are off; a positive number means ahead of the clock. Returned only once, when it is
+    /// certain: after one date that is hours ahead, or after several `fresh` rows that are late by the same time. (A row
+    /// that is not fresh may be late because it waited in the table.)
     pub(super) fn note(&mut self, now: When, dates: impl IntoIterator<Item = When>, fresh: bool) -> Option<i64> {
         if self.said {
             return None;
@@ -53,7 +56,7 @@ impl Dates {
     }
 }
 
-/// A word for the zone that clocks which are this far ahead of UTC have, for `--timezone`.
+/// What to give as `--timezone` if the tracker's clock is this many seconds ahead of UTC, in words.
 pub(super) fn zone_hint(ahead_s: i64) -> String {
     let now = Timestamp::now();
     let offset = i32::try_from(ahead_s).ok().and_then(|s| Offset::from_seconds(s).ok());
@@ -70,7 +73,7 @@ pub(super) fn zone_hint(ahead_s: i64) -> String {
     if minutes != 0 || hours > 12 {
         return named;
     }
-    // These names count the other way round.
+    // The sign in these names is reversed: Etc/GMT+5 is five hours behind UTC.
     let other = if ahead_s < 0 { '+' } else { '-' };
     format!("{named}, such as Europe/Berlin or America/New_York; Etc/GMT{other}{hours} where clocks never change")
 }
@@ -98,7 +101,7 @@ mod tests {
         check(&[(&[2 * H - 1], false), (&[2 * H - 1], false)], Some(2 * H));
         check(&[(&[5 * H + 1800 - 3], true)], Some(5 * H + 1800));
         check(&[(&[30 * 24 * H], true), (&[H + 400], true)], None);
-        // Old rows are no sign; fresh ones are, when they all are late by the same.
+        // Old rows prove nothing. Fresh rows do, if all of them are late by the same time.
         check(&[(&[-2 * H; 100], false)], None);
         check(&[(&[-2 * H - 1; 4], true)], None);
         check(&[(&[-2 * H - 1; 4], true), (&[-2 * H - 3], true)], Some(-2 * H));

@@ -1,7 +1,7 @@
 //! What a table's unique indexes say about how the tracker writes into it.
 //!
 //! Goes in: the names of the columns of each unique index. Comes out: whether rows are updated in place, and whether an id
-//! means one row. Pure, but for the question itself.
+//! means one row. Pure, except for [`shape`], which asks the database.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use bugfeed_sql::{Db, SqlError, Value};
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// A later change of a bug may be written into the row of an earlier one: a unique index keeps it from having a row
-    /// of its own. Also where nothing can be found out, because what holds for such a table holds for every other.
+    /// A later change of a bug may be written into the row of an earlier one, because a unique index allows a bug only one
+    /// row. Also true if there are no indexes to judge by: treating a table in this way is right for every table.
     pub(super) in_place: bool,
     /// No two rows have the same id, as far as can be found out.
     pub(super) id_is_unique: bool,
 }
 
-/// Asks the database.
+/// Asks the database for the table's unique indexes, and judges by them.
 pub(super) async fn shape(db: &Db, spec: &TableSpec) -> Result<Shape, SqlError> {
     let (sql, args) = db.dialect().unique_indexes(&spec.table);
     let rows = db.fetch(sql, &args).await?;
@@ -31,7 +31,8 @@ pub(super) async fn shape(db: &Db, spec: &TableSpec) -> Result<Shape, SqlError> 
     Ok(judge(indexes.values().map(Vec::as_slice), spec.id.as_str(), spec.bug.as_str()))
 }
 
-/// An empty name is an expression, which may be the bug's number in another form.
+/// Judges by the columns of each unique index. An empty name stands for an expression, which may be the bug's number in
+/// another form.
 fn judge<'a>(indexes: impl IntoIterator<Item = &'a [String]>, id: &str, bug: &str) -> Shape {
     let mut shape = Shape { in_place: false, id_is_unique: false };
     let mut any = false;

@@ -1,6 +1,6 @@
 //! The change table: what is in it, and deleting what was recorded.
 //!
-//! Goes in: a database URL and the table's names. Comes out: rows, good and bad ones, with nothing decided about them.
+//! Goes in: a database URL and the table's names. Comes out: rows, good and bad ones; others decide what becomes of them.
 //! Needs SELECT and DELETE on the table and nothing else. Never keeps a position in the table (ids become visible out
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
@@ -32,7 +32,7 @@ pub struct Source {
     spec: TableSpec,
     sql: TableSql,
     zone: TimeZone,
-    /// Dates are instants, whatever the zone is.
+    /// The date column holds instants, which are read in UTC.
     instants: bool,
     found: Arc<Found>,
 }
@@ -40,16 +40,17 @@ pub struct Source {
 /// What was found out about the table while it was used.
 #[derive(Debug, Default)]
 struct Found {
-    /// A later change of a bug may be in the row of an earlier one. Once found, it stays so.
+    /// A later change of a bug may be in the row of an earlier one. Once this is true, it stays true.
     in_place: AtomicBool,
-    /// It was said that an id may stand for several rows.
+    /// It was logged that an id may stand for several rows.
     said_not_unique: AtomicBool,
     /// Some rows have no id by which they could be deleted.
     strays: AtomicBool,
+    /// When [`Source::probe`] was called the last time.
     probed: Mutex<Option<Instant>>,
     /// How the dates of rows fit the clock, and when the table was last seen to be empty.
     dates: Mutex<(clock::Dates, Option<Instant>)>,
-    /// Rows were deleted by somebody else, and when that was last said.
+    /// When it was logged the last time that somebody else deletes rows.
     vanished: Mutex<Option<Instant>>,
 }
 
@@ -73,7 +74,8 @@ pub struct Deleted {
     pub gone: Vec<RowKey>,
     /// Keys whose rows somebody holds a lock on; to be tried again.
     pub held: Vec<RowKey>,
-    /// Keys whose rows the database keeps, though nobody holds them; to be tried again, but somebody has to do something.
+    /// Keys whose rows the database does not delete, although nobody holds a lock on them. To be tried again, but it takes a
+    /// person to remove the cause.
     pub kept: Vec<RowKey>,
     /// What the database said about those, if it said anything.
     pub refusal: Option<String>,
@@ -81,12 +83,12 @@ pub struct Deleted {
     pub vanished: u64,
 }
 
-/// What a statement that deletes rows left.
+/// What was found after a statement that deletes rows.
 #[derive(Default)]
 struct Left {
-    /// Rows that are there all the same.
+    /// Rows that still exist, unchanged.
     kept: HashSet<RowKey>,
-    /// Rows that nobody but somebody else can have deleted.
+    /// How many rows somebody else must have deleted.
     vanished: u64,
 }
 
@@ -115,24 +117,25 @@ impl Source {
         Ok(source)
     }
 
-    /// Asks whether rows can be deleted here, deleting none.
+    /// Checks that rows can be deleted, without deleting one.
     async fn may_delete(&self) -> Result<(), SqlError> {
         match self.db.execute(&self.sql.delete_none(), &[]).await {
             Ok(_) => Ok(()),
-            // Somebody writes just now; that much is allowed, then.
+            // Somebody else writes just now. The statement waited for that lock, so it is allowed.
             Err(e) if e.fault == Fault::Locked => Ok(()),
             Err(e) => Err(e),
         }
     }
 
-    /// Looks around: whether rows can still be deleted here (on a server that became a replica reading goes on as ever),
-    /// how the tracker writes them, and whether there are some that cannot be told apart. To be done again and again.
+    /// Checks what may change while the table is used: whether rows can still be deleted (a server that has become a replica
+    /// can be read as before), how the tracker writes rows, and whether there are rows without a usable id. To be called
+    /// from time to time.
     ///
     /// # Errors
     /// Whatever the database says.
     pub async fn probe(&self) -> Result<(), SqlError> {
         *self.found.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        // Asking takes the one lock that such a database has; there the next row will tell.
+        // In a database that has one writer at a time, asking would take the write lock. There, the next delete shows it.
         if !self.db.dialect().has_one_writer() {
             self.may_delete().await?;
         }
@@ -155,7 +158,7 @@ impl Source {
         Ok(())
     }
 
-    /// [`Source::probe`], unless that was done lately.
+    /// Calls [`Source::probe`], unless it was called less than `age` ago.
     ///
     /// # Errors
     /// Whatever the database says.
@@ -164,7 +167,7 @@ impl Source {
         if probed.is_some_and(|probed| probed.elapsed() < age) { Ok(()) } else { self.probe().await }
     }
 
-    /// Whether some rows have no id by which they could be deleted; they are left alone.
+    /// Whether some rows have no id by which they could be deleted; such rows are neither read nor deleted.
     pub fn has_strays(&self) -> bool {
         self.found.strays.load(Ordering::Relaxed)
     }
@@ -180,8 +183,8 @@ impl Source {
         }
     }
 
-    /// Whether the file of the table was replaced since this was last asked: what was known of its rows is not true of
-    /// those that are there now.
+    /// Whether the file of the table was replaced since the last call. If it was, what is known of its rows does not apply
+    /// to the rows that are there now.
     pub(crate) fn take_replaced(&self) -> bool {
         self.db.take_replaced()
     }
@@ -203,9 +206,9 @@ impl Source {
         Ok(rows)
     }
 
-    /// Says it once when the dates of rows do not fit the clock, as with a wrong time zone.
+    /// Warns once if the dates of rows do not fit the clock, as with a wrong time zone.
     fn note_dates(&self, rows: &[Row]) {
-        /// A row that was not there so long ago was committed since.
+        /// If the table was empty less than this ago, its rows were committed since then: they are fresh.
         const FRESH: Duration = Duration::from_secs(90);
         let mut noted = self.found.dates.lock().unwrap_or_else(PoisonError::into_inner);
         let (dates, empty) = &mut *noted;
@@ -232,7 +235,7 @@ impl Source {
         );
     }
 
-    /// Reads those rows that are still what they were when read.
+    /// Reads the rows with these keys that have not changed since they were read.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -268,8 +271,8 @@ impl Source {
         Some(Row { key: RowKey { id, when }, bug, change })
     }
 
-    /// Deletes rows that are still what they were when read. Rows that the tracker holds are reported, not waited for; so
-    /// are rows that are there afterwards all the same.
+    /// Deletes the rows that have not changed since they were read. Rows on which the tracker holds a lock are not waited
+    /// for; they are reported, as are rows that still exist afterwards.
     ///
     /// # Errors
     /// When the database cannot be written; rows may or may not be deleted then, and deleting again is harmless.
@@ -278,8 +281,8 @@ impl Source {
         let mut deleted = Deleted::default();
         let mut todo: Vec<&[RowKey]> = keys.chunks(CHUNK).rev().collect();
         while let Some(chunk) = todo.pop() {
-            // A held row is found by halving. With a server that cannot fail at once that takes a while; the feed goes
-            // on after this long, and the rest is deleted later.
+            // A locked row is found by halving the batch. That takes long on a server that waits for a lock before it
+            // fails. So after one second the rest is left for later, and the feed goes on.
             if started.elapsed() > Duration::from_secs(1) {
                 deleted.held.extend_from_slice(chunk);
                 continue;
@@ -296,7 +299,7 @@ impl Source {
                     deleted.gone.extend(gone);
                 }
                 Err(e) if matches!(e.fault, Fault::Locked | Fault::Refused) => {
-                    // Where one writer locks all, there is no use in halving.
+                    // If one writer locks the whole database, halving does not help.
                     if chunk.len() > 1 && !(e.fault == Fault::Locked && self.db.dialect().has_one_writer()) {
                         let (left, right) = chunk.split_at(chunk.len() / 2);
                         todo.extend([right, left]);
@@ -313,8 +316,8 @@ impl Source {
         Ok(deleted)
     }
 
-    /// Deletes rows. A count that is not the one that was asked for is looked at: a row that was not matched may be another
-    /// one now, a trigger may have kept it, or somebody else may have deleted it.
+    /// Deletes these rows with one statement. If it deletes fewer, the others are looked at: such a row may have been updated
+    /// meanwhile, a trigger may have kept it, or somebody else may have deleted it.
     async fn delete_some(&self, keys: &[RowKey]) -> Result<Left, SqlError> {
         let (sql, args) = self.sql.delete(keys);
         if !self.db.dialect().gives_ids_again() {
@@ -324,7 +327,7 @@ impl Source {
             }
             return Ok(self.left(keys, count, self.db.fetch(&self.sql.find(keys), &[]).await?));
         }
-        // In one transaction: an id may be given to another row as soon as it is free.
+        // Both statements are in one transaction, because an id may be given to another row as soon as it is free.
         let mut tx = self.db.begin().await?;
         let count = tx.execute(&sql, &args).await?;
         let mut left = Left::default();
@@ -341,7 +344,7 @@ impl Source {
         Left { kept, vanished: (keys.len() as u64).saturating_sub(count + there) }
     }
 
-    /// Rows that were just read were deleted by somebody else: said once in a while.
+    /// Warns, at most once in ten minutes, that somebody else has deleted rows which were just read.
     pub(crate) fn say_vanished(&self, count: u64) {
         const REMINDER: Duration = Duration::from_secs(600);
         let mut said = self.found.vanished.lock().unwrap_or_else(PoisonError::into_inner);
@@ -363,7 +366,7 @@ impl Source {
     }
 }
 
-/// Rows of one statement.
+/// How many rows one statement names, at most.
 const CHUNK: usize = 1000;
 
 fn parse(bug: Option<&str>, when: Option<&str>, zone: &TimeZone) -> Result<Change, BadRow> {

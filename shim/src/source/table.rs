@@ -13,7 +13,7 @@ use bugfeed_sql::{BadName, Dialect, Name, Value};
 
 use super::RowKey;
 
-/// So many different dates in one delete are parameters of their own.
+/// Up to this many different dates, a delete has one parameter for each date; beyond that, one for each row.
 const DATES: usize = 16;
 /// How much of a date's text is kept; every real one is shorter.
 const KEY_TEXT_MAX: usize = 200;
@@ -55,7 +55,7 @@ impl TableSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct TableSql {
     pub(crate) select: String,
-    /// Finds a row that `select` passes over.
+    /// Finds a row that `select` leaves out, because it has no usable id.
     pub(crate) strays: String,
     columns: String,
     table: String,
@@ -70,7 +70,8 @@ impl TableSql {
         TableSql::with(dialect, spec, when)
     }
 
-    /// For a table whose dates are instants, where the database would give these in the session's time zone.
+    /// For a table whose dates are instants, if the database would otherwise return them in the session's time zone. `None`
+    /// if the text of an instant names its zone.
     pub(crate) fn of_instants(dialect: &dyn Dialect, spec: &TableSpec) -> Option<TableSql> {
         let when = dialect.instant_text(&dialect.quote(spec.when.as_str()))?;
         Some(TableSql::with(dialect, spec, when))
@@ -80,7 +81,7 @@ impl TableSql {
     fn with(dialect: &dyn Dialect, spec: &TableSpec, when: String) -> TableSql {
         let [table, id, bug] = [&spec.table, &spec.id, &spec.bug].map(|n| dialect.quote(n.as_str()));
         let key = dialect.row_key(&id, &when);
-        // A row without a number cannot be deleted by it; it would come back for ever, and take the place of others.
+        // A row whose id is no number cannot be deleted. It would be read again and again, and take the place of others.
         let (only, strays) = dialect.has_id(&id);
         let strays = format!("SELECT 1 FROM {table} WHERE {strays} LIMIT 1");
         let columns = format!("{}, {}, {when}", dialect.integer(&id), dialect.text(&bug, BUG_TEXT_MAX));
@@ -99,8 +100,8 @@ impl TableSql {
         format!("SELECT {columns} FROM {table} WHERE {id} IN ({})", list(keys.iter().map(|key| key.id)))
     }
 
-    /// Deletes rows: their ids in the text, so that the primary key is used, their dates as parameters. Rows of one burst
-    /// share their dates, so there is a parameter for each date; with many dates there is one for each row.
+    /// Deletes rows. Their ids are in the text, so that the primary key is used; their dates are parameters. Rows of one burst
+    /// share their dates, so each date is one parameter; if there are many dates, each row has one.
     pub(crate) fn delete(&self, keys: &[RowKey]) -> (String, Vec<Value>) {
         let TableSql { table, id, key, when, .. } = self;
         let mut dates: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
@@ -174,7 +175,7 @@ mod tests {
         assert!(TableSql::new(url.dialect(), &spec).select.contains("FROM `bugs`.`push_notify`"));
     }
 
-    /// `tests/sql_golden` shows the same as it is sent; this needs no server.
+    /// `tests/sql_golden` shows the same statements as a server gets them; this test needs no server.
     #[test]
     fn the_statements_of_each_database() {
         let spec = TableSpec::named("s.t").unwrap();

@@ -19,7 +19,7 @@ pub(crate) const NO_BROKER: &str = "amqp://user:sekrit@127.0.0.1:1/%2f";
 /// The binary under test, with no settings from outside.
 pub(crate) fn shim(args: &[&str]) -> Run {
     let names = ["SOURCE", "TABLE", "LEDGER", "AMQP", "EXCHANGE", "ONCE", "TIMEZONE", "FORMAT", "BATCH"];
-    // What happens where nothing is routable shows only without history.
+    // Without history, because a history takes every message: these tests need messages that no queue takes.
     let run = Run::new(binary()).args(args).env_remove("RUST_LOG").env("BUGFEED_SHIM_HISTORY", "false");
     names.iter().fold(run, |run, name| run.env_remove(format!("BUGFEED_SHIM_{name}")))
 }
@@ -36,7 +36,7 @@ pub(crate) fn ledger_url(dir: &Path) -> String {
 pub(crate) async fn ends(run: Run) -> (i32, String) {
     let mut proc = run.spawn().unwrap();
     let code = proc.wait(LIMIT).await.unwrap().code().unwrap();
-    // The pipes may deliver the last line a moment later.
+    // The pipe may deliver the last line a moment after the end of the process.
     let _ = proc.wait_for_line("error: ", Duration::from_secs(1)).await;
     (code, proc.output())
 }
@@ -74,7 +74,7 @@ async fn faults_at_the_start_end_with_1_and_one_clear_line() {
     std::fs::write(&garbage, "this is no database, it only looks like a file ".repeat(100)).unwrap();
     let garbage = format!("sqlite://{}", garbage.display());
     let good = ledger_url(dir);
-    // With nothing to publish, a broker that is away is no failure of --once.
+    // If there is nothing to publish, --once succeeds even if the broker is away.
     let once = ["run", "--once", "--source", &place.url, "--ledger", &good, "--amqp", NO_BROKER];
     assert_eq!(ends(shim(&once)).await.0, 0);
     let read_only = format!("{good}?mode=ro");
@@ -173,7 +173,7 @@ async fn without_a_broker_changes_are_kept_and_it_is_said_once() {
     let ledger = rig.ledger();
     assert_eq!(status(&ledger, "unpublished").await, Some(50));
     assert_eq!(status(&ledger, "published").await, Some(0));
-    // The next one begins with the same, and --once says that it could not.
+    // The next run tries to publish the same changes, and --once says that it could not.
     let (code, output) = ends(rig.run().args(["--once", "--once-timeout", "1"])).await;
     assert!(code == 1 && output.contains("not everything could be published within 1 s"), "{code}\n{output}");
 }
@@ -213,7 +213,7 @@ async fn a_full_disk_under_the_ledger_loses_nothing() {
         .await
         .unwrap();
     }
-    // It may have been the mark of a deleted row that found no room.
+    // Perhaps only the removal of a mark has failed, and the table is empty. So one more row is added.
     tracker.exec(&format!("INSERT INTO push_notify (bug_id, delta_ts) VALUES (3, '{T1}')")).await;
     total += 1;
     let left = tracker.count("push_notify").await;

@@ -1,4 +1,4 @@
-//! Tables with one row for each bug, updated in place: an edit with the same date as the one before is told of, too.
+//! Tables with one row for each bug, updated in place: an edit is published even if it has the same date as the one before.
 
 use bugfeed_protocol::Numbered;
 use bugfeed_shim::ledger::Ledger;
@@ -25,7 +25,7 @@ async fn table(place: &Place) -> (Source, Ledger) {
     let mut tracker = place.session().await;
     tracker.exec("CREATE UNIQUE INDEX one_row_per_bug ON push_notify (bug_id)").await;
     if place.kind == Kind::Sqlite {
-        // Otherwise a writer keeps readers out, whatever the shim does.
+        // Without WAL, a writer of the tracker would keep every reader out.
         tracker.exec("PRAGMA journal_mode = WAL").await;
     }
     (place.open(jiff::tz::TimeZone::UTC).await, place.file_ledger().await)
@@ -42,7 +42,7 @@ async fn which_tables_are_updated_in_place(place: Place) {
     }
 }
 
-/// Asks the tracker at each publication, as a client that was told may do.
+/// A publisher that asks the tracker about each change that it gets, as a client does.
 struct Asks {
     collector: Collector,
     tracker: Session,
@@ -105,7 +105,7 @@ async fn a_held_row_is_announced_once_more_after_a_crash(place: Place) {
     drop(running);
     tracker.exec("COMMIT").await;
     let collector = Collector::default();
-    // It may be that the first was not yet known to be published.
+    // One round may be spent on the first number, if it was not yet known to be published.
     bugfeed_testbed::eventually(std::time::Duration::from_secs(20), "the second number", async || {
         relay_once(&source, &ledger, &mut collector.clone()).await;
         collector.told().last().is_some_and(|last| *last == (2, 7, AT.to_owned()))
@@ -138,7 +138,7 @@ async fn what_was_recorded_before_a_crash_is_published_after_its_row_is_gone(pla
     let lease = ledger.acquire(&Default::default(), |_| {}).await.unwrap().unwrap();
     let rows = source.read(10).await.unwrap();
     lease.recorder().record(&rows, when(T1)).await.unwrap();
-    // Neither deleted nor published. Somebody else works from now on.
+    // The rows are neither deleted nor published when another process takes over.
     lease.release().await.unwrap();
     let collector = Collector::default();
     let mut asks = Asks { collector: collector.clone(), tracker: place.session().await, rows_left: 0 };
@@ -154,7 +154,7 @@ async fn an_index_made_later_is_noticed(place: Place) {
     assert!(source.in_place());
 }
 
-/// No index says so: the tracker looks for the bug's row and updates it, or inserts one.
+/// No index shows that rows are updated in place: the tracker itself looks for the bug's row, and updates it or inserts one.
 async fn a_row_seen_to_change_is_enough(place: Place) {
     let source = place.table().await;
     place.session().await.insert(&[(7, T1)]).await;

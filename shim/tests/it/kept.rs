@@ -1,4 +1,5 @@
-//! Rows that the database keeps although they are deleted: looked at, not believed, and never numbered again.
+//! Rows that the database keeps, sometimes without an error, although the shim deletes them: they are found, reported, and
+//! never numbered again.
 
 use bugfeed_testbed::eventually;
 

@@ -37,7 +37,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
         let mut recorder = lease.recorder();
         let before = ledger.meta().await.unwrap();
         let mut steps = 0;
-        // Each of these may be the last thing that happens.
+        // The process may die after each of these steps.
         'crash: {
             if steps == step {
                 break 'crash;
@@ -69,7 +69,7 @@ async fn a_crash_after_each_step_is_harmless(place: Place) {
             }
             lease.published(&batch.last().unwrap().cursor).await.unwrap();
         }
-        // Nothing but the lease is put in order; waiting for it is another test's.
+        // Only the lease is released in good order, because waiting for a lease is tested elsewhere.
         lease.release().await.unwrap();
         drop((recorder, ledger));
         let ledger = open_ledger(&place).await;
@@ -108,7 +108,7 @@ async fn an_old_term_cannot_write(place: Place) {
     let old = lease(&ledger).await;
     let mut old_recorder = old.recorder();
     let recorded = old_recorder.record(&rows[..1], when(T1)).await.unwrap().changes;
-    // The old one is declared dead while it only sleeps.
+    // The old holder only sleeps, but another shim takes it for dead.
     place.session().await.exec("UPDATE bugfeed_meta SET term = term + 1, holder = NULL").await;
     let refused = |result: Result<(), LedgerError>| assert!(matches!(result, Err(LedgerError::Fenced)), "{result:?}");
     old_recorder.forget(&[rows[0].key.clone()]).await.unwrap();
@@ -138,7 +138,8 @@ async fn only_published_and_old_changes_are_pruned(place: Place) {
     let oldest = async || ledger.oldest().await.unwrap();
     let keep = |age_s, max| Keep { age: Duration::from_secs(age_s), max };
     assert_eq!(lease.prune(keep(1000, 1000), at(30)).await.unwrap(), 0);
-    // Recorded at 0..=29: ten seconds' age at 13 leaves 3 and later, which is seq 4.
+    // The changes were recorded at the seconds 0 to 29. At second 13, those of the last ten seconds are kept: from second 3
+    // on, which is number 4.
     assert_eq!(lease.prune(keep(10, 1000), at(13)).await.unwrap(), 3);
     assert_eq!(oldest().await, Some(4));
     assert_eq!(lease.prune(keep(1000, 10), at(13)).await.unwrap(), 7);
@@ -172,7 +173,7 @@ async fn a_ledger_of_another_version_is_refused(place: Place) {
     assert!(error.to_string().contains("version 99"), "{error}");
 }
 
-/// Case, blanks and NULL make different keys.
+/// Keys that differ only in case, in blanks, or by NULL are different keys.
 async fn marks_are_exact(place: Place) {
     let tracker = Place::sqlite();
     let mut session = tracker.session().await;
@@ -196,7 +197,7 @@ async fn marks_are_exact(place: Place) {
     assert_eq!(lease.recorder().pending_deletes().await.unwrap().len(), 4);
 }
 
-/// Rows that were written in one go cost one mark, and each of them is still forgotten alone.
+/// Rows with consecutive ids share one mark, and each of them can still be forgotten alone.
 async fn one_mark_for_rows_in_a_row(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, _source, rows) = rows(9).await;
@@ -204,13 +205,13 @@ async fn one_mark_for_rows_in_a_row(place: Place) {
     let mut recorder = lease_held.recorder();
     recorder.record(&rows, when(T1)).await.unwrap();
     assert_eq!(place.session().await.count("bugfeed_marks").await, 1);
-    // The tracker holds the first and the fifth; the others are deleted.
+    // The tracker holds locks on the first row and the fifth; the others are deleted.
     let gone: Vec<_> = rows.iter().map(|row| row.key.clone()).filter(|key| key.id != 1 && key.id != 5).collect();
     recorder.forget(&gone).await.unwrap();
     let mut left = lease_held.recorder().pending_deletes().await.unwrap();
     left.sort();
     assert_eq!(left, [rows[0].key.clone(), rows[4].key.clone()]);
-    // An id that is used again is a new row, though the ids around it are still marked.
+    // An id that is used again is a new row, although the ids around it are still marked.
     assert_eq!(recorder.record(&rows[..4], when(T1)).await.unwrap().numbered, 3);
     recorder.forget(&rows.iter().map(|row| row.key.clone()).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(place.session().await.count("bugfeed_marks").await, 0);

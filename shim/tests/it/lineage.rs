@@ -60,14 +60,14 @@ async fn each_tenure_has_a_tag_of_its_own(place: Place) {
     }
     let tags: Vec<_> = all.iter().map(|change| change.cursor.tag.unwrap()).collect();
     assert_eq!(held, [tags[2], tags[5], tags[8]].map(Some));
-    // Each recorder reads the ledger anew, and none can know what happened between.
+    // Each recorder reads the ledger anew and cannot know what happened before, so it has a tag of its own.
     let different: std::collections::BTreeSet<_> = tags.iter().collect();
     assert_eq!((different.len(), tags[1] == tags[2], tags[0] == tags[1]), (6, true, false));
     let after: Vec<_> = all.iter().map(|change| change.after).collect();
     let want = [None, Some(tags[0]), None, Some(tags[2]), Some(tags[3]), None, Some(tags[5]), Some(tags[6]), None];
     assert_eq!(after, want, "the tag of the number before, where it is another one");
     assert_eq!(seqs(&all), (1..=9).collect::<Vec<_>>());
-    // The same from the ledger, wherever one begins to read, and also before what is kept.
+    // The ledger's history says the same, wherever one begins to read, also after older changes were pruned.
     for after in 0..=9 {
         for limit in [1, 3, 100] {
             let end = 9.min(after + limit);
@@ -115,11 +115,11 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     set_back(recorder.record(&rows[20..21], when(T1)).await.unwrap_err());
     set_back(held.published(&lost[9].cursor).await.unwrap_err());
     set_back(held.begin().await.unwrap_err());
-    // Nor does it go on once it has read the ledger again.
+    // It does not go on either after it has read the ledger again.
     set_back(recorder.record(&rows[20..30], when(T1)).await.unwrap_err());
     drop(recorder);
     held.release().await.unwrap();
-    // Somebody who does not know goes on: the same numbers under another tag.
+    // A process that has not seen the lost numbers goes on: it gives the same numbers under another tag.
     let other = open_ledger(&place).await;
     assert_eq!(other.meta().await.unwrap().head, 10);
     let held = lease(&other).await;
@@ -131,7 +131,7 @@ async fn a_ledger_set_back_is_noticed_by_its_holder(place: Place) {
     held.published(&again[9].cursor).await.unwrap();
 }
 
-/// What was recorded in the lost future, and marked, is not passed over afterwards.
+/// Rows that were recorded and marked after the copy was taken are not passed over once the copy is restored.
 async fn marks_of_a_future_that_was_lost_hide_no_row(place: Place) {
     let ledger = open_ledger(&place).await;
     let (_tracker, source, rows) = rows(20).await;
@@ -144,7 +144,7 @@ async fn marks_of_a_future_that_was_lost_hide_no_row(place: Place) {
     put_back(&mut session).await;
     drop(recorder);
     lease.release().await.unwrap();
-    // All rows are still in the table: those of the lost future get numbers again.
+    // All rows are still in the table. Those whose numbers were lost get numbers again.
     let mut collector = Collector::default();
     relay_once(&source, &ledger, &mut collector).await;
     let mut told = bugs(&collector.all());
@@ -170,7 +170,7 @@ async fn a_new_epoch_keeps_what_is_unpublished(place: Place) {
     let tag = all[0].cursor.tag;
     assert!(tag.is_some() && tag != first[0].cursor.tag, "{tag:?}");
     assert!(all.iter().all(|one| one.cursor.epoch == done.epoch && one.cursor.tag == tag && one.after.is_none()));
-    // What works on the old numbers must begin again.
+    // Whoever still works with the old numbers must begin again.
     assert!(matches!(recorder.record(&rows[7..8], when(T1)).await, Err(LedgerError::SetBack { .. })));
     assert!(matches!(lease.published(&first[6].cursor).await, Err(LedgerError::SetBack { .. })));
     let (meta, published) = lease.begin().await.unwrap();
@@ -207,7 +207,7 @@ async fn what_a_ledger_says_of_a_number(place: Place) {
     check(at(7, two.tag), Holds::Beyond(two.clone())).await;
     let stranger = Cursor::new(Epoch::from_random(7), 3);
     check(stranger.clone(), Holds::OtherLedger).await;
-    // Also when the changes themselves are not kept any more.
+    // The same is true when the changes themselves were pruned.
     lease.published(&two).await.unwrap();
     let keep = Keep { age: std::time::Duration::from_secs(1_000_000_000), max: 0 };
     assert_eq!(lease.prune(keep, when(T1)).await.unwrap(), 6);
@@ -268,7 +268,7 @@ async fn a_ledger_of_version_1_is_brought_up_to_date(place: Place) {
     make_version_1(&place).await;
     let error = Ledger::open_existing(&place.db(), &Prefix::default()).await.unwrap_err();
     assert!(matches!(error, LedgerError::Older { .. }) && error.to_string().contains("`bugfeed-shim run`"), "{error}");
-    // One that died in the middle of it, and two that do it at once.
+    // One process died in the middle of the migration; two others then migrate at the same time.
     place.session().await.exec("ALTER TABLE bugfeed_meta ADD COLUMN epoch_base BIGINT NOT NULL DEFAULT 0").await;
     let (one, two) = tokio::join!(open_ledger(&place), open_ledger(&place));
     one.close().await;

@@ -1,4 +1,5 @@
-//! SQLite files that are moved, replaced or removed under the process: a connection would go on with what nobody else sees.
+//! SQLite files that are moved, replaced or removed while the process has them open. A connection alone would not notice, and
+//! would go on with a file that nobody else sees.
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_shim::ledger::LedgerError;
@@ -11,7 +12,7 @@ use crate::binary::LIMIT;
 use crate::rig::Rig;
 use crate::support::{Collector, Place, Running, T1};
 
-/// A table in a file without a WAL, which would have to be moved along.
+/// A table in a file without a WAL. (A WAL would be a second file, which would have to be moved too.)
 async fn table(rows: &[(u64, &str)]) -> (Place, Source) {
     let place = Place::sqlite();
     let columns = "id INTEGER PRIMARY KEY AUTOINCREMENT, bug_id INTEGER, delta_ts DATETIME";
@@ -31,13 +32,13 @@ async fn a_table_whose_file_is_replaced_is_read_from_the_new_one() {
     collector.until(1).await;
     std::fs::rename(other.dir.path().join("tracker.db"), place.dir.path().join("tracker.db")).unwrap();
     collector.until(2).await;
-    // A row with the id and the date of one that was told of before: another file, another row.
+    // The row of the new file has the id and the date of a row that was published before. It is another row all the same.
     assert_eq!(collector.told().iter().map(|(_, bug, _)| *bug).collect::<Vec<_>>(), [1, 2]);
     running.until_ready_says(None).await;
     running.stop().await;
 }
 
-/// What is recorded of rows that are still there says nothing about the rows of another file.
+/// Marks of rows that still exist in the old file do not apply to the rows of the new file.
 #[tokio::test]
 async fn marks_of_the_old_file_are_not_taken_for_rows_of_the_new_one() {
     let ((place, source), (other, _)) = (table(&[]).await, table(&[(2, T1)]).await);
@@ -72,7 +73,7 @@ async fn a_table_whose_file_is_gone_is_said() {
     running.stop().await;
 }
 
-/// Nothing is to be recorded, so nothing but the file itself tells.
+/// There is nothing to record, so only a look at the file shows that it is gone.
 #[tokio::test]
 async fn a_ledger_whose_file_is_gone_is_said() {
     let place = Place::sqlite();

@@ -1,4 +1,4 @@
-//! The two loops together: what is handed from one to the other is a shortcut, and the ledger decides.
+//! The poller and the outlet together: the outbox between them is only a shortcut, and the ledger decides.
 
 use std::time::Duration;
 

@@ -183,7 +183,7 @@ pub(crate) async fn relay_once<P: Publish>(source: &Source, ledger: &Ledger, pub
     relay::run(source, ledger, publisher, &options, CancellationToken::new()).await.unwrap();
 }
 
-/// A relay that goes on until it is stopped, or until it is dropped: as good as killed then, since nothing is put in order.
+/// A relay that goes on until it is stopped. If it is dropped instead, nothing is put in order, as if it were killed.
 pub(crate) struct Running {
     pub(crate) telemetry: Arc<Telemetry>,
     stop: CancellationToken,
@@ -213,7 +213,7 @@ impl Running {
         self.task.take().unwrap().await.unwrap().unwrap();
     }
 
-    /// How it ended by itself.
+    /// Waits until it ends by itself; returns how.
     pub(crate) async fn ended(mut self) -> Result<(), relay::RelayError> {
         self.task.take().unwrap().await.unwrap()
     }

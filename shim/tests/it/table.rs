@@ -1,4 +1,4 @@
-//! The change table's facts (design §4), on each database.
+//! How a change table behaves (docs/design/change-table.md), on each database.
 
 use std::time::{Duration, Instant};
 
@@ -166,7 +166,7 @@ async fn a_row_the_tracker_holds_does_not_stop_the_feed(place: Place) {
     let source = place.table().await;
     let ledger = place.file_ledger().await;
     if place.kind == Kind::Sqlite {
-        // Otherwise a writer keeps readers out, whatever the shim does.
+        // Without WAL, a writer of the tracker would keep every reader out.
         place.session().await.exec("PRAGMA journal_mode = WAL").await;
     }
     place.session().await.insert(&[(3, T1), (1, T1), (2, T1)]).await;
@@ -263,7 +263,7 @@ async fn other_names(place: Place) {
     assert_eq!(collector.told().len(), 1);
 }
 
-/// A wrong column: nothing flows, and nothing fails.
+/// A wrong column: no row can be published, and no statement fails.
 async fn a_table_with_nothing_but_bad_rows_is_said(place: Place) {
     place.table().await;
     let mut tracker = place.session().await;
@@ -282,7 +282,7 @@ async fn a_table_with_nothing_but_bad_rows_is_said(place: Place) {
     running.stop().await;
 }
 
-/// As another shim with another ledger does.
+/// Somebody else deletes rows, as another shim with another ledger does.
 async fn rows_that_somebody_else_deletes_are_counted(place: Place) {
     let source = place.table().await;
     let mut tracker = place.session().await;

@@ -1,4 +1,4 @@
-//! A network in which WebSocket does not pass, as some proxies make it: the page works all the same.
+//! A network in which a proxy blocks WebSocket: the page works nevertheless.
 
 use super::page::{Page, live};
 use super::servers::Server;

@@ -1,5 +1,5 @@
-//! A gateway that hears nothing of its tracker says so, and the page does: amber, in plain words, without a promise. What
-//! the gateway says is put into the page's ear here; that it says it when its broker is away is `split`'s.
+//! A gateway that can hear nothing of its tracker says so, and the page shows it: in amber, in plain words, without a promise.
+//! Here the test itself gives the page that message; `split` tests that a gateway sends it when its broker is away.
 
 use serde_json::json;
 

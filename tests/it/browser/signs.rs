@@ -1,5 +1,5 @@
-//! What the page says of its own state: in words that promise nothing that cannot be, in title and icon, and at changes
-//! whose dates are odd. Also which command shows the same in a terminal.
+//! How the page shows its own state: in words that promise nothing impossible, in title and icon, and beside changes with
+//! odd dates. Also which command shows the same in a terminal.
 
 use bugfeed_protocol::When;
 use bugfeed_testbed::bin;

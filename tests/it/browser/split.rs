@@ -1,5 +1,5 @@
-//! Shim, RabbitMQ and gateway as processes of their own, with the page at the end: the broker's troubles stay behind the
-//! gateway, and each feed has its own page.
+//! The page of a gateway that runs with a shim and RabbitMQ as separate processes: the page survives the broker's troubles,
+//! and each feed has its own page.
 
 use bugfeed_testbed::{RabbitMq, eventually, shared, unique};
 

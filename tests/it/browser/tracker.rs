@@ -1,4 +1,5 @@
-//! Links to the tracker, and what its API tells: asked by the browser, as text, sparingly, and only with consent.
+//! Links to the tracker, and what the page shows from the tracker's API. The browser asks rarely, only with the person's
+//! consent, and shows the answers as text.
 
 use super::bugzilla::{Answers, Bugzilla};
 use super::page::{Page, live};

@@ -1,4 +1,4 @@
-//! The loop around curl: what is no answer of a gateway is asked again, and never takes the cursor away.
+//! The loop around curl: after an answer that is not from a gateway, it asks again, and keeps its cursor.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Killing things in the middle. Each test starts its own broker. Below it: what else goes wrong with a site, one thing at
-//! a time.
+//! Processes are killed in the middle of their work. Each test starts its own broker. The modules below: other things that go
+//! wrong with a site, one at a time.
 
 pub mod deleted;
 mod moved;

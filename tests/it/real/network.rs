@@ -1,7 +1,7 @@
 //! The network is pulled out for a minute under clients of every kind: each comes back by itself and misses nothing.
 //!
-//! Half of them see their connections break and nobody answer; for the other half nothing moves any more and nothing breaks,
-//! as behind a router that has lost its power: they have to notice by themselves.
+//! Half of the clients see their connections break, and cannot connect again. For the other half nothing arrives and nothing
+//! breaks, as behind a router without power: they have to notice by themselves.
 
 use std::net::SocketAddr;
 use std::path::Path;

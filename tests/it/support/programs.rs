@@ -1,5 +1,5 @@
-//! The programs as processes. In: their arguments. Out: processes that have come as far as a test needs them. What a
-//! program says to people is known here only, once for all tests that wait for it.
+//! The programs as processes. In: their arguments. Out: processes that have come as far as a test needs them. Only this file
+//! knows the words that programs print for people; tests that wait for such words call it.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The other end of TLS: a certificate for `localhost`, and who speaks it.
+//! The other end of a TLS connection: a certificate for `localhost`, and a server that uses it.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -7,6 +7,7 @@ use bugfeed_core::relay::outbox::Outbox;
 use bugfeed_core::relay::outlet::Fault;
 use bugfeed_core::relay::poller::{Poller, PollerOptions};
 use bugfeed_core::relay::{heads, outlet, poller};
+use bugfeed_protocol::bus::batch_len;
 use bugfeed_protocol::{Numbered, Tag};
 
 use super::{Bus, Moment, Sending, Term, Trouble};
@@ -226,7 +227,16 @@ impl Term {
 
     /// One message, and what becomes of it. A whole batch, or a lost connection, is the end of it.
     pub(super) fn publish(&mut self, batch: &[Numbered], bus: &mut impl Bus, connected: &mut bool) -> Carried {
-        let begin = || Sending { batch: batch.iter().cloned().map(Message::new).collect(), confirms: Vec::new() };
+        let together = bus.together();
+        let begin = || {
+            let (mut messages, mut rest): (Vec<Message>, _) = (Vec::new(), batch);
+            while !rest.is_empty() {
+                let (message, left) = rest.split_at(batch_len(rest, together));
+                messages.push(message.into());
+                rest = left;
+            }
+            Sending { batch: messages, confirms: Vec::new() }
+        };
         let sending = self.sending.get_or_insert_with(begin);
         let message = &sending.batch[sending.confirms.len()];
         sending.confirms.push(if *connected { bus.publish(message) } else { Confirm::Lost });
@@ -234,8 +244,9 @@ impl Term {
         if !lost && sending.confirms.len() < sending.batch.len() {
             return Carried::NotYet;
         }
-        let Some(Sending { confirms, .. }) = self.sending.take() else { return Carried::NotYet };
-        let count = confirms.iter().take_while(|confirm| **confirm == Confirm::Ack).count();
+        let Some(Sending { batch: messages, confirms }) = self.sending.take() else { return Carried::NotYet };
+        let safe = messages.iter().zip(&confirms).take_while(|(_, confirm)| **confirm == Confirm::Ack);
+        let count = safe.map(|(message, _)| message.len()).sum();
         let returned = confirms.contains(&Confirm::Returned);
         *connected &= !(lost || returned && bus.keeps_history());
         let fault = match (lost, returned) {

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::server::Server;
+use crate::server::{Server, server_access};
 use crate::signal::Signal;
 use crate::sql::{SqlKind, SqlServer};
-use crate::{Proc, Run, free_port, skip};
+use crate::{Run, free_port, skip};
 
 /// What differs between the kinds of database server.
 pub trait Engine {
@@ -131,27 +131,7 @@ impl<E: Engine> Database<E> {
         self.client.sql(database, sql).await
     }
 
-    /// The folder with the server's data.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        self.server.dir()
-    }
-
-    /// The process id of the server, while it runs.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.server.process().map(Proc::pid)
-    }
-
-    /// The process itself while it runs: to freeze it, or to read its log.
-    pub fn process(&mut self) -> Option<&mut Proc> {
-        self.server.process_mut()
-    }
-
-    /// Kills the server at once (SIGKILL).
-    pub async fn kill9(&mut self) {
-        self.server.kill9();
-    }
+    server_access!();
 
     /// Stops the server as an administrator would: clients are cut off, data is written.
     ///

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use tokio::time::timeout;
 
 use crate::find::{tool, versioned};
-use crate::server::{Server, listens};
+use crate::server::{Server, listens, server_access};
 use crate::signal::Signal;
 use crate::{Proc, Run, eventually, free_port, skip};
 
@@ -144,22 +144,7 @@ impl RabbitMq {
         self.port
     }
 
-    /// The folder with the node's data.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        self.server.dir()
-    }
-
-    /// The process id of the node, while it runs.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.server.process().map(Proc::pid)
-    }
-
-    /// The process itself while it runs: to freeze it, or to read its log.
-    pub fn process(&mut self) -> Option<&mut Proc> {
-        self.server.process_mut()
-    }
+    server_access!();
 
     /// Runs rabbitmqctl against this node and returns its output.
     ///
@@ -178,11 +163,6 @@ impl RabbitMq {
             bail!("rabbitmqctl {args:?} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(text)
-    }
-
-    /// Kills the node at once (SIGKILL).
-    pub async fn kill9(&mut self) {
-        self.server.kill9();
     }
 
     /// Stops the node as an administrator would.

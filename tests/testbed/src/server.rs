@@ -99,6 +99,34 @@ impl Server {
     }
 }
 
+/// The methods of a public server that only pass on what its field `server` (a [`Server`]) can do.
+macro_rules! server_access {
+    () => {
+        /// The folder with the server's data.
+        #[must_use]
+        pub fn dir(&self) -> &std::path::Path {
+            self.server.dir()
+        }
+
+        /// The process id of the server, while it runs.
+        #[must_use]
+        pub fn pid(&self) -> Option<u32> {
+            self.server.process().map($crate::Proc::pid)
+        }
+
+        /// The process itself while it runs: to freeze it, or to read its log.
+        pub fn process(&mut self) -> Option<&mut $crate::Proc> {
+            self.server.process_mut()
+        }
+
+        /// Kills the server at once (SIGKILL).
+        pub async fn kill9(&mut self) {
+            self.server.kill9();
+        }
+    };
+}
+pub(crate) use server_access;
+
 /// Checks that somebody listens on a port. That is enough for a server that listens only when it is ready.
 pub(crate) async fn listens(port: u16) -> Result<()> {
     TcpStream::connect(("127.0.0.1", port)).await?;

@@ -76,18 +76,18 @@ impl Core {
         let sent = self.connection.as_ref().map(|connection| connection.sent.clone()).unwrap_or_default();
         let spread_ms = spread_ms.and_then(Value::as_f64).filter(|ms| *ms >= 0.0).unwrap_or(0.0);
         let spread = Duration::try_from_secs_f64(spread_ms / 1000.0).unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        self.lose(sent, cursor, now.clock + spread.mul_f64(now.chance), now);
+        self.schedule_gap(sent, cursor, now.clock + spread.mul_f64(now.chance), now);
     }
 
-    /// Changes of these bugs, up to the cursor, may be missing. The gap is told at time `at`. If a gap is pending
-    /// already, the two are joined and told at the earlier of their times.
-    fn lose(&mut self, bugs: impl IntoIterator<Item = BugId>, cursor: Option<String>, at: Duration, now: Now) {
-        let lost: BTreeSet<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
-        if lost.is_empty() {
+    /// Changes of these bugs, up to the cursor, may be missing: makes the gap pending, to be told at time `at`. If a
+    /// gap is pending already, the two are joined and told at the earlier of their times.
+    fn schedule_gap(&mut self, bugs: impl IntoIterator<Item = BugId>, cursor: Option<String>, at: Duration, now: Now) {
+        let affected: BTreeSet<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
+        if affected.is_empty() {
             return self.tell(None, cursor);
         }
         let pending = self.pending.get_or_insert(Pending { bugs: BTreeSet::new(), cursor: None, at });
-        pending.bugs.extend(lost);
+        pending.bugs.extend(affected);
         pending.at = pending.at.min(at);
         let is_due = pending.at <= now.clock;
         self.tell(None, cursor);
@@ -99,8 +99,8 @@ impl Core {
     /// Tells the pending gap, for those of its bugs that are still watched.
     pub(super) fn tell_gap(&mut self) {
         if let Some(Pending { bugs, cursor, .. }) = self.pending.take() {
-            let lost: Vec<BugId> = bugs.intersection(&self.bugs).copied().collect();
-            self.tell(Some(Event::Gap(lost)).filter(|gap| !gap.bugs().is_empty()), cursor);
+            let affected: Vec<BugId> = bugs.intersection(&self.bugs).copied().collect();
+            self.tell(Some(Event::Gap(affected)).filter(|gap| !gap.bugs().is_empty()), cursor);
         }
     }
 
@@ -157,11 +157,11 @@ impl Core {
         // Changes may be missing if the verdict is gap, or if a cursor got no verdict (classic gateways do not know
         // cursors).
         let kept = matches!(self.replay, Some(Verdict::Complete | Verdict::Latest));
-        let lost = if asked.cursor.is_some() && !kept { asked.bugs } else { Vec::new() };
+        let affected = if asked.cursor.is_some() && !kept { asked.bugs } else { Vec::new() };
         // From now on this client is no fresh start. Without any cursor it would resume silently after a lost
         // connection, so it gets one that is answered with a gap.
         let begun = self.cursor.is_none().then(|| UNKNOWN.to_owned());
-        self.lose(lost, cursor.or(begun), now.clock, now);
+        self.schedule_gap(affected, cursor.or(begun), now.clock, now);
     }
 
     fn refused(&mut self, asked: Asked, text: String) {

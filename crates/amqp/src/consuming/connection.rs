@@ -25,9 +25,13 @@ use super::state::{Ended, State};
 use super::wire::{FRAME_BYTES, broken, first_frame};
 use crate::transport::Duplex;
 
-/// The smallest and the largest frame size that is agreed on, in bytes.
+/// The smallest and the largest size of frames that is agreed on, in bytes, and what this side proposes. The header of a
+/// batch comes in one frame, and may be nearly as large as the publisher's frames.
 const FRAME_MAX: std::ops::RangeInclusive<usize> = 4096..=(1 << 20);
-/// Bytes that are read at once, at least.
+const FRAME_WANTED: u32 = 128 << 10;
+/// The largest frame that is taken, in bytes, whatever was agreed on: a broker sends a header as large as it was published.
+const FRAME_TAKEN: usize = (1 << 20) + (64 << 10);
+/// Bytes that are read at once, unless a frame is larger.
 const INPUT: usize = 64 << 10;
 /// So many halves of a heartbeat interval without a byte, and the broker counts as dead.
 const SILENT: u32 = 4;
@@ -39,8 +43,8 @@ pub type Came = (usize, Result<Delivery, Ended>);
 pub struct Connection {
     stream: Box<dyn Duplex>,
     pub(super) state: State,
-    /// Bytes that were read; those from `begin` to `end` are yet to be looked at. It never grows.
-    input: Box<[u8]>,
+    /// Bytes that were read; those from `begin` to `end` are yet to be looked at. It grows only for a frame that is larger.
+    input: Vec<u8>,
     begin: usize,
     end: usize,
     /// So many bytes of what is to be sent have been written.
@@ -65,12 +69,12 @@ impl Connection {
     /// # Errors
     /// If the broker refuses, or does not speak AMQP 0-9-1. Waits as long as the broker takes: bound it.
     pub(crate) async fn log_in(stream: Box<dyn Duplex>, uri: &AMQPUri, name: &str) -> Result<Connection, Error> {
-        let wanted = uri.query.frame_max.map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        let wanted = usize::try_from(uri.query.frame_max.unwrap_or(FRAME_WANTED)).unwrap_or(usize::MAX);
         let frame_max = wanted.clamp(*FRAME_MAX.start(), *FRAME_MAX.end());
         let mut connection = Connection {
             stream,
             state: State::new(frame_max),
-            input: vec![0; frame_max.max(INPUT) + FRAME_BYTES].into_boxed_slice(),
+            input: vec![0; INPUT],
             begin: 0,
             end: 0,
             written: 0,
@@ -225,7 +229,7 @@ impl Connection {
     /// Takes in the next frame of what was read. Whether there was one.
     fn take_frame(&mut self) -> Result<bool, Error> {
         let unread = &self.input[self.begin..self.end];
-        let taken = match first_frame(unread, self.state.frame_max) {
+        let taken = match first_frame(unread, FRAME_TAKEN) {
             Ok(None) => return Ok(false),
             Ok(Some((frame, size))) => self.state.take(frame).map(|()| size),
             Err(error) => Err(error),
@@ -245,6 +249,10 @@ impl Connection {
             // What is left is less than a frame.
             self.input.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, self.end - self.begin);
+        }
+        if self.end == self.input.len() {
+            // The frame's size was looked at before: it is within `FRAME_TAKEN`.
+            self.input.resize(2 * self.end, 0);
         }
         let mut buffer = ReadBuf::new(&mut self.input[self.end..]);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;

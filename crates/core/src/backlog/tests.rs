@@ -1,4 +1,5 @@
-//! The tables of transitions against the document that shows them, and what a change that is not listed leads to.
+//! Compares the tables of transitions with the document that shows them, and checks what a change does that is not
+//! listed.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ fn document() -> PathBuf {
     found.expect("the document lies in the repository")
 }
 
-/// What the tests of this file say is what a reader of the document sees.
+/// The document shows the tables as they are in the code. The test can also write them into it.
 #[test]
 fn the_session_document_shows_the_tables() {
     let path = document();
@@ -95,7 +96,7 @@ fn a_connection_hands_in_one_piece_of_work_at_a_time() {
     backlog.hand_in(Work::Write(Vec::new()));
 }
 
-/// There are as many sessions as connections, and most of them are idle.
+/// Memory matters here: there are as many sessions as connections, and most of them are idle.
 #[test]
 fn a_session_takes_72_bytes_and_a_backlog_272_at_most() {
     assert_eq!(size_of::<Session<Box<()>>>(), 72);

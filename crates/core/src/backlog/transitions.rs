@@ -6,8 +6,8 @@ use std::fmt::Debug;
 
 use super::Request;
 
-/// The phases of a session by name: those of a lagging one are [`Phase`](super::Phase)s,
-/// the other two need no data.
+/// The phases of a session by name. Those of a lagging session are [`Phase`](super::Phase)s; `Open` and `Ended` need no
+/// data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     /// The session was sent everything.
@@ -41,7 +41,7 @@ pub(super) enum RequestName {
     Answering,
 }
 
-/// One change that may happen: from, to, and when it does.
+/// One change that may happen: from which phase, to which, and when.
 pub(super) type Transition<N> = (N, N, &'static str);
 
 /// Every change of a session's phase.
@@ -87,12 +87,12 @@ pub(super) const REQUESTS: [Transition<RequestName>; 5] = {
         (None, Deferred, "the connection hands in work"),
         (Deferred, Answering, "everything before it is sent"),
         (Deferred, AwaitsFeed, "it is a resume, and it is not known whether this gateway missed changes"),
-        (AwaitsFeed, Deferred, "that is known now, or the socket was written to again"),
+        (AwaitsFeed, Deferred, "that is known now, or it is the session's turn again"),
         (Answering, None, "the answer is sent, and the connection may hand in the next"),
     ]
 };
 
-/// Stops the process where a change is not in its table: whatever the session did next would be a guess.
+/// Stops the process if a change is not in its table, because whatever the session did next would be a guess.
 pub(super) fn check<N: Copy + Debug + PartialEq>(table: &[Transition<N>], from: N, to: N) {
     let listed = table.iter().any(|(before, after, _)| (*before, *after) == (from, to));
     assert!(listed, "a session went from {from:?} to {to:?}");

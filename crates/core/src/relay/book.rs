@@ -1,13 +1,15 @@
 //! The book: what the holder of the lease knows of its ledger, and what each transaction writes into it.
 //!
-//! Goes in: what the ledger says when a tenure begins; then rows as read, and keys of rows as deleted. Comes out:
-//! [`Entry`]s, each to be written in one transaction, and durable before anything that follows from it is done. The book
-//! moves on at once: where an entry could not be written, or it is not known whether it was, the book is dropped and the
-//! ledger is read again. Pure: knows no database, no clock and no randomness.
+//! Goes in: what the ledger says when a tenure begins; then the rows that were read, and the keys of rows that were
+//! deleted. Comes out: [`Entry`]s. Each entry is written in one transaction, which must be committed before anything
+//! that follows from the entry is done. The book treats an entry as written at once. So if an entry could not be
+//! written, or if it is unknown whether it was, the book is dropped and the ledger is read again. Pure: knows no
+//! database, no clock and no randomness.
 //!
-//! The numbering decision is here: rows that carry no mark are new, and get the next numbers in the order of their ids.
-//! So is what is *owed*: a row that somebody holds may be edited once more with the same date, which nothing in the table
-//! shows. What it said is therefore written down before it is published, and gets a second number in the transaction
+//! The book decides which rows get numbers: rows without a mark are new, and get the next numbers in the order of their
+//! ids. It also keeps what is *owed*. Why: a row that cannot be deleted yet is published while it is still in the
+//! table. The tracker may then edit it once more with the same date, and nothing in the table would show that.
+//! Therefore its change is written down as owed before it is published, and gets a second number in the transaction
 //! that forgets the row.
 
 use std::collections::{HashMap, HashSet};
@@ -17,58 +19,60 @@ use bugfeed_protocol::{Change, Cursor, Numbered, Tag, When};
 use super::pending::{Edit, Pending};
 use super::{BadRow, Row, RowKey};
 
-/// What the ledger holds, as long as nobody else writes, which the lease ensures.
+/// What the ledger holds. It stays true because only the holder of the lease writes to the ledger.
 #[derive(Clone, Debug)]
 pub struct Book {
     /// The last number given, with its tag.
     last: Cursor,
-    /// The tag of the next one.
+    /// The tag of the numbers that this book gives.
     tag: Tag,
     pending: Pending,
-    /// What is owed, by the row that it came from.
+    /// The changes that are owed, by the row that each came from.
     owed: HashMap<RowKey, Change>,
 }
 
 /// What one transaction writes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry<'a> {
-    /// The last number before it: the ledger must be there, or somebody else has written.
+    /// The last number before the transaction. If the ledger has another one, somebody else has written to it.
     pub before: Cursor,
-    /// The last number after it. Where its tag is another one, a run of that tag begins.
+    /// The last number after the transaction. If its tag differs from that of `before`, a run of the new tag begins.
     pub after: Cursor,
     /// New changes, contiguous, in the order of their rows' ids.
     pub changes: Vec<Numbered>,
-    /// New rows that say nothing publishable.
+    /// New rows that cannot be published, each with the reason.
     pub bad: Vec<(&'a Row, &'a BadRow)>,
-    /// What changes in the marks of pending deletes.
+    /// What to change in the marks of pending deletes.
     pub marks: Edit,
-    /// These are owed from now on.
+    /// Changes that are owed from now on, with their rows.
     pub owe: Vec<(RowKey, Change)>,
-    /// For these rows nothing is owed any more.
+    /// Rows for which nothing is owed any more.
     pub paid: Vec<RowKey>,
     /// How many of the rows were recorded before.
     pub known: usize,
 }
 
 impl Entry<'_> {
-    /// Whether there is nothing to write.
+    /// Whether the transaction would write nothing.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.bad.is_empty() && self.marks == Edit::default() && !self.moves_debts()
     }
 
-    /// Whether rows are recorded, or numbers given: the transaction must then find the ledger where the book says.
+    /// Whether the transaction records rows or gives numbers. If so, it must find the ledger's last number to be
+    /// `before`.
     pub fn records(&self) -> bool {
         !self.changes.is_empty() || !self.bad.is_empty()
     }
 
-    /// Whether anything is owed, or not owed any more, after it.
+    /// Whether the transaction changes what is owed.
     pub fn moves_debts(&self) -> bool {
         !self.owe.is_empty() || !self.paid.is_empty()
     }
 }
 
 impl Book {
-    /// What the ledger says. `last`: the last number given; `tag`: one that was never used, for those that come.
+    /// A book that begins with what the ledger says. `last` is the last number given. `tag` was never used before; the
+    /// numbers to come get it.
     pub fn new(last: Cursor, tag: Tag, pending: Pending, owed: HashMap<RowKey, Change>) -> Book {
         Book { last, tag, pending, owed }
     }
@@ -113,8 +117,8 @@ impl Book {
         entry
     }
 
-    /// These rows are still there, and what they say is about to be published: it will be once more when they are gone.
-    /// What is owed already stays so.
+    /// Notes that these rows are still in the table although their changes are about to be published. So each change is
+    /// owed: it is published again when its row is gone. If a change is owed for a row already, that one stays.
     pub fn owe(&mut self, rows: &[(RowKey, Change)]) -> Entry<'static> {
         let mut entry = self.entry();
         entry.owe = rows.iter().filter(|(key, _)| !self.owed.contains_key(key)).cloned().collect();
@@ -122,7 +126,8 @@ impl Book {
         entry
     }
 
-    /// These rows are gone: forgets their marks, and numbers once more what is owed for them.
+    /// Notes that these rows are gone: forgets their marks, and gives the changes that are owed for them a second
+    /// number.
     pub fn settle(&mut self, gone: &[RowKey], now: When) -> Entry<'static> {
         let mut entry = self.entry();
         entry.paid = gone.iter().filter(|key| self.owed.contains_key(key)).cloned().collect();
@@ -134,7 +139,7 @@ impl Book {
         entry
     }
 
-    /// Forgets the marks of these rows, and what is owed for them.
+    /// Forgets the marks of these rows and what is owed for them, and gives no numbers.
     pub fn forget(&mut self, gone: &[RowKey]) -> Entry<'static> {
         let mut entry = self.entry();
         entry.marks = self.pending.forget(gone);
@@ -155,7 +160,7 @@ impl Book {
         }
     }
 
-    /// Gives the next numbers.
+    /// Gives these changes the next numbers.
     fn number(&mut self, entry: &mut Entry<'_>, changes: &[Change], now: When) {
         let first = self.last.seq + 1;
         let other = self.last.tag.filter(|before| self.last.seq > 0 && *before != self.tag);
@@ -247,7 +252,7 @@ mod tests {
         let bad = [row(4, T1, None)];
         let entry = book.record(&bad, When::MIN);
         assert_eq!(entry.before, entry.after, "a bad row begins no run");
-        // Nothing comes before the first number of all.
+        // The very first number has none before it.
         let last = Cursor::new(Epoch::from_random(1), 0);
         let mut book = Book::new(last, Tag::from_random(2), Pending::default(), HashMap::new());
         assert_eq!(book.record(&rows, When::MIN).changes[0].after, None);
@@ -265,7 +270,8 @@ mod tests {
         assert_eq!(entry.paid, [key(1, T1), key(2, T1)], "in the same transaction");
         assert_eq!((book.owed(), book.pending()), (vec![], vec![]));
         assert!(book.settle(&[key(1, T1)], When::MIN).is_empty(), "paid once");
-        // A row that was updated meanwhile is told of by what it says now.
+        // A row that was updated meanwhile is recorded again with what it says now, so the old change is not published
+        // again.
         book.owe(&debts);
         let entry = book.forget(&[key(1, T1)]);
         assert_eq!((given(&entry), entry.paid, book.owed()), (vec![], vec![key(1, T1)], vec![key(2, T1)]));

@@ -1,21 +1,22 @@
-//! Heads: every two seconds, where the feed is and whether anything can come.
+//! Heads: messages that tell gateways, every two seconds, how far the feed is published and whether changes can come.
 //!
-//! Goes in: how far everything is confirmed, and what does not work. Comes out: heads, as long as the way to the bus was
-//! looked at. A gateway learns from them that it hears, that it has everything, and who publishes.
+//! Goes in: the cursor up to which everything is confirmed, and what does not work. Comes out: heads, but only while
+//! the route to the bus is checked (the end of history was compared with the ledger). A gateway learns three things
+//! from a head: that messages reach it, whether it has everything, and who publishes.
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::Head;
 
-/// How often a head is said, in milliseconds.
+/// The time from one head to the next, in milliseconds.
 pub const INTERVAL_MS: u64 = 2000;
 
-/// Says heads, in one term.
+/// Decides when a head is published, during one term of the lease.
 #[derive(Clone, Debug, Default)]
 pub struct Heads {
     confirmed: Option<Cursor>,
-    /// Something is better than the last head said: say it now.
+    /// The situation is better than the last head said, so the next head is due at once.
     news: bool,
-    /// The last head said that nothing can come.
+    /// The last head said that no change can come.
     said_paused: bool,
     due_at_ms: u64,
 }
@@ -23,19 +24,20 @@ pub struct Heads {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Everything is confirmed up to here; `None` where the way to the bus has to be looked at first.
+    /// The broker has confirmed everything up to this cursor. `None`: the route to the bus must be checked first.
     Confirmed(Option<Cursor>),
-    /// The bus takes changes. Where the last head said otherwise, gateways need not believe it until the next one is due.
+    /// The bus takes changes. If the last head said that it does not, the next head is due at once, so that gateways do
+    /// not believe the old one for another two seconds.
     Works,
-    /// Time has passed. `paused`: what does not work, so that nothing can come.
+    /// Time has passed.
     Tick {
-        /// In words.
+        /// What does not work, in words, so that no change can come; `None` if everything works.
         paused: Option<String>,
     },
 }
 
 impl Heads {
-    /// What to say about an event, if anything.
+    /// Takes an event in, and returns the head to publish, if one is due.
     pub fn on(&mut self, now_ms: u64, event: Event) -> Option<Head> {
         match event {
             Event::Confirmed(confirmed) => {
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn said_at_once_when_the_way_was_looked_at_and_every_two_seconds() {
+    fn said_at_once_when_the_route_was_checked_and_every_two_seconds() {
         let mut heads = Heads::default();
         let cursor = |seq| Some(Cursor::new(Epoch::from_random(1), seq));
         let mut said = |now_ms, confirmed: Option<Option<Cursor>>| {
@@ -83,12 +85,12 @@ mod tests {
             }
             let due = now_ms >= heads.due_ms();
             let head = heads.on(now_ms, Event::Tick { paused: None });
-            assert!(due || head.is_none(), "who waits for it misses none");
+            assert!(due || head.is_none(), "a caller that waits until a head is due misses none");
             head.map(|head| head.cursor.seq)
         };
         assert_eq!(said(0, None), None, "nothing is known");
         assert_eq!(said(100, None), None);
-        assert_eq!(said(500, Some(cursor(7))), Some(7), "the way was looked at");
+        assert_eq!(said(500, Some(cursor(7))), Some(7), "the route was checked");
         assert_eq!(said(600, None), None);
         assert_eq!(said(700, Some(cursor(9))), None, "not each batch");
         assert_eq!(said(2000, None), Some(9));

@@ -1,10 +1,11 @@
-//! The decisions of the relay, which brings changes from the tracker's table over the ledger to the bus.
+//! The decisions of the relay, which carries changes from the tracker's table over the ledger to the bus.
 //!
-//! Goes in: rows, what became of a statement or a publication, the time. Comes out: what to do next. Three planners, each
-//! a state machine: the [`poller`] (table to ledger), the [`outlet`] (ledger to bus) and the [`heads`]. Between the
-//! first two lies the [`outbox`]; what the ledger holds is known from its [`book`]. Whoever drives a planner carries out
-//! its actions one after the other and answers those that have an answer. An error of the ledger has none: planners and
-//! book are dropped then, and begin again with what the ledger says. Never touches a database, a broker or a clock.
+//! Goes in: rows, the outcome of each statement and each publication, the time. Comes out: what to do next. There are
+//! three planners, each a state machine: the [`poller`] (table to ledger), the [`outlet`] (ledger to bus) and the
+//! [`heads`]. The [`outbox`] lies between the first two. The [`book`] knows what the ledger holds. The driver of a
+//! planner carries out its actions one after the other, and answers those that have an answer. An error of the ledger
+//! is no answer: it ends the tenure; planners and book are dropped, and new ones begin with what the ledger says. Never
+//! touches a database, a broker or a clock.
 
 pub mod book;
 pub mod heads;
@@ -21,8 +22,8 @@ use bugfeed_protocol::backoff::Backoff;
 
 pub use row::{BadRow, Row, RowKey};
 
-/// The longest pause before the next attempt, in milliseconds, counting one more failure. Whoever pauses draws from the
-/// upper half of it.
+/// Counts one more failure, and returns the longest pause before the next attempt, in milliseconds. The caller draws
+/// its pause from the upper half of that (jitter).
 fn longest_pause_ms(backoff: &mut Backoff) -> u64 {
     millis(backoff.next(1.0))
 }

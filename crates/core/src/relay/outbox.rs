@@ -1,63 +1,66 @@
-//! What the poller has just recorded, for the outlet: so that it need not be read back from the ledger.
+//! The outbox hands changes that the poller has just recorded to the outlet, so that the outlet need not read them back
+//! from the ledger.
 //!
-//! Goes in: committed changes, the last number of the ledger, and how far the outlet may go. Comes out: the changes that
-//! follow a number, when they are here. A shortcut and nothing else: what does not fit is left out, and read from the
-//! ledger like everything that a former holder of the lease recorded. Pure.
+//! Goes in: committed changes, the last number of the ledger, and the number up to which the outlet may publish. Comes
+//! out: the changes that follow a given number, if the outbox has them. It is only a cache of the ledger: changes that
+//! do not fit are left out, and the outlet reads them from the ledger, as it reads everything that a former holder of
+//! the lease recorded. Pure.
 
 use std::collections::VecDeque;
 
 use bugfeed_protocol::Numbered;
 
-/// Changes that wait here at most; about 50 bytes each.
+/// The most changes that wait here; each takes about 50 bytes.
 const MAX: usize = 20_000;
 
-/// Between the poller and the outlet of one tenure.
+/// The memory between the poller and the outlet of one tenure.
 #[derive(Clone, Debug, Default)]
 pub struct Outbox {
-    /// Contiguous.
+    /// Changes with consecutive numbers.
     changes: VecDeque<Numbered>,
     /// The last number that the ledger is known to have given.
     head: u64,
-    /// The outlet may go up to here.
+    /// The last number that the outlet may publish.
     limit: u64,
-    /// The poller has ended.
+    /// The poller has ended, so nothing more will be recorded.
     closed: bool,
 }
 
-/// What is said about the changes after a number.
+/// What [`Outbox::take`] knows of the changes after a number.
 #[derive(Debug, PartialEq)]
 pub enum Next {
-    /// These follow.
+    /// These changes follow. They are no longer in the outbox.
     Here(Vec<Numbered>),
-    /// The ledger has them.
+    /// Changes follow, but the outbox does not have the next one: read the ledger.
     InLedger,
-    /// The ledger has none, as far as is known.
+    /// No change follows, as far as is known.
     None,
 }
 
 impl Outbox {
-    /// The ledger has given numbers up to here.
+    /// Notes that the ledger has given numbers up to `head`.
     pub fn head(&mut self, head: u64) {
         self.head = self.head.max(head);
     }
 
-    /// The outlet may publish up to here, and nothing after it until this is said again. At first it may publish nothing.
-    /// Returns whether that is news.
+    /// Sets the last number that the outlet may publish. Before the first call it may publish nothing. Returns whether
+    /// the number differs from the one before.
     pub fn limit(&mut self, seq: u64) -> bool {
         std::mem::replace(&mut self.limit, seq) != seq
     }
 
-    /// The outlet may publish nothing that is not known yet.
+    /// Lowers the limit to the last number that is known now: what is recorded from here on must not be published
+    /// before [`Outbox::limit`] allows it.
     pub fn hold(&mut self) {
         self.limit = self.limit.min(self.head);
     }
 
-    /// How many of `limit` changes after a number may be published now.
+    /// How many changes after number `after` may be published now, at most `limit`.
     pub fn allowed(&self, after: u64, limit: usize) -> usize {
         limit.min(usize::try_from(self.limit.saturating_sub(after)).unwrap_or(usize::MAX))
     }
 
-    /// Nothing more will be recorded.
+    /// Notes that nothing more will be recorded.
     pub fn close(&mut self) {
         self.closed = true;
     }
@@ -67,13 +70,14 @@ impl Outbox {
         self.closed
     }
 
-    /// These are committed.
+    /// Adds committed changes, which have consecutive numbers.
     pub fn put(&mut self, changes: Vec<Numbered>) {
         let (Some(first), Some(last)) = (changes.first(), changes.last()) else { return };
         self.head = self.head.max(last.cursor.seq);
         let follows = self.changes.back().is_none_or(|last| last.cursor.seq + 1 == first.cursor.seq);
         if !follows {
-            // Those before it were left out or are only in the ledger; it is read up to here.
+            // Numbers are missing between the changes in the outbox and these. The outbox must have no hole, so the
+            // older changes are dropped; the outlet reads them from the ledger, with those that are missing.
             self.changes.clear();
         }
         let room = MAX.saturating_sub(self.changes.len());
@@ -82,7 +86,7 @@ impl Outbox {
         }
     }
 
-    /// Up to `limit` changes that follow number `after`.
+    /// Takes up to `limit` changes that follow number `after`.
     pub fn take(&mut self, after: u64, limit: usize) -> Next {
         while self.changes.front().is_some_and(|change| change.cursor.seq <= after) {
             self.changes.pop_front();
@@ -124,7 +128,7 @@ mod tests {
         assert_eq!(outbox.take(3, 2), Next::InLedger, "taken, but not published: read again");
         assert_eq!(outbox.take(5, 2), Next::Here(changes(6..=6)));
         assert_eq!(outbox.take(6, 2), Next::None);
-        // A commit without an answer: 7 is in the ledger, and only 8 comes this way.
+        // A commit whose answer was lost: 7 is in the ledger, and only 8 is put into the outbox.
         outbox.put(changes(8..=8));
         assert_eq!(outbox.take(6, 2), Next::InLedger);
         assert_eq!(outbox.take(7, 2), Next::Here(changes(8..=8)));

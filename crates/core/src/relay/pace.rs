@@ -1,8 +1,8 @@
 //! When to look again: at once when rows begin to come, in steps while they keep coming, then less and less often.
 //!
-//! Goes in: whether the last look found something. Comes out: a pause. Pure: knows no clock.
+//! Goes in: whether the last read found rows. Comes out: a pause. Pure: knows no clock.
 
-/// The first pause after rows stopped coming.
+/// The first pause after rows have stopped coming.
 const FIRST_MS: u64 = 5;
 /// How far apart looks begin while rows keep coming. What comes in between is recorded in one transaction and goes out in one
 /// message, which costs a small part of what as many single ones would.

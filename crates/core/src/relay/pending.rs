@@ -1,18 +1,18 @@
 //! Pending deletes: which rows of the change table are recorded and not yet known to be deleted, and how the ledger
 //! writes that down.
 //!
-//! Goes in: keys of recorded rows, keys of deleted rows, the texts that the ledger keeps. Comes out: texts to insert and
-//! to delete. Pure. One text is a *mark*: it stands for one row, or for rows with consecutive ids and the same date, each
-//! of which was recorded, so that rows which were written in one go cost one mark.
+//! Goes in: keys of recorded rows, keys of deleted rows, the texts that the ledger keeps. Comes out: texts to insert
+//! and to delete. Pure. One text is a *mark*: it stands for one row, or for several recorded rows with consecutive ids
+//! and the same date. So rows that were written in one go cost one mark.
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::RowKey;
 
-/// The most rows that one text stands for; what is longer was not written by this program.
+/// The most rows that one mark stands for. This program never writes a longer one.
 const LONGEST: i64 = 100_000;
 
-/// One text of the table: rows `first..=last` of one date.
+/// One mark: the rows with the ids `first..=last`, all with the same date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mark {
     first: i64,
@@ -28,7 +28,7 @@ impl Mark {
     }
 
     fn parse(text: &str) -> Option<Mark> {
-        // A date may hold anything, an id only digits and a sign in front.
+        // A date may contain any character, but an id only digits and a sign in front of them.
         let ids = text.split('/').next()?;
         let dash = ids.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(at, _)| at);
         let (first, rest) = dash.map_or((None, text), |at| (Some(&text[..at]), &text[at + 1..]));
@@ -43,7 +43,7 @@ impl Mark {
     }
 }
 
-/// As few marks as stand for these rows and no others.
+/// The fewest marks that stand for exactly these rows.
 fn marks_for<'a>(keys: impl IntoIterator<Item = &'a RowKey>) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     for key in keys {
@@ -73,14 +73,14 @@ pub struct Edit {
 /// Every row whose deletion is pending.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
-    /// Which mark stands for a row.
+    /// The number of the mark that stands for each row.
     rows: HashMap<RowKey, u64>,
     marks: HashMap<u64, Mark>,
-    next: u64,
+    last_number: u64,
 }
 
 impl Pending {
-    /// From the table's texts. What this program never writes is passed over.
+    /// Reads the texts of the ledger's table. A text that this program never writes is skipped.
     pub fn read(texts: impl IntoIterator<Item = String>) -> Pending {
         let mut all = Pending::default();
         texts.into_iter().filter_map(|text| Mark::parse(&text)).for_each(|mark| all.add(mark));
@@ -88,17 +88,17 @@ impl Pending {
     }
 
     fn add(&mut self, mark: Mark) {
-        self.next += 1;
-        self.rows.extend(mark.keys().map(|key| (key, self.next)));
-        self.marks.insert(self.next, mark);
+        self.last_number += 1;
+        self.rows.extend(mark.keys().map(|key| (key, self.last_number)));
+        self.marks.insert(self.last_number, mark);
     }
 
-    /// Whether this row is recorded, and not known to be deleted.
+    /// Whether this row is recorded and not known to be deleted.
     pub fn contains(&self, key: &RowKey) -> bool {
         self.rows.contains_key(key)
     }
 
-    /// All of them, in no order.
+    /// All rows whose deletion is pending, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &RowKey> {
         self.rows.keys()
     }
@@ -111,7 +111,7 @@ impl Pending {
         texts
     }
 
-    /// Drops what is said about these rows, and about no others.
+    /// Forgets these rows. If a mark also stands for other rows, it is replaced by marks for those others alone.
     pub fn forget(&mut self, keys: &[RowKey]) -> Edit {
         let touched: BTreeSet<u64> = keys.iter().filter_map(|key| self.rows.remove(key)).collect();
         let mut edit = Edit::default();

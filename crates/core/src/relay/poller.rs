@@ -1,13 +1,14 @@
-//! The poller's rounds: read the table, record, delete, forget the marks.
+//! The poller's rounds: read the change table, record the rows, delete them, forget their marks.
 //!
-//! Goes in: what the table holds, and what became of each action. Comes out: the next actions, and how far the outlet may
-//! go. A crash between any two actions is harmless: what is recorded is marked until its deletion is known, and marked
-//! rows are deleted without being recorded again. Never touches a database or a clock.
+//! Goes in: the rows of the table, and the outcome of each action. Comes out: the next actions, and the number up to
+//! which the outlet may publish. A crash between any two actions is harmless: a recorded row stays marked until it is
+//! known to be deleted, and a marked row is deleted without being recorded again. Never touches a database or a clock.
 //!
-//! Where rows are updated in place, a change is published only once its row is gone. An edit that is committed before that
-//! is then covered, whatever its date; one that comes later makes a new row. A row that cannot be deleted holds nobody up:
-//! it goes out at once, and is owed once more (see [`super::book`]). When a tenure begins nothing is known of marked rows,
-//! so nothing is published before they are dealt with.
+//! Some trackers update rows in place: a later change of a bug goes into the row of an earlier one. There, a change is
+//! published only once its row is deleted. It then covers every edit that was committed before the deletion, whatever
+//! its date; a later edit makes a new row. A row that cannot be deleted delays nothing: its change is published at
+//! once, and is owed once more (see [`super::book`]). When a tenure begins, nothing is known of the marked rows, so
+//! nothing is published before each of them is deleted or owed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,35 +19,37 @@ use bugfeed_protocol::{Change, Numbered};
 use super::pace::{Found, Pace, Pause};
 use super::{Row, RowKey, longest_pause_ms};
 
-/// How soon rows that could not be deleted are tried again; twice as long each time none of them could.
+/// How long after an attempt the rows that could not be deleted are tried again, in milliseconds. The pause doubles
+/// each time that none of them could be deleted.
 const HELD_RETRY_MS: u64 = 500;
-/// The longest pause between two tries.
+/// The longest pause between two attempts, in milliseconds.
 const HELD_RETRY_MAX_MS: u64 = 5000;
-/// So many rows that cannot be deleted, and the table is read no further: each read passes over them.
+/// While this many rows cannot be deleted, the table is read no further, because each read has to skip them.
 const HELD_MAX: usize = 20_000;
 
-/// What happened, mostly: what became of an action.
+/// What happened; in most cases, the outcome of an action.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A tenure begins. Of the table nothing is known but whether its rows are updated in place.
+    /// A tenure begins. Nothing is known of the table, except whether its rows are updated in place.
     Begin {
-        /// A later change of a bug may be in the row of an earlier one.
+        /// Whether a later change of a bug may be written into the row of an earlier one.
         in_place: bool,
     },
     /// After [`Action::Look`].
     Looked {
-        /// A later change of a bug may be in the row of an earlier one.
+        /// Whether a later change of a bug may be written into the row of an earlier one.
         in_place: bool,
     },
     /// After [`Action::ReadPending`].
     Pending {
         /// Rows that are recorded and not known to be deleted.
         rows: Vec<RowKey>,
-        /// Those of them for which something is owed.
+        /// Those of `rows` for which a change is owed.
         owed: Vec<RowKey>,
         /// The last number given.
         head: u64,
-        /// The file of the table was replaced: the same id and date may be another row's.
+        /// Whether the file of the table was replaced by another one, in which the same id and date may belong to
+        /// another row.
         replaced: bool,
     },
     /// After [`Action::Probe`].
@@ -55,32 +58,32 @@ pub enum Event {
     Rows(Vec<Row>),
     /// After [`Action::Record`].
     Recorded {
-        /// What got a number.
+        /// The changes that got numbers.
         changes: Vec<Numbered>,
-        /// How many rows say nothing publishable.
+        /// How many rows cannot be published.
         set_aside: usize,
         /// The last number given.
         head: u64,
     },
-    /// After [`Action::Delete`]: each of the rows is in one of the three.
+    /// After [`Action::Delete`]. Each of its rows is in one of the three lists.
     Deleted {
-        /// Not in the table any more.
+        /// Rows that are not in the table any more.
         gone: Vec<RowKey>,
-        /// Somebody holds them.
+        /// Rows that somebody has locked.
         held: Vec<RowKey>,
-        /// The database keeps them, though nobody holds them.
+        /// Rows that the database does not delete, although nobody has locked them.
         kept: Vec<RowKey>,
     },
-    /// After [`Action::Find`]: those that are still there.
+    /// After [`Action::Find`]: the rows that are still there.
     Found(Vec<Row>),
     /// After [`Action::Settle`].
     Settled {
-        /// What got another number.
+        /// The changes that got a second number.
         changes: Vec<Numbered>,
         /// The last number given.
         head: u64,
     },
-    /// An action on the table failed. (One on the ledger ends the tenure.)
+    /// An action on the table failed. (An error of the ledger ends the tenure instead.)
     SourceFailed,
     /// After [`Action::Wait`] and [`Action::BackOff`].
     Woken,
@@ -88,63 +91,65 @@ pub enum Event {
     Stop,
 }
 
-/// What to do next, in this order. At most the last one of a list has an answer.
+/// What to do next. The actions of a list are carried out in its order; at most the last one has an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Look whether the ledger's file is still there, and how the tracker writes.
+    /// Check that the ledger's file is still there, and whether the tracker updates rows in place.
     Look,
-    /// Say which rows the ledger marks.
+    /// Read which rows the ledger marks as pending deletes.
     ReadPending,
-    /// Now and then, ask whether rows can still be deleted.
+    /// Check, from time to time, that rows can still be deleted.
     Probe,
-    /// Read up to so many rows, lowest ids first.
+    /// Read rows of the table, lowest ids first.
     Read {
         /// The most rows.
         limit: usize,
     },
-    /// Say that the table is read no further. No answer.
+    /// Report that the table is read no further. No answer.
     TableIsFull {
-        /// So many recorded rows cannot be deleted.
+        /// How many recorded rows cannot be deleted.
         held: usize,
     },
     /// Number and record these rows, in one transaction.
     Record(Arc<[Row]>),
-    /// Forget the marks of these rows, and what is owed for them. No answer.
+    /// Forget the marks of these rows and what is owed for them. No answer.
     Forget(Vec<RowKey>),
-    /// Delete these rows; report those that cannot be deleted, and wait for none.
+    /// Delete these rows. Do not wait for a row that is locked: report it.
     Delete {
-        /// Which.
+        /// The rows.
         keys: Vec<RowKey>,
-        /// They were just read: one that is not there any more was deleted by somebody else.
+        /// Whether the rows were just read. If so, a row that is missing was deleted by somebody else.
         fresh: bool,
     },
-    /// Read these rows again, as far as they are what they were.
+    /// Read these rows again, except those that are gone or were updated.
     Find(Vec<RowKey>),
-    /// Write down that what these rows say is told once more when they are gone. No answer.
+    /// Write down in the ledger that these changes are owed: each is published again when its row is gone. No answer.
     Owe(Vec<(RowKey, Change)>),
-    /// These rows are gone: forget their marks, and number once more what is owed for them, in one transaction.
+    /// These rows are gone: forget their marks, and give the changes that are owed for them a second number, in one
+    /// transaction.
     Settle(Vec<RowKey>),
-    /// The outlet may publish nothing that is not in the outbox's head yet. No answer.
+    /// Keep the outlet from publishing what is recorded from now on, as [`Outbox::hold`](super::outbox::Outbox::hold)
+    /// does. No answer.
     Hold,
-    /// The outlet may publish up to this number. No answer.
+    /// Let the outlet publish up to this number. No answer.
     Allow(u64),
-    /// Put these into the outbox. No answer.
+    /// Put these changes into the outbox. No answer.
     Hand {
         /// Committed changes.
         changes: Vec<Numbered>,
         /// The last number given.
         head: u64,
     },
-    /// Say how the rows do. No answer.
+    /// Report how many rows could not be deleted. No answer.
     Report {
-        /// So many could not be deleted just now.
+        /// Rows that could not be deleted just now.
         held: usize,
-        /// So many are kept by the database.
+        /// Rows that the database does not delete, although nobody has locked them.
         kept: usize,
     },
-    /// Pause, until somebody knows that there are rows.
+    /// Pause. A notification of new rows ends the pause early.
     Wait {
-        /// At most so long.
+        /// The longest pause, in milliseconds.
         ms: u64,
     },
     /// Pause while changes keep coming, so that several are dealt with together. Only a stop ends it early.
@@ -154,7 +159,7 @@ pub enum Action {
     },
     /// Pause after a failure.
     BackOff {
-        /// The time is drawn from the upper half of this.
+        /// The pause is drawn from the upper half of this, in milliseconds.
         longest_ms: u64,
     },
     /// The poller has ended. No answer, and nothing after it.
@@ -164,11 +169,11 @@ pub enum Action {
 /// How the poller works.
 #[derive(Clone, Copy, Debug)]
 pub struct PollerOptions {
-    /// The longest pause between two looks at an idle table.
+    /// The longest pause between two reads of an idle table, in milliseconds.
     pub poll_interval_ms: u64,
     /// The most rows recorded in one transaction.
     pub batch: usize,
-    /// End when the table is drained.
+    /// Whether to end when the table is drained.
     pub once: bool,
 }
 
@@ -183,25 +188,27 @@ pub struct Poller {
     now_ms: u64,
     round_ms: u64,
     in_place: bool,
-    /// Marked rows were dealt with; otherwise nothing is known about them, and they are deleted first.
+    /// Whether the marked rows were dealt with, since the tenure began and since the table last failed. If not, nothing
+    /// is known of them, and they are deleted first.
     settled: bool,
     /// Recorded rows that could not be deleted.
     held: BTreeSet<RowKey>,
-    /// Those of them that the database keeps, though nobody holds them.
+    /// Those of `held` that the database does not delete, although nobody has locked them.
     kept: BTreeSet<RowKey>,
     held_retry_ms: u64,
-    /// When they were tried last.
+    /// When the held rows were tried last.
     tried_at_ms: u64,
-    /// Rows for which something is owed.
+    /// Rows for which a change is owed.
     owed: BTreeSet<RowKey>,
     /// The last number given.
     head: u64,
-    /// What this round read.
+    /// The rows that this round read.
     rows: Arc<[Row]>,
-    /// Whether that was anything new.
+    /// Whether this round recorded anything new.
     found: bool,
-    /// What the deletion in hand left, and what it did away with.
+    /// Rows that the deletion in hand could not delete.
     left: Vec<RowKey>,
+    /// Rows that the deletion in hand removed.
     gone: Vec<RowKey>,
 }
 
@@ -230,7 +237,7 @@ impl Poller {
         }
     }
 
-    /// What to do about an event. `now_ms` never falls.
+    /// Takes an event in, and returns what to do. `now_ms` never falls.
     pub fn on(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.now_ms = now_ms;
@@ -248,9 +255,9 @@ impl Poller {
                 (self.held_retry_ms, self.head) = (HELD_RETRY_MS, head);
                 self.owed = owed.into_iter().collect();
                 if replaced {
-                    // In another file the same id and date may be another row's.
+                    // In the new file, the same id and date may belong to another row, so nothing is deleted.
                     self.gone = rows;
-                    self.let_go(&mut out);
+                    self.settle(&mut out);
                 } else {
                     self.delete(rows, &mut out);
                 }
@@ -265,9 +272,9 @@ impl Poller {
             Event::Deleted { gone, held, kept } => self.deleted(gone, held, kept, &mut out),
             Event::Found(rows) => {
                 self.owe(&rows, &mut out);
-                self.let_go(&mut out);
+                self.settle(&mut out);
             }
-            Event::Settled { changes, head } => self.let_gone(now_ms, changes, head, &mut out),
+            Event::Settled { changes, head } => self.rows_settled(now_ms, changes, head, &mut out),
             Event::SourceFailed => {
                 self.settled = false;
                 self.forget_round();
@@ -287,7 +294,7 @@ impl Poller {
     fn looked(&mut self, in_place: bool, out: &mut Vec<Action>) {
         self.in_place = in_place;
         if in_place {
-            // What is recorded from here on waits until its row is gone.
+            // What is recorded from here on is published only once its row is gone.
             out.push(Action::Hold);
         }
         out.push(if self.settled { Action::Probe } else { Action::ReadPending });
@@ -312,9 +319,11 @@ impl Poller {
         out.push(Action::Hand { changes, head });
     }
 
-    /// Deletes what was read and is recorded now, and from time to time what could not be deleted before.
+    /// Deletes the rows that were just read and recorded and, from time to time, those that could not be deleted
+    /// before.
     fn delete_read(&mut self, now_ms: u64, out: &mut Vec<Action>) {
-        // A held row that was updated since is another row now, and that one covers it.
+        // A held row that was updated since has another key now. It was recorded again under that key, and this covers
+        // what was owed under the old one.
         let updated = self.take_updated();
         if !updated.is_empty() {
             self.owed.retain(|key| !updated.contains(key));
@@ -330,6 +339,7 @@ impl Poller {
         self.delete(keys, out);
     }
 
+    /// Takes the held rows that were updated since: the round read the same ids with other dates.
     fn take_updated(&mut self) -> Vec<RowKey> {
         if self.held.is_empty() {
             return Vec::new();
@@ -362,40 +372,42 @@ impl Poller {
         let unknown = self.unknown();
         if unknown.is_empty() {
             self.owe(&[], out);
-            self.let_go(out);
+            self.settle(out);
         } else {
             out.push(Action::Find(unknown));
         }
     }
 
-    /// Rows that are about to be announced while they are still there, and of which it is not known what they say: a former
-    /// holder of the lease recorded them.
+    /// The rows that could not be deleted and whose change is unknown, because a former holder of the lease recorded
+    /// them. Their changes are about to be published.
     fn unknown(&self) -> Vec<RowKey> {
         if self.left.is_empty() || !self.in_place {
             return Vec::new();
         }
-        let said = said(&self.rows);
-        let unknown = |key: &&RowKey| !self.owed.contains(*key) && !said.contains_key(*key);
+        let known = changes_by_row(&self.rows);
+        let unknown = |key: &&RowKey| !self.owed.contains(*key) && !known.contains_key(*key);
         self.left.iter().filter(unknown).cloned().collect()
     }
 
-    /// What is left is about to be announced while it is still there.
+    /// Has the ledger note the changes of the rows that could not be deleted: they are about to be published, and owed
+    /// once more.
     fn owe(&mut self, found: &[Row], out: &mut Vec<Action>) {
         if self.left.is_empty() || !self.in_place {
             return;
         }
-        let mut said = said(&self.rows);
-        said.extend(self::said(found));
+        let mut known = changes_by_row(&self.rows);
+        known.extend(changes_by_row(found));
         let new = self.left.iter().filter(|key| !self.owed.contains(*key));
         let debts: Vec<(RowKey, Change)> =
-            new.filter_map(|key| said.get(key).map(|change| (key.clone(), *change))).collect();
+            new.filter_map(|key| known.get(key).map(|change| (key.clone(), *change))).collect();
         if !debts.is_empty() {
             self.owed.extend(debts.iter().map(|(key, _)| key.clone()));
             out.push(Action::Owe(debts));
         }
     }
 
-    fn let_go(&mut self, out: &mut Vec<Action>) {
+    /// Has the ledger forget the rows that are gone.
+    fn settle(&mut self, out: &mut Vec<Action>) {
         let gone = std::mem::take(&mut self.gone);
         for key in &gone {
             self.owed.remove(key);
@@ -403,7 +415,7 @@ impl Poller {
         out.push(Action::Settle(gone));
     }
 
-    fn let_gone(&mut self, now_ms: u64, changes: Vec<Numbered>, head: u64, out: &mut Vec<Action>) {
+    fn rows_settled(&mut self, now_ms: u64, changes: Vec<Numbered>, head: u64, out: &mut Vec<Action>) {
         self.hand(changes, head, out);
         if !self.left.is_empty() {
             self.tried_at_ms = now_ms;
@@ -411,7 +423,7 @@ impl Poller {
         self.rows_done(out);
     }
 
-    /// Every row that was to be deleted is gone, or is owed once more where it matters.
+    /// Each row of the deletion is gone or, where rows are updated in place, its change is owed.
     fn rows_done(&mut self, out: &mut Vec<Action>) {
         let left = std::mem::take(&mut self.left);
         out.push(Action::Report { held: left.len(), kept: self.kept.len() });
@@ -453,8 +465,8 @@ impl Poller {
     }
 }
 
-/// What good rows say.
-fn said(rows: &[Row]) -> BTreeMap<&RowKey, Change> {
+/// The changes of those rows that can be published, by row.
+fn changes_by_row(rows: &[Row]) -> BTreeMap<&RowKey, Change> {
     rows.iter().filter_map(|row| Some((&row.key, row.change.as_ref().ok().copied()?))).collect()
 }
 

@@ -1,14 +1,14 @@
-//! Rows of the change table as data: what a row is known by, and what it says.
+//! Rows of the change table as data: what identifies a row, and which change it describes.
 //!
-//! Goes in: what was read. Comes out: keys, also as text. Knows no SQL.
+//! Goes in: the values that were read. Comes out: keys, also as text. Knows no SQL.
 
 use std::fmt;
 
 use bugfeed_protocol::Change;
 use bugfeed_protocol::change::BadWhen;
 
-/// What a row of the change table is known by: its id, and its date as the database writes it. A row that the tracker
-/// updates in place has another key afterwards, and is another change.
+/// What identifies a row of the change table: its id, and its date as the database writes it. A row that the tracker
+/// updates in place has another key afterwards, and counts as another change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowKey {
     /// The primary key.
@@ -18,7 +18,8 @@ pub struct RowKey {
 }
 
 impl RowKey {
-    /// One text for both: the id, and a date that cannot be confused with NULL.
+    /// The key as one text: the id, then `/t` and the date, or `/n` if the date is NULL. So no date can be confused
+    /// with NULL.
     pub fn text(&self) -> String {
         match &self.when {
             Some(when) => format!("{}/t{when}", self.id),
@@ -37,22 +38,22 @@ impl RowKey {
 /// One row as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What it is known by.
+    /// What identifies it.
     pub key: RowKey,
     /// The bug's number as text; `None` for NULL.
     pub bug: Option<String>,
-    /// What it says.
+    /// The change that it describes, or why it describes none.
     pub change: Result<Change, BadRow>,
 }
 
-/// Why a row says nothing that can be published.
+/// Why a row cannot be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadRow {
-    /// No number from 1 to 2^63 − 1.
+    /// The bug number, which is not a number from 1 to 2^63 − 1.
     Bug(String),
-    /// No date, or an absurd one.
+    /// The date cannot be read, or lies outside 1970 to 2199.
     When(BadWhen),
-    /// NULL where the date should be.
+    /// The date is NULL.
     NoWhen,
 }
 

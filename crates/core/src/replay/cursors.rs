@@ -1,4 +1,4 @@
-//! What the positions of a replay cache are in the numbers of ledgers, and back.
+//! Converts the positions of a replay cache into cursors, and cursors into positions.
 
 use bugfeed_protocol::{BugId, Change, Cursor};
 
@@ -6,8 +6,8 @@ use super::{CursorPlace, Found, Pos, Recorder, Replay};
 use crate::position_map::{Located, PositionMap};
 
 impl Recorder {
-    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have that cursor
-    /// from the time before.
+    /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have this
+    /// cursor from a history that has ended (see [`Continuity::Apart`](crate::position_map::Continuity::Apart)).
     pub fn go_on_after(&mut self, cursor: &Cursor, apart: bool) {
         self.numbering().go_on_after(self.tail.next, cursor, apart);
         self.next_cursor = Some(Cursor { seq: cursor.seq + 1, ..cursor.clone() });
@@ -18,7 +18,8 @@ impl Recorder {
         self.next_cursor.as_ref() == Some(cursor)
     }
 
-    /// Continuity is lost, and nothing is known of what comes next: until it is recorded, no cursor can be told from.
+    /// Continuity is lost, and nothing is known of what comes next. Until the next change is recorded, it is unknown
+    /// where any cursor lies.
     pub fn lose(&mut self) {
         self.numbering().lose();
         self.next_cursor = None;
@@ -35,7 +36,7 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").cursor_at(pos)
     }
 
-    /// The number of the change at `pos`; none of one that came late.
+    /// The number of the change at `pos`; `None` if it came late.
     pub fn number_of(&self, pos: Pos) -> Option<Cursor> {
         self.numbering.read().expect("nobody panics holding it").number_of(pos)
     }
@@ -44,7 +45,7 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").is_late(pos)
     }
 
-    /// What the ring holds under a number; none where it came late, is forgotten, or is of another history.
+    /// The change in the ring that has this number; `None` if it came late, is forgotten, or is of another history.
     pub fn change_at(&self, number: &Cursor) -> Option<Change> {
         let CursorPlace::InRing(pos) = self.place_of(number) else { return None };
         let held = pos >= self.start() && self.number_of(pos).is_some_and(|held| held.is_same(number));
@@ -57,13 +58,14 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").last_late(positions)
     }
 
-    /// Whether a change was lost that a cursor would claim: for one of these bugs, the newest change up to `upto` is not
-    /// known any more. Its place is taken by one that came late and lies beyond `upto`, and the ring no longer reaches
-    /// back to it.
-    pub fn masks_lost(&self, bugs: &[BugId], upto: Pos) -> bool {
+    /// Whether the newest change up to `upto` is lost for one of these bugs, so that no cursor can be told that claims
+    /// it. Example: `upto` is 40; a bug has a change at position 10, and then one that came late at position 50. The
+    /// newest-change table names 50, so 10 can be found only through the ring. Once the ring has been trimmed beyond
+    /// 10, nothing is known of the change there, but the cursor of position 40 would claim it.
+    pub fn newest_is_lost(&self, bugs: &[BugId], upto: Pos) -> bool {
         let (start, head) = (self.start(), self.head());
         let beyond = self.numbering.read().expect("nobody panics holding it").last_late(upto + 1..=head);
-        // That anything came late is rare, and soon processed.
+        // Late changes are rare, and the shard soon processes them, so mostly there is none.
         if beyond.is_none() {
             return false;
         }
@@ -73,7 +75,7 @@ impl Replay {
             while pos > upto && pos >= start {
                 came_late |= self.is_late(pos);
                 match self.back_from(pos) {
-                    // None was before it, unless the ring has been trimmed meanwhile.
+                    // The bug has no earlier change, unless the ring was trimmed meanwhile.
                     None => return came_late && pos < self.start(),
                     Some(back) => pos = back,
                 }
@@ -92,9 +94,9 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").cursor_told_before(pos)
     }
 
-    /// Where a client with this cursor stands.
+    /// Where a client's cursor lies.
     pub fn place_of(&self, cursor: &Cursor) -> CursorPlace {
-        // The head first: what is recorded in between only makes a cursor look further behind.
+        // The head is read first: changes that are recorded after that can only make the cursor look further behind.
         let head = self.head();
         match self.numbering.read().expect("nobody panics holding it").locate(cursor, head) {
             Located::Unknown => CursorPlace::Unknown,

@@ -66,7 +66,7 @@ fn a_late_commit_is_not_missed_whatever_the_clocks_say() {
     let (_recorder, replay) = filled(ReplayLimits::default(), &[(1, 5000, 1400), (2, 4999, 1401)]);
     assert_eq!(since(&replay, &[1, 2], 5000), [(1, 5000), (2, 4999)]);
     assert_eq!(since(&replay, &[1, 2], 5001), []);
-    // A client that goes by its own clock: nothing is dated as late as it asks, but this was recorded later.
+    // A client that asks by its own clock: no change has a date that late, but one was recorded later.
     let (_recorder, replay) = filled(ReplayLimits::default(), &[(1, 100, 100), (2, 90, 130)]);
     assert_eq!(since(&replay, &[1, 2], 120), [(2, 90)]);
 }
@@ -158,7 +158,7 @@ fn a_ring_that_is_trimmed_under_a_reader_hides_nothing() {
     for i in 0..4000 {
         number(&mut recorder, Change { bug: bug(2), when: at(i) }, at(i));
     }
-    // A reader that looked at the ring's start before most of it went.
+    // A reader that read the ring's start before most of the ring was trimmed.
     assert_eq!(replay.before_from(1, at(6000)), replay.head(), "nothing is dated or recorded that late");
     assert_eq!(replay.before_from(1, at(4000)), replay.start() - 1, "recorded later: all that is left");
     let bugs = [bug(1), bug(2)];
@@ -167,7 +167,8 @@ fn a_ring_that_is_trimmed_under_a_reader_hides_nothing() {
     assert!(!replay.chain(1, &wanted, 1, &mut found), "its block is gone");
     replay.every(&wanted, &mut found);
     assert_eq!(found.first().map(|found| found.pos), Some(1), "the newest of a bug remains");
-    // A late commit that left the ring after its position was determined is wanted by position, whatever its date.
+    // A late commit that left the ring after the reader's position was determined is found by its position, whatever
+    // its date is.
     let late = Wanted { since: Some(at(100_000)), ..wanted };
     found.clear();
     replay.every(&late, &mut found);
@@ -189,7 +190,7 @@ fn a_ring_with_more_bugs_than_the_table_is_cut_rather_than_holed() {
 
 #[test]
 fn an_entry_of_the_table_takes_28_bytes() {
-    assert_eq!(size_of::<(PackedU64, Packed)>(), 28);
+    assert_eq!(size_of::<(PackedU64, PackedNewest)>(), 28);
     for bits in [0, 1, u64::from(u32::MAX), u64::MAX, 0x0123_4567_89AB_CDEF] {
         assert_eq!(PackedU64::new(bits).get(), bits);
     }

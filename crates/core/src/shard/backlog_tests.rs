@@ -1,4 +1,5 @@
-//! Every transition of a session's phases that is listed does happen: a table that allows more than that checks nothing.
+//! Checks that every listed transition of a session's phases really happens. A table that allows more than that would
+//! check nothing.
 
 use std::rc::Rc;
 

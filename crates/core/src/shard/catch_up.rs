@@ -33,9 +33,10 @@ pub(super) enum Stop {
 pub(super) struct LookUp {
     query: Query,
     batch: Batch,
-    /// There was more than the query allows to send one by one: this is the newest change of each bug.
+    /// More was found than the query's limit, so these are only the newest changes of each bug.
     pub(super) conflated: bool,
-    /// It is incomplete, and no cursor of it would be true: the client is told of a gap instead.
+    /// A change is not known any more that every cursor would claim
+    /// ([`Replay::newest_is_lost`](crate::replay::Replay::newest_is_lost)): the client is told a gap instead.
     lost: bool,
 }
 
@@ -71,7 +72,8 @@ impl<P: Peer> Shard<P> {
         stop
     }
 
-    /// As many steps as one session gets at a time. Each step writes what is encoded, or goes on to another phase.
+    /// Takes as many steps as one session gets at a time. Each step writes what is encoded, or goes on to another
+    /// phase.
     fn steps(&mut self, slot: Slot, backlog: &mut Backlog) -> ControlFlow<Stop> {
         backlog.defer_again();
         self.compare_lagging(slot, backlog);
@@ -99,8 +101,8 @@ impl<P: Peer> Shard<P> {
         ControlFlow::Continue(())
     }
 
-    /// Where the client has numbers of another history, it is told of a gap before it is sent anything of this one, which
-    /// it would take for a continuation of its own.
+    /// If the client has numbers of another history, it is told a gap before anything else. Otherwise it would take
+    /// this history for the continuation of its own.
     fn compare_lagging(&mut self, slot: Slot, backlog: &mut Backlog) {
         if !self.is_on_fork(slot) {
             return;
@@ -167,26 +169,29 @@ impl<P: Peer> Shard<P> {
         if backlog.socket_took(written) { ControlFlow::Continue(()) } else { ControlFlow::Break(Stop::Backpressure) }
     }
 
-    /// [`Phase::GapOwed`]: the client is told, and goes on from here. It will ask the tracker for what came before.
+    /// [`Phase::GapOwed`]: tells the client the gap. The session goes on from here; for what came before, the client
+    /// will ask the tracker.
     fn encode_gap(&mut self, slot: Slot, backlog: &mut Backlog) {
         self.forget_watermark(slot);
         backlog.outgoing.buffer().extend_from_slice(&self.gap_frame());
         backlog.enter(Phase::behind(self.processed));
     }
 
-    /// [`Phase::Behind`], where changes were processed meanwhile: looks up those that the session missed. `hold`: a
-    /// conflation that was dropped left it.
+    /// [`Phase::Behind`], if changes were processed meanwhile: looks up those that the session missed. `hold` is what a
+    /// dropped conflation has left.
     fn look_up_missed(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>, backlog: &mut Backlog) {
         let session = &self.sessions[slot as usize];
         let lost = || {
-            after < self.replay.floor() || backlog.conflates() && self.replay.masks_lost(&session.bugs, self.processed)
+            after < self.replay.floor()
+                || backlog.conflates() && self.replay.newest_is_lost(&session.bugs, self.processed)
         };
         if session.modern.is_some() && lost() {
             self.tally.gaps += 1;
             return backlog.enter(Phase::GapOwed);
         }
-        // The newest change of a bug stands for those before it only where it is sent. A client that is ahead has it
-        // already, but not what has no number and came before it here.
+        // What a client that is ahead missed is not conflated. Why: conflation drops the older changes of a bug for its
+        // newest one. The client may have the newest one already and so not be sent it, but lack an older change that
+        // has no number.
         let ahead = session.modern.as_ref().is_some_and(|modern| modern.watermark.is_some());
         let next = match backlog.conflates() && !ahead {
             true => self.newest_missed(slot, after, hold),
@@ -202,7 +207,7 @@ impl<P: Peer> Shard<P> {
         self.look_up(slot, query, Batch::after(after)).into_phase()
     }
 
-    /// The newest change of each bug of which a session missed any.
+    /// The newest change of each bug, of the changes that a session missed.
     fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
         let mut batch = Batch::after(after);
         self.replay.newest(&self.sessions[slot as usize].bugs, after, self.processed, &mut batch.found);
@@ -224,10 +229,10 @@ impl<P: Peer> Shard<P> {
         let conflated = self.replay.every(&wanted, &mut batch.found);
         self.tally.conflated += u64::from(conflated && query.limit > 0);
         let modern = self.sessions[slot as usize].modern.is_some();
-        let lost = conflated && modern && self.replay.masks_lost(&query.bugs, query.upto);
+        let lost = conflated && modern && self.replay.newest_is_lost(&query.bugs, query.upto);
         self.tally.gaps += u64::from(lost);
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
-        // Who asks from a date was told of no gap before what is found.
+        // A client that asks from a date was not told a gap before the first change that was found.
         let gap_told = query.since.is_none();
         batch.hold = self.cursor_hold(&batch.found, batch.hold, before_first.min(query.after), gap_told);
         LookUp { query, batch, conflated, lost }
@@ -240,8 +245,8 @@ impl<P: Peer> Shard<P> {
         Some(CursorHold { until, ..held.unwrap_or(CursorHold { at: from, gap_told, until }) })
     }
 
-    /// [`Phase::Behind`], where nothing was missed: the session was sent everything. The connection is told that its work
-    /// is done, or what it has handed in meanwhile is begun.
+    /// [`Phase::Behind`], if nothing was missed: the session was sent everything. The connection is told that its work
+    /// is done, or the work that it has handed in meanwhile is begun.
     fn next_request(&mut self, slot: Slot, backlog: &mut Backlog) -> ControlFlow<Stop> {
         if backlog.end_work() {
             self.sessions[slot as usize].peer.ready();

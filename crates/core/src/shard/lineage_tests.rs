@@ -1,5 +1,5 @@
-//! What sessions are told where a ledger was set back, where it is not known whether changes were missed, and where none
-//! can arrive.
+//! What sessions are told after a ledger was set back, while it is unknown whether changes were missed, and while no
+//! change can arrive.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::replay::{ReplayLimits, replay};
 use crate::sequencer::{New, Sequencer, Taken};
 
-/// An sequencer and the shard that it feeds.
+/// A sequencer, and the shard that it feeds.
 struct Feed {
     sequencer: Sequencer,
     shard: Shard<Rc<Wire>>,
@@ -27,7 +27,8 @@ impl Feed {
         Feed { sequencer: Sequencer::new(recorder, Epoch::parse("own").unwrap()), shard, count: 0 }
     }
 
-    /// A change of a bug arrives under a number such as `E.5.a`, or `E.5.b after a`, or none.
+    /// A change of a bug arrives. `number` is a text such as `E.5.a`, or `E.5.b after a`; `None` for a change without
+    /// one.
     fn arrives(&mut self, bug: u64, number: Option<&str>) {
         self.count += 1;
         let (number, after) = match number {
@@ -63,7 +64,7 @@ impl Feed {
         wire
     }
 
-    /// Subscribes to bug 1 from a cursor; what the reply and all that comes with it say, in short.
+    /// Subscribes to bug 1 from a cursor. Returns in short what the reply and all messages with it say.
     fn resume(&mut self, from: &str) -> (Rc<Wire>, Vec<String>) {
         let wire = self.hello();
         self.send(&wire, &format!(r#"{{"command":"subscribe","bugs":[1],"cursor":"{from}"}}"#));
@@ -72,7 +73,8 @@ impl Feed {
     }
 }
 
-/// What was received, as the command, the verdict or state, and the cursor; pings left out.
+/// The messages that were received, each in short: the command, the verdict or state, and the cursor. Pings are left
+/// out.
 fn short(wire: &Wire) -> Vec<String> {
     let word = |text: &str, name: &str| {
         let (_, rest) = text.split_once(&format!(r#""{name}":""#))?;
@@ -90,7 +92,7 @@ fn a_ledger_that_was_set_back_is_a_gap_to_those_who_stayed_and_to_those_who_come
     let mut feed = Feed::new();
     feed.arrive(&["E.1.a", "E.2.a", "E.3.a", "E.4.a"]);
     let (stayed, _) = feed.resume("E.4.a");
-    // Restored as it was at 2.
+    // The ledger is restored to its state at number 2.
     feed.arrive(&["E.3.b after a", "E.4.b"]);
     let tag = "0000000b";
     let told = [format!("gap E.3.{tag}"), format!("update E.3.{tag}"), format!("update E.4.{tag}")];
@@ -98,17 +100,18 @@ fn a_ledger_that_was_set_back_is_a_gap_to_those_who_stayed_and_to_those_who_come
     for (from, want) in [
         ("E.4.a", vec![format!("subscribe gap E.4.{tag}")]),
         ("E.3.a", vec![format!("subscribe gap E.4.{tag}")]),
-        // It may have been there when the other history went on from it, and lack that.
+        // This client may lack the old 3 and 4, which were given after its cursor.
         ("E.2.a", vec![format!("subscribe gap E.4.{tag}")]),
         ("E.3.b", vec![format!("subscribe complete E.3.{tag}"), format!("update E.4.{tag}")]),
-        // As a number it might be of either history; what follows it here is told.
+        // Without a tag, the cursor fits both histories; the client is sent what follows it in the present one.
         ("E.3", vec!["subscribe complete E.3".to_owned(), format!("update E.4.{tag}")]),
     ] {
         assert_eq!(feed.resume(from).1, want, "{from}");
     }
 }
 
-/// Two machines work with copies of one ledger. Who has what the one published up to here may lack what the other did.
+/// Two machines work with copies of one ledger. A client that has all changes that the first one published up to here
+/// may lack changes of the other one.
 #[test]
 fn a_history_that_goes_on_after_another_one_continues_nothing() {
     let mut feed = Feed::new();
@@ -116,7 +119,7 @@ fn a_history_that_goes_on_after_another_one_continues_nothing() {
     assert_eq!(feed.resume("E.3.a").1, ["subscribe gap E.4.0000000a"], "number 2 of the other");
 }
 
-/// It resumes on a gateway that has only the new history, and not yet as far.
+/// The client resumes on a gateway that has only the new history, and that has not come as far as the client.
 #[test]
 fn a_client_that_is_ahead_is_compared_when_its_number_comes() {
     for watched in [true, false] {
@@ -140,7 +143,7 @@ fn a_client_that_is_ahead_is_compared_when_its_number_comes() {
         let want: &[&str] = if watched { &["update E.5.0000000b"] } else { &[] };
         assert_eq!(short(&same), want, "who has seen the same is sent what follows");
     }
-    // Also where it is asked for something before a heartbeat is due.
+    // The same is told before the answer to a command, if one comes before a heartbeat is due.
     let mut feed = Feed::new();
     feed.arrive(&["E.1.b"]);
     let (wire, _) = feed.resume("E.2.a");
@@ -149,8 +152,8 @@ fn a_client_that_is_ahead_is_compared_when_its_number_comes() {
     assert_eq!(short(&wire), ["gap E.2.0000000b", "unsubscribe E.2.0000000b"]);
 }
 
-/// Found by the simulation: the gap was told with the number of its change, and that change, held back for one that came
-/// late, with the number before it.
+/// Found by the simulation: the gap was told with the number of its first change. Then that change was told with the
+/// number before it, because the cursor was held back for a late change.
 #[test]
 fn a_cursor_that_is_held_back_does_not_fall_below_the_gap() {
     let mut feed = Feed::new();
@@ -167,8 +170,8 @@ fn a_cursor_that_is_held_back_does_not_fall_below_the_gap() {
     assert_eq!(short(&wire), ["gap E.3.0000000b", "update E.3.0000000b", "update E.3.0000000b"]);
 }
 
-/// Found by the simulation: while the break waited in the shard's queue, a client was taken for one that is ahead, and was
-/// sent number 5 without 3 and 4.
+/// Found by the simulation: while the break was still in the shard's queue, a client was treated as one that is ahead,
+/// and was sent number 5 without 3 and 4.
 #[test]
 fn who_is_as_far_as_a_history_that_has_just_ended_is_told_gap() {
     let mut feed = Feed::new();
@@ -193,7 +196,8 @@ fn who_is_as_far_as_a_history_that_has_just_ended_is_told_gap() {
     );
 }
 
-/// Found by the simulation: number 2 stood for the change without a number, and was not sent, since the client has it.
+/// Found by the simulation: number 2 replaced the change without a number. Then number 2 was not sent either, because
+/// the client has it.
 #[test]
 fn what_a_client_has_from_elsewhere_stands_for_nothing_that_it_lacks() {
     let mut feed = Feed::new();
@@ -235,7 +239,7 @@ fn resumes_wait_until_it_is_known_whether_changes_were_missed() {
         feed.shard.handle(Input::Hold(true));
         let (wire, said) = feed.resume("E.1.a");
         assert!(said.is_empty(), "no verdict yet: {said:?}");
-        // Not the socket's fault, however long it takes.
+        // The socket is not stalled, however long the feed takes.
         wire.heard_ms.set(100_000);
         stayed.heard_ms.set(100_000);
         feed.shard.tick(100_000);

@@ -1,4 +1,5 @@
-//! How a shard sends updates as they come: staged first, then written, all that is pending for a socket in one write.
+//! How a shard sends updates as they come: it stages them first, and then writes all that a socket is to be sent in one
+//! write.
 //!
 //! A write costs a few microseconds whatever it holds, so updates that wait in the shard's queue together are sent
 //! together: a session's share of them is a set of bits, and sessions with the same share are written the same bytes.
@@ -11,7 +12,7 @@ use crate::replay::Pos;
 use crate::session::{Peer, State, write};
 use crate::subscriptions::Slot;
 
-/// Updates that are staged at most: a session's share is a set of so many bits.
+/// The most updates that are staged; a session's share is a set of this many bits.
 const STAGE: usize = 64;
 
 /// Updates on their way to the sessions that watch them.
@@ -52,12 +53,12 @@ impl Staged {
     }
 }
 
-/// The frames of staged updates in one of the two protocols, each encoded once.
+/// The frames of staged updates in one of the two protocols. Each frame is encoded once.
 #[derive(Debug, Default)]
 struct Frames {
     /// By place in `Staged::updates`; empty until needed.
     each: Vec<Vec<u8>>,
-    /// Those of the share that was asked for last, one after the other.
+    /// The frames of the share that was asked for last, one after the other.
     joined: Vec<u8>,
     joined_share: u64,
 }
@@ -95,8 +96,8 @@ impl Frames {
         &self.joined
     }
 
-    /// Where a write of a share's frames stopped after `written` bytes: how many frames were begun, the place of the
-    /// first that is not whole, and what is missing of it (nothing, if it was not begun).
+    /// Where a write of a share's frames stopped after `written` bytes: how many frames were begun; the place of the
+    /// first frame that is not completely written; and the rest of that frame (empty if it was not begun).
     fn cut(&self, share: u64, mut written: usize) -> (u64, usize, &[u8]) {
         for (whole, bit) in (0..).zip(bits(share)) {
             let frame = &self.each[bit];
@@ -122,14 +123,15 @@ impl<P: Peer> Shard<P> {
             self.flush(usize::MAX);
         }
         if update.pos == 1 && update.number.as_ref().is_some_and(|number| number.seq > 1) {
-            // Whoever came while nothing was known may lack what was published since, and never came here.
+            // A client that came while nothing was known may lack changes that were published meanwhile and did not
+            // come here.
             self.gap(self.replay.cursor_before(1));
         }
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
         let mut shared = false;
-        let (mut untold, mut beyond) = (Vec::new(), Vec::new());
+        let (mut not_comparable, mut beyond) = (Vec::new(), Vec::new());
         for &slot in self.index.watchers(update.change.bug) {
             let session = &self.sessions[slot as usize];
             if !matches!(session.state, State::Open) {
@@ -141,31 +143,34 @@ impl<P: Peer> Shard<P> {
                     shared = true;
                 }
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
-                Some(modern) if modern.cannot_tell(update.number.as_ref()) => untold.push(slot),
+                Some(modern) if modern.cannot_tell(update.number.as_ref()) => not_comparable.push(slot),
                 Some(_) => beyond.push(slot),
             }
         }
         let pos = update.pos;
-        // It goes beyond what their clients have seen elsewhere: is that the same history?
-        let (other, same): (Vec<Slot>, Vec<Slot>) = beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
-        for slot in same {
+        // The update lies beyond what these clients have seen at another gateway. So it is known now whether that was
+        // the same history.
+        let (forked, same_history): (Vec<Slot>, Vec<Slot>) =
+            beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
+        for slot in same_history {
             self.staged.share_with(slot, bit);
             shared = true;
         }
         if shared {
             self.staged.updates.push(update.clone());
         }
-        if !untold.is_empty() {
-            self.lag_behind(&untold, pos - 1, false);
+        if !not_comparable.is_empty() {
+            self.lag_behind(&not_comparable, pos - 1, false);
         }
-        if !other.is_empty() {
-            self.lag_behind(&other, pos, true);
+        if !forked.is_empty() {
+            self.lag_behind(&forked, pos, true);
         }
     }
 
-    /// These sessions are not sent the update's frame, which says where this gateway is: their clients have seen more
-    /// elsewhere. They go on by a catch-up from a position instead, after what was staged before. `gap`: theirs is another
-    /// history, and they are told first. Kept apart from [`Shard::stage`], whose loop is the hot path.
+    /// Makes these sessions lag, so that they get the update by a catch-up from position `after`. They are not sent the
+    /// update's frame, because its cursor says how far this gateway is, and their clients have seen more at another
+    /// gateway. What was staged before is written first. `gap`: the clients are on another history, and are told a gap
+    /// first. Kept apart from [`Shard::stage`], whose loop is the hot path.
     #[cold]
     #[inline(never)]
     fn lag_behind(&mut self, slots: &[Slot], after: Pos, gap: bool) {
@@ -180,7 +185,7 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// Writes what is staged, to `at_most` sessions. Whether nothing is left.
+    /// Writes what is staged, to `at_most` sessions. Returns whether nothing is left.
     pub fn flush(&mut self, at_most: usize) -> bool {
         let Staged { updates, shares, slots, next, classic, modern } = &mut self.staged;
         let end = next.saturating_add(at_most).min(slots.len());
@@ -196,7 +201,8 @@ impl<P: Peer> Shard<P> {
             match write(&session.peer, bytes) {
                 Ok(written) if written == bytes.len() => self.tally.live += u64::from(share.count_ones()),
                 Ok(written) => {
-                    // A frame that was begun is finished first; those that were not are found again.
+                    // A frame that was begun is finished first. Frames that were not begun are dropped, and their
+                    // changes are found again by the catch-up.
                     let (begun, bit, rest) = frames.cut(share, written);
                     let pos = updates[bit].pos;
                     let after = if rest.is_empty() { pos - 1 } else { pos };
@@ -286,7 +292,8 @@ mod tests {
         assert_eq!(wire.take(), [classic(1, 4)]);
     }
 
-    /// A socket that takes any number of bytes: every change once and in order, or the newest of its bug.
+    /// A socket takes any number of bytes. Every change is sent once and in order, or replaced by the newest of its
+    /// bug.
     #[test]
     fn a_write_that_is_cut_anywhere_loses_and_repeats_nothing() {
         for room in 0..300 {
@@ -311,7 +318,7 @@ mod tests {
         }
     }
 
-    /// More updates than one stage holds, many sessions, flushes of any size in between.
+    /// More updates than one stage holds, many sessions, and flushes of any size in between.
     #[test]
     fn stages_of_any_size_send_what_one_by_one_sends() {
         for seed in 0..50 {

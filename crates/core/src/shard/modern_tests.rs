@@ -13,7 +13,7 @@ fn cursor(text: &str) -> Cursor {
     Cursor::parse(text).unwrap()
 }
 
-/// Connects, says hello, and returns the wire with the reply taken.
+/// Connects and says hello. Returns the wire, and the reply, which is taken from it.
 fn hello(bed: &mut Bed) -> (Rc<Wire>, String) {
     let wire = bed.connect(usize::MAX / 2);
     bed.send(&wire, r#"{"command":"hello","heartbeat":10}"#);
@@ -29,7 +29,7 @@ fn update(bug: u64, second: u64, seq: u64) -> String {
     )
 }
 
-/// Numbers 1 to `count`: bugs 1, 2, 3 in turn, a second apart.
+/// Publishes numbers 1 to `count`: changes of bugs 1, 2 and 3 in turn, a second apart.
 fn fill(bed: &mut Bed, count: i64) {
     for second in 1..=count {
         bed.publish(change(u64::try_from((second - 1) % 3).unwrap() + 1, second));
@@ -99,7 +99,7 @@ fn verdicts() {
     }
     let Tally { complete, latest, gaps, .. } = bed.shard.take_tally();
     assert_eq!((complete, latest, gaps), (3, 2, 2));
-    // To a client that never said hello `cursor` is an unknown member.
+    // For a client that never said hello, `cursor` is an unknown member.
     let classic = bed.connect(usize::MAX / 2);
     bed.send(&classic, r#"{"command":"subscribe","bugs":[1,2],"cursor":"E.5"}"#);
     assert_eq!(classic.take(), [r#"{"command":"subscribe","result":"ok","bugs":[1,2]}"#]);
@@ -126,26 +126,27 @@ fn a_client_that_is_ahead_of_this_gateway_gets_nothing_twice_and_misses_nothing(
         bed.publish(change(1, second));
     }
     assert_eq!(wire.take(), [update(1, 6, 6)]);
-    // Found by the model check: what it was ahead by counts no more.
+    // Found by the model check: the watermark has no effect any more.
     bed.send(&wire, r#"{"command":"subscribe","bugs":[4]}"#);
     assert_eq!(wire.take(), [r#"{"command":"subscribe","result":"ok","count":4,"cursor":"E.6"}"#]);
     bed.send(&wire, r#"{"command":"unsubscribe","bugs":[4]}"#);
     wire.take();
     bed.shard.tick(1000);
-    // Recorded, but not yet processed by this shard: the same.
+    // The same holds for a change that is recorded, but not yet processed by this shard.
     let queued = bed.record(change(2, 7));
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3],"cursor":"E.7"}"#);
     bed.shard.handle(Input::Update(queued));
     bed.publish(change(2, 8));
     assert_eq!(wire.take()[1..], [update(2, 8, 8)]);
-    // A change that came late has no number that the client could have seen. Found by the simulation: it was told with
-    // the gateway's own cursor, from which a client of a ledger that was set back resumed as if it had all before it.
+    // A late change has no number that the client could have seen. Found by the simulation: it was told with the
+    // gateway's own cursor. If the ledger was set back, the client then resumed from that cursor as if it had
+    // everything before it.
     let late = bed.record_as(change(3, 9), &cursor("E.2"), Continuity::Late);
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
     bed.shard.handle(Input::Update(late));
     bed.read(&wire, usize::MAX / 4);
     assert_eq!(wire.take()[1..], [update(3, 9, 12)]);
-    // What never comes is a gap, but only where it could have come: five seconds of a feed that is current.
+    // If the number never comes, the client is told a gap, but only after five seconds of a feed that is current.
     let heard = |bed: &mut Bed, now_ms: u64| {
         wire.heard_ms.set(now_ms);
         bed.shard.tick(now_ms);
@@ -162,7 +163,7 @@ fn a_client_that_is_ahead_of_this_gateway_gets_nothing_twice_and_misses_nothing(
     bed.shard.handle(Input::Current(true));
     assert!(heard(&mut bed, 904_900).is_empty());
     assert_eq!(heard(&mut bed, 905_000), [r#"{"command":"gap","cursor":"E.8"}"#]);
-    // Of one that comes while it is, its own time counts.
+    // For a client that comes while the feed is current, the five seconds begin when it comes.
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"cursor":"E.12"}"#);
     wire.take();
     assert_eq!(heard(&mut bed, 909_900), Vec::<String>::new());
@@ -197,7 +198,8 @@ fn lost_continuity_is_told_to_modern_sessions_also_to_lagging_ones() {
     assert!(wire.take()[0].contains(r#""replay":"gap""#), "from before the hole");
 }
 
-/// Found by the simulation: a heartbeat in between told a cursor from before the break, smaller than the gap's.
+/// Found by the simulation: a heartbeat between the gap and the change told a cursor from before the break, which was
+/// smaller than that of the gap.
 #[test]
 fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
     let mut bed = bed();
@@ -222,8 +224,8 @@ fn between_a_gap_and_the_change_after_it_cursors_do_not_fall_back() {
     );
 }
 
-/// Found by the simulation: a late change, recorded but not processed yet, stood for a newer number of its bug that the
-/// cursors told before it claimed.
+/// Found by the simulation: a late change that was recorded, but not processed yet, replaced a change of its bug with a
+/// higher number. The cursors that were told before the late change claimed that other change.
 #[test]
 fn a_change_that_is_on_its_way_stands_for_none_before_it() {
     let limits = SessionLimits { catch_up: 1, ..SessionLimits::default() };
@@ -243,7 +245,7 @@ fn a_change_that_is_on_its_way_stands_for_none_before_it() {
     assert_eq!(wire.take(), [update(1, 10, 6), update(2, 11, 7), update(1, 12, 7)]);
 }
 
-/// Found by the simulation: as above, where what the late change stands for has left the ring.
+/// Found by the simulation: as above, but the replaced change has left the ring.
 #[test]
 fn where_a_late_change_hides_what_is_not_known_any_more_a_gap_is_told() {
     let bed = || {
@@ -290,8 +292,8 @@ fn a_late_change_comes_after_what_was_staged_before_it() {
     assert_eq!(wire.take(), [update(1, 5, 5), update(1, 9, 5)]);
 }
 
-/// Found by the simulation: who resumed from just after a break that the shard had yet to hear of was told the cursor
-/// from before it.
+/// Found by the simulation: a client resumed from the cursor of a break that was still in the shard's queue, and was
+/// told the cursor from before the break.
 #[test]
 fn a_resume_from_after_a_break_that_is_still_queued_keeps_its_cursor() {
     for (first, from) in [("E.9", "E.8"), ("F.3", "F.2")] {
@@ -313,7 +315,7 @@ fn a_resume_from_after_a_break_that_is_still_queued_keeps_its_cursor() {
     }
 }
 
-/// Found by the simulation: a gateway without history that had no connection while its feed's changes were published.
+/// Found by the simulation: a gateway without history had no connection while changes of its feed were published.
 #[test]
 fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() {
     for (first, gaps) in [("E.7", 1), ("E.1", 0)] {
@@ -323,7 +325,7 @@ fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() 
         bed.send(&early, r#"{"command":"subscribe","bugs":[1]}"#);
         assert_eq!(early.take(), [r#"{"command":"subscribe","result":"ok","count":1,"cursor":null}"#]);
         let update = bed.record_as(change(1, 1), &cursor(first), Continuity::Next);
-        // Recorded, but not processed here: still nothing that could be stored.
+        // The change is recorded, but not processed here, so there is still no cursor that a client could store.
         early.heard_ms.set(10_000);
         bed.shard.tick(10_000);
         assert_eq!(early.take(), [r#"{"command":"heartbeat","cursor":null}"#]);
@@ -337,7 +339,7 @@ fn who_came_before_the_first_change_is_told_gap_unless_it_is_the_first_of_all() 
     }
 }
 
-/// Numbers 4 of bug 2 and 5 of bug 1, and then number 2 of bug 2, late: it stands for 4, and comes last.
+/// Number 4 is of bug 2 and 5 of bug 1. Then number 2 comes, late, of bug 2: it replaces 4, and is sent last.
 #[test]
 fn a_late_change_that_stands_for_a_newer_number_holds_back_the_cursor() {
     for room in [0, 120, 200] {
@@ -363,7 +365,8 @@ fn a_late_change_that_stands_for_a_newer_number_holds_back_the_cursor() {
     }
 }
 
-/// Found by the simulation: the cursor fell back to where it was held for a late change that had been sent.
+/// Found by the simulation: the cursor fell back to where it had been held for an earlier late change, which was sent
+/// by then.
 #[test]
 fn a_second_late_change_holds_the_cursor_where_it_is_by_then() {
     let mut bed = bed();
@@ -410,7 +413,7 @@ fn a_lagging_session_whose_bugs_were_forgotten_is_told_gap() {
     let mut bed = Bed::new(SessionLimits::default(), limits);
     let (wire, _) = hello(&mut bed);
     bed.publish(change(1, 1));
-    // What it has seen elsewhere counts no more either: found by the simulation.
+    // The gap ends the watermark too. Found by the simulation.
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1,2,3],"cursor":"E.5000"}"#);
     wire.take();
     wire.room.set(0);

@@ -1,4 +1,5 @@
-//! What a shard tells its sessions by itself: gaps, whether changes can arrive, that they live, that the gateway goes away.
+//! What a shard tells its sessions by itself: gaps, whether changes can arrive, pings and heartbeats, and that the
+//! gateway stops.
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::When;
@@ -12,13 +13,13 @@ use crate::replay::CursorPlace;
 use crate::session::{KeepAlive, Peer, Session, State};
 use crate::subscriptions::Slot;
 
-/// A gap told to many makes all of them ask the tracker: they spread their questions over so many milliseconds for each
-/// session of the shard, but never over more than [`SPREAD_MAX_MS`]. So a tracker is asked some fifty times a second for
-/// each shard, which a tracker takes.
+/// After a gap, every client asks the tracker about its bugs. If many are told a gap at once (thundering herd), they
+/// are asked to spread their questions: over this many milliseconds for each session of the shard, but never over more
+/// than [`SPREAD_MAX_MS`]. Then the clients of one shard ask about fifty times a second, which a tracker can bear.
 pub(super) const SPREAD_MS: u64 = 20;
 /// The longest that clients are asked to wait before they ask the tracker, in milliseconds.
 pub(super) const SPREAD_MAX_MS: u64 = 60_000;
-/// So few sessions may ask at once.
+/// Fewer sessions than this may ask at once.
 pub(super) const SPREAD_FROM: usize = 50;
 
 impl<P: Peer> Shard<P> {
@@ -43,7 +44,7 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// The notice of a gap to a session that goes on from the head.
+    /// The frame that tells a gap to a session that goes on from the head.
     pub(super) fn gap_frame(&self) -> Vec<u8> {
         let sessions = self.sessions.len();
         let many = sessions >= SPREAD_FROM;
@@ -53,7 +54,7 @@ impl<P: Peer> Shard<P> {
         frame
     }
 
-    /// Whether resumes wait. Those that have waited are answered.
+    /// Sets whether resumes wait. When they no longer do, those that have waited are answered.
     pub(super) fn hold_resumes(&mut self, held: bool) {
         self.held = held;
         if held {
@@ -83,15 +84,16 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// Whether the number up to which a session's client has seen changes elsewhere came here with another content: the
-    /// ledger was set back, and both histories have that number. Known only when the number has come here.
+    /// Whether the client of this session is on another history: the last number that it has seen at another gateway
+    /// came here too, but in another history. So the ledger was set back, and gave the number twice. This is known only
+    /// once the number has come here.
     pub(super) fn is_on_fork(&self, slot: Slot) -> bool {
         let session = &self.sessions[slot as usize];
         let Some(mark) = session.modern.as_ref().and_then(|modern| modern.watermark.as_ref()) else { return false };
         mark.is_reached(self.head().as_ref()) && self.replay.place_of(&mark.cursor) == CursorPlace::Unknown
     }
 
-    /// Tells an open session that what its client has seen elsewhere is of another history.
+    /// Tells a gap to an open session whose client is on another history.
     pub(super) fn tell_fork(&mut self, slot: Slot) {
         let frame = self.gap_frame();
         self.tally.gaps += 1;
@@ -116,13 +118,13 @@ impl<P: Peer> Shard<P> {
                 let mut reason = Close::GoingAway;
                 if let Some(modern) = &session.modern {
                     reason = Close::Restart;
-                    // Another delay than the one it was closed after.
+                    // This delay is independent of the one after which the session is closed.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
                     let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.bugs.is_empty());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
                 out.extend_from_slice(&frame::close(reason));
-                // Whatever the socket does not take now, it will not be given.
+                // If the socket does not take all of it now, the rest is not sent.
                 let _ = session.peer.try_write(&out);
             }
             session.end();
@@ -144,13 +146,13 @@ impl<P: Peer> Shard<P> {
                 _ if session.peer.begun_ms().is_some_and(owes) => {
                     self.tally.unfinished += 1;
                     if matches!(session.state, State::Open) {
-                        // Whatever the socket does not take now, it will not be given.
+                        // If the socket does not take all of it now, the rest is not sent.
                         let _ = session.peer.try_write(&frame::close(Close::Unfinished));
                     }
                     session.end();
                 }
                 State::Lagging(backlog) => {
-                    // One that waits for this gateway is not slow.
+                    // A session that waits for this gateway is not slow.
                     if !backlog.awaits_feed() && now_ms - session.progress_ms >= self.limits.write_timeout_ms {
                         self.tally.stalled += 1;
                         session.end();
@@ -184,7 +186,7 @@ impl<P: Peer> Shard<P> {
         self.drain_due();
     }
 
-    /// Tells open sessions whose clients have seen another history elsewhere.
+    /// Tells a gap to open sessions whose clients have seen another history at another gateway.
     fn compare_watermarks(&mut self) {
         let has_one = |session: &Session<P>| session.modern.as_ref().is_some_and(|modern| modern.watermark.is_some());
         let open = |session: &Session<P>| matches!(session.state, State::Open) && has_one(session);

@@ -1,4 +1,4 @@
-//! A shard against sockets that take only so much, checked frame by frame.
+//! A shard writes to sockets that take only so much; every frame is checked.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,7 +14,7 @@ use crate::backlog::KEEP;
 use crate::position_map::Continuity;
 use crate::replay::{Recorder, ReplayLimits, replay};
 
-/// A socket whose peer reads when told to.
+/// A simulated socket, whose peer reads when it is told to.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     pub(super) room: Cell<usize>,
@@ -25,7 +25,7 @@ pub(super) struct Wire {
     pub(super) ready: Cell<u32>,
     pub(super) ended: Cell<bool>,
     pub(super) broken: Cell<bool>,
-    /// It breaks after so many more writes.
+    /// The socket breaks after this many more writes.
     pub(super) writes_left: Cell<Option<u32>>,
     pub(super) heard_ms: Cell<u64>,
 }
@@ -199,7 +199,7 @@ fn reply_then_catch_up_then_live() {
         bed.publish(change(1, second));
         bed.publish(change(2, second));
     }
-    // Recorded, and so in the cache, but still on its way to this shard.
+    // These are recorded, and so in the cache, but still on their way to this shard.
     let queued = bed.record(change(1, 105));
     let wire = bed.connect(usize::MAX);
     bed.send(&wire, r#"{"command":"subscribe","bugs":1,"since":"1970-01-01T00:01:43"}"#);
@@ -298,8 +298,8 @@ fn long_catch_up(bed: &mut Bed, seed: u64) {
     bed.shard.handle(Input::Detach(slot));
 }
 
-/// A long catch-up is written in turns with other sessions. A client that reads as fast as it can is not to lose changes
-/// that come in between, as a slow one may.
+/// A long catch-up is written in turns with other sessions. A client that reads as fast as it can must not lose changes
+/// that come during the catch-up. (A slow client may lose them to conflation.)
 #[test]
 fn what_comes_during_a_long_catch_up_is_sent_too() {
     let mut bed = bed();
@@ -383,7 +383,7 @@ fn random_runs_miss_nothing() {
     for seed in 0..300 {
         random_run(seed, 3, 400);
     }
-    // So many bugs that what a lagging session missed is more than one piece.
+    // There are so many bugs that the changes that a lagging session missed are more than one piece.
     for seed in 0..20 {
         random_run(seed, 200, 6000);
     }
@@ -424,7 +424,7 @@ fn random_run(seed: u64, bugs: u64, steps: i64) {
             }
             _ => {
                 let wire = &wires[random.random_range(2..6)];
-                // Often whole frames, so that the next one finds no room at all.
+                // The room often ends between two frames, so that the next frame finds none at all.
                 let whole = random.random_range(0..3) * frame_len;
                 let bytes = if random.random_bool(0.5) { whole } else { random.random_range(0..3 * frame_len) };
                 bed.read(wire, bytes);

@@ -325,8 +325,8 @@ impl<'a> Carrier<'a> {
             ),
             Stopped::Publisher(reason) => format!("the shim waits for its {reason}, since {}", when(since_ms)),
         });
-        let notes: Vec<String> = bus.notes(now_ms).iter().map(|note| note.text(exchange, when)).collect();
-        let shown = (stopped, notes);
+        let notes = bus.notes(now_ms);
+        let shown: (_, Vec<String>) = (stopped, notes.iter().map(|note| note.text(exchange, when)).collect());
         if self.shown.as_ref() == Some(&shown) {
             return;
         }
@@ -338,7 +338,9 @@ impl<'a> Carrier<'a> {
             None if old.is_some() => events.feed_flows(feed),
             _ => {}
         }
-        shown.1.iter().filter(|note| !old_notes.contains(note)).for_each(|note| events.feed_note(feed, note));
+        for (note, text) in notes.iter().zip(&shown.1).filter(|(_, text)| !old_notes.contains(text)) {
+            events.feed_note(feed, note, text);
+        }
         let state = match &shown.0 {
             None => FeedState::Up,
             Some(reason) if !self.ingest.bus.was_live() && self.lost.is_none() => FeedState::Starting(reason.clone()),

@@ -44,7 +44,7 @@ pub enum HistoryError {
 impl HistoryError {
     /// Whether trying again soon is of no use: no streams here, or no permission.
     pub fn is_for_good(&self) -> bool {
-        matches!(self, HistoryError::Amqp(error) if error.will_be_the_same())
+        matches!(self, HistoryError::Amqp(error) if error.is_permanent())
     }
 
     /// The same, where it is the connection that is lost.

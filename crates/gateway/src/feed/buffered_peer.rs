@@ -32,8 +32,10 @@ pub struct BufferedPeer {
     /// The lock is held only while a few kilobytes are copied. Two tasks use it, and they seldom run at the same
     /// moment.
     inner: Mutex<Inner>,
-    speaker: AtomicWaker,
-    taker: AtomicWaker,
+    /// Wakes the client's task, which sends inputs to the shard.
+    sender: AtomicWaker,
+    /// Wakes the reader of the messages.
+    reader: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +73,7 @@ impl Peer for BufferedPeer {
         }
         inner.written.extend_from_slice(&bytes[..taken]);
         drop(inner);
-        self.taker.wake();
+        self.reader.wake();
         Ok(taken)
     }
 
@@ -82,17 +84,17 @@ impl Peer for BufferedPeer {
 
     fn want_writable(&self) {
         self.inner().wants_writable = true;
-        self.speaker.wake();
+        self.sender.wake();
     }
 
     fn ready(&self) {
         self.inner().ready = true;
-        self.speaker.wake();
+        self.sender.wake();
     }
 
     fn end(&self) {
         self.inner().ended = true;
-        self.speaker.wake();
+        self.sender.wake();
     }
 
     /// Always "now". Only the client's HTTP connection can find out that the client is dead; its task then drops
@@ -115,13 +117,13 @@ pub(super) async fn serve(peer: Arc<BufferedPeer>, shard: mpsc::Sender<ShardInpu
         }
     }
     peer.inner().ended = true;
-    peer.taker.wake();
+    peer.reader.wake();
     common.events.disconnected();
 }
 
 /// The next input of the client for its shard. The last input is [`Input::Detach`].
 fn next(peer: &BufferedPeer, cx: &mut Context<'_>) -> Poll<ShardInput> {
-    peer.speaker.register(cx.waker());
+    peer.sender.register(cx.waker());
     let mut inner = peer.inner();
     let Some(slot) = inner.slot else { return Poll::Pending };
     if inner.ended || inner.left {
@@ -157,7 +159,7 @@ impl Messages {
     /// Sends a command to the shard. Its reply is one of the messages, after everything that was written before it.
     pub fn ask(&self, command: Command) {
         self.peer.inner().commands.push_back(command);
-        self.peer.speaker.wake();
+        self.peer.sender.wake();
     }
 
     /// The next message, as JSON text. `None` when the session has ended.
@@ -173,7 +175,7 @@ impl Messages {
             // An idle session keeps no buffer.
             self.taken = self.taken[self.next..].to_vec();
             self.next = 0;
-            self.peer.taker.register(cx.waker());
+            self.peer.reader.register(cx.waker());
             let mut inner = self.peer.inner();
             if inner.written.is_empty() {
                 return if inner.ended { Poll::Ready(None) } else { Poll::Pending };
@@ -187,7 +189,7 @@ impl Messages {
                 self.taken.extend(written);
             }
             if lagging {
-                self.peer.speaker.wake();
+                self.peer.sender.wake();
             }
         }
     }
@@ -195,7 +197,7 @@ impl Messages {
     /// Whether the session has ended. Messages of it may still be waiting. If it has not ended, its end wakes the task
     /// of `cx`.
     pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
-        self.peer.taker.register(cx.waker());
+        self.peer.reader.register(cx.waker());
         self.peer.inner().ended
     }
 
@@ -208,7 +210,7 @@ impl Messages {
 impl Drop for Messages {
     fn drop(&mut self) {
         self.peer.inner().left = true;
-        self.peer.speaker.wake();
+        self.peer.sender.wake();
     }
 }
 
@@ -221,21 +223,13 @@ mod tests {
 
     use crate::events::Events;
     use crate::feed::{Clock, FeedOptions, SHARD_QUEUE, feed};
-    use bugfeed_core::budget::Budgets;
-    use bugfeed_core::input::SessionLimits;
-    use bugfeed_core::replay::ReplayLimits;
 
     use super::*;
 
     /// The client leaves before its shard has processed the attach.
     #[tokio::test]
     async fn who_leaves_at_once_takes_nobody_else_along() {
-        let options = FeedOptions {
-            shards: 1,
-            replay: ReplayLimits::default(),
-            session: SessionLimits::default(),
-            budgets: Budgets::default(),
-        };
+        let options = FeedOptions::with_shards(1);
         let parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         let tracker = TaskTracker::new();
         let mut stays = parts.feed.open([Command::Version], &tracker);

@@ -64,7 +64,7 @@ pub struct Connection {
     waker: AtomicWaker,
     heard_ms: AtomicU64,
     /// When the wait for the rest of an unfinished message began, in milliseconds; 0 when no message is unfinished.
-    begun_ms: AtomicU64,
+    unfinished_since_ms: AtomicU64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -93,15 +93,15 @@ impl Connection {
     }
 
     /// Notes that a message has begun and is not complete, unless this was noted before.
-    fn owes(&self) {
-        if self.begun_ms.load(Ordering::Relaxed) == 0 {
-            self.begun_ms.store(self.common.clock.now_ms().max(1), Ordering::Relaxed);
+    fn note_unfinished(&self) {
+        if self.unfinished_since_ms.load(Ordering::Relaxed) == 0 {
+            self.unfinished_since_ms.store(self.common.clock.now_ms().max(1), Ordering::Relaxed);
         }
     }
 
     /// Notes that no message is unfinished any more.
-    fn owes_nothing(&self) {
-        self.begun_ms.store(0, Ordering::Relaxed);
+    fn note_finished(&self) {
+        self.unfinished_since_ms.store(0, Ordering::Relaxed);
     }
 
     /// Sends an input to the shard, and waits while the shard's queue is full. Returns whether the shard still takes
@@ -143,14 +143,17 @@ impl Peer for Connection {
     }
 
     fn begun_ms(&self) -> Option<u64> {
-        Some(self.begun_ms.load(Ordering::Relaxed)).filter(|&begun| begun > 0)
+        Some(self.unfinished_since_ms.load(Ordering::Relaxed)).filter(|&since_ms| since_ms > 0)
     }
 }
 
 /// What a message of the peer means for its connection.
 enum Heard {
+    /// The shard has to do something about it.
     Work(Work),
+    /// Nothing follows from it.
     Nothing,
+    /// The connection has ended.
     Gone,
 }
 
@@ -170,7 +173,7 @@ pub(super) fn take_over(
         flags: AtomicU8::new(0),
         waker: AtomicWaker::new(),
         heard_ms,
-        begun_ms: AtomicU64::new(0),
+        unfinished_since_ms: AtomicU64::new(0),
         _permit: permit,
     });
     // `rest` keeps the whole buffer alive that the handshake was read into, so it must not outlive this function.
@@ -233,7 +236,7 @@ fn next(
             Poll::Ready(message) => {
                 // A control frame between two frames of a message does not complete that message.
                 if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {
-                    conn.owes_nothing();
+                    conn.note_finished();
                 }
                 match heard(message, &conn.common) {
                     Heard::Work(work) => {
@@ -248,10 +251,10 @@ fn next(
             Poll::Pending => {
                 let idle = reading.is_idle();
                 if idle {
-                    conn.owes_nothing();
+                    conn.note_finished();
                     *reader = None;
                 } else {
-                    conn.owes();
+                    conn.note_unfinished();
                 }
                 if reads == 0 {
                     // The other tasks of this thread run first.

@@ -1,8 +1,8 @@
 //! The gate of a feed: clients are let in when the feed is current for the first time.
 //!
 //! Goes in: the report of each shard that it has processed everything up to the moment at which the feed became
-//! current. Comes out: whether clients may come in. Why: a gateway that starts reads old changes from history, and an
-//! earlier client would be sent them as if they had just happened.
+//! current. Comes out: whether clients may come in. Why: a gateway that starts reads old changes from history; a client
+//! that came in earlier would be sent these changes as if they had just happened.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -72,19 +72,12 @@ mod tests {
 
     use super::*;
     use crate::events::Events;
-    use crate::feed::{Budgets, Clock, FeedOptions, feed};
-    use bugfeed_core::input::SessionLimits;
-    use bugfeed_core::replay::ReplayLimits;
+    use crate::feed::{Clock, FeedOptions, feed};
 
     /// When the feed is current, old changes from history may still wait in a shard's queue.
     #[tokio::test]
     async fn a_feed_opens_when_every_shard_has_worked_off_what_came_before() {
-        let options = FeedOptions {
-            shards: 2,
-            replay: ReplayLimits::default(),
-            session: SessionLimits::default(),
-            budgets: Budgets::default(),
-        };
+        let options = FeedOptions::with_shards(2);
         let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
         let mut shards = parts.shards.into_iter();
         let stop = CancellationToken::new();

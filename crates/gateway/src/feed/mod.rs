@@ -72,6 +72,32 @@ pub struct FeedOptions {
     pub budgets: Budgets,
 }
 
+#[cfg(test)]
+impl FeedOptions {
+    /// The default limits, with this many shards.
+    pub(crate) fn with_shards(shards: usize) -> FeedOptions {
+        FeedOptions {
+            shards,
+            replay: ReplayLimits::default(),
+            session: SessionLimits::default(),
+            budgets: Budgets::default(),
+        }
+    }
+}
+
+/// A feed that is current, and whose shards run until the test ends.
+#[cfg(test)]
+pub(crate) async fn current_feed(shards: usize) -> (Arc<Feed>, Ingest) {
+    let options = FeedOptions::with_shards(shards);
+    let FeedParts { feed, mut ingest, shards } = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+    for shard in shards {
+        tokio::spawn(shard.run(CancellationToken::new()));
+    }
+    ingest.connect().await;
+    assert!(feed.opened().await);
+    (feed, ingest)
+}
+
 /// What one feed needs to serve connections.
 #[derive(Debug)]
 pub struct Feed {
@@ -143,9 +169,9 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
 struct Breaks(Arc<AtomicU64>);
 
 impl Breaks {
-    /// Counts twice for each break: before the first session is told of it, and when every session that begins later
-    /// begins after it. So a mark that is taken while a break is being told equals neither the mark before it nor the
-    /// one after it.
+    /// Called twice for each break: before the first session is told of it, and once it is in the queue of every shard,
+    /// so that every session that begins later begins after it. A mark that is taken in between therefore equals
+    /// neither the mark before the break nor the one after it.
     fn step(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
@@ -183,7 +209,7 @@ impl Feed {
         messages
     }
 
-    /// Whether it is too early for clients: the feed has never been current yet, and old changes would be sent to them
+    /// Whether it is too early for clients: the feed has never been current yet, and clients would be sent old changes
     /// as if they were new.
     pub fn is_shut(&self) -> bool {
         self.gate.is_shut()
@@ -261,7 +287,7 @@ impl ShardTask {
                     if received == 0 {
                         return;
                     }
-                    if self.work_off(&mut batch).await {
+                    if self.process(&mut batch).await {
                         ticks = tokio::time::interval(DRAIN_TICK);
                     }
                 }
@@ -295,7 +321,7 @@ impl ShardTask {
     }
 
     /// Processes a batch of inputs. Returns whether one of them was the order to drain.
-    async fn work_off(&mut self, batch: &mut Vec<ShardInput>) -> bool {
+    async fn process(&mut self, batch: &mut Vec<ShardInput>) -> bool {
         let mut drains = false;
         for input in batch.drain(..) {
             match input {

@@ -46,30 +46,30 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
         return query::not_ready();
     }
     let mark = feed.mark();
-    // The client has this gateway's own mark, and so was answered when no number was known: its new request begins
-    // where that answer ended.
-    let goes_on = query.mark.as_deref() == Some(&mark);
-    let asked = if goes_on { query.resume.take() } else { query.resume.clone() };
+    // The client sent this gateway's current mark. It got the mark in an earlier answer, at a time when the gateway
+    // knew no number; the new request begins where that answer ended.
+    let has_current_mark = query.mark.as_deref() == Some(&mark);
+    let asked = if has_current_mark { query.resume.take() } else { query.resume.clone() };
     // The reply to the last command shows that everything before it has arrived, and tells the session's cursor.
-    let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), whereabouts()];
+    let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), ask_for_cursor()];
     let messages = feed.open(commands, tracker);
     let mut poll = Poll {
         messages,
         feed,
         mark,
-        goes_on,
+        has_current_mark,
         answer: Answer::default(),
-        told: false,
         head: None,
-        where_asked: 1,
-        leaving: false,
+        open_cursor_requests: 1,
+        subscribed: false,
+        session_ended: false,
     };
-    poll.collect(&query).await;
-    poll.respond(asked.as_ref())
+    let ending = poll.collect(&query).await;
+    poll.respond(ending, asked.as_ref())
 }
 
 /// A command that changes nothing; its reply tells the session's cursor.
-fn whereabouts() -> Command {
+fn ask_for_cursor() -> Command {
     Command::Unsubscribe { bugs: Vec::new() }
 }
 
@@ -92,22 +92,36 @@ struct Answer {
     cursor: Option<String>,
 }
 
+/// The ways in which a long-poll ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The session ended before it had replied to subscribe: the gateway has no room, or stops. The answer is a 503.
+    NotSubscribed,
+    /// The session ended later: the gateway stops, or the session did not reply within [`REPLY_TIMEOUT`]. The answer
+    /// holds what came until then, and the connection is closed, so that the next request can reach another gateway.
+    SessionEnded,
+    /// There is news: changes (at most [`FULL`], or a few more), or a gap with a cursor.
+    News,
+    /// The wait is over and there is no news. The answer tells only the cursor.
+    NoNews,
+}
+
 struct Poll<'a> {
     messages: Messages,
     feed: &'a Feed,
     /// The feed's mark, taken before the session began or when it was last told of a gap.
     mark: String,
-    /// An earlier answer, given before this gateway knew any number, already told this client what it may have missed.
-    goes_on: bool,
+    /// The client sent the feed's current mark: an earlier answer has told it already what it may have missed.
+    has_current_mark: bool,
     answer: Answer,
-    /// The reply to subscribe has arrived.
-    told: bool,
     /// The head of the feed when the session began.
     head: Option<String>,
-    /// How many questions for the session's cursor are not answered yet.
-    where_asked: usize,
-    /// The gateway stops, or the session has ended.
-    leaving: bool,
+    /// How many requests for the session's cursor ([`ask_for_cursor`]) have no reply yet.
+    open_cursor_requests: usize,
+    /// The reply to subscribe has arrived.
+    subscribed: bool,
+    /// No further message will come: the session has ended, or did not reply in time, or the gateway said goodbye.
+    session_ended: bool,
 }
 
 #[derive(Deserialize)]
@@ -123,46 +137,58 @@ struct Message {
 }
 
 impl Poll<'_> {
-    /// Takes messages until the answer is complete.
-    async fn collect(&mut self, query: &Query) {
+    /// Takes messages until the answer is complete. Returns why it is complete.
+    async fn collect(&mut self, query: &Query) -> Ending {
         let begun = Instant::now();
         // First, everything that is available already.
         self.catch_up(query).await;
         if !self.answer.changes.is_empty() && !self.has_moved(query) {
+            // There are only late changes.
             let until = begun + query.wait.min(LATE);
-            while !self.leaving && !self.has_moved(query) && self.take(until).await {}
-            self.look_again(query).await;
+            while !self.session_ended && !self.has_moved(query) && self.take(until).await {}
+            self.update_cursor(query).await;
         }
         let wait = if self.is_ahead(query) { query.wait.max(AHEAD) } else { query.wait };
-        while !self.says_something() && self.take(begun + wait).await {}
-        if self.says_something() {
-            // Also take what has arrived together with it.
-            while !self.is_full(query) && self.take(Instant::now()).await {}
-        } else {
-            self.look_again(query).await;
+        while !self.session_ended && !self.has_news() && self.take(begun + wait).await {}
+        if !self.session_ended && !self.has_news() {
+            self.update_cursor(query).await;
+            return self.ending();
+        }
+        // Also take the messages that have arrived together with the news.
+        while !self.is_complete(query) && self.take(Instant::now()).await {}
+        self.ending()
+    }
+
+    fn ending(&self) -> Ending {
+        match (self.subscribed, self.session_ended) {
+            (false, _) => Ending::NotSubscribed,
+            (true, true) => Ending::SessionEnded,
+            (true, false) if self.has_news() => Ending::News,
+            (true, false) => Ending::NoNews,
         }
     }
 
     /// Asks for the session's cursor again: changes of other bugs have advanced it meanwhile.
-    async fn look_again(&mut self, query: &Query) {
-        self.messages.ask(whereabouts());
-        self.where_asked += 1;
+    async fn update_cursor(&mut self, query: &Query) {
+        self.messages.ask(ask_for_cursor());
+        self.open_cursor_requests += 1;
         self.catch_up(query).await;
     }
 
-    /// Takes messages until the session has answered where it is.
+    /// Takes messages until the session has replied to every request for its cursor.
     async fn catch_up(&mut self, query: &Query) {
         let until = Instant::now() + REPLY_TIMEOUT;
-        while self.where_asked > 0 && !self.is_full(query) {
-            self.leaving |= !self.take(until).await;
+        while self.open_cursor_requests > 0 && !self.is_complete(query) {
+            self.session_ended |= !self.take(until).await;
         }
     }
 
-    fn says_something(&self) -> bool {
+    /// Whether the answer tells the client something that it must act on.
+    fn has_news(&self) -> bool {
         // A gap without a cursor is not worth an answer yet: the client would ask again and be told the same gap. It
         // waits for the first number.
         let gap = self.answer.replay.as_deref() == Some("gap") && self.answer.cursor.is_some();
-        self.leaving || !self.answer.changes.is_empty() || gap
+        !self.answer.changes.is_empty() || gap
     }
 
     /// Whether the client has seen changes, on another gateway, that have not reached this one.
@@ -173,11 +199,11 @@ impl Poll<'_> {
             && head.is_none_or(|head| head.epoch != asked.epoch || head.seq < asked.seq)
     }
 
-    /// Whether the answer must be given now. It waits until its cursor has moved; otherwise the next answer would be
-    /// the same.
-    fn is_full(&mut self, query: &Query) -> bool {
+    /// Whether nothing more can be added to the answer: it is full, or the session has ended. A full answer also waits
+    /// until its cursor has moved; otherwise the next answer would be the same.
+    fn is_complete(&mut self, query: &Query) -> bool {
         self.answer.more = self.answer.changes.len() >= FULL && self.has_moved(query);
-        self.leaving || self.answer.more
+        self.session_ended || self.answer.more
     }
 
     /// Whether the answer's cursor differs from the one that the client has.
@@ -196,7 +222,7 @@ impl Poll<'_> {
         };
         let message = text.and_then(|text| serde_json::from_slice::<Message>(&text).ok());
         let Some(message) = message else {
-            self.leaving = true;
+            self.session_ended = true;
             return false;
         };
         match (message.command.as_str(), message.bug, message.when) {
@@ -205,11 +231,11 @@ impl Poll<'_> {
                 return true;
             }
             ("subscribe", ..) => {
-                self.told = true;
+                self.subscribed = true;
                 self.answer.replay = match &message.cursor {
                     // There is still no number, so nothing has arrived since the last answer.
-                    None if self.goes_on => Some("complete".to_owned()),
-                    Some(_) if self.goes_on => Some("gap".to_owned()),
+                    None if self.has_current_mark => Some("complete".to_owned()),
+                    Some(_) if self.has_current_mark => Some("gap".to_owned()),
                     _ => message.replay,
                 };
             }
@@ -219,10 +245,10 @@ impl Poll<'_> {
                 self.answer.spread_ms = message.spread_ms;
                 self.mark = self.feed.mark();
             }
-            ("unsubscribe", ..) => self.where_asked -= 1,
+            ("unsubscribe", ..) => self.open_cursor_requests -= 1,
             ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
             ("goaway", ..) => {
-                self.leaving = true;
+                self.session_ended = true;
                 self.answer.retry_after_ms = message.retry_after_ms;
             }
             _ => {}
@@ -232,77 +258,59 @@ impl Poll<'_> {
     }
 
     /// Builds the HTTP answer. `asked` is where the client wanted to resume.
-    fn respond(mut self, asked: Option<&Resume>) -> Response {
-        if !self.told {
+    fn respond(mut self, ending: Ending, asked: Option<&Resume>) -> Response {
+        if ending == Ending::NotSubscribed {
             let text = "this gateway is full or going away; try again";
             let refusal = query::refuse(StatusCode::SERVICE_UNAVAILABLE, text);
             return ([(header::RETRY_AFTER, "1"), (header::CONNECTION, "close")], *refusal).into_response();
         }
         if self.answer.cursor.is_none() {
             // No number is known yet. A client that has a cursor keeps it; one that has none gets "unknown", so that it
-            // does not start afresh without being told of a gap. The mark is added, so that the next answer does not
-            // repeat what this one told.
+            // does not start afresh without being told of a gap. The mark is added once the client knows of its gap (a
+            // client that starts afresh has none), so that the next answer does not tell the gap again.
             let cursor = match asked {
                 Some(Resume::From(cursor)) => cursor.to_string(),
                 _ => "unknown".to_owned(),
             };
-            let told = self.goes_on || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
-            self.answer.cursor = Some(if told { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
+            let knows = self.has_current_mark || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
+            self.answer.cursor = Some(if knows { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
         let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
         // The line feed is for people who read the answer in a terminal.
         body.push(b'\n');
         let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-        let leaving = self.leaving.then_some([(header::CONNECTION, "close")]);
-        (headers, AppendHeaders(leaving.into_iter().flatten()), body).into_response()
+        let close = (ending == Ending::SessionEnded).then_some([(header::CONNECTION, "close")]);
+        (headers, AppendHeaders(close.into_iter().flatten()), body).into_response()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use axum::body::{self, Body};
     use bugfeed_protocol::bus::BusMessage;
     use serde_json::{Value, json};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::events::Events;
-    use crate::feed::{Clock, FeedOptions, feed};
-    use bugfeed_core::budget::Budgets;
-    use bugfeed_core::input::SessionLimits;
-    use bugfeed_core::replay::ReplayLimits;
+    use crate::feed::current_feed;
 
     /// A late change does not advance the cursor, so a client that asks again is sent it again, and would ask again at
     /// once.
     #[tokio::test]
     async fn a_change_that_came_late_is_not_told_over_and_over() {
-        let options = FeedOptions {
-            shards: 1,
-            replay: ReplayLimits::default(),
-            session: SessionLimits::default(),
-            budgets: Budgets::default(),
-        };
-        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
-        for shard in parts.shards {
-            tokio::spawn(shard.run(CancellationToken::new()));
-        }
-        parts.ingest.connect().await;
-        assert!(parts.feed.opened().await);
+        let (feed, mut ingest) = current_feed(1).await;
         let when = When::parse_utc("2014-04-03T21:13:45").unwrap();
         let message = |bug, number: &str| {
             let change = Change { bug: BugId::new(bug).unwrap(), when };
             BusMessage { change, cursor: Cursor::parse(number), after: None }
         };
         for (bug, number) in [(9, "E.1"), (9, "E.3"), (1, "E.2")] {
-            parts.ingest.take_change(message(bug, number), None).await;
+            ingest.take_change(message(bug, number), None).await;
         }
         let tracker = TaskTracker::new();
         let ask = async |wait: u64| -> Value {
             let request =
                 Request::get(format!("/changes?bugs=1,2&cursor=E.3&wait={wait}")).body(Body::empty()).unwrap();
-            let response = serve(&parts.feed, &tracker, request).await;
+            let response = serve(&feed, &tracker, request).await;
             serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap()
         };
         let late = json!({"bug": 1, "when": when});
@@ -313,7 +321,7 @@ mod tests {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.take_change(message(2, "E.4"), None).await;
+            ingest.take_change(message(2, "E.4"), None).await;
         };
         let (answer, ()) = tokio::join!(ask(60), going_on);
         assert_eq!(answer["changes"], json!([late, {"bug": 2, "when": when}]));
@@ -324,22 +332,11 @@ mod tests {
     /// to tell.
     #[tokio::test]
     async fn a_gap_that_is_no_news_is_not_told_again() {
-        let options = FeedOptions {
-            shards: 2,
-            replay: ReplayLimits::default(),
-            session: SessionLimits::default(),
-            budgets: Budgets::default(),
-        };
-        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
-        for shard in parts.shards {
-            tokio::spawn(shard.run(CancellationToken::new()));
-        }
-        parts.ingest.connect().await;
-        assert!(parts.feed.opened().await);
+        let (feed, mut ingest) = current_feed(2).await;
         let tracker = TaskTracker::new();
         let ask = async |query: String| -> (Value, String) {
             let request = Request::get(format!("/changes?bugs=1{query}")).body(Body::empty()).unwrap();
-            let response = serve(&parts.feed, &tracker, request).await;
+            let response = serve(&feed, &tracker, request).await;
             let answer: Value =
                 serde_json::from_slice(&body::to_bytes(response.into_body(), 10_000).await.unwrap()).unwrap();
             (answer["replay"].clone(), answer["cursor"].as_str().unwrap().to_owned())
@@ -354,48 +351,37 @@ mod tests {
             assert_eq!((replay, &again), (json!("complete"), cursor), "nothing has happened since");
         }
         // Continuity breaks between two requests: a change may have passed unseen.
-        parts.ingest.reconnect().await;
+        ingest.reconnect().await;
         let (replay, told) = ask(format!("&cursor={told}")).await;
         assert_eq!(replay, "gap");
         assert_eq!(ask(format!("&cursor={told}")).await, (json!("complete"), told.clone()));
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.7"), after: None };
-        parts.ingest.take_change(message, None).await;
+        ingest.take_change(message, None).await;
         let (replay, known) = ask(format!("&cursor={told}")).await;
         assert_eq!((replay, &*known), (json!("gap"), "E.7"));
         assert_eq!(ask(format!("&cursor={known}")).await.0, "complete");
     }
 
-    /// Clients that poll may be as many as those that listen, and they all ask the tracker after a gap, too.
+    /// As many clients may poll as listen, and after a gap all of them ask the tracker.
     #[tokio::test]
     async fn a_gap_told_to_many_says_over_how_long_they_ask() {
-        let options = FeedOptions {
-            shards: 1,
-            replay: ReplayLimits::default(),
-            session: SessionLimits::default(),
-            budgets: Budgets::default(),
-        };
-        let mut parts = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
-        for shard in parts.shards {
-            tokio::spawn(shard.run(CancellationToken::new()));
-        }
-        parts.ingest.connect().await;
-        assert!(parts.feed.opened().await);
+        let (feed, mut ingest) = current_feed(1).await;
         let change = Change { bug: BugId::new(9).unwrap(), when: When::parse_utc("2014-04-03").unwrap() };
         let message = BusMessage { change, cursor: Cursor::parse("E.1"), after: None };
-        parts.ingest.take_change(message, None).await;
+        ingest.take_change(message, None).await;
         let tracker = TaskTracker::new();
-        let others: Vec<Messages> = (0..100).map(|_| parts.feed.open([Command::Version], &tracker)).collect();
+        let others: Vec<Messages> = (0..100).map(|_| feed.open([Command::Version], &tracker)).collect();
         let asking = async {
             let request = Request::get("/changes?bugs=1&cursor=E.1&wait=60").body(Body::empty()).unwrap();
-            let body = serve(&parts.feed, &tracker, request).await.into_body();
+            let body = serve(&feed, &tracker, request).await.into_body();
             serde_json::from_slice::<Value>(&body::to_bytes(body, 10_000).await.unwrap()).unwrap()
         };
         let losing = async {
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
-            parts.ingest.reconnect().await;
+            ingest.reconnect().await;
         };
         let (answer, ()) = tokio::join!(asking, losing);
         assert_eq!(answer["replay"], "gap");

@@ -63,7 +63,7 @@ pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>>
     let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
     let mut attempts = Attempts::default();
     for seen in head.headers.get_all("last-event-id") {
-        attempts.header.say(&String::from_utf8_lossy(seen.as_bytes()));
+        attempts.header.add(&String::from_utf8_lossy(seen.as_bytes()));
     }
     parse(pairs, feed.max_bugs(), attempts).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error))
 }
@@ -101,23 +101,24 @@ fn no_room() -> Box<Response> {
     Box::new(([(header::RETRY_AFTER, "5")], *refusal).into_response())
 }
 
-/// The value of one of the places where a request may say where to resume: absent, a text (perhaps empty), or several
-/// texts that differ.
+/// The value of a header or parameter that says where to resume. It may be given more than once.
 #[derive(Debug, Default)]
-enum Said {
+enum ResumeValue {
     #[default]
-    Nothing,
+    Absent,
+    /// The same text each time; perhaps empty.
     Text(String),
+    /// Texts that differ.
     Contradiction,
 }
 
-impl Said {
-    fn say(&mut self, text: &str) {
+impl ResumeValue {
+    fn add(&mut self, text: &str) {
         let text = text.trim();
         *self = match std::mem::take(self) {
-            Said::Nothing => Said::Text(text.to_owned()),
-            Said::Text(before) if before == text => Said::Text(before),
-            Said::Text(_) | Said::Contradiction => Said::Contradiction,
+            ResumeValue::Absent => ResumeValue::Text(text.to_owned()),
+            ResumeValue::Text(before) if before == text => ResumeValue::Text(before),
+            ResumeValue::Text(_) | ResumeValue::Contradiction => ResumeValue::Contradiction,
         };
     }
 }
@@ -128,16 +129,17 @@ impl Said {
 struct Attempts {
     /// `Last-Event-ID`: when EventSource reconnects, it uses the same URL again, and sends in this header the last id
     /// that it has seen.
-    header: Said,
+    header: ResumeValue,
     /// `lastEventId`: libraries that replace EventSource, where a browser has none, put the id into the URL.
-    parameter: Said,
-    cursor: Said,
+    parameter: ResumeValue,
+    /// `cursor`: for clients that store the cursor themselves.
+    cursor: ResumeValue,
 }
 
 impl Attempts {
     /// The attempt that a parameter with this name belongs to, however it is spelt: `cursor[]`, `last-event-id`,
     /// `evs_last_event_id`.
-    fn named(&mut self, name: &str) -> Option<&mut Said> {
+    fn named(&mut self, name: &str) -> Option<&mut ResumeValue> {
         match name {
             "cursor" => Some(&mut self.cursor),
             _ if name.ends_with("lasteventid") => Some(&mut self.parameter),
@@ -148,12 +150,12 @@ impl Attempts {
     /// The first attempt that has a value, and the mark in it.
     fn resume(self) -> (Option<Resume>, Option<String>) {
         let mut tried = false;
-        for said in [self.header, self.parameter, self.cursor] {
-            match said {
-                Said::Text(text) if !text.is_empty() => return resume(&text),
-                Said::Contradiction => return (Some(Resume::Unreadable), None),
-                Said::Text(_) => tried = true,
-                Said::Nothing => {}
+        for value in [self.header, self.parameter, self.cursor] {
+            match value {
+                ResumeValue::Text(text) if !text.is_empty() => return resume(&text),
+                ResumeValue::Contradiction => return (Some(Resume::Unreadable), None),
+                ResumeValue::Text(_) => tried = true,
+                ResumeValue::Absent => {}
             }
         }
         (tried.then_some(Resume::Unreadable), None)
@@ -161,7 +163,7 @@ impl Attempts {
 }
 
 /// A parameter's name without the brackets, separators and capitals that frameworks and people add to it.
-fn plain(name: &str) -> String {
+fn normalised(name: &str) -> String {
     let name = name.split('[').next().unwrap_or_default();
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -195,9 +197,9 @@ fn parse(
     let mut bugs = None;
     let mut query = Query::default();
     for (name, value) in pairs {
-        let (name, value) = (plain(&name), value.trim());
-        if let Some(said) = attempts.named(&name) {
-            said.say(value);
+        let (name, value) = (normalised(&name), value.trim());
+        if let Some(attempt) = attempts.named(&name) {
+            attempt.add(value);
             continue;
         }
         match name.as_str() {
@@ -254,21 +256,18 @@ mod tests {
 
     #[test]
     fn parameters_that_are_understood() {
-        let plain = |numbers: &[u64]| Query { bugs: bugs(numbers), ..Query::default() };
+        let only = |numbers: &[u64]| Query { bugs: bugs(numbers), ..Query::default() };
         let cursor = Cursor::parse("E.42").unwrap();
         for (text, want) in [
-            ("bugs=1234,5678", plain(&[1234, 5678])),
-            ("bugs=5678%2C1234&x=y", plain(&[1234, 5678])),
-            ("bugs=2,+1,,2,&bugs=3", plain(&[1, 2, 3])),
-            ("bugs=", plain(&[])),
-            ("bugs=1&since=", plain(&[1])),
-            ("bugs=1&cursor=E.42", Query { resume: Some(Resume::From(cursor)), ..plain(&[1]) }),
-            ("bugs=1&cursor=unknown", Query { resume: Some(Resume::Unreadable), ..plain(&[1]) }),
-            ("bugs=1&since=2014-04-03", Query { since: When::parse_utc("2014-04-03").ok(), ..plain(&[1]) }),
-            (
-                "bugs=1&wait=30&heartbeat=0",
-                Query { wait: Duration::from_secs(30), heartbeat_s: Some(1), ..plain(&[1]) },
-            ),
+            ("bugs=1234,5678", only(&[1234, 5678])),
+            ("bugs=5678%2C1234&x=y", only(&[1234, 5678])),
+            ("bugs=2,+1,,2,&bugs=3", only(&[1, 2, 3])),
+            ("bugs=", only(&[])),
+            ("bugs=1&since=", only(&[1])),
+            ("bugs=1&cursor=E.42", Query { resume: Some(Resume::From(cursor)), ..only(&[1]) }),
+            ("bugs=1&cursor=unknown", Query { resume: Some(Resume::Unreadable), ..only(&[1]) }),
+            ("bugs=1&since=2014-04-03", Query { since: When::parse_utc("2014-04-03").ok(), ..only(&[1]) }),
+            ("bugs=1&wait=30&heartbeat=0", Query { wait: Duration::from_secs(30), heartbeat_s: Some(1), ..only(&[1]) }),
         ] {
             assert_eq!(query(text), Ok(want), "{text}");
         }
@@ -312,7 +311,7 @@ mod tests {
             (&[], "cursor=%FF%FE", gap),
         ] {
             let mut attempts = Attempts::default();
-            header.iter().for_each(|value| attempts.header.say(value));
+            header.iter().for_each(|value| attempts.header.add(value));
             let pairs = form_urlencoded::parse(text.as_bytes()).chain(form_urlencoded::parse(b"bugs=1"));
             let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
             assert_eq!(parse(pairs, 5, attempts).unwrap().resume, want, "{header:?} {text}");
@@ -327,14 +326,12 @@ mod tests {
         use crate::feed::{Clock, FeedOptions, feed};
         use bugfeed_core::budget::{Budget, Budgets};
         use bugfeed_core::input::SessionLimits;
-        use bugfeed_core::replay::ReplayLimits;
 
         let budget = Arc::new(Budget::new(100));
         let options = FeedOptions {
-            shards: 1,
-            replay: ReplayLimits::default(),
             session: SessionLimits { message_timeout_ms: 20, ..SessionLimits::default() },
             budgets: Budgets { message_bytes: Arc::clone(&budget), ..Budgets::default() },
+            ..FeedOptions::with_shards(1)
         };
         let events = Arc::new(crate::events::Events::new());
         let feed = feed("default", &options, Clock::start(), &events).feed;

@@ -31,8 +31,8 @@ use bugfeed_runtime::http::Hijacked;
 /// minute, some sooner.
 const COMMENT_S: u64 = 15;
 
-/// How often a comment is sent while the feed is not current yet, in seconds. Nothing else shows then that the
-/// connection is alive.
+/// How often a comment is sent while the feed is not current yet, in seconds. In that time, nothing else shows that
+/// the connection is alive.
 const EARLY_COMMENT_S: u64 = 5;
 
 /// How long a client shall wait before it reconnects, in milliseconds; drawn at random for each client (jitter).
@@ -71,7 +71,7 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
             }
             let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
             let messages = feed.open([hello, query.subscribe()], &sessions);
-            let writer = Writer { plain: query.heartbeat_s.is_none(), resumed: query.resume.is_some() };
+            let writer = Writer { heartbeats: query.heartbeat_s.is_some(), resumed: query.resume.is_some() };
             pump(hijacked, messages, writer).await;
         });
     });
@@ -188,8 +188,9 @@ struct Parts<'a> {
 
 /// Writes messages as events.
 struct Writer {
-    /// The client asked for no heartbeat: the reply to hello is left out, and heartbeats are written as comments.
-    plain: bool,
+    /// Whether the client asked for heartbeats. If it did not, the reply to hello is left out, and heartbeats are
+    /// written as comments.
+    heartbeats: bool,
     /// Whether the client gave a cursor.
     resumed: bool,
 }
@@ -209,8 +210,8 @@ impl Writer {
             push_retry(out, delay);
         }
         let data = match parts.command {
-            "hello" if self.plain => return,
-            "heartbeat" if self.plain => {
+            "hello" if !self.heartbeats => return,
+            "heartbeat" if !self.heartbeats => {
                 out.extend_from_slice(b": heartbeat\n");
                 None
             }
@@ -235,9 +236,9 @@ fn push_retry(out: &mut Vec<u8>, ms: u64) {
 mod tests {
     use super::*;
 
-    fn event(plain: bool, resumed: bool, text: &str) -> String {
+    fn event(heartbeats: bool, resumed: bool, text: &str) -> String {
         let mut out = Vec::new();
-        Writer { plain, resumed }.push(&mut out, text.as_bytes());
+        Writer { heartbeats, resumed }.push(&mut out, text.as_bytes());
         String::from_utf8(out).unwrap()
     }
 
@@ -250,19 +251,19 @@ mod tests {
         let update = r#"{"command":"update","bug":1,"when":"2014-04-03T21:13:45","cursor":"E.57"}"#;
         let paused = r#"{"command":"feed","state":"paused","since":"2014-04-03T21:13:45"}"#;
         let goaway = r#"{"command":"goaway","retry_after_ms":2300,"cursor":"E.130"}"#;
-        for (plain, resumed, text, want) in [
-            (true, false, hello, String::new()),
-            (false, false, hello, format!("data: {hello}\n\n")),
-            (true, false, reply, format!("id: unknown\ndata: {reply}\n\n")),
-            (true, true, reply, format!("data: {reply}\n\n")),
-            (true, false, heartbeat, ": heartbeat\nid: E.91\n\n".to_owned()),
-            (true, false, nothing_yet, ": heartbeat\n\n".to_owned()),
-            (false, false, heartbeat, format!("id: E.91\ndata: {heartbeat}\n\n")),
-            (true, false, update, format!("id: E.57\ndata: {update}\n\n")),
-            (true, false, paused, format!("data: {paused}\n\n")),
-            (true, false, goaway, format!("retry: 2300\n\nid: E.130\ndata: {goaway}\n\n")),
+        for (heartbeats, resumed, text, want) in [
+            (false, false, hello, String::new()),
+            (true, false, hello, format!("data: {hello}\n\n")),
+            (false, false, reply, format!("id: unknown\ndata: {reply}\n\n")),
+            (false, true, reply, format!("data: {reply}\n\n")),
+            (false, false, heartbeat, ": heartbeat\nid: E.91\n\n".to_owned()),
+            (false, false, nothing_yet, ": heartbeat\n\n".to_owned()),
+            (true, false, heartbeat, format!("id: E.91\ndata: {heartbeat}\n\n")),
+            (false, false, update, format!("id: E.57\ndata: {update}\n\n")),
+            (false, false, paused, format!("data: {paused}\n\n")),
+            (false, false, goaway, format!("retry: 2300\n\nid: E.130\ndata: {goaway}\n\n")),
         ] {
-            assert_eq!(event(plain, resumed, text), want);
+            assert_eq!(event(heartbeats, resumed, text), want);
         }
     }
 }

@@ -190,7 +190,7 @@ mod tests {
             ("", "not JSON"),
             ("[]", "not JSON"),
             ("{}", "changes"),
-            (r#"{"changes":7}"#, "changes"),
+            (r#"{"changes":7}"#, "expected a sequence"),
             (r#"{"changes":[],"seq":1}"#, "go together"),
             (r#"{"changes":[],"seq":0,"epoch":"E"}"#, "start at 1"),
             (r#"{"changes":[],"seq":1,"epoch":"a.b"}"#, "epoch"),

@@ -1,4 +1,4 @@
-//! The words of MySQL's and MariaDB's SQL.
+//! The SQL of MySQL and MariaDB.
 
 use crate::dialect::{AskClock, ColumnKind, Dialect, ServerClock};
 use crate::{Name, Value};

@@ -11,7 +11,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, MySql, MySqlPool};
 
-use crate::driver::{Address, Answer, Later, Pool, Session, Stale, Statement, server_pool};
+use crate::driver::{Address, Answer, BoxFuture, Pool, Session, Stale, Statement, server_pool};
 use crate::row::values;
 use crate::url::{BadUrl, UrlText};
 use crate::{Dialect, Fault, Use, Value, literal};
@@ -32,7 +32,7 @@ struct MySqlAddress(MySqlConnectOptions);
 
 impl MySqlAddress {
     fn connections(&self, purpose: Use, stale: &Stale) -> MySqlConnections {
-        // Whatever the driver would set on the session stays as it is.
+        // The driver must leave all settings of the session as they are.
         let options = self.0.clone().set_names(false).timezone(None).pipes_as_concat(false);
         let pool = server_pool(stale).connect_lazy_with(options.no_engine_substitution(false));
         MySqlConnections { pool, purpose, flavour: Arc::default() }
@@ -71,7 +71,7 @@ impl Pool for MySqlConnections {
         })
     }
 
-    fn close(&self) -> Later<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.pool.close())
     }
 
@@ -112,7 +112,7 @@ impl Session for MySqlSession {
             }
             let version = self.read("SELECT VERSION()".to_owned()).await?.pop().and_then(|mut row| row.pop());
             let version = version.and_then(Value::into_text).unwrap_or_default();
-            // Two that find out at the same time find the same.
+            // If two connections ask at the same time, both get the same answer.
             let _ = self.flavour.set(if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::Oracle });
             Ok(())
         })
@@ -136,8 +136,8 @@ impl Session for MySqlSession {
         settings::BEGIN.to_owned()
     }
 
-    fn set_back(&self) -> Option<&'static str> {
-        self.settings().set_back()
+    fn restore_settings(&self) -> Option<&'static str> {
+        self.settings().restore()
     }
 
     fn detach(self: Box<Self>) {
@@ -153,9 +153,10 @@ mod tests {
         use super::super::*;
         use crate::{Db, DbUrl};
 
-        /// MariaDB understands what is said to MySQL, too: a held row is an error, and the session is as it was.
+        /// MariaDB understands what is sent to MySQL, too: a locked row is an error, and the session's settings are as
+        /// before.
         #[tokio::test]
-        async fn what_is_said_to_mysql_is_set_back() {
+        async fn settings_sent_to_mysql_are_restored() {
             let Some(server) = shared::mariadb().await else { return };
             let url: DbUrl = server.url(&server.create_database().await.unwrap()).parse().unwrap();
             let setup = Db::new(&url, Use::Setup { create: true });

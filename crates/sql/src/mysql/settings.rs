@@ -1,9 +1,9 @@
-//! What goes along with each statement to MySQL and MariaDB, because nothing may be set on a session.
+//! The settings that go along with each statement to MySQL and MariaDB. Nothing may stay set on a session.
 //!
-//! Goes in: a statement. Comes out: one text with the settings that hold for this statement, or for its transaction, and
-//! no longer. A server may be reached through a pooler that gives each transaction to another session (ProxySQL): what is
-//! set on a session would then be found by the tracker, and a prepared statement would not be found at all. So all goes
-//! as plain text, in one message, and parameters are written into it. Pure.
+//! Goes in: a statement. Comes out: one text with the settings that hold for this statement, or for its transaction,
+//! and no longer. Why: a pooler (ProxySQL) may give each transaction to another session of the server. A setting that
+//! stays on a session would then affect the tracker, and a prepared statement would not be found. So everything is sent
+//! as plain text, in one message, and the parameters are written into it. Pure.
 
 use std::fmt::{self, Write as _};
 
@@ -18,11 +18,11 @@ const TABLE_WAIT_S: u32 = 5;
 pub(super) enum Flavour {
     /// Knows `SET STATEMENT`.
     MariaDb,
-    /// Knows hints for some settings, and none for the wait for a row.
+    /// Knows hints for some settings, but none for the wait for a locked row.
     Oracle,
 }
 
-/// What a statement does, as far as settings matter.
+/// What a statement does, as far as it matters for the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Does {
     /// It only reads.
@@ -41,13 +41,14 @@ pub(super) struct Settings {
 /// The beginning of a transaction of several statements.
 pub(super) const BEGIN: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; START TRANSACTION";
 
-const SET_BACK: &str = "SET SESSION innodb_lock_wait_timeout = @bugfeed_wait";
+const RESTORE_WAIT: &str = "SET SESSION innodb_lock_wait_timeout = @bugfeed_wait";
 
 impl Settings {
     /// A statement that is its own transaction.
     pub(super) fn alone(&self, sql: &str, does: Does) -> String {
         let inside = self.inside(sql, does);
-        // READ COMMITTED: no gap locks in the way of the tracker's inserts. It holds for the next transaction only.
+        // With READ COMMITTED, no gap locks are in the way of the tracker's inserts. The setting holds for the next
+        // transaction only.
         if does == Does::Write && !self.is_setup() {
             format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {inside}")
         } else {
@@ -67,23 +68,24 @@ impl Settings {
                 "SET STATEMENT lock_wait_timeout = {TABLE_WAIT_S}, innodb_lock_wait_timeout = {row_wait_s} FOR {sql}"
             ),
             (Flavour::Oracle, Does::Read) => hinted(sql),
-            // There is no hint for the wait for a row: it is set and set back in one message.
+            // There is no hint for the wait for a locked row, so the setting is changed and restored in one message.
             (Flavour::Oracle, Does::Write) => format!(
                 "SET @bugfeed_wait = @@SESSION.innodb_lock_wait_timeout; SET SESSION innodb_lock_wait_timeout = {}; {}; \
-                 {SET_BACK}",
+                 {RESTORE_WAIT}",
                 row_wait_s.max(1),
                 hinted(sql)
             ),
         }
     }
 
-    /// What sets back what [`Settings::inside`] had set for a write, when it failed and the rest of the message with it.
-    pub(super) fn set_back(&self) -> Option<&'static str> {
-        (self.flavour == Flavour::Oracle && !self.is_setup()).then_some(SET_BACK)
+    /// The statement that restores what [`Settings::inside`] had set for a write, for the case that the write failed
+    /// and the rest of the message was not run.
+    pub(super) fn restore(&self) -> Option<&'static str> {
+        (self.flavour == Flavour::Oracle && !self.is_setup()).then_some(RESTORE_WAIT)
     }
 
-    /// How long a row that somebody holds is waited for. The tracker's: not at all. Such a row is simply deleted later,
-    /// and the feed must not wait for it.
+    /// How long to wait for a locked row, in seconds. For a row of the tracker: not at all. It is deleted later, and
+    /// the feed must not wait for it.
     fn row_wait_s(&self) -> u32 {
         if self.purpose == Use::Source { 0 } else { 5 }
     }
@@ -103,7 +105,8 @@ fn hinted(sql: &str) -> String {
     }
 }
 
-/// Only ASCII is sent, whatever the session's character set is, and no sign that a mode could read in two ways.
+/// Writes a text as a literal that means the same whatever the session's character set and SQL mode are: ASCII only,
+/// and no character that a mode could read in two ways.
 pub(super) fn write_text(out: &mut String, text: &str) -> fmt::Result {
     if is_plain(text) {
         write!(out, "_utf8mb4'{text}'")?;
@@ -112,7 +115,7 @@ pub(super) fn write_text(out: &mut String, text: &str) -> fmt::Result {
         text.bytes().try_for_each(|byte| write!(out, "{byte:02X}"))?;
         write!(out, "'")?;
     }
-    // Compared byte by byte, and never mixed up with the session's collation.
+    // The text is compared byte by byte, and never by the session's collation.
     write!(out, " COLLATE utf8mb4_bin")
 }
 
@@ -150,7 +153,7 @@ mod tests {
                 }
             }
         }
-        // MySQL has nothing of the kind for the wait for a row: set, used and set back in one message.
+        // MySQL has no setting of this kind for the wait for a locked row: it is set, used and restored in one message.
         let mysql = Settings { purpose: Use::Source, flavour: Flavour::Oracle };
         let text = mysql.alone("DELETE FROM t", Does::Write);
         assert_eq!(
@@ -159,9 +162,9 @@ mod tests {
              SESSION innodb_lock_wait_timeout = 1; DELETE /*+ SET_VAR(lock_wait_timeout = 5) */ FROM t; SET SESSION \
              innodb_lock_wait_timeout = @bugfeed_wait"
         );
-        assert_eq!(mysql.set_back(), Some(SET_BACK));
+        assert_eq!(mysql.restore(), Some(RESTORE_WAIT));
         assert_eq!(mysql.alone("SELECT 1", Does::Read), "SELECT /*+ SET_VAR(lock_wait_timeout = 5) */ 1");
         let setup = Settings { purpose: Use::Setup { create: true }, flavour: Flavour::Oracle };
-        assert_eq!((setup.alone("DELETE x", Does::Write), setup.set_back()), ("DELETE x".to_owned(), None));
+        assert_eq!((setup.alone("DELETE x", Does::Write), setup.restore()), ("DELETE x".to_owned(), None));
     }
 }

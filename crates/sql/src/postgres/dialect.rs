@@ -1,4 +1,4 @@
-//! The words of PostgreSQL's SQL.
+//! The SQL of PostgreSQL.
 
 use crate::dialect::{AskClock, ColumnKind, Dialect, ServerClock};
 use crate::{Name, Value};
@@ -6,8 +6,9 @@ use crate::{Name, Value};
 #[derive(Debug)]
 pub(super) struct PostgresDialect;
 
-/// The driver asks for UTC, so the session does not know what others get: that of the database, of the configuration
-/// (which only some may read), or what initdb wrote down for the log along with it.
+/// Queries for the time zone that other sessions of this server get. The driver sets its own session to UTC, so that
+/// session does not know. The zone is that of the database; or that of the configuration, which not every user may
+/// read; or the one of the log, which initdb sets to the same zone.
 const TIME_ZONE: &[&str] = &[
     "SELECT substr(c, 10) FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c WHERE s.setrole = 0 AND \
      s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND lower(c) LIKE 'timezone=%'",

@@ -12,7 +12,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Decode, PgPool, Postgres, Row as _, Type, ValueRef as _};
 
-use crate::driver::{Address, Answer, Later, Notifier, Pool, Session, Stale, Statement, server_pool};
+use crate::driver::{Address, Answer, BoxFuture, Notifier, Pool, Session, Stale, Statement, server_pool};
 use crate::url::{BadUrl, UrlText};
 use crate::{Dialect, Fault, Use, Value, literal};
 use dialect::PostgresDialect;
@@ -73,7 +73,7 @@ impl Pool for PostgresConnections {
         })
     }
 
-    fn close(&self) -> Later<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.pool.close())
     }
 

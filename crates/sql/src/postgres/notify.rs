@@ -1,8 +1,9 @@
-//! PostgreSQL's NOTIFY as a hint: look at the table now.
+//! PostgreSQL's NOTIFY as a hint to read the table now.
 //!
-//! Goes in: notifications on a channel. Comes out: wake-ups of whoever polls. Never replaces the poll: a notification that
+//! Goes in: notifications on a channel. Comes out: wake-ups of the poller. Never replaces the poll: a notification that
 //! is lost only costs the poll interval, so every failure here is retried quietly. Never listens through a pooler that
-//! gives sessions to others (PgBouncer in transaction mode): nothing would arrive, and the tracker's session would listen.
+//! gives sessions to others (PgBouncer in transaction mode): no notification would arrive, and the LISTEN would stay on
+//! a session that the tracker gets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Name;
-use crate::driver::{Later, Notifier};
+use crate::driver::{BoxFuture, Notifier};
 
 /// The longest time to find out whether there is a pooler in between.
 const ASK: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ pub(super) struct PostgresNotifier {
 
 impl Notifier for PostgresNotifier {
     /// Returns early when there is a pooler in between.
-    fn wake_on<'a>(&'a self, channel: &'a Name, wake: Arc<Notify>, stop: CancellationToken) -> Later<'a, ()> {
+    fn wake_on<'a>(&'a self, channel: &'a Name, wake: Arc<Notify>, stop: CancellationToken) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -68,11 +69,13 @@ impl PostgresNotifier {
     }
 }
 
-/// Whether two of our sessions are seen to be one and the same of the server, or one to be two.
+/// Whether there is a pooler in between: two connections of this program turn out to use one session of the server, or
+/// one connection to use two.
 async fn is_pooled(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let (mut one, mut two) = (options.connect().await?, options.connect().await?);
     let mut pooled = false;
-    // A pooler gives out first what was given back last; but somebody else may just then be quicker.
+    // A pooler gives out the session that was given back last. Another client may take that session first, so this is
+    // tried several times.
     for _ in 0..5 {
         let before = pid(&mut one).await?;
         sqlx::raw_sql("BEGIN").execute(&mut two).await?;
@@ -100,7 +103,7 @@ async fn listen(
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(channel.as_str()).await?;
     backoff.reset();
-    // Whatever was committed before the channel was open.
+    // Rows may have been committed before the channel was open.
     wake.notify_one();
     loop {
         listener.recv().await?;

@@ -1,9 +1,9 @@
-//! What goes along with each statement to PostgreSQL, because nothing may be set on a session.
+//! The settings that go along with each statement to PostgreSQL. Nothing may stay set on a session.
 //!
-//! Goes in: a statement. Comes out: one text with the settings that hold for its transaction, and no longer. A server may
-//! be reached through a pooler that gives each transaction to another session (PgBouncer): what is set on a session would
-//! then be found by the tracker, and a prepared statement would not be found at all. So all goes as plain text, in one
-//! message, and parameters are written into it. Pure.
+//! Goes in: a statement. Comes out: one text with the settings that hold for its transaction, and no longer. Why: a
+//! pooler (PgBouncer) may give each transaction to another session of the server. A setting that stays on a session
+//! would then affect the tracker, and a prepared statement would not be found. So everything is sent as plain text, in
+//! one message, and the parameters are written into it. Pure.
 
 use std::fmt::{self, Write as _};
 
@@ -39,12 +39,12 @@ impl Settings {
     }
 }
 
-/// A literal of ASCII letters only.
+/// Writes a text as a literal of ASCII characters only.
 pub(super) fn write_text(out: &mut String, text: &str) -> fmt::Result {
     if is_plain(text) {
         return write!(out, "'{text}'");
     }
-    // The E makes the escapes hold whatever standard_conforming_strings is.
+    // With the prefix E, the escapes hold whatever the setting standard_conforming_strings is.
     write!(out, "E'")?;
     for c in text.chars() {
         match u32::from(c) {

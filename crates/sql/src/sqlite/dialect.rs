@@ -1,4 +1,4 @@
-//! The words of SQLite's SQL.
+//! The SQL of SQLite.
 
 use crate::dialect::{ColumnKind, Dialect, ServerClock};
 use crate::{Name, Value};
@@ -12,7 +12,7 @@ impl Dialect for SqliteDialect {
     }
 
     fn quote(&self, name: &str) -> String {
-        // SQLite takes an unknown name in double quotes for a text, and would read every row as bad.
+        // In double quotes, SQLite would take an unknown name for a text, and every row would be read as bad.
         name.split('.').map(|part| format!("`{part}`")).collect::<Vec<_>>().join(".")
     }
 
@@ -25,7 +25,7 @@ impl Dialect for SqliteDialect {
     }
 
     fn key_text(&self, column: &str, max: usize) -> String {
-        // SQLite columns hold anything; what is not plain text gets an unambiguous one.
+        // SQLite columns hold values of any type; a value that is not plain text gets an unambiguous one.
         format!(
             "CASE WHEN {column} IS NULL THEN NULL \
              WHEN typeof({column}) = 'blob' OR instr({column}, char(0)) > 0 OR {column} GLOB '*[^ -~]*' \
@@ -74,7 +74,7 @@ impl Dialect for SqliteDialect {
     }
 
     fn server_clock(&self) -> Option<ServerClock> {
-        // datetime('now') is UTC, and there is no server with another idea.
+        // datetime('now') is UTC, and there is no server that has another time zone.
         None
     }
 

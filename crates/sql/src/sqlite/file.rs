@@ -1,8 +1,8 @@
-//! Whether the file under an SQLite database's name is still the one that was opened.
+//! Checks whether the file with the name of an SQLite database is still the one that was opened.
 //!
-//! Goes in: a path, and a look whenever a connection is taken. Comes out: an error where the file is gone, or where another
-//! one has its name: a connection goes on with the file it opened, whatever happens to the name, and would read, or write,
-//! what nobody else sees. Never opens the file.
+//! Goes in: a path, and a check whenever a connection is taken. Comes out: an error if the file is gone, or if another
+//! one has its name. Why: a connection goes on with the file that it opened, whatever happens to the name. It would
+//! read, or write, data that nobody else sees. Never opens the file.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::{Fault, SqlError};
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
-    /// Device and inode of the file that is open, once one was.
+    /// Device and inode of the file that was opened, once one was.
     seen: Mutex<Option<(u64, u64)>>,
     replaced: AtomicBool,
 }
@@ -24,7 +24,7 @@ impl File {
         File { path, seen: Mutex::new(None), replaced: AtomicBool::new(false) }
     }
 
-    /// A connection is there, and so is the file.
+    /// Notes that a connection was opened, so the file exists.
     pub(super) fn opened(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.is_none() {
@@ -36,7 +36,8 @@ impl File {
         std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino()))
     }
 
-    /// Says what has become of the file. Of a replaced one it is said once where it `may_change`; otherwise always.
+    /// Checks what has become of the file. If it was replaced by another one, that is an error: only once if it
+    /// `may_change`, otherwise every time.
     pub(super) fn look(&self, place: &str, may_change: bool) -> Result<(), SqlError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = *seen else { return Ok(()) };
@@ -54,12 +55,13 @@ impl File {
                 let message = "the file is gone: it was removed or moved away while this program runs".to_owned();
                 Err(SqlError::stated(Fault::Gone, place, message))
             }
-            // Whatever it is, the database will say it too.
+            // The database will report this fault too.
             Err(_) => Ok(()),
         }
     }
 
-    /// What the system says where SQLite could not open the file: that it is not allowed, SQLite does not tell.
+    /// Why the file could not be opened, as the operating system says it. SQLite itself does not tell that permission
+    /// is missing.
     pub(super) fn refused(&self, place: &str) -> Option<SqlError> {
         if self.path.is_dir() {
             return Some(SqlError::stated(Fault::Missing, place, "this is a directory, no file".to_owned()));
@@ -73,7 +75,7 @@ impl File {
         Some(SqlError::stated(fault, place, format!("unable to open the file ({refused})")))
     }
 
-    /// Whether it was replaced since this was last asked.
+    /// Whether the file was found replaced since this was last asked.
     pub(super) fn take_replaced(&self) -> bool {
         self.replaced.swap(false, Ordering::AcqRel)
     }

@@ -13,7 +13,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Sqlite, SqlitePool};
 
-use crate::driver::{Address, Answer, Later, Pool, Session, Stale, Statement, pool_options};
+use crate::driver::{Address, Answer, BoxFuture, Pool, Session, Stale, Statement, pool_options};
 use crate::row::values;
 use crate::url::{BadUrl, UrlText};
 use crate::{DbUrl, Dialect, Fault, SqlError, Use, Value};
@@ -51,8 +51,9 @@ impl Address for SqliteAddress {
     fn open(&self, purpose: Use, stale: &Stale) -> Arc<dyn Pool> {
         let path = self.0.get_filename();
         if purpose == (Use::Setup { create: true }) {
-            // SQLite lets nobody but its own user write, whatever the umask says, and gives the files beside it the same
-            // mode; but trackers run as others, in the same group. Where this fails, SQLite says why.
+            // SQLite creates a file that only its own user may write, whatever the umask is, and gives the files beside
+            // it the same mode. But a tracker often runs as another user of the same group. So the file is created
+            // here, with the umask. If this fails, SQLite says why.
             let _ = std::fs::OpenOptions::new().create(true).append(true).open(path);
         }
         let mut options = self.0.clone().busy_timeout(Duration::from_secs(2)).thread_name(|_| "sqlite".to_owned());
@@ -65,7 +66,8 @@ impl Address for SqliteAddress {
         if purpose == (Use::Ledger { create: true }) {
             options = options.synchronous(SqliteSynchronous::Full);
         }
-        // One connection: SQLite has one writer, and queueing here is fairer and quicker than its busy waits.
+        // One connection: SQLite has one writer, and a queue in this pool is fairer and quicker than SQLite's busy
+        // waits.
         let pool = pool_options(1, stale).connect_lazy_with(options);
         let is_watched = !matches!(purpose, Use::Setup { .. });
         Arc::new(SqliteConnections { pool, file: is_watched.then(|| File::new(path.to_owned())) })
@@ -79,7 +81,7 @@ impl Address for SqliteAddress {
 #[derive(Debug)]
 struct SqliteConnections {
     pool: SqlitePool,
-    /// Where the file is there before this program.
+    /// The file to watch; `None` for [`Use::Setup`], which may create the file.
     file: Option<File>,
 }
 
@@ -91,7 +93,7 @@ impl Pool for SqliteConnections {
         })
     }
 
-    fn close(&self) -> Later<'_, ()> {
+    fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.pool.close())
     }
 
@@ -120,7 +122,8 @@ impl Pool for SqliteConnections {
 
 struct SqliteSession(PoolConnection<Sqlite>);
 
-/// The statement with its parameters. Nobody else has this connection, so they need not be written into the text.
+/// The statement with its parameters. Nobody else gets this connection, so the parameters need not be written into the
+/// text.
 fn bound<'q>(sql: &str, args: &[Value]) -> sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
     // Statements with many parameters come in many lengths: caching them would only evict the useful ones.
     let query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(args.len() < 16);
@@ -152,7 +155,7 @@ impl Session for SqliteSession {
     }
 
     fn begin(&self) -> String {
-        // Takes the write lock at once: a later upgrade could fail without waiting.
+        // This takes the write lock at once, because a later upgrade to it could fail without waiting.
         "BEGIN IMMEDIATE".to_owned()
     }
 

@@ -94,8 +94,8 @@ async fn create(db: &Db, spec: &TableSpec) -> Result<Setup, SetupError> {
     }
 }
 
-/// Whether the date's column holds instants, which the database gives in whatever zone is asked for. Not being allowed to
-/// look is no error: the column is then taken for what the reference schema says.
+/// Whether the date column holds instants: points in time, which the database shows in the zone of each session. If the
+/// catalogue may not be read, the answer is no, as in the reference schema.
 pub(super) async fn holds_instants(db: &Db, spec: &TableSpec) -> bool {
     let Some(asked) = db.dialect().column_kind() else { return false };
     let (schema, table) = spec.table.parts();
@@ -109,7 +109,8 @@ fn first_text(rows: Result<Vec<Vec<Value>>, SqlError>) -> Option<String> {
     rows.ok()?.into_iter().next()?.into_iter().next()?.into_text()
 }
 
-/// What the server's own clock says of `--timezone`: a tracker that writes `NOW()` writes the time of the server's zone.
+/// What to give as `--timezone`, judging by the server's own clock: a tracker that writes `NOW()` writes the time of the
+/// server's zone. Empty if nothing is known.
 pub async fn clock_hint(url: &DbUrl, spec: &TableSpec) -> String {
     let db = open(url, false);
     let hint = hint(&db, spec).await;
@@ -141,7 +142,7 @@ async fn hint(db: &Db, spec: &TableSpec) -> String {
 
 async fn seconds_ahead(db: &Db, sql: &str) -> Option<(String, i64)> {
     let ahead_s: i64 = first_text(db.fetch(sql, &[]).await)?.parse().ok()?;
-    // Two clocks are read one after the other.
+    // The two clocks are read one after the other, so the difference is rounded to whole minutes.
     let ahead_s = (ahead_s + 30).div_euclid(60) * 60;
     Some((super::clock::zone_hint(ahead_s), ahead_s))
 }
@@ -162,16 +163,16 @@ type NextSteps = fn(&DbUrl, &TableSpec) -> String;
 const NEXT_STEPS: [(&str, NextSteps); 3] =
     [("mysql", mysql::next_steps), ("postgres", postgres::next_steps), ("sqlite", sqlite::next_steps)];
 
-/// What a database administrator does next, for the given table: a user, privileges, and an example of a trigger. To be
-/// run as it is printed.
+/// What a database administrator does next, for the given table: a user, privileges, and an example of a trigger. The
+/// statements can be run as they are printed.
 pub fn next_steps(url: &DbUrl, spec: &TableSpec) -> String {
     let steps = NEXT_STEPS.iter().find(|(name, _)| *name == url.dialect().name());
     steps.map(|(_, steps)| steps(url, spec)).unwrap_or_default()
 }
 
-/// Whom `init` proposes.
+/// The user that `init` proposes.
 const USER: &str = "bugfeed_shim";
-/// What anybody sees is an example.
+/// The password that `init` prints; everybody sees that it is an example.
 const PASSWORD: &str = "choose-a-password";
 
 /// Writes one row per bug into a change table, as a tracker would: all in one statement, the date in local time of
@@ -209,7 +210,8 @@ pub async fn touch_many(
 async fn insert(db: &Db, spec: &TableSpec, rows: &[(BugId, When)], zone: &TimeZone) -> Result<(), SqlError> {
     let [table, bug, when] = [&spec.table, &spec.bug, &spec.when].map(|n| db.dialect().quote(n.as_str()));
     for chunk in rows.chunks(1000) {
-        // Numbers and dates made here: nothing in this text comes from outside.
+        // The text holds only numbers and dates that are written here. Nothing in it comes from outside, so it needs no
+        // parameters.
         let values: Vec<String> =
             chunk.iter().map(|(bug, when)| format!("({bug}, '{}')", literal(db.dialect(), *when, zone))).collect();
         let sql = format!("INSERT INTO {table} ({bug}, {when}) VALUES {}", values.join(","));

@@ -7,7 +7,7 @@ use crate::source::TableSpec;
 
 pub(super) fn next_steps(url: &DbUrl, spec: &TableSpec) -> String {
     let TableSpec { table, bug, when, .. } = spec;
-    // Who has just logged in is in no database.
+    // A session that has just logged in has no current database, so the name must include it.
     let full = match table.parts() {
         (Some(_), _) => url.dialect().quote(table.as_str()),
         (None, name) => url.dialect().quote(&format!("{}.{name}", url.database().unwrap_or_default())),

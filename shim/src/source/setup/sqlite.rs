@@ -1,4 +1,4 @@
-//! What whoever has an SQLite file does next: nobody has to be given a privilege.
+//! What the owner of an SQLite file does next. SQLite has no users, so there are no privileges to grant.
 
 use bugfeed_sql::DbUrl;
 

@@ -69,7 +69,8 @@ async fn an_unroutable_change_is_not_published_until_a_queue_is_bound() {
     assert_eq!(queue.collect(2, LIMIT).await.len(), 2, "nothing of the first attempt was delivered");
 }
 
-/// A stream takes everything: where nothing does, it was deleted, and nobody else may be there to make it anew.
+/// A stream takes every message. If a message is returned, the stream was deleted, and the shim makes it anew, because
+/// perhaps nobody else does.
 #[tokio::test]
 async fn a_history_that_was_deleted_is_made_anew() {
     let Some(broker) = shared::rabbitmq().await else { return };
@@ -102,6 +103,44 @@ async fn what_is_published_ends_before_the_first_unroutable_change() {
     }
     let batch: Vec<Numbered> = (1..=200).map(|seq| numbered(seq, 5)).collect();
     assert_eq!(publisher.publish(&batch).await, Ok(200));
+}
+
+/// What follows goes in one message, which reaches each queue once, whichever of its bugs that is bound to.
+#[tokio::test]
+async fn several_changes_go_in_one_message() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    for keys in [true, false] {
+        let exchange = unique("exchange");
+        let batch = BatchOptions { keys, ..BatchOptions::default() };
+        let history = Some(HistoryBounds::default());
+        let options = AmqpOptions { batch, history, ..options(&broker.url, &exchange) };
+        let mut publisher = AmqpPublisher::open(options, Arc::default()).await.unwrap();
+        let queue = Queue::declare(&broker.url, &exchange).await;
+        queue.bind("103").await;
+        queue.bind("102").await;
+        // 5 does not follow 3, and is alone.
+        let changes: Vec<Numbered> = [1, 2, 3, 5].map(|seq| numbered(seq, 100 + seq)).into();
+        assert_eq!(publisher.publish(&changes).await, Ok(4));
+        queue.bind("#").await;
+        assert_eq!(publisher.publish(&[numbered(6, 106), numbered(7, 107)]).await, Ok(2));
+        if keys {
+            let first = eventually(LIMIT, "a message", async || queue.get().await).await.unwrap();
+            let properties = &first.properties;
+            assert_eq!(first.routing_key.as_str(), "101");
+            assert_eq!(properties.kind().as_ref().unwrap().as_str(), "bugfeed.batch");
+            assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "0000000000000007.3");
+            let body = concat!(
+                r#"{"epoch":"0000000000000007","seq":1,"changes":[{"bug":101,"when":"2014-04-03T21:13:45"},"#,
+                r#"{"bug":102,"when":"2014-04-03T21:13:45"},{"bug":103,"when":"2014-04-03T21:13:45"}]}"#
+            );
+            assert_eq!(String::from_utf8_lossy(&first.data), body);
+        }
+        let last = eventually(LIMIT, "a message", async || queue.get().await).await.unwrap();
+        assert_eq!(last.routing_key.as_str(), if keys { "106" } else { "batch" });
+        assert!(queue.get().await.is_none(), "once, and without keys not where single bugs are bound");
+        let history = format!("{exchange}.history");
+        queue.channel.queue_delete(history.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
 }
 
 #[tokio::test]

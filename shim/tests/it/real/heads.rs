@@ -1,4 +1,4 @@
-//! Heads: what the shim says of where the feed is.
+//! Heads: the shim says how far it has published.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn the_holder_of_the_lease_says_the_confirmed_head() {
     let mut proc = rig.run().spawn().unwrap();
     let first = until(&heads, "a first head", |_| true).await;
     assert_eq!((first.cursor.seq, first.cursor.tag, &first.paused), (0, None, &None));
-    // Nobody takes changes: they are numbered, and not confirmed.
+    // No queue takes changes, so they are numbered but not confirmed.
     let mut tracker = rig.place.session().await;
     tracker.insert(&[(1, T1), (2, T1), (3, T1)]).await;
     proc.wait_for_line(event(LogEvent::PartDown).with("part", "bus"), LIMIT).await.unwrap();
@@ -74,10 +74,10 @@ async fn the_holder_of_the_lease_says_the_confirmed_head() {
     let head = until(&heads, "a head of 3", |head| head.cursor.seq == 3).await;
     let all = queue.collect(3, LIMIT).await;
     assert_eq!(Some(head.cursor.clone()), all.last().unwrap().cursor, "the number and its tag");
-    // Whoever waits for its turn says nothing.
+    // A shim that waits for its turn says no heads.
     let mut standby = rig.run().spawn().unwrap();
     standby.wait_for_event(LogEvent::LeaseWaiting, LIMIT).await.unwrap();
-    // The table is away: nothing can come, and it is said.
+    // The table is away, so no change can come, and the heads say so.
     tracker.exec("ALTER TABLE push_notify RENAME TO elsewhere").await;
     let head = until(&heads, "a pause", |head| head.paused.is_some()).await;
     assert_eq!((head.cursor.seq, head.paused.as_deref()), (3, Some("change table")));

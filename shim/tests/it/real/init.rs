@@ -1,4 +1,4 @@
-//! What `init` prints, run as it is printed, on servers that know nobody yet.
+//! The statements that `init` prints are run as they are printed, on servers that have no user for the shim yet.
 
 use bugfeed_shim::source::{self, TableSpec};
 use bugfeed_testbed::{MariaDb, Postgres, SqlServer};

@@ -29,8 +29,8 @@ async fn a_standby_takes_over(place: Place) {
     assert!(killed.elapsed() > Duration::from_secs(3), "a holder that is only slow keeps it: {:?}", killed.elapsed());
     queue.collect_into(&mut all, 3, LIMIT).await;
 
-    // A frozen one is taken for dead; when it wakes up it writes nothing and waits. (Frozen while it deletes the row, it
-    // would hold SQLite's one lock, and nobody could write the next.)
+    // A frozen shim is taken for dead; when it wakes up, it writes nothing and waits. (It is frozen only after the table is
+    // empty: if it were frozen during a delete, it would hold SQLite's write lock, and nobody could insert the next row.)
     rig.emptied().await;
     second.sigstop();
     let mut third = works(rig.with_ledger(&place.url)).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bugfeed_protocol::bus::{BusMessage, decode};
+use bugfeed_protocol::bus::{self, BusMessage, Message};
 use bugfeed_testbed::eventually;
 use lapin::message::BasicGetMessage;
 use lapin::options::{
@@ -53,6 +53,17 @@ impl Queue {
         self.channel.basic_get(self.name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap()
     }
 
+    /// The changes of the next message, if there is one.
+    pub(crate) async fn changes(&self) -> Option<Vec<BusMessage>> {
+        let message = self.get().await?;
+        let kind = message.properties.kind().as_ref().map(|kind| kind.as_str());
+        match bus::read(kind, &message.data).unwrap() {
+            Message::Change(change) => Some(vec![change]),
+            Message::Batch(changes) => Some(changes.into_iter().map(Result::unwrap).collect()),
+            other => panic!("{other:?} is no change"),
+        }
+    }
+
     /// Publishes are confirmed from now on.
     pub(crate) async fn confirms(&self) {
         self.channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -66,7 +77,7 @@ impl Queue {
         publishing.await.unwrap().await.unwrap();
     }
 
-    /// All messages until `count` different changes are there, and those that follow at once.
+    /// All changes until `count` different changes are there, and those that follow at once.
     pub(crate) async fn collect(&self, count: u64, limit: Duration) -> Vec<BusMessage> {
         let mut all = Vec::new();
         self.collect_into(&mut all, count, limit).await;
@@ -79,10 +90,9 @@ impl Queue {
         let mut seqs: std::collections::BTreeSet<u64> = all.iter().map(seq).collect();
         let what = format!("{count} changes in the queue");
         eventually(limit, what, async || {
-            while let Some(message) = self.get().await {
-                let message = decode(&message.data).unwrap();
-                seqs.insert(seq(&message));
-                all.push(message);
+            while let Some(changes) = self.changes().await {
+                seqs.extend(changes.iter().map(seq));
+                all.extend(changes);
             }
             if seqs.len() as u64 >= count { Ok(()) } else { Err(format!("{} so far", seqs.len())) }
         })

@@ -1,4 +1,4 @@
-//! A server that lets nothing through, and what is said of it: the cause, not a guess.
+//! A server that refuses or blocks what the shim does: readiness names the cause, and does not guess.
 
 use bugfeed_shim::relay::RelayOptions;
 use bugfeed_shim::source::{Source, TableSpec};
@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use crate::support::{Collector, Kind, Place, Running, T1, options};
 
-/// So many rows are held that the table is read no further: nothing flows, and that is said.
+/// The tracker holds locks on so many rows that the table is read no further. Readiness says so.
 #[tokio::test]
 async fn too_many_rows_that_are_held() {
     let Some(place) = Place::mariadb().await else { return };
@@ -64,7 +64,7 @@ async fn a_statement_based_binary_log() {
     place.open(TimeZone::UTC).await;
 }
 
-/// A statement that hangs is said long before it is given up.
+/// A statement that hangs is reported long before it is given up.
 #[tokio::test]
 async fn a_statement_that_hangs() {
     let Some(place) = Place::postgres().await else { return };

@@ -1,7 +1,7 @@
-//! Ledgers that were restored from a copy, copied to two machines, or failed over to a server that is behind: what the
-//! broker's history ends with shows it, and a new epoch begins before a number is given out twice.
+//! Ledgers that were restored from a copy, copied to two machines, or failed over to a server that is behind. The shim
+//! notices by the end of the broker's history, and begins a new epoch before it gives a number twice.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bugfeed_amqp::{HistoryBounds, parse_url};
@@ -19,9 +19,9 @@ use crate::support::{Kind, Place, Running, T1};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How a machine's ledger is run on, copied and put back; its exchange has a history.
+/// A machine whose ledger is worked on, copied and restored. Its exchange has a history.
 impl Rig {
-    /// A machine of its own on an exchange that others use, too.
+    /// One more machine that publishes to this exchange.
     async fn machine(amqp: &str, exchange: &str) -> Rig {
         Rig::on(Place::sqlite(), amqp, exchange).await
     }
@@ -44,7 +44,8 @@ impl Rig {
         self.until(proc, "head", head).await
     }
 
-    /// Waits until this number of the ledger's is so high, and stops the shim; what it printed.
+    /// Waits until this number of the ledger (`head` or `published`) has this value, then stops the shim. Returns what the
+    /// shim printed.
     async fn until(&self, mut proc: Proc, which: &str, head: u64) -> String {
         self.emptied().await;
         let ledger = self.ledger();
@@ -64,11 +65,49 @@ impl Rig {
 
     fn restore_ledger(&self, from: &Path) {
         for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
-            // Those beside the file may not be there.
+            // The files beside ledger.db may not exist.
             let _ = std::fs::remove_file(self.place.dir.path().join(file));
         }
         std::fs::copy(from, self.place.dir.path().join("ledger.db")).unwrap();
     }
+}
+
+/// A ledger that is at 20, and a copy of it that was taken at 10. Everything is published, and the history ends with 20.
+struct OldCopy {
+    rig: Rig,
+    queue: Queue,
+    copy: PathBuf,
+    /// What the shim printed while it published the numbers 11 to 20.
+    output: String,
+}
+
+impl OldCopy {
+    /// `None` if there is no broker.
+    async fn make() -> Option<OldCopy> {
+        let broker = shared::rabbitmq().await?;
+        let rig = Rig::new(Place::sqlite(), &broker.url).await;
+        let queue = rig.queue().await;
+        let copy = rig.place.dir.path().join("copy.db");
+        rig.touch(1..=10).await;
+        rig.publish(10).await;
+        rig.copy_ledger(&copy);
+        rig.touch(11..=20).await;
+        let output = rig.publish(20).await;
+        Some(OldCopy { rig, queue, copy, output })
+    }
+}
+
+/// A machine whose ledger is at 10, a second machine with a copy of that ledger, and a queue with everything that both
+/// publish. `None` if there is no broker.
+async fn two_machines_with_one_ledger() -> Option<(Rig, Rig, Queue)> {
+    let broker = shared::rabbitmq().await?;
+    let one = Rig::new(Place::sqlite(), &broker.url).await;
+    let queue = one.queue().await;
+    one.touch(1..=10).await;
+    one.publish(10).await;
+    let two = Rig::machine(&broker.url, &one.exchange).await;
+    one.copy_ledger(&two.place.dir.path().join("ledger.db"));
+    Some((one, two, queue))
 }
 
 /// Whether a shim said that its ledger was set back.
@@ -89,12 +128,12 @@ fn numbers(all: &[BusMessage]) -> Vec<(String, u64, u64)> {
     numbers
 }
 
-/// Everything in the queue, once so many different messages were there.
+/// Takes everything from the queue until this many different messages were in it.
 async fn drain(queue: &Queue, count: usize) -> Vec<BusMessage> {
     let mut all = Vec::new();
     eventually(LIMIT, format!("{count} changes"), async || {
-        while let Some(message) = queue.get().await {
-            all.push(bugfeed_protocol::bus::decode(&message.data).unwrap());
+        while let Some(changes) = queue.changes().await {
+            all.extend(changes);
         }
         let found = numbers(&all).len();
         if found >= count { Ok(()) } else { Err(format!("{found} so far")) }
@@ -104,7 +143,8 @@ async fn drain(queue: &Queue, count: usize) -> Vec<BusMessage> {
     all
 }
 
-/// One epoch after the other: how many numbers each has, all of them from 1 without holes, and none twice.
+/// The epochs in their order, each with its last number. Checks that the numbers of each epoch begin with 1 and have no
+/// holes, and that no epoch comes again.
 fn epochs(all: &[BusMessage]) -> Vec<(String, u64)> {
     let mut epochs: Vec<(String, u64)> = Vec::new();
     for (epoch, seq, _) in numbers(all) {
@@ -123,21 +163,14 @@ fn epochs(all: &[BusMessage]) -> Vec<(String, u64)> {
     epochs
 }
 
-/// Ledger at 20, the copy taken at 10 restored, 16 new changes: with the broker there, or recorded while it is away.
-async fn a_copy_is_restored(intake_overtakes: bool) {
-    let Some(broker) = shared::rabbitmq().await else { return };
-    let rig = Rig::new(Place::sqlite(), &broker.url).await;
-    let queue = rig.queue().await;
-    let copy = rig.place.dir.path().join("copy.db");
-    rig.touch(1..=10).await;
-    rig.publish(10).await;
-    rig.copy_ledger(&copy);
-    rig.touch(11..=20).await;
-    let output = rig.publish(20).await;
+/// A ledger is at 20. The copy that was taken at 10 is restored, and 16 new changes come. If `recorded_first`, they are
+/// recorded while the broker is away, so that the restored ledger is further than the old one was.
+async fn a_copy_is_restored(recorded_first: bool) {
+    let Some(OldCopy { rig, queue, copy, output }) = OldCopy::make().await else { return };
     assert!(!set_back(&output) && event(LogEvent::BrokerConnected).count(&output) == 1, "{output}");
     rig.restore_ledger(&copy);
     rig.touch(101..=116).await;
-    if intake_overtakes {
+    if recorded_first {
         rig.record(26).await;
     }
     let output = rig.publish(16).await;
@@ -146,7 +179,7 @@ async fn a_copy_is_restored(intake_overtakes: bool) {
     let all = drain(&queue, 36).await;
     let told = epochs(&all);
     assert_eq!(told.iter().map(|(_, head)| *head).collect::<Vec<_>>(), [20, 16], "{told:?}");
-    // And it goes on from there, without another word.
+    // The shim goes on in the new epoch, and says no more about it.
     rig.touch(117..=117).await;
     let output = rig.publish(17).await;
     assert!(!set_back(&output) && event(LogEvent::HistoryOfOtherLedger).count(&output) == 0, "{output}");
@@ -162,7 +195,7 @@ async fn a_restored_copy_that_overtakes_while_the_broker_is_away_begins_a_new_ep
     a_copy_is_restored(true).await;
 }
 
-/// Nothing can be compared: the tags tell.
+/// Without a history, the shim cannot compare anything. Readers of the messages notice by the tags.
 #[tokio::test]
 async fn without_history_the_tags_tell() {
     let Some(broker) = shared::rabbitmq().await else { return };
@@ -196,13 +229,7 @@ async fn without_history_the_tags_tell() {
 /// Two machines from one copy, each with changes of its own.
 #[tokio::test]
 async fn two_machines_from_one_copy() {
-    let Some(broker) = shared::rabbitmq().await else { return };
-    let one = Rig::new(Place::sqlite(), &broker.url).await;
-    let queue = one.queue().await;
-    one.touch(1..=10).await;
-    one.publish(10).await;
-    let two = Rig::machine(&broker.url, &one.exchange).await;
-    one.copy_ledger(&two.place.dir.path().join("ledger.db"));
+    let Some((one, two, queue)) = two_machines_with_one_ledger().await else { return };
     one.touch(11..=15).await;
     assert!(!set_back(&one.publish(15).await));
     two.touch(21..=28).await;
@@ -215,16 +242,11 @@ async fn two_machines_from_one_copy() {
     assert_eq!(seqs, (1..=15).chain(1..=8).chain(16..=16).collect::<Vec<_>>());
 }
 
-/// Both work at the same time, on the same numbers, before either of them looks: whoever connects again notices.
+/// Both machines connect before either of them has published, and then give the same numbers. A shim notices when it
+/// connects the next time.
 #[tokio::test]
 async fn two_machines_from_one_copy_that_published_at_the_same_time() {
-    let Some(broker) = shared::rabbitmq().await else { return };
-    let one = Rig::new(Place::sqlite(), &broker.url).await;
-    let queue = one.queue().await;
-    one.touch(1..=10).await;
-    one.publish(10).await;
-    let two = Rig::machine(&broker.url, &one.exchange).await;
-    one.copy_ledger(&two.place.dir.path().join("ledger.db"));
+    let Some((one, two, queue)) = two_machines_with_one_ledger().await else { return };
     let start = |machine: &Rig| machine.run().env("BUGFEED_SHIM_HISTORY", "true").spawn().unwrap();
     let (mut first, mut second) = (start(&one), start(&two));
     for proc in [&mut first, &mut second] {
@@ -264,18 +286,10 @@ async fn another_ledger_at_the_end_of_history_is_a_warning() {
     assert!(!output.contains("guest:guest") && output.contains("tag          "), "{output}");
 }
 
-/// Changes lie before many markers of gateways that came and went.
+/// The end of the history consists of the markers of many gateways; the last change lies before them.
 #[tokio::test]
 async fn the_last_change_is_found_before_many_markers() {
-    let Some(broker) = shared::rabbitmq().await else { return };
-    let rig = Rig::new(Place::sqlite(), &broker.url).await;
-    let queue = rig.queue().await;
-    let copy = rig.place.dir.path().join("copy.db");
-    rig.touch(1..=10).await;
-    rig.publish(10).await;
-    rig.copy_ledger(&copy);
-    rig.touch(11..=20).await;
-    rig.publish(20).await;
+    let Some(OldCopy { rig, queue, copy, .. }) = OldCopy::make().await else { return };
     queue.confirms().await;
     for _ in 0..300 {
         queue.marker(&format!("{}.history", rig.exchange)).await;
@@ -349,7 +363,8 @@ async fn a_replica_that_is_behind_postgres() {
     a_replica_that_is_behind_takes_over(place).await;
 }
 
-/// Killed in the middle of the transaction that begins a new epoch: as if it had not begun, and then it is done.
+/// A shim is killed in the middle of the transaction that begins a new epoch: the ledger is unchanged. The next attempt
+/// succeeds.
 async fn killed_while_a_new_epoch_begins(place: Place) {
     let rig = Rig::without_broker().await;
     rig.touch(1..=7).await;
@@ -358,7 +373,7 @@ async fn killed_while_a_new_epoch_begins(place: Place) {
     proc.stop(LIMIT).await.unwrap();
     let ledger = Ledger::open(&place.db(), &Prefix::default()).await.unwrap();
     let before = (ledger.meta().await.unwrap(), ledger.history(0, 100).await.unwrap());
-    // The runs are what it changes last; the row of the meta table is changed by then.
+    // The transaction changes the runs last. When it waits for them, it has changed the meta row already.
     let mut blocker = place.session().await;
     blocker
         .exec(match place.kind {
@@ -388,7 +403,7 @@ async fn killed_while_a_new_epoch_begins(place: Place) {
     let same = (ledger.meta().await.unwrap(), ledger.history(0, 100).await.unwrap());
     assert_eq!((&same.0.epoch, same.0.head, same.0.published), (&before.0.epoch, 7, 0));
     assert_eq!(same.1, before.1);
-    // Its lease goes after a few seconds of silence.
+    // The lease of the killed process is free after a few seconds of silence.
     let (code, output) = ends(shim(&new_epoch)).await;
     assert!(code == 0 && output.contains("Done: epoch"), "{code}\n{output}");
     let meta = ledger.meta().await.unwrap();

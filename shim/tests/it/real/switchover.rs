@@ -1,4 +1,5 @@
-//! A database that moved to another server behind its address, while the old one goes on answering whoever is connected.
+//! A database that moved to another server behind the same address, while the old server still answers the connections that
+//! it has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -11,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Collector, Kind, Place, Running, T1};
 
-/// An address behind which one server is, and later another; who is connected stays so.
+/// An address that leads to one server, and later to another. Connections that exist stay with their server.
 async fn address(to: Arc<AtomicU16>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -20,7 +21,7 @@ async fn address(to: Arc<AtomicU16>) -> u16 {
             let to = to.load(Ordering::Relaxed);
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                // Whichever end goes first.
+                // It ends when either side closes.
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
         }
@@ -53,7 +54,7 @@ async fn moves(kind: Kind, old: &SqlServer, new: &SqlServer, read_only: &str) {
     let running = Running::start(&source, &ledger, collector.clone());
     before.session().await.insert(&[(1, T1)]).await;
     collector.until(1).await;
-    // The old server takes no writes any more. Nothing is to be deleted, and it is noticed all the same.
+    // The old server takes no writes any more. The shim notices, although it has nothing to delete.
     old.sql(if kind == Kind::MySql { "" } else { "postgres" }, read_only).await.unwrap();
     running.until_ready_says(Some("takes no writes")).await;
     to.store(new.address().1, Ordering::Relaxed);

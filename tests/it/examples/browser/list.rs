@@ -1,4 +1,4 @@
-//! A bug list in Bugzilla: rows that changed are shown anew where they are, and nothing else is touched.
+//! A bug list in Bugzilla: the rows of changed bugs are replaced where they are, and nothing else is touched.
 
 use bugfeed_testbed::eventually;
 use serde_json::{Value, json};

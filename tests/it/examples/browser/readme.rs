@@ -1,4 +1,4 @@
-//! The page that README has one save, opened as it says: from a file.
+//! The page that README tells people to save. It is opened from a file, as README says.
 
 use crate::browser::page::Page;
 use crate::browser::servers::Server;

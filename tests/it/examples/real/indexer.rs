@@ -1,4 +1,4 @@
-//! The consumer of the exchange: killed, robbed of messages, sent the same twice; its work list misses nothing.
+//! The consumer of the exchange: it is killed, messages are taken from it, others come twice; its work list misses nothing.
 
 use bugfeed_testbed::{Proc, eventually, shared, unique};
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};

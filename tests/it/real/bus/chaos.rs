@@ -1,4 +1,4 @@
-//! Brokers of their own: a history that is away for a while, or for good.
+//! Tests with brokers of their own: history is away for a while, or for good.
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{RabbitMq, eventually};
@@ -9,7 +9,7 @@ use crate::real::history::chaos::TAKE_AWAY;
 use crate::real::split::Gateway;
 use crate::support::{SOON, get};
 
-/// The broker's disk is lost. What a gateway remembers of where things lay is of no use any more.
+/// The broker's disk is lost. The offsets in the stream that a gateway remembers are of no use any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_comes_back_empty_is_served_from_at_once() {
     let Some(mut rabbit) = RabbitMq::start_or_skip().await else { return };
@@ -33,7 +33,7 @@ async fn a_broker_that_comes_back_empty_is_served_from_at_once() {
     assert_eq!(client.update().await, first);
 }
 
-/// Each hole would wait for it once more.
+/// Otherwise each hole would wait for history once more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_that_does_not_answer_is_not_asked_for_each_hole() {
     let Some(rabbit) = RabbitMq::start_or_skip().await else { return };
@@ -55,7 +55,7 @@ async fn history_that_does_not_answer_is_not_asked_for_each_hole() {
     assert!(status == 200 && body.contains("history cannot be read since"), "{status} {body}");
 }
 
-/// A user who may do what one feed needs, and nothing else: no heads, and not the other feed.
+/// The broker's user may do what one feed needs, and nothing else: it gets no heads, and not the other feed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_permitted_costs_that_and_nothing_else() {
     let Some(rabbit) = RabbitMq::start_or_skip().await else { return };
@@ -76,7 +76,7 @@ async fn what_is_not_permitted_costs_that_and_nothing_else() {
     let cursor = publisher.publish().await;
     assert_eq!(client.update().await, cursor);
     gateway.logs_once(LogEvent::HeadsNotHeard).await;
-    // Nobody may end the gateway's start for it, but where it is all that was asked for.
+    // A feed that is not permitted must not prevent the start of the gateway, unless it is the only feed.
     let mut alone = bugfeed_testbed::Proc::spawn(
         bugfeed_testbed::bin("bugfeed").unwrap(),
         &["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--amqp", &url, "--feed", "bad=bad"],

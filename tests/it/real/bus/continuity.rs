@@ -1,4 +1,4 @@
-//! Continuity is proven or broken: nobody is left in the belief that nothing was missed.
+//! Continuity is proven or broken: where a change may have been missed, every client is told `gap`.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn what_was_missed_without_history_is_told_at_once() {
     publisher.delete_exchanges().await;
 }
 
-/// The publisher's head says whether anything was missed; until then resumes wait.
+/// After a cut, the publisher's head says whether anything was missed. Until it comes, resumes wait.
 #[tokio::test]
 async fn a_head_proves_that_nothing_was_missed_or_that_something_was() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -75,7 +75,7 @@ async fn a_head_proves_that_nothing_was_missed_or_that_something_was() {
     publisher.delete_exchanges().await;
 }
 
-/// With it the bindings go, and nothing comes any more though everything is connected.
+/// The bindings of an exchange are deleted with it, so nothing comes any more although everything is connected.
 #[tokio::test]
 async fn an_exchange_that_was_deleted_and_made_anew_is_bound_to_again() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -106,7 +106,7 @@ async fn an_exchange_that_was_deleted_and_made_anew_is_bound_to_again() {
     }
 }
 
-/// History is read, and what it says about the time before is nothing.
+/// The new stream can be read, but it says nothing about the time before it was made.
 #[tokio::test]
 async fn a_stream_that_was_made_anew_proves_nothing() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -117,7 +117,7 @@ async fn a_stream_that_was_made_anew_proves_nothing() {
     let (mut client, _) = Watcher::resume(&gateway, None).await;
     let first = publisher.publish().await;
     assert_eq!(client.update().await, first);
-    // What history holds is enough here.
+    // Here history has everything that was missed.
     let mut second = String::new();
     while_cut(&gateway, &network, async { second = publisher.publish().await }).await;
     assert_eq!(client.update().await, second);

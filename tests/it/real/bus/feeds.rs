@@ -1,4 +1,4 @@
-//! What is wrong with one feed is said of it, and costs the others nothing.
+//! A fault of one feed is reported for that feed, and costs the other feeds nothing.
 
 use bugfeed_protocol::bus::head_exchange;
 use bugfeed_protocol::log_event::LogEvent;
@@ -11,7 +11,7 @@ use super::publisher::{Publisher, Watcher};
 use crate::real::split::Gateway;
 use crate::support::{Client, SOON, get, request};
 
-/// Waits until `/readyz` says this; its status.
+/// Waits until `/readyz` says this; returns the status.
 async fn says(gateway: &Gateway, text: &str) -> u16 {
     eventually(SOON, text, async || {
         let (status, body) = get(gateway.admin, "/readyz").await;
@@ -73,7 +73,7 @@ async fn an_exchange_on_which_nobody_publishes_is_named() {
     let mut gateway = Gateway::start(&rabbit.url, &["--feed", &format!("default={exchange}")]).await;
     assert_eq!(says(&gateway, "no publisher seen here since").await, 200);
     assert_eq!(says(&gateway, &exchange).await, 200);
-    gateway.proc.wait_for_event(LogEvent::FeedNote, SOON).await.unwrap();
+    gateway.proc.wait_for_event(LogEvent::NoPublisher, SOON).await.unwrap();
     let publisher = Publisher::start(&rabbit.url, &exchange, "e1").await;
     publisher.publish().await;
     eventually(SOON, "it is heard", async || get(gateway.admin, "/readyz").await.1 == "ready\n").await.unwrap();
@@ -94,12 +94,12 @@ async fn two_ledgers_on_one_exchange_are_named() {
     assert_eq!(says(&gateway, "two ledgers publish here").await, 200);
     assert_eq!(says(&gateway, "epochs e1 and e2").await, 200);
     assert!(!gateway.metrics().await.contains("bugfeed_gaps_total"), "heads alone make no gaps");
-    gateway.logs_once(LogEvent::FeedNote).await;
+    gateway.logs_once(LogEvent::TwoPublishers).await;
     two.hush();
     one.clean_up().await;
 }
 
-/// Each of them would tell its clients half of the changes.
+/// With two gateways on one queue, each would get half of the changes.
 #[tokio::test]
 async fn a_queue_has_one_gateway() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -126,7 +126,7 @@ async fn a_queue_has_one_gateway() {
     publisher.delete_exchanges().await;
 }
 
-/// It has not been current yet, and whoever came in now would be sent old changes as if they had just happened.
+/// A client that came in now would be sent old changes as if they had just happened.
 #[tokio::test]
 async fn before_the_feed_is_current_clients_are_asked_to_come_later() {
     // Nothing listens there.

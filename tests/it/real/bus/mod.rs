@@ -1,5 +1,5 @@
-//! What a gateway does about its bus: a publisher that is made by hand here says heads, falls silent, or is another one;
-//! connections are cut, exchanges and streams deleted.
+//! How a gateway reacts to its bus. The tests play the publisher: it says heads, falls silent, or is replaced by another.
+//! Connections are cut, exchanges and streams are deleted.
 
 mod chaos;
 mod continuity;

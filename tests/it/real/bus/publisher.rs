@@ -106,7 +106,7 @@ impl Publisher {
         format!("{epoch}.{seq}.5e3c9a01")
     }
 
-    /// A number that is never published.
+    /// Gives a number that is never published.
     pub fn skip(&self) {
         self.head.fetch_add(1, Ordering::SeqCst);
     }
@@ -136,7 +136,7 @@ impl Publisher {
                 let head = Head { cursor: Cursor::new(epoch.clone(), seq).tagged(tag), interval_ms: 100, paused };
                 let properties = BasicProperties::default().with_type(HEAD_TYPE.into());
                 let (exchange, options) = (exchange.as_str().into(), BasicPublishOptions::default());
-                // Where the exchange is gone, this ends the channel.
+                // If the exchange does not exist any more, this ends the channel.
                 let _ = channel.basic_publish(exchange, "".into(), options, &encode_head(&head), properties).await;
             }
         });
@@ -157,7 +157,7 @@ impl Drop for Publisher {
     }
 }
 
-/// A cable to a broker, and the URL at its end.
+/// A connection to a broker that a test can cut, and the URL by which it is used.
 pub async fn cable(url: &str) -> (Network, String) {
     let (credentials, rest) = url.rsplit_once('@').unwrap();
     let (address, vhost) = rest.split_once('/').unwrap();

@@ -42,12 +42,12 @@ async fn what_a_gateway_reads_at_its_start_is_not_sent_as_if_it_were_new() {
     let Some(rabbit) = shared::rabbitmq().await else { return };
     let publisher = Publisher::start(&rabbit.url, &unique("start"), "e1").await;
     let feed = format!("default={}", publisher.exchange);
-    // Makes history.
+    // This gateway creates the history.
     drop(Gateway::start(&rabbit.url, &["--feed", &feed]).await);
     for _ in 0..5 {
         publisher.publish().await;
     }
-    // What it has yet to read is out of reach for a while: so much time a long history takes.
+    // The broker cannot be reached for a while, as if the history took that long to read.
     let (network, url) = cable(&rabbit.url).await;
     network.line.send_replace(Line::Cut);
     let mut gateway = Gateway::start_unready(&url, &["--feed", &feed]).await;

@@ -1,4 +1,4 @@
-//! Somebody deletes what the feed goes through, while everything runs: the exchange, that of heads, the stream.
+//! Somebody deletes what a feed needs at the broker, while everything runs: the exchange, the exchange of heads, the stream.
 
 use bugfeed_protocol::bus::head_exchange;
 use bugfeed_testbed::{eventually, shared, unique};

@@ -1,4 +1,5 @@
-//! A backup of the shim's ledger is restored: what was numbered since the copy was taken is a future that never was.
+//! A backup of the shim's ledger is restored: the ledger knows nothing of the numbers that were given since the copy was
+//! taken.
 
 use std::path::Path;
 
@@ -18,14 +19,14 @@ async fn copy_while_it_runs(ledger: &Path, copy: &Path) {
 
 fn put_back(ledger: &Path, copy: &Path) {
     for beside in ["-wal", "-shm"] {
-        // After an orderly end they are not there.
+        // After an orderly end these files do not exist.
         let _ = std::fs::remove_file(format!("{}{beside}", ledger.display()));
     }
     std::fs::copy(copy, ledger).unwrap();
 }
 
-/// Twice: a copy of a shim that was stopped, restored after an orderly end; and one of a shim that works, restored after a
-/// crash.
+/// Two restores: of a copy that was taken from a stopped shim, after an orderly end; and of a copy that was taken from a
+/// working shim, after a crash.
 async fn is_restored(shim_reads_history: bool) {
     let Some(server) = shared::mariadb().await else { return };
     let Some(rabbit) = shared::rabbitmq().await else { return };
@@ -50,7 +51,7 @@ async fn is_restored(shim_reads_history: bool) {
             scene.shim.start();
         }
         let copied = scene.published().await;
-        // The future that will be lost. Some leave with a cursor of it.
+        // These changes will be lost. Some clients leave with a cursor of them.
         scene.flows().await;
         scene.clients.send_away().await;
         scene.flows().await;
@@ -72,13 +73,13 @@ async fn is_restored(shim_reads_history: bool) {
     scene.end().await;
 }
 
-/// The end of history shows it, and the shim begins a new epoch.
+/// The shim notices by the end of history, and begins a new epoch.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_that_is_restored_begins_a_new_epoch() {
     is_restored(true).await;
 }
 
-/// The shim cannot look, and gives numbers out twice: their tags tell.
+/// The shim reads no history, so it gives numbers twice. Gateways notice by the tags.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_that_is_restored_without_history_is_told_by_its_tags() {
     is_restored(false).await;

@@ -66,7 +66,7 @@ async fn connected(heartbeat: u16) -> (Broker, Connection) {
 #[tokio::test]
 async fn both_sides_agree() {
     let (mut broker, mut connection) = connected(0).await;
-    assert_eq!((connection.state.frame_max, connection.state.channel_max), (4096, 100));
+    assert_eq!((connection.state.frame_max, connection.state.channel_max), (8192, 100));
     assert!(connection.beats.is_none() && connection.is_connected());
     let opened = async {
         assert_eq!(broker.method().await, (20, 10));
@@ -138,4 +138,26 @@ async fn bytes_of_something_else_end_it() {
         let error = Connection::log_in(client, &uri(), "test").await.unwrap_err().to_string();
         assert!(error.contains("not how AMQP 0-9-1 speaks"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_larger_than_the_buffer_is_taken_and_one_that_is_far_too_large_is_not() {
+    let (mut broker, mut connection) = connected(0).await;
+    let channel = connection.state.new_channel().unwrap();
+    broker.send(channel, AMQPClass::Basic(basic::AMQPMethod::Deliver(basic::Deliver::default()))).await;
+    let body = vec![b'x'; 300_000];
+    let mut bytes = Vec::new();
+    let header =
+        amq_protocol::frame::AMQPContentHeader { class_id: 60, body_size: 300_000, properties: Default::default() };
+    write_frame(&mut bytes, &AMQPFrame::Header(channel, header)).unwrap();
+    write_frame(&mut bytes, &AMQPFrame::Body(channel, body)).unwrap();
+    let sending = async {
+        broker.0.write_all(&bytes).await.unwrap();
+        broker.0.write_all(&[3, 0, 1, 0, 0x20, 0, 0]).await.unwrap();
+    };
+    let ((_, delivery), ()) = tokio::join!(async { connection.next(&[channel]).await.unwrap() }, sending);
+    assert_eq!(delivery.unwrap().body().len(), 300_000);
+    assert!(connection.input.len() < 600_000, "{}", connection.input.len());
+    let error = connection.next(&[channel]).await.unwrap_err().to_string();
+    assert!(error.contains("larger than was agreed"), "{error}");
 }

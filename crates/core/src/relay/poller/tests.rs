@@ -25,7 +25,7 @@ fn poller(in_place: bool, once: bool) -> Poller {
     poller
 }
 
-/// Up to a table that is read, with these rows in it; nothing was marked before.
+/// Plays the first round up to the moment when these rows are recorded; no row was marked before.
 fn reads(poller: &mut Poller, rows: &[Row]) -> Vec<Action> {
     poller.on(0, Event::Pending { rows: vec![], owed: vec![], head: 0, replaced: false });
     assert_eq!(poller.on(0, Event::Probed), [Action::Read { limit: 10 }]);
@@ -67,7 +67,7 @@ fn in_place_a_row_that_stays_is_owed_before_it_may_be_published() {
         assert_eq!(actions, [Action::Owe(vec![(key(1), change(7))]), Action::Settle(vec![])]);
         assert!(poller.on(0, Event::Settled { changes: vec![], head: 1 }).contains(&Action::Allow(1)));
     }
-    // Elsewhere it covers nothing but itself.
+    // Where rows are not updated in place, nothing is owed.
     let mut poller = poller(false, false);
     reads(&mut poller, &[row(1)]);
     let actions = poller.on(0, Event::Deleted { gone: vec![], held: vec![key(1)], kept: vec![] });
@@ -83,7 +83,7 @@ fn what_a_former_holder_recorded_is_deleted_first_and_found_where_it_stays() {
     assert_eq!(actions, [Action::Find(vec![key(1)])], "what is owed already is known");
     let actions = poller.on(0, Event::Found(vec![row(1)]));
     assert_eq!(actions, [Action::Owe(vec![(key(1), change(7))]), Action::Settle(vec![])]);
-    // In another file they are other rows.
+    // In a file that replaced the old one, they may be other rows: nothing is deleted.
     let mut poller = self::poller(true, false);
     let Event::Pending { rows, owed, head, .. } = pending else { return };
     let actions = poller.on(0, Event::Pending { rows, owed, head, replaced: true });

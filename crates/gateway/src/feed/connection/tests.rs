@@ -16,7 +16,6 @@ use super::*;
 use crate::feed::{Feed, FeedOptions, feed};
 use bugfeed_core::budget::{Budget, Budgets};
 use bugfeed_core::input::SessionLimits;
-use bugfeed_core::replay::ReplayLimits;
 
 /// The limit of every wait. A wait that takes this long has failed.
 const SOON: Duration = Duration::from_secs(20);
@@ -30,7 +29,7 @@ struct Bed {
 
 impl Bed {
     async fn new(session: SessionLimits, budgets: Budgets) -> Bed {
-        let options = FeedOptions { shards: 1, replay: ReplayLimits::default(), session, budgets };
+        let options = FeedOptions { session, budgets, ..FeedOptions::with_shards(1) };
         let events = Arc::new(Events::new());
         let parts = feed("default", &options, Clock::start(), &events);
         for shard in parts.shards {
@@ -112,7 +111,7 @@ async fn closed(peer: &mut TcpStream) -> u16 {
 async fn a_message_that_does_not_end_is_closed_and_nobody_else_is() {
     let limits = SessionLimits { message_timeout_ms: 400, ..SessionLimits::default() };
     let bed = Bed::new(limits, Budgets::default()).await;
-    // This client is silent, but between two messages, so it owes nothing.
+    // This client is silent, but between two messages: it has left no message unfinished.
     let mut idle = bed.client().await;
     idle.write_all(&frame(WHOLE, br#"{"command":"version"}"#)).await.unwrap();
     reply(&mut idle).await;
