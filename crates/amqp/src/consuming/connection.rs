@@ -173,6 +173,11 @@ impl Connection {
         }
     }
 
+    /// Whether something that was read has not been looked at. It may be less than a delivery.
+    pub fn has_read_more(&self) -> bool {
+        self.begin < self.end
+    }
+
     /// Reads and writes until something is there.
     pub(super) async fn until<T>(&mut self, mut ready: impl FnMut(&mut State) -> Option<T>) -> Result<T, Error> {
         poll_fn(|cx| self.poll_until(&mut ready, cx)).await

@@ -149,6 +149,7 @@ impl<'a> Carrier<'a> {
     ) -> Result<(), AmqpError> {
         for _ in 0..TURN {
             self.came(link, came)?;
+            self.ingest.is_alone = !link.connection.has_read_more();
             self.carry_out(link, stop).await?;
             if stop.is_cancelled() {
                 return Ok(());
