@@ -90,7 +90,7 @@ pub(crate) async fn current_feed(shards: usize) -> (Arc<Feed>, Ingest) {
     let options = FeedOptions::with_shards(shards);
     let FeedParts { feed, mut ingest, shards } = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
     for shard in shards {
-        tokio::spawn(shard.run(CancellationToken::new()));
+        tokio::spawn(shard.run(tokio_util::sync::CancellationToken::new()));
     }
     ingest.connect().await;
     assert!(feed.opened().await);

@@ -261,3 +261,97 @@ impl Work {
         tally.live + tally.caught_up
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::bus::BusMessage;
+    use bugfeed_protocol::client::Command;
+    use bugfeed_protocol::{BugId, Change, Cursor, When};
+    use futures::FutureExt as _;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt as _, SeedableRng as _};
+    use tokio_util::task::TaskTracker;
+
+    use crate::feed::{Feed, Ingest, Messages, current_feed};
+
+    use super::*;
+
+    /// So many clients that watch one bug; each has been told that it does.
+    async fn watchers(feed: &Feed, bug: &str, count: usize, tracker: &TaskTracker) -> Vec<Messages> {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            let bugs = vec![BugId::parse(bug).unwrap()];
+            let mut client = feed.open([Command::Subscribe { bugs, since: None, resume: None }], tracker);
+            assert!(client.next().await.is_some());
+            clients.push(client);
+        }
+        clients
+    }
+
+    async fn change(ingest: &mut Ingest, bug: &str, seq: i64, is_alone: bool) {
+        let change = Change { bug: BugId::parse(bug).unwrap(), when: When::from_micros(seq * 1_000_000).unwrap() };
+        ingest.is_alone = is_alone;
+        let cursor = Cursor::parse(&format!("E.{seq}"));
+        ingest.take_change(BusMessage { change, cursor, after: None }, None).await;
+    }
+
+    fn has_come(client: &mut Messages) -> bool {
+        client.next().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn what_is_alone_and_for_few_is_written_in_place() {
+        let (feed, mut ingest) = current_feed(2).await;
+        let tracker = TaskTracker::new();
+        let mut few = watchers(&feed, "1", 3, &tracker).await;
+        let mut many = watchers(&feed, "2", 2 * IN_PLACE + 2, &tracker).await;
+        change(&mut ingest, "1", 1, true).await;
+        assert!(few.iter_mut().all(has_come), "no task has run meanwhile");
+        change(&mut ingest, "1", 2, false).await;
+        assert!(!few.iter_mut().any(has_come), "others wait to be taken in");
+        for client in &mut few {
+            assert!(client.next().await.is_some());
+        }
+        change(&mut ingest, "2", 3, true).await;
+        assert!(!many.iter_mut().any(has_come), "many are the work of the task");
+        // What comes behind it waits for it.
+        change(&mut ingest, "1", 4, true).await;
+        assert!(!few.iter_mut().any(has_come));
+        for client in many.iter_mut().chain(&mut few) {
+            assert!(client.next().await.is_some());
+        }
+    }
+
+    /// Alone or not, for few or for many, with and without a turn of the tasks in between: everything comes once, in order.
+    #[tokio::test]
+    async fn the_order_is_that_of_the_changes() {
+        for seed in 0..40 {
+            let random = &mut SmallRng::seed_from_u64(seed);
+            let (feed, mut ingest) = current_feed(random.random_range(1..4)).await;
+            let tracker = TaskTracker::new();
+            let watched = [("1", 2), ("2", 3 * IN_PLACE + 7)];
+            let mut clients = Vec::new();
+            for (bug, count) in watched {
+                clients.push(watchers(&feed, bug, count, &tracker).await);
+            }
+            let mut want: [Vec<i64>; 2] = Default::default();
+            for seq in 1..=60 {
+                let place = random.random_range(0..2);
+                change(&mut ingest, watched[place].0, seq, random.random_bool(0.6)).await;
+                want[place].push(seq);
+                if random.random_bool(0.3) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            for (clients, want) in clients.iter_mut().zip(want) {
+                for client in clients {
+                    for &seq in &want {
+                        let text = String::from_utf8(client.next().await.unwrap()).unwrap();
+                        let when = When::from_micros(seq * 1_000_000).unwrap().to_string();
+                        assert!(text.contains(&when), "seed {seed}: {text} instead of {when}");
+                    }
+                }
+            }
+        }
+    }
+}
