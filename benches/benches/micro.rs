@@ -1,9 +1,11 @@
 //! Micro benchmarks of the core: `cargo bench -p bugfeed-bench`. To see whether a change made something slower, trust the
 //! instruction counts (benches/hot-path) more; this shows what they mean in time on this machine.
 
+use bugfeed_core::bus::{Arrival, Bus, Event, Item, Now, Queue, Setup};
 use bugfeed_core::frame;
 use bugfeed_core::position_map::Continuity;
 use bugfeed_core::replay::{Recorder, ReplayLimits, Wanted, replay};
+use bugfeed_core::sequencer::Sequencer;
 use bugfeed_core::subscriptions::Subscriptions;
 use bugfeed_protocol::bus::{self, Format};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When, client};
@@ -111,6 +113,48 @@ fn decode_bus_message(bencher: Bencher<'_, '_>) {
     let numbered = Numbered { change: change(1_234_567, 5), cursor: cursor(123_456), after: None, recorded: When::MIN };
     let body = bus::encode(&numbered, Format::Native, "");
     bencher.bench_local(|| bus::decode(black_box(&body)));
+}
+
+fn batch(first: u64, count: u64) -> Vec<u8> {
+    let numbered = |seq: u64| Numbered {
+        change: change(1_000_000 + seq * 7919 % 100_000, i64::try_from(seq).expect("small")),
+        cursor: cursor(seq),
+        after: None,
+        recorded: When::MIN,
+    };
+    bus::encode_batch(&(first..first + count).map(numbered).collect::<Vec<_>>())
+}
+
+/// Decoding a message of this many changes.
+#[divan::bench(args = [20, 500])]
+fn decode_batch(bencher: Bencher<'_, '_>, count: u64) {
+    let body = batch(123_456, count);
+    bencher.counter(divan::counter::ItemsCount::new(count)).bench_local(|| bus::decode_batch(black_box(&body)));
+}
+
+/// Reading 100,000 changes of history, in messages of 500: decoded, taken in, and told.
+#[divan::bench(sample_count = 20)]
+fn read_history(bencher: Bencher<'_, '_>) {
+    let count = 100_000_u64;
+    let bodies: Vec<Vec<u8>> = (0..count / 500).map(|at| batch(1 + at * 500, 500)).collect();
+    bencher.counter(divan::counter::ItemsCount::new(count)).bench_local(|| {
+        let (recorder, _cache) = replay(ReplayLimits::default());
+        let mut bus = Bus::new(Sequencer::new(recorder, Epoch::parse("own").expect("letters")));
+        let now = Now { ms: 0, wall: When::MAX };
+        bus.set_up(0, Setup { history: true, ..Setup::default() });
+        bus.on(now, Event::Connected { queue: Queue::New, waiting: 0 });
+        bus.on(now, Event::Marked("m".to_owned()));
+        for (body, offset) in bodies.iter().zip(0..) {
+            let elements = bus::decode_batch(body).expect("a batch");
+            let arrival = |message| Arrival { message, recorded: Some(When::MIN) };
+            let changes = elements.into_iter().flatten().map(arrival).collect();
+            bus.on(now, Event::Read(Item::Changes(changes), offset));
+            while let Some(action) = bus.next_action() {
+                black_box(&action);
+            }
+        }
+        assert_eq!(bus.head().map(|head| head.seq), Some(count));
+    });
 }
 
 /// Parsing a subscribe command with this many bugs.

@@ -40,6 +40,13 @@ impl Producer {
         }
     }
 
+    async fn publish_typed(&self, exchange: &str, kind: &str, body: &str) {
+        let properties = BasicProperties::default().with_type(kind.into());
+        let sent =
+            self.channel.basic_publish(exchange.into(), "1".into(), Default::default(), body.as_bytes(), properties);
+        sent.await.unwrap().await.unwrap();
+    }
+
     async fn delete(&self, exchange: &str) {
         self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
     }
@@ -89,6 +96,55 @@ async fn every_form_of_message_reaches_the_clients_of_its_feed() {
     assert_eq!(gateway.proc.events(LogEvent::MessageUnreadable), 1, "{}", gateway.proc.output());
     producer.delete(&one).await;
     producer.delete(&two).await;
+}
+
+#[tokio::test]
+async fn several_changes_in_one_message_reach_the_clients() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let feed = format!("default={exchange}");
+    let gateway = Gateway::start(&rabbit.url, &["--history", "false", "--feed", &feed]).await;
+    let producer = Producer::connect(&rabbit.url).await;
+    let mut client = gateway.client().await;
+    client.ask(r#"{"command":"hello"}"#).await;
+    client.ask(r#"{"command":"subscribe","bugs":[1,2,3,4,5,6,7,8,9]}"#).await;
+    let members = |bugs: &[&str]| {
+        let member = |bug: &&str| format!(r#"{{"bug":{bug},"when":"{T}"}}"#);
+        bugs.iter().map(member).collect::<Vec<_>>().join(",")
+    };
+    let batch = |seq: u64, bugs: &[&str]| format!(r#"{{"epoch":"e1","seq":{seq},"changes":[{}]}}"#, members(bugs));
+    let kind = "bugfeed.batch";
+    producer.publish_typed(&exchange, kind, &batch(1, &["1", "777", "2"])).await;
+    // Published again, put together otherwise.
+    producer.publish_typed(&exchange, kind, &batch(2, &["777", "2", "3"])).await;
+    // One of them cannot be read. The others count, and its number is missing.
+    producer.publish_typed(&exchange, kind, &batch(5, &["4", "0", "5"])).await;
+    // A producer that gives no numbers.
+    producer.publish_typed(&exchange, kind, &format!(r#"{{"changes":[{}]}}"#, members(&["6", "7"]))).await;
+    // What a later version may write is said to be unknown, and its number is missing.
+    producer.publish_typed(&exchange, "bugfeed.later", &batch(8, &["8"])).await;
+    producer.publish_typed(&exchange, kind, "poison").await;
+    producer.publish_typed(&exchange, kind, &batch(9, &["9"])).await;
+    let mut told = Vec::new();
+    while told.len() < 10 {
+        let message = client.json().await;
+        match message["command"].as_str() {
+            Some("update") => told.push(message["bug"].to_string()),
+            Some("gap") => told.push(format!("gap {}", message["cursor"].as_str().unwrap_or("-"))),
+            _ => {}
+        }
+    }
+    assert_eq!(told[1..], ["2", "3", "4", "gap e1.6", "5", "6", "7", "gap e1.8", "9"]);
+    assert_eq!(told[0], "1");
+    let metrics = gateway.metrics().await;
+    for line in [
+        "bugfeed_messages_poison_total{feed=\"default\"} 3",
+        "bugfeed_changes_total{feed=\"default\"} 9",
+        "bugfeed_changes_repeated_total{feed=\"default\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    producer.delete(&exchange).await;
 }
 
 /// A poll of a feed on which nothing was published yet, and of another that is not touched by it.

@@ -63,10 +63,14 @@ impl Tracker {
     }
 
     async fn run(&mut self) {
+        self.run_with(&[]).await;
+    }
+
+    async fn run_with(&mut self, more: &[&str]) {
         let ledger = format!("sqlite://{}/ledger.db", self.dir.path().display());
         let (source, admin) = (self.source(), self.admin.to_string());
         let options = ["--source", &source, "--ledger", &ledger, "--amqp", &self.amqp, "--exchange", &self.exchange];
-        self.shim = Some(shim(&[&options[..], &["--admin-listen", &admin]].concat()).await);
+        self.shim = Some(shim(&[&options[..], &["--admin-listen", &admin], more].concat()).await);
     }
 
     async fn touch(&self, bugs: &[u64]) {
@@ -162,7 +166,8 @@ async fn what_overflowed_a_queue_is_filled_from_history_in_order() {
     let options =
         ["--feed", &tracker.feed(), "--queue-max", "10", "--prefetch", "10", "--send-buffer-bytes", "4194304"];
     let mut gateway = Gateway::start(&rabbit.url, &options).await;
-    tracker.run().await;
+    // Many messages, so that the queue overflows: a limit of a queue counts messages.
+    tracker.run_with(&["--batch", "5"]).await;
     let mut client = gateway.client().await;
     resume(&mut client, &[1], None).await;
     tracker.touch(&[1]).await;
@@ -186,7 +191,8 @@ async fn without_history_what_is_missing_is_told() {
     let mut tracker = Tracker::start(&rabbit.url).await;
     let options = ["--history", "false", "--feed", &tracker.feed(), "--queue-max", "10", "--prefetch", "10"];
     let mut gateway = Gateway::start(&rabbit.url, &options).await;
-    tracker.run().await;
+    // Many messages, so that the queue overflows: a limit of a queue counts messages.
+    tracker.run_with(&["--batch", "5"]).await;
     let mut client = gateway.client().await;
     resume(&mut client, &[1], None).await;
     tracker.touch(&[1]).await;

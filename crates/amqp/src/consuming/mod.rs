@@ -5,7 +5,7 @@
 //! that nobody has asked for yet, which the prefetch count and [`BODY_MAX`] bound.
 //!
 //! Why beside lapin: lapin reads its socket on a thread of its own, which wakes the task that consumes. Here the task that
-//! consumes reads the socket itself. docs/decisions/0025-consuming-connection.md has the figures.
+//! consumes reads the socket itself. docs/decisions/0026-consuming-connection.md has the figures.
 //!
 //! | file | what |
 //! |---|---|

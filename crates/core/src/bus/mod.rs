@@ -20,6 +20,7 @@
 //! acknowledged.
 
 mod acks;
+mod changes;
 mod history;
 pub mod offsets;
 mod older;
@@ -29,7 +30,6 @@ pub mod steps;
 mod words;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::Head;
@@ -43,9 +43,8 @@ pub use self::plan::GRACE_MS;
 pub use self::publishers::Publisher;
 use self::steps::{Happened, Step};
 pub use self::words::{Action, Arrival, Ask, Cause, Event, Item, Note, Now, Queue, Say, Stopped, Tell, Why};
-use super::input::Update;
 use super::replay::Replay;
-use super::sequencer::{HeadStands, New, Sequencer, Taken};
+use super::sequencer::{HeadStands, Sequencer};
 
 /// What is known of a transport.
 #[derive(Clone, Copy, Debug)]
@@ -275,115 +274,6 @@ impl Bus {
         self.out.extend(asks.into_iter().map(Action::Ask));
     }
 
-    /// A delivery is done with.
-    fn done(&mut self, now: Now, tag: Option<u64>) {
-        if let Some(tag) = self.acks.done(now.ms, tag) {
-            self.ask(Ask::Acknowledge(tag));
-        }
-    }
-
-    /// A delivery goes no further.
-    fn unreadable(&mut self, now: Now, tag: Option<u64>) {
-        self.backlog = self.backlog.saturating_sub(1);
-        self.done(now, tag);
-    }
-
-    /// Takes in the rest of the delivery in hand, up to a change before which others are missing.
-    fn work_off(&mut self, now: Now) {
-        while self.held.is_none()
-            && let Some(arrival) = self.in_hand.pop_front()
-        {
-            let tag = self.in_hand_tag.filter(|_| self.in_hand.is_empty());
-            self.change(now, arrival, tag);
-        }
-    }
-
-    /// Takes in a change from the queue. `tag` is that of its delivery, if it is the last one of it.
-    fn change(&mut self, now: Now, arrival: Arrival, tag: Option<u64>) {
-        let taken = match self.older.is_before() {
-            true => self.offer_waiting(now, &arrival),
-            false => self.sequencer.offer(&arrival.message, arrival.recorded, now.wall),
-        };
-        let epoch = arrival.message.cursor.as_ref().map(|cursor| &cursor.epoch);
-        let numbered = |update: &Update| update.number.is_some();
-        let next = matches!(&taken, Taken::New(New { update, gap: None, late: false, .. }) if numbered(update));
-        let happened = Happened::Taken { epoch, next, last: self.in_hand.is_empty() };
-        match taken {
-            Taken::Hole { missing, before } => {
-                self.decide(now, happened);
-                self.say(Say::Hole(missing, before));
-                self.held = Some(Held { arrival, tag, missing });
-                self.decide(now, Happened::Hole);
-            }
-            taken => {
-                if let Taken::New(New { update: Update { number: Some(number), .. }, .. }) = &taken
-                    && self.in_hand.is_empty()
-                {
-                    self.history.delivered(number);
-                }
-                self.pass_on(taken);
-                if let Some(number) = self.waited_to_no_end() {
-                    self.go_on_after(&number, Why::Forked);
-                }
-                self.decide(now, happened);
-                self.done(now, tag);
-            }
-        }
-    }
-
-    /// Takes in a change that had waited in the queue, and may lie before all that is known.
-    fn offer_waiting(&mut self, now: Now, arrival: &Arrival) -> Taken {
-        let head = self.sequencer.head();
-        let taken = self.sequencer.offer_older(&arrival.message, arrival.recorded, now.wall);
-        self.older.note(&arrival.message, &taken, head.as_ref(), &self.sequencer);
-        // Counted in deliveries.
-        self.backlog = self.backlog.saturating_sub(u64::from(self.in_hand.is_empty()));
-        taken
-    }
-
-    /// Where all that had waited in the queue is through: its last number, where that leads to nothing known here.
-    fn waited_to_no_end(&mut self) -> Option<Cursor> {
-        if self.backlog > 0 || !self.older.is_before() {
-            return None;
-        }
-        std::mem::take(&mut self.older).leads_nowhere().cloned()
-    }
-
-    /// Passes on what became of a change.
-    fn pass_on(&mut self, taken: Taken) {
-        let Taken::New(New { update, gap, late, forked }) = taken else { return self.say(Say::Repeated) };
-        if forked {
-            let number = update.number.as_ref().unwrap_or(&update.cursor);
-            self.say(Say::Forked(number.clone(), self.begun));
-        }
-        if late {
-            self.say(Say::Late);
-        }
-        if let Some(cursor) = gap {
-            self.gap(Some(cursor), Cause::Change);
-        }
-        self.tell_update(update);
-    }
-
-    /// Tells the shards of a change. Those that follow one another are told together.
-    fn tell_update(&mut self, update: Update) {
-        match self.out.back_mut() {
-            Some(Action::Tell(Tell::Updates(updates))) => Arc::make_mut(updates).push(update),
-            Some(Action::Tell(Tell::Update(_))) => {
-                let Some(Action::Tell(Tell::Update(before))) = self.out.pop_back() else { return };
-                self.tell(Tell::Updates(Arc::new(vec![before, update])));
-            }
-            _ => self.tell(Tell::Update(update)),
-        }
-    }
-
-    fn gap(&mut self, cursor: Option<Cursor>, cause: Cause) {
-        if self.begun {
-            self.say(Say::Gap(cursor.clone()));
-        }
-        self.tell(Tell::Gap(cursor, cause));
-    }
-
     fn head_came(&mut self, now: Now, head: &Head, tag: Option<u64>) {
         self.say(Say::HeadHeard);
         let stands = self.sequencer.judge_head(&head.cursor);
@@ -416,28 +306,6 @@ impl Bus {
                 self.out.extend(asks.into_iter().map(Action::Ask));
             }
         }
-    }
-
-    /// Takes in a change of history. What history itself lacks cannot be had: it is told as a gap.
-    fn take_old(&mut self, now: Now, arrival: &Arrival) {
-        let Arrival { message, recorded } = arrival;
-        let head = self.sequencer.head();
-        let mut taken = match self.is_before() {
-            true => self.sequencer.offer_older(message, *recorded, now.wall),
-            false => self.sequencer.offer(message, *recorded, now.wall),
-        };
-        let hole = matches!(taken, Taken::Hole { .. });
-        if hole {
-            taken = self.sequencer.accept_gap(message, *recorded, now.wall);
-        }
-        let broken = hole || matches!(taken, Taken::New(New { gap: Some(_), .. }));
-        if let Some(reading) = self.history.reading_mut() {
-            reading.older.note(message, &taken, head.as_ref(), &self.sequencer);
-            if broken {
-                reading.gave_up();
-            }
-        }
-        self.pass_on(taken);
     }
 
     /// Whether what history is read for has come.
@@ -526,14 +394,6 @@ impl Bus {
             }
             Step::Feed { paused, since_ms } => self.tell(Tell::Feed { paused, since_ms }),
         }
-    }
-
-    /// The held change is offered again; what is missing before it still is given up, and told as a gap.
-    fn take_held(&mut self, now: Now) {
-        let Some(Held { arrival, tag, .. }) = self.held.take() else { return };
-        let taken = self.sequencer.accept_gap(&arrival.message, arrival.recorded, now.wall);
-        self.pass_on(taken);
-        self.done(now, tag);
     }
 }
 

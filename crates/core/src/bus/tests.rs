@@ -4,6 +4,7 @@ use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{BugId, Change, Epoch, When};
 
 use super::*;
+use crate::input::Update;
 use crate::replay::{ReplayLimits, replay};
 
 /// A bus, and its clock.
@@ -85,6 +86,10 @@ impl Bed {
         self.hear(Event::Change(arrival(text), Some(tag)))
     }
 
+    fn take_batch(&mut self, texts: &[&str], tag: u64) -> String {
+        self.hear(Event::Batch(texts.iter().map(|text| arrival(text)).collect(), Some(tag)))
+    }
+
     /// The stream holds a change, or a marker (`m…`).
     fn meet(&mut self, text: &str, offset: i64) -> String {
         let item = match text.strip_prefix('m') {
@@ -125,6 +130,41 @@ fn a_change_goes_one_way() {
     assert!(bed.bus.takes_deliveries());
     assert_eq!(bed.wait(50), "Acknowledge(3)");
     assert_eq!(bed.bus.take_unacknowledged(), None);
+}
+
+/// Several changes in one message: each goes the way of a single one, and the delivery is acknowledged once.
+#[test]
+fn changes_of_one_message_go_the_same_way() {
+    let mut bed = Bed::connected(&["E.1", "E.2"]);
+    assert_eq!(bed.take_batch(&["E.3", "E.4", "E.5"], 1), "E.3+E.4+E.5");
+    // Half of it is known: it was published again, put together otherwise.
+    assert_eq!(bed.take_batch(&["E.4", "E.5", "E.6"], 2), "repeated, repeated, E.6, Acknowledge(2)");
+    // A hole: what follows in the same message waits with the change that shows it.
+    assert_eq!(bed.take_batch(&["E.9", "E.10"], 3), "not current, Mark");
+    assert!(!bed.bus.takes_deliveries());
+    // Two messages with newer numbers were delivered since number 2 was read at offset 1.
+    assert_eq!(bed.hear(Event::Marked("m1".into())), "Consume(Some(3))");
+    let read = Item::Changes(["E.6", "E.7", "E.8"].map(arrival).into());
+    assert_eq!(bed.hear(Event::Read(read, 4)), "repeated, E.7+E.8");
+    assert_eq!(bed.meet("m1", 5), "read 3, E.9, current, AcknowledgeRead, Cancel, E.10");
+    assert!(bed.bus.takes_deliveries());
+    assert_eq!(bed.wait(50), "Acknowledge(3)");
+    // Nothing of it could be read.
+    assert_eq!(bed.take_batch(&[], 4), "");
+    assert_eq!(bed.wait(50), "Acknowledge(4)");
+    // The connection is lost while it waits: it comes again.
+    assert_eq!(bed.take_batch(&["E.12", "E.13"], 5), "not current, Mark");
+    assert_eq!(bed.hear(Event::Lost), "");
+    assert_eq!(bed.hear(Event::Tick), "");
+    assert_eq!(bed.bus.take_unacknowledged(), None);
+}
+
+/// One change of a message could not be read: its number is missing, and nothing else.
+#[test]
+fn a_change_that_cannot_be_read_is_missing_within_its_message() {
+    let mut bed = Bed::new(false);
+    bed.hear(Event::Connected { queue: Queue::New, waiting: 0 });
+    assert_eq!(bed.take_batch(&["E.1", "E.2", "E.4", "E.5"], 1), "E.1+E.2, gap E.3 Change, E.4+E.5");
 }
 
 #[test]
