@@ -4,6 +4,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
+use crate::consuming::{self, QueueSettings};
 use crate::error::protocol_error;
 use crate::{AmqpError, BrokerUrl};
 
@@ -14,6 +15,20 @@ use crate::{AmqpError, BrokerUrl};
 pub async fn declare_exchange(url: &BrokerUrl, channel: &Channel, exchange: &str) -> Result<(), AmqpError> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let declared = channel.exchange_declare(exchange.into(), ExchangeKind::Topic, options, FieldTable::default()).await;
+    declared.map_err(|error| AmqpError::exchange(url, exchange, error))
+}
+
+/// The same on a consuming connection.
+///
+/// # Errors
+/// As [`declare_exchange`].
+pub async fn declare_exchange_on(
+    url: &BrokerUrl,
+    connection: &mut consuming::Connection,
+    channel: u16,
+    exchange: &str,
+) -> Result<(), AmqpError> {
+    let declared = connection.declare_exchange(channel, exchange, "topic").await;
     declared.map_err(|error| AmqpError::exchange(url, exchange, error))
 }
 
@@ -29,6 +44,22 @@ pub struct HistoryBounds {
 impl Default for HistoryBounds {
     fn default() -> HistoryBounds {
         HistoryBounds { age_s: 7 * 24 * 3600, bytes: 1 << 30 }
+    }
+}
+
+impl HistoryBounds {
+    /// What the stream is declared with.
+    fn arguments(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        arguments.insert("x-max-age".into(), AMQPValue::LongString(format!("{}s", self.age_s).into()));
+        let bytes = i64::try_from(self.bytes).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+        // The broker removes whole segments, so they are made small; otherwise the bounds on age and size would
+        // hold only roughly.
+        let segment = (bytes / 10).clamp(1_000_000, 100_000_000);
+        arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(segment));
+        arguments
     }
 }
 
@@ -58,15 +89,7 @@ pub async fn declare_history(
         Err(error) if protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
             let channel = connection.create_channel().await.map_err(failed)?;
             let declare = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
-            arguments.insert("x-max-age".into(), AMQPValue::LongString(format!("{}s", bounds.age_s).into()));
-            let bytes = i64::try_from(bounds.bytes).unwrap_or(i64::MAX);
-            arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
-            // The broker removes whole segments, so they are made small; otherwise the bounds on age and size would
-            // hold only roughly.
-            let segment = (bytes / 10).clamp(1_000_000, 100_000_000);
-            arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(segment));
+            let arguments = bounds.arguments();
             let declared = channel.queue_declare(name.as_str().into(), declare, arguments).await;
             declared.map_err(|error| AmqpError::queue(url, &name, error))?;
             channel
@@ -79,4 +102,34 @@ pub async fn declare_history(
         .await
         .map_err(failed)?;
     channel.close(200, "done".into()).await.map_err(failed)
+}
+
+/// The same on a consuming connection.
+///
+/// # Errors
+/// As [`declare_history`].
+pub async fn declare_history_on(
+    url: &BrokerUrl,
+    connection: &mut consuming::Connection,
+    exchange: &str,
+    bounds: &HistoryBounds,
+) -> Result<(), AmqpError> {
+    let failed = |error| AmqpError::broker(url, error);
+    let name = history_name(exchange);
+    // A refusal closes the channel, so each attempt has its own channel.
+    let channel = connection.open_channel().await.map_err(failed)?;
+    let look = QueueSettings { passive: true, durable: true, ..QueueSettings::default() };
+    let channel = match connection.declare_queue(channel, &name, look).await {
+        Ok(_) => channel,
+        Err(error) if protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
+            let channel = connection.open_channel().await.map_err(failed)?;
+            let make = QueueSettings { durable: true, arguments: bounds.arguments(), ..QueueSettings::default() };
+            let made = connection.declare_queue(channel, &name, make).await;
+            made.map_err(|error| AmqpError::queue(url, &name, error))?;
+            channel
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    connection.bind_queue(channel, &name, exchange).await.map_err(failed)?;
+    connection.close_channel(channel).await.map_err(failed)
 }

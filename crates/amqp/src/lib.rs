@@ -4,6 +4,7 @@
 //! Goes in: a URL. Comes out: a connection, or an error that says what to do. Never retries or reconnects by itself, so
 //! that the caller sees the moment at which a connection is lost.
 
+pub mod consuming;
 mod declare;
 mod error;
 mod transport;
@@ -13,7 +14,9 @@ use std::time::Duration;
 
 use lapin::{Connection, ConnectionProperties};
 
-pub use declare::{HistoryBounds, declare_exchange, declare_history, history_name};
+pub use declare::{
+    HistoryBounds, declare_exchange, declare_exchange_on, declare_history, declare_history_on, history_name,
+};
 pub use error::AmqpError;
 use error::protocol_error;
 pub use url::{BrokerUrl, exchange_name, parse_url};
@@ -42,7 +45,7 @@ pub async fn within<T, E>(
 /// connection: with RabbitMQ's own 128 KiB that would be 8 MiB.
 pub const SMALL_FRAMES: u32 = 16 * 1024;
 
-/// Connects, within 10 s. `name` is shown in the broker's list of connections. `frame_max` is the largest frame, in bytes,
+/// Connects with lapin, within 10 s: to publish. `name` is shown in the broker's list of connections. `frame_max` is the largest frame, in bytes,
 /// unless the URL says another (`?frame_max=`); the broker may ask for smaller ones.
 ///
 /// # Errors
@@ -52,13 +55,29 @@ pub async fn connect(url: &BrokerUrl, name: &str, frame_max: u32) -> Result<Conn
     let mut uri = url.0.clone();
     uri.query.frame_max.get_or_insert(frame_max);
     let connecting = Connection::connector(uri, transport::runtime(), transport::open, properties);
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Err(_) => Err(AmqpError::Timeout(url.clone())),
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => match protocol_error(&error) {
-            // ACCESS_REFUSED: user or password. NOT_ALLOWED: the virtual host.
-            Some((403 | 530, reason)) => Err(AmqpError::Login { url: url.clone(), reason }),
-            _ => Err(AmqpError::Broker { url: url.clone(), source: error }),
-        },
-    }
+    logged_in(url, connecting).await
+}
+
+/// Connects to consume, within 10 s. `name` is shown in the broker's list of connections.
+///
+/// # Errors
+/// [`AmqpError::Login`] can only be mended by a person; the other errors may pass.
+pub async fn connect_consuming(url: &BrokerUrl, name: &str) -> Result<consuming::Connection, AmqpError> {
+    let connecting = async {
+        let stream = transport::stream(&url.0).await?;
+        consuming::Connection::log_in(stream, &url.0, name).await
+    };
+    logged_in(url, connecting).await
+}
+
+async fn logged_in<T>(
+    url: &BrokerUrl,
+    connecting: impl Future<Output = Result<T, lapin::Error>>,
+) -> Result<T, AmqpError> {
+    within(CONNECT_TIMEOUT, url, connecting, |error| match protocol_error(&error) {
+        // ACCESS_REFUSED: user or password. NOT_ALLOWED: the virtual host.
+        Some((403 | 530, reason)) => AmqpError::Login { url: url.clone(), reason },
+        _ => AmqpError::Broker { url: url.clone(), source: error },
+    })
+    .await
 }

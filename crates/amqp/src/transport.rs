@@ -1,6 +1,6 @@
 //! The byte stream to the broker: TCP, and TLS over it for `amqps://`.
 //!
-//! Goes in: the broker's URI. Comes out: a byte stream for lapin. Trusts the certificates that this machine trusts (or
+//! Goes in: the broker's URI. Comes out: a byte stream, for lapin or for a consuming connection. Trusts the certificates that this machine trusts (or
 //! those in `SSL_CERT_FILE` and `SSL_CERT_DIR`). Never retries, and never shows a certificate to the broker.
 //!
 //! lapin has TLS of its own, but that also reads PKCS#12 files, which bugfeed does not need: 46 more units to compile.
@@ -40,23 +40,30 @@ pub(super) fn runtime() -> Runtime<Kit> {
     Runtime::new(Kit(async_rs::Tokio::current()))
 }
 
+/// Opens the stream for lapin.
+///
+/// # Errors
+/// As [`stream`].
+pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTcpStream<Socket>> {
+    Ok(AsyncTcpStream::Plain(stream(&uri).await?.compat()))
+}
+
 /// Opens the stream that the URI's scheme asks for.
 ///
 /// # Errors
 /// If nobody listens there, or the other end cannot prove (TLS) that it is the host of the URI.
-pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTcpStream<Socket>> {
+pub(super) async fn stream(uri: &AMQPUri) -> io::Result<Box<dyn Duplex>> {
     let host = uri.authority.host.as_str();
     let stream = TcpStream::connect((host, uri.authority.port)).await?;
     stream.set_nodelay(true)?;
-    let socket: Box<dyn Duplex> = match uri.scheme {
-        AMQPScheme::AMQP => Box::new(stream),
+    match uri.scheme {
+        AMQPScheme::AMQP => Ok(Box::new(stream)),
         AMQPScheme::AMQPS => {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             let encrypted = TlsConnector::from(Arc::new(tls().await?)).connect(name, stream).await?;
-            Box::new(encrypted)
+            Ok(Box::new(encrypted))
         }
-    };
-    Ok(AsyncTcpStream::Plain(socket.compat()))
+    }
 }
 
 /// Reads this machine's certificates again for each connection, because they may have changed.

@@ -61,6 +61,14 @@ pub enum BadMessage {
     /// A date that cannot be read.
     #[error("{0}")]
     When(#[from] crate::change::BadWhen),
+    /// A message that is not even taken into memory.
+    #[error("a message of {size} bytes; the largest that is read has {max}")]
+    TooLarge {
+        /// Its size, in bytes.
+        size: u64,
+        /// The largest, in bytes.
+        max: u64,
+    },
     /// A message property `type` that this version does not know.
     #[error(
         "messages of type '{0}' are not known to this version; update it (until then their changes are told as a gap)"

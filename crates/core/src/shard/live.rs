@@ -116,6 +116,11 @@ impl<P: Peer> Shard<P> {
         self.staged.updates.len() == STAGE || self.staged.next > 0
     }
 
+    /// How many sessions have yet to be written what is staged.
+    pub fn staged(&self) -> usize {
+        self.staged.slots.len() - self.staged.next
+    }
+
     /// Takes in an update: from here on it counts as processed. It is written by [`Shard::flush`]; where the stage is full,
     /// what it holds is written at once.
     pub fn stage(&mut self, update: &Update) {

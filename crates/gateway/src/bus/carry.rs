@@ -6,14 +6,13 @@
 use std::time::Duration;
 
 use bugfeed_amqp::AmqpError;
-use bugfeed_protocol::bus::Message;
-use futures::FutureExt as _;
-use lapin::message::Delivery;
+use bugfeed_amqp::consuming::{BODY_MAX, Delivery};
+use bugfeed_protocol::bus::{BadMessage, Message};
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Came, QueueConnection};
-use super::history::{History, HistoryError, Reader, kind, marker, offset, recorded};
+use super::connection::{self, Came, QueueConnection, Source};
+use super::history::{History, HistoryError, Reader, recorded};
 use super::options::AmqpOptions;
 use crate::feed::Ingest;
 use bugfeed_core::bus::{Arrival, Ask, Event, Item, Setup, Stopped};
@@ -102,7 +101,7 @@ impl<'a> Carrier<'a> {
                 self.hear(Event::HeadsBound(true));
                 Ok(())
             }
-            Err(error) if !link.connection.status().connected() => Err(error),
+            Err(error) if !link.connection.is_connected() => Err(error),
             Err(error) => {
                 if !self.no_heads {
                     self.ingest.events.no_heads(&self.ingest.feed, &error);
@@ -115,13 +114,13 @@ impl<'a> Carrier<'a> {
     }
 
     /// Makes the stream, should it be gone. What refuses it now is told by the next reading.
-    async fn keep_history(&self, link: &QueueConnection) -> Result<(), AmqpError> {
+    async fn keep_history(&self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         let Some(history) = self.history.as_ref().filter(|_| self.ingest.bus.has_history(self.ingest.now_ms())) else {
             return Ok(());
         };
-        let kept = history.keep(&self.options.url, &link.connection).await;
+        let kept = history.keep(&self.options.url, &mut link.connection).await;
         match kept {
-            Err(error) if !link.connection.status().connected() => Err(error),
+            Err(error) if !link.connection.is_connected() => Err(error),
             _ => Ok(()),
         }
     }
@@ -131,8 +130,9 @@ impl<'a> Carrier<'a> {
         let due = self.ingest.bus.due_ms().map(|due_ms| self.ingest.instant(due_ms).into());
         let takes = self.ingest.bus.takes_deliveries();
         tokio::select! {
-            came = link.next(&self.options.url), if takes => return self.take_turn(link, came?, stop).await,
-            read = next_read(&mut self.reader) => return self.read_turn(link, read, stop).await,
+            came = link.next(&self.options.url, takes, self.reader.as_ref()) => {
+                return self.take_turn(link, came?, stop).await;
+            }
             () = sleep_until(due) => self.hear(Event::Due),
             _ = self.ticks.tick() => self.hear(Event::Tick),
             () = stop.cancelled() => {}
@@ -140,34 +140,63 @@ impl<'a> Carrier<'a> {
         self.carry_out(link, stop).await
     }
 
-    /// Hands in a delivery, and then those that have arrived already.
+    /// Hands in what came, and then what has been read already.
     async fn take_turn(
         &mut self,
         link: &mut QueueConnection,
         mut came: Came,
         stop: &CancellationToken,
     ) -> Result<(), AmqpError> {
-        for left in (0..TURN).rev() {
-            self.take(&came);
+        for _ in 0..TURN {
+            self.came(link, came)?;
+            self.ingest.is_alone = !link.connection.has_read_more();
             self.carry_out(link, stop).await?;
-            if left == 0 || !self.ingest.bus.takes_deliveries() {
-                break;
+            if stop.is_cancelled() {
+                return Ok(());
             }
-            let Some(next) = link.next(&self.options.url).now_or_never() else { break };
-            came = next?;
+            let takes = self.ingest.bus.takes_deliveries();
+            let Some(next) = link.next_read(&self.options.url, takes, self.reader.as_ref())? else { return Ok(()) };
+            came = next;
+        }
+        self.came(link, came)?;
+        self.carry_out(link, stop).await?;
+        // However much has come: the other tasks of this thread have their turn.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    fn came(&mut self, link: &mut QueueConnection, (from, came): Came) -> Result<(), AmqpError> {
+        let url = &self.options.url;
+        match (from, came) {
+            (Source::Queue, Ok(delivery)) => self.take(&delivery, Some(delivery.tag())),
+            // It is acknowledged already.
+            (Source::Heads, Ok(delivery)) => self.take(&delivery, None),
+            (Source::History, Ok(delivery)) => self.read(&delivery),
+            (Source::History, Err(ended)) => {
+                let error = HistoryError::from(connection::ended(url, ended));
+                return self.failed(link, error).map_or(Ok(()), Err);
+            }
+            (_, Err(ended)) => return Err(connection::ended(url, ended)),
         }
         Ok(())
     }
 
-    fn take(&mut self, came: &Came) {
-        let delivery = &came.delivery;
-        let tag = (!came.beside).then_some(delivery.delivery_tag);
-        match self.ingest.read(kind(delivery), &delivery.data) {
+    /// Reads a delivery. One that cannot be read is logged and counted.
+    fn message(&mut self, delivery: &Delivery) -> Option<Message> {
+        if let Some(size) = delivery.too_large() {
+            self.ingest.poison(&[], &BadMessage::TooLarge { size, max: BODY_MAX });
+            return None;
+        }
+        self.ingest.read(delivery.kind(), delivery.body())
+    }
+
+    fn take(&mut self, delivery: &Delivery, tag: Option<u64>) {
+        match self.message(delivery) {
             Some(Message::Change(message)) => {
                 self.hear(Event::Change(Arrival { message, recorded: recorded(delivery) }, tag));
             }
             Some(Message::Batch(elements)) => {
-                let changes = self.ingest.changes(elements, recorded(delivery), &delivery.data);
+                let changes = self.ingest.changes(elements, recorded(delivery), delivery.body());
                 self.hear(Event::Batch(changes, tag));
             }
             Some(Message::Head(head)) => self.hear(Event::Head(&head, tag)),
@@ -175,44 +204,27 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Hands in what the stream delivers, and then what has arrived already.
-    async fn read_turn(
-        &mut self,
-        link: &mut QueueConnection,
-        mut read: Read,
-        stop: &CancellationToken,
-    ) -> Result<(), AmqpError> {
-        for left in (0..TURN).rev() {
-            match read {
-                Ok(delivery) => self.read(&delivery),
-                Err(error) => self.failed(link, error).map_or(Ok(()), Err)?,
-            }
-            self.carry_out(link, stop).await?;
-            if left == 0 || stop.is_cancelled() {
-                break;
-            }
-            let Some(next) = next_read(&mut self.reader).now_or_never() else { break };
-            read = next;
-        }
-        Ok(())
-    }
-
     fn read(&mut self, delivery: &Delivery) {
+        if let Some(reader) = &mut self.reader {
+            reader.last = delivery.tag();
+        }
         let recorded = recorded(delivery);
-        let item = match self.ingest.read(kind(delivery), &delivery.data) {
+        let item = match self.message(delivery) {
             Some(Message::Change(message)) => Item::Changes(vec![Arrival { message, recorded }]),
-            Some(Message::Batch(elements)) => Item::Changes(self.ingest.changes(elements, recorded, &delivery.data)),
-            Some(Message::Marker) => Item::Marker(marker(delivery).to_owned()),
+            Some(Message::Batch(elements)) => Item::Changes(self.ingest.changes(elements, recorded, delivery.body())),
+            Some(Message::Marker) => Item::Marker(delivery.message_id().to_owned()),
             Some(Message::Head(_)) | None => Item::Unreadable,
         };
-        self.hear(Event::Read(item, offset(delivery)));
+        self.hear(Event::Read(item, delivery.stream_offset().unwrap_or(0)));
     }
 
     /// A reading has failed: with the connection (the loss), or because the broker has no history to give (none): the gateway
     /// then works without.
-    fn failed(&mut self, link: &QueueConnection, error: HistoryError) -> Option<AmqpError> {
-        self.reader = None;
-        if !link.connection.status().connected() {
+    fn failed(&mut self, link: &mut QueueConnection, error: HistoryError) -> Option<AmqpError> {
+        if let Some(reader) = self.reader.take() {
+            link.connection.abandon_channel(reader.channel);
+        }
+        if !link.connection.is_connected() {
             return Some(error.into_amqp(&self.options.url));
         }
         self.ingest.refusal = error.to_string();
@@ -226,20 +238,38 @@ impl<'a> Carrier<'a> {
         link: &mut QueueConnection,
         stop: &CancellationToken,
     ) -> Result<(), AmqpError> {
-        while let Some(ask) = self.ingest.next_ask().await {
+        while let Some(ask) = self.next_ask(link).await {
             match ask {
-                Ask::Acknowledge(tag) => link.acknowledge(&self.options.url, tag).await?,
+                Ask::Acknowledge(tag) => link.acknowledge(tag),
                 Ask::Rebind => self.rebind(link).await?,
                 Ask::Mark => tokio::select! {
                     marked = self.mark(link) => marked?,
                     () = stop.cancelled() => return Ok(()),
                 },
-                Ask::Consume(from) => self.of_reader(link, async |reader| reader.consume(from).await).await?,
-                Ask::AcknowledgeRead => self.of_reader(link, async |reader| reader.acknowledge().await).await?,
+                Ask::Consume(from) => self.consume(link, from).await?,
+                Ask::AcknowledgeRead => {
+                    if let Some(reader) = &self.reader {
+                        reader.acknowledge(&mut link.connection);
+                    }
+                }
                 Ask::Cancel => self.cancel(link).await?,
             }
         }
         Ok(())
+    }
+
+    /// The next question to the broker. Shards may be slow to take what they are told: the broker must not think meanwhile
+    /// that nobody is here.
+    async fn next_ask(&mut self, link: &mut QueueConnection) -> Option<Ask> {
+        let asking = self.ingest.next_ask();
+        tokio::pin!(asking);
+        tokio::select! {
+            biased;
+            ask = &mut asking => return ask,
+            // Told by the next wait for deliveries. What shards are being told is told to all of them first.
+            _lost = link.connection.keep_alive() => {}
+        }
+        asking.await
     }
 
     async fn rebind(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
@@ -248,9 +278,9 @@ impl<'a> Carrier<'a> {
         self.keep_history(link).await
     }
 
-    async fn mark(&mut self, link: &QueueConnection) -> Result<(), AmqpError> {
+    async fn mark(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         let Some(history) = self.history.clone() else { return Ok(()) };
-        match self.while_ticking(history.mark(&self.options.url, &link.connection)).await {
+        match self.while_ticking(history.mark(&self.options.url, &mut link.connection)).await {
             Ok(reader) => {
                 self.hear(Event::Marked(reader.marker.clone()));
                 self.reader = Some(reader);
@@ -260,14 +290,10 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Asks something of the stream. Whoever does not answer is told of as one that refuses.
-    async fn of_reader(
-        &mut self,
-        link: &QueueConnection,
-        ask: impl AsyncFnOnce(&mut Reader) -> Result<(), HistoryError>,
-    ) -> Result<(), AmqpError> {
-        let Some(mut reader) = self.reader.take() else { return Ok(()) };
-        let asked = self.while_ticking(ask(&mut reader)).await;
+    /// Asks the stream to deliver. One that does not answer is told of as one that refuses.
+    async fn consume(&mut self, link: &mut QueueConnection, from: Option<i64>) -> Result<(), AmqpError> {
+        let Some(reader) = self.reader.take() else { return Ok(()) };
+        let asked = self.while_ticking(reader.consume(&mut link.connection, from)).await;
         self.reader = Some(reader);
         match asked {
             Ok(()) => Ok(()),
@@ -275,10 +301,10 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    async fn cancel(&mut self, link: &QueueConnection) -> Result<(), AmqpError> {
+    async fn cancel(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         let Some(reader) = self.reader.take() else { return Ok(()) };
-        match self.while_ticking(reader.close()).await {
-            Err(error) if !link.connection.status().connected() => Err(error.into_amqp(&self.options.url)),
+        match self.while_ticking(reader.close(&mut link.connection)).await {
+            Err(error) if !link.connection.is_connected() => Err(error.into_amqp(&self.options.url)),
             // Nothing is wanted of it any more.
             _ => Ok(()),
         }
@@ -326,26 +352,12 @@ impl<'a> Carrier<'a> {
     }
 
     /// The gateway stops: says goodbye to the broker, which notices by itself, too.
-    pub(super) async fn leave(&mut self, link: QueueConnection) {
-        let unacknowledged = self.ingest.bus.take_unacknowledged();
-        let leaving = async {
-            if let Some(tag) = unacknowledged {
-                let _ = link.acknowledge(&self.options.url, tag).await;
-            }
-            let _ = link.connection.close(200, "gateway stops".into()).await;
-        };
+    pub(super) async fn leave(&mut self, mut link: QueueConnection) {
+        if let Some(tag) = self.ingest.bus.take_unacknowledged() {
+            link.acknowledge(tag);
+        }
         // What was not acknowledged goes to whoever comes next.
-        let _ = tokio::time::timeout(Duration::from_secs(2), leaving).await;
-    }
-}
-
-type Read = Result<Delivery, HistoryError>;
-
-/// What the stream delivers next.
-async fn next_read(reader: &mut Option<Reader>) -> Read {
-    match reader {
-        Some(reader) => reader.next().await,
-        None => std::future::pending().await,
+        let _ = tokio::time::timeout(Duration::from_secs(2), link.connection.close("gateway stops")).await;
     }
 }
 

@@ -5,24 +5,19 @@
 
 use std::time::Duration;
 
-use bugfeed_amqp::{AmqpError, BrokerUrl, SMALL_FRAMES};
+use bugfeed_amqp::consuming::{Connection, Delivery, Ended, QueueSettings};
+use bugfeed_amqp::{AmqpError, BrokerUrl, within};
 use bugfeed_protocol::bus;
-use futures::StreamExt as _;
-use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
-};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, Consumer, ExchangeKind};
 
+use super::history::Reader;
 use super::options::AmqpOptions;
 use bugfeed_core::bus::Queue;
 
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Heads that wait beside a durable queue: only the newest counts.
-const HEADS: i64 = 10;
+/// Heads that wait beside a durable queue, and that are on their way at a time: only the newest counts.
+const HEADS: u16 = 10;
 
 /// One connection.
 #[derive(Debug)]
@@ -32,10 +27,39 @@ pub(super) struct QueueConnection {
     /// Messages that waited in it when it was found.
     pub(super) waiting: u64,
     name: String,
-    channel: Channel,
-    consumer: Consumer,
-    /// Heads that come beside a durable queue: it must not fill with them while nobody takes them off.
-    heads: Option<(String, Consumer)>,
+    channel: u16,
+    /// Heads that come beside a durable queue: it must not fill with them while nobody takes them off. The name of their
+    /// queue, and its channel.
+    heads: Option<(String, u16)>,
+}
+
+/// Where a delivery comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This gateway's queue.
+    Queue,
+    /// The queue for heads beside it.
+    Heads,
+    /// The stream of history.
+    History,
+}
+
+/// What comes next: a delivery, or why there is none any more.
+pub(super) type Came = (Source, Result<Delivery, Ended>);
+
+/// The channels whose deliveries are wanted.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    channels: [u16; 3],
+    from: [Source; 3],
+    count: usize,
+}
+
+impl Wanted {
+    fn add(&mut self, channel: u16, from: Source) {
+        (self.channels[self.count], self.from[self.count]) = (channel, from);
+        self.count += 1;
+    }
 }
 
 impl QueueConnection {
@@ -43,148 +67,166 @@ impl QueueConnection {
     pub(super) async fn open(options: &AmqpOptions) -> Result<QueueConnection, AmqpError> {
         let url = &options.url;
         let failed = |error| AmqpError::broker(url, error);
-        let connection = bugfeed_amqp::connect(url, "bugfeed gateway", SMALL_FRAMES).await?;
-        let channel = bugfeed_amqp::within(PATIENCE, url, connection.create_channel(), failed).await?;
-        let declaring = bugfeed_amqp::declare_exchange(url, &channel, &options.exchange);
-        bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await?;
-        let qos = channel.basic_qos(options.prefetch, BasicQosOptions::default());
-        bugfeed_amqp::within(PATIENCE, url, qos, failed).await?;
+        let mut connection = bugfeed_amqp::connect_consuming(url, "bugfeed gateway").await?;
+        let channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+        let declaring = bugfeed_amqp::declare_exchange_on(url, &mut connection, channel, &options.exchange);
+        within(PATIENCE, url, declaring, |error| error).await?;
+        within(PATIENCE, url, connection.prefetch(channel, options.prefetch), failed).await?;
         let own = options.queue.is_none();
         let queue = match &options.queue {
             None => Queue::New,
-            Some(name) => Queue::Durable { kept: is_there(url, &connection, name).await? },
+            Some(name) => Queue::Durable { kept: is_there(url, &mut connection, name).await? },
         };
         let name = options.queue.clone().unwrap_or_default();
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(options.queue_max)));
         // Dropping the oldest hurts this gateway only; refusing the newest would fail the publisher, for all.
         arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
-        let declare = QueueDeclareOptions { exclusive: own, auto_delete: own, durable: !own, ..Default::default() };
-        let declaring = channel.queue_declare(name.as_str().into(), declare, arguments);
-        let declared =
-            bugfeed_amqp::within(PATIENCE, url, declaring, |error| AmqpError::queue(url, &name, error)).await?;
-        let (name, waiting) = (declared.name().to_string(), u64::from(declared.message_count()));
-        bind(url, &channel, &name, &options.exchange).await?;
+        let settings = QueueSettings { exclusive: own, auto_delete: own, durable: !own, passive: false, arguments };
+        let declaring = connection.declare_queue(channel, &name, settings);
+        let declared = within(PATIENCE, url, declaring, |error| AmqpError::queue(url, &name, error)).await?;
+        let (name, waiting) = (declared.name, u64::from(declared.messages));
+        within(PATIENCE, url, connection.bind_queue(channel, &name, &options.exchange), failed).await?;
         // Two gateways on one queue would each tell half.
-        let consume = BasicConsumeOptions { exclusive: true, ..Default::default() };
-        let consuming = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
-        let consumer =
-            bugfeed_amqp::within(PATIENCE, url, consuming, |error| AmqpError::consume(url, &name, error)).await?;
-        Ok(QueueConnection { connection, queue, waiting, name, channel, consumer, heads: None })
+        let consuming = connection.consume(channel, &name, true, FieldTable::default());
+        within(PATIENCE, url, consuming, |error| AmqpError::consume(url, &name, error)).await?;
+        Ok(QueueConnection { connection, queue, waiting, name, channel, heads: None })
     }
 
     /// Binds to the exchange of heads, and makes it where it is missing. Refusals cost heads only.
     pub(super) async fn bind_heads(&mut self, options: &AmqpOptions) -> Result<(), AmqpError> {
         let url = &options.url;
+        let failed = |error| AmqpError::broker(url, error);
         let exchange = bus::head_exchange(&options.exchange);
-        let declare = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declaring = async {
-            // A refusal ends the channel, so each attempt has one of its own.
-            let channel = self.connection.create_channel().await?;
-            let made = channel.exchange_declare(
-                exchange.as_str().into(),
-                ExchangeKind::Fanout,
-                declare,
-                FieldTable::default(),
-            );
-            made.await.map(|()| channel)
-        };
-        let declared =
-            bugfeed_amqp::within(PATIENCE, url, declaring, |error| AmqpError::exchange(url, &exchange, error)).await;
-        let channel = match declared {
-            Ok(channel) => channel,
+        let connection = &mut self.connection;
+        // A refusal ends the channel, so each attempt has one of its own.
+        let mut channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+        let declaring = connection.declare_exchange(channel, &exchange, "fanout");
+        match within(PATIENCE, url, declaring, |error| AmqpError::exchange(url, &exchange, error)).await {
+            Ok(()) => {}
             // Whoever may not make it may perhaps bind to it.
             Err(AmqpError::Permission(_)) => {
-                let failed = |error| AmqpError::broker(url, error);
-                bugfeed_amqp::within(PATIENCE, url, self.connection.create_channel(), failed).await?
+                channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
             }
             Err(error) => return Err(error),
-        };
+        }
         if self.queue != Queue::New && self.heads.is_none() {
-            self.heads = Some(head_queue(url, &self.channel).await?);
+            self.heads = Some(head_queue(url, connection).await?);
         }
         let name = self.heads.as_ref().map_or(&self.name, |(name, _)| name);
-        bind(url, &channel, name, &exchange).await?;
-        let closing = channel.close(200, "bound".into());
-        bugfeed_amqp::within(PATIENCE, url, closing, |error| AmqpError::broker(url, error)).await
+        within(PATIENCE, url, connection.bind_queue(channel, name, &exchange), failed).await?;
+        within(PATIENCE, url, connection.close_channel(channel), failed).await
     }
 
     /// Makes the exchange and its binding, should they be gone.
-    pub(super) async fn rebind(&self, options: &AmqpOptions) -> Result<(), AmqpError> {
+    pub(super) async fn rebind(&mut self, options: &AmqpOptions) -> Result<(), AmqpError> {
         let url = &options.url;
         let failed = |error| AmqpError::broker(url, error);
-        let channel = bugfeed_amqp::within(PATIENCE, url, self.connection.create_channel(), failed).await?;
-        let declaring = bugfeed_amqp::declare_exchange(url, &channel, &options.exchange);
-        bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await?;
-        bind(url, &channel, &self.name, &options.exchange).await?;
-        bugfeed_amqp::within(PATIENCE, url, channel.close(200, "bound".into()), failed).await
+        let connection = &mut self.connection;
+        let channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+        let declaring = bugfeed_amqp::declare_exchange_on(url, connection, channel, &options.exchange);
+        within(PATIENCE, url, declaring, |error| error).await?;
+        within(PATIENCE, url, connection.bind_queue(channel, &self.name, &options.exchange), failed).await?;
+        within(PATIENCE, url, connection.close_channel(channel), failed).await
     }
 
-    /// The next delivery, or a head that came beside the queue. An error is the end of the connection.
-    pub(super) async fn next(&mut self, url: &BrokerUrl) -> Result<Came, AmqpError> {
-        let head = async {
-            match &mut self.heads {
-                Some((_, heads)) => heads.next().await,
-                None => std::future::pending().await,
+    /// What is waited for: deliveries of the queue (with the heads beside it) or not, and those of a reading.
+    fn wanted(&self, queue: bool, reader: Option<&Reader>) -> Wanted {
+        let mut wanted = Wanted { channels: [0; 3], from: [Source::Queue; 3], count: 0 };
+        if queue {
+            wanted.add(self.channel, Source::Queue);
+            if let Some((_, channel)) = &self.heads {
+                wanted.add(*channel, Source::Heads);
             }
-        };
-        let (delivery, beside) = tokio::select! {
-            delivery = self.consumer.next() => (delivery, false),
-            head = head => (head, true),
-        };
-        let delivery = delivery.ok_or_else(|| AmqpError::Cancelled(url.clone()))?;
-        let delivery = delivery.map_err(|error| AmqpError::broker(url, error))?;
-        Ok(Came { delivery, beside })
+        }
+        if let Some(reader) = reader {
+            wanted.add(reader.channel, Source::History);
+        }
+        wanted
     }
 
-    /// Acknowledges everything up to a delivery.
-    pub(super) async fn acknowledge(&self, url: &BrokerUrl, tag: u64) -> Result<(), AmqpError> {
-        let acknowledging = self.channel.basic_ack(tag, BasicAckOptions { multiple: true });
-        bugfeed_amqp::within(PATIENCE, url, acknowledging, |error| AmqpError::broker(url, error)).await
+    /// What comes next. What is not wanted is kept until it is.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub(super) async fn next(
+        &mut self,
+        url: &BrokerUrl,
+        queue: bool,
+        reader: Option<&Reader>,
+    ) -> Result<Came, AmqpError> {
+        let wanted = self.wanted(queue, reader);
+        let came = self.connection.next(&wanted.channels[..wanted.count]).await;
+        let (place, delivery) = came.map_err(|error| AmqpError::broker(url, error))?;
+        Ok(self.came(wanted.from[place], delivery))
+    }
+
+    /// The same, where it has been read already.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub(super) fn next_read(
+        &mut self,
+        url: &BrokerUrl,
+        queue: bool,
+        reader: Option<&Reader>,
+    ) -> Result<Option<Came>, AmqpError> {
+        let wanted = self.wanted(queue, reader);
+        match self.connection.next_read(&wanted.channels[..wanted.count]) {
+            None => Ok(None),
+            Some(Err(lost)) => Err(AmqpError::broker(url, lost)),
+            Some(Ok((place, delivery))) => Ok(Some(self.came(wanted.from[place], delivery))),
+        }
+    }
+
+    fn came(&mut self, from: Source, delivery: Result<Delivery, Ended>) -> Came {
+        if let (Source::Heads, Ok(delivery), Some((_, channel))) = (from, &delivery, &self.heads) {
+            self.connection.acknowledge(*channel, delivery.tag());
+        }
+        (from, delivery)
+    }
+
+    /// Acknowledges everything up to a delivery of the queue.
+    pub(super) fn acknowledge(&mut self, tag: u64) {
+        self.connection.acknowledge(self.channel, tag);
     }
 }
 
-/// A delivery.
-#[derive(Debug)]
-pub(super) struct Came {
-    pub(super) delivery: Delivery,
-    /// It came beside the queue, and needs no acknowledgement.
-    pub(super) beside: bool,
+/// Why a channel that should deliver does not.
+pub(super) fn ended(url: &BrokerUrl, ended: Ended) -> AmqpError {
+    match ended {
+        Ended::Cancelled => AmqpError::Cancelled(url.clone()),
+        Ended::Lost(error) => AmqpError::broker(url, error),
+    }
 }
 
 /// Whether a queue is there already.
-async fn is_there(url: &BrokerUrl, connection: &Connection, name: &str) -> Result<bool, AmqpError> {
+async fn is_there(url: &BrokerUrl, connection: &mut Connection, name: &str) -> Result<bool, AmqpError> {
     let failed = |error| AmqpError::broker(url, error);
-    let channel = bugfeed_amqp::within(PATIENCE, url, connection.create_channel(), failed).await?;
-    let look = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let looking = channel.queue_declare(name.into(), look, FieldTable::default());
-    match tokio::time::timeout(PATIENCE, looking).await {
+    let channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+    let look = QueueSettings { passive: true, durable: true, ..QueueSettings::default() };
+    match tokio::time::timeout(PATIENCE, connection.declare_queue(channel, name, look)).await {
         Err(_) => Err(AmqpError::Timeout(url.clone())),
         // The broker has closed the channel.
         Ok(Err(_)) => Ok(false),
         Ok(Ok(_)) => {
-            bugfeed_amqp::within(PATIENCE, url, channel.close(200, "looked".into()), failed).await?;
+            within(PATIENCE, url, connection.close_channel(channel), failed).await?;
             Ok(true)
         }
     }
 }
 
-async fn bind(url: &BrokerUrl, channel: &Channel, queue: &str, exchange: &str) -> Result<(), AmqpError> {
-    let options = QueueBindOptions::default();
-    let binding = channel.queue_bind(queue.into(), exchange.into(), "#".into(), options, FieldTable::default());
-    bugfeed_amqp::within(PATIENCE, url, binding, |error| AmqpError::broker(url, error)).await
-}
-
-/// A queue for heads alone, that goes with the connection.
-async fn head_queue(url: &BrokerUrl, channel: &Channel) -> Result<(String, Consumer), AmqpError> {
-    let failed = |error| AmqpError::broker(url, error);
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(HEADS));
-    let declare = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-    let declared =
-        bugfeed_amqp::within(PATIENCE, url, channel.queue_declare("".into(), declare, arguments), failed).await?;
-    let name = declared.name().to_string();
-    let consume = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-    let consuming = channel.basic_consume(name.as_str().into(), "".into(), consume, FieldTable::default());
-    Ok((name, bugfeed_amqp::within(PATIENCE, url, consuming, failed).await?))
+/// A queue for heads alone, that goes with the connection: its name and its channel.
+async fn head_queue(url: &BrokerUrl, connection: &mut Connection) -> Result<(String, u16), AmqpError> {
+    let making = async {
+        let channel = connection.open_channel().await?;
+        connection.prefetch(channel, HEADS).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(HEADS.into()));
+        let settings = QueueSettings { exclusive: true, auto_delete: true, arguments, ..QueueSettings::default() };
+        let name = connection.declare_queue(channel, "", settings).await?.name;
+        connection.consume(channel, &name, true, FieldTable::default()).await?;
+        Ok((name, channel))
+    };
+    within(PATIENCE, url, making, |error| AmqpError::broker(url, error)).await
 }

@@ -9,16 +9,12 @@
 
 use std::time::Duration;
 
-use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds};
+use bugfeed_amqp::consuming::{Connection, Delivery};
+use bugfeed_amqp::{AmqpError, BrokerUrl, HistoryBounds, within};
 use bugfeed_protocol::When;
 use bugfeed_protocol::bus::MARKER_TYPE;
-use futures::StreamExt as _;
-use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-};
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, Consumer};
 
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -73,53 +69,61 @@ impl History {
     }
 
     /// Makes sure that the stream exists and is bound.
-    pub async fn keep(&self, url: &BrokerUrl, connection: &Connection) -> Result<(), AmqpError> {
-        let declaring = bugfeed_amqp::declare_history(url, connection, &self.exchange, &self.bounds);
-        bugfeed_amqp::within(PATIENCE, url, declaring, |error| error).await
+    pub(super) async fn keep(&self, url: &BrokerUrl, connection: &mut Connection) -> Result<(), AmqpError> {
+        let declaring = bugfeed_amqp::declare_history_on(url, connection, &self.exchange, &self.bounds);
+        within(PATIENCE, url, declaring, |error| error).await
     }
 
     /// Makes sure that the stream exists and is bound, and marks its end as it is now.
     ///
     /// # Errors
     /// When the broker refuses, or does not answer in time.
-    pub async fn mark(&self, url: &BrokerUrl, connection: &Connection) -> Result<Reader, HistoryError> {
+    pub(super) async fn mark(&self, url: &BrokerUrl, connection: &mut Connection) -> Result<Reader, HistoryError> {
         self.keep(url, connection).await?;
         let failed = |error| AmqpError::broker(url, error);
+        let channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
         let name = bugfeed_amqp::history_name(&self.exchange);
-        let opening = async {
-            let channel = connection.create_channel().await?;
-            channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(channel)
-        };
-        let channel = bugfeed_amqp::within(PATIENCE, url, opening, failed).await?;
-        let marker = format!("{:016x}", rand::random::<u64>());
-        match tokio::time::timeout(MARK_PATIENCE, publish_marker(&channel, &name, &marker)).await {
-            Ok(published) => published.map_err(failed)?,
-            Err(_) => return Err(HistoryError::Silent(name)),
+        match publish_marker(url, connection, channel, &name).await {
+            Ok(marker) => Ok(Reader { url: url.clone(), name, channel, marker, last: 0 }),
+            Err(error) => {
+                connection.abandon_channel(channel);
+                Err(error)
+            }
         }
-        Ok(Reader { url: url.clone(), name, channel, consumer: None, marker, last: 0 })
     }
 }
 
-/// Publishes a marker into the stream; done once the stream has it.
-async fn publish_marker(channel: &Channel, queue: &str, marker: &str) -> lapin::Result<()> {
-    let properties = BasicProperties::default().with_type(MARKER_TYPE.into()).with_message_id(marker.into());
-    let options = BasicPublishOptions::default();
-    channel.basic_publish("".into(), queue.into(), options, b"{}", properties).await?.await.map(drop)
+/// Publishes a marker into the stream, and returns its name once the stream has it.
+async fn publish_marker(
+    url: &BrokerUrl,
+    connection: &mut Connection,
+    channel: u16,
+    queue: &str,
+) -> Result<String, HistoryError> {
+    let failed = |error| AmqpError::broker(url, error);
+    within(PATIENCE, url, connection.prefetch(channel, PREFETCH), failed).await?;
+    within(PATIENCE, url, connection.confirm_select(channel), failed).await?;
+    let marker = format!("{:016x}", rand::random::<u64>());
+    let properties = BasicProperties::default().with_type(MARKER_TYPE.into()).with_message_id(marker.as_str().into());
+    let publishing = connection.publish_to_queue(channel, queue, properties, b"{}");
+    match tokio::time::timeout(MARK_PATIENCE, publishing).await {
+        Ok(published) => published.map_err(failed)?,
+        Err(_) => return Err(HistoryError::Silent(queue.to_owned())),
+    }
+    Ok(marker)
 }
 
 /// A reading under way.
 #[derive(Debug)]
-pub struct Reader {
+pub(super) struct Reader {
     url: BrokerUrl,
     name: String,
-    channel: Channel,
-    consumer: Option<Consumer>,
+    /// The channel on which the stream delivers.
+    pub(super) channel: u16,
     /// The marker at which it ends.
     pub(super) marker: String,
     /// The tag of the last delivery.
-    last: u64,
+    pub(super) last: u64,
 }
 
 impl Reader {
@@ -127,71 +131,31 @@ impl Reader {
     ///
     /// # Errors
     /// When the broker refuses, or does not answer in time.
-    pub async fn consume(&mut self, from: Option<i64>) -> Result<(), HistoryError> {
+    pub(super) async fn consume(&self, connection: &mut Connection, from: Option<i64>) -> Result<(), HistoryError> {
         let first = || AMQPValue::LongString("first".into());
         let mut arguments = FieldTable::default();
         arguments.insert("x-stream-offset".into(), from.map_or_else(first, AMQPValue::LongLongInt));
-        let options = BasicConsumeOptions::default();
-        let consuming = self.channel.basic_consume(self.name.as_str().into(), "".into(), options, arguments);
-        let consuming =
-            bugfeed_amqp::within(PATIENCE, &self.url, consuming, |error| AmqpError::broker(&self.url, error));
-        self.consumer = Some(consuming.await?);
-        Ok(())
-    }
-
-    /// The next delivery.
-    ///
-    /// # Errors
-    /// When the broker ends the reading, or the connection is lost.
-    pub async fn next(&mut self) -> Result<Delivery, HistoryError> {
-        let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
-        let delivery = consumer.next().await.ok_or_else(|| AmqpError::Cancelled(self.url.clone()))?;
-        let delivery = delivery.map_err(|error| AmqpError::broker(&self.url, error))?;
-        self.last = delivery.delivery_tag;
-        Ok(delivery)
+        let consuming = connection.consume(self.channel, &self.name, false, arguments);
+        Ok(within(PATIENCE, &self.url, consuming, |error| AmqpError::broker(&self.url, error)).await?)
     }
 
     /// Acknowledges all that came.
-    ///
-    /// # Errors
-    /// When the connection is lost, or the broker does not answer in time.
-    pub async fn acknowledge(&self) -> Result<(), HistoryError> {
-        let acknowledging = self.channel.basic_ack(self.last, BasicAckOptions { multiple: true });
-        let failed = |error| AmqpError::broker(&self.url, error);
-        Ok(bugfeed_amqp::within(PATIENCE, &self.url, acknowledging, failed).await?)
+    pub(super) fn acknowledge(&self, connection: &mut Connection) {
+        connection.acknowledge(self.channel, self.last);
     }
 
     /// Ends the reading.
     ///
     /// # Errors
     /// When the connection is lost.
-    pub async fn close(self) -> Result<(), HistoryError> {
-        let closing = self.channel.close(200, "read".into());
-        Ok(bugfeed_amqp::within(PATIENCE, &self.url, closing, |error| AmqpError::broker(&self.url, error)).await?)
+    pub(super) async fn close(self, connection: &mut Connection) -> Result<(), HistoryError> {
+        let closing = connection.close_channel(self.channel);
+        Ok(within(PATIENCE, &self.url, closing, |error| AmqpError::broker(&self.url, error)).await?)
     }
-}
-
-/// Where in the stream a delivery lies.
-pub(super) fn offset(delivery: &Delivery) -> i64 {
-    let headers = delivery.properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get("x-stream-offset")) {
-        Some(AMQPValue::LongLongInt(offset)) => *offset,
-        _ => 0,
-    }
-}
-
-/// The type of a message, where it says one.
-pub(super) fn kind(delivery: &Delivery) -> Option<&str> {
-    delivery.properties.kind().as_ref().map(|kind| kind.as_str())
-}
-
-/// A marker's name.
-pub(super) fn marker(delivery: &Delivery) -> &str {
-    delivery.properties.message_id().as_ref().map_or("", |id| id.as_str())
 }
 
 /// When the producer had a change, where it says so.
 pub(super) fn recorded(delivery: &Delivery) -> Option<When> {
-    let seconds = i64::try_from((*delivery.properties.timestamp())?).ok()?;
+    let seconds = i64::try_from(delivery.timestamp()?).ok()?;
     When::from_micros(seconds.checked_mul(1_000_000)?)
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use bugfeed_protocol::bus::{self, BadMessage, BusMessage, Element, Message};
 use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::mpsc;
 
-use super::{Breaks, ShardInput};
+use super::Breaks;
+use super::shard_task::Door;
 use crate::events::Events;
 use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
 use bugfeed_core::replay::Recorder;
@@ -26,13 +26,16 @@ pub struct Ingest {
     pub feed: String,
     /// The plan of the bus: decides what follows from each event.
     pub bus: Bus,
-    shards: Vec<mpsc::Sender<ShardInput>>,
+    shards: Vec<Door>,
     /// The bus of this feed logs and counts with these, too.
     pub events: Arc<Events>,
     changes: Counter,
     begun: Instant,
     /// When the feed was made, by the wall clock.
     begun_at: When,
+    /// Nothing else waits to be taken in. An update that few watch is then written in place, without waking the tasks of
+    /// the shards.
+    pub is_alone: bool,
     /// Why history could not be read the last time, in the words of the transport.
     pub refusal: String,
     poison_lines: Throttle,
@@ -45,7 +48,7 @@ impl Ingest {
     pub(super) fn new(
         feed: String,
         recorder: Recorder,
-        shards: Vec<mpsc::Sender<ShardInput>>,
+        shards: Vec<Door>,
         events: Arc<Events>,
         breaks: Breaks,
     ) -> Ingest {
@@ -58,6 +61,7 @@ impl Ingest {
             changes,
             begun: Instant::now(),
             begun_at: now(),
+            is_alone: false,
             refusal: String::new(),
             poison_lines: Throttle::once_a_minute(),
             fork_lines: Throttle::once_a_minute(),
@@ -173,8 +177,13 @@ impl Ingest {
             self.breaks.step();
         }
         for shard in &self.shards {
-            // A shard ends only when the process shuts down; its clients then reconnect to another gateway.
-            let _ = shard.send(tell.input(|at_ms| self.when(at_ms))).await;
+            if let Tell::Update(update) = &tell
+                && self.is_alone
+                && shard.try_now(update)
+            {
+                continue;
+            }
+            shard.send(tell.input(|at_ms| self.when(at_ms))).await;
         }
         if breaks {
             self.breaks.step();

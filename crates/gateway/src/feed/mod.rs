@@ -10,13 +10,13 @@ mod connection;
 mod gate;
 mod ingest;
 mod read;
+mod shard_task;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use buffered_peer::{BufferedPeer, Messages};
@@ -26,10 +26,12 @@ use connection::Common;
 pub use connection::Connection;
 use gate::Gate;
 pub use ingest::{Ingest, ticks};
+pub use shard_task::ShardTask;
+use shard_task::shard_task;
 
 use crate::events::Events;
 use bugfeed_core::budget::{Budgets, Share};
-use bugfeed_core::input::{About, Input, SessionLimits, Update};
+use bugfeed_core::input::{About, Input, SessionLimits};
 use bugfeed_core::replay::{ReplayLimits, replay};
 use bugfeed_core::shard::Shard;
 use bugfeed_runtime::http::{ConnectionEvents as _, Hijacked};
@@ -39,9 +41,6 @@ type ShardInput = Input<ClientPeer>;
 /// How many inputs a shard's queue holds. A full queue holds back the bus (the broker then keeps the messages), and
 /// also the commands of clients (backpressure).
 const SHARD_QUEUE: usize = 4096;
-
-/// How many sessions a shard writes to before it lets the other tasks of its thread run.
-const TURN: usize = 256;
 
 /// A monotonic clock: milliseconds since the process began to serve.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +90,7 @@ pub(crate) async fn current_feed(shards: usize) -> (Arc<Feed>, Ingest) {
     let options = FeedOptions::with_shards(shards);
     let FeedParts { feed, mut ingest, shards } = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
     for shard in shards {
-        tokio::spawn(shard.run(CancellationToken::new()));
+        tokio::spawn(shard.run(tokio_util::sync::CancellationToken::new()));
     }
     ingest.connect().await;
     assert!(feed.opened().await);
@@ -128,23 +127,19 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
     let (recorder, cache) = replay(options.replay);
     let about = About { version: bugfeed_runtime::VERSION.into(), feed: name.into() };
     let gate = Arc::new(Gate::new(options.shards.max(1)));
-    let (senders, shards) = (0..options.shards.max(1))
-        .map(|_| {
-            let (sender, inputs) = mpsc::channel(SHARD_QUEUE);
-            let task = ShardTask {
-                shard: Shard::new(Arc::clone(&cache), options.session, about.clone())
-                    .within(Arc::clone(&options.budgets.subscriptions)),
-                inputs,
-                tick: tick_of(&options.session),
-                clock,
-                events: Arc::clone(events),
-                gate: Some(Arc::clone(&gate)),
-            };
-            (sender, task)
-        })
-        .collect::<(Vec<_>, Vec<_>)>();
+    let (mut senders, mut shards, mut doors) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.shards.max(1) {
+        let queue = mpsc::channel(SHARD_QUEUE);
+        senders.push(queue.0.clone());
+        let shard = Shard::new(Arc::clone(&cache), options.session, about.clone())
+            .within(Arc::clone(&options.budgets.subscriptions));
+        let tick = tick_of(&options.session);
+        let (task, door) = shard_task(shard, queue, tick, clock, Arc::clone(events), Arc::clone(&gate));
+        shards.push(task);
+        doors.push(door);
+    }
     let breaks = Breaks::default();
-    let ingest = Ingest::new(name.to_owned(), recorder, senders.clone(), Arc::clone(events), breaks.clone());
+    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), breaks.clone());
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,
@@ -176,9 +171,6 @@ impl Breaks {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
 }
-
-/// How often a shard checks its timers while it closes its sessions.
-const DRAIN_TICK: Duration = Duration::from_millis(20);
 
 /// How often a shard checks its timers: a quarter of the shortest time limit that it enforces, but 10 ms to 250 ms.
 fn tick_of(limits: &SessionLimits) -> Duration {
@@ -260,95 +252,5 @@ impl Feed {
             // A shard that is gone has no sessions.
             let _ = shard.send(Input::Drain { window_ms }).await;
         }
-    }
-}
-
-/// One shard and its queue.
-#[derive(Debug)]
-pub struct ShardTask {
-    shard: Shard<ClientPeer>,
-    inputs: mpsc::Receiver<ShardInput>,
-    tick: Duration,
-    clock: Clock,
-    events: Arc<Events>,
-    /// Told when this shard is current for the first time; `None` afterwards.
-    gate: Option<Arc<Gate>>,
-}
-
-impl ShardTask {
-    /// Processes inputs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.tick);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut batch = Vec::with_capacity(64);
-        loop {
-            tokio::select! {
-                received = self.inputs.recv_many(&mut batch, 64) => {
-                    if received == 0 {
-                        return;
-                    }
-                    if self.process(&mut batch).await {
-                        ticks = tokio::time::interval(DRAIN_TICK);
-                    }
-                }
-                _ = ticks.tick() => self.shard.tick(self.clock.now_ms()),
-                () = stop.cancelled() => return,
-            }
-            self.count();
-        }
-    }
-
-    /// Adds the work since the last call to the counters. Returns how many updates were written.
-    fn count(&mut self) -> u64 {
-        let tally = self.shard.take_tally();
-        self.events.tally(&tally);
-        tally.live + tally.caught_up
-    }
-
-    /// Writes all staged messages; in between, the other tasks of this thread run.
-    async fn flush(&mut self) {
-        while !self.shard.flush(TURN) {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Takes in an update. Where no more can be staged, what is staged is written first.
-    async fn stage(&mut self, update: &Update) {
-        if self.shard.stage_is_full() {
-            self.flush().await;
-        }
-        self.shard.stage(update);
-    }
-
-    /// Processes a batch of inputs. Returns whether one of them was the order to drain.
-    async fn process(&mut self, batch: &mut Vec<ShardInput>) -> bool {
-        let mut drains = false;
-        for input in batch.drain(..) {
-            match input {
-                Input::Update(update) => {
-                    self.stage(&update).await;
-                    continue;
-                }
-                Input::Updates(updates) => {
-                    for update in updates.iter() {
-                        self.stage(update).await;
-                    }
-                    continue;
-                }
-                _ => {}
-            }
-            drains |= matches!(input, Input::Drain { .. });
-            let current = matches!(input, Input::Current(true));
-            self.flush().await;
-            self.shard.take(input);
-            if let Some(gate) = self.gate.take_if(|_| current) {
-                gate.shard_is_current();
-            }
-            if self.count() >= TURN as u64 {
-                tokio::task::yield_now().await;
-            }
-        }
-        self.flush().await;
-        drains
     }
 }
