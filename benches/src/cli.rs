@@ -151,6 +151,11 @@ pub enum Command {
         #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
         pause_ms: u64,
     },
+    /// The whole way: table → shim → RabbitMQ → gateway → clients, and what each process costs
+    ///
+    /// Starts throwaway servers, one database after the other, and pins nothing to a processor. Prints Markdown. What the
+    /// database costs includes the INSERTs of the tracker where changes come at a pace.
+    Chain(crate::chain::Chain),
     /// One part of a comparison with other servers; benches/compare runs them all
     ///
     /// Prints a JSON object, of which `table` makes a table.
@@ -166,10 +171,13 @@ pub enum Command {
     /// (started by the others) clients
     #[command(hide = true)]
     Load {
-        /// The processor to run on
+        /// The processor to run on; any, if left out
         #[arg(long)]
-        core: usize,
+        core: Option<usize>,
     },
+    /// (started by `chain`) a tracker
+    #[command(hide = true)]
+    Writer,
     /// (started by the others) the floor
     #[command(hide = true)]
     FloorServer {

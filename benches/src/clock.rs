@@ -60,6 +60,15 @@ impl Stamps {
         Ok(Stamps { file, path: path.to_owned() })
     }
 
+    /// Opens the file that another process made, to write into it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn open_to_write(path: &Path) -> Result<Stamps> {
+        let file = File::options().read(true).write(true).open(path);
+        Ok(Stamps { file: file.with_context(|| format!("cannot write {}", path.display()))?, path: path.to_owned() })
+    }
+
     /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path

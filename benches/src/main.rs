@@ -8,15 +8,18 @@ use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{compare, feed_server, floor, load};
+use bugfeed_bench::{chain, compare, feed_server, floor, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
     let (common, report) = match Cli::parse().command {
         Command::Load { core } => {
-            pin(std::process::id(), core)?;
+            if let Some(core) = core {
+                pin(std::process::id(), core)?;
+            }
             return load::worker::run();
         }
+        Command::Writer => return chain::writer::run(),
         Command::FloorServer { core } => {
             pin(std::process::id(), core)?;
             return floor::run();
@@ -62,6 +65,11 @@ fn main() -> Result<()> {
             } else {
                 print!("{}", growth.text());
             }
+            return Ok(());
+        }
+        Command::Chain(options) => {
+            let report = chain::run(&options)?;
+            print!("{}", if options.json { report.json()? } else { report.markdown() });
             return Ok(());
         }
         Command::Against(against) => {

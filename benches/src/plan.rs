@@ -66,15 +66,40 @@ pub struct Phase {
     pub bugs: u32,
     /// The bug of the last update, if that matters.
     pub last_bug: Option<u32>,
+    /// So many updates, one after the other, have one date, as what a tracker writes within a second has. Their bugs
+    /// differ.
+    pub dated_together: u32,
 }
+
+/// A prime number. Bugs of updates that share a date are this far apart, and so differ, unless the number of bugs is a
+/// multiple of it.
+const APART: u64 = 1_000_003;
 
 impl Phase {
     /// The bug of an update.
     pub fn bug(&self, index: Index) -> u32 {
         match self.last_bug {
             Some(bug) if index + 1 == self.end() => bug,
+            _ if self.dated_together > 1 => {
+                let first = self.first_dated_as(index);
+                let steps = mix(u64::from(first)) % u64::from(self.bugs) + u64::from(index - first) * APART;
+                self.from_bug + u32::try_from(steps % u64::from(self.bugs)).expect("less than the number of bugs")
+            }
             _ => self.from_bug + below(mix(u64::from(index)), self.bugs),
         }
+    }
+
+    /// The first update with the same date.
+    fn first_dated_as(&self, index: Index) -> Index {
+        index - (index - self.first) % self.dated_together.max(1)
+    }
+
+    /// Which update of this bug has the date of that update, which is the first with its date.
+    pub fn of_bug_dated_as(&self, bug: u32, first: Index) -> Option<Index> {
+        if self.dated_together <= 1 || !self.indices().contains(&first) {
+            return Some(first);
+        }
+        (first..self.end().min(first + self.dated_together)).find(|index| self.bug(*index) == bug)
     }
 
     /// The number after the last update's.
@@ -89,7 +114,7 @@ impl Phase {
 
     /// The update as a change.
     pub fn change(&self, index: Index) -> Change {
-        change(self.bug(index), index)
+        change(self.bug(index), self.first_dated_as(index))
     }
 }
 
@@ -153,8 +178,21 @@ mod tests {
 
     #[test]
     fn the_last_update_may_have_a_bug_of_its_own() {
-        let phase = Phase { first: 5, count: 100, from_bug: 1000, bugs: 10, last_bug: Some(3) };
+        let phase = Phase { first: 5, count: 100, from_bug: 1000, bugs: 10, last_bug: Some(3), dated_together: 1 };
         assert_eq!(phase.bug(104), 3);
         assert!(phase.indices().take(99).all(|index| (1000..1010).contains(&phase.bug(index))));
+    }
+
+    #[test]
+    fn updates_with_one_date_are_told_apart_by_their_bugs() {
+        let phase = Phase { first: 7, count: 1001, from_bug: 1, bugs: 500, last_bug: None, dated_together: 100 };
+        for index in phase.indices() {
+            let change = phase.change(index);
+            let first = index_of(change.when.to_string().as_bytes()).unwrap();
+            assert_eq!(first, 7 + (index - 7) / 100 * 100);
+            assert_eq!(phase.of_bug_dated_as(phase.bug(index), first), Some(index));
+        }
+        assert_eq!(phase.of_bug_dated_as(501, 7), None);
+        assert_eq!(phase.of_bug_dated_as(3, 5), Some(5), "an update of an earlier phase");
     }
 }

@@ -176,7 +176,7 @@ fn run(start: &Start, program: &OsString, mut words: Vec<OsString>) -> Result<(P
     Ok((proc, address))
 }
 
-fn wait(proc: &mut Proc, mut ready: impl FnMut() -> bool) -> Result<()> {
+pub(crate) fn wait(proc: &mut Proc, mut ready: impl FnMut() -> bool) -> Result<()> {
     let began = Instant::now();
     while !ready() {
         if let Some(status) = proc.exited()? {
@@ -190,7 +190,7 @@ fn wait(proc: &mut Proc, mut ready: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn get(address: SocketAddr, path: &str) -> Result<String> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut page = String::new();

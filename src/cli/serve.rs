@@ -27,7 +27,7 @@ pub struct ServeArgs {
     /// The zone of the times in the change table, as an IANA name
     #[arg(long, env = "BUGFEED_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
     pub timezone: jiff::tz::TimeZone,
-    /// How often the change table is looked at when it is idle, in ms
+    /// Longest pause between two looks at an idle change table, in ms; 20 ms or less while a look takes a millisecond
     #[arg(long, env = "BUGFEED_POLL_INTERVAL_MS", default_value_t = 50, value_parser = millis())]
     pub poll_interval_ms: u64,
     /// Whether the live page has a button that changes a bug [default: only if --listen is a loopback address]

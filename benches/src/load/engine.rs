@@ -359,6 +359,10 @@ impl Engine {
 impl Counting {
     fn update(&mut self, conn: &mut Conn, bug: u32, index: Index, now: u64) {
         let tally = &mut self.tally;
+        let Some(index) = self.phase.of_bug_dated_as(bug, index) else {
+            tally.unexpected += 1;
+            return;
+        };
         let (Ok(at), true) = (conn.bugs.binary_search(&bug), index < self.phase.end()) else {
             tally.unexpected += 1;
             return;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use mio::Events;
+use serde::Serialize;
 
 use super::engine::Engine;
 use super::tally::Tally;
@@ -69,13 +70,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a load process on this processor.
+    /// Starts a load process, on this processor if one is named.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(core: usize) -> Result<Worker> {
+    pub fn start(core: Option<usize>) -> Result<Worker> {
+        let core = core.map(|core| format!("--core={core}"));
+        Worker::start_as(["load"].into_iter().chain(core.as_deref()))
+    }
+
+    /// Starts this program with these arguments, as a process that takes orders.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_as<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<Worker> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["load", "--core", &core.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start a load process")?;
         let orders = child.stdin.take().context("a load process has no input")?;
         let answers = BufReader::new(child.stdout.take().context("a load process has no output")?);
@@ -91,7 +101,7 @@ impl Worker {
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn order(&mut self, order: &Order) -> Result<()> {
+    pub fn order(&mut self, order: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(order)? + "\n";
         self.orders.write_all(line.as_bytes()).context("the load process is gone")
     }

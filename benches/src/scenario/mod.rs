@@ -64,7 +64,7 @@ impl Bench {
     pub fn phase(&mut self, count: u32, from_bug: u32, bugs: u32) -> Phase {
         let first = self.next;
         self.next += count;
-        Phase { first, count, from_bug, bugs, last_bug: None }
+        Phase { first, count, from_bug, bugs, last_bug: None, dated_together: 1 }
     }
 
     /// The broker's URL; starts a broker if none was given.
@@ -131,7 +131,7 @@ impl Bench {
             window: WINDOW,
             watch,
         };
-        Ok((Worker::start(self.common.load_core)?, clients))
+        Ok((Worker::start(Some(self.common.load_core))?, clients))
     }
 
     /// Connects the clients of one server. Also returns how long that took, in seconds.
