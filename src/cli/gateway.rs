@@ -40,6 +40,9 @@ pub struct GatewayArgs {
     /// Messages a queue holds before the oldest are dropped
     #[arg(long, env = "BUGFEED_QUEUE_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000), hide_short_help = true)]
     pub queue_max: u32,
+    /// Bytes of messages a queue holds before the oldest are dropped: a message may hold 500 changes
+    #[arg(long, env = "BUGFEED_QUEUE_MAX_BYTES", default_value_t = 256 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000..=1 << 40), hide_short_help = true)]
+    pub queue_max_bytes: u64,
     /// Messages on their way from the broker at a time
     #[arg(long, env = "BUGFEED_PREFETCH", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=65535), hide_short_help = true)]
     pub prefetch: u16,
@@ -63,6 +66,7 @@ impl GatewayArgs {
                 exchange,
                 queue: self.queue_name.as_ref().map(|queue| format!("{queue}.{name}")),
                 queue_max: self.queue_max,
+                queue_max_bytes: self.queue_max_bytes,
                 prefetch: self.prefetch,
                 alone,
                 history: self.history.then(|| bounds.clone()),

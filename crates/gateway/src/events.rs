@@ -142,6 +142,11 @@ impl Events {
         warn!(feed = name, %reason, event = %LogEvent::HeadsNotHeard, "the publisher's heads cannot be heard; going on without, so that a silent feed is not noticed");
     }
 
+    /// A durable queue was made with other properties.
+    pub fn queue_differs(&self, name: &str, reason: &impl Display) {
+        warn!(feed = name, %reason, event = %LogEvent::QueueDiffers, "the durable queue has other properties than this version would give it; it is used as it is. To have it made anew, stop this gateway, delete the queue, and start the gateway");
+    }
+
     /// A head shows that changes are missing; they are looked for.
     pub fn head_differs(&self, name: &str, head: &impl Display) {
         warn!(feed = name, %head, event = %LogEvent::HeadDiffers, "the publisher's head is not what came here; binding the queue anew, and asking history");

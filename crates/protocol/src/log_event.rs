@@ -90,6 +90,7 @@ log_events! {
     TwoPublishers = "two_publishers", "Two ledgers, or two copies of one, publish to the exchange of this feed.";
     HistoryAway = "history_away", "History cannot be read, and is left alone for a while; until then, missing changes are told as `gap`.";
     HeadsNotHeard = "heads_not_heard", "The gateway cannot hear how far the shim has published.";
+    QueueDiffers = "queue_differs", "A gateway's durable queue exists with other properties than it would give it; it is used as it is.";
     HeadDiffers = "head_differs", "The shim has published what did not come here; the gateway looks for it.";
     ChangesMissing = "changes_missing", "Numbers are missing; history is asked for them.";
     HistoryRead = "history_read", "History was read to its end.";

@@ -215,6 +215,11 @@ impl Bus {
         self.sequencer.head()
     }
 
+    /// How many changes the reading of history under way has brought.
+    pub fn read_so_far(&self) -> Option<u64> {
+        self.history.reading().map(|reading| reading.read)
+    }
+
     /// The newest number that was taken in when the reading under way began.
     pub fn reading_since(&self) -> Option<&Cursor> {
         self.history.reading()?.head()

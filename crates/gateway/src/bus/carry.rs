@@ -34,8 +34,10 @@ pub(super) struct Carrier<'a> {
     lost: Option<String>,
     /// Heads cannot be had, and it was said.
     no_heads: bool,
+    /// The queue was made by others, in another way, and it was said.
+    queue_differs: bool,
     /// What people were shown last.
-    shown: Option<(Option<String>, Vec<String>)>,
+    shown: Option<Shown>,
 }
 
 impl<'a> Carrier<'a> {
@@ -51,6 +53,7 @@ impl<'a> Carrier<'a> {
             ticks: crate::feed::ticks(),
             lost: None,
             no_heads: false,
+            queue_differs: false,
             shown: None,
         }
     }
@@ -80,6 +83,10 @@ impl<'a> Carrier<'a> {
     /// The queue is bound. Heads are bound to, and what came before is looked for.
     pub(super) async fn connected(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         self.lost = None;
+        if let Some(reason) = link.differs.take().filter(|_| !self.queue_differs) {
+            self.ingest.events.queue_differs(&self.ingest.feed, &reason);
+            self.queue_differs = true;
+        }
         self.bind_heads(link).await?;
         self.hear(Event::Connected { queue: link.queue, waiting: link.waiting });
         Ok(())
@@ -327,27 +334,32 @@ impl<'a> Carrier<'a> {
             Stopped::Publisher(reason) => format!("the shim waits for its {reason}, since {}", when(since_ms)),
         });
         let notes = bus.notes(now_ms);
-        let shown: (_, Vec<String>) = (stopped, notes.iter().map(|note| note.text(exchange, when)).collect());
+        let texts = notes.iter().map(|note| note.text(exchange, when)).collect();
+        let shown = Shown { stopped, notes: texts, read: bus.read_so_far() };
         if self.shown.as_ref() == Some(&shown) {
             return;
         }
-        let (old, old_notes) = self.shown.take().unwrap_or_default();
+        let old = self.shown.take().unwrap_or_default();
         let (events, feed) = (&self.ingest.events, &self.ingest.feed);
-        events.feed_is_up(feed, shown.0.is_none());
-        match &shown.0 {
-            Some(reason) if old.as_ref() != Some(reason) => events.feed_stopped(feed, reason, known),
-            None if old.is_some() => events.feed_flows(feed),
+        events.feed_is_up(feed, shown.stopped.is_none());
+        match &shown.stopped {
+            Some(reason) if old.stopped.as_ref() != Some(reason) => events.feed_stopped(feed, reason, known),
+            None if old.stopped.is_some() => events.feed_flows(feed),
             _ => {}
         }
-        for (note, text) in notes.iter().zip(&shown.1).filter(|(_, text)| !old_notes.contains(text)) {
+        for (note, text) in notes.iter().zip(&shown.notes).filter(|(_, text)| !old.notes.contains(text)) {
             events.feed_note(feed, note, text);
         }
-        let state = match &shown.0 {
+        let reason = shown.stopped.as_ref().map(|reason| match shown.read {
+            Some(read) if read > 0 => format!("{reason}: {read} changes so far"),
+            _ => reason.clone(),
+        });
+        let state = match reason {
             None => FeedState::Up,
-            Some(reason) if !self.ingest.bus.was_live() && self.lost.is_none() => FeedState::Starting(reason.clone()),
-            Some(reason) => FeedState::Down(reason.clone()),
+            Some(reason) if !self.ingest.bus.was_live() && self.lost.is_none() => FeedState::Starting(reason),
+            Some(reason) => FeedState::Down(reason),
         };
-        self.health.set(state, shown.1.clone());
+        self.health.set(state, shown.notes.clone());
         self.shown = Some(shown);
     }
 
@@ -359,6 +371,16 @@ impl<'a> Carrier<'a> {
         // What was not acknowledged goes to whoever comes next.
         let _ = tokio::time::timeout(Duration::from_secs(2), link.connection.close("gateway stops")).await;
     }
+}
+
+/// What people are shown of a feed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shown {
+    /// Why nothing can arrive, if so.
+    stopped: Option<String>,
+    notes: Vec<String>,
+    /// How many changes the reading of history under way has brought. Only `/readyz` says it: it changes all the time.
+    read: Option<u64>,
 }
 
 async fn sleep_until(due: Option<tokio::time::Instant>) {

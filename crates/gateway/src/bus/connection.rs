@@ -26,6 +26,8 @@ pub(super) struct QueueConnection {
     pub(super) queue: Queue,
     /// Messages that waited in it when it was found.
     pub(super) waiting: u64,
+    /// The queue was made with other properties than this gateway would make it: in which way, in the broker's words.
+    pub(super) differs: Option<String>,
     name: String,
     channel: u16,
     /// Heads that come beside a durable queue: it must not fill with them while nobody takes them off. The name of their
@@ -68,29 +70,33 @@ impl QueueConnection {
         let url = &options.url;
         let failed = |error| AmqpError::broker(url, error);
         let mut connection = bugfeed_amqp::connect_consuming(url, "bugfeed gateway").await?;
-        let channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+        let mut channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
         let declaring = bugfeed_amqp::declare_exchange_on(url, &mut connection, channel, &options.exchange);
         within(PATIENCE, url, declaring, |error| error).await?;
-        within(PATIENCE, url, connection.prefetch(channel, options.prefetch), failed).await?;
-        let own = options.queue.is_none();
         let queue = match &options.queue {
             None => Queue::New,
             Some(name) => Queue::Durable { kept: is_there(url, &mut connection, name).await? },
         };
         let name = options.queue.clone().unwrap_or_default();
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(options.queue_max)));
-        // Dropping the oldest hurts this gateway only; refusing the newest would fail the publisher, for all.
-        arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
-        let settings = QueueSettings { exclusive: own, auto_delete: own, durable: !own, passive: false, arguments };
-        let declaring = connection.declare_queue(channel, &name, settings);
-        let declared = within(PATIENCE, url, declaring, |error| AmqpError::queue(url, &name, error)).await?;
+        let declaring = connection.declare_queue(channel, &name, settings(options));
+        let declared = within(PATIENCE, url, declaring, |error| AmqpError::queue(url, &name, error)).await;
+        let (declared, differs) = match declared {
+            // An earlier version made it, or a person, who may have had a reason.
+            Err(AmqpError::Queue { reason, .. }) => {
+                channel = within(PATIENCE, url, connection.open_channel(), failed).await?;
+                let as_it_is = QueueSettings { passive: true, durable: true, ..QueueSettings::default() };
+                let finding = connection.declare_queue(channel, &name, as_it_is);
+                (within(PATIENCE, url, finding, failed).await?, Some(reason))
+            }
+            declared => (declared?, None),
+        };
+        within(PATIENCE, url, connection.prefetch(channel, options.prefetch), failed).await?;
         let (name, waiting) = (declared.name, u64::from(declared.messages));
         within(PATIENCE, url, connection.bind_queue(channel, &name, &options.exchange), failed).await?;
         // Two gateways on one queue would each tell half.
         let consuming = connection.consume(channel, &name, true, FieldTable::default());
         within(PATIENCE, url, consuming, |error| AmqpError::consume(url, &name, error)).await?;
-        Ok(QueueConnection { connection, queue, waiting, name, channel, heads: None })
+        Ok(QueueConnection { connection, queue, waiting, differs, name, channel, heads: None })
     }
 
     /// Binds to the exchange of heads, and makes it where it is missing. Refusals cost heads only.
@@ -190,6 +196,18 @@ impl QueueConnection {
     pub(super) fn acknowledge(&mut self, tag: u64) {
         self.connection.acknowledge(self.channel, tag);
     }
+}
+
+/// How a gateway makes its queue.
+fn settings(options: &AmqpOptions) -> QueueSettings {
+    let own = options.queue.is_none();
+    let bytes = i64::try_from(options.queue_max_bytes).unwrap_or(i64::MAX);
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(i64::from(options.queue_max)));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(bytes));
+    // Dropping the oldest hurts this gateway only; refusing the newest would fail the publisher, for all.
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+    QueueSettings { exclusive: own, auto_delete: own, durable: !own, passive: false, arguments }
 }
 
 /// Why a channel that should deliver does not.

@@ -11,8 +11,10 @@ pub struct AmqpOptions {
     pub exchange: String,
     /// A durable queue's name; without it the broker names one that goes with the connection.
     pub queue: Option<String>,
-    /// Messages the queue holds before the oldest are dropped.
+    /// Messages the queue holds before the oldest are dropped. One may hold several changes.
     pub queue_max: u32,
+    /// Bytes of messages the queue holds before the oldest are dropped.
+    pub queue_max_bytes: u64,
     /// Whether the broker keeps history, and the bounds it is made with.
     pub history: Option<HistoryBounds>,
     /// Messages on their way at a time. Without a bound the queue would never fill, and its limit never work.
