@@ -40,8 +40,9 @@ pub struct GatewayArgs {
     /// Messages a queue holds before the oldest are dropped
     #[arg(long, env = "BUGFEED_QUEUE_MAX", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000), hide_short_help = true)]
     pub queue_max: u32,
-    /// Messages on their way from the broker at a time
-    #[arg(long, env = "BUGFEED_PREFETCH", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=65535), hide_short_help = true)]
+    /// Messages on their way from the broker at a time. They are kept in memory while history is read: a message of many
+    /// changes has some 30 KB
+    #[arg(long, env = "BUGFEED_PREFETCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=65535), hide_short_help = true)]
     pub prefetch: u16,
     /// Log lines.
     #[command(flatten)]
