@@ -12,6 +12,7 @@ mod url;
 
 use std::time::Duration;
 
+use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 
 pub use declare::{
@@ -52,7 +53,7 @@ pub const SMALL_FRAMES: u32 = 16 * 1024;
 /// [`AmqpError::Login`] can only be mended by a person; the other errors may pass.
 pub async fn connect(url: &BrokerUrl, name: &str, frame_max: u32) -> Result<Connection, AmqpError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let mut uri = url.0.clone();
+    let mut uri = AMQPUri::clone(&url.0);
     uri.query.frame_max.get_or_insert(frame_max);
     let connecting = Connection::connector(uri, transport::runtime(), transport::open, properties);
     logged_in(url, connecting).await

@@ -4,6 +4,7 @@
 //! may be written.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bugfeed_protocol::redact::unescaped;
 use lapin::uri::AMQPUri;
@@ -13,11 +14,11 @@ const HEARTBEAT_S: u16 = 10;
 
 /// A broker's address. It is shown without its password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(pub(crate) AMQPUri);
+pub struct BrokerUrl(pub(crate) Arc<AMQPUri>);
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &self.0;
+        let AMQPUri { scheme, authority, vhost, .. } = &*self.0;
         let vhost = if vhost == "/" { "%2f" } else { vhost };
         let host = &authority.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
@@ -56,7 +57,7 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    Ok(BrokerUrl(uri))
+    Ok(BrokerUrl(Arc::new(uri)))
 }
 
 /// Reads the name of an exchange that bugfeed may make.

@@ -20,8 +20,9 @@ use lapin::types::{AMQPValue, FieldTable};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the stream may take to confirm the marker. One that is just being recovered may never do so: ask again.
 const MARK_PATIENCE: Duration = Duration::from_secs(3);
-/// Messages on their way from the stream at a time.
-const PREFETCH: u16 = 2000;
+/// Messages on their way from the stream at a time. More than are acknowledged together (`core/bus/history.rs`); and so few
+/// that, each with a batch as large as a frame, they fit into what a connection may hold.
+const PREFETCH: u16 = 1000;
 
 /// The stream of a feed's history.
 #[derive(Clone, Debug)]

@@ -204,7 +204,7 @@ impl Work {
             }
             self.writes = false;
             if let Some((updates, staged)) = self.updates.take() {
-                self.stage(updates, staged);
+                self.stage(&updates, staged);
                 continue;
             }
             match self.next.take().or_else(|| self.inputs.try_recv().ok()) {
@@ -235,10 +235,10 @@ impl Work {
     }
 
     /// Stages updates, from this one on, as far as there is room.
-    fn stage(&mut self, updates: Arc<Vec<Update>>, staged: usize) {
+    fn stage(&mut self, updates: &Arc<Vec<Update>>, staged: usize) {
         for (update, place) in updates[staged..].iter().zip(staged..) {
             if self.shard.stage_is_full() {
-                (self.updates, self.writes) = (Some((Arc::clone(&updates), place)), true);
+                (self.updates, self.writes) = (Some((Arc::clone(updates), place)), true);
                 return;
             }
             self.shard.stage(update);

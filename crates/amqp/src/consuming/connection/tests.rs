@@ -161,3 +161,49 @@ async fn a_frame_that_is_larger_than_the_buffer_is_taken_and_one_that_is_far_too
     let error = connection.next(&[channel]).await.unwrap_err().to_string();
     assert!(error.contains("larger than was agreed"), "{error}");
 }
+
+#[tokio::test]
+async fn deliveries_come_whole_however_they_are_cut() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let random = &mut rand::rngs::SmallRng::seed_from_u64(1);
+    let (mut broker, mut connection) = connected(0).await;
+    let channel = connection.state.new_channel().unwrap();
+    let (mut bytes, mut want) = (Vec::new(), Vec::new());
+    for tag in 1..=300 {
+        let deliver = basic::Deliver { delivery_tag: tag, ..Default::default() };
+        let method = AMQPClass::Basic(basic::AMQPMethod::Deliver(deliver));
+        write_frame(&mut bytes, &AMQPFrame::Method(channel, method)).unwrap();
+        let size = if random.random_bool(0.1) { random.random_range(0..90_000) } else { random.random_range(0..500) };
+        let body = vec![u8::try_from(tag % 251).unwrap(); size];
+        let (body_size, properties) = (size as u64, Default::default());
+        let header = amq_protocol::frame::AMQPContentHeader { class_id: 60, body_size, properties };
+        write_frame(&mut bytes, &AMQPFrame::Header(channel, header)).unwrap();
+        for piece in body.chunks(random.random_range(1..70_000)) {
+            write_frame(&mut bytes, &AMQPFrame::Body(channel, piece.to_vec())).unwrap();
+        }
+        want.push((tag, body));
+    }
+    let cuts: Vec<usize> = (0..2000).map(|_| random.random_range(1..2000)).collect();
+    let sending = tokio::spawn(async move {
+        let mut rest = &bytes[..];
+        for cut in cuts.into_iter().cycle() {
+            let (piece, more) = rest.split_at(cut.min(rest.len()));
+            broker.0.write_all(piece).await.unwrap();
+            rest = more;
+            if rest.is_empty() {
+                return broker;
+            }
+        }
+        broker
+    });
+    for (tag, body) in want {
+        let come = match connection.next_read(&[channel]) {
+            Some(come) => come,
+            None => connection.next(&[channel]).await,
+        };
+        let delivery = come.unwrap().1.unwrap();
+        assert_eq!((delivery.tag(), delivery.body()), (tag, &body[..]));
+    }
+    drop(sending.await.unwrap());
+    assert!(connection.next(&[channel]).await.is_err());
+}
