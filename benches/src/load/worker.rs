@@ -69,13 +69,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a load process on this processor.
+    /// Starts a load process, on this processor if one is named.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(core: usize) -> Result<Worker> {
+    pub fn start(core: Option<usize>) -> Result<Worker> {
+        let core = core.map(|core| format!("--core={core}"));
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["load", "--core", &core.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["load"].into_iter().chain(core.as_deref())).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start a load process")?;
         let orders = child.stdin.take().context("a load process has no input")?;
         let answers = BufReader::new(child.stdout.take().context("a load process has no output")?);
