@@ -95,9 +95,8 @@ fn line(first: &Finding, figure: &Figure<'_>) -> String {
     if before.is_empty() {
         return String::new();
     }
-    before.sort_by(|(_, a, _), (_, b, _)| {
-        if figure.small { a } else { b }.median.total_cmp(&if figure.small { b } else { a }.median)
-    });
+    let sign = if figure.small { 1.0 } else { -1.0 };
+    before.sort_by(|(_, a, _), (_, b, _)| (sign * a.median).total_cmp(&(sign * b.median)));
     let mut text = format!("- {}: {} {unit}; before it:", figure.what, short(own.median));
     for (number, (one, spread, way)) in before.into_iter().enumerate() {
         let mut notes = Vec::new();
@@ -106,7 +105,7 @@ fn line(first: &Finding, figure: &Figure<'_>) -> String {
         }
         if let Some((way, at)) = way.and_then(|way| Some((way, way.of(one)?))) {
             if way != Way::Full && at.frames_per_read.median > KEPT {
-                notes.push("wrote updates together, so it did not keep the pace".to_owned());
+                notes.push("several updates in one read: the pace was not kept".to_owned());
             }
             let wrong = wrong(at, way == Way::Full);
             if wrong != "nothing" {
@@ -147,7 +146,7 @@ mod tests {
 Where bugfeed is not first (2 of 10 figures)
 
 - 1000 clients on one topic, 10 updates/s, CPU by frame: 1 µs; before it: best 0.25 µs, other 0.50 µs (the runs' spreads \
-                    overlap; wrote updates together, so it did not keep the pace)
+                    overlap; several updates in one read: the pace was not kept)
 - 1000 clients on one topic, full speed, updates a second: 1000000 /s; before it: other 2000000 /s
 ";
         assert_eq!(text, want);
