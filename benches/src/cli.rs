@@ -181,9 +181,9 @@ pub enum Command {
     /// (started by the others) the floor
     #[command(hide = true)]
     FloorServer {
-        /// The processor to run on
+        /// The processor to run on; any, if left out
         #[arg(long)]
-        core: usize,
+        core: Option<usize>,
     },
     /// (started by the others) a gateway without a broker
     #[command(hide = true)]

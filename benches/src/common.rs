@@ -30,10 +30,25 @@ pub struct Common {
     /// The processor of everything else
     #[arg(long, default_value_t = 1)]
     pub load_core: usize,
+    /// Bind no process to a processor, as users run them: server, broker, clients and floor share all processors
+    #[arg(long)]
+    pub unpinned: bool,
     /// A broker that runs already [default: a throwaway one]
     #[arg(long, env = "BUGFEED_TEST_AMQP", hide_env_values = true, value_name = "URL")]
     pub amqp: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+impl Common {
+    /// The processor of the server, and of the floor; `None` if nothing is bound to one.
+    pub fn server_core(&self) -> Option<usize> {
+        (!self.unpinned).then_some(self.server_core)
+    }
+
+    /// The processor of everything else; `None` if nothing is bound to one.
+    pub fn load_core(&self) -> Option<usize> {
+        (!self.unpinned).then_some(self.load_core)
+    }
 }

@@ -1,5 +1,7 @@
 //! The findings about several servers, and the tables made of them.
 
+mod behind;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -18,6 +20,41 @@ pub enum Part {
     Fanout,
     /// Each client on a few topics of very many
     Sparse,
+}
+
+impl Part {
+    /// What processor time is divided by: frames if all clients get each update, updates if only about two do.
+    fn unit(self) -> &'static str {
+        if self == Part::Fanout { "frame" } else { "update" }
+    }
+}
+
+/// How updates come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    OneByOne,
+    Paced,
+    Full,
+}
+
+const WAYS: [Way; 3] = [Way::OneByOne, Way::Paced, Way::Full];
+
+impl Way {
+    fn of(self, one: &Finding) -> Option<&Paced> {
+        match self {
+            Way::OneByOne => one.one_by_one.as_ref(),
+            Way::Paced => Some(&one.paced),
+            Way::Full => Some(&one.full),
+        }
+    }
+
+    fn name(self, one: &Finding) -> String {
+        match self {
+            Way::OneByOne => "one by one".into(),
+            Way::Paced => format!("{} updates/s", one.rate),
+            Way::Full => "full speed".into(),
+        }
+    }
 }
 
 /// The median of several runs, and how far the runs were apart.
@@ -73,6 +110,8 @@ pub struct Paced {
     pub ratio: Spread,
     /// The server's time divided by that of the floor at a fixed pace.
     pub ratio_to_paced_floor: Spread,
+    /// Latency of the floor from sent to read, median, in milliseconds.
+    pub floor_p50_ms: Spread,
     /// Latency of the floor from sent to read, 99th percentile, in milliseconds.
     pub floor_p99_ms: Spread,
     /// Latency of the server from sent to read, median, in milliseconds.
@@ -101,6 +140,15 @@ pub struct Paced {
     pub closed: u64,
 }
 
+impl Paced {
+    /// Processor time of the server and of the broker that carries its messages, if it has one.
+    fn with_broker(&self) -> Spread {
+        let broker = self.broker_us.unwrap_or_default();
+        let Spread { median, min, max } = self.cpu_us;
+        Spread { median: median + broker.median, min: min + broker.min, max: max + broker.max }
+    }
+}
+
 /// One server under one load.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
@@ -108,6 +156,10 @@ pub struct Finding {
     pub server: String,
     /// Its version.
     pub version: String,
+    /// Where it came from: a registry and the package's name, or how it was built.
+    pub from: String,
+    /// Whether the server was bound to one processor, and everything else to another.
+    pub pinned: bool,
     /// The load.
     pub part: Part,
     /// Clients.
@@ -143,7 +195,13 @@ pub fn show(path: &Path, json: bool) -> Result<String> {
         return Ok(serde_json::to_string_pretty(&found)? + "\n");
     }
     let Machine { processor, cores, kernel, memory_gib, .. } = &first.machine;
-    let mut out = format!("{processor}, {cores} cores, {memory_gib} GiB, Linux {kernel}\n");
+    let pinned = if first.pinned {
+        "Server and floor on one processor, clients, publisher and broker on another"
+    } else {
+        "Nothing bound to a processor: server, clients, publisher and broker share all of them"
+    };
+    let mut out = format!("{processor}, {cores} cores, {memory_gib} GiB, Linux {kernel}. {pinned}.\n");
+    out += &format!("Load average {}.\n", loads(&found));
     memory(&mut out, &found)?;
     for part in [Part::Fanout, Part::Sparse] {
         let found: Vec<&Finding> = found.iter().filter(|one| one.part == part).collect();
@@ -151,12 +209,39 @@ pub fn show(path: &Path, json: bool) -> Result<String> {
             costs(&mut out, first, &found)?;
         }
     }
+    out += &behind::list(&found);
     Ok(out)
 }
 
-/// The table of memory: one line for each server. Its parts have different numbers of topics.
+/// The smallest and the largest load average of one minute.
+fn loads(found: &[Finding]) -> String {
+    let loads: Vec<f64> = found.iter().filter_map(|one| load(one).parse().ok()).collect();
+    Spread::of(&loads).map_or("unknown".into(), |all| format!("{} to {}", short(all.min), short(all.max)))
+}
+
+/// The load average of one minute, when a server's part was over.
+fn load(one: &Finding) -> &str {
+    one.machine.load.split(' ').next().unwrap_or_default()
+}
+
+/// A server's name, with its number of clients if the first one had another number.
+fn named(one: &Finding, first: &Finding) -> String {
+    let Finding { server, clients, .. } = one;
+    if *clients == first.clients { server.clone() } else { format!("{server} ({clients} clients)") }
+}
+
+/// The load, in words.
+fn title(one: &Finding) -> String {
+    let Finding { clients, subscriptions, topics, .. } = one;
+    match one.part {
+        Part::Fanout => format!("{clients} clients on one topic"),
+        Part::Sparse => format!("{clients} clients with {subscriptions} of {topics} topics, two clients an update"),
+    }
+}
+
+/// The table of servers and their memory: one line for each. Its parts have different numbers of topics.
 fn memory(out: &mut String, found: &[Finding]) -> Result<()> {
-    let mut table = Table::new(&["server", "version", "empty", "0 topics", "1 topic", "many topics"]);
+    let mut table = Table::new(&["server", "version", "from", "empty", "0 topics", "1 topic", "many topics"]);
     let kb = |bytes: f64| format!("{:.1} KB", bytes / 1000.0);
     let mut servers: Vec<&str> = Vec::new();
     for Finding { server, .. } in found {
@@ -168,9 +253,10 @@ fn memory(out: &mut String, found: &[Finding]) -> Result<()> {
         let of = |part| found.iter().find(|one| one.server == server && one.part == part);
         let Some(any) = of(Part::Fanout).or(of(Part::Sparse)) else { continue };
         let one = of(Part::Fanout).map(|one| &one.memory);
-        table.row([
+        table.row(vec![
             server.to_owned(),
             any.version.clone(),
+            any.from.clone(),
             format!("{:.0} MiB", any.memory.empty_mib),
             one.and_then(|one| one.connected).map_or("–".into(), kb),
             one.map_or("–".into(), |one| kb(one.subscribed)),
@@ -184,77 +270,43 @@ fn memory(out: &mut String, found: &[Finding]) -> Result<()> {
 }
 
 fn costs(out: &mut String, first: &Finding, found: &[&Finding]) -> Result<()> {
-    let (unit, title) = match first.part {
-        Part::Fanout => ("frame", format!("{} clients on one topic", first.clients)),
-        Part::Sparse => {
-            let Finding { clients, subscriptions, topics, .. } = first;
-            ("update", format!("{clients} clients with {subscriptions} of {topics} topics, two clients an update"))
-        }
-    };
-    for way in ["one by one", "paced", "full speed"] {
-        let full = way == "full speed";
-        let of = |one: &Finding| match way {
-            "one by one" => one.one_by_one.clone(),
-            "paced" => Some(one.paced.clone()),
-            _ => Some(one.full.clone()),
-        };
-        if of(first).is_none() {
+    for way in WAYS {
+        if way.of(first).is_none() {
             continue;
         }
-        let pace = if way == "paced" { format!("{} updates/s", first.rate) } else { way.to_owned() };
-        writeln!(out, "\n{title}, {pace}: CPU by {unit}\n")?;
-        let speed = if full { "updates/s" } else { "p50, p99" };
-        let titles =
-            ["server", "CPU", "spread", "floor", "ratio", speed, "frames/read", "frames", "what went wrong", "load"];
+        writeln!(out, "\n{}, {}: CPU by {}\n", title(first), way.name(first), first.part.unit())?;
+        let full = way == Way::Full;
+        let mut titles = vec!["server", "CPU", "spread", "floor", "ratio"];
+        titles.extend(if full { &["updates/s"][..] } else { &["p50, p99", "floor's p50, p99"] });
+        titles.extend(["frames/read", "frames", "what went wrong", "load"]);
         let mut table = Table::new(&titles);
         for one in found {
-            let Some(at) = &of(one) else { continue };
+            let Some(at) = way.of(one) else { continue };
+            let server = named(one, first);
             let us = |us: f64| format!("{} µs", short(us));
-            let mut server = one.server.clone();
-            if one.clients != first.clients {
-                write!(server, " ({} clients)", one.clients)?;
+            let spread = |of: &Spread| format!("{} – {}", short(of.min), short(of.max));
+            let ms = |p50: &Spread, p99: &Spread| format!("{}, {} ms", short(p50.median), short(p99.median));
+            let (cpu, floor, ratio) = (us(at.cpu_us.median), us(at.floor_us.median), short(at.ratio.median));
+            let mut row = vec![server.clone(), cpu, spread(&at.cpu_us), floor, ratio];
+            if full {
+                row.push(format!("{:.0}", at.updates_per_s.median));
+            } else {
+                row.extend([ms(&at.p50_ms, &at.p99_ms), ms(&at.floor_p50_ms, &at.floor_p99_ms)]);
             }
-            table.row([
-                server.clone(),
-                us(at.cpu_us.median),
-                format!("{} – {}", short(at.cpu_us.min), short(at.cpu_us.max)),
-                us(at.floor_us.median),
-                short(at.ratio.median),
-                if full {
-                    format!("{:.0}", at.updates_per_s.median)
-                } else {
-                    format!("{}, {} ms", short(at.p50_ms.median), short(at.p99_ms.median))
-                },
-                short(at.frames_per_read.median),
-                at.expected.to_string(),
-                wrong(at, full),
-                one.machine.load.split(' ').next().unwrap_or_default().to_owned(),
-            ]);
+            let together = short(at.frames_per_read.median);
+            row.extend([together, at.expected.to_string(), wrong(at, full), load(one).to_owned()]);
+            table.row(row);
             if let Some(broker) = at.broker_us {
-                table.row(with_broker(&server, at, &broker));
+                let all = at.with_broker().median;
+                let mut row = vec![format!("{server} and its broker"), us(all), format!("broker {}", spread(&broker))];
+                row.extend([String::new(), short(all / at.floor_us.median)]);
+                row.resize(titles.len(), String::new());
+                table.row(row);
             }
         }
         out.push_str(&table.text());
     }
     Ok(())
-}
-
-/// A server together with the broker that carries its messages.
-fn with_broker(server: &str, at: &Paced, broker: &Spread) -> [String; 10] {
-    let blank = || "".to_owned();
-    let all = at.cpu_us.median + broker.median;
-    [
-        format!("{server} and its broker"),
-        format!("{} µs", short(all)),
-        format!("broker {} – {}", short(broker.min), short(broker.max)),
-        blank(),
-        short(all / at.floor_us.median),
-        blank(),
-        blank(),
-        blank(),
-        blank(),
-        blank(),
-    ]
 }
 
 /// The counts of things that should not happen, as text.
@@ -282,8 +334,8 @@ impl Table {
         Table(vec![head.iter().map(|&cell| cell.to_owned()).collect()])
     }
 
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.push(cells.into());
+    fn row(&mut self, cells: Vec<String>) {
+        self.0.push(cells);
     }
 
     fn text(&self) -> String {
@@ -307,10 +359,61 @@ impl Table {
 mod tests {
     use super::*;
 
+    /// One topic, every cost being `cost`, and everything faster the cheaper it is.
+    pub(super) fn finding(server: &str, cost: f64) -> Finding {
+        let all = |value: f64| Spread { median: value, min: value, max: value };
+        let (cost, one) = (all(cost), all(1.0));
+        let at = Paced {
+            updates: 10,
+            frames_per_read: one,
+            floor_us: one,
+            cpu_us: cost,
+            broker_us: None,
+            ratio: cost,
+            ratio_to_paced_floor: cost,
+            floor_p50_ms: one,
+            floor_p99_ms: one,
+            p50_ms: cost,
+            p99_ms: cost,
+            updates_per_s: all(1_000_000.0 / cost.median),
+            waited_percent: one,
+            expected: 10,
+            missing: 0,
+            newest_missing: 0,
+            repeated: 0,
+            disordered: 0,
+            unexpected: 0,
+            late: 0,
+            closed: 0,
+        };
+        Finding {
+            server: server.into(),
+            version: "1".into(),
+            from: "here".into(),
+            pinned: true,
+            part: Part::Fanout,
+            clients: 1000,
+            subscriptions: 1,
+            topics: 1,
+            rate: 10,
+            memory: MemoryEach {
+                empty_mib: cost.median,
+                connected: None,
+                subscribed: cost.median,
+                whole: cost.median,
+                connect_s: 1.0,
+            },
+            one_by_one: Some(at.clone()),
+            paced: at.clone(),
+            full: at,
+            machine: Machine::this(),
+        }
+    }
+
     #[test]
     fn tables_are_aligned() {
         let mut table = Table::new(&["a", "µs"]);
-        table.row(["long".to_owned(), "1".to_owned()]);
+        table.row(vec!["long".to_owned(), "1".to_owned()]);
         assert_eq!(table.text(), "| a    | µs |\n| ---- | -- |\n| long | 1  |\n");
     }
 

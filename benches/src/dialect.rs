@@ -19,6 +19,8 @@ use crate::ws::{self, opcode};
 pub enum Dialect {
     /// bugfeed's classic protocol, over WebSocket
     Classic,
+    /// The classic protocol too, of a small gateway (benches/compare.d) that takes updates as lines of text, `BUG UPDATE`
+    Lines,
     /// No protocol: the client sends its number in 4 bytes, and frames come (the floor)
     Raw,
     /// nchan: topics in the path, and bare messages
@@ -52,7 +54,7 @@ impl Dialect {
     /// The first bytes a client sends.
     pub fn opening(self, host: &str, path: &str, client: u32, bugs: &[u32]) -> Vec<u8> {
         match self {
-            Dialect::Classic | Dialect::Nats => ws::request(host, path, None),
+            Dialect::Classic | Dialect::Lines | Dialect::Nats => ws::request(host, path, None),
             Dialect::Raw => client.to_be_bytes().to_vec(),
             Dialect::Nchan => ws::request(host, &format!("{path}{}", joined(bugs)), None),
             Dialect::Mqtt => ws::request(host, path, Some("mqtt")),
@@ -74,7 +76,7 @@ impl Dialect {
     /// The greeting without a WebSocket frame around it.
     pub fn hello(self) -> Option<Vec<u8>> {
         match self {
-            Dialect::Classic | Dialect::Raw | Dialect::Nchan => None,
+            Dialect::Classic | Dialect::Lines | Dialect::Raw | Dialect::Nchan => None,
             Dialect::Mqtt => Some(mqtt::connect()),
             Dialect::Nats => Some(nats::connect()),
             Dialect::Stomp => Some(stomp::connect()),
@@ -84,7 +86,7 @@ impl Dialect {
     /// What a client sends to subscribe to these bugs. `None` if they come without asking.
     pub fn subscribe(self, bugs: &[u32]) -> Option<Vec<u8>> {
         match self {
-            Dialect::Classic => {
+            Dialect::Classic | Dialect::Lines => {
                 Some(self.framed(serde_json::json!({ "command": "subscribe", "bugs": bugs }).to_string().as_bytes()))
             }
             Dialect::Raw | Dialect::Nchan => None,
@@ -111,6 +113,11 @@ impl Dialect {
     pub fn publish(self, out: &mut Vec<u8>, host: &str, bug: u64, text: &[u8]) {
         match self {
             Dialect::Classic | Dialect::Raw => out.extend_from_slice(text),
+            Dialect::Lines => {
+                out.extend_from_slice(format!("{bug} ").as_bytes());
+                out.extend_from_slice(text);
+                out.push(b'\n');
+            }
             Dialect::Nchan => {
                 let head =
                     format!("POST /pub/{bug} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", text.len());
@@ -128,6 +135,8 @@ impl Dialect {
     pub fn mark(self) -> Option<Vec<u8>> {
         match self {
             Dialect::Classic | Dialect::Raw | Dialect::Nchan => None,
+            // An empty line.
+            Dialect::Lines => Some(b"\n".to_vec()),
             Dialect::Mqtt => Some(mqtt::PINGREQ.to_vec()),
             Dialect::Nats => Some(nats::PING.to_vec()),
             Dialect::Stomp => Some(stomp::mark()),
@@ -138,6 +147,7 @@ impl Dialect {
     pub fn answer(self) -> &'static [u8] {
         match self {
             Dialect::Classic | Dialect::Raw | Dialect::Nchan => b"HTTP/1.1 20",
+            Dialect::Lines => b"ok\n",
             Dialect::Mqtt => &mqtt::PINGRESP,
             Dialect::Nats => nats::PONG,
             Dialect::Stomp => stomp::RECEIPT,
@@ -151,7 +161,9 @@ impl Dialect {
     pub fn next(self, bytes: &[u8]) -> Result<Option<(Message, usize)>> {
         match self {
             _ if bytes.is_empty() => Ok(None),
-            Dialect::Classic | Dialect::Raw | Dialect::Nchan => Ok(Some((classic(bytes), bytes.len()))),
+            Dialect::Classic | Dialect::Lines | Dialect::Raw | Dialect::Nchan => {
+                Ok(Some((classic(bytes), bytes.len())))
+            }
             Dialect::Mqtt => mqtt::next(bytes),
             Dialect::Nats => nats::next(bytes),
             Dialect::Stomp => stomp::next(bytes),

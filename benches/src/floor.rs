@@ -131,13 +131,14 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts it on this processor.
+    /// Starts it, on this processor if one is named.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(core: usize) -> Result<Floor> {
+    pub fn start(core: Option<usize>) -> Result<Floor> {
+        let core = core.map(|core| format!("--core={core}"));
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["floor-server", "--core", &core.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["floor-server"].into_iter().chain(core.as_deref())).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start the floor's process")?;
         let orders = child.stdin.take().context("the floor has no input")?;
         let answers = BufReader::new(child.stdout.take().context("the floor has no output")?);

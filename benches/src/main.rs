@@ -5,7 +5,7 @@
 use anyhow::{Context as _, Result};
 use bugfeed_bench::cli::{Cli, Command};
 use bugfeed_bench::plot::Growth;
-use bugfeed_bench::procfs::pin;
+use bugfeed_bench::procfs::pin_self;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
 use bugfeed_bench::{chain, compare, feed_server, floor, load};
@@ -14,14 +14,12 @@ use clap::Parser as _;
 fn main() -> Result<()> {
     let (common, report) = match Cli::parse().command {
         Command::Load { core } => {
-            if let Some(core) = core {
-                pin(std::process::id(), core)?;
-            }
+            pin_self(core)?;
             return load::worker::run();
         }
         Command::Writer => return chain::writer::run(),
         Command::FloorServer { core } => {
-            pin(std::process::id(), core)?;
+            pin_self(core)?;
             return floor::run();
         }
         Command::FeedServer { feed_listen, args } => return feed_server::run(feed_listen, &args),

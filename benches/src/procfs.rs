@@ -126,6 +126,14 @@ impl Machine {
     }
 }
 
+/// Binds this process to a processor, if one is named.
+///
+/// # Errors
+/// When there is no such processor.
+pub fn pin_self(core: Option<usize>) -> Result<()> {
+    core.map_or(Ok(()), |core| pin(std::process::id(), core))
+}
+
 /// Binds a process, with all its threads, to one processor.
 ///
 /// # Errors

@@ -37,8 +37,8 @@ pub struct Start {
     pub server: PathBuf,
     /// Further options of `bugfeed gateway`.
     pub args: Vec<String>,
-    /// The processor it runs on.
-    pub core: usize,
+    /// The processor it runs on; any, if `None`.
+    pub core: Option<usize>,
 }
 
 /// A server that somebody else started.
@@ -171,8 +171,11 @@ fn run(start: &Start, program: &OsString, mut words: Vec<OsString>) -> Result<(P
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     words.extend(["--listen".into(), address.to_string().into()]);
     words.extend(start.args.iter().map(OsString::from));
-    let pinned = Run::new("taskset").args(["-c", &start.core.to_string()]).arg(program).args(words);
-    let proc = pinned.spawn().with_context(|| format!("cannot start {}", program.to_string_lossy()))?;
+    let run = match start.core {
+        Some(core) => Run::new("taskset").args(["-c", &core.to_string()]).arg(program),
+        None => Run::new(program),
+    };
+    let proc = run.args(words).spawn().with_context(|| format!("cannot start {}", program.to_string_lossy()))?;
     Ok((proc, address))
 }
 

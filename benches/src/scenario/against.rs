@@ -36,6 +36,9 @@ pub struct Against {
     /// Its version
     #[arg(long = "server-version")]
     pub version: String,
+    /// Where it came from: a registry and the package's name, or how it was built
+    #[arg(long = "server-from")]
+    pub from: String,
     /// Topics each client has, where there are many
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub subscriptions: u32,
@@ -117,6 +120,8 @@ pub fn run(against: &Against) -> Result<Finding> {
     Ok(Finding {
         server: against.name.clone(),
         version: against.version.clone(),
+        from: against.from.clone(),
+        pinned: !against.common.unpinned,
         part: against.part,
         clients,
         subscriptions: watch.each,
@@ -193,6 +198,7 @@ fn summary(part: Part, updates: u32, found: &Samples, floor_paced: &[Sample]) ->
         broker_us: Spread::of(&broker.collect::<Vec<_>>()),
         ratio: over(&found.floor),
         ratio_to_paced_floor: over(floor_paced),
+        floor_p50_ms: of(&found.floor, &|sample| sample.tally.latencies.quantile_us(0.5) / 1000.0),
         floor_p99_ms: of(&found.floor, &|sample| sample.tally.latencies.quantile_us(0.99) / 1000.0),
         p50_ms: of(&found.server, &|sample| sample.tally.latencies.quantile_us(0.5) / 1000.0),
         p99_ms: of(&found.server, &|sample| sample.tally.latencies.quantile_us(0.99) / 1000.0),

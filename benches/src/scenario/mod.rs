@@ -24,7 +24,7 @@ use crate::load::worker::{Worker, order_all};
 use crate::load::{Clients, Order};
 use crate::measure::{Sample, Source, measure};
 use crate::plan::{Index, Phase, Watch};
-use crate::procfs::{pin, raise_file_limit};
+use crate::procfs::{pin, pin_self, raise_file_limit};
 use crate::publish::Pace;
 use crate::target::{Start, Target, Via};
 
@@ -43,14 +43,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Prepares this process, and the processes that it will start: pins them to a processor, and raises the limit on
-    /// open files.
+    /// Prepares this process, and the processes that it will start: pins them to a processor unless that is not wanted,
+    /// and raises the limit on open files.
     ///
     /// # Errors
     /// When the machine does not allow it.
     pub fn new(common: &Common) -> Result<Bench> {
         raise_file_limit(u64::from(common.clients) + 200)?;
-        pin(std::process::id(), common.load_core)?;
+        pin_self(common.load_core())?;
         exact_sleeps();
         let scratch = scratch()?;
         let stamps = Stamps::create(scratch.path())?;
@@ -78,7 +78,9 @@ impl Bench {
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let rabbit = runtime.block_on(RabbitMq::start())?;
-            pin(rabbit.pid().context("the broker is gone")?, self.common.load_core)?;
+            if let Some(core) = self.common.load_core() {
+                pin(rabbit.pid().context("the broker is gone")?, core)?;
+            }
             self.rabbit = Some(rabbit);
         }
         Ok(self.rabbit.as_ref().context("just started")?.url())
@@ -93,7 +95,7 @@ impl Bench {
         if self.common.clients > 14_000 {
             args.push(format!("--max-connections={}", self.common.clients + 100));
         }
-        Ok(Start { server, args, core: self.common.server_core })
+        Ok(Start { server, args, core: self.common.server_core() })
     }
 
     /// Starts the server that was asked for.
@@ -131,7 +133,7 @@ impl Bench {
             window: WINDOW,
             watch,
         };
-        Ok((Worker::start(Some(self.common.load_core))?, clients))
+        Ok((Worker::start(self.common.load_core())?, clients))
     }
 
     /// Connects the clients of one server. Also returns how long that took, in seconds.
@@ -167,7 +169,7 @@ impl Bench {
     /// # Errors
     /// When one of them fails.
     pub fn floor(&mut self, watch: Watch) -> Result<(Floor, Vec<Worker>)> {
-        let mut floor = Floor::start(self.common.server_core)?;
+        let mut floor = Floor::start(self.common.server_core())?;
         let address = floor.address();
         let mut workers = Vec::new();
         floor.accept(self.common.clients, watch, || {
