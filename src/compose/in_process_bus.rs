@@ -123,8 +123,9 @@ impl LocalFeed {
             Order::Begin(ledger, done) => {
                 let read = warm(&ledger, &mut self.ingest, self.max).await;
                 if read.is_ok() {
-                    self.health.set(FeedState::Up, Vec::new());
                     self.hear(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
+                    self.ingest.opened().await;
+                    self.health.set(FeedState::Up, Vec::new());
                 }
                 // If the relay has stopped waiting for the answer, it begins again.
                 let _ = done.send(read);

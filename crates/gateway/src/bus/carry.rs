@@ -38,6 +38,8 @@ pub(super) struct Carrier<'a> {
     queue_differs: bool,
     /// What people were shown last.
     shown: Option<Shown>,
+    /// That the feed flows is shown once clients are let in.
+    unshown: bool,
 }
 
 impl<'a> Carrier<'a> {
@@ -55,6 +57,7 @@ impl<'a> Carrier<'a> {
             no_heads: false,
             queue_differs: false,
             shown: None,
+            unshown: false,
         }
     }
 
@@ -262,6 +265,11 @@ impl<'a> Carrier<'a> {
                 Ask::Cancel => self.cancel(link).await?,
             }
         }
+        if self.unshown {
+            self.ingest.opened().await;
+            self.show();
+            self.unshown = false;
+        }
         Ok(())
     }
 
@@ -336,6 +344,9 @@ impl<'a> Carrier<'a> {
         let notes = bus.notes(now_ms);
         let texts = notes.iter().map(|note| note.text(exchange, when)).collect();
         let shown = Shown { stopped, notes: texts, read: bus.read_so_far() };
+        if shown.stopped.is_none() && !self.ingest.is_open() && !std::mem::replace(&mut self.unshown, true) {
+            return;
+        }
         if self.shown.as_ref() == Some(&shown) {
             return;
         }

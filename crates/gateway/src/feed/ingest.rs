@@ -12,6 +12,7 @@ use bugfeed_protocol::{Cursor, Epoch, When};
 use prometheus_client::metrics::counter::Counter;
 
 use super::Breaks;
+use super::gate::Gate;
 use super::shard_task::Door;
 use crate::events::Events;
 use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
@@ -42,6 +43,7 @@ pub struct Ingest {
     fork_lines: Throttle,
     gap_lines: Throttle,
     breaks: Breaks,
+    gate: Arc<Gate>,
 }
 
 impl Ingest {
@@ -51,6 +53,7 @@ impl Ingest {
         shards: Vec<Door>,
         events: Arc<Events>,
         breaks: Breaks,
+        gate: Arc<Gate>,
     ) -> Ingest {
         let changes = events.changes(&feed);
         Ingest {
@@ -67,7 +70,19 @@ impl Ingest {
             fork_lines: Throttle::once_a_minute(),
             gap_lines: Throttle::once_a_minute(),
             breaks,
+            gate,
         }
+    }
+
+    /// Whether clients are let in: every shard has heard that the feed is current, or the gateway stops.
+    pub fn is_open(&self) -> bool {
+        !self.gate.is_shut()
+    }
+
+    /// Waits until clients are let in, for 2 s at most. To be called after a feed has become current, before people are told
+    /// that it is: whoever is told that a gateway is ready may be sent to it at once.
+    pub async fn opened(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.gate.opened()).await;
     }
 
     /// Says which kind of transport feeds it. Call it before the first event.

@@ -139,7 +139,7 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
         doors.push(door);
     }
     let breaks = Breaks::default();
-    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), breaks.clone());
+    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), breaks.clone(), Arc::clone(&gate));
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,

@@ -24,12 +24,14 @@ impl File {
         File { path, seen: Mutex::new(None), replaced: AtomicBool::new(false) }
     }
 
-    /// Notes that a connection was opened, so the file exists.
-    pub(super) fn opened(&self) {
+    /// Notes that a connection was opened, so the file exists. Returns whether that is news.
+    pub(super) fn opened(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.is_none() {
-            *seen = self.identity().ok();
+        if seen.is_some() {
+            return false;
         }
+        *seen = self.identity().ok();
+        seen.is_some()
     }
 
     fn identity(&self) -> std::io::Result<(u64, u64)> {
@@ -91,10 +93,10 @@ mod tests {
         let path = dir.path().join("a.db");
         let file = File::new(path.clone());
         let fault = |may_change| file.look("a", may_change).err().map(|e| e.fault);
-        file.opened();
+        assert!(!file.opened());
         assert_eq!(fault(true), None, "one that never was there cannot be gone");
         std::fs::write(&path, "one").unwrap();
-        file.opened();
+        assert!(file.opened() && !file.opened());
         std::fs::write(&path, "written to").unwrap();
         assert_eq!(fault(true), None);
         std::fs::write(dir.path().join("b.db"), "two").unwrap();

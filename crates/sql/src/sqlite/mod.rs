@@ -106,8 +106,11 @@ impl Pool for SqliteConnections {
     }
 
     fn opened(&self) {
-        if let Some(file) = &self.file {
-            file.opened();
+        // From now on the file is not made anew. It may be moved away at any moment, also after the last look at it; a
+        // connection that made an empty file in its place would go on with that one when the file is back.
+        if self.file.as_ref().is_some_and(File::opened) {
+            let options = self.pool.connect_options();
+            self.pool.set_connect_options(SqliteConnectOptions::clone(&options).create_if_missing(false));
         }
     }
 
