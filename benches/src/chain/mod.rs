@@ -130,11 +130,11 @@ pub fn run(options: &Chain) -> Result<Report> {
     for database in options.databases.clone() {
         for build in &builds {
             if options.parts.contains(&Part::Clients) {
-                bench.to_clients(database, build)?;
+                bench.measure_clients(database, build)?;
             }
             for variant in variants(options, build) {
                 for ledger in &options.ledgers {
-                    bench.to_broker((database, *ledger), build, &variant)?;
+                    bench.measure_broker((database, *ledger), build, &variant)?;
                 }
             }
         }
@@ -237,7 +237,7 @@ impl Bench<'_> {
     }
 
     /// From the table to clients: idle, at each pace, at full speed.
-    fn to_clients(&mut self, database: Database, build: &Build) -> Result<()> {
+    fn measure_clients(&mut self, database: Database, build: &Build) -> Result<()> {
         let (dir, exchange, amqp) = (tempfile::tempdir()?, unique("chain"), self.servers.amqp());
         let count = self.options.clients;
         let watch = Watch { each: self.options.watching.subscriptions, bugs: self.options.watching.bugs(count) };
@@ -346,7 +346,12 @@ impl Bench<'_> {
     }
 
     /// From the table to the broker. The table is filled while the shim is stopped, so that its start is not measured.
-    fn to_broker(&mut self, (database, ledger): (Database, Database), build: &Build, variant: &Variant) -> Result<()> {
+    fn measure_broker(
+        &mut self,
+        (database, ledger): (Database, Database),
+        build: &Build,
+        variant: &Variant,
+    ) -> Result<()> {
         let (dir, exchange, amqp) = (tempfile::tempdir()?, unique("chain"), self.servers.amqp());
         let table = self.servers.table(database, dir.path())?;
         let words: Vec<String> = variant.options.iter().map(|&word| word.to_owned()).collect();

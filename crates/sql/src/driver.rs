@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::Connection as _;
 use sqlx::error::DatabaseError;
 use sqlx::pool::{PoolConnectionMetadata, PoolOptions};
 use tokio::sync::Notify;
@@ -23,11 +22,6 @@ use crate::{CONNECT_TIMEOUT, Dialect, Fault, Name, SqlError, Use, Value};
 /// The longest time for which a connection to a server is used. After a switch-over, the address leads to another
 /// server, but the old one often goes on answering the connections that it has.
 const LIFETIME: Duration = Duration::from_secs(60);
-
-/// A connection that was used less than this ago is used again without a test: a test is a way to the database and back, as
-/// long as that of a small statement. The database may have gone in between; the statement then fails, as it would have if
-/// the database had gone after the test.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// The answer of a driver. The caller limits how long it waits for it.
 pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, sqlx::Error>>;
@@ -168,10 +162,9 @@ pub(crate) fn pool_options<DB: sqlx::Database>(max: u32, stale: &Stale) -> PoolO
         .max_connections(max)
         .acquire_timeout(CONNECT_TIMEOUT)
         .idle_timeout(Duration::from_secs(600))
-        .test_before_acquire(false)
-        .before_acquire(move |connection: &mut DB::Connection, meta| {
+        .before_acquire(move |_, meta| {
             let may_use = stale.may_use(&meta);
-            Box::pin(async move { Ok(may_use && (meta.idle_for < FRESH || connection.ping().await.is_ok())) })
+            Box::pin(async move { Ok(may_use) })
         })
 }
 
