@@ -60,7 +60,7 @@ impl Queue {
         match bus::read(kind, &message.data).unwrap() {
             Message::Change(change) => Some(vec![change]),
             Message::Batch(changes) => Some(changes.into_iter().map(Result::unwrap).collect()),
-            other => panic!("{other:?} is no change"),
+            Message::Head(_) | Message::Marker => Some(Vec::new()),
         }
     }
 
