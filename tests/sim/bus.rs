@@ -246,17 +246,17 @@ impl Life {
             let at = at.max(around.broker.first);
             let Some(item) = around.broker.at(at).filter(|_| around.broker.stream_up).cloned() else { return Ok(()) };
             self.bus.reader = Some(Reader { marker, at: Some(at + 1), stream });
-            self.read_one(item, at, marker, around)?;
+            self.read_one(&item, at, marker, around)?;
         }
         Ok(())
     }
 
     /// Hands in what the stream holds next.
-    fn read_one(&mut self, item: Item, at: u64, own: u64, around: &mut Around<'_>) -> Checked {
+    fn read_one(&mut self, item: &Item, at: u64, own: u64, around: &mut Around<'_>) -> Checked {
         let offset = i64::try_from(at).unwrap();
-        let Item::Marker(marker) = item else {
+        let Item::Marker(marker) = *item else {
             self.bus.subjects = item.singles().into_iter().map(|item| (item, false)).collect();
-            self.hear(Event::Read(core::Item::Changes(arrivals(&item)), offset), around)?;
+            self.hear(Event::Read(core::Item::Changes(arrivals(item)), offset), around)?;
             // What is read anew is not taken in now.
             self.bus.subjects.clear();
             return Ok(());
