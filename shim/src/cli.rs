@@ -216,7 +216,8 @@ pub struct RunArgs {
     /// PostgreSQL only: look at the table at once when something is NOTIFYed on this channel (the poll goes on)
     #[arg(long, value_name = "CHANNEL", env = "BUGFEED_SHIM_LISTEN")]
     pub listen: Option<Name>,
-    /// Most changes put into one message, where several wait (1 to 10000; 1: each change in a message of its own)
+    /// Most changes put into one message, where several wait (1 to 10000; 1: each change in a message of its own). Never more than
+    /// --rows, than 500 with --batch-keys, or than fit into a frame of AMQP (670, unless the URL asks for larger ones)
     #[arg(long, value_name = "COUNT", env = "BUGFEED_SHIM_BATCH", default_value = "500", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub batch: u16,
     /// Whether a message of several changes is routed by the numbers of all its bugs. Without, the broker has far less to do,

@@ -44,7 +44,7 @@ pub struct GatewayArgs {
     #[arg(long, env = "BUGFEED_QUEUE_MAX_BYTES", default_value_t = 256 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000..=1 << 40), hide_short_help = true)]
     pub queue_max_bytes: u64,
     /// Messages on their way from the broker at a time. They are kept in memory while history is read: a message of many
-    /// changes has some 30 KB
+    /// changes has some 30 KB. More than 500 count as 500
     #[arg(long, env = "BUGFEED_PREFETCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=65535), hide_short_help = true)]
     pub prefetch: u16,
     /// Log lines.

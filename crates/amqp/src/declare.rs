@@ -104,32 +104,30 @@ pub async fn declare_history(
     channel.close(200, "done".into()).await.map_err(failed)
 }
 
-/// The same on a consuming connection.
+/// The same on a channel of a consuming connection, which a refusal closes. Only made where `make` says so: returns whether
+/// it is there now.
 ///
 /// # Errors
 /// As [`declare_history`].
 pub async fn declare_history_on(
     url: &BrokerUrl,
     connection: &mut consuming::Connection,
+    channel: u16,
     exchange: &str,
-    bounds: &HistoryBounds,
-) -> Result<(), AmqpError> {
-    let failed = |error| AmqpError::broker(url, error);
+    make: Option<&HistoryBounds>,
+) -> Result<bool, AmqpError> {
     let name = history_name(exchange);
-    // A refusal closes the channel, so each attempt has its own channel.
-    let channel = connection.open_channel().await.map_err(failed)?;
-    let look = QueueSettings { passive: true, durable: true, ..QueueSettings::default() };
-    let channel = match connection.declare_queue(channel, &name, look).await {
-        Ok(_) => channel,
-        Err(error) if protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
-            let channel = connection.open_channel().await.map_err(failed)?;
-            let make = QueueSettings { durable: true, arguments: bounds.arguments(), ..QueueSettings::default() };
-            let made = connection.declare_queue(channel, &name, make).await;
-            made.map_err(|error| AmqpError::queue(url, &name, error))?;
-            channel
-        }
-        Err(error) => return Err(failed(error)),
+    let settings = match make {
+        Some(bounds) => QueueSettings { durable: true, arguments: bounds.arguments(), ..QueueSettings::default() },
+        None => QueueSettings { passive: true, durable: true, ..QueueSettings::default() },
     };
-    connection.bind_queue(channel, &name, exchange).await.map_err(failed)?;
-    connection.close_channel(channel).await.map_err(failed)
+    match connection.declare_queue(channel, &name, settings).await {
+        Ok(_) => {}
+        Err(error) if make.is_none() && protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(AmqpError::queue(url, &name, error)),
+    }
+    connection.bind_queue(channel, &name, exchange).await.map_err(|error| AmqpError::broker(url, error))?;
+    Ok(true)
 }

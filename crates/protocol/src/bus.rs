@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::change::{BugId, Change, Numbered, When};
 use crate::cursor::{Cursor, Epoch, Tag};
 
-pub use batch::{BATCH_KEY, BATCH_TYPE, Element, batch_len, decode_batch, encode_batch};
+pub use batch::{BATCH_KEY, BATCH_TYPE, BODY_MAX, Element, batch_len, decode_batch, encode_batch};
 
 /// How a shim writes messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! nothing.
 
 use bugfeed_protocol::Numbered;
-use bugfeed_protocol::bus::{BATCH_KEY, BATCH_TYPE, Format, batch_len, encode, encode_batch};
+use bugfeed_protocol::bus::{BATCH_KEY, BATCH_TYPE, BODY_MAX, Format, batch_len, encode, encode_batch};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
@@ -31,7 +31,7 @@ impl Room {
     pub(super) fn of(options: &AmqpOptions, keeps_all: bool, frame_max: usize) -> Room {
         // RabbitMQ takes properties only in one frame; 0 means no bound.
         let frame_max = if frame_max == 0 { 131_072 } else { frame_max };
-        let fit = frame_max.saturating_sub(HEAD_BYTES) / CHANGE_BYTES;
+        let fit = frame_max.min(BODY_MAX).saturating_sub(HEAD_BYTES) / CHANGE_BYTES;
         let together = keeps_all && options.format == Format::Native;
         let keys = if options.batch.keys { KEYS } else { usize::MAX };
         Room { changes: if together { options.batch.max.min(fit).min(keys).max(1) } else { 1 } }
@@ -71,14 +71,14 @@ fn single(numbered: &Numbered, options: &AmqpOptions) -> Message {
         changes: 1,
         last: numbered.cursor.seq,
         key: numbered.change.bug.to_string(),
-        properties: properties(numbered, numbered),
+        properties: properties(numbered),
         body: encode(numbered, options.format, &options.exchange),
     }
 }
 
 fn several_together(changes: &[Numbered], keys: bool) -> Message {
-    let (first, last) = (&changes[0], &changes[changes.len() - 1]);
-    let mut properties = properties(first, last).with_type(BATCH_TYPE.into());
+    let last = &changes[changes.len() - 1];
+    let mut properties = properties(last).with_type(BATCH_TYPE.into());
     let mut key = BATCH_KEY.to_owned();
     if keys {
         let mut bugs: Vec<u64> = changes.iter().map(|numbered| numbered.change.bug.get()).collect();
@@ -94,9 +94,10 @@ fn several_together(changes: &[Numbered], keys: bool) -> Message {
     Message { changes: changes.len(), last: last.cursor.seq, key, properties, body: encode_batch(changes) }
 }
 
-fn properties(first: &Numbered, last: &Numbered) -> BasicProperties {
-    // Rounded up: a stream reader that starts "from this second on" must not begin after it.
-    let recorded_s = first.recorded.as_micros().unsigned_abs().div_ceil(1_000_000);
+fn properties(last: &Numbered) -> BasicProperties {
+    // Rounded up: a stream reader that starts "from this second on" must not begin after it. Of several changes it is that of
+    // the last: who asks for what was recorded since a moment must not miss any of them.
+    let recorded_s = last.recorded.as_micros().unsigned_abs().div_ceil(1_000_000);
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
@@ -156,7 +157,7 @@ mod tests {
         let all = options(500, true);
         assert_eq!(shown(&four, &all, room(&all)), ["5+7 E.3 3 @8", "8+ E.5 1 @9"]);
         let two = options(2, false);
-        assert_eq!(shown(&four, &two, room(&two)), ["batch+ E.2 2 @8", "7+ E.3 1 @8", "8+ E.5 1 @9"]);
+        assert_eq!(shown(&four, &two, room(&two)), ["batch+ E.2 2 @6", "7+ E.3 1 @8", "8+ E.5 1 @9"]);
         assert_eq!(shown(&[], &all, room(&all)), [""; 0]);
     }
 

@@ -1,18 +1,15 @@
 //! A message that the broker delivers, put together from its frames.
 //!
 //! Goes in: the payloads of a `basic.deliver`, of a content header and of body frames. Comes out: a [`Delivery`]. The bytes
-//! of a message are copied once, into one allocation that grows with what has come: what a header promises costs nothing.
+//! of a message are copied once, into one allocation.
 
 use lapin::Error;
 
 use super::wire::{Fields, broken};
 
-/// The largest body that is kept, in bytes. A message of the feed has some 100, and a batch of 10,000 changes less than
-/// this; a larger one is passed over as it comes, and delivered without its body.
-pub const BODY_MAX: u64 = 1 << 20;
-
-/// What is reserved at once, in bytes. More only follows as the bytes come.
-const RESERVE: u64 = 128 << 10;
+/// The largest body that is kept, in bytes. A larger one is passed over as it comes, and delivered without its body. What a
+/// header promises is reserved at once, so that a body takes as much memory as it has bytes.
+pub const BODY_MAX: u64 = bugfeed_protocol::bus::BODY_MAX as u64;
 
 /// A message of a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +98,7 @@ impl Arriving {
         let (kind, id) = (read.kind.unwrap_or_default(), read.message_id);
         delivery.kind = read.kind.map(|kind| u8::try_from(kind.len()).unwrap_or(0));
         delivery.id = u8::try_from(id.len()).unwrap_or(0);
-        let body = if size > BODY_MAX { 0 } else { usize::try_from(size.min(RESERVE)).unwrap_or(0) };
+        let body = if size > BODY_MAX { 0 } else { usize::try_from(size).unwrap_or(0) };
         delivery.data.reserve_exact(kind.len() + id.len() + body);
         delivery.data.extend_from_slice(kind);
         delivery.data.extend_from_slice(id);
@@ -269,9 +266,12 @@ mod tests {
         assert!(!arriving.header(&header(BasicProperties::default(), 2)).unwrap());
         assert!(arriving.header(&header(BasicProperties::default(), 2)).is_err(), "two headers");
         assert!(arriving.body(b"xyz").is_err(), "more than was said");
-        // What a header promises costs nothing.
+        // What a header promises costs no more than what may be kept.
+        let mut arriving = deliver();
+        assert!(!arriving.header(&header(BasicProperties::default(), u64::MAX)).unwrap());
+        assert!(arriving.delivery.bytes() < 1_000);
         let mut arriving = deliver();
         assert!(!arriving.header(&header(BasicProperties::default(), BODY_MAX)).unwrap());
-        assert!(arriving.delivery.bytes() < 200_000);
+        assert!(arriving.delivery.bytes() < 300_000);
     }
 }

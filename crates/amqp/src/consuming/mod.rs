@@ -25,3 +25,4 @@ pub use calls::{Declared, QueueSettings};
 pub use connection::{Came, Connection};
 pub use delivery::{BODY_MAX, Delivery};
 pub use state::Ended;
+pub use state::PREFETCH_MAX;

@@ -15,8 +15,11 @@ use super::wire::{Fields, Frame, Kind, broken, write_frame};
 
 /// Bytes for the broker that may wait at most. A connection has acknowledgements and small requests to send.
 const OUT_MAX: usize = 1 << 20;
-/// Bytes of deliveries that may be held at most, while they are not asked for. Prefetch counts must keep within it.
-const HELD_MAX: usize = 128 << 20;
+/// The largest prefetch count of a queue whose deliveries may have to be held.
+pub const PREFETCH_MAX: u16 = 500;
+/// Bytes of deliveries that may be held at most, while they are not asked for. As many as may be on their way, of the
+/// largest size, fit into it twice: no broker that keeps to the prefetch count is cut off.
+const HELD_MAX: usize = 256 << 20;
 /// Channels that may be open at a time.
 const CHANNELS_MAX: usize = 256;
 

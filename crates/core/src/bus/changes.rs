@@ -24,7 +24,8 @@ impl Bus {
 
     /// A delivery goes no further.
     pub(super) fn unreadable(&mut self, now: Now, tag: Option<u64>) {
-        self.backlog = self.backlog.saturating_sub(1);
+        // What comes beside the queue has not waited in it.
+        self.backlog = self.backlog.saturating_sub(u64::from(tag.is_some()));
         self.done(now, tag);
     }
 

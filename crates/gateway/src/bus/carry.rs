@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bugfeed_amqp::AmqpError;
-use bugfeed_amqp::consuming::{BODY_MAX, Delivery};
+use bugfeed_amqp::consuming::{BODY_MAX, Delivery, PREFETCH_MAX};
 use bugfeed_protocol::bus::{BadMessage, Message};
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,11 @@ pub(super) struct Carrier<'a> {
 impl<'a> Carrier<'a> {
     pub(super) fn new(options: &'a AmqpOptions, mut ingest: Ingest, health: FeedHealth) -> Carrier<'a> {
         let history = options.history.clone().map(|bounds| History::new(&options.exchange, bounds));
-        ingest.set_up(Setup { history: history.is_some(), prefetch: options.prefetch, ..Setup::default() });
+        ingest.set_up(Setup {
+            history: history.is_some(),
+            prefetch: options.prefetch.min(PREFETCH_MAX),
+            ..Setup::default()
+        });
         Carrier {
             options,
             ingest,
@@ -65,7 +69,7 @@ impl<'a> Carrier<'a> {
     fn hear(&mut self, event: Event<'_>) {
         self.ingest.hear(event);
         if self.ingest.bus.take_news() {
-            self.show();
+            self.show(false);
         }
     }
 
@@ -99,8 +103,9 @@ impl<'a> Carrier<'a> {
     pub(super) async fn lost(&mut self, reason: &AmqpError) {
         self.lost = Some(reason.to_string());
         self.reader = None;
+        self.unshown = false;
         self.hear(Event::Lost);
-        self.show();
+        self.show(false);
         self.ingest.tell_aside().await;
     }
 
@@ -265,10 +270,9 @@ impl<'a> Carrier<'a> {
                 Ask::Cancel => self.cancel(link).await?,
             }
         }
-        if self.unshown {
+        if std::mem::take(&mut self.unshown) {
             self.ingest.opened().await;
-            self.show();
-            self.unshown = false;
+            self.show(true);
         }
         Ok(())
     }
@@ -326,7 +330,7 @@ impl<'a> Carrier<'a> {
     }
 
     /// Shows people how things are, where that has changed.
-    fn show(&mut self) {
+    fn show(&mut self, anyway: bool) {
         let now_ms = self.ingest.now_ms();
         let exchange = &self.options.exchange;
         let (bus, when) = (&self.ingest.bus, |at_ms| self.ingest.when(at_ms));
@@ -344,7 +348,8 @@ impl<'a> Carrier<'a> {
         let notes = bus.notes(now_ms);
         let texts = notes.iter().map(|note| note.text(exchange, when)).collect();
         let shown = Shown { stopped, notes: texts, read: bus.read_so_far() };
-        if shown.stopped.is_none() && !self.ingest.is_open() && !std::mem::replace(&mut self.unshown, true) {
+        if shown.stopped.is_none() && !self.ingest.is_open() && !anyway {
+            self.unshown = true;
             return;
         }
         if self.shown.as_ref() == Some(&shown) {

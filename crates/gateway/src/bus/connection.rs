@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use bugfeed_amqp::consuming::{Connection, Delivery, Ended, QueueSettings};
+use bugfeed_amqp::consuming::{Connection, Delivery, Ended, PREFETCH_MAX, QueueSettings};
 use bugfeed_amqp::{AmqpError, BrokerUrl, within};
 use bugfeed_protocol::bus;
 use lapin::types::{AMQPValue, FieldTable};
@@ -90,7 +90,7 @@ impl QueueConnection {
             }
             declared => (declared?, None),
         };
-        within(PATIENCE, url, connection.prefetch(channel, options.prefetch), failed).await?;
+        within(PATIENCE, url, connection.prefetch(channel, options.prefetch.min(PREFETCH_MAX)), failed).await?;
         let (name, waiting) = (declared.name, u64::from(declared.messages));
         within(PATIENCE, url, connection.bind_queue(channel, &name, &options.exchange), failed).await?;
         // Two gateways on one queue would each tell half.

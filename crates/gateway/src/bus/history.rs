@@ -71,8 +71,18 @@ impl History {
 
     /// Makes sure that the stream exists and is bound.
     pub(super) async fn keep(&self, url: &BrokerUrl, connection: &mut Connection) -> Result<(), AmqpError> {
-        let declaring = bugfeed_amqp::declare_history_on(url, connection, &self.exchange, &self.bounds);
-        within(PATIENCE, url, declaring, |error| error).await
+        for make in [None, Some(&self.bounds)] {
+            let opening = connection.open_channel();
+            let channel = within(PATIENCE, url, opening, |error| AmqpError::broker(url, error)).await?;
+            let declaring = bugfeed_amqp::declare_history_on(url, connection, channel, &self.exchange, make);
+            let declared = within(PATIENCE, url, declaring, |error| error).await;
+            // Whatever became of it: one that does not answer must not keep its channel.
+            connection.abandon_channel(channel);
+            if declared? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Makes sure that the stream exists and is bound, and marks its end as it is now.

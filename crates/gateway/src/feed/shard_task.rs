@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
@@ -27,6 +27,9 @@ const TURN: usize = 256;
 const INPUTS: usize = 256;
 /// How many sessions are written to in place at most. More are worth waking a task for.
 const IN_PLACE: usize = 16;
+/// Changes that may wait in a shard's queue as parts of inputs with several. Beyond that the ingest waits, and the broker with
+/// it.
+const ROOM: usize = 65_536;
 
 /// How often a shard checks its timers while it closes its sessions.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
@@ -47,6 +50,7 @@ pub struct ShardTask {
 #[derive(Debug)]
 pub(super) struct Door {
     queue: mpsc::Sender<ShardInput>,
+    room: Arc<Semaphore>,
     bench: Arc<Bench>,
 }
 
@@ -63,6 +67,7 @@ struct Work {
     writes: bool,
     /// The order to drain has come.
     drains: bool,
+    room: Arc<Semaphore>,
     /// Wakes the task, which waits for inputs.
     task: Option<Waker>,
     events: Arc<Events>,
@@ -91,9 +96,11 @@ pub(super) fn shard_task(
 ) -> (ShardTask, Door) {
     let (next, updates, task) = (None, None, None);
     let gate = Some(gate);
-    let work = Work { shard, inputs, next, updates, writes: false, drains: false, task, events, gate };
+    let room = Arc::new(Semaphore::new(ROOM));
+    let has_room = Arc::clone(&room);
+    let work = Work { shard, inputs, next, updates, writes: false, drains: false, room, task, events, gate };
     let bench = Arc::new(Bench(Mutex::new(Some(work))));
-    (ShardTask { bench: Arc::clone(&bench), tick, clock }, Door { queue, bench })
+    (ShardTask { bench: Arc::clone(&bench), tick, clock }, Door { queue, room: has_room, bench })
 }
 
 impl Bench {
@@ -157,7 +164,9 @@ impl ShardTask {
 impl Drop for ShardTask {
     /// Lets go of the sessions, and of the queue: whoever sends to it is told.
     fn drop(&mut self) {
-        self.bench.lock().take();
+        if let Some(work) = self.bench.lock().take() {
+            work.room.close();
+        }
     }
 }
 
@@ -185,6 +194,13 @@ impl Door {
     /// Puts an input into the queue. It is dropped where the shard has ended, which it only does when the process shuts
     /// down; its clients then reconnect to another gateway.
     pub(super) async fn send(&self, input: ShardInput) {
+        if let Input::Updates(updates) = &input {
+            let count = u32::try_from(updates.len().min(ROOM)).unwrap_or(u32::MAX);
+            // Given back once they are staged. It is closed when the shard ends.
+            if let Ok(room) = self.room.acquire_many(count).await {
+                room.forget();
+            }
+        }
         let _ = self.queue.send(input).await;
     }
 }
@@ -199,10 +215,12 @@ impl Work {
     fn advance(&mut self) -> bool {
         for _ in 0..INPUTS {
             // Updates that wait together are written together, so nothing is written while there are more of them.
-            if self.writes && !self.shard.flush(TURN) {
-                return false;
+            if self.writes {
+                self.writes = !self.shard.flush(TURN);
+                if self.writes || self.count() >= TURN as u64 {
+                    return false;
+                }
             }
-            self.writes = false;
             if let Some((updates, staged)) = self.updates.take() {
                 self.stage(&updates, staged);
                 continue;
@@ -243,6 +261,7 @@ impl Work {
             }
             self.shard.stage(update);
         }
+        self.room.add_permits(updates.len().min(ROOM));
     }
 
     fn take(&mut self, input: ShardInput) {

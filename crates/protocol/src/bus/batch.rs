@@ -12,6 +12,13 @@ use crate::cursor::{Cursor, Epoch, Tag};
 /// The message property `type` of a batch.
 pub const BATCH_TYPE: &str = "bugfeed.batch";
 
+/// The largest body of a message that a gateway takes in, in bytes, and that a shim makes. A batch of 500 changes has some
+/// 30 KB. A gateway keeps many messages while it reads history, so this bounds its memory.
+pub const BODY_MAX: usize = 256 << 10;
+
+/// The most changes of one message that are read.
+const CHANGES_MAX: usize = 10_000;
+
 /// The routing key of a batch that is not routed by its bugs.
 pub const BATCH_KEY: &str = "batch";
 
@@ -100,6 +107,9 @@ fn elements<C>(
     read: impl Fn(C) -> Result<Change, BadMessage>,
 ) -> Result<Vec<Element>, BadMessage> {
     let Fields { seq, epoch, tag, after, changes } = fields;
+    if changes.len() > CHANGES_MAX {
+        return Err(BadMessage::Shape("more than 10000 changes in one message"));
+    }
     let first = match (seq, epoch) {
         (None, None) => None,
         (Some(seq), Some(epoch)) => Some(cursor(seq, &epoch.0, tag.as_ref().map(|tag| &*tag.0))?),
@@ -191,6 +201,7 @@ mod tests {
             ("[]", "not JSON"),
             ("{}", "changes"),
             (r#"{"changes":7}"#, "expected a sequence"),
+            (&format!(r#"{{"changes":[{}0]}}"#, "0,".repeat(10_000)), "more than 10000"),
             (r#"{"changes":[],"seq":1}"#, "go together"),
             (r#"{"changes":[],"seq":0,"epoch":"E"}"#, "start at 1"),
             (r#"{"changes":[],"seq":1,"epoch":"a.b"}"#, "epoch"),

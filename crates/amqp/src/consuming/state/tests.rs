@@ -209,8 +209,8 @@ fn a_broker_that_floods_is_left() {
     let mut state = state(1);
     let body = vec![b'x'; usize::try_from(BODY_MAX).unwrap()];
     let bytes = delivery(1, 1, &body);
-    let sent = (0..1000).find(|_| feed(&mut state, &bytes).is_err()).unwrap();
-    assert!(sent < 130, "{sent}");
+    let sent = (0..5000).find(|_| feed(&mut state, &bytes).is_err()).unwrap();
+    assert!(sent >= 2 * usize::from(PREFETCH_MAX) && sent < 1030, "{sent}");
     assert!(state.held_bytes < HELD_MAX + 2 * body.len());
     // Requests that it makes of this side are bounded, too.
     let flow = channel::AMQPMethod::Flow(channel::Flow { active: true });
