@@ -291,7 +291,9 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
     use tokio_util::task::TaskTracker;
 
-    use crate::feed::{Feed, Ingest, Messages, current_feed};
+    use bugfeed_core::bus::{Arrival, Event};
+
+    use crate::feed::{Feed, FeedOptions, FeedParts, Ingest, Messages, current_feed, feed};
 
     use super::*;
 
@@ -371,6 +373,37 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Changes are counted, not inputs: one input may hold thousands.
+    #[tokio::test]
+    async fn a_shard_that_does_not_keep_up_holds_the_ingest_back() {
+        let options = FeedOptions::with_shards(1);
+        let FeedParts { feed: _feed, mut ingest, shards } =
+            feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+        ingest.connect().await;
+        let mut seq = 0;
+        let mut batch = || {
+            let arrival = |_| {
+                seq += 1;
+                let change = Change { bug: BugId::new(7).unwrap(), when: When::from_micros(seq).unwrap() };
+                let message = BusMessage { change, cursor: Cursor::parse(&format!("E.{seq}")), after: None };
+                Arrival { message, recorded: None }
+            };
+            (0..10_000).map(arrival).collect()
+        };
+        let mut taken = 0;
+        while ingest.take(Event::Batch(batch(), None)).now_or_never().is_some() {
+            taken += 1;
+            assert!(taken < 10, "nothing holds it back");
+        }
+        assert_eq!(taken, ROOM / 10_000);
+        for shard in shards {
+            tokio::spawn(shard.run(CancellationToken::new()));
+        }
+        for _ in 0..10 {
+            ingest.take(Event::Batch(batch(), None)).await;
         }
     }
 }
