@@ -8,8 +8,8 @@ one, or was set back (the same numbers come with other tags), all bugs are to be
 
 The work list is a table: SELECT bug, version FROM document WHERE stale. Index the bug, then UPDATE document SET stale =
 0 WHERE bug = ? AND version = ?, so that a change that came meanwhile is not lost. At the first start, index everything
-once the program says that its queue is bound. All forms of message are understood: single changes, several in one message
-(`bugfeed.batch`), and the envelope of 2014 (`bugfeed-shim --format pulse`).
+once the program says that its queue is bound. All forms of message are understood: single changes, several in one
+message (`bugfeed.batch`), and the envelope of 2014 (`bugfeed-shim --format pulse`).
 """
 
 import argparse
@@ -60,8 +60,8 @@ class Change:
 
 
 def parse(body: bytes, properties: pika.BasicProperties) -> list[Change]:
-    """The changes in a message. Those that cannot be read are left out, and their numbers are missing: no second delivery would
-    mend that."""
+    """The changes in a message. Those that cannot be read are left out, and their numbers are missing: no second
+    delivery would mend that."""
     try:
         message = json.loads(body)
         if "changes" not in message:
@@ -71,8 +71,9 @@ def parse(body: bytes, properties: pika.BasicProperties) -> list[Change]:
             common = {"epoch": message.get("epoch"), "tag": message.get("tag")}
             found = []
             for place, change in enumerate(message["changes"]):
+                own = change if isinstance(change, dict) else {}
                 seq = message["seq"] + place if numbered else None
-                found.append(change_of({**change, **common, "seq": seq} if isinstance(change, dict) else {}, properties))
+                found.append(change_of({**own, **common, "seq": seq}, properties))
     except (ValueError, TypeError, AttributeError, RecursionError):
         found = [None]
     if None in found:

@@ -135,18 +135,16 @@ impl<P: Peer> Shard<P> {
         self.processed = update.pos;
         self.resumes_at = None;
         let bit = self.staged.updates.len();
-        let mut shared = false;
+        let watchers = self.index.watchers(update.change.bug);
+        let is_watched = !watchers.is_empty();
         let (mut not_comparable, mut beyond) = (Vec::new(), Vec::new());
-        for &slot in self.index.watchers(update.change.bug) {
+        for &slot in watchers {
             let session = &self.sessions[slot as usize];
             if !matches!(session.state, State::Open) {
                 continue;
             }
             match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
-                None => {
-                    self.staged.share_with(slot, bit);
-                    shared = true;
-                }
+                None => self.staged.share_with(slot, bit),
                 Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
                 Some(modern) if modern.cannot_tell(update.number.as_ref()) => not_comparable.push(slot),
                 Some(_) => beyond.push(slot),
@@ -159,9 +157,8 @@ impl<P: Peer> Shard<P> {
             beyond.into_iter().partition(|&slot| self.is_on_fork(slot));
         for slot in same_history {
             self.staged.share_with(slot, bit);
-            shared = true;
         }
-        if shared {
+        if is_watched {
             self.staged.updates.push(update.clone());
         }
         if !not_comparable.is_empty() {
