@@ -57,13 +57,7 @@ fn main() -> Result<()> {
             (common, report)
         }
         Command::Growth { common } => {
-            let growth = growth::run(&mut Bench::new(&common)?)?;
-            if common.json {
-                println!("{}", serde_json::to_string_pretty(&growth)?);
-            } else {
-                print!("{}", growth.text());
-            }
-            return Ok(());
+            return show_growth(&growth::run(&mut Bench::new(&common)?)?, common.json);
         }
         Command::Chain(options) => {
             let report = chain::run(&options)?;
@@ -86,6 +80,15 @@ fn main() -> Result<()> {
         }
     };
     show(&report, common.json)
+}
+
+fn show_growth(growth: &Growth, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(growth)?);
+    } else {
+        print!("{}", growth.text());
+    }
+    Ok(())
 }
 
 fn show(report: &Report, json: bool) -> Result<()> {

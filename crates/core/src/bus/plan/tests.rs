@@ -44,6 +44,11 @@ fn word(action: &Step) -> String {
     }
 }
 
+/// A change that is alone in its message.
+fn taken(epoch: &Epoch, next: bool) -> Happened<'_> {
+    Happened::Taken { epoch: Some(epoch), next, last: true }
+}
+
 /// Runs events at their times (ms) and compares what each gives rise to. Returns the plan and the last time.
 fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
     let mut plan = BusPlan::new(0, history, GRACE_MS);
@@ -63,12 +68,8 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
             Ev::Read(proven) => plan.on(now_ms, Happened::HistoryRead { proven }),
             Ev::Failed(for_good) => plan.on(now_ms, Happened::HistoryFailed { for_good }),
             Ev::Hole => plan.on(now_ms, Happened::Hole),
-            Ev::Next(number) => {
-                plan.on(now_ms, Happened::Taken { epoch: Some(&epoch(number)), next: true, last: true })
-            }
-            Ev::Other(number) => {
-                plan.on(now_ms, Happened::Taken { epoch: Some(&epoch(number)), next: false, last: true })
-            }
+            Ev::Next(number) => plan.on(now_ms, taken(&epoch(number), true)),
+            Ev::Other(number) => plan.on(now_ms, taken(&epoch(number), false)),
             Ev::Head(number, stands) => plan.on(now_ms, Happened::Head { head: &head(number, None), stands }),
             Ev::Waits(number) => {
                 plan.on(now_ms, Happened::Head { head: &head(number, Some("change table")), stands: Even })
@@ -461,11 +462,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
                     Happened::Connected { queue, waiting: random.random_range(0..3) }
                 }
                 3..5 if up => Happened::Head { head: &head, stands: stands[random.random_range(0..stands.len())] },
-                5..7 if up => Happened::Taken {
-                    epoch: Some(&epochs[random.random_range(0..2)]),
-                    next: random.random(),
-                    last: random.random(),
-                },
+                5..7 if up => taken(&epochs[random.random_range(0..2)], random.random()),
                 7 if up => Happened::Hole,
                 _ => Happened::Tick,
             };
