@@ -9,12 +9,12 @@ use crate::sequencer::HeadStands::{self, Behind, Even, Forked, OtherEpoch, Withi
 
 const OWN: Queue = Queue::New;
 const KEPT: Queue = Queue::Durable { kept: true };
+const WAITS: Option<&str> = Some("change table");
 
-/// What happens in a row of a test.
+/// What happens in a row of a test. So many messages wait in the queue.
 #[derive(Clone, Copy, Debug)]
 enum Ev {
     Up(Queue),
-    /// So many wait in it.
     Waiting(Queue, u64),
     Lost,
     Read(bool),
@@ -71,9 +71,7 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
             Ev::Next(number) => plan.on(now_ms, taken(&epoch(number), true)),
             Ev::Other(number) => plan.on(now_ms, taken(&epoch(number), false)),
             Ev::Head(number, stands) => plan.on(now_ms, Happened::Head { head: &head(number, None), stands }),
-            Ev::Waits(number) => {
-                plan.on(now_ms, Happened::Head { head: &head(number, Some("change table")), stands: Even })
-            }
+            Ev::Waits(number) => plan.on(now_ms, Happened::Head { head: &head(number, WAITS), stands: Even }),
             Ev::Judged(stands) => plan.on(now_ms, Happened::Judged(stands)),
             Ev::HeadsBound(bound) => plan.on(now_ms, Happened::HeadsBound(bound)),
             Ev::Tick => plan.on(now_ms, Happened::Tick),
