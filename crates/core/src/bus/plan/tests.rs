@@ -11,7 +11,7 @@ const OWN: Queue = Queue::New;
 const KEPT: Queue = Queue::Durable { kept: true };
 const WAITS: Option<&str> = Some("change table");
 
-/// What happens in a row of a test. So many messages wait in the queue.
+/// What happens in a row of a test. `Waiting`: a connection to a queue in which so many messages wait.
 #[derive(Clone, Copy, Debug)]
 enum Ev {
     Up(Queue),
