@@ -166,3 +166,27 @@ impl Session for SqliteSession {
         drop(self.0.detach());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The look at the file, and the opening of a connection, are two moments: in between the file may be moved away. A
+    /// connection that made an empty file in its place would be kept, and used, when the file is back.
+    #[tokio::test]
+    async fn a_file_that_was_there_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let stale = Stale::default();
+        let url = DbUrl::sqlite_file(&path);
+        let pool = url.address.open(Use::Ledger { create: true }, &stale);
+        drop(pool.connect().await.unwrap());
+        pool.opened();
+        stale.invalidate_all();
+        std::fs::rename(&path, dir.path().join("elsewhere.db")).unwrap();
+        assert!(pool.connect().await.is_err());
+        assert!(!path.exists());
+        std::fs::rename(dir.path().join("elsewhere.db"), &path).unwrap();
+        assert!(pool.connect().await.is_ok());
+    }
+}
