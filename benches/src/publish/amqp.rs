@@ -1,11 +1,13 @@
-//! Publishes through RabbitMQ, in the way of the shim: numbered without holes, persistent, confirmed.
+//! Publishes through RabbitMQ, in the messages of the shim: numbered without holes, persistent, confirmed; what is sent
+//! together is one message.
 
 use anyhow::{Context as _, Result, bail};
 use bugfeed_amqp as amqp;
-use bugfeed_protocol::bus::{self, Format};
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+use bugfeed_shim::publish::amqp::BatchOptions;
+use bugfeed_shim::publish::message::{self, Message};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use lapin::{Channel, Connection, PublisherConfirm};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Publish;
@@ -19,6 +21,8 @@ pub struct AmqpPublisher {
     exchange: String,
     next: Cursor,
     recorded: When,
+    /// What was handed over and not sent.
+    waiting: Vec<Numbered>,
     confirms: Vec<PublisherConfirm>,
 }
 
@@ -44,6 +48,7 @@ impl AmqpPublisher {
             exchange: exchange.to_owned(),
             next: Cursor::new(Epoch::parse("bench").context("an epoch")?, 1),
             recorded: When::from_system_time(std::time::SystemTime::now()),
+            waiting: Vec::new(),
             confirms: Vec::new(),
         })
     }
@@ -53,27 +58,20 @@ impl Publish for AmqpPublisher {
     fn send(&mut self, change: Change) -> Result<()> {
         let cursor = self.next.clone();
         self.next.seq += 1;
-        let id = cursor.to_string();
-        let body = bus::encode(
-            &Numbered { change, cursor, after: None, recorded: self.recorded },
-            Format::Native,
-            &self.exchange,
-        );
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_content_type("application/json".into())
-            .with_message_id(id.into())
-            .with_timestamp(self.recorded.as_micros().unsigned_abs() / 1_000_000)
-            .with_app_id("bugfeed".into());
-        let key = change.bug.to_string();
-        let (exchange, key) = (self.exchange.as_str().into(), key.as_str().into());
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let sent = self.channel.basic_publish(exchange, key, options, &body, properties);
-        self.confirms.push(self.runtime.block_on(sent)?);
-        Ok(())
+        self.waiting.push(Numbered { change, cursor, after: None, recorded: self.recorded });
+        if self.waiting.len() >= BatchOptions::default().max { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
+        let batch = BatchOptions::default();
+        for message in message::native(&self.waiting, batch) {
+            let Message { key, properties, body, .. } = message;
+            let (exchange, key) = (self.exchange.as_str().into(), key.as_str().into());
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let sent = self.channel.basic_publish(exchange, key, options, &body, properties);
+            self.confirms.push(self.runtime.block_on(sent)?);
+        }
+        self.waiting.clear();
         Ok(())
     }
 

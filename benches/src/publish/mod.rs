@@ -31,11 +31,16 @@ pub trait Publish {
     fn settle(&mut self) -> Result<()>;
 }
 
+/// How long `bugfeed-shim` gathers changes while they keep coming (`crates/core/src/relay/pace.rs`).
+const ROUND_NS: u64 = 10_000_000;
+
 /// How fast updates are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// One update every so many nanoseconds.
     Every(u64),
+    /// The same, but those of [`ROUND_NS`] are sent together.
+    Gathered(u64),
     /// As fast as the server takes them.
     Full,
 }
@@ -49,8 +54,17 @@ impl Pace {
     /// Nanoseconds from one update to the next; 0 for full speed.
     pub fn every_ns(self) -> u64 {
         match self {
-            Pace::Every(ns) => ns,
+            Pace::Every(ns) | Pace::Gathered(ns) => ns,
             Pace::Full => 0,
+        }
+    }
+
+    /// The same pace, with what comes in 10 ms sent together.
+    #[must_use]
+    pub fn gathered(self) -> Pace {
+        match self {
+            Pace::Every(ns) => Pace::Gathered(ns),
+            other => other,
         }
     }
 }
@@ -61,14 +75,19 @@ impl Pace {
 /// When publishing fails.
 pub fn publish(to: &mut dyn Publish, phase: &Phase, pace: Pace, stamps: &Stamps) -> Result<()> {
     let start = now_ns();
+    let mut sent_ns = start;
     for (number, index) in phase.indices().enumerate() {
-        if let Pace::Every(ns) = pace {
-            sleep_until(start + number as u64 * ns);
-        }
+        sleep_until(start + number as u64 * pace.every_ns());
         stamps.put(index, now_ns())?;
         to.send(phase.change(index))?;
-        if pace != Pace::Full {
+        let sends = match pace {
+            Pace::Every(_) => true,
+            Pace::Gathered(_) => now_ns() >= sent_ns + ROUND_NS,
+            Pace::Full => false,
+        };
+        if sends {
             to.flush()?;
+            sent_ns = now_ns();
         }
     }
     to.flush()?;

@@ -102,7 +102,7 @@ pub fn run(against: &Against) -> Result<Finding> {
     let mut pair = Pair { floor: bench.floor(watch)?, server };
 
     // This warms up buffers and code, and shows how many updates the time budget allows.
-    let (mut paced, mut full) = (Samples::default(), Samples::default());
+    let (mut paced, mut gathered, mut full) = (Samples::default(), Samples::default(), Samples::default());
     let warm = round(bench, &mut pair, watch, (burst / 20).clamp(5, 2000), Pace::Full, &mut Samples::default())?;
     let affordable = u32::try_from(u64::from(against.budget) * 1_000_000_000 / warm.max(1)).unwrap_or(u32::MAX);
     let burst = affordable.clamp(10, burst.max(10));
@@ -114,9 +114,14 @@ pub fn run(against: &Against) -> Result<Finding> {
             one.server.push(bench.apart(&mut pair.server.0, &mut pair.server.1, few, None)?);
         }
         round(bench, &mut pair, watch, updates, Pace::per_second(rate), &mut paced)?;
+        if against.part == Part::Sparse {
+            round(bench, &mut pair, watch, updates, Pace::per_second(rate).gathered(), &mut gathered)?;
+        }
         round(bench, &mut pair, watch, burst, Pace::Full, &mut full)?;
     }
-    let one_by_one = (!one.server.is_empty()).then(|| summary(against.part, few, &one, &one.floor));
+    let some = |updates, samples: &Samples| {
+        (!samples.server.is_empty()).then(|| summary(against.part, updates, samples, &samples.floor))
+    };
     Ok(Finding {
         server: against.name.clone(),
         version: against.version.clone(),
@@ -128,7 +133,8 @@ pub fn run(against: &Against) -> Result<Finding> {
         topics: watch.bugs,
         rate,
         memory,
-        one_by_one,
+        one_by_one: some(few, &one),
+        gathered: some(updates, &gathered),
         paced: summary(against.part, updates, &paced, &paced.floor),
         full: summary(against.part, burst, &full, &paced.floor),
         machine: Machine::this(),

@@ -1,6 +1,7 @@
 //! The scenarios, and what all of them share: a broker, a server, the floor, clients, and the numbers of updates.
 
 pub mod against;
+mod broker;
 pub mod cost;
 pub mod fanout;
 pub mod growth;

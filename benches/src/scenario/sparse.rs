@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::Bench;
+use super::{Bench, broker};
 use crate::cli::Watching;
 use crate::measure::Sample;
 use crate::plan::Watch;
@@ -61,9 +61,26 @@ pub fn run(bench: &mut Bench, watching: Watching, rate: u32, seconds: u32, burst
             });
         }
     }
+    if bench.common.via == Via::Amqp {
+        broker_alone(bench, &mut report, (rate, rate * seconds), watch)?;
+    }
     report.honesty("server, paced", Pace::per_second(rate), &paced);
     report.honesty("server, full speed", Pace::Full, &full);
     Ok(report)
+}
+
+/// Adds how long the broker alone takes, at this rate and for so many updates.
+fn broker_alone(bench: &mut Bench, report: &mut Report, (rate, count): (u32, u32), watch: Watch) -> Result<()> {
+    let mut runs = Vec::new();
+    for _ in 0..bench.common.runs {
+        let phase = bench.phase(count, 1, watch.bugs);
+        runs.push(broker::alone(bench, &phase, Pace::per_second(rate))?);
+    }
+    for (label, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+        let name = format!("broker alone, paced: {label} from sent to delivered");
+        report.row(name, "µs", runs.iter().map(|run| run.quantile_us(quantile)).collect());
+    }
+    Ok(())
 }
 
 /// Updates of bugs that nobody watches. The last update of each phase is of a watched bug, so that the end of the phase

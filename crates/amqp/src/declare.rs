@@ -69,7 +69,7 @@ pub fn history_name(exchange: &str) -> String {
 }
 
 /// Makes sure that a feed's history exists: a RabbitMQ stream bound to its exchange. An existing one stays as it is,
-/// even if its bounds differ.
+/// even if its bounds differ. Returns whether it was made now.
 ///
 /// # Errors
 /// Also if the broker has no streams (RabbitMQ before 3.9, or another broker).
@@ -78,21 +78,21 @@ pub async fn declare_history(
     connection: &Connection,
     exchange: &str,
     bounds: &HistoryBounds,
-) -> Result<(), AmqpError> {
+) -> Result<bool, AmqpError> {
     let failed = |error| AmqpError::broker(url, error);
     let name = history_name(exchange);
     // A refusal closes the channel, so each attempt has its own channel.
     let channel = connection.create_channel().await.map_err(failed)?;
     let look = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let channel = match channel.queue_declare(name.as_str().into(), look, FieldTable::default()).await {
-        Ok(_) => channel,
+    let (channel, made) = match channel.queue_declare(name.as_str().into(), look, FieldTable::default()).await {
+        Ok(_) => (channel, false),
         Err(error) if protocol_error(&error).is_some_and(|(code, _)| code == 404) => {
             let channel = connection.create_channel().await.map_err(failed)?;
             let declare = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let arguments = bounds.arguments();
             let declared = channel.queue_declare(name.as_str().into(), declare, arguments).await;
             declared.map_err(|error| AmqpError::queue(url, &name, error))?;
-            channel
+            (channel, true)
         }
         Err(error) => return Err(failed(error)),
     };
@@ -101,7 +101,8 @@ pub async fn declare_history(
         .queue_bind(name.as_str().into(), exchange.into(), "#".into(), everything, FieldTable::default())
         .await
         .map_err(failed)?;
-    channel.close(200, "done".into()).await.map_err(failed)
+    channel.close(200, "done".into()).await.map_err(failed)?;
+    Ok(made)
 }
 
 /// The same on a channel of a consuming connection, which a refusal closes. Only made where `make` says so: returns whether

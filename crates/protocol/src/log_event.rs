@@ -58,6 +58,7 @@ log_events! {
     BacklogPublishing = "backlog_publishing", "Changes that waited for the broker are being published.";
     HeadsNotSent = "heads_not_sent", "The shim cannot tell gateways how far it has published.";
     HistoryRefused = "history_refused", "The broker gives the shim no history; changes flow without.";
+    HistoryMadeAnew = "history_made_anew", "Somebody has deleted the history while the shim was connected; it begins anew.";
     HistoryNotCompared = "history_not_compared", "The end of history cannot be read, so it is not compared with the ledger.";
     HistoryOfOtherLedger = "history_of_other_ledger", "The last change in history is of another ledger.";
     LedgerSetBack = "ledger_set_back", "The ledger is an older state of itself; a new epoch begins, and clients are told `gap`.";

@@ -1,11 +1,15 @@
 //! A pool of connections to one database, of any kind: statements and transactions, each within a time limit.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::driver::{Answer, Pool, Session, Stale, Statement};
 use crate::error::{Advice, no_advice};
 use crate::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, DbUrl, Dialect, Fault, SqlError, Use, Value};
+
+/// How long a connection is used again and again before it goes back to the pool, which tests it twice each time: when it is
+/// given back, and before it is given out again. Each test is a way to the database and back.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// A small pool of connections to one database.
 #[derive(Clone, Debug)]
@@ -14,6 +18,40 @@ pub struct Db {
     place: Place,
     purpose: Use,
     stale: Stale,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// The connection that was used last, kept beside the pool.
+#[derive(Default)]
+struct Kept {
+    /// The connection, and when it was taken from the pool.
+    session: Option<(Box<dyn Session>, Instant)>,
+    /// So many wait for the pool to give them one. Nothing is kept from them.
+    waiting: usize,
+    /// The pool is being closed.
+    closed: bool,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept")
+            .field("session", &self.session.is_some())
+            .field("waiting", &self.waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One that waits for the pool.
+struct Waiting<'a>(&'a Mutex<Kept>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(self.0).waiting -= 1;
+    }
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where statements go, and what is said when they fail.
@@ -58,7 +96,7 @@ impl Db {
 
     pub(crate) fn over(pool: Arc<dyn Pool>, url: &DbUrl, purpose: Use, stale: Stale) -> Db {
         let place = Place { name: url.to_string(), pool, advice: no_advice };
-        Db { dialect: url.dialect(), place, purpose, stale }
+        Db { dialect: url.dialect(), place, purpose, stale, kept: Arc::default() }
     }
 
     /// Adds advice to its errors that fits what this database is used for.
@@ -107,6 +145,24 @@ impl Db {
     pub(crate) async fn connection(&self) -> Result<Conn, SqlError> {
         self.look_at_file()?;
         let pool = &self.place.pool;
+        let conn = |session, taken_at| Conn {
+            session: Some(session),
+            place: self.place.clone(),
+            stale: self.stale.clone(),
+            kept: Arc::clone(&self.kept),
+            taken_at,
+        };
+        let waiting = {
+            let mut kept = lock(&self.kept);
+            if let Some((session, taken_at)) = kept.session.take()
+                && taken_at.elapsed() < KEPT_FOR
+                && !self.stale.forbids(taken_at)
+            {
+                return Ok(conn(session, taken_at));
+            }
+            kept.waiting += 1;
+            Waiting(&self.kept)
+        };
         // The pool's own timeout does not cover a server that accepts the connection and then says nothing.
         let session = match tokio::time::timeout(2 * CONNECT_TIMEOUT, pool.connect()).await {
             Ok(Ok(session)) => session,
@@ -116,8 +172,9 @@ impl Db {
             }
             Err(_) => return Err(self.place.timeout()),
         };
+        drop(waiting);
         pool.opened();
-        let mut conn = Conn { session: Some(session), place: self.place.clone(), stale: self.stale.clone() };
+        let mut conn = conn(session, Instant::now());
         let prepared = open(&mut conn.session).prepare();
         conn.place.within(prepared).await?;
         Ok(conn)
@@ -175,6 +232,10 @@ impl Db {
 
     /// Closes every connection.
     pub async fn close(&self) {
+        {
+            let mut kept = lock(&self.kept);
+            (kept.session, kept.closed) = (None, true);
+        }
         // This is only polite: a connection that does not close in time is closed by the end of the process.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.place.pool.close()).await;
     }
@@ -212,12 +273,15 @@ impl Tx {
     }
 }
 
-/// A connection taken from the pool. If it is dropped in the middle of something (a cancelled task, a timeout), it is
-/// closed; only [`Conn::give_back`] returns it to the pool.
+/// A connection. If it is dropped in the middle of something (a cancelled task, a timeout), it is
+/// closed; only [`Conn::give_back`] keeps it, or returns it to the pool.
 pub(crate) struct Conn {
     session: Option<Box<dyn Session>>,
     place: Place,
     stale: Stale,
+    kept: Arc<Mutex<Kept>>,
+    /// When it was taken from the pool.
+    taken_at: Instant,
 }
 
 impl Conn {
@@ -245,16 +309,29 @@ impl Conn {
         self.place.within(answer).await
     }
 
-    /// Returns the connection to the pool, unless its state is in doubt after what was done with it, or it may lead to
+    /// Keeps the connection, or returns it to the pool, unless its state is in doubt after what was done with it, or it may lead to
     /// the wrong server.
     pub(crate) fn give_back<T>(mut self, done: Result<T, SqlError>) -> Result<T, SqlError> {
         match done.as_ref().err().map(|e| e.fault) {
-            None | Some(Fault::Locked | Fault::Refused | Fault::Duplicate) => drop(self.session.take()),
+            None => self.keep(),
+            Some(Fault::Locked | Fault::Refused | Fault::Duplicate) => drop(self.session.take()),
             // The other connections of the pool may lead to that server too.
             Some(Fault::Moved) => self.stale.invalidate_all(),
             Some(_) => {}
         }
         done
+    }
+
+    /// Keeps the connection for the next use. It goes back to the pool where somebody waits for one, another one is kept
+    /// already, or it was long enough away from there.
+    fn keep(&mut self) {
+        let mut kept = lock(&self.kept);
+        let free = kept.waiting == 0 && kept.session.is_none() && !kept.closed;
+        if free && self.taken_at.elapsed() < KEPT_FOR {
+            kept.session = self.session.take().map(|session| (session, self.taken_at));
+        } else {
+            drop(self.session.take());
+        }
     }
 }
 
@@ -269,3 +346,6 @@ impl Drop for Conn {
 fn open(session: &mut Option<Box<dyn Session>>) -> &mut dyn Session {
     session.as_mut().expect("only give_back and drop take it, and both end the connection's use").as_mut()
 }
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests;

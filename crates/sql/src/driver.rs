@@ -153,6 +153,12 @@ impl Stale {
         let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         since.is_none_or(|since| since.elapsed() > meta.age)
     }
+
+    /// Whether a connection that was taken at this moment may not be used again.
+    pub(crate) fn forbids(&self, taken_at: Instant) -> bool {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since >= taken_at)
+    }
 }
 
 /// The options of all pools.

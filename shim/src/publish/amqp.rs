@@ -88,6 +88,18 @@ impl AmqpPublisher {
             self.link = Some(PublisherConnection::open(&self.options).await?);
             self.fresh = true;
         }
+        if let Some(mut link) = self.link.take() {
+            // After an error the connection is not used any more: whether there is a history is not known.
+            if link.keep_history(&self.options).await? {
+                tracing::warn!(
+                    exchange = self.options.exchange,
+                    event = %LogEvent::HistoryMadeAnew,
+                    "somebody has deleted the history; it was made anew, and begins here"
+                );
+                self.fresh = true;
+            }
+            self.link = Some(link);
+        }
         self.make_way_for_heads().await;
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
@@ -20,6 +20,9 @@ use bugfeed_protocol::log_event::LogEvent;
 /// The longest wait for a channel and the exchange on a new connection.
 pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether the history is still there.
+const HISTORY_LOOK: Duration = Duration::from_secs(10);
+
 /// The largest frame: a message of 500 changes fits, whatever their numbers and dates.
 const FRAMES: u32 = 64 * 1024;
 
@@ -28,6 +31,8 @@ pub(super) struct PublisherConnection {
     pub(super) channel: Channel,
     /// Whether the history is there.
     pub(super) history: bool,
+    /// When it was seen last.
+    history_at: Instant,
     blocked: Mutex<Blocked>,
 }
 
@@ -60,22 +65,34 @@ impl PublisherConnection {
         };
         let set_up = tokio::time::timeout(SETUP_TIMEOUT, setting_up).await;
         let channel = set_up.map_err(|_| AmqpError::Timeout(url.clone()))??;
-        let history = PublisherConnection::declare_history(options, &connection).await?;
+        let history = PublisherConnection::declare_history(options, &connection).await?.is_some();
         let blocked = Mutex::new(Blocked { events, reason: String::new() });
-        Ok(PublisherConnection { connection, channel, history, blocked })
+        Ok(PublisherConnection { connection, channel, history, history_at: Instant::now(), blocked })
     }
 
-    /// Whether there is a history.
-    async fn declare_history(options: &AmqpOptions, connection: &Connection) -> Result<bool, AmqpError> {
-        let (url, Some(bounds)) = (&options.url, &options.history) else { return Ok(false) };
+    /// Looks, from time to time, whether the history is still there, and makes it anew where it is not. Returns whether it did.
+    /// Without the history, a message of several changes is confirmed when one of its keys leads to a queue.
+    pub(super) async fn keep_history(&mut self, options: &AmqpOptions) -> Result<bool, AmqpError> {
+        if !self.history || self.history_at.elapsed() < HISTORY_LOOK {
+            return Ok(false);
+        }
+        let made = PublisherConnection::declare_history(options, &self.connection).await?;
+        self.history = made.is_some();
+        self.history_at = Instant::now();
+        Ok(made == Some(true))
+    }
+
+    /// Whether the history was made now; none where there is no history.
+    async fn declare_history(options: &AmqpOptions, connection: &Connection) -> Result<Option<bool>, AmqpError> {
+        let (url, Some(bounds)) = (&options.url, &options.history) else { return Ok(None) };
         let declaring = bugfeed_amqp::declare_history(url, connection, &options.exchange, bounds);
         match tokio::time::timeout(SETUP_TIMEOUT, declaring).await {
-            Ok(Ok(())) => Ok(true),
+            Ok(Ok(made)) => Ok(Some(made)),
             // A broker without streams still carries changes to whoever is there.
             Ok(Err(error)) if error.is_permanent() => {
                 let (exchange, reason) = (&options.exchange, one_line(error));
                 tracing::warn!(exchange, event = %LogEvent::HistoryRefused, "no history: {reason}; going on without (--history false says so)");
-                Ok(false)
+                Ok(None)
             }
             // Right after a broker's restart a stream can be away for a moment. What gateways took meanwhile would be
             // confirmed, and be missing in the history for ever.

@@ -8,7 +8,7 @@ use bugfeed_protocol::bus::{BATCH_KEY, BATCH_TYPE, BODY_MAX, Format, batch_len, 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
-use super::options::AmqpOptions;
+use super::options::{AmqpOptions, BatchOptions};
 
 /// The most bytes that one change takes in a batch's body, and in the header `CC`: a bug number has up to 19 digits, a date
 /// up to 26 characters.
@@ -39,41 +39,57 @@ impl Room {
 }
 
 /// A message that is ready to be sent.
-pub(super) struct Message {
+#[derive(Debug)]
+pub struct Message {
     /// How many changes it holds.
-    pub(super) changes: usize,
+    pub changes: usize,
     /// The number of the last one.
-    pub(super) last: u64,
-    pub(super) key: String,
-    pub(super) properties: BasicProperties,
-    pub(super) body: Vec<u8>,
+    pub last: u64,
+    /// The routing key.
+    pub key: String,
+    /// Its properties.
+    pub properties: BasicProperties,
+    /// Its body.
+    pub body: Vec<u8>,
 }
 
 /// The messages of a batch, in order.
 pub(super) fn messages<'a>(
-    mut batch: &'a [Numbered],
+    batch: &'a [Numbered],
     options: &'a AmqpOptions,
     room: Room,
 ) -> impl Iterator<Item = Message> + 'a {
+    let single = |one: &Numbered| encode(one, options.format, &options.exchange);
+    split(batch, room.changes, options.batch.keys, single)
+}
+
+/// The messages of a batch in the native format, in order, for a broker with frames of the usual size (128 KiB).
+pub fn native(batch: &[Numbered], together: BatchOptions) -> impl Iterator<Item = Message> + '_ {
+    split(batch, together.max.clamp(1, KEYS), together.keys, |one| encode(one, Format::Native, ""))
+}
+
+/// Splits a batch into messages of up to `max` changes. `single`: the body of a change that goes alone.
+fn split<'a>(
+    mut batch: &'a [Numbered],
+    max: usize,
+    keys: bool,
+    single: impl Fn(&Numbered) -> Vec<u8> + 'a,
+) -> impl Iterator<Item = Message> + 'a {
     std::iter::from_fn(move || {
-        let (together, rest) = batch.split_at(batch_len(batch, room.changes));
+        let (together, rest) = batch.split_at(batch_len(batch, max));
         batch = rest;
         match together {
             [] => None,
-            [one] => Some(single(one, options)),
-            several => Some(several_together(several, options.batch.keys)),
+            [one] => Some(Message {
+                changes: 1,
+                last: one.cursor.seq,
+                key: one.change.bug.to_string(),
+                properties: properties(one),
+                body: single(one),
+            }),
+            several => Some(several_together(several, keys)),
         }
     })
-}
-
-fn single(numbered: &Numbered, options: &AmqpOptions) -> Message {
-    Message {
-        changes: 1,
-        last: numbered.cursor.seq,
-        key: numbered.change.bug.to_string(),
-        properties: properties(numbered),
-        body: encode(numbered, options.format, &options.exchange),
-    }
 }
 
 fn several_together(changes: &[Numbered], keys: bool) -> Message {
@@ -111,7 +127,6 @@ mod tests {
     use bugfeed_protocol::{BugId, Change, Cursor, When};
 
     use super::*;
-    use crate::publish::options::BatchOptions;
 
     fn changes(numbers: &[(&str, u64)]) -> Vec<Numbered> {
         let change = |bug| Change { bug: BugId::new(bug).unwrap(), when: When::MIN };

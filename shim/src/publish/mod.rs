@@ -7,7 +7,7 @@ pub mod amqp;
 mod connection;
 mod heads;
 mod history;
-mod message;
+pub mod message;
 mod options;
 
 use bugfeed_protocol::{Cursor, Numbered};

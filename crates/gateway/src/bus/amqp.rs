@@ -86,11 +86,13 @@ async fn consume(
     if let Err(lost) = carrier.carry_out(&mut link, stop).await {
         return Some(lost);
     }
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
     while !stop.is_cancelled() {
         if carrier.ingest.bus.takes_deliveries() {
             backoff.reset();
         }
-        if let Err(lost) = carrier.turn(&mut link, stop).await {
+        if let Err(lost) = carrier.turn(&mut link, stop, stopped.as_mut()).await {
             return Some(lost);
         }
     }

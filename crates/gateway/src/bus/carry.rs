@@ -3,14 +3,15 @@
 //! Goes in: deliveries, and the end of connections. Comes out: what the broker is asked, and what people are shown. Decides
 //! nothing: that is [`core::bus`](bugfeed_core::bus), which also says what way a change goes.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bugfeed_amqp::AmqpError;
 use bugfeed_amqp::consuming::{BODY_MAX, Delivery, PREFETCH_MAX};
 use bugfeed_protocol::bus::{BadMessage, Message};
-use tokio::time::Interval;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
+use super::alarm::Alarm;
 use super::connection::{self, Came, QueueConnection, Source};
 use super::history::{History, HistoryError, Reader, recorded};
 use super::options::AmqpOptions;
@@ -20,6 +21,8 @@ use bugfeed_runtime::health::{FeedHealth, FeedState};
 
 /// Deliveries that are handed in before anything else is looked at.
 const TURN: usize = 200;
+/// From one [`Event::Tick`] to the next, in milliseconds.
+const TICK_MS: u64 = 1000;
 
 /// What a connection needs beside itself.
 pub(super) struct Carrier<'a> {
@@ -29,7 +32,9 @@ pub(super) struct Carrier<'a> {
     history: Option<History>,
     /// History is being read.
     reader: Option<Reader>,
-    ticks: Interval,
+    alarm: Alarm,
+    /// When the next [`Event::Tick`] is due, in milliseconds of [`Ingest::now_ms`].
+    tick_ms: u64,
     /// Why there is no connection, for people.
     lost: Option<String>,
     /// Heads cannot be had, and it was said.
@@ -56,7 +61,8 @@ impl<'a> Carrier<'a> {
             health,
             history,
             reader: None,
-            ticks: crate::feed::ticks(),
+            alarm: Alarm::new(),
+            tick_ms: 0,
             lost: None,
             no_heads: false,
             queue_differs: false,
@@ -77,14 +83,33 @@ impl<'a> Carrier<'a> {
     pub(super) async fn while_ticking<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         loop {
+            let tick = self.ingest.instant(self.tick_ms);
             tokio::select! {
                 done = &mut work => return done,
-                _ = self.ticks.tick() => {
-                    self.hear(Event::Tick);
+                () = self.alarm.at(tick) => {
+                    self.tick(self.ingest.now_ms());
                     self.ingest.tell_aside().await;
                 }
             }
         }
+    }
+
+    /// Hands in a tick, if one is due.
+    fn tick(&mut self, now_ms: u64) {
+        if now_ms >= self.tick_ms {
+            self.tick_ms = now_ms + TICK_MS;
+            self.hear(Event::Tick);
+        }
+    }
+
+    /// Hands in what is due; returns when something will be due next.
+    fn be_on_time(&mut self) -> u64 {
+        let now_ms = self.ingest.now_ms();
+        self.tick(now_ms);
+        if self.ingest.bus.due_ms().is_some_and(|due_ms| now_ms >= due_ms) {
+            self.hear(Event::Due);
+        }
+        self.ingest.bus.due_ms().unwrap_or(u64::MAX).min(self.tick_ms)
     }
 
     /// The queue is bound. Heads are bound to, and what came before is looked for.
@@ -140,19 +165,24 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Waits for what happens next, hands it in, and carries out what comes of it.
-    pub(super) async fn turn(&mut self, link: &mut QueueConnection, stop: &CancellationToken) -> Result<(), AmqpError> {
-        let due = self.ingest.bus.due_ms().map(|due_ms| self.ingest.instant(due_ms).into());
+    /// Waits for what happens next, hands it in, and carries out what comes of it. `stopped` is done once `stop` is.
+    pub(super) async fn turn(
+        &mut self,
+        link: &mut QueueConnection,
+        stop: &CancellationToken,
+        stopped: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Result<(), AmqpError> {
+        let due_ms = self.be_on_time();
+        self.carry_out(link, stop).await?;
+        let due = self.ingest.instant(due_ms);
         let takes = self.ingest.bus.takes_deliveries();
         tokio::select! {
-            came = link.next(&self.options.url, takes, self.reader.as_ref()) => {
-                return self.take_turn(link, came?, stop).await;
-            }
-            () = sleep_until(due) => self.hear(Event::Due),
-            _ = self.ticks.tick() => self.hear(Event::Tick),
-            () = stop.cancelled() => {}
+            // First, so that nothing else is asked while deliveries come. Each turn begins with what is due.
+            biased;
+            came = link.next(&self.options.url, takes, self.reader.as_ref()) => self.take_turn(link, came?, stop).await,
+            () = self.alarm.at(due) => Ok(()),
+            () = stopped => Ok(()),
         }
-        self.carry_out(link, stop).await
     }
 
     /// Hands in what came, and then what has been read already.
@@ -397,11 +427,4 @@ struct Shown {
     notes: Vec<String>,
     /// How many changes the reading of history under way has brought. Only `/readyz` says it: it changes all the time.
     read: Option<u64>,
-}
-
-async fn sleep_until(due: Option<tokio::time::Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }

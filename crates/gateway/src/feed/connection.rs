@@ -19,6 +19,7 @@ use std::time::Duration;
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::Close;
 use futures::task::AtomicWaker;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -118,7 +119,12 @@ impl Connection {
 
 impl Peer for Connection {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.try_write(bytes)
+        // The socket is asked itself, because what the runtime knows of it lies elsewhere in memory, which for one of many
+        // sockets means that it has to be fetched first.
+        match SockRef::from(&self.stream).send(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.try_write(bytes),
+            done => done,
+        }
     }
 
     fn attached(&self, slot: Slot) {

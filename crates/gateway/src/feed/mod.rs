@@ -172,11 +172,12 @@ impl Breaks {
     }
 }
 
-/// How often a shard checks its timers: a quarter of the shortest time limit that it enforces, but 10 ms to 250 ms.
+/// How often a shard checks its timers: a quarter of the shortest time limit that it enforces, but 10 ms to 500 ms. Each check
+/// looks at all sessions.
 fn tick_of(limits: &SessionLimits) -> Duration {
     let shortest = limits.ping_interval_ms.min(limits.idle_timeout_ms).min(limits.write_timeout_ms);
     let shortest = shortest.min(limits.message_timeout_ms);
-    Duration::from_millis((shortest / 4).clamp(10, 250))
+    Duration::from_millis((shortest / 4).clamp(10, 500))
 }
 
 impl Feed {

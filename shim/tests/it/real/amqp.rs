@@ -88,6 +88,26 @@ async fn a_history_that_was_deleted_is_made_anew() {
     queue.channel.queue_delete(history.into(), QueueDeleteOptions::default()).await.unwrap();
 }
 
+/// A gateway's queue takes every message, so that nothing is returned: the shim looks for the history itself.
+#[tokio::test]
+async fn a_history_that_was_deleted_is_missed_although_messages_are_taken() {
+    let Some(broker) = shared::rabbitmq().await else { return };
+    let exchange = unique("exchange");
+    let options = AmqpOptions { history: Some(HistoryBounds::default()), ..options(&broker.url, &exchange) };
+    let mut publisher = AmqpPublisher::open(options, Arc::default()).await.unwrap();
+    let queue = Queue::declare(&broker.url, &exchange).await;
+    queue.bind("#").await;
+    assert!(publisher.connect().await.unwrap(), "the connection is new");
+    let history = format!("{exchange}.history");
+    queue.channel.queue_delete(history.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    assert_eq!(publisher.publish(&[numbered(1, 5), numbered(2, 6)]).await, Ok(2), "the queue has them");
+    let compares = async || publisher.connect().await.unwrap().then_some(());
+    eventually(LIMIT, "the end of history is looked at", compares).await.unwrap();
+    assert_eq!(publisher.publish(&[numbered(3, 5), numbered(4, 6)]).await, Ok(2));
+    assert_eq!(publisher.end().await.unwrap().unwrap().last().unwrap().seq, 4, "it is in the history");
+    queue.channel.queue_delete(history.into(), QueueDeleteOptions::default()).await.unwrap();
+}
+
 /// Some of a batch routable, some not; one acknowledgement may cover several of them.
 #[tokio::test]
 async fn what_is_published_ends_before_the_first_unroutable_change() {
