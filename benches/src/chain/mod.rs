@@ -25,7 +25,7 @@ use crate::load::{Answer, Clients, Order};
 use crate::measure::LATE_MS;
 use crate::plan::{Phase, Watch};
 use crate::procfs::{Machine, raise_file_limit};
-use report::{Idle, Report, ToBroker, ToClients, Used};
+use report::{History, Idle, Report, ToBroker, ToClients, Used};
 use road::{Build, Gateway, Shim};
 use servers::{Database, Servers, tree_ns};
 
@@ -53,7 +53,7 @@ pub struct Chain {
     #[arg(long = "ledger", value_delimiter = ',', default_values = ["sqlite"])]
     ledgers: Vec<Database>,
     /// What to measure: clients (table to clients, and nothing), broker (table to confirmed), growth (to the broker, with
-    /// more queues and bugs)
+    /// more queues and bugs), history (to the broker, and then a gateway starts and reads all of it)
     #[arg(long = "part", value_delimiter = ',', default_values = ["clients", "broker"])]
     parts: Vec<Part>,
     /// The bugfeed to measure [default: the one beside this program]. bugfeed-shim must be beside it
@@ -78,7 +78,7 @@ pub struct Chain {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=900_000))]
     burst: u32,
     /// Changes from the table to the broker
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1000..=900_000))]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1000..=5_000_000))]
     rows: u32,
     /// Further options of the shim for the way to clients, such as --shim-arg=--batch=1; repeat for more
     #[arg(long = "shim-arg", value_name = "OPTION", allow_hyphen_values = true)]
@@ -97,6 +97,8 @@ enum Part {
     Broker,
     /// Table → confirmed, with 1, 4 and 16 queues, and with 10,000 and 1,000,000 bugs
     Growth,
+    /// Table → confirmed, and then a gateway starts and reads the history
+    History,
 }
 
 /// Measures.
@@ -124,6 +126,7 @@ pub fn run(options: &Chain) -> Result<Report> {
             idle: Vec::new(),
             to_clients: Vec::new(),
             to_broker: Vec::new(),
+            histories: Vec::new(),
         },
         _scratch: scratch,
     };
@@ -153,26 +156,36 @@ struct Variant {
     options: &'static [&'static str],
     queues: u32,
     bugs: u32,
+    /// A gateway then reads the history.
+    read: bool,
+}
+
+impl Variant {
+    fn usual() -> Variant {
+        Variant { options: &[], queues: 1, bugs: 100_000, read: false }
+    }
 }
 
 fn variants(options: &Chain, build: &Build) -> Vec<Variant> {
     let mut variants = Vec::new();
-    let usual = Variant { options: &[], queues: 1, bugs: 100_000 };
     if options.parts.contains(&Part::Broker) {
-        variants.push(usual);
+        variants.push(Variant::usual());
         // An older build may not have these options.
         if build.name == "now" {
             for options in [&["--batch-keys=false"][..], &["--batch=1"]] {
-                variants.push(Variant { options, queues: 1, bugs: 100_000 });
+                variants.push(Variant { options, ..Variant::usual() });
             }
         }
     }
     if options.parts.contains(&Part::Growth) {
-        variants.extend([1, 4, 16].map(|queues| Variant { options: &[], queues, bugs: 100_000 }));
-        variants.extend([10_000, 1_000_000].map(|bugs| Variant { options: &[], queues: 1, bugs }));
+        variants.extend([1, 4, 16].map(|queues| Variant { queues, ..Variant::usual() }));
+        variants.extend([10_000, 1_000_000].map(|bugs| Variant { bugs, ..Variant::usual() }));
         if build.name == "now" {
-            variants.extend([4, 16].map(|queues| Variant { options: &["--batch-keys=false"], queues, bugs: 100_000 }));
+            variants.extend([4, 16].map(|queues| Variant { options: &["--batch-keys=false"], queues, ..Variant::usual() }));
         }
+    }
+    if options.parts.contains(&Part::History) {
+        variants.extend([&[][..], &["--batch=1"]].map(|options| Variant { options, read: true, ..Variant::usual() }));
     }
     variants
 }
@@ -383,6 +396,14 @@ impl Bench<'_> {
             load: load(),
         });
         drop(shim);
+        if variant.read {
+            let began = Instant::now();
+            let gateway = Gateway::start(build, &amqp, &exchange, 1)?;
+            let (seconds, ns) = (began.elapsed().as_secs_f64(), tree_ns(gateway.proc.pid())?);
+            let (changes, options) = (phase.count, words.join(" "));
+            let cpu_us = ns as f64 / f64::from(changes) / 1000.0;
+            self.report.histories.push(History { build: build.name, options, changes, seconds, cpu_us, load: load() });
+        }
         self.servers.remove_queues(&exchange, variant.queues)
     }
 }

@@ -105,6 +105,23 @@ pub struct ToBroker {
     pub load: f64,
 }
 
+/// A gateway starts, and reads the history before it is ready.
+#[derive(Clone, Debug, Serialize)]
+pub struct History {
+    /// Which build.
+    pub build: &'static str,
+    /// Further options of the shim that has written it.
+    pub options: String,
+    /// How many changes it holds.
+    pub changes: u32,
+    /// From the start of the process until it is ready, in seconds.
+    pub seconds: f64,
+    /// Microseconds of the gateway for each change.
+    pub cpu_us: f64,
+    /// The load average of the last minute.
+    pub load: f64,
+}
+
 /// All figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -118,6 +135,8 @@ pub struct Report {
     pub to_clients: Vec<ToClients>,
     /// To the broker.
     pub to_broker: Vec<ToBroker>,
+    /// Starts of gateways.
+    pub histories: Vec<History>,
 }
 
 impl Report {
@@ -137,7 +156,22 @@ impl Report {
         self.idle_table(&mut out).expect("writing to a String cannot fail");
         self.client_table(&mut out).expect("writing to a String cannot fail");
         self.broker_table(&mut out).expect("writing to a String cannot fail");
+        self.history_table(&mut out).expect("writing to a String cannot fail");
         out
+    }
+
+    fn history_table(&self, out: &mut String) -> std::fmt::Result {
+        if self.histories.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nA gateway starts and reads the history:\n")?;
+        writeln!(out, "| build | options of the shim | changes | ready after, s | its CPU a change, µs | load average |")?;
+        writeln!(out, "|---|---|---|---|---|---|")?;
+        for History { build, options, changes, seconds, cpu_us, load } in &self.histories {
+            let (seconds, cpu_us) = (short(*seconds), short(*cpu_us));
+            writeln!(out, "| {build} | {options} | {changes} | {seconds} | {cpu_us} | {load} |")?;
+        }
+        Ok(())
     }
 
     fn idle_table(&self, out: &mut String) -> std::fmt::Result {

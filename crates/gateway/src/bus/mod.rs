@@ -6,3 +6,6 @@ mod carry;
 mod connection;
 pub mod history;
 mod options;
+
+#[cfg(test)]
+mod tests;
