@@ -41,6 +41,15 @@ impl std::fmt::Debug for Kept {
     }
 }
 
+impl Drop for Kept {
+    /// Closes the connection. To give it back takes a runtime, and there may be none any more.
+    fn drop(&mut self) {
+        if let Some((session, _)) = self.session.take() {
+            session.detach();
+        }
+    }
+}
+
 /// One that waits for the pool.
 struct Waiting<'a>(&'a Mutex<Kept>);
 
@@ -273,8 +282,8 @@ impl Tx {
     }
 }
 
-/// A connection. If it is dropped in the middle of something (a cancelled task, a timeout), it is
-/// closed; only [`Conn::give_back`] keeps it, or returns it to the pool.
+/// A connection. If it is dropped in the middle of something (a cancelled task, a timeout), it is closed; only
+/// [`Conn::give_back`] keeps it, or returns it to the pool.
 pub(crate) struct Conn {
     session: Option<Box<dyn Session>>,
     place: Place,
@@ -309,8 +318,8 @@ impl Conn {
         self.place.within(answer).await
     }
 
-    /// Keeps the connection, or returns it to the pool, unless its state is in doubt after what was done with it, or it may lead to
-    /// the wrong server.
+    /// Keeps the connection, or returns it to the pool, unless its state is in doubt after what was done with it, or it
+    /// may lead to the wrong server.
     pub(crate) fn give_back<T>(mut self, done: Result<T, SqlError>) -> Result<T, SqlError> {
         match done.as_ref().err().map(|e| e.fault) {
             None => self.keep(),

@@ -21,8 +21,8 @@ impl Alarm {
         Alarm(Box::pin(tokio::time::sleep(LONGEST)))
     }
 
-    /// Waits until this moment at most, which may have passed. It may return earlier: then nothing is due yet, and the next wait is armed anew. It may
-    /// be dropped at any time.
+    /// Waits until this moment at most, which may have passed. It may return earlier: then nothing is due yet, and the next
+    /// wait is armed anew. It may be dropped at any time.
     pub(super) async fn at(&mut self, due: Instant) {
         let due = tokio::time::Instant::from(due);
         if due < self.0.deadline() || self.0.is_elapsed() {

@@ -94,22 +94,25 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Hands in a tick, if one is due.
-    fn tick(&mut self, now_ms: u64) {
-        if now_ms >= self.tick_ms {
+    /// Hands in a tick, if one is due; returns whether it was.
+    fn tick(&mut self, now_ms: u64) -> bool {
+        let is_due = now_ms >= self.tick_ms;
+        if is_due {
             self.tick_ms = now_ms + TICK_MS;
             self.hear(Event::Tick);
         }
+        is_due
     }
 
-    /// Hands in what is due; returns when something will be due next.
-    fn be_on_time(&mut self) -> u64 {
+    /// Hands in what is due; returns whether something was.
+    fn be_on_time(&mut self) -> bool {
         let now_ms = self.ingest.now_ms();
-        self.tick(now_ms);
-        if self.ingest.bus.due_ms().is_some_and(|due_ms| now_ms >= due_ms) {
+        let ticked = self.tick(now_ms);
+        let is_due = self.ingest.bus.due_ms().is_some_and(|due_ms| now_ms >= due_ms);
+        if is_due {
             self.hear(Event::Due);
         }
-        self.ingest.bus.due_ms().unwrap_or(u64::MAX).min(self.tick_ms)
+        ticked || is_due
     }
 
     /// The queue is bound. Heads are bound to, and what came before is looked for.
@@ -172,8 +175,10 @@ impl<'a> Carrier<'a> {
         stop: &CancellationToken,
         stopped: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Result<(), AmqpError> {
-        let due_ms = self.be_on_time();
-        self.carry_out(link, stop).await?;
+        if self.be_on_time() {
+            self.carry_out(link, stop).await?;
+        }
+        let due_ms = self.ingest.bus.due_ms().unwrap_or(u64::MAX).min(self.tick_ms);
         let due = self.ingest.instant(due_ms);
         let takes = self.ingest.bus.takes_deliveries();
         tokio::select! {

@@ -106,3 +106,15 @@ async fn who_waits_for_the_pool_is_not_kept_waiting() {
     third.commit().await.unwrap();
     assert!(lock(&db.kept).session.is_some());
 }
+
+#[test]
+fn a_connection_that_is_kept_needs_no_runtime_to_be_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = DbUrl::sqlite_file(dir.path().join("kept.db"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let db = Db::new(&url, Use::Ledger { create: true });
+    runtime.block_on(db.execute("CREATE TABLE t (id INTEGER)", &[])).unwrap();
+    assert!(lock(&db.kept).session.is_some());
+    drop(runtime);
+    drop(db);
+}
