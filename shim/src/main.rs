@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{}", usage.explain(&format!("error: {error}")));
         ExitCode::FAILURE
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return failed(&e),
     };
