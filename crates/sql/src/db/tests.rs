@@ -112,8 +112,11 @@ fn a_connection_that_is_kept_needs_no_runtime_to_be_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let url = DbUrl::sqlite_file(dir.path().join("kept.db"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let db = Db::new(&url, Use::Ledger { create: true });
-    runtime.block_on(db.execute("CREATE TABLE t (id INTEGER)", &[])).unwrap();
+    let db = runtime.block_on(async {
+        let db = Db::new(&url, Use::Ledger { create: true });
+        db.execute("CREATE TABLE t (id INTEGER)", &[]).await.unwrap();
+        db
+    });
     assert!(lock(&db.kept).session.is_some());
     drop(runtime);
     drop(db);
