@@ -204,7 +204,7 @@ impl Found<'_> {
             Found::Nothing => "nothing".to_owned(),
             Found::Now => "the time of arrival".to_owned(),
             Found::Text(text) => format!("\"{}\"", short(text)),
-            Found::Unmatched(text) => format!("\"{}\", which the pattern does not match", short(text)),
+            Found::Unmatched(text) => format!("\"{}\"", short(text)),
             Found::Json(value) => match &**value {
                 Value::Array(list) => format!("a list of {}", list.len()),
                 Value::Object(members) => {

@@ -316,7 +316,7 @@ fn places(lookups: &Option<Vec<Lookup>>) -> &[Lookup] {
 }
 
 /// The first place where there is something usable.
-fn first<T: std::fmt::Debug>(
+fn first<T: Shown>(
     trace: &mut Trace,
     member: &'static str,
     lookups: &[Lookup],
@@ -327,17 +327,43 @@ fn first<T: std::fmt::Debug>(
         let found = lookup.find(scope);
         let used = match &found {
             Found::Nothing => None,
-            Found::Unmatched(_) => Some(Err("the pattern does not match".to_owned())),
+            Found::Unmatched(_) => Some(Err(UNMATCHED.to_owned())),
             found => Some(read(found)),
         };
         trace.note(|| Step {
             member,
             place: lookup.to_string(),
             found: found.shown(),
-            used: used.as_ref().map(|used| used.as_ref().map(|taken| format!("{taken:?}")).map_err(Clone::clone)),
+            used: used.as_ref().map(|used| used.as_ref().map(T::shown).map_err(Clone::clone)),
         });
         used.and_then(Result::ok)
     })
+}
+
+const UNMATCHED: &str = "the pattern does not match it";
+
+/// How a trace shows what was made of a value; empty where it is the value itself.
+trait Shown {
+    fn shown(&self) -> String;
+}
+
+impl Shown for String {
+    fn shown(&self) -> String {
+        String::new()
+    }
+}
+
+impl Shown for BugId {
+    fn shown(&self) -> String {
+        format!("bug {self}")
+    }
+}
+
+/// A time that was said, or `now`.
+impl Shown for Option<When> {
+    fn shown(&self) -> String {
+        self.map_or(String::new(), |when| format!("{when} UTC"))
+    }
 }
 
 fn name_of(found: &Found<'_>) -> Result<String, String> {
@@ -426,16 +452,18 @@ fn identity_of(source: &Source, members: &Members, scope: Scope<'_>, bug: BugId,
 
 /// The error and the advice for an item whose bug cannot be found.
 fn no_bug(source: &Source, rule: &Rule, scope: Scope<'_>) -> (String, String) {
-    let mut trace = Trace::on();
-    first(&mut trace, "bug", places(&rule.members.bug), scope, bug_of);
-    let tried: Vec<String> = trace
-        .steps
-        .into_iter()
-        .map(|step| match step.used {
-            Some(Err(why)) => format!("{} is {}, but {why}", step.place, step.found),
-            _ => format!("{} is not there", step.place),
-        })
-        .collect();
+    let told = |lookup: &Lookup| match lookup.find(scope) {
+        Found::Nothing | Found::Now => format!("{lookup} is not there"),
+        Found::Unmatched(_) => format!("{lookup} is there, but {UNMATCHED}"),
+        found => {
+            let why = bug_of(&found).err().unwrap_or_default();
+            // What is longer may be a title or a name, which must not get into logs.
+            let is_harmless = found.text().is_some_and(|text| text.len() <= 20 && !text.contains(' '));
+            let value = if is_harmless { format!(" is {}", found.shown()) } else { " is there".to_owned() };
+            format!("{lookup}{value}, but {why}")
+        }
+    };
+    let tried: Vec<String> = places(&rule.members.bug).iter().map(told).collect();
     let error = format!("no bug's number was found: {}", tried.join("; "));
     let fix = if source.preset == Some("plain") {
         "each change needs \"bug\", a whole number from 1, as in {\"changes\":[{\"bug\":1234}]}".to_owned()
@@ -456,7 +484,8 @@ fn errored(source: &Source, scope: Scope<'_>, error: String, fix: String, time: 
 
 fn broken(source: &Source, line: BrokenLine, arrived: When) -> Mapped {
     let about = About { kind: String::new(), delivery: None, project: None };
-    let error = format!("line {} is not JSON: {}", line.number, line.why);
+    let why = line.why.replace(" at line 1 column", " at column");
+    let error = format!("line {} is not JSON: {why}", line.number);
     let fix = format!("send one JSON object a line to source '{}'; the other lines were taken", source.name);
     let time = Time { when: arrived, origin: TimeOrigin::Arrival };
     let kept = Kept { item: line.text, headers: Vec::new() };

@@ -184,3 +184,6 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? * 16 + digit(*low)?)).collect();
     if rest.is_empty() { bytes } else { None }
 }
+
+#[cfg(test)]
+mod tests;

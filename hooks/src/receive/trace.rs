@@ -11,7 +11,7 @@ pub struct Step {
     pub place: String,
     /// What was there, shortened.
     pub found: String,
-    /// What was made of it, or why it could not be used. `None` where there was nothing.
+    /// What was made of it (empty: it was taken as it is), or why it could not be used. `None` where there was nothing.
     pub used: Option<Result<String, String>>,
 }
 
@@ -20,6 +20,7 @@ impl fmt::Display for Step {
         write!(f, "{:<10} {} → {}", self.member, self.place, self.found)?;
         match &self.used {
             None => Ok(()),
+            Some(Ok(taken)) if taken.is_empty() => f.write_str(" ✓"),
             Some(Ok(taken)) => write!(f, " ✓ {taken}"),
             Some(Err(why)) => write!(f, " ✗ {why}"),
         }
