@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use bugfeed_hooks::config::{HooksConfig, Source};
 use bugfeed_hooks::receive::capture::{self, Captured};
 use bugfeed_hooks::receive::explain::explain;
-use bugfeed_hooks::receive::mapping::{About, Mapped, Request, Time, map, map_kept};
+use bugfeed_hooks::receive::mapped::{About, Mapped, Request, Time};
+use bugfeed_hooks::receive::mapping::{map, map_kept};
 use bugfeed_protocol::When;
 use serde_json::{Value, json};
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::lookup::Headers;
-use super::mapping::{MAX_ITEMS, RequestError};
+use super::mapped::{MAX_ITEMS, RequestError};
 use crate::config::mapping::Mapping;
 
 /// A body, read.

@@ -9,7 +9,8 @@ use bugfeed_protocol::When;
 
 use super::capture::Captured;
 use super::key::{self, FoundKey};
-use super::mapping::{DropReason, Mapped, Request, RequestError, Time, TimeOrigin, map_each};
+use super::mapped::{DropReason, Mapped, Request, RequestError, Time, TimeOrigin};
+use super::mapping::map_each;
 use super::signature;
 use super::trace::{Step, Trace};
 use crate::config::Source;

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod identity;
 pub mod key;
 pub mod lookup;
+pub mod mapped;
 pub mod mapping;
 pub mod signature;
 pub mod trace;
