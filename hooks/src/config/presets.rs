@@ -23,6 +23,22 @@ pub fn text(name: &str) -> Option<&'static str> {
     })
 }
 
+/// What to do for a tracker that has no preset of its own; a part of a sentence.
+pub(crate) fn instead_of(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "forgejo" | "gogs" => "Forgejo and Gogs send what Gitea sends: use preset = \"gitea\"",
+        "phorge" | "phabricator" => "Herald's webhooks name no bug's number, so they cannot be mapped",
+        "mantisbt" | "mantis" => {
+            "MantisBT has no webhooks: write its changes into a table by a trigger, for bugfeed-shim"
+        }
+        "trac" => "Trac has no webhooks: let a script of yours POST to a source with preset = \"plain\"",
+        "youtrack" => {
+            "write the mapping without a preset; take the digits of the issue's id, as in bug = { from = \"/…\", match = \"-([0-9]+)$\" }"
+        }
+        _ => return None,
+    })
+}
+
 /// Reads a preset's `[[source]]`.
 pub(crate) fn read(
     name: &str,

@@ -173,6 +173,9 @@ impl Source {
         let mut source = Source::named(read_name(&name)?);
         fields.key = format!("source.{}", source.name);
         if let Some(node) = fields.get("preset") {
+            if let Some(advice) = node.text().ok().and_then(presets::instead_of) {
+                return Err(node.error(format!("there is no preset \"{}\"", node.text()?), advice));
+            }
             let names: Vec<_> = presets::NAMES.iter().map(|name| (*name, *name)).collect();
             let preset = node.one_of(&names)?;
             source.preset = Some(preset);

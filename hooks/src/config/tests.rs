@@ -37,11 +37,15 @@ fn each_preset_is_good_and_names_its_feed() {
         match (name, read(&copied)) {
             ("launchpad", Err(error)) => assert!(error.problem.contains("SHA-1"), "{error}"),
             (_, copied) => {
-                assert_eq!(copied.unwrap().sources[0].mapping.rules.len(), config.sources[0].mapping.rules.len())
+                let rules = copied.unwrap().sources.remove(0).mapping.rules;
+                assert_eq!(rules.len(), config.sources[0].mapping.rules.len());
             }
         }
     }
     assert_eq!(HooksConfig::plain().unwrap().sources[0].name, "plain");
+    let gitlab = read("[[source]]\nname = \"x\"\npreset = \"gitlab\"\n").unwrap();
+    let token = KeyPlace::Header("X-Gitlab-Token".to_owned());
+    assert!(gitlab.sources[0].keys.contains(&token), "where GitLab's form has room for a key");
 }
 
 #[test]
@@ -201,6 +205,12 @@ fn errors_name_file_line_member_and_what_is_allowed() {
             "preset = \"plain\"\nverify = \"yes\"",
             "hooks.toml:4: source.x.verify: this is of type string; it must be true or false",
         ),
+        (
+            "preset = \"forgejo\"",
+            "hooks.toml:3: source.x.preset: there is no preset \"forgejo\"; Forgejo and Gogs send what Gitea sends: use preset = \"gitea\"",
+        ),
+        ("preset = \"phabricator\"", "cannot be mapped"),
+        ("preset = \"mantisbt\"", "bugfeed-shim"),
         ("preset = 5", "source.x.preset: this is of type integer; it must be a text in quotes"),
         (
             "preset = \"plain\"\nfeed = \"api\"",

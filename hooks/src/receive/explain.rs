@@ -76,7 +76,7 @@ fn access(source: &Source, captured: &Captured, now: When) -> String {
             Err(error) => format!("refused: {error}; {}", error.fix()),
         };
     }
-    let path_end = captured.path.as_deref().and_then(|path| path.rsplit('/').next());
+    let path_end = captured.path.as_deref().and_then(key::path_end);
     match key::find(&source.keys, &captured.headers, path_end) {
         FoundKey::Key(key, place) => {
             format!("the key {key:?} is {}; whether it is valid is not checked here", at(&place))

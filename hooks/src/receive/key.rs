@@ -87,8 +87,8 @@ pub enum FoundKey {
 }
 
 /// Looks for a key in the places in which the source takes one ([`crate::config::Source::keys`]), in their order. Of
-/// several, the first that has the form of a key counts. `path_end` is what follows the source's name in the path,
-/// percent-decoded; it counts only where the source says `path_key = true`.
+/// several, the first that has the form of a key counts. `path_end` is what [`path_end`] finds; it counts only where
+/// the source says `path_key = true`.
 pub fn find(places: &[KeyPlace], headers: &dyn Headers, path_end: Option<&str>) -> FoundKey {
     let mut best = FoundKey::Missing;
     for place in places {
@@ -106,6 +106,31 @@ pub fn find(places: &[KeyPlace], headers: &dyn Headers, path_end: Option<&str>) 
         }
     }
     best
+}
+
+/// The paths at which requests come in; a source's name follows, then perhaps a key.
+const PATHS: [&str; 3] = ["/hooks/", "/h/", "/public/webhook/"];
+
+/// What follows the source's name in a path such as `/h/NAME/KEY`, if it is one part. A query does not count.
+pub fn path_end(path: &str) -> Option<&str> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let rest = PATHS.iter().find_map(|start| path.strip_prefix(start))?;
+    rest.split_once('/').map(|(_, end)| end).filter(|end| !end.is_empty() && !end.contains('/'))
+}
+
+/// The path without what may be a key, for logs and the store. Below a source nothing is shown but its name.
+pub fn redact_path(path: &str) -> String {
+    let is_open = |text: &str| !text.contains("bf_");
+    let Some(start) = PATHS.iter().find(|start| path.starts_with(**start)) else {
+        return if is_open(path) && !path.contains('?') { path.to_owned() } else { "/…".to_owned() };
+    };
+    let rest = &path[start.len()..];
+    let name = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match (is_open(name), name.len() == rest.len()) {
+        (true, true) => path.to_owned(),
+        (true, false) => format!("{start}{name}/…"),
+        (false, _) => format!("{start}…"),
+    }
 }
 
 /// What follows the scheme in `Authorization`; the scheme's case does not count.
@@ -158,6 +183,26 @@ mod tests {
         assert!(Key::parse(&long[..LONGEST]).is_some());
         assert_eq!(Key::parse("bf_abcdef_ghijkmnpqrstuvwxyz234é"), None);
         assert_eq!(Key::parse("bf_abcdef_ghijkmnpqrst_vwxyz2345"), None);
+    }
+
+    #[test]
+    fn keys_in_paths() {
+        for (path, end, shown) in [
+            ("/hooks/kde", None, "/hooks/kde"),
+            ("/hooks/kde/", None, "/hooks/kde/…"),
+            ("/hooks/kde/K?x=K", Some("K"), "/hooks/kde/…"),
+            ("/h/kde/K", Some("K"), "/h/kde/…"),
+            ("/public/webhook/kde/K", Some("K"), "/public/webhook/kde/…"),
+            ("/hooks/kde/K/K", None, "/hooks/kde/…"),
+            ("/hooks/kde?key=K", None, "/hooks/kde/…"),
+            ("/hooks/bf_K", None, "/hooks/…"),
+            ("/elsewhere/x", None, "/elsewhere/x"),
+            ("/elsewhere/bf_K", None, "/…"),
+            ("/elsewhere?key=K", None, "/…"),
+            ("", None, ""),
+        ] {
+            assert_eq!((path_end(path), redact_path(path).as_str()), (end, shown), "{path}");
+        }
     }
 
     #[test]
