@@ -1,7 +1,7 @@
 //! From the bytes of a body to the items in it.
 //!
 //! Goes in: headers and bytes. Comes out: JSON values, one for each item, or why the request as a whole has none.
-//! It is limited by `serde_json`, which refuses more than 128 levels; of a member that an object has twice, the last one
+//! It is limited to so many values, and by `serde_json`, which refuses more than 128 levels; of a member that an object has twice, the last one
 //! counts, as everywhere in `serde_json`.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::lookup::Headers;
-use super::mapped::{MAX_ITEMS, RequestError};
+use super::mapped::{MAX_ITEMS, MAX_VALUES, RequestError};
 use crate::config::mapping::Mapping;
 
 /// A body, read.
@@ -67,6 +67,9 @@ pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> 
         let fix = "send JSON; see with `bugfeed hooks test` what was received".to_owned();
         return Err(RequestError { error: "the body is empty".to_owned(), fix });
     }
+    if values(text) > MAX_VALUES {
+        return Err(RequestError::too_many_values());
+    }
     let of_lines = ["application/x-ndjson", "application/jsonl", "application/jsonlines"];
     if mapping.ndjson && of_lines.contains(&content_type(headers).as_str()) {
         return read_lines(text);
@@ -83,6 +86,21 @@ pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> 
             },
         }),
     }
+}
+
+/// How many values and names a JSON text has, at most: what is opened or set off by a sign outside of strings.
+fn values(text: &str) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 /// The parser's words, for which 128 levels are a limit of recursion.

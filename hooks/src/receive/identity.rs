@@ -3,7 +3,7 @@
 //! Goes in: what an event says. Comes out: a SHA-256 hash. What follows from equal hashes is decided elsewhere.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use ring::digest::{Context, SHA256, digest};
 use serde_json::Value;
@@ -69,7 +69,10 @@ impl Hasher {
             None => self.0.update(&[0]),
             Some(value) => {
                 self.0.update(&[1]);
-                let _ = serde_json::to_writer(Into(&mut self.0), value);
+                let mut writer = BufWriter::with_capacity(4096, Into(&mut self.0));
+                let _ = serde_json::to_writer(&mut writer, value);
+                let _ = writer.flush();
+                drop(writer);
                 self.0.update(&[0]);
             }
         }

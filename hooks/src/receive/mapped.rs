@@ -8,6 +8,9 @@ use crate::config::mapping::Answer;
 
 /// A request has at most this many items.
 pub const MAX_ITEMS: usize = 500;
+/// A body has at most this many JSON values, names of members included. In memory a value takes up to 300 bytes, so
+/// that a body of 25 MiB could otherwise take gigabytes.
+pub const MAX_VALUES: usize = 250_000;
 
 /// A request as it came.
 #[derive(Clone, Copy)]
@@ -152,6 +155,13 @@ pub struct RequestError {
 }
 
 impl RequestError {
+    pub(crate) fn too_many_values() -> RequestError {
+        RequestError {
+            error: format!("the body has more than {MAX_VALUES} JSON values; nothing was taken"),
+            fix: "send fewer items in a request, or fewer members of each".to_owned(),
+        }
+    }
+
     pub(crate) fn too_many(number: usize) -> RequestError {
         RequestError {
             error: format!("the request has {number} items, and at most {MAX_ITEMS} are taken; nothing was taken"),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::HooksConfig;
-use crate::receive::mapped::MAX_ITEMS;
+use crate::receive::mapped::{MAX_ITEMS, MAX_VALUES};
 
 fn source(members: &str) -> Source {
     let text = format!("[[source]]\nname = \"x\"\n{members}\n");
@@ -158,6 +158,16 @@ fn five_hundred_items_are_taken_and_not_one_more() {
             assert!(mapped.is_ok() || mapped.is_err_and(|error| error.error.contains("501 items")));
         }
     }
+}
+
+#[test]
+fn a_body_has_only_so_many_values() {
+    let plain = source("preset = \"plain\"");
+    // Eight before the list's commas; signs in a text do not count.
+    let body = |number: usize| format!("{{\"bug\":1,\"t\":\"[{{,:\\\"\",\"x\":[{}0]}}", "0,".repeat(number - 8));
+    assert_eq!(item(map_text(&plain, &[], &body(MAX_VALUES)).unwrap().remove(0)).bug.get(), 1);
+    let error = map_text(&plain, &[], &body(MAX_VALUES + 1)).unwrap_err().error;
+    assert_eq!(error, "the body has more than 250000 JSON values; nothing was taken");
 }
 
 #[test]
