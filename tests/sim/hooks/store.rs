@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bugfeed_core::hooks::action::{Action, Step, unblock};
@@ -20,7 +21,7 @@ const LANE_ROWS: usize = 4;
 
 #[derive(Clone, Default)]
 pub struct Store {
-    pub events: BTreeMap<EventId, Event>,
+    pub events: BTreeMap<EventId, Rc<Event>>,
     pub generations: BTreeMap<(Arc<str>, DedupKey), u32>,
     /// The change table, as (event, bug, time).
     pub rows: Vec<(EventId, u64, i64)>,
@@ -47,7 +48,7 @@ impl Hash for Store {
 impl Store {
     /// The events of a lane, as a store would read them: no more than it must.
     pub fn lane(&self, key: &LaneKey) -> Lane {
-        let of_lane = || self.events.values().filter(|event| LaneKey::of(event) == *key);
+        let of_lane = || self.events.values().map(Rc::as_ref).filter(|event| LaneKey::of(event) == *key);
         let mut open: Vec<Event> =
             of_lane().filter(|event| event.progress.state == State::Processing).cloned().collect();
         for state in [State::Queued, State::Errored] {
@@ -63,13 +64,13 @@ impl Store {
         let is_related = |event: &&Event| {
             open.iter().any(|row| row.repeat_of == Some(event.id) || event.repeat_of == Some(row.id))
         };
-        let related = self.events.values().filter(is_related).cloned().collect();
+        let related = self.events.values().map(Rc::as_ref).filter(is_related).cloned().collect();
         Lane { open, done, related }
     }
 
     /// What is known of an arriving event.
     pub fn known(&self, event: &Event) -> Known {
-        let of_source = || self.events.values().rev().filter(|other| other.source == event.source);
+        let of_source = || self.events.values().rev().map(Rc::as_ref).filter(|other| other.source == event.source);
         let key = DedupKey::of(event);
         let same_time = |other: &&Event| {
             let dated = event.origin == WhenOrigin::Tracker && other.origin == WhenOrigin::Tracker;
@@ -82,12 +83,17 @@ impl Store {
         }
     }
 
-    /// Lanes that must be looked at now.
+    /// Lanes that must be looked at now. One in which an event is processed is due when that event's lease ends.
     pub fn due(&self, now_us: i64) -> Vec<LaneKey> {
-        let is_due = |event: &&Event| {
+        let is_due = |event: &Rc<Event>| {
             event.progress.due_us.is_some_and(|due_us| due_us <= now_us || due_us > now_us + LONGEST_US + 1_000_000)
         };
-        let mut keys: Vec<LaneKey> = self.events.values().filter(is_due).map(LaneKey::of).collect();
+        let is_busy = |key: &LaneKey| {
+            let processed = |event: &&Rc<Event>| event.progress.state == State::Processing && LaneKey::of(event) == *key;
+            self.events.values().find(processed).is_some_and(|event| !is_due(event))
+        };
+        let mut keys: Vec<LaneKey> = self.events.values().filter(|event| is_due(event)).map(|event| LaneKey::of(event)).collect();
+        keys.retain(|key| !is_busy(key));
         keys.sort();
         keys.dedup();
         keys
@@ -111,8 +117,8 @@ impl Store {
                     true
                 }
                 Action::Unblock { by } => {
-                    for event in self.events.values_mut() {
-                        unblock(event, *by, now_us);
+                    for event in self.events.values_mut().filter(|event| event.progress.blocked_by == Some(*by)) {
+                        unblock(Rc::make_mut(event), *by, now_us);
                     }
                     true
                 }
@@ -137,18 +143,19 @@ impl Store {
         }
         self.happened.push((None, cause));
         self.generations.insert(of, generation);
-        self.events.insert(event.id, event.clone());
+        self.events.insert(event.id, Rc::new(event.clone()));
         Ok(true)
     }
 
     fn step(&mut self, step: &Step) -> Checked<bool> {
         let lane = LaneKey::of(&self.events[&step.id]);
         let to = step.after.state;
-        let busy = |event: &Event| event.progress.state == State::Processing && event.id != step.id;
+        let busy = |event: &Rc<Event>| event.progress.state == State::Processing && event.id != step.id;
         if to == State::Processing && self.events.values().any(|event| busy(event) && LaneKey::of(event) == lane) {
             return Ok(false);
         }
         let Some(event) = self.events.get_mut(&step.id) else { return Err("a step of no event".to_owned()) };
+        let event = Rc::make_mut(event);
         if !step.apply(event) {
             return Ok(false);
         }

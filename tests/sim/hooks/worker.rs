@@ -1,5 +1,7 @@
 //! A worker: reads a lane, plans, commits, asks, and concludes, one step at a time. A crash forgets all it knows.
 
+use std::rc::Rc;
+
 use bugfeed_core::hooks::action::{Action, Question};
 use bugfeed_core::hooks::event::EventId;
 use bugfeed_core::hooks::lane::{Lane, LaneKey, World};
@@ -12,13 +14,13 @@ pub enum Job {
     #[default]
     Idle,
     /// It has read this lane.
-    Read(LaneKey, Lane, i64),
+    Read(LaneKey, Rc<Lane>, i64),
     /// It has claimed an event, when the lane was like this, and asks.
     Asks(Claim),
     /// It has an answer.
     Knows(Claim, Outcome),
     /// It has the answer, and has read the lane again.
-    Concludes(Claim, Outcome, Lane, i64),
+    Concludes(Claim, Outcome, Rc<Lane>, i64),
 }
 
 /// A claim that was committed.
@@ -28,7 +30,7 @@ pub struct Claim {
     pub version: u32,
     pub what: Question,
     pub key: LaneKey,
-    pub lane: Lane,
+    pub lane: Rc<Lane>,
 }
 
 impl Job {

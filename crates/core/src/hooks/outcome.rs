@@ -55,7 +55,7 @@ pub fn conclude(lane: &Lane, id: EventId, version: u32, outcome: &Outcome, world
 
 impl Draft<'_> {
     fn announce_claimed(&mut self, at: usize) {
-        if !self.drop_if_older(at) {
+        if !self.drop_if_pointless(at) {
             self.announce(at);
         }
         self.drain_rest();

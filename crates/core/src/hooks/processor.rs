@@ -303,8 +303,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What was true on arrival is looked at again.
-    fn drop_if_pointless(&mut self, at: usize) -> bool {
+    /// What was true on arrival is looked at again, before a claim and before an announcement.
+    pub(super) fn drop_if_pointless(&mut self, at: usize) -> bool {
         let (row, now_us) = (&self.rows[at], self.world.now_us);
         let settings = self.world.settings(row);
         let known =
@@ -333,7 +333,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Where its source says so, the row is dropped if a newer one was announced.
-    pub(super) fn drop_if_older(&mut self, at: usize) -> bool {
+    fn drop_if_older(&mut self, at: usize) -> bool {
         let row = &self.rows[at];
         if self.world.settings(row).older != Older::Drop {
             return false;
@@ -392,8 +392,9 @@ impl<'a> Draft<'a> {
         if !matches!(state, State::Queued | State::Errored) {
             return;
         }
-        let supersede = self.world.settings(old).dead_letters == DeadLetters::Supersede;
-        if row.repeat_of == Some(old.id) || state == State::Errored && supersede && is_newer(row, old) {
+        let is_dead_letter = state == State::Errored || old.progress.class.is_some();
+        let supersede = is_dead_letter && self.world.settings(old).dead_letters == DeadLetters::Supersede;
+        if row.repeat_of == Some(old.id) || supersede && is_newer(row, old) {
             let step = canceled(old, row.id, self.world.now_us);
             self.settle(other, step);
         } else if is_older(old, row) && old.progress.blocked_by.is_none() {

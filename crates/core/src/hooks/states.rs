@@ -12,12 +12,12 @@
 //! | new | `switched_off` | disabled |
 //! | queued | `claimed` | processing |
 //! | queued, processing, errored | `announced` | completed |
-//! | queued, errored | `repeated` | duplicate |
+//! | queued, processing, errored | `repeated` | duplicate |
 //! | queued, processing, errored | `private`, `older` | dropped |
 //! | processing | `unknown`, `not_mapped`, `project_mismatch` | dropped |
 //! | queued, errored, disabled | `by_hand` | dropped |
 //! | errored | `expired` | dropped |
-//! | queued, errored, disabled | `superseded` | canceled |
+//! | queued, processing, errored, disabled | `superseded` | canceled |
 //! | queued, errored, disabled | `pruned` | canceled |
 //! | processing | `failed` | errored |
 //! | processing | `leases_lost` | errored |
@@ -133,6 +133,8 @@ pub const TRANSITIONS: &[Transition] = &[
     line(QUEUED, Cause::Unblocked, State::Queued),
     line(QUEUED, Cause::Postponed, State::Queued),
     line(PROCESSING, Cause::Announced, State::Completed),
+    line(PROCESSING, Cause::Repeated, State::Duplicate),
+    line(PROCESSING, Cause::Superseded, State::Canceled),
     line(PROCESSING, Cause::Private, State::Dropped),
     line(PROCESSING, Cause::Older, State::Dropped),
     line(PROCESSING, Cause::Unknown, State::Dropped),
