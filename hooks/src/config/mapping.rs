@@ -181,13 +181,12 @@ impl Mapping {
         let mut new = Vec::new();
         for (glob, node) in on.table()?.all() {
             check_glob(glob, &node)?;
-            let empty =
-                Rule { glob: Glob::new(glob), conditions: Vec::new(), answer: None, members: Members::default() };
             match self.rules.iter_mut().find(|rule| rule.glob.as_str() == glob) {
                 Some(rule) => rule.read(&node)?,
                 None => {
-                    new.push(empty);
-                    new.last_mut().map_or(Ok(()), |rule| rule.read(&node))?;
+                    let mut rule = Rule::for_kinds(glob);
+                    rule.read(&node)?;
+                    new.push(rule);
                 }
             }
         }
@@ -199,8 +198,7 @@ impl Mapping {
     /// Completes the rules by what is said for the whole source, and checks that each can make a change.
     pub(crate) fn finish(&mut self, fields: &Fields<'_>) -> Result<(), ConfigError> {
         if self.rules.is_empty() {
-            let members = Members::default();
-            self.rules.push(Rule { glob: Glob::new("*"), conditions: Vec::new(), answer: None, members });
+            self.rules.push(Rule::for_kinds("*"));
         }
         for rule in &mut self.rules {
             rule.members.fill_from(&self.common);
@@ -236,6 +234,11 @@ impl Mapping {
 }
 
 impl Rule {
+    /// A rule that says nothing yet.
+    fn for_kinds(glob: &str) -> Rule {
+        Rule { glob: Glob::new(glob), conditions: Vec::new(), answer: None, members: Members::default() }
+    }
+
     fn read(&mut self, node: &Node<'_>) -> Result<(), ConfigError> {
         let mut fields = node.table()?;
         if let Some(conditions) = lookups(&mut fields, "if")? {
@@ -283,6 +286,10 @@ fn lookups(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<Loo
     let lookups = read_lookups(&node)?;
     if lookups.iter().any(|lookup| lookup.place == Place::Now) {
         return Err(node.error("\"now\" is a time", "it may stand in when = [\"/updated_at\", \"now\"] only"));
+    }
+    if name == "identity" && lookups.iter().any(|lookup| matches!(lookup.place, Place::Root(_))) {
+        // Each item would be compared with the whole body, of which it may be one of hundreds.
+        return Err(node.error("an item's identity is in the item", "name places in the item, or headers"));
     }
     Ok(Some(lookups))
 }

@@ -186,9 +186,17 @@ fn feeds_by_project() {
     assert_eq!(feed.choose(None), Some("rest"));
 }
 
+/// Checks that each source has an error that says so.
+fn assert_errors(cases: &[(&str, &str)]) {
+    for (members, want) in cases {
+        let error = error_of(members);
+        assert!(error.contains(want), "{members}\n{error}");
+    }
+}
+
 #[test]
 fn errors_name_file_line_member_and_what_is_allowed() {
-    for (members, want) in [
+    assert_errors(&[
         (
             "preset = \"plain\"\nanswer = \"honest\"",
             "hooks.toml:4: source.x: \"answer\" is no option here; did you mean \"answers\"? allowed: name, preset, ",
@@ -212,6 +220,12 @@ fn errors_name_file_line_member_and_what_is_allowed() {
         ("preset = \"phabricator\"", "cannot be mapped"),
         ("preset = \"mantisbt\"", "bugfeed-shim"),
         ("preset = 5", "source.x.preset: this is of type integer; it must be a text in quotes"),
+    ]);
+}
+
+#[test]
+fn errors_of_feeds() {
+    assert_errors(&[
         (
             "preset = \"plain\"\nfeed = \"api\"",
             "hooks.toml:4: source.x.feed: \"api\" cannot be the name of a feed, because it is in use as a path",
@@ -222,6 +236,12 @@ fn errors_name_file_line_member_and_what_is_allowed() {
         ("preset = \"plain\"\nfeed = {}", "this names no feed; write feed = \"NAME\""),
         ("bug = \"/b\"\nfeed = { map = { a = \"b\" } }", "nothing says where the project is"),
         ("kind = \"/k\"", "hooks.toml:1: source.x: nothing says where the bug's number is"),
+    ]);
+}
+
+#[test]
+fn errors_of_trackers() {
+    assert_errors(&[
         ("preset = \"plain\"\nverify = true", "source.x.verify: this needs the tracker's address"),
         (
             "preset = \"plain\"\ntracker = \"https://h\"\nverify = true",
@@ -240,6 +260,12 @@ fn errors_name_file_line_member_and_what_is_allowed() {
         ("preset = \"bugzilla\"\nreconcile_as_key = true", "this needs tracker_key_file and reconcile"),
         ("preset = \"bugzilla\"\ntracker = \"bugs.example.org\"", "write https://HOST/PATH"),
         ("preset = \"bugzilla\"\ntracker = \"https://u:p@h\"", "use tracker_key_file"),
+    ]);
+}
+
+#[test]
+fn errors_of_access() {
+    assert_errors(&[
         ("preset = \"github\"\nsecret = \"\"", "hooks.toml:4: source.x.secret: the secret is empty"),
         ("preset = \"github\"\nsecret = []", "source.x.secret: the list is empty"),
         ("preset = \"github\"\nsecret = \"whsec_\"", "the secret is empty"),
@@ -260,9 +286,16 @@ fn errors_name_file_line_member_and_what_is_allowed() {
         ),
         ("bug = \"/b\"\nauth = {}", "this must name exactly one header"),
         ("bug = \"/b\"\nauth = []\npath_key = false", "no error"),
+    ]);
+}
+
+#[test]
+fn errors_of_mappings() {
+    assert_errors(&[
         ("bug = \"b\"", "hooks.toml:3: source.x.bug: this is no place in a request; a JSON Pointer begins with \"/\""),
         ("bug = \"/a~2\"", "\"~\" is written \"~0\""),
         ("bug = \"now\"", "\"now\" is a time"),
+        ("bug = \"/b\"\nidentity = \"root:/x\"", "an item's identity is in the item"),
         ("bug = { from = \"/a\", match = \"([0-9]\" }", "source.x.bug.match: this is no regular expression"),
         ("bug = { match = \"a\" }", "nothing says where to look"),
         ("bug = { form = \"/a\" }", "did you mean \"from\"?"),
@@ -279,6 +312,12 @@ fn errors_name_file_line_member_and_what_is_allowed() {
             "bug = \"/b\"\n[source.on.a]\nbugs = \"/c\"",
             "hooks.toml:5: source.x.on.a: \"bugs\" is no option here; did you mean \"bug\"?",
         ),
+    ]);
+}
+
+#[test]
+fn errors_of_files_and_targets() {
+    assert_errors(&[
         ("bug = \"/b\"\n[[source]]\nbug = \"/b\"", "hooks.toml:4: source: this source has no name"),
         (
             "bug = \"/b\"\n[[source]]\nname = \"x\"\nbug = \"/b\"",
@@ -301,10 +340,7 @@ fn errors_name_file_line_member_and_what_is_allowed() {
         ),
         ("bug = \"/b\"\n[[notify]]\non = \"all\"\ncommand = []", "notify.command: this is empty"),
         ("bug = \"/b\"\n[[notify]]\non = \"all\"\nsmtp = { server = \"h\" }", "server, from and to are all needed"),
-    ] {
-        let error = error_of(members);
-        assert!(error.contains(want), "{members}\n{error}");
-    }
+    ]);
     assert!(read("").unwrap().sources.is_empty());
     let error = read("source = 5").unwrap_err().to_string();
     assert_eq!(error, "hooks.toml:1: source: this is of type integer; it must be a table");

@@ -225,6 +225,8 @@ mod tests {
         for bad in ["Bearer x", "Bearer bf_abcdef_ghijkmnpqrstuvwxyz2345x_"] {
             assert_eq!(find(&any_key(), &headers(&[("authorization", bad)]), None), FoundKey::NoKey(KeyPlace::Bearer));
         }
+        let both = headers(&[("x-api-key", "x"), ("authorization", "Bearer y")]);
+        assert_eq!(find(&any_key(), &both, None), FoundKey::NoKey(KeyPlace::Bearer), "the first is told of");
         for bad in ["Bearer", "Bearer ", "", "Basic !!!", "Basic eA==", "Digest x"] {
             assert_eq!(find(&any_key(), &headers(&[("authorization", bad)]), None), FoundKey::Missing, "{bad}");
         }

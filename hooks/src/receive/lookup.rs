@@ -130,8 +130,10 @@ pub(crate) enum Found<'a> {
     Json(Cow<'a, Value>),
     /// A header's text, or what a pattern found.
     Text(Cow<'a, str>),
-    /// There is a value, but the pattern does not match it. Holds the value's text.
+    /// There is a text, but the pattern does not match it.
     Unmatched(String),
+    /// There is something that no pattern is compared with; why.
+    Unmatchable(String),
 }
 
 impl Lookup {
@@ -163,38 +165,39 @@ impl Lookup {
 fn matched<'a>(pattern: &Regex, found: &Found<'a>) -> Found<'a> {
     let text = match found {
         Found::Nothing => return Found::Nothing,
-        Found::Now | Found::Unmatched(_) => None,
-        Found::Json(value) => text_of(value),
-        Found::Text(text) => Some(text.to_string()),
+        found => found.text(),
     };
-    let Some(text) = text else { return Found::Unmatched("no text".to_owned()) };
+    let Some(text) = text else { return Found::Unmatchable("what is no text".to_owned()) };
     if text.len() > LONGEST_TEXT {
-        return Found::Unmatched(format!("a text of {} bytes; at most {LONGEST_TEXT} are matched", text.len()));
+        return Found::Unmatchable(format!(
+            "a text of {} bytes, of which at most {LONGEST_TEXT} are matched",
+            text.len()
+        ));
     }
     let part = pattern.captures(&text).and_then(|groups| groups.get(1).or_else(|| groups.get(0)));
     match part {
         Some(part) => Found::Text(Cow::Owned(part.as_str().to_owned())),
-        None => Found::Unmatched(text),
+        None => Found::Unmatched(text.into_owned()),
     }
 }
 
 /// The text of a text, a number or a boolean.
-pub(crate) fn text_of(value: &Value) -> Option<String> {
+pub(crate) fn text_of(value: &Value) -> Option<Cow<'_, str>> {
     match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(boolean) => Some(boolean.to_string()),
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        Value::Bool(boolean) => Some(Cow::Owned(boolean.to_string())),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
 impl Found<'_> {
     /// The text of a text, number or boolean.
-    pub(crate) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Found::Json(value) => text_of(value),
-            Found::Text(text) => Some(text.to_string()),
-            Found::Nothing | Found::Now | Found::Unmatched(_) => None,
+            Found::Text(text) => Some(Cow::Borrowed(text)),
+            Found::Nothing | Found::Now | Found::Unmatched(_) | Found::Unmatchable(_) => None,
         }
     }
 
@@ -205,6 +208,7 @@ impl Found<'_> {
             Found::Now => "the time of arrival".to_owned(),
             Found::Text(text) => format!("\"{}\"", short(text)),
             Found::Unmatched(text) => format!("\"{}\"", short(text)),
+            Found::Unmatchable(what) => what.clone(),
             Found::Json(value) => match &**value {
                 Value::Array(list) => format!("a list of {}", list.len()),
                 Value::Object(members) => {
@@ -297,6 +301,16 @@ mod tests {
         }
         let many = "a*".repeat(30) + "b";
         assert!(!Glob::new(&many).matches(&"a".repeat(LONGEST_TEXT)), "in reasonable time");
+    }
+
+    #[test]
+    fn an_empty_header_is_none() {
+        let lookup = Lookup { place: Place::Header("X-A".to_owned()), pattern: None };
+        let find = |value: &str| {
+            let headers = vec![("x-a".to_owned(), value.to_owned())];
+            matches!(lookup.find(Scope { headers: &headers, root: None, item: &Value::Null }), Found::Text(_))
+        };
+        assert_eq!((find(""), find("x")), (false, true));
     }
 
     #[test]

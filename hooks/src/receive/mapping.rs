@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::body::{self, BrokenLine};
 use super::date;
 use super::identity::{Hasher, Sha256};
-use super::lookup::{Found, Headers, LONGEST_TEXT, Lookup, Place, Scope};
+use super::lookup::{Found, Headers, LONGEST_TEXT, Lookup, Place, Scope, text_of};
 use super::mapped::{About, DropReason, Dropped, Errored, Item, Kept, Mapped, Request, RequestError, Time, TimeOrigin};
 use super::trace::{Step, Trace};
 use crate::config::Source;
@@ -88,7 +88,7 @@ fn one(source: &Source, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> M
     let mapping = &source.mapping;
     let kind = kind_of(source, scope, trace);
     let delivery = first(trace, "id", &mapping.id, scope, name_of).map(bounded_id);
-    let mut about = About { kind: bounded(kind.clone()), delivery, project: None };
+    let mut about = About { kind: bounded(&kind), delivery, project: None };
     let arrival = Time { when: arrived, origin: TimeOrigin::Arrival };
     let drops_private = |members: &Members, trace: &mut Trace| {
         let is_private = places(&members.is_private).iter().any(|lookup| says_private(lookup, scope, trace));
@@ -112,7 +112,7 @@ fn one(source: &Source, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> M
     let bug = first(trace, "bug", places(&members.bug), scope, bug_of);
     let time = time_of(source, members, scope, arrived, trace);
     let feed = members.feed.as_ref().map_or(Some(DEFAULT_FEED), |feed| feed.choose(project.as_deref()));
-    about.project = project.map(bounded);
+    about.project = project.as_deref().map(bounded);
     if is_dropped {
         return Mapped::Dropped(Dropped { reason: DropReason::Private, bug, time, kept: None, about });
     }
@@ -175,7 +175,7 @@ fn first<T: Shown>(
         let found = lookup.find(scope);
         let used = match &found {
             Found::Nothing => None,
-            Found::Unmatched(_) => Some(Err(UNMATCHED.to_owned())),
+            Found::Unmatched(_) | Found::Unmatchable(_) => Some(Err(UNMATCHED.to_owned())),
             found => Some(read(found)),
         };
         trace.note(|| Step {
@@ -218,8 +218,7 @@ fn name_of(found: &Found<'_>) -> Result<String, String> {
     let text = found.text().ok_or("it is no text")?;
     match text.trim() {
         "" => Err("it is empty".to_owned()),
-        _ if text.len() > LONGEST_TEXT => Ok(cut(text, LONGEST_TEXT)),
-        _ => Ok(text),
+        _ => Ok(cut(&text, LONGEST_TEXT)),
     }
 }
 
@@ -233,6 +232,7 @@ fn says_private(lookup: &Lookup, scope: Scope<'_>, trace: &mut Trace) -> bool {
     let public = ["", "0", "false", "no", "off", "public"];
     let is_private = |found: &Found<'_>| match found {
         Found::Nothing | Found::Now | Found::Unmatched(_) => false,
+        Found::Unmatchable(_) => true,
         // What a pattern finds is private, whatever it is.
         _ if lookup.pattern.is_some() => true,
         found => found.text().is_none_or(|text| !public.contains(&text.trim().to_ascii_lowercase().as_str())),
@@ -254,7 +254,7 @@ fn time_of(source: &Source, members: &Members, scope: Scope<'_>, arrived: When, 
         Found::Json(value) => date::read(value, zone).map(Some),
         Found::Text(text) => date::read_text(text, zone).map(Some),
         Found::Now => Ok(None),
-        Found::Nothing | Found::Unmatched(_) => Err("it is no date".to_owned()),
+        Found::Nothing | Found::Unmatched(_) | Found::Unmatchable(_) => Err("it is no date".to_owned()),
     });
     match said {
         Some(Some(when)) if when.as_micros() - arrived.as_micros() > MAX_AHEAD_US => {
@@ -292,7 +292,7 @@ fn identity_of(source: &Source, members: &Members, scope: Scope<'_>, bug: BugId,
         Some(lookups) => lookups.iter().for_each(|lookup| match lookup.find(scope) {
             Found::Json(value) => hasher.value(Some(&value)),
             Found::Text(text) => hasher.value(Some(&Value::String(text.into_owned()))),
-            Found::Nothing | Found::Now | Found::Unmatched(_) => hasher.value(None),
+            Found::Nothing | Found::Now | Found::Unmatched(_) | Found::Unmatchable(_) => hasher.value(None),
         }),
     }
     hasher.finish()
@@ -302,7 +302,7 @@ fn identity_of(source: &Source, members: &Members, scope: Scope<'_>, bug: BugId,
 fn no_bug(source: &Source, rule: &Rule, scope: Scope<'_>) -> (String, String) {
     let told = |lookup: &Lookup| match lookup.find(scope) {
         Found::Nothing | Found::Now => format!("{lookup} is not there"),
-        Found::Unmatched(_) => format!("{lookup} is there, but {UNMATCHED}"),
+        Found::Unmatched(_) | Found::Unmatchable(_) => format!("{lookup} is there, but {UNMATCHED}"),
         found => {
             let why = bug_of(&found).err().unwrap_or_default();
             // What is longer may be a title or a name, which must not get into logs.
@@ -340,26 +340,33 @@ fn broken(source: &Source, line: BrokenLine, arrived: When) -> Mapped {
     Mapped::Errored(Box::new(Errored { error, fix, time, kept, about }))
 }
 
-/// What is needed to map the item once more.
+/// What is needed to map the item once more. What is outside the item is kept as far as it can be a name or a date, so
+/// that many items do not keep much of one body.
 fn keep(source: &Source, scope: Scope<'_>) -> Kept {
     let mut headers: Vec<(String, String)> = Vec::new();
     for lookup in source.mapping.places_outside() {
         let (name, value) = match (&lookup.place, scope.root) {
-            (Place::Header(name), _) => (name.clone(), scope.headers.get(name).map(str::to_owned)),
             (Place::Root(pointer), Some(root)) => {
-                (lookup.place.to_string(), root.pointer(pointer).map(Value::to_string))
+                let value = root.pointer(pointer).filter(|value| text_of(value).is_some_and(|text| is_short(&text)));
+                (lookup.place.to_string(), value.map(Value::to_string))
             }
+            (Place::Header(name), _) => (name.clone(), scope.headers.get(name).map(str::to_owned)),
             (place, _) => (place.to_string(), scope.headers.get(&place.to_string()).map(str::to_owned)),
         };
-        if let (Some(value), false) = (value, headers.iter().any(|(kept, _)| *kept == name)) {
+        let is_new = !headers.iter().any(|(kept, _)| *kept == name);
+        if let Some(value) = value.filter(|_| is_new) {
             headers.push((name, value));
         }
     }
     Kept { item: scope.item.to_string(), headers }
 }
 
-fn bounded(text: String) -> String {
-    if text.len() > LONGEST_NAME { cut(text, LONGEST_NAME) } else { text }
+fn is_short(text: &str) -> bool {
+    text.len() <= LONGEST_TEXT
+}
+
+fn bounded(text: &str) -> String {
+    cut(text, LONGEST_NAME)
 }
 
 fn bounded_id(text: String) -> String {
@@ -367,10 +374,9 @@ fn bounded_id(text: String) -> String {
 }
 
 /// The first bytes of a text, up to the end of a character.
-fn cut(mut text: String, longest: usize) -> String {
-    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text.truncate(end);
-    text
+fn cut(text: &str, longest: usize) -> String {
+    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
 }
 
 #[cfg(test)]

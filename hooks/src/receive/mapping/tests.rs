@@ -79,6 +79,19 @@ fn privacy_in_doubt_is_privacy() {
             assert_eq!(matches!(mapped, Mapped::Dropped(_)), is_private, "{name} {value}");
         }
     }
+    // A pattern that cannot be compared leaves doubt.
+    let matches = source("bug = \"/bug\"\nis_private = { from = \"/p\", match = \"^staff$\" }");
+    for (value, is_private) in [
+        (json!("staff"), true),
+        (json!("all"), false),
+        (json!(null), false),
+        (json!({"name": "all"}), true),
+        (json!("a".repeat(LONGEST_TEXT)), false),
+        (json!("a".repeat(LONGEST_TEXT + 1)), true),
+    ] {
+        let mapped = map_one(&matches, &json!({"bug": 1, "p": value}));
+        assert_eq!(matches!(mapped, Mapped::Dropped(_)), is_private);
+    }
     let announces = source("bug = \"/bug\"\nis_private = \"/p\"\nprivate = \"announce\"");
     assert!(item(map_one(&announces, &json!({"bug": 1, "p": true}))).is_private);
     // A preset's word can be taken back.
@@ -119,6 +132,14 @@ fn what_is_kept_is_enough_and_not_more() {
     let again = item(again);
     assert_eq!((again.bug.get(), again.time.when.to_string()), (6, "2026-11-26T11:00:00".to_owned()));
     assert_eq!((again.about.kind.as_str(), again.about.delivery.as_deref()), ("k", Some("7")));
+}
+
+#[test]
+fn many_items_do_not_keep_much_of_one_body() {
+    let source = source("items = \"/items\"\nbug = [\"/nr\", \"root:/list\", \"root:/text\", \"root:/short\"]");
+    let body = json!({"list": [1, 2], "text": "t".repeat(LONGEST_TEXT + 1), "short": "s", "items": [{}]});
+    let Mapped::Errored(errored) = map_one(&source, &body) else { panic!() };
+    assert_eq!(errored.kept.headers, [("root:/short".to_owned(), "\"s\"".to_owned())]);
 }
 
 #[test]
