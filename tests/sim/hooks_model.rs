@@ -18,7 +18,7 @@ use bugfeed_core::hooks::outcome::Outcome;
 use bugfeed_core::hooks::{SECOND_US, states::Cause};
 use bugfeed_protocol::{BugId, When};
 
-use crate::hooks::store::Store;
+use crate::hooks::store::{LEASE_US, Store};
 use crate::hooks::worker::Job;
 
 /// The arrivals begin at this second.
@@ -130,7 +130,7 @@ impl State {
                 let event = item(case, self.arrived, self.now_us);
                 let known = self.store.known(&event);
                 let actions = receive(event, Mapping::Fits, &known, &case.settings, Duplicates::ByContent, None);
-                assert!(self.store.commit(self.now_us, &actions)?);
+                assert!(self.store.commit(&actions)?);
                 self.arrived += 1;
             }
             Move::Work(worker) => self.work(case, worker)?,
@@ -151,7 +151,7 @@ impl State {
             Move::Order(id, order) => {
                 let event = &self.store.events[&EventId(id)];
                 let actions = carry_out(order, event, self.now_us).unwrap_or_default();
-                self.store.commit(self.now_us, &actions)?;
+                self.store.commit(&actions)?;
                 self.orders += 1;
             }
         }
@@ -161,21 +161,21 @@ impl State {
     fn work(&mut self, case: &Case, worker: usize) -> Result<(), String> {
         let settings = |_: &Event| case.settings;
         let source = |_: &Event| (case.settings, Gate::OPEN);
-        let world = World { now_us: self.now_us, lease_us: 60 * SECOND_US, batch: 8, source: &source };
+        let world = World { now_us: self.now_us, lease_us: LEASE_US, batch: 8, source: &source };
         let job = std::mem::take(&mut self.workers[worker]);
         self.workers[worker] = match job {
             Job::Idle => {
                 let Some(key) = self.store.due(self.now_us).into_iter().next() else { return Ok(()) };
-                let lane = Rc::new(self.store.lane(&key));
+                let lane = Rc::new(self.store.lane(&key, self.now_us));
                 Job::Read(key, lane, self.now_us)
             }
             Job::Knows(claim, outcome) => {
-                let lane = Rc::new(self.store.lane(&claim.key));
+                let lane = Rc::new(self.store.lane(&claim.key, self.now_us));
                 Job::Concludes(claim, outcome, lane, self.now_us)
             }
             job => {
                 let (actions, seen) = job.plan(&world).ok_or("nothing to do")?;
-                let committed = self.store.commit(self.now_us, &actions)?;
+                let committed = self.store.commit(&actions)?;
                 if committed {
                     self.store.check_order(seen, &actions, &settings)?;
                 }
@@ -231,7 +231,7 @@ impl State {
             let count = same.iter().filter(|other| other.progress.state == Word::Completed).count();
             let spoken_for = same.iter().any(|other| matches!(other.progress.state, Word::Dropped | Word::Canceled));
             if count > 1 || count == 0 && !spoken_for {
-                return Err(format!("the delivery of {} was announced {count} times", event.id));
+                return Err(format!("the delivery of {} was announced {count} times: {same:#?}", event.id));
             }
         }
         Ok(())

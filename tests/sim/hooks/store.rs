@@ -11,11 +11,13 @@ use bugfeed_core::hooks::action::{Action, Step, unblock};
 use bugfeed_core::hooks::arrival::{DedupKey, Known};
 use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, Link, State, WhenOrigin};
 use bugfeed_core::hooks::lane::{DeadLetters, Lane, LaneKey, Settings, order};
-use bugfeed_core::hooks::schedule::LONGEST_US;
+use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::states::{Cause, is_allowed};
 
 type Checked<T = ()> = Result<T, String>;
 
+/// How long a claim holds.
+pub const LEASE_US: i64 = 60 * SECOND_US;
 /// The most rows of a kind that a lane is given with.
 const LANE_ROWS: usize = 4;
 
@@ -47,7 +49,7 @@ impl Hash for Store {
 
 impl Store {
     /// The events of a lane, as a store would read them: no more than it must.
-    pub fn lane(&self, key: &LaneKey) -> Lane {
+    pub fn lane(&self, key: &LaneKey, now_us: i64) -> Lane {
         let of_lane = || self.events.values().map(Rc::as_ref).filter(|event| LaneKey::of(event) == *key);
         let mut open: Vec<Event> =
             of_lane().filter(|event| event.progress.state == State::Processing).cloned().collect();
@@ -57,12 +59,20 @@ impl Store {
                 .cloned()
                 .collect();
             rows.sort_by(order);
+            // The first ones, and the first ones that are due.
+            let due = |(at, row): (usize, &Event)| (at >= LANE_ROWS && row.is_due(now_us, LEASE_US)).then(|| row.clone());
+            let more: Vec<Event> = rows.iter().enumerate().filter_map(due).take(LANE_ROWS).collect();
             rows.truncate(LANE_ROWS);
+            rows.extend(more);
             open.extend(rows);
         }
         let done = of_lane().filter(|event| event.progress.state == State::Completed).cloned().collect();
+        let has_family = |row: &Event| {
+            row.repeat_of.is_some() || row.progress.class.is_some() || row.progress.attempts > 0
+        };
         let is_related = |event: &&Event| {
-            open.iter().any(|row| row.repeat_of == Some(event.id) || event.repeat_of == Some(row.id))
+            let of = |row: &Event| has_family(row) && row.id != event.id && row.family() == event.family();
+            open.iter().any(of)
         };
         let related = self.events.values().map(Rc::as_ref).filter(is_related).cloned().collect();
         Lane { open, done, related }
@@ -85,9 +95,7 @@ impl Store {
 
     /// Lanes that must be looked at now. One in which an event is processed is due when that event's lease ends.
     pub fn due(&self, now_us: i64) -> Vec<LaneKey> {
-        let is_due = |event: &Rc<Event>| {
-            event.progress.due_us.is_some_and(|due_us| due_us <= now_us || due_us > now_us + LONGEST_US + 1_000_000)
-        };
+        let is_due = |event: &Rc<Event>| event.is_due(now_us, LEASE_US);
         let is_busy = |key: &LaneKey| {
             let processed = |event: &&Rc<Event>| event.progress.state == State::Processing && LaneKey::of(event) == *key;
             self.events.values().find(processed).is_some_and(|event| !is_due(event))
@@ -105,7 +113,7 @@ impl Store {
     }
 
     /// Carries out the transaction of a plan. `false`: a compare-and-set did not hold, and nothing was done.
-    pub fn commit(&mut self, now_us: i64, actions: &[Action]) -> Checked<bool> {
+    pub fn commit(&mut self, actions: &[Action]) -> Checked<bool> {
         let before = self.clone();
         for action in actions {
             let held = match action {
@@ -118,7 +126,7 @@ impl Store {
                 }
                 Action::Unblock { by } => {
                     for event in self.events.values_mut().filter(|event| event.progress.blocked_by == Some(*by)) {
-                        unblock(Rc::make_mut(event), *by, now_us);
+                        unblock(Rc::make_mut(event), *by);
                     }
                     true
                 }
