@@ -74,7 +74,7 @@ impl World {
             return Err(format!("{} was dropped for {}", step.id, link.to));
         }
         // It was in the store before the newer row was written, or its source wants every older one dropped.
-        let late = event.id > newer.id && newer.progress.ended_us.is_some_and(|at_us| at_us < event.received_us);
+        let late = self.store.inserted[&step.id] > self.store.announced[&link.to];
         if late && self.settings()(event).older == Older::Announce {
             return Err(format!("{} came after the row of {} was written", step.id, link.to));
         }
@@ -121,7 +121,9 @@ impl World {
             let (event, to) = (&self.store.events[of], self.store.events.get(&link.to));
             let state = to.map(|to| to.progress.state);
             let fits = match link.kind {
-                LinkKind::DroppedFor => event.progress.drop == Some(DropReason::Older) && state == Some(State::Completed),
+                LinkKind::DroppedFor => {
+                    event.progress.drop == Some(DropReason::Older) && state == Some(State::Completed)
+                }
                 LinkKind::CanceledBy => event.progress.state == State::Canceled && state == Some(State::Completed),
                 LinkKind::DuplicateOf => event.progress.state == State::Duplicate && state.is_some(),
                 LinkKind::SameTimeAs | LinkKind::SameDeliveryAs => true,

@@ -181,13 +181,9 @@ impl<'a> Draft<'a> {
     /// The dead letter at the head is not due. Blocks what is behind it; a new event there has it tried.
     fn hold(&mut self, at: usize) -> Next {
         let is_new = |row: &Event| row.progress.state == State::Queued && row.progress.blocked_by.is_none();
-        let behind = &self.rows[at + 1..];
-        let drains = behind.iter().any(is_new) || std::mem::take(&mut self.fresh);
+        let drains = self.rows[at + 1..].iter().any(is_new) || std::mem::take(&mut self.fresh);
         if drains {
             self.hasten(at);
-        } else if behind.iter().any(|row| row.progress.state == State::Errored && row.progress.blocked_by.is_none()) {
-            let (id, version) = (self.rows[at].id, self.rows[at].progress.version);
-            self.out.push(Action::Guard { id, version });
         }
         self.block_behind(at);
         let due_us = self.rows[at].progress.due_us.unwrap_or(AT_ONCE);
@@ -214,9 +210,11 @@ impl<'a> Draft<'a> {
         self.step(at, step);
     }
 
-    /// Blocks everything behind this row that does not wait behind another one.
+    /// Blocks everything behind this row that does not wait behind another one. This is true only while the row is what it
+    /// is: its own step in the same transaction, or a guard, makes sure of that.
     pub(super) fn block_behind(&mut self, at: usize) {
-        let by = self.rows[at].id;
+        let (by, version) = (self.rows[at].id, self.rows[at].progress.version);
+        let mut guarded = self.out.iter().any(|action| matches!(action, Action::Step(step) if step.id == by));
         for behind in at + 1..self.rows.len() {
             let row = &self.rows[behind];
             let (state, blocked) = (row.progress.state, row.progress.blocked_by.is_some());
@@ -226,6 +224,9 @@ impl<'a> Draft<'a> {
             let step = Step::new(row, Cause::Blocked, state, |after| {
                 (after.blocked_by, after.due_us) = (Some(by), None);
             });
+            if !std::mem::replace(&mut guarded, true) {
+                self.out.push(Action::Guard { id: by, version });
+            }
             self.step(behind, step);
         }
     }
@@ -268,8 +269,6 @@ impl<'a> Draft<'a> {
             return true;
         }
         if self.rows[at].progress.state == State::Errored && self.holds(at) {
-            let (id, version) = (self.rows[at].id, self.rows[at].progress.version);
-            self.out.push(Action::Guard { id, version });
             self.block_behind(at);
         }
         self.wait(gate.next_token_us);
