@@ -300,7 +300,8 @@ impl<'a> Draft<'a> {
         let row = &self.rows[at];
         let (settings, gate) = (self.world.source)(row);
         if row.is_paced() && !self.takes_token(at, gate) {
-            return Next::Stop;
+            let may_be_overtaken = self.rows[at].progress.state == State::Errored && !self.holds(at);
+            return if may_be_overtaken { Next::Pass } else { Next::Stop };
         }
         let row = &self.rows[at];
         match question(row, settings.verify) {

@@ -313,6 +313,15 @@ fn pace_limits_retries_but_never_live_events() {
 }
 
 #[test]
+fn a_dead_letter_without_a_token_lets_a_live_event_pass_under_supersede() {
+    let settings = Settings { verify: false, ..SUPERSEDE };
+    let mut bench = Bench::new(vec![dead(1, 100, 1, 0), event(2, 10)], settings);
+    bench.gate = Gate { tokens: 0, next_token_us: NOW_US + 5, ..Gate::OPEN };
+    assert_eq!(bench.plan().announced, [2]);
+    assert_eq!(bench.state(1), State::Canceled);
+}
+
+#[test]
 fn settings_that_changed_hold_when_processing_begins() {
     let mut private = event(1, 0);
     private.private = true;
