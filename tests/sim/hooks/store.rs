@@ -202,10 +202,9 @@ impl Store {
     fn check(&self, before: &Store) -> Checked {
         for (id, event) in &self.events {
             let progress = &event.progress;
-            if let Some(old) = before.events.get(id).filter(|old| old.progress.state.is_terminal()) {
-                if old != event {
-                    return Err(format!("{id} was {} and changed", old.progress.state));
-                }
+            let ended = before.events.get(id).filter(|old| old.progress.state.is_terminal());
+            if let Some(old) = ended.filter(|old| *old != event) {
+                return Err(format!("{id} was {} and changed", old.progress.state));
             }
             let waits = matches!(progress.state, State::Queued | State::Errored);
             if waits && progress.due_us.is_none() && progress.blocked_by.is_none() {
