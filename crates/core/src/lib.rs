@@ -8,6 +8,7 @@ mod backlog;
 pub mod budget;
 pub mod bus;
 pub mod frame;
+pub mod hooks;
 pub mod input;
 mod packed_u64;
 pub mod position_map;

@@ -1,0 +1,107 @@
+//! Which feed a change goes to: always the same, or one that depends on the tracker's project.
+
+use super::error::ConfigError;
+use super::mapping::read_lookups;
+use super::reader::Node;
+use crate::receive::lookup::{Glob, Lookup};
+
+/// The feed where nothing is said.
+pub const DEFAULT_FEED: &str = "default";
+/// The longest name of a feed, in bytes.
+const LONGEST_NAME: usize = 64;
+/// Names that are parts of paths, where a feed would hide something.
+const RESERVED: [&str; 13] = [
+    "api",
+    "changes",
+    "demo",
+    "drop",
+    "endpoints",
+    "h",
+    "healthz",
+    "hooks",
+    "metrics",
+    "page",
+    "public",
+    "readyz",
+    "sse",
+];
+
+/// Which feed a change goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedRule {
+    /// Always this one.
+    Fixed(String),
+    /// The feed of the project.
+    Map {
+        /// Projects, and their feeds. A project's own name counts before patterns, which are tried in order.
+        map: Vec<(Glob, String)>,
+        /// The feed of all other projects. `None`: their changes are dropped as not mapped.
+        otherwise: Option<String>,
+    },
+}
+
+impl FeedRule {
+    /// The feed of a project. `None`: the change is not mapped.
+    pub fn choose(&self, project: Option<&str>) -> Option<&str> {
+        let (map, otherwise) = match self {
+            FeedRule::Fixed(name) => return Some(name),
+            FeedRule::Map { map, otherwise } => (map, otherwise),
+        };
+        let found = project.and_then(|project| {
+            let literal = map.iter().find(|(glob, _)| glob.is_literal() && glob.as_str() == project);
+            literal.or_else(|| map.iter().find(|(glob, _)| glob.matches(project)))
+        });
+        found.map(|(_, feed)| feed.as_str()).or(otherwise.as_deref())
+    }
+
+    /// All feeds that it names.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        match self {
+            FeedRule::Fixed(name) => vec![name],
+            FeedRule::Map { map, otherwise } => {
+                map.iter().map(|(_, feed)| feed.as_str()).chain(otherwise.as_deref()).collect()
+            }
+        }
+    }
+}
+
+/// Reads `feed`, and where the project is, if that stands here.
+pub(crate) fn read_feed(node: &Node<'_>) -> Result<(FeedRule, Option<Vec<Lookup>>), ConfigError> {
+    if !node.is_table() {
+        return Ok((FeedRule::Fixed(read_name(node)?), None));
+    }
+    let mut fields = node.table()?;
+    let from = fields.get("from").map(|node| read_lookups(&node)).transpose()?;
+    let mut map = Vec::new();
+    if let Some(node) = fields.get("map") {
+        for (project, feed) in node.table()?.all() {
+            map.push((Glob::new(project), read_name(&feed)?));
+        }
+    }
+    let otherwise = match fields.get("else") {
+        Some(node) if node.text()? == "drop" => None,
+        Some(node) => Some(read_name(&node)?),
+        None => None,
+    };
+    fields.finish()?;
+    if map.is_empty() && otherwise.is_none() {
+        let fix = "write feed = \"NAME\", or feed = { map = { \"PROJECT\" = \"FEED\" }, else = \"drop\" }";
+        return Err(node.error("this names no feed", fix));
+    }
+    Ok((FeedRule::Map { map, otherwise }, from))
+}
+
+/// Reads the name of a feed.
+fn read_name(node: &Node<'_>) -> Result<String, ConfigError> {
+    let name = node.text()?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
+        let fix = "a feed's name is 1 to 64 of a-z, 0-9, '-' and '_', because it becomes a path: /NAME/";
+        return Err(node.error(format!("\"{name}\" cannot be the name of a feed"), fix));
+    }
+    if RESERVED.contains(&name) {
+        let fix = format!("choose a name that is none of {}", RESERVED.join(", "));
+        return Err(node.error(format!("\"{name}\" cannot be the name of a feed, because it is in use as a path"), fix));
+    }
+    Ok(name.to_owned())
+}

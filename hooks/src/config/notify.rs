@@ -1,0 +1,147 @@
+//! `[[notify]]`: who is told of what.
+
+use std::path::Path;
+
+use super::error::ConfigError;
+use super::reader::{Fields, Node};
+use super::secret::Secret;
+
+/// What somebody can be told of, as the words of `on`.
+pub const SUBJECTS: [&str; 14] = [
+    "errored",
+    "dead-letters",
+    "expired",
+    "silence",
+    "key-expiring",
+    "sender",
+    "quarantine",
+    "not-kept",
+    "digest",
+    "endpoint.failing",
+    "endpoint.cooling",
+    "endpoint.disabled",
+    "endpoint.recovered",
+    "endpoint.enabled",
+];
+
+/// One target, and what it is told.
+#[derive(Clone, Debug)]
+pub struct Notify {
+    /// What it is told of: words of [`SUBJECTS`].
+    pub on: Vec<&'static str>,
+    /// Of which sources; empty means all.
+    pub sources: Vec<String>,
+    /// How it is told.
+    pub target: Target,
+}
+
+/// How somebody is told.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A POST to this URL, which is a secret, because the URLs of chats hold tokens.
+    Url(Secret),
+    /// A program and its arguments.
+    Command(Vec<String>),
+    /// A mail.
+    Smtp {
+        /// The server, as `smtp://USER:PASSWORD@HOST:PORT`.
+        server: Secret,
+        /// The sender's address.
+        from: String,
+        /// The recipients.
+        to: Vec<String>,
+    },
+}
+
+/// Reads one `[[notify]]`, given the names of all sources.
+pub(crate) fn read_notify(fields: &mut Fields<'_>, known: &[&str]) -> Result<Notify, ConfigError> {
+    let words: Vec<_> = SUBJECTS.iter().map(|word| (*word, *word)).collect();
+    let mut on = Vec::new();
+    if let Some(node) = fields.get("on") {
+        for node in node.list() {
+            match node.text()? {
+                "all" => on.extend(SUBJECTS),
+                _ => on.push(node.one_of(&words)?),
+            }
+        }
+    }
+    let mut sources = Vec::new();
+    if let Some(node) = fields.get("sources") {
+        for node in node.list() {
+            let name = node.text()?;
+            if !known.contains(&name) {
+                return Err(node.unknown_word(name, known.iter().copied()));
+            }
+            sources.push(name.to_owned());
+        }
+    }
+    let (url, command, smtp) = (fields.get("url"), fields.get("command"), fields.get("smtp"));
+    fields.finish()?;
+    if on.is_empty() {
+        return Err(
+            fields.error("this tells of nothing", format!("add on = [\"all\"], or some of {}", SUBJECTS.join(", ")))
+        );
+    }
+    let target = match (url, command, smtp) {
+        (Some(url), None, None) => Target::Url(read_url(&url)?),
+        (None, Some(command), None) => Target::Command(texts(&command)?),
+        (None, None, Some(smtp)) => read_smtp(&smtp)?,
+        _ => {
+            let fix =
+                "give exactly one of url = \"https://…\", command = [\"PROGRAM\", …], smtp = { server, from, to }";
+            return Err(fields.error("this does not say who is told", fix));
+        }
+    };
+    Ok(Notify { on, sources, target })
+}
+
+fn texts(node: &Node<'_>) -> Result<Vec<String>, ConfigError> {
+    let texts: Vec<String> = node.list().iter().map(|node| Ok(node.text()?.to_owned())).collect::<Result<_, _>>()?;
+    match texts.first() {
+        Some(first) if !first.is_empty() => Ok(texts),
+        _ => Err(node.error("this is empty", "give at least one text")),
+    }
+}
+
+fn read_url(node: &Node<'_>) -> Result<Secret, ConfigError> {
+    let text = node.text()?;
+    check_http_url(text).map_err(|fix| node.error("this is no address to POST to", fix))?;
+    Ok(Secret::new(text))
+}
+
+/// Checks that this is an address of a web server, as far as that can be said without a parser of URLs.
+pub(crate) fn check_http_url(text: &str) -> Result<(), &'static str> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    if host.is_empty() {
+        return Err("write https://HOST/PATH");
+    }
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("it may contain no blank; write %20");
+    }
+    Ok(())
+}
+
+fn read_smtp(node: &Node<'_>) -> Result<Target, ConfigError> {
+    let mut fields = node.table()?;
+    let (server, from, to) = (fields.get("server"), fields.get("from"), fields.get("to"));
+    fields.finish()?;
+    let (Some(server), Some(from), Some(to)) = (server, from, to) else {
+        let fix = "write smtp = { server = \"smtp://HOST\", from = \"bugfeed@HOST\", to = [\"…\"] }";
+        return Err(node.error("server, from and to are all needed", fix));
+    };
+    let address = server.text()?;
+    if !["smtp://", "smtps://"].iter().any(|scheme| address.starts_with(scheme) && address.len() > scheme.len()) {
+        return Err(server.error("this is no mail server", "write smtp://HOST:PORT or smtps://HOST:PORT"));
+    }
+    let to = texts(&to)?;
+    Ok(Target::Smtp { server: Secret::new(address), from: from.text()?.to_owned(), to })
+}
+
+/// A path relative to nothing: the caller says where it begins.
+pub(crate) fn read_path<'a>(node: &Node<'a>) -> Result<&'a Path, ConfigError> {
+    match node.text()? {
+        "" => Err(node.error("the path is empty", "name a file")),
+        text => Ok(Path::new(text)),
+    }
+}

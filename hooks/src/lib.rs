@@ -1,0 +1,40 @@
+//! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML.
+//!
+//! [`config`] reads the mapping, [`receive`] applies it. Both are pure: no IO, no clock, no randomness, no async runtime;
+//! time, random bytes and the contents of files are arguments.
+//!
+//! ```
+//! use bugfeed_hooks::config::HooksConfig;
+//! use bugfeed_hooks::receive::mapped::{Mapped, Request};
+//! use bugfeed_hooks::receive::mapping::map;
+//!
+//! let config = r#"
+//!     [[source]]
+//!     name = "tickets"                   # POST /hooks/tickets
+//!     items = "/events"                  # a list; what follows is looked for in each of its elements
+//!     kind = "/what"                     # chooses the rule
+//!     feed = { from = "/team", map = { "red" = "red-feed" }, else = "drop" }
+//!     [source.on."ticket-*"]
+//!     bug = { from = "/ticket", match = "^T-([0-9]+)$" }
+//!     when = ["/changed", "/created"]    # the first that is a date; without any, the time of arrival
+//!     [source.on."*"]
+//!     answer = "ignored"
+//! "#;
+//! let config = HooksConfig::read("hooks.toml", config, &|_| Err("no file".to_owned()))?;
+//! let source = config.source("tickets").ok_or("no such source")?;
+//!
+//! let body = br#"{"events":[
+//!     {"what":"ticket-changed","team":"red","ticket":"T-5","changed":"2026-11-26T11:59:00Z"},
+//!     {"what":"user-created"}
+//! ]}"#;
+//! let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
+//! let arrived = "2026-11-26T12:00:00".parse()?;
+//! let items = map(source, Request { headers: &headers, body, arrived }).map_err(|error| error.error)?;
+//! let [Mapped::Item(item), Mapped::Answered { .. }] = &items[..] else { panic!("{items:?}") };
+//! assert_eq!((item.bug.get(), item.feed.as_str()), (5, "red-feed"));
+//! assert_eq!(item.time.when.to_string(), "2026-11-26T11:59:00");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod config;
+pub mod receive;
