@@ -40,3 +40,5 @@
 pub mod client;
 pub mod config;
 pub mod receive;
+#[cfg(test)]
+mod test_server;
