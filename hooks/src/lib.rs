@@ -39,6 +39,10 @@
 
 pub mod client;
 pub mod config;
+pub mod notify;
 pub mod receive;
 #[cfg(test)]
 mod test_server;
+#[cfg(test)]
+mod test_tls;
+pub mod tracker;
