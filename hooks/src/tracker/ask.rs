@@ -10,18 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bugfeed_core::hooks::SECOND_US;
-use bugfeed_core::hooks::breaker::{Breaker, Heard};
+use bugfeed_core::hooks::breaker::{Answer, Breaker, Heard};
 use bugfeed_core::hooks::outcome::Outcome;
 use bugfeed_core::hooks::reconcile::{Page, Question, Seen};
 use bugfeed_protocol::{BugId, When};
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::api::{self, Listed, Look};
-use super::bugzilla::{self, SenderHook};
+use super::bugzilla;
 use super::cache::{Cache, Looked};
 use super::kind::{Kind, Scope, Tracker};
 use super::redmine;
+use super::sender::{self, SenderHook};
 use super::trouble::{self, Trouble};
 use crate::client::{Address, Client, Request, Response};
 
@@ -54,8 +55,8 @@ pub struct Found {
     pub changed: Option<When>,
     /// Why nothing was found out, for people.
     pub reason: Option<String>,
-    /// What the breaker heard. Where it says `recovered`, the source's dead letters of class `tracker` are to be tried.
-    pub heard: Heard,
+    /// The circuit breaker has just opened because of this: one line in the log.
+    pub opened: bool,
 }
 
 /// Whose eyes a question has.
@@ -73,6 +74,7 @@ pub struct Asker {
     clock: Clock,
     breaker: Mutex<Breaker>,
     at_once: Semaphore,
+    recovered: Notify,
     cache: Cache,
     /// Of projects: when it was asked, and the answer.
     public: Mutex<HashMap<String, (i64, bool)>>,
@@ -96,6 +98,7 @@ impl Asker {
             clock,
             breaker,
             at_once: Semaphore::new(AT_ONCE),
+            recovered: Notify::new(),
             cache: Cache::default(),
             public: Mutex::default(),
             identifiers: Mutex::default(),
@@ -116,6 +119,13 @@ impl Asker {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until the tracker works after it has failed, or for the first time: the source's dead letters of class
+    /// `tracker` are to be tried then ([`Order::Mended`](bugfeed_core::hooks::orders::Order::Mended)). For one caller, who
+    /// may give up waiting and come back without missing it.
+    pub async fn recovered(&self) {
+        self.recovered.notified().await;
+    }
+
     /// Whether anybody can see a bug of a feed. `received_us` is when the event was received for which this is asked: a look
     /// that began before that does not count. `within` bounds the whole, waiting for other questions included.
     pub async fn look(&self, feed: &str, bug: BugId, received_us: i64, within: Duration) -> Found {
@@ -133,7 +143,7 @@ impl Asker {
             Ok(Look::NotVisible) => (Outcome::NotVisible, None, None),
             Err(trouble) => (Outcome::Failed(trouble.class), None, Some(trouble.reason)),
         };
-        Found { outcome, changed, reason, heard }
+        Found { outcome, changed, reason, opened: heard.opened }
     }
 
     async fn look_once(&self, feed: &str, bug: BugId, received_us: i64) -> (Result<Look, Trouble>, Heard) {
@@ -239,8 +249,8 @@ impl Asker {
             return Err(Trouble::ours("only a Bugzilla with tracker_key_file tells the state of its webhooks"));
         }
         let source = Arc::clone(&self.tracker.source);
-        let read = |response: &Response, now_us: i64| bugzilla::read_hooks(&source, response, now_us);
-        self.patient(bugzilla::HOOKS_PATH, Eyes::Key, LONGEST_LOOK, read).await
+        let read = |response: &Response, now_us: i64| sender::read_hooks(&source, response, now_us);
+        self.patient(sender::HOOKS_PATH, Eyes::Key, LONGEST_LOOK, read).await
     }
 
     /// Asks when the rate limit lets it, but does not wait for an open breaker that is open for long.
@@ -282,10 +292,15 @@ impl Asker {
             let reason = "the tracker is not asked just now, because it failed or was asked often";
             return (Err(Trouble::refused(reason)), Heard::default());
         }
+        let mut under_way = UnderWay { asker: self, ended: false };
         let response = self.client.send(request).await.map_err(|fault| Trouble::of_fault(&fault));
         let result = response.and_then(|response| read(&response, self.now_us()));
-        let answer = result.as_ref().err().map_or(bugfeed_core::hooks::breaker::Answer::Fine, |trouble| trouble.answer);
+        let answer = result.as_ref().err().map_or(Answer::Fine, |trouble| trouble.answer);
+        under_way.ended = true;
         let heard = self.breaker().end(self.now_us(), answer);
+        if heard.recovered {
+            self.recovered.notify_one();
+        }
         (result, heard)
     }
 
@@ -316,6 +331,20 @@ impl Asker {
         let mut value = HeaderValue::from_str(&value).map_err(|_| wrong("it has characters that no header can have"))?;
         value.set_sensitive(true);
         Ok((HeaderName::from_static(name), value))
+    }
+}
+
+/// A question under way. One that is given up in between, because it takes too long, is a fault of the tracker.
+struct UnderWay<'a> {
+    asker: &'a Asker,
+    ended: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.asker.breaker().end(self.asker.now_us(), Answer::Fault);
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl Api for Bugzilla {
 }
 
 /// The code of an answer that explains an error.
-fn error_code(object: &Value) -> Option<i64> {
+pub(super) fn error_code(object: &Value) -> Option<i64> {
     let is_error = matches!(object.get("error"), Some(Value::Bool(true)) | Some(Value::Number(_)));
     let code = object.get("code")?;
     let code = code.as_i64().or_else(|| code.as_str()?.parse().ok())?;
@@ -162,61 +162,4 @@ pub(super) fn read_time(response: &Response, now_us: i64) -> Result<When, Troubl
     }
     let time: Time = json(response)?;
     date::read_text(&time.db_time, &TimeZone::UTC).map_err(|_| Trouble::fault("the tracker does not tell its time"))
-}
-
-/// A webhook that Bugzilla has, as the owner of the key sees it. It does not show the URL, which may hold a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SenderHook {
-    /// Its number.
-    pub id: u64,
-    /// Its name.
-    pub name: String,
-    /// Whether Bugzilla sends with it. It switches one off after too many errors.
-    pub enabled: bool,
-    /// How many messages wait for being sent.
-    pub backlog: u64,
-}
-
-/// The path of the list of webhooks.
-pub(super) const HOOKS_PATH: &str = "/rest/webhooks/list";
-
-/// Reads the list of webhooks, of those whose URL leads to this source.
-pub(super) fn read_hooks(source: &str, response: &Response, now_us: i64) -> Result<Vec<SenderHook>, Trouble> {
-    #[derive(Deserialize)]
-    struct Hooks {
-        webhooks: Vec<Hook>,
-    }
-    #[derive(Deserialize)]
-    struct Hook {
-        id: u64,
-        #[serde(default)]
-        name: String,
-        #[serde(default)]
-        url: String,
-        enabled: Value,
-        #[serde(default)]
-        errors: Value,
-    }
-    if object(response).is_some_and(|object| error_code(&object).is_some()) || response.status.as_u16() == 401 {
-        return Err(Trouble::refused("the tracker refuses the key in tracker_key_file, or has no webhooks"));
-    }
-    if response.status.as_u16() != 200 {
-        return Err(Trouble::of_response(response, now_us));
-    }
-    let hooks: Hooks = json(response)?;
-    let read = |hook: Hook| SenderHook {
-        id: hook.id,
-        name: hook.name.chars().filter(|c| !c.is_control()).take(100).collect(),
-        enabled: hook.enabled.as_bool().unwrap_or_else(|| hook.enabled.as_u64() != Some(0)),
-        backlog: hook.errors.as_u64().or_else(|| hook.errors.as_str()?.parse().ok()).unwrap_or(0),
-    };
-    Ok(hooks.webhooks.into_iter().filter(|hook| leads_to(&hook.url, source)).map(read).collect())
-}
-
-/// Whether a URL is one of those at which a source receives, below any prefix.
-fn leads_to(url: &str, source: &str) -> bool {
-    let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-    let ends = [format!("/hooks/{source}"), format!("/public/webhook/{source}")];
-    let with_key = [format!("/hooks/{source}/"), format!("/public/webhook/{source}/"), format!("/h/{source}/")];
-    ends.iter().any(|end| path.ends_with(end)) || with_key.iter().any(|part| path.contains(part))
 }

@@ -15,7 +15,7 @@
 //! | Redmine | `/issues/N.json` | `/issues.json?updated_on=>=T` | by time, 100 |
 //!
 //! `kind.rs` says which tracker a source has, `api.rs` what each kind can be asked, `trouble.rs` what answers are none,
-//! `ask.rs` asks, `cache.rs` keeps looks, `reconcile.rs` carries out the plan of `core/hooks/reconcile.rs`.
+//! `ask.rs` asks, `cache.rs` keeps looks, `sender.rs` reads the sender's list, `reconcile.rs` carries out the plan of `core/hooks/reconcile.rs`.
 
 mod api;
 mod ask;
@@ -26,12 +26,13 @@ mod gitlab;
 mod kind;
 pub mod reconcile;
 mod redmine;
+mod sender;
 #[cfg(test)]
 mod tests;
 mod trouble;
 
 pub use self::api::Look;
 pub use self::ask::{Asker, Clock, Found};
-pub use self::bugzilla::SenderHook;
 pub use self::kind::{CannotAsk, Kind, Scope, Tracker};
+pub use self::sender::{SenderHook, complaints};
 pub use self::trouble::Trouble;

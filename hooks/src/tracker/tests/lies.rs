@@ -101,6 +101,10 @@ async fn a_slow_tracker_is_given_up_in_time() {
     let found = asker.look("default", BugId::new(35).unwrap(), NOON_US, Duration::from_millis(50)).await;
     assert_eq!(found.outcome, Outcome::Failed(ErrorClass::Tracker));
     assert!(found.reason.unwrap().contains("within 0.05 s"));
+    for _ in 0..4 {
+        asker.look("default", BugId::new(35).unwrap(), NOON_US, Duration::from_millis(50)).await;
+    }
+    assert!(asker.breaker().is_open(), "those are faults");
 }
 
 #[tokio::test]

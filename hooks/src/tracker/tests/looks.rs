@@ -26,13 +26,18 @@ pub(super) fn path_of(preset: &str) -> &'static str {
     }
 }
 
-/// Asks a tracker that answers so for bug 35.
-async fn look(preset: &str, status: u16, headers: &'static str, body: &'static str) -> (Found, String) {
+/// Asks a tracker that answers so for bug 35. Returns what was found, what was asked, and whether the tracker recovered.
+async fn look(preset: &str, status: u16, headers: &'static str, body: &'static str) -> (Found, String, bool) {
     let server = Server::start(move |_| Reply::full(status, headers, body)).await;
     let source = source(preset, &format!("tracker = \"{}\"", server.url(path_of(preset))));
     let asker = asker(&source, &TestClock::noon());
     let found = asker.look("default", bug(35), NOON_US, WITHIN).await;
-    (found, server.got()[0].target.clone())
+    let recovered = tokio::select! {
+        biased;
+        () = asker.recovered() => true,
+        () = std::future::ready(()) => false,
+    };
+    (found, server.got()[0].target.clone(), recovered)
 }
 
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -61,11 +66,11 @@ async fn what_each_tracker_says() {
         ("redmine", 401, BASIC, "", NotVisible),
         ("redmine", 404, JSON, "", NotVisible),
     ] {
-        let (found, _) = look(preset, status, headers, body).await;
+        let (found, _, recovered) = look(preset, status, headers, body).await;
         assert_eq!(found.outcome, want, "{preset} {status} {body}: {:?}", found.reason);
         let changed = found.changed.map(|changed| changed.to_string()[..19].to_owned());
         assert_eq!(changed.as_deref(), (want == Visible).then_some("2026-11-26T10:00:00"), "{preset} {body}");
-        assert!(found.heard.recovered, "the first success");
+        assert!(recovered, "the first success");
     }
 }
 
@@ -102,11 +107,11 @@ async fn what_is_no_answer_about_the_bug() {
         ("redmine", 401, HTML, "<form action=login>", "without a login (401)"),
         ("redmine", 422, JSON, r#"{"errors":["Updated is invalid"]}"#, "is not that of its API (422"),
     ] {
-        let (found, _) = look(preset, status, headers, body).await;
+        let (found, _, recovered) = look(preset, status, headers, body).await;
         let reason = found.reason.unwrap_or_default();
         assert_eq!(found.outcome, Outcome::Failed(ErrorClass::Tracker), "{preset} {status} {body}");
         assert!(reason.contains(want), "{preset} {status} {body}: {reason}");
-        assert!(!found.heard.recovered);
+        assert!(!recovered);
     }
 }
 
@@ -191,4 +196,32 @@ async fn a_key_is_never_shown_for_a_look() {
     asker.look("default", bug(35), NOON_US, WITHIN).await;
     assert_eq!(server.got().len(), 1, "the file was not even read");
     assert_eq!(server.got()[0].header("x-bugzilla-api-key"), None);
+}
+
+#[tokio::test]
+async fn the_senders_own_list() {
+    let body = r#"{"webhooks":[
+        {"id":1,"creator":"a@b","name":"mine","url":"https://bf.example.org/hooks/s","event":"create","product":"Any",
+         "component":"Any","enabled":true,"errors":0},
+        {"id":2,"name":"off","url":"https://bf.example.org/h/s/bf_secret_key","enabled":false,"errors":"17"},
+        {"id":3,"name":"elsewhere","url":"https://other.example.org/","enabled":1,"errors":3}]}"#;
+    let server = Server::start(move |got| match got.header("x-bugzilla-api-key") {
+        Some("the-key") => Reply::full(200, "", body),
+        _ => Reply::full(400, "", r#"{"error":true,"code":306,"message":"The API key you specified is invalid."}"#),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let members = format!("tracker = \"{}\"\ntracker_key_file = {file:?}", server.url(""));
+    let asker = asker(&source("bugzilla", &members), &TestClock::noon());
+    let reason = asker.sender_hooks().await.unwrap_err().reason;
+    assert!(reason.contains("cannot be used"), "{reason}");
+    std::fs::write(&file, "wrong").unwrap();
+    let reason = asker.sender_hooks().await.unwrap_err().reason;
+    assert_eq!(reason, "the tracker refuses the key in tracker_key_file, or has no webhooks");
+    std::fs::write(&file, "the-key\n").unwrap();
+    let hooks = asker.sender_hooks().await.unwrap();
+    let hooks: Vec<_> = hooks.iter().map(|hook| (hook.id, hook.name.as_str(), hook.enabled, hook.backlog)).collect();
+    assert_eq!(hooks, [(1, "mine", true, 0), (2, "off", false, 17)]);
+    assert_eq!(server.got()[0].target, "/rest/webhooks/list");
 }
