@@ -14,7 +14,8 @@ use super::forge::Forge;
 use super::gitlab::GitLab;
 use super::redmine::Redmine;
 use crate::client::Address;
-use crate::config::feed::FeedRule;
+use crate::config::feed::{DEFAULT_FEED, FeedRule};
+use crate::config::mapping::Members;
 use crate::config::source::{Private, Source};
 
 /// A kind of tracker that can be asked.
@@ -106,7 +107,8 @@ impl Tracker {
         };
         let address = Address::parse(url).map_err(|error| refuse(error.to_string(), "mend tracker"))?;
         let (base, project) = base_and_project(kind, url, &address.origin().host);
-        let scopes = scopes(kind, project.as_deref(), &source.mapping.feed).map_err(|(problem, fix)| refuse(problem, fix))?;
+        let feed = feed_of(kind, source).map_err(|(problem, fix)| refuse(problem, fix))?;
+        let scopes = scopes(kind, project.as_deref(), &feed).map_err(|(problem, fix)| refuse(problem, fix))?;
         Ok(Tracker {
             source: source.name.as_str().into(),
             kind,
@@ -115,7 +117,7 @@ impl Tracker {
             as_key: source.reconcile_as_key,
             base,
             scopes,
-            feed: source.mapping.feed.clone(),
+            feed,
             announces_private: source.private == Private::Announce,
             every_us: source.reconcile.map(|every| i64::try_from(every.as_micros()).unwrap_or(i64::MAX)),
         })
@@ -221,6 +223,42 @@ fn base_and_project(kind: Kind, url: &str, host: &str) -> (String, Option<String
     };
     let project = path.trim_matches('/').trim_end_matches(".git");
     (base, project.contains('/').then(|| project.to_owned()))
+}
+
+/// The rule by which a bug's project chooses its feed. The error is a problem and its fix.
+fn feed_of(kind: Kind, source: &Source) -> Result<FeedRule, (String, &'static str)> {
+    let mut rules = source.mapping.rules.iter().filter(|rule| rule.answer.is_none());
+    let feed = |members: &Members| members.feed.clone().unwrap_or_else(|| FeedRule::Fixed(DEFAULT_FEED.to_owned()));
+    let Some(first) = rules.next() else {
+        return Err(("no rule makes changes".to_owned(), "leave verify and reconcile out"));
+    };
+    let rule = feed(&first.members);
+    if rules.clone().any(|other| feed(&other.members) != rule) {
+        let problem = "the feed depends on the kind of event, which a list of changed bugs does not tell".to_owned();
+        return Err((problem, "say feed once, for the whole source"));
+    }
+    let known = project_place(kind);
+    let is_other = |members: &Members| {
+        let places = members.project.iter().flatten().map(ToString::to_string);
+        places.into_iter().any(|place| place != known)
+    };
+    let mut all = std::iter::once(first).chain(rules);
+    if matches!(rule, FeedRule::Map { .. }) && all.any(|rule| is_other(&rule.members)) {
+        let problem = format!("the feed depends on something else than {known}, which a list of changed bugs does not tell");
+        return Err((problem, "leave verify and reconcile out, or map that"));
+    }
+    Ok(rule)
+}
+
+/// Where the webhooks of a tracker say what the lists of its API say, too: the project.
+fn project_place(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bugzilla => "/bug/product",
+        Kind::GitHub | Kind::Gitea => "/repository/full_name",
+        Kind::GitLab => "/project/path_with_namespace",
+        Kind::Redmine { is_plugin: false } => "/data/issue/project/id",
+        Kind::Redmine { is_plugin: true } => "/payload/issue/project/identifier",
+    }
 }
 
 /// What there is to ask about. The error is a problem and its fix.

@@ -56,6 +56,16 @@ fn refusals_say_what_to_do() {
         ("jira", "tracker = \"https://j.example.org\"", "trackers of preset jira are not asked"),
         ("plain", "tracker = \"https://j.example.org\"", "without a preset cannot be asked"),
         ("bugzilla", "", "add tracker = "),
+        (
+            "bugzilla",
+            "tracker = \"https://b.example.org\"\nfeed = { from = \"/bug/component\", map = { \"C\" = \"f\" } }",
+            "something else than /bug/product",
+        ),
+        (
+            "github",
+            "tracker = \"https://github.com/o/r\"\n[source.on.\"pull_request*\"]\nbug = \"/number\"\nfeed = \"pulls\"",
+            "say feed once",
+        ),
         ("github", "tracker = \"https://github.com\"", "nothing says which projects to ask about"),
         ("gitlab", "tracker = \"https://gl.example.org\"\nfeed = { map = { \"g/*\" = \"f\" } }", "patterns are not enough"),
         (

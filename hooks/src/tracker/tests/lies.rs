@@ -73,8 +73,8 @@ async fn lists_that_lie() {
         ("github", unsorted, "not sorted"),
         ("gitlab", unsorted, "not sorted"),
         ("redmine", unsorted, "not sorted"),
-        ("bugzilla", &many, "asked for 1000 bugs and sent 1001"),
-        ("gitea", &many, "asked for 50 bugs and sent 1001"),
+        ("bugzilla", many.as_str(), "asked for 1000 bugs and sent 1001"),
+        ("gitea", many.as_str(), "asked for 50 bugs and sent 1001"),
     ] {
         let body = match preset {
             "bugzilla" => format!("{{\"bugs\":[{items}]}}"),

@@ -37,6 +37,8 @@ struct Sim {
     mark: Option<Mark>,
     missed: Vec<Missing>,
     found: usize,
+    /// A round has ended since the tracker's clock was last set.
+    may_set_clock: bool,
     /// Nothing changes and nothing fails any more.
     calm: bool,
 }
@@ -60,6 +62,7 @@ impl Sim {
             mark: None,
             missed: Vec::new(),
             found: 0,
+            may_set_clock: false,
             calm: false,
         }
     }
@@ -167,6 +170,7 @@ impl Sim {
         self.found += missing.len();
         let (mark, at_once) = self.reconciler.stored(self.now_us, &missing);
         assert_eq!(at_once, 0);
+        self.may_set_clock |= mark.is_some();
         self.mark = mark.or(self.mark);
     }
 
@@ -175,8 +179,10 @@ impl Sim {
         if self.chance(0.2) {
             self.change();
         }
-        // What was dated by the old clock must not come when the new one has gone further than the overlap.
-        if self.committing.is_empty() && self.chance(0.02) {
+        // What was dated by the old clock must not come when the new one has gone further than the overlap; and a clock
+        // that is set twice between two rounds leaves no trace.
+        if self.may_set_clock && self.committing.is_empty() && self.chance(0.02) {
+            self.may_set_clock = false;
             self.ahead_us += self.random.random_range(-7200..7200) * SECOND_US;
         }
         if self.chance(0.003) {
