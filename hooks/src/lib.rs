@@ -1,7 +1,8 @@
 //! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML.
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure: no IO, no clock, no randomness, no async runtime;
-//! time, random bytes and the contents of files are arguments.
+//! time, random bytes and the contents of files are arguments. [`client`] speaks HTTP, [`tracker`] asks trackers with it, and
+//! [`notify`] tells people.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -36,5 +37,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod client;
 pub mod config;
+pub mod notify;
 pub mod receive;
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod test_tls;
+pub mod tracker;

@@ -11,7 +11,7 @@
 
 pub(crate) mod body;
 pub mod capture;
-mod date;
+pub(crate) mod date;
 pub mod explain;
 pub mod identity;
 pub mod key;
