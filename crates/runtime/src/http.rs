@@ -156,8 +156,8 @@ async fn part(stream: &mut TcpStream, is_late: bool) {
             crate::VERSION,
             text.len()
         );
-        // An error means that the peer has left.
-        let _ = stream.write_all(answer.as_bytes()).await;
+        // An error means that the peer has left; one that takes nothing is not waited for.
+        let _ = tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await;
     }
     linger_close(stream).await;
 }
