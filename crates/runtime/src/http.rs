@@ -149,7 +149,7 @@ async fn turn_away(mut stream: TcpStream) {
 /// Ends a connection. To a peer that has begun a request and not ended its head in time, it says so first.
 async fn part(stream: &mut TcpStream, is_late: bool) {
     if is_late {
-        let text = "{\"error\":\"the head of the request did not arrive in time\"}";
+        let text = "{\"error\":\"the head of the request did not arrive in time\",\"fix\":\"send it again\"}";
         let answer = format!(
             "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n\
              {VERSION_HEADER}: {}\r\nContent-Length: {}\r\n\r\n{text}",

@@ -128,6 +128,9 @@ impl Inner {
         for item in answer.items() {
             self.events.item(&source.name, item.state);
         }
+        if request.failure.is_some() {
+            self.events.item(&source.name, "errored");
+        }
         for item in request.items.iter().filter(|item| item.failure.is_some()) {
             self.events.errored(&request, item);
         }

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use bugfeed_protocol::When;
 use bugfeed_runtime::http::Peer;
 
+use super::places::Declared;
 use crate::config::Source;
 use crate::config::auth::{KeyPlace, Signature};
 use crate::receive::key::{path_end, redact_path};
@@ -44,8 +45,8 @@ pub(super) struct Head {
     /// The path, redacted.
     pub(super) path: String,
     pub(super) headers: HeaderView,
-    /// `Content-Length`.
-    pub(super) declared: Option<u64>,
+    /// What it says of the body.
+    pub(super) declared: Declared,
 }
 
 impl Head {
@@ -53,7 +54,8 @@ impl Head {
         let path = parts.uri.path();
         let after = ["/public/webhook/", "/hooks/", "/h/"].iter().find_map(|start| path.strip_prefix(start));
         let name = after.unwrap_or_default().split('/').next().unwrap_or_default();
-        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let bytes = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let declared = Declared { bytes, asks_first: parts.headers.contains_key(header::EXPECT) };
         let unknown = IpAddr::from([0, 0, 0, 0]);
         Head {
             id: RequestId::new(received_us, rand::random()),
@@ -85,7 +87,7 @@ impl Head {
             key_id: None,
             path: if shown_name.is_empty() { "/…".to_owned() } else { self.path.clone() },
             headers: shown_headers(&self.headers.0, source),
-            size: self.declared.unwrap_or_default(),
+            size: self.declared.bytes.unwrap_or_default(),
             body_hash: None,
             body: None,
             status,

@@ -26,7 +26,7 @@ pub struct ReceiverLimits {
     pub discard_bytes: usize,
     /// For at most this time.
     pub discard_time: Duration,
-    /// How long the store may take, before the spool takes the request.
+    /// How long the store may take, before the spool takes the request. Some senders give up after 5 s.
     pub store_wait: Duration,
     /// After the process was asked to stop: how long bodies that are arriving are waited for. The listener's
     /// [`grace`](bugfeed_runtime::http::ListenLimits::grace) must be longer.
@@ -49,7 +49,7 @@ impl Default for ReceiverLimits {
             body_time: Duration::from_secs(30),
             discard_bytes: 100 * MIB,
             discard_time: Duration::from_secs(10),
-            store_wait: Duration::from_secs(5),
+            store_wait: Duration::from_secs(2),
             stop_grace: Duration::from_secs(3),
             quarantine_per_minute: 60,
             quarantine_bytes_per_minute: 4 * 1024 * 1024,

@@ -40,6 +40,22 @@ pub(super) enum Refused {
     Stopping,
 }
 
+/// What the head says of the body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Declared {
+    /// `Content-Length`, where there is one.
+    pub(super) bytes: Option<u64>,
+    /// The sender sends nothing before it is asked to (`Expect: 100-continue`).
+    pub(super) asks_first: bool,
+}
+
+impl Declared {
+    /// The declared length, or `most` if that is less or nothing is declared.
+    fn up_to(self, most: usize) -> usize {
+        self.bytes.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| bytes.min(most))
+    }
+}
+
 /// A place for a body. It is free again when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Place {
@@ -92,27 +108,24 @@ impl Places {
         }
     }
 
-    /// Reads a body. `declared` is what `Content-Length` says.
-    pub(super) async fn read(&self, declared: Option<u64>, body: Body) -> Result<Whole, Refused> {
+    /// Reads a body.
+    pub(super) async fn read(&self, declared: Declared, body: Body) -> Result<Whole, Refused> {
         let stream = body.into_data_stream();
         let stream = self.refuse_large(declared, stream).await?;
-        let most = self.limits.file_from_bytes;
-        let wanted = declared.and_then(|bytes| usize::try_from(bytes).ok()).map_or(most, |bytes| bytes.min(most));
-        let place = self.place(&self.memory, wanted).await?;
+        let place = self.place(&self.memory, declared.up_to(self.limits.file_from_bytes)).await?;
         self.in_time(self.collect(declared, stream, place)).await
     }
 
     /// Reads a body that goes to quarantine: its hash, and itself if it is no longer than `keep`.
     pub(super) async fn read_unvouched(
         &self,
-        declared: Option<u64>,
+        declared: Declared,
         body: Body,
         keep: usize,
     ) -> Result<Unvouched, Refused> {
         let keep = keep.min(self.limits.file_from_bytes);
         let stream = self.refuse_large(declared, body.into_data_stream()).await?;
-        let wanted = declared.and_then(|bytes| usize::try_from(bytes).ok()).map_or(keep, |bytes| bytes.min(keep));
-        let place = if keep > 0 { self.place(&self.unvouched, wanted).await? } else { Place::default() };
+        let place = self.place(&self.unvouched, declared.up_to(keep)).await?;
         self.in_time(self.hash(stream, keep, place)).await
     }
 
@@ -123,10 +136,12 @@ impl Places {
         Ok(place)
     }
 
-    async fn refuse_large(&self, declared: Option<u64>, mut stream: BodyDataStream) -> Result<BodyDataStream, Refused> {
-        match declared {
+    async fn refuse_large(&self, declared: Declared, mut stream: BodyDataStream) -> Result<BodyDataStream, Refused> {
+        match declared.bytes {
             Some(bytes) if bytes > self.limits.body_bytes as u64 => {
-                self.discard(&mut stream, 0).await;
+                if !declared.asks_first {
+                    self.discard(&mut stream, 0).await;
+                }
                 Err(Refused::TooLarge(bytes))
             }
             _ => Ok(stream),
@@ -164,7 +179,7 @@ impl Places {
         }
     }
 
-    async fn collect(&self, declared: Option<u64>, mut stream: BodyDataStream, place: Place) -> Result<Whole, Refused> {
+    async fn collect(&self, declared: Declared, mut stream: BodyDataStream, place: Place) -> Result<Whole, Refused> {
         let (mut memory, mut file) = (Vec::new(), None);
         let (mut place, mut total) = (Some(place), 0_u64);
         while let Some(piece) = stream.next().await {
@@ -214,9 +229,8 @@ impl Places {
     }
 
     /// Room in a file for the rest of a body.
-    async fn file(&self, declared: Option<u64>) -> Result<BodyFile, Refused> {
-        let wanted = declared.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(self.limits.body_bytes);
-        let place = self.place(&self.files, wanted.min(self.limits.body_bytes)).await?;
+    async fn file(&self, declared: Declared) -> Result<BodyFile, Refused> {
+        let place = self.place(&self.files, declared.up_to(self.limits.body_bytes)).await?;
         let folder = self.folder.clone();
         let opened = tokio::task::spawn_blocking(move || nameless(&folder)).await;
         let file = opened.map_err(|_| Refused::NoPlace)?.map_err(|_| Refused::NoPlace)?;

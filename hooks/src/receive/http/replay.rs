@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_protocol::backoff::Backoff;
@@ -27,7 +28,11 @@ impl Desk {
         let mut count = 0;
         loop {
             self.spool.filled().await;
-            let Some(segment) = self.spool.oldest().await else { continue };
+            let Some(segment) = self.spool.oldest().await else {
+                // The spool's thread has ended, which only a bug of ours can do. No busy loop.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            };
             match self.replay_segment(&segment).await {
                 Ok(done) => {
                     count += done;
