@@ -7,7 +7,7 @@ use bugfeed_hooks::receive::http::{KeyRow, ReceiverLimits, Trust, recheck};
 use bugfeed_hooks::receive::received::{QuarantinedRequest, RequestId, Share};
 use ring::hmac;
 
-use crate::support::{CONFIG, Options, Rig, key, row};
+use crate::support::{CONFIG, Options, Rig, key, logs, row};
 
 const BODY: &str = r#"{"changes":[{"bug":7,"when":"2026-11-26T10:00:00Z"}]}"#;
 
@@ -252,5 +252,23 @@ async fn a_request_leaves_quarantine_when_its_key_or_secret_is_mended() {
         *kept = if source == "gitlab" { hash } else { good.clone() };
         let source = config.source(source).unwrap();
         assert!(recheck(source, &rig.keys, &request, id, 9, Trust::Check).is_ok(), "{}", source.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_logged() {
+    let rig = Rig::new().await;
+    let (key, header) = (rig.key.expose(), format!("Bearer {}", rig.key.expose()));
+    rig.post("/hooks/plain", r#"{"bug":"x"}"#).await.is(200, "error", &["errored"]);
+    rig.keys.replace(Vec::new());
+    rig.post(&format!("/hooks/plain/{key}?key={key}"), BODY).await.is(200, "error", &[]);
+    rig.post(&format!("/h/{key}"), BODY).await.is(200, "error", &[]);
+    rig.post_with("/hooks/gitlab", &[("X-Gitlab-Token", "not the token"), ("Cookie", &header)], BODY).await;
+    rig.store.set(crate::store::Mode::Away);
+    rig.post("/hooks/plain", BODY).await.is(200, "error", &[]);
+    let logs = logs();
+    assert!(logs.contains("hook_errored") && logs.contains("hook_refused") && logs.contains("spool_begun"), "{logs}");
+    for secret in [key, "not the token", "a token of gitlab", "a Secret to Everybody"] {
+        assert!(!logs.contains(secret), "{secret}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bugfeed_hooks::config::HooksConfig;
@@ -141,6 +141,7 @@ impl Rig {
     }
 
     pub async fn in_folder(options: Options, folder: Arc<TempDir>) -> Rig {
+        collect_logs();
         let config = HooksConfig::read("test", CONFIG, &|_| Err("no file".to_owned())).unwrap();
         let store = Arc::new(FakeStore::new(options.mode, options.quarantine_room));
         let (keys, key, health) = (KeyTable::new(), key(1), Health::new());
@@ -270,4 +271,28 @@ impl Answer {
         let (found, found_states) = self.states();
         assert_eq!((found.as_str(), found_states), (result, states.iter().map(|s| (*s).to_owned()).collect()), "{self:?}");
     }
+}
+
+/// What all tests of this process have logged.
+static LOGS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Logs;
+
+impl std::io::Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOGS.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn collect_logs() {
+    // Another test of this process may have done it.
+    let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Logs).try_init();
+}
+
+pub fn logs() -> String {
+    String::from_utf8_lossy(&LOGS.lock().unwrap()).into_owned()
 }

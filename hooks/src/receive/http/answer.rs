@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_core::hooks::arrival::Mapping;
-use bugfeed_core::hooks::event::{LinkKind, State};
+use bugfeed_core::hooks::event::{DropReason, LinkKind, State};
 use serde::Serialize;
 
 use crate::receive::received::{Accepted, AcceptedItem, Failure, ReceivedItem, ReceivedRequest, RequestId};
@@ -114,7 +114,7 @@ impl ItemAnswer {
 fn stored_item(item: &ReceivedItem, stored: &AcceptedItem) -> ItemAnswer {
     let mut answer = ItemAnswer::new(item.index, stored.state.as_str());
     answer.event = Some(stored.event.to_string());
-    answer.reason = stored.dropped.map(bugfeed_core::hooks::event::DropReason::as_str);
+    answer.reason = stored.dropped.map(DropReason::as_str);
     let told = [LinkKind::DuplicateOf, LinkKind::SameDeliveryAs, LinkKind::SameTimeAs];
     let links = stored.links.iter().filter(|link| told.contains(&link.kind));
     answer.links = links.map(|link| (link.kind.as_str(), link.to.to_string())).collect();

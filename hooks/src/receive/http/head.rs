@@ -1,5 +1,6 @@
 //! What is known of a request before its body: where it goes, who sent it, and what of its headers may be shown.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use axum::http::request::Parts;
@@ -11,7 +12,7 @@ use super::places::Declared;
 use crate::config::Source;
 use crate::config::auth::{KeyPlace, Signature};
 use crate::receive::key::{path_end, redact_path};
-use crate::receive::lookup::Headers;
+use crate::receive::lookup::{Headers, Place};
 use crate::receive::received::{Envelope, RequestId};
 
 /// So many headers are kept of a request.
@@ -22,9 +23,15 @@ const LONGEST_HEADER: usize = 300;
 const SECRET: [&str; 10] =
     ["auth", "cookie", "credential", "key", "pass", "secret", "session", "signature", "token", "jwt"];
 
-/// The headers of a request.
-#[derive(Clone, Debug, Default)]
+/// The headers of a request. Their `Debug` shows none, because there are secrets among them.
+#[derive(Clone, Default)]
 pub(super) struct HeaderView(pub(super) HeaderMap);
+
+impl fmt::Debug for HeaderView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} headers", self.0.len())
+    }
+}
 
 impl Headers for HeaderView {
     fn get(&self, name: &str) -> Option<&str> {
@@ -32,8 +39,8 @@ impl Headers for HeaderView {
     }
 }
 
-/// The head of a request.
-#[derive(Clone, Debug)]
+/// The head of a request. It has no `Debug`, because of what may be in the path.
+#[derive(Clone)]
 pub(super) struct Head {
     pub(super) id: RequestId,
     pub(super) received_us: i64,
@@ -97,7 +104,10 @@ impl Head {
 
 /// The headers without those that may hold a secret.
 fn shown_headers(headers: &HeaderMap, source: Option<&Source>) -> Vec<(String, String)> {
-    let is_secret = |name: &str| SECRET.iter().any(|word| name.contains(word)) || source.is_some_and(|s| names(s, name));
+    let is_secret = |name: &str| {
+        let sounds_so = SECRET.iter().any(|word| name.contains(word));
+        source.map_or(sounds_so, |source| takes_secret(source, name) || sounds_so && !maps(source, name))
+    };
     let shown = headers.iter().filter(|(name, _)| !is_secret(name.as_str())).filter_map(|(name, value)| {
         let value = value.to_str().ok().filter(|value| !value.contains("bf_"))?;
         let end = (0..=LONGEST_HEADER.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
@@ -106,8 +116,14 @@ fn shown_headers(headers: &HeaderMap, source: Option<&Source>) -> Vec<(String, S
     shown.take(MOST_HEADERS).collect()
 }
 
+/// Whether the source's mapping looks at this header, such as `Idempotency-Key`.
+fn maps(source: &Source, header: &str) -> bool {
+    let mut places = source.mapping.places_outside();
+    places.any(|lookup| matches!(&lookup.place, Place::Header(name) if name.eq_ignore_ascii_case(header)))
+}
+
 /// Whether the source takes a key, a secret or a signature from this header.
-fn names(source: &Source, header: &str) -> bool {
+fn takes_secret(source: &Source, header: &str) -> bool {
     let of_keys = source.keys.iter().any(|place| match place {
         KeyPlace::Header(name) => name.eq_ignore_ascii_case(header),
         KeyPlace::Bearer | KeyPlace::Basic | KeyPlace::Path => false,
@@ -126,6 +142,7 @@ pub(super) fn signature_header(form: &Signature) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HooksConfig;
     use axum::http::Request;
 
     fn head(path: &str, headers: &[(&str, &str)]) -> Head {
@@ -154,6 +171,21 @@ mod tests {
         assert_eq!(names, ["content-type", "x-github-event"]);
         assert_eq!((envelope.path.as_str(), envelope.source.as_str()), ("/hooks/kde/…", "kde"));
         assert_eq!(head.path_end.as_deref(), Some("bf_aaaaaa_secret"));
+    }
+
+    #[test]
+    fn what_the_mapping_looks_at_is_kept_unless_it_is_a_secret() {
+        let text = r#"
+            [[source]]
+            name = "x"
+            auth = { header = "X-Token" }
+            id = ["header:Idempotency-Key", "header:X-Token"]
+            bug = "/bug"
+        "#;
+        let config = HooksConfig::read("test", text, &|_| Err(String::new())).unwrap();
+        let given = [("idempotency-key", "d1"), ("x-token", "t"), ("x-other-key", "k")];
+        let envelope = head("/hooks/x", &given).envelope(config.source("x"), 200);
+        assert_eq!(envelope.headers, [("idempotency-key".to_owned(), "d1".to_owned())]);
     }
 
     #[test]

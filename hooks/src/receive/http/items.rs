@@ -87,7 +87,7 @@ fn blank(source: &Source, index: u32, time: Time, about: About) -> ReceivedItem 
         index,
         mapping: Mapping::Fits,
         failure: None,
-        feed: source.feeds().first().map_or(DEFAULT_FEED, |feed| *feed).to_owned(),
+        feed: source.feeds().first().copied().unwrap_or(DEFAULT_FEED).to_owned(),
         bug: None,
         when_us: time.when.as_micros(),
         is_dated: time.origin.is_tracker(),
