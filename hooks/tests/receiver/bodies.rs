@@ -212,8 +212,7 @@ async fn items_of_wrong_types_and_odd_times() {
         {"bug":4,"when":{"at":1}},{"bug":5,"when":1764151200},"text",null]}"#;
     let answer = rig.post("/hooks/plain", body).await;
     let bad = "errored";
-    let want =
-        ["queued", bad, bad, bad, bad, bad, "queued", "queued", "queued", "queued", "queued", bad, bad];
+    let want = ["queued", bad, bad, bad, bad, bad, "queued", "queued", "queued", "queued", "queued", bad, bad];
     answer.is(200, "partly", &want);
     rig.store.rows(|rows| {
         let request = &rows.requests[0];
@@ -278,7 +277,8 @@ async fn several_requests_on_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_leaves_frees_its_place() {
-    let limits = ReceiverLimits { memory_bytes: 300 * 1024, place_wait: Duration::from_secs(10), ..ReceiverLimits::default() };
+    let limits =
+        ReceiverLimits { memory_bytes: 300 * 1024, place_wait: Duration::from_secs(10), ..ReceiverLimits::default() };
     let rig = Rig::with(Options { limits, ..Options::default() }).await;
     let mut stream = rig.connect().await;
     stream.write_all(&head_with_key(&rig, "/hooks/plain", "Content-Length: 250000")).await.unwrap();

@@ -209,7 +209,8 @@ async fn the_same_delivery_twice_at_once_is_one_event() {
     assert_eq!(states.iter().filter(|state| *state == "queued").count(), 1, "{states:?}");
     assert_eq!(states.iter().filter(|state| *state == "duplicate").count(), 19, "{states:?}");
     let first = rig.store.rows(|rows| rows.events[0].id.to_string());
-    let links = answers.iter().filter_map(|answer| answer.json()["items"][0]["duplicate_of"].as_str().map(str::to_owned));
+    let links =
+        answers.iter().filter_map(|answer| answer.json()["items"][0]["duplicate_of"].as_str().map(str::to_owned));
     assert!(links.collect::<Vec<_>>().iter().all(|link| *link == first));
     // The same id with another content: both are kept.
     let other = rig.post("/hooks/plain", body.replace("10:00", "10:01")).await;

@@ -52,7 +52,17 @@ impl Desk {
     ) -> Desk {
         let config = RwLock::new(config);
         events.spool_is(&spool);
-        Desk { intake, spool, keys, config, events, store_wait, is_away: AtomicBool::new(false), stored: AtomicU64::new(0), may_probe: AtomicBool::new(false) }
+        Desk {
+            intake,
+            spool,
+            keys,
+            config,
+            events,
+            store_wait,
+            is_away: AtomicBool::new(false),
+            stored: AtomicU64::new(0),
+            may_probe: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn config(&self) -> Arc<HooksConfig> {
