@@ -180,7 +180,9 @@ async fn before_keys_are_read_requests_are_spooled_and_checked_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_that_the_store_never_takes_does_not_hold_up_the_others() {
-    let rig = Rig::with(away()).await;
+    let ms = Duration::from_millis;
+    let limits = ReceiverLimits { retry_first: ms(5), retry_longest: ms(20), ..ReceiverLimits::default() };
+    let rig = Rig::with(Options { limits, ..away() }).await;
     for number in 1..=3 {
         rig.post("/hooks/plain", bug(number)).await.is(200, "ok", &["spooled"]);
     }

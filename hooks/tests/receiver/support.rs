@@ -1,7 +1,7 @@
 //! A receiver that serves on a port of its own, and a client that sends bytes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -120,9 +120,9 @@ pub(crate) fn row(key: &Key) -> KeyRow {
 }
 
 /// Opens the spool, once the thread of an earlier one has let it go.
-pub(crate) fn open_spool(folder: PathBuf, max_bytes: u64) -> Spool {
+pub(crate) fn open_spool(folder: &Path, max_bytes: u64) -> Spool {
     loop {
-        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(folder.clone()) };
+        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(folder) };
         match Spool::open(options) {
             Ok((spool, _)) => return spool,
             Err(OpenError::InUse(_)) => std::thread::yield_now(),
@@ -150,7 +150,7 @@ impl Rig {
         }
         let events = Arc::new(ReceiverEvents::new(health.clone()));
         let metrics = Metrics::of(&[&*events]);
-        let spool = open_spool(folder.path().to_owned(), options.spool_bytes);
+        let spool = open_spool(folder.path(), options.spool_bytes);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::new(config),
