@@ -70,6 +70,18 @@ async fn a_gigabyte_is_refused_after_a_part_was_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_asks_first_is_told_at_once() {
+    // Long times: if anything were waited for, the test would fail.
+    let limits = ReceiverLimits { discard_time: Duration::from_secs(60), ..ReceiverLimits::default() };
+    let rig = Rig::with(Options { limits, ..Options::default() }).await;
+    let headers = [("Authorization", bearer(&rig)), ("Expect", "100-continue".to_owned())];
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut stream = rig.connect().await;
+    stream.write_all(&head("/hooks/honest", &headers, "Content-Length: 1073741824")).await.unwrap();
+    read(&mut stream).await.is(413, "error", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chunks_over_the_limit_and_without_an_end() {
     let rig = short_rig().await;
     let mut stream = rig.connect().await;
