@@ -1,8 +1,9 @@
 //! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML.
 //!
-//! [`config`] reads the mapping, [`receive`] applies it. Both are pure: no IO, no clock, no randomness, no async runtime;
-//! time, random bytes and the contents of files are arguments. [`client`] speaks HTTP, [`tracker`] asks trackers with it, and
-//! [`notify`] tells people.
+//! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
+//! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
+//! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP, [`tracker`] asks trackers with it,
+//! and [`notify`] tells people.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;

@@ -147,7 +147,7 @@ fn repeated<'a>(event: &Event, known: &'a Known, duplicates: Duplicates) -> Opti
     let all = || known.same_key.iter().filter(is_repeat).chain(at_one_time.clone());
     let alive = all().find(|other| other.progress.state.has_duplicates());
     // The oldest one, because a newer one may be a replay by hand, which is of no family.
-    let errored = || all().filter(|other| other.progress.state == State::Errored).last();
+    let errored = || all().rfind(|other| other.progress.state == State::Errored);
     alive.or_else(errored).or_else(|| all().find(|other| other.progress.state != State::Duplicate))
 }
 
@@ -169,8 +169,8 @@ fn first_cause(event: &Event, mapping: Mapping, settings: &Settings) -> Cause {
         Mapping::NotMapped => Cause::NotMapped,
         Mapping::ProjectMismatch => Cause::ProjectMismatch,
         Mapping::Failed => Cause::MappingFailed,
-        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if event.private && settings.private == Private::Drop => Cause::Private,
+        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if !settings.on => Cause::SwitchedOff,
         Mapping::Fits => Cause::Accepted,
     }
