@@ -181,7 +181,11 @@ fn variants(options: &Chain, build: &Build) -> Vec<Variant> {
         variants.extend([1, 4, 16].map(|queues| Variant { queues, ..Variant::usual() }));
         variants.extend([10_000, 1_000_000].map(|bugs| Variant { bugs, ..Variant::usual() }));
         if build.name == "now" {
-            variants.extend([4, 16].map(|queues| Variant { options: &["--batch-keys=false"], queues, ..Variant::usual() }));
+            variants.extend([4, 16].map(|queues| Variant {
+                options: &["--batch-keys=false"],
+                queues,
+                ..Variant::usual()
+            }));
         }
     }
     if options.parts.contains(&Part::History) {

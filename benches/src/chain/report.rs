@@ -165,7 +165,10 @@ impl Report {
             return Ok(());
         }
         writeln!(out, "\nA gateway starts and reads the history:\n")?;
-        writeln!(out, "| build | options of the shim | changes | ready after, s | its CPU a change, µs | load average |")?;
+        writeln!(
+            out,
+            "| build | options of the shim | changes | ready after, s | its CPU a change, µs | load average |"
+        )?;
         writeln!(out, "|---|---|---|---|---|---|")?;
         for History { build, options, changes, seconds, cpu_us, load } in &self.histories {
             let (seconds, cpu_us) = (short(*seconds), short(*cpu_us));

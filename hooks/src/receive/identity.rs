@@ -18,6 +18,16 @@ impl Sha256 {
         Sha256::from_digest(digest(&SHA256, bytes).as_ref())
     }
 
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Sha256> {
+        let mut hash = [0; 32];
+        let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        for (index, to) in hash.iter_mut().enumerate().filter(|_| is_hex) {
+            *to = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
+        }
+        is_hex.then_some(Sha256(hash))
+    }
+
     fn from_digest(bytes: &[u8]) -> Sha256 {
         let mut hash = [0; 32];
         hash.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);

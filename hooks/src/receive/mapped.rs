@@ -136,7 +136,7 @@ pub struct Errored {
 }
 
 /// What is kept of an item for another try.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Kept {
     /// The item, as JSON text.
     pub item: String,

@@ -18,5 +18,6 @@ pub mod key;
 pub mod lookup;
 pub mod mapped;
 pub mod mapping;
+pub mod received;
 pub mod signature;
 pub mod trace;
