@@ -38,3 +38,4 @@
 
 pub mod config;
 pub mod receive;
+pub mod store;
