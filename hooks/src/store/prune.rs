@@ -2,7 +2,7 @@
 //!
 //! Goes in: a filter. Comes out: first, in a dry run, how many events of each state are concerned; then, in steps, what was
 //! done. What waits is canceled (through the core, so that those behind it go on). Of what is terminal, the log is erased
-//! down to hash and identifiers: kind, delivery, reasons, kept items, bodies and headers go. A change that was numbered is a
+//! down to hash and identifiers: kind, reasons, kept items, bodies and headers go. A change that was numbered is a
 //! public fact and stays, and an event that is being processed is left for another run.
 
 use std::collections::BTreeMap;
@@ -164,7 +164,7 @@ impl Store {
             for table in ["hooks_reasons", "hooks_kept"] {
                 tx.execute(&format!("DELETE FROM {table} WHERE event IN ({list})"), chunk).await?;
             }
-            let sql = format!("UPDATE hooks_events SET kind = '', delivery = NULL, delivery_item = NULL WHERE id IN ({list})");
+            let sql = format!("UPDATE hooks_events SET kind = '' WHERE id IN ({list})");
             tx.execute(&sql, chunk).await?;
         }
         for chunk in found.requests.chunks(500) {

@@ -110,8 +110,15 @@ pub(super) fn bug_number(bug: BugId) -> i64 {
     bug.get().cast_signed()
 }
 
-/// Reads all columns of [`EVENT`]; also returns the generation.
-pub(super) fn read(row: Vec<Value>) -> Result<(StoredEvent, u32), StoreError> {
+/// An event as it was read, with the number of its dedup key and its generation as they are stored.
+pub(super) struct ReadEvent {
+    pub(super) stored: StoredEvent,
+    pub(super) dedup: Option<i64>,
+    pub(super) generation: u32,
+}
+
+/// Reads all columns of [`EVENT`].
+pub(super) fn read(row: Vec<Value>) -> Result<ReadEvent, StoreError> {
     let mut row = Columns::of(row);
     let id = needed_id(&mut row)?;
     let item = row.number32()?;
@@ -130,7 +137,7 @@ pub(super) fn read(row: Vec<Value>) -> Result<(StoredEvent, u32), StoreError> {
     let repeat_of = maybe_id(&mut row)?;
     let progress = read_progress(&mut row)?;
     let (row_id, epoch, seq) = (row.maybe_int()?, row.maybe_text()?, row.maybe_int()?);
-    let (_dedup, generation) = (row.maybe_int()?, row.number32()?);
+    let (dedup, generation) = (row.maybe_int()?, row.number32()?);
     let origin_word = if origin == 0 { WhenOrigin::Tracker } else { WhenOrigin::Arrival };
     let event = Event {
         id,
@@ -150,17 +157,18 @@ pub(super) fn read(row: Vec<Value>) -> Result<(StoredEvent, u32), StoreError> {
         progress,
     };
     let cursor = epoch.as_deref().and_then(Epoch::parse).zip(seq.map(i64::unsigned_abs));
-    Ok((StoredEvent { event, item, has_wrong_clock: origin == 2, row: row_id, cursor }, generation))
+    let stored = StoredEvent { event, item, has_wrong_clock: origin == 2, row: row_id, cursor };
+    Ok(ReadEvent { stored, dedup, generation })
 }
 
 /// Reads rows of all columns.
 pub(super) fn read_all(rows: Vec<Vec<Value>>) -> Result<Vec<StoredEvent>, StoreError> {
-    rows.into_iter().map(|row| read(row).map(|(event, _)| event)).collect()
+    rows.into_iter().map(|row| read(row).map(|read| read.stored)).collect()
 }
 
 /// Reads rows of all columns, without what only the store knows.
 pub(super) fn read_events(rows: Vec<Vec<Value>>) -> Result<Vec<Event>, StoreError> {
-    rows.into_iter().map(|row| read(row).map(|(stored, _)| stored.event)).collect()
+    rows.into_iter().map(|row| read(row).map(|read| read.stored.event)).collect()
 }
 
 fn read_progress(row: &mut Columns) -> Result<Progress, StoreError> {

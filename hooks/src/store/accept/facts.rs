@@ -86,8 +86,9 @@ impl Facts {
 
     fn add_keys(&mut self, rows: Vec<Vec<Value>>) -> Result<(), StoreError> {
         for row in rows {
-            let (stored, generation) = row::read(row)?;
-            let Some(number) = number(&stored.event) else { continue };
+            let row::ReadEvent { stored, dedup, generation } = row::read(row)?;
+            // The number as it is stored: what it was made of may have changed by a repeated mapping.
+            let Some(number) = dedup else { continue };
             let next = self.generations.entry(number).or_insert(0);
             *next = (*next).max(generation + 1);
             self.same_key.entry(number).or_default().push(stored.event);

@@ -147,7 +147,7 @@ async fn plan<'r>(
 ) -> Result<Vec<Vec<Planned<'r>>>, StoreError> {
     let mut arriving: Vec<Vec<(&ReceivedItem, Event)>> = Vec::with_capacity(new.len());
     for request in new {
-        let event = |item| (item, request.event(item, has_room(room, request, item)));
+        let event = |item| (item, without_nul(request.event(item, has_room(room, request, item))));
         arriving.push(request.items.iter().map(event).collect());
     }
     let mut facts = Facts::read(tx, store.db.dialect(), arriving.iter().flatten().map(|(_, event)| event)).await?;
@@ -164,6 +164,14 @@ async fn plan<'r>(
         planned.push(of_request);
     }
     Ok(planned)
+}
+
+/// The event as the database can hold it, so that an event and what is read of it are the same.
+fn without_nul(mut event: Event) -> Event {
+    if let Some(delivery) = event.delivery.as_mut().filter(|delivery| delivery.id.contains('\0')) {
+        delivery.id = delivery.id.replace('\0', "\u{fffd}").into();
+    }
+    event
 }
 
 /// Whether the item can be kept for another try, if it turns out that this is needed.
