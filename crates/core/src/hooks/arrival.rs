@@ -169,8 +169,8 @@ fn first_cause(event: &Event, mapping: Mapping, settings: &Settings) -> Cause {
         Mapping::NotMapped => Cause::NotMapped,
         Mapping::ProjectMismatch => Cause::ProjectMismatch,
         Mapping::Failed => Cause::MappingFailed,
-        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if event.private && settings.private == Private::Drop => Cause::Private,
+        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if !settings.on => Cause::SwitchedOff,
         Mapping::Fits => Cause::Accepted,
     }
