@@ -6,7 +6,8 @@
 //! committed.
 //!
 //! What is written along with a step: the row of the change table (before the step, because the step stores its id), the
-//! line of the history, the link, the reason of an error; and what is kept of an item is removed when its event ends.
+//! line of the history, the link, the reason of an error; and what is kept of an item is removed when its event ends, or
+//! its mapping has succeeded.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -112,7 +113,8 @@ impl<'a> Changes<'a> {
         if step.mapped.is_some() {
             self.mapped.push(step);
         }
-        if step.after.state.is_terminal() && (step.from == State::Errored || step.after.class.is_some()) {
+        let ends = step.after.state.is_terminal() && (step.from == State::Errored || step.after.class.is_some());
+        if ends || step.cause == Cause::Mapped {
             self.ended.push(step.id);
         }
         self.steps.push(step);

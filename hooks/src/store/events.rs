@@ -1,7 +1,7 @@
 //! Reading events: pages with filters, and one event with all that is known of it.
 //!
 //! Goes in: filters, and where the last page ended. Comes out: at most 1,000 events, newest first. A page costs a bounded
-//! look at one index, whatever the filter: what the index does not tell is filtered among at most 20,000 rows, and then the
+//! look at one index, whatever the filter: what the index does not tell is filtered among at most 5,000 rows, and then the
 //! page may be short, and says where to go on.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::receive::received::{Failure, RequestId};
 /// The most rows of a page.
 const LONGEST: usize = 1000;
 /// How many rows of an index are looked at for one page.
-const SCAN: usize = 20_000;
+const SCAN: usize = 5000;
 
 /// A bounded number of rows for a page.
 pub(super) fn page_size(limit: usize) -> usize {

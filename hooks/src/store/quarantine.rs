@@ -44,12 +44,14 @@ impl Store {
         let id = Value::Text(envelope.id.to_string());
         let sql = "SELECT 1 FROM hooks_requests WHERE id = ?";
         if !tx.fetch(sql, std::slice::from_ref(&id)).await?.is_empty() {
+            tx.commit().await?;
             return Ok(Quarantined::Kept);
         }
         let head: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
         let size = head + envelope.path.len() + envelope.body.as_ref().map_or(0, |body| body.len());
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         if !self.has_room(&mut tx, request, size).await? {
+            tx.commit().await?;
             return Ok(Quarantined::Full);
         }
         requests::insert_quarantined(&mut tx, envelope).await?;

@@ -96,7 +96,7 @@ pub struct RequestFilter {
 const COLUMNS: &str = "id, source, received_us, address, key_id, path, headers, size, body_hash, status, items, connected, \
                        ignored, state, replays, program";
 /// How many rows of an index are looked at for one page.
-const SCAN: usize = 20_000;
+const SCAN: usize = 5000;
 
 /// Writes requests that are accepted.
 pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), StoreError> {

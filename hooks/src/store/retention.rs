@@ -62,6 +62,8 @@ pub struct Run {
     after: EventId,
     /// Events that are to go because there are too many.
     surplus: u64,
+    /// There were such events when the run began.
+    had_surplus: bool,
     /// How many rows the next step takes.
     rows: usize,
 }
@@ -97,7 +99,8 @@ impl Store {
         let sql = "SELECT COUNT(*) FROM hooks_events";
         let count = only_number(self.reader.fetch(sql, &[]).await?)?.max(0).unsigned_abs();
         let surplus = count.saturating_sub(keep.events);
-        Ok(Run { stage: Stage::Events, now_us, keep, after: EventId(0), surplus, rows: 200 })
+        let (stage, after, had_surplus) = (Stage::Events, EventId(0), surplus > 0);
+        Ok(Run { stage, now_us, keep, after, surplus, had_surplus, rows: 200 })
     }
 
     /// Does one step. Others may write between two steps; the caller may also wait there.
@@ -180,11 +183,7 @@ impl Store {
 
     /// Removes requests that have no events any more. Those in quarantine are not its business.
     async fn step_requests(&self, run: &mut Run, old: EventId) -> Result<u64, StoreError> {
-        // Where events went because there were too many, their requests go as well.
-        let oldest = self.lanes.fetch("SELECT id FROM hooks_events ORDER BY id LIMIT 1", &[]).await?.pop();
-        let oldest = oldest.map(|row| needed_id(&mut Columns::of(row))).transpose()?;
-        let hour_ago = lowest_id(run.now_us.saturating_sub(3_600_000_000));
-        let below = oldest.unwrap_or(hour_ago).min(hour_ago).max(old);
+        let below = if run.had_surplus { self.oldest_event(run.now_us).await?.max(old) } else { old };
         let limit = run.rows;
         let sql = format!("SELECT id, state FROM hooks_requests WHERE id > ? AND id < ? ORDER BY id LIMIT {limit}");
         let args = [Value::Text(run.after.to_string()), Value::Text(below.to_string())];
@@ -216,6 +215,15 @@ impl Store {
         }
         tx.commit().await?;
         Ok(removed)
+    }
+
+    /// The oldest event, but not of the last hour. Where events went because there were too many, requests that are older
+    /// than this go as well.
+    async fn oldest_event(&self, now_us: i64) -> Result<EventId, StoreError> {
+        let hour_ago = lowest_id(now_us.saturating_sub(3_600_000_000));
+        let oldest = self.lanes.fetch("SELECT id FROM hooks_events ORDER BY id LIMIT 1", &[]).await?.pop();
+        let oldest = oldest.map(|row| needed_id(&mut Columns::of(row))).transpose()?;
+        Ok(oldest.unwrap_or(hour_ago).min(hour_ago))
     }
 
     async fn requests_with_events(&self, first: EventId, last: EventId) -> Result<BTreeSet<RequestId>, StoreError> {
@@ -314,7 +322,8 @@ mod tests {
     #[test]
     fn steps_are_small_where_they_take_long() {
         let keep = Keep::default();
-        let mut run = Run { stage: Stage::Events, now_us: 0, keep, after: EventId(0), surplus: 0, rows: 200 };
+        let (stage, after) = (Stage::Events, EventId(0));
+        let mut run = Run { stage, now_us: 0, keep, after, surplus: 0, had_surplus: false, rows: 200 };
         for _ in 0..20 {
             run.pace(STEP * 2);
         }

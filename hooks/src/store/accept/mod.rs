@@ -75,6 +75,7 @@ impl Store {
             }
         }
         if new.is_empty() {
+            tx.commit().await?;
             return Ok(requests.iter().map(|request| answer(&answers, request)).collect());
         }
         let rules = self.rules();
@@ -146,13 +147,13 @@ async fn plan<'r>(
     new: &[&'r ReceivedRequest],
 ) -> Result<Vec<Vec<Planned<'r>>>, StoreError> {
     let mut arriving: Vec<Vec<(&ReceivedItem, Event)>> = Vec::with_capacity(new.len());
-    for request in new {
+    for &request in new {
         let event = |item| (item, without_nul(request.event(item, has_room(room, request, item))));
         arriving.push(request.items.iter().map(event).collect());
     }
     let mut facts = Facts::read(tx, store.db.dialect(), arriving.iter().flatten().map(|(_, event)| event)).await?;
     let mut planned = Vec::with_capacity(new.len());
-    for (request, items) in new.iter().zip(arriving) {
+    for (&request, items) in new.iter().zip(arriving) {
         let mut of_request = Vec::with_capacity(items.len());
         for (item, event) in items {
             let Rule { settings, duplicates } = rules(&event);

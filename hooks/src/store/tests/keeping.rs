@@ -127,7 +127,7 @@ async fn run_retention(store: &Store, keep: Keep, now_us: i64) -> u64 {
 
 pub(super) async fn retention_removes_what_is_old(rig: &Rig) {
     for n in 0..300_u64 {
-        rig.arrive(item(n % 40 + 1, 0, &(n / 2).to_string())).await;
+        rig.arrive(item(n / 2 % 40 + 1, 0, &(n / 2).to_string())).await;
     }
     let waiting = rig.arrive(failed("x", Some("{}"))).await;
     rig.work(NOON_US + SECOND_US).await;

@@ -68,13 +68,13 @@ impl Run<'_> {
         for _ in 0..count {
             self.arrived += 1;
             let bug = self.random.random_range(1..4_u64);
-            let second = -self.random.random_range(0..5_i64);
             let repeated = self.random.random_range(0..self.arrived);
             let delivery = if self.random.random_bool(0.3) { repeated } else { self.arrived };
             items.push(match self.random.random_range(0..10) {
                 0 => failed(&format!("m{delivery}"), Some("{}")),
-                1 => item(bug, second, ""),
-                _ => item(delivery % 3 + 1, second.min(0), &delivery.to_string()),
+                1 => item(bug, -(bug.cast_signed() % 3), ""),
+                2 => item(delivery % 3 + 1, 1, &delivery.to_string()),
+                _ => item(delivery % 3 + 1, -(delivery.cast_signed() * 7 % 5), &delivery.to_string()),
             });
         }
         let request = request_at(self.now_us, items);
