@@ -23,7 +23,7 @@ use bugfeed_hooks::store::apply::Plan;
 use bugfeed_hooks::store::events::{EventFilter, Range};
 use bugfeed_hooks::store::intake::intake;
 use bugfeed_hooks::store::retention::Keep;
-use bugfeed_hooks::store::{Options, Store};
+use bugfeed_hooks::store::{Look, Options, Store};
 use bugfeed_protocol::BugId;
 use bugfeed_sql::{Db, DbUrl, Use};
 use clap::Args;
@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 /// When the first event is received.
 const BEGIN_US: i64 = 1_795_694_400_000_000;
+/// How long a claim holds, in microseconds.
+const LEASE_US: i64 = 60_000_000;
 /// Items of a request while the store is filled.
 const ITEMS: u64 = 500;
 /// Requests of a transaction while the store is filled.
@@ -207,16 +209,17 @@ impl Bench {
 
     /// Completes what is due.
     async fn work(&self, now_us: i64) -> Result<()> {
+        let look = Look { now_us, lease_us: LEASE_US, with_done: false };
         loop {
-            let due = self.store.due_lanes(now_us, false, 1000).await?;
+            let due = self.store.due_lanes(&look, false, 1000).await?;
             if due.is_empty() {
                 return Ok(());
             }
             let keys: Vec<LaneKey> = due.into_iter().map(|due| due.key).collect();
             let source = |_: &Event| (Settings::DEFAULT, Gate::OPEN);
-            let world = World { now_us, lease_us: 60_000_000, batch: 32, source: &source };
+            let world = World { now_us, lease_us: LEASE_US, batch: 32, source: &source };
             let plan = |lane| Plan { now_us, actions: plan_lane(lane, &world), reasons: Vec::new() };
-            let plans: Vec<Plan> = self.store.lanes(&keys, false).await?.iter().map(plan).collect();
+            let plans: Vec<Plan> = self.store.lanes(&keys, &look).await?.iter().map(plan).collect();
             self.store.apply_many(&plans).await?;
         }
     }
@@ -267,9 +270,10 @@ impl Bench {
             found.push((format!("list 100, {name}"), times));
         }
         let mut times = Vec::new();
+        let look = Look { now_us: last_us, lease_us: LEASE_US, with_done: false };
         for n in 0..u64::from(self.options.queries) {
             let begin = Instant::now();
-            self.store.due_lanes(last_us, n % 2 == 0, 100).await?;
+            self.store.due_lanes(&look, n % 2 == 0, 100).await?;
             self.store.next_due(last_us).await?;
             times.push(ms(begin.elapsed()));
         }

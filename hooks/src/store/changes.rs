@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bugfeed_core::hooks::action::{Action, Step};
-use bugfeed_core::hooks::event::{Event, EventId, Link, State};
+use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, State};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::states::Cause;
 use bugfeed_sql::{CellKind, Tx, Value};
@@ -92,7 +92,7 @@ impl<'a> Changes<'a> {
             }
             Action::Unblock { by } => {
                 self.flush().await?;
-                self.unblock(*by, now_us).await
+                self.unblock(*by).await
             }
             Action::Link { of, link } => {
                 self.link(*of, *link);
@@ -264,10 +264,10 @@ impl<'a> Changes<'a> {
     }
 
     /// See [`bugfeed_core::hooks::action::unblock`].
-    async fn unblock(&mut self, by: EventId, now_us: i64) -> Result<(), StoreError> {
+    async fn unblock(&mut self, by: EventId) -> Result<(), StoreError> {
         let sql = format!(
-            "UPDATE hooks_events SET due_us = CASE WHEN expires_us - 1 < {now_us} THEN expires_us - 1 ELSE {now_us} END, \
-             open_lane = lane, version = version + 1, blocked_by = NULL WHERE blocked_by = ?"
+            "UPDATE hooks_events SET due_us = {AT_ONCE}, open_lane = lane, version = version + 1, blocked_by = NULL WHERE \
+             blocked_by = ?"
         );
         self.tx.execute(&sql, &[Value::Text(by.to_string())]).await?;
         Ok(())

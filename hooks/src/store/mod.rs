@@ -57,7 +57,7 @@ use bugfeed_sql::{Db, DbUrl, Use};
 
 pub use accept::Rule;
 pub use error::StoreError;
-pub use lanes::Due;
+pub use lanes::{Due, Look};
 pub use row::StoredEvent;
 use tokens::NewToken;
 

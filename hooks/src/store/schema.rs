@@ -13,9 +13,9 @@
 //! |---|---|---|
 //! | `dedup`, `generation` | number of the dedup key; NULL where the event repeats nothing. Two keys may have one number: then generations are skipped, and nothing else | unique |
 //! | `lane` | number of the lane, (feed, bug) or the event alone | with `when_us`: same time, newest of a bug, the list of a bug |
-//! | `open_lane` | the lane, while the event is queued or errored, and not blocked | with `state`, `when_us`: the head of a lane |
+//! | `open_lane` | the lane, while the event is queued or errored, and not blocked | with `state`, `when_us`: the head of a lane; with `state`, `due_us`: what is due in it |
 //! | `busy` | the lane, while the event is processing | unique: one at a time |
-//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us` |
+//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us`, `id` |
 //! | `blocked_by` | the dead letter behind which it waits | itself |
 //! | `repeat_of` | the errored event that it repeats | itself |
 //! | `shelf` | the state; NULL while it is completed, which most are | with `id`: the list of a state |
@@ -121,7 +121,8 @@ fn events(dialect: &dyn Dialect) -> Vec<String> {
         index(dialect, "events_lane", "lane, when_us", None),
         index(dialect, "events_open", "open_lane, state, when_us", Some("open_lane")),
         index(dialect, "unique events_busy", "busy", Some("busy")),
-        index(dialect, "events_due", "paced, due_us", Some("due_us")),
+        index(dialect, "events_tries", "open_lane, state, due_us", Some("open_lane")),
+        index(dialect, "events_due", "paced, due_us, id", Some("due_us")),
         index(dialect, "events_blocked", "blocked_by", Some("blocked_by")),
         index(dialect, "events_repeats", "repeat_of", Some("repeat_of")),
         index(dialect, "events_shelf", "shelf, id", Some("shelf")),

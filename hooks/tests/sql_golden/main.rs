@@ -34,7 +34,7 @@ use bugfeed_hooks::store::prune::{PruneCount, PruneFilter, PruneRun};
 use bugfeed_hooks::store::requests::{RequestFilter, RequestState};
 use bugfeed_hooks::store::retention::Keep;
 use bugfeed_hooks::store::tokens::{self, NewToken, Scope, Token};
-use bugfeed_hooks::store::{Options, Store};
+use bugfeed_hooks::store::{Look, Options, Store};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 use bugfeed_sql::DbUrl;
 use bugfeed_testbed::shared;
@@ -44,6 +44,7 @@ use recorder::Recorder;
 const NOON_US: i64 = 1_795_694_400_000_000;
 const SECOND_US: i64 = 1_000_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
+const LOOK: Look = Look { now_us: NOON_US + SECOND_US, lease_us: 60 * SECOND_US, with_done: true };
 const VERIFY: Settings = Settings { verify: true, ..Settings::DEFAULT };
 
 fn item(bug: u64, delivery: &str) -> ReceivedItem {
@@ -103,7 +104,7 @@ fn lane(bug: u64) -> LaneKey {
 
 /// Plans a lane and carries the plan out; returns what was asked.
 async fn work(store: &Store, bug: u64, settings: Settings) -> Option<(EventId, u32)> {
-    let read = store.lane(&lane(bug), true).await.unwrap();
+    let read = store.lane(&lane(bug), &LOOK).await.unwrap();
     let source = move |_: &Event| (settings, Gate::OPEN);
     let now_us = NOON_US + SECOND_US;
     let world = World { now_us, lease_us: 60 * SECOND_US, batch: 8, source: &source };
@@ -135,17 +136,17 @@ async fn arrives(store: &Store, told: &Recorder) {
 
 async fn processed(store: &Store, told: &Recorder) {
     told.section("what is due");
-    store.due_lanes(NOON_US + SECOND_US, false, 10).await.unwrap();
+    store.due_lanes(&LOOK, false, 10).await.unwrap();
     store.next_due(NOON_US).await.unwrap();
     store.backlog(NOON_US).await.unwrap();
     told.section("lanes together");
-    store.lanes(&[lane(1), lane(2)], true).await.unwrap();
+    store.lanes(&[lane(1), lane(2)], &LOOK).await.unwrap();
     told.section("an event goes its ordinary way");
     assert_eq!(work(store, 1, Settings::DEFAULT).await, None);
     told.section("one is asked about");
     let (id, version) = work(store, 2, VERIFY).await.unwrap();
     told.section("and fails");
-    let read = store.lane(&lane(2), false).await.unwrap();
+    let read = store.lane(&lane(2), &LOOK).await.unwrap();
     let source = move |_: &Event| (VERIFY, Gate::OPEN);
     let now_us = NOON_US + 2 * SECOND_US;
     let world = World { now_us, lease_us: 60 * SECOND_US, batch: 8, source: &source };
