@@ -2,7 +2,8 @@
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
-//! [`receive::spool`], which keeps them while the store is away.
+//! [`receive::spool`], which keeps them while the store is away. [`store`] keeps in a database what was received, and what
+//! became of it.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;

@@ -10,6 +10,7 @@ use bugfeed_core::hooks::event::{ContentHash, DropReason, ErrorClass, EventId, S
 use bugfeed_core::hooks::lane::LaneKey;
 use ring::digest::{SHA256, digest};
 
+use crate::receive::mapped::MAX_ITEMS;
 use crate::receive::received::RequestId;
 
 /// A word that a column holds as a number.
@@ -71,6 +72,11 @@ pub(super) fn event_id(text: &str) -> Option<EventId> {
 /// The request of an event: see [`RequestId::event`].
 pub(super) fn request_of(event: EventId, item: u32) -> RequestId {
     RequestId(event.0.wrapping_sub(u128::from(item)).wrapping_sub(1))
+}
+
+/// The last identifier that an event of this request can have.
+pub(super) fn last_event(request: RequestId) -> EventId {
+    request.event(u32::try_from(MAX_ITEMS).unwrap_or(u32::MAX))
 }
 
 /// The lowest identifier that a request of this time can have.

@@ -250,8 +250,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn events_of(&self, request: RequestId) -> Result<Vec<StoredEvent>, StoreError> {
-        let last = u32::try_from(crate::receive::mapped::MAX_ITEMS).unwrap_or(u32::MAX);
-        let range = [Value::Text(request.event(0).to_string()), Value::Text(request.event(last).to_string())];
+        let range = [Value::Text(request.event(0).to_string()), Value::Text(codes::last_event(request).to_string())];
         let sql = format!("SELECT {} FROM hooks_events WHERE id >= ? AND id <= ? ORDER BY id", columns(""));
         row::read_all(self.reader.fetch(&sql, &range).await?)
     }

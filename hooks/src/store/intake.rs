@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, StoreError};
-use crate::receive::http::intake::{self as receiver, Answering, StoreAway};
+use crate::receive::http::{self as receiver, Answering, StoreAway};
 use crate::receive::received::{Accepted, Quarantined, QuarantinedRequest, ReceivedRequest};
 
 /// The most requests of one transaction.

@@ -7,6 +7,7 @@ use bugfeed_sql::Value;
 
 use super::cells::{Columns, Rows, text_value};
 use super::{Store, StoreError};
+use crate::receive::http::KeyRow;
 use crate::receive::identity::Sha256;
 use crate::receive::key::Key;
 
@@ -42,6 +43,15 @@ pub struct StoredKey {
     pub used_us: Option<i64>,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
+}
+
+impl From<StoredKey> for KeyRow {
+    /// What the table in memory needs.
+    fn from(key: StoredKey) -> KeyRow {
+        let StoredKey { id, hash, previous, scopes, expires_us, revoked_us, .. } = key;
+        let KeyScopes { sources, feeds } = scopes;
+        KeyRow { id, hash, previous, sources, feeds, expires_us, is_revoked: revoked_us.is_some() }
+    }
 }
 
 /// What people change of a key. `None`: as it is.

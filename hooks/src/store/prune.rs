@@ -12,11 +12,10 @@ use bugfeed_core::hooks::orders::Order;
 use bugfeed_sql::Value;
 
 use super::cells::{Columns, marks, text_value};
-use super::codes::{Code, event_id};
+use super::codes::{Code, event_id, last_event};
 use super::events::Range;
 use super::row::needed_id;
 use super::{Store, StoreError};
-use crate::receive::mapped::MAX_ITEMS;
 use crate::receive::received::RequestId;
 
 /// How many requests a step looks at.
@@ -131,8 +130,7 @@ impl Store {
             let id = RequestId(needed_id(&mut Columns::of(row))?.0);
             run.after = Some(id);
             requests.push(Value::Text(id.to_string()));
-            let last = u32::try_from(MAX_ITEMS).unwrap_or(u32::MAX);
-            let range = [Value::Text(id.event(0).to_string()), Value::Text(id.event(last).to_string())];
+            let range = [Value::Text(id.event(0).to_string()), Value::Text(last_event(id).to_string())];
             let sql = "SELECT id, state FROM hooks_events WHERE id >= ? AND id <= ?";
             for row in self.reader.fetch(sql, &range).await? {
                 let mut row = Columns::of(row);

@@ -253,7 +253,7 @@ impl Store {
         self.reader.fetch(&sql, &[Value::Text(id.to_string())]).await?.pop().map(read).transpose()
     }
 
-    /// When each source last received a request, and for how many it did so within the last rows: for silence.
+    /// When a source last received a request; `None`: never, as far as requests are kept.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -11,7 +11,7 @@ use bugfeed_core::hooks::event::{EventId, State};
 use bugfeed_sql::Value;
 
 use super::cells::{Columns, marks, only_number};
-use super::codes::{Code, lowest_id, request_of};
+use super::codes::{Code, last_event, lowest_id, request_of};
 use super::row::needed_id;
 use super::{Store, StoreError, bodies, quarantine};
 use crate::receive::received::RequestId;
@@ -202,7 +202,7 @@ impl Store {
                 ids.push(id);
             }
         }
-        let last = RequestId(run.after.0).event(u32::try_from(crate::receive::mapped::MAX_ITEMS).unwrap_or(u32::MAX));
+        let last = last_event(RequestId(run.after.0));
         let have_events = self.requests_with_events(first, last).await?;
         ids.retain(|id| !have_events.contains(&RequestId(id.0)));
         let args: Vec<Value> = ids.iter().map(|id| Value::Text(id.to_string())).collect();
