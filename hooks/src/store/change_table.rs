@@ -23,9 +23,9 @@ pub fn table_of(feed: &str) -> String {
     if plain.len() <= FEED_IN_NAME {
         return format!("push_notify_{plain}");
     }
-    let number = feed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let number = feed
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let begin: String = plain.chars().take(FEED_IN_NAME - 17).collect();
     format!("push_notify_{begin}${number:016x}")
 }
@@ -53,11 +53,15 @@ impl Store {
             }
             Err(error) => return Err(error.into()),
         }
-        let mut tx = self.db.begin().await?;
-        tx.execute("DELETE FROM hooks_feeds WHERE feed = ?", &[text_value(feed)]).await?;
-        let insert = dialect.insert_or_ignore("hooks_feeds (feed, change_table) VALUES (?, ?)");
-        tx.execute(&insert, &[text_value(feed), text_value(name.as_str())]).await?;
-        tx.commit().await?;
+        let args = [text_value(feed), text_value(name.as_str())];
+        let known = "SELECT 1 FROM hooks_feeds WHERE feed = ? AND change_table = ?";
+        if self.db.fetch(known, &args).await?.is_empty() {
+            let mut tx = self.db.begin().await?;
+            tx.execute("DELETE FROM hooks_feeds WHERE feed = ?", &args[..1]).await?;
+            let insert = dialect.insert_or_ignore("hooks_feeds (feed, change_table) VALUES (?, ?)");
+            tx.execute(&insert, &args).await?;
+            tx.commit().await?;
+        }
         let mut tables = self.shared.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.insert(feed.to_owned(), quoted);
         Ok(name)

@@ -223,8 +223,11 @@ impl<'a> Changes<'a> {
         let mut ids = BTreeMap::new();
         for (feed, steps) in of_feed {
             let table = self.store.change_table(feed)?;
-            let changes: Vec<_> =
-                steps.iter().filter_map(|step| step.row.as_ref()).map(|row| (row.change.bug, row.change.when)).collect();
+            let changes: Vec<_> = steps
+                .iter()
+                .filter_map(|step| step.row.as_ref())
+                .map(|row| (row.change.bug, row.change.when))
+                .collect();
             let given = change_table::insert(self.store.db.dialect(), self.tx, &table, &changes).await?;
             ids.extend(steps.iter().map(|step| step.id).zip(given));
         }

@@ -152,9 +152,7 @@ mod tests {
         );
         check::<ErrorClass>("0 mapping, 1 tracker, 2 ours");
         check::<Trigger>("0 live, 1 retry, 2 drain, 3 replay, 4 reconcile, 5 manual");
-        check::<DropReason>(
-            "0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand",
-        );
+        check::<DropReason>("0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand");
         let bug = LaneKey::Bug(Arc::from("default"), BugId::new(7).unwrap());
         assert_eq!(lane(&bug), 2_130_705_342_660_513_216);
         assert_eq!(dedup("s", &DedupKey::Delivery(Arc::from("d"), 1)), Some(0));

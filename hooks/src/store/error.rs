@@ -22,7 +22,9 @@ pub enum StoreError {
         known: i64,
     },
     /// The tables are older, and this process may not change them.
-    #[error("store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to date")]
+    #[error(
+        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to date"
+    )]
     Older {
         /// Which store.
         place: String,
@@ -51,7 +53,9 @@ pub enum StoreError {
         message: String,
     },
     /// A feed has no change table yet.
-    #[error("the feed {0} has no change table in the store; no source names this feed any more, or it was added just now")]
+    #[error(
+        "the feed {0} has no change table in the store; no source names this feed any more, or it was added just now"
+    )]
     NoTable(String),
     /// A name for a change table is in use, or is none.
     #[error("{0}")]

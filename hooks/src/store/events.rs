@@ -202,10 +202,8 @@ impl Store {
             Some(feed) => vec![feed.clone()],
             None => self.feeds(),
         };
-        let lanes: Vec<String> = feeds
-            .iter()
-            .map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string())
-            .collect();
+        let lanes: Vec<String> =
+            feeds.iter().map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string()).collect();
         if lanes.is_empty() {
             return Ok(EventPage { events: Vec::new(), next: None });
         }
@@ -275,7 +273,8 @@ impl Store {
             linked_by.extend(Some(needed_id(&mut row)?).zip(kind));
         }
         let sql = "SELECT error, fix FROM hooks_reasons WHERE event = ?";
-        let reason = self.reader.fetch(sql, &name).await?.pop().map(|row| failure(&mut Columns::of(row))).transpose()?;
+        let reason =
+            self.reader.fetch(sql, &name).await?.pop().map(|row| failure(&mut Columns::of(row))).transpose()?;
         let sql = "SELECT 1 FROM hooks_kept WHERE event = ?";
         let is_kept = !self.reader.fetch(sql, &name).await?.is_empty();
         Ok(Some(Detail { stored, lines, links, linked_by, reason, is_kept }))

@@ -86,4 +86,17 @@ impl Store {
         let (item, headers) = (row.text()?, row.text()?);
         Ok(Some(Kept { item, headers: serde_json::from_str(&headers).unwrap_or_default() }))
     }
+
+    /// How many items each source keeps, and how many bytes: for metrics.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn kept_held(&self) -> Result<Vec<(String, u64, u64)>, StoreError> {
+        let sql = "SELECT source, COUNT(*), SUM(bytes) FROM hooks_kept GROUP BY source ORDER BY source";
+        let read = |row| {
+            let mut row = Columns::of(row);
+            Ok((row.text()?, row.count()?, row.count()?))
+        };
+        self.reader.fetch(sql, &[]).await?.into_iter().map(read).collect()
+    }
 }

@@ -144,7 +144,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn rotate_key(&self, new: &Key, old_until_us: i64) -> Result<bool, StoreError> {
-        let sql = "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ? WHERE id = ? AND revoked_us IS NULL";
+        let sql =
+            "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ? WHERE id = ? AND revoked_us IS NULL";
         let args = [Value::Int(old_until_us), Value::Text(new.hash().to_string()), text_value(new.id())];
         Ok(self.db.execute(sql, &args).await? > 0)
     }

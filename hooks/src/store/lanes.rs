@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use bugfeed_core::hooks::event::{Event, EventId, State, WhenOrigin};
 use bugfeed_core::hooks::SECOND_US;
+use bugfeed_core::hooks::event::{Event, EventId, State, WhenOrigin};
 use bugfeed_core::hooks::lane::{Lane, LaneKey};
 use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_protocol::BugId;
@@ -188,7 +188,8 @@ impl Store {
         let end = format!(" ORDER BY open_lane, state, when_us LIMIT {TOGETHER}");
         let open = self.events(&format!("open_lane IN ({list})"), &[], &end).await?;
         // The lane at which the reading stopped may not be complete, and those after it were not read.
-        let last = (open.len() >= TOGETHER).then(|| open.last().map(|event| codes::lane(&LaneKey::of(event)))).flatten();
+        let last =
+            (open.len() >= TOGETHER).then(|| open.last().map(|event| codes::lane(&LaneKey::of(event)))).flatten();
         rows.extend(open);
         let mut of_number: BTreeMap<i64, Vec<Event>> = BTreeMap::new();
         for event in rows {

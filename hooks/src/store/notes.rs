@@ -83,7 +83,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn switched_off(&self) -> Result<Vec<SwitchedOff>, StoreError> {
-        let rows = self.reader.fetch("SELECT what, name, since_us FROM hooks_switches ORDER BY what, name", &[]).await?;
+        let rows =
+            self.reader.fetch("SELECT what, name, since_us FROM hooks_switches ORDER BY what, name", &[]).await?;
         let read = |row| {
             let mut row = Columns::of(row);
             let what = if row.text()? == "feed" { Switch::Feed } else { Switch::Source };

@@ -120,10 +120,7 @@ impl Store {
             args.push(Value::Text(request.to_string()));
         }
         filter.range.conditions(&mut wanted, &mut args);
-        let sql = format!(
-            "SELECT id FROM hooks_requests WHERE {} ORDER BY id LIMIT {REQUESTS}",
-            wanted.join(" AND ")
-        );
+        let sql = format!("SELECT id FROM hooks_requests WHERE {} ORDER BY id LIMIT {REQUESTS}", wanted.join(" AND "));
         let mut requests = Vec::new();
         let mut events = Vec::new();
         for row in self.reader.fetch(&sql, &args).await? {

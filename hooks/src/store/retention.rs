@@ -145,7 +145,9 @@ impl Store {
                 gone.push(id);
             }
         }
-        self.remove_events(&gone).await
+        let removed = self.remove_events(&gone).await?;
+        run.surplus = run.surplus.saturating_sub(removed);
+        Ok(removed)
     }
 
     /// Removes the oldest terminal events while there are too many.
@@ -157,9 +159,7 @@ impl Store {
         let most = usize::try_from(run.surplus).unwrap_or(MOST);
         // What was received within the last hour never goes: repeats must be recognised.
         let below = lowest_id(run.now_us.saturating_sub(3_600_000_000));
-        let removed = self.step_events(run, below, most).await?;
-        run.surplus = run.surplus.saturating_sub(removed);
-        Ok(removed)
+        self.step_events(run, below, most).await
     }
 
     /// Removes events and all that is known of them.

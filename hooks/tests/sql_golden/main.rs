@@ -179,6 +179,7 @@ async fn read(store: &Store, told: &Recorder) {
     store.detail(request.event(0)).await.unwrap().unwrap();
     store.event(request.event(0)).await.unwrap().unwrap();
     store.kept(request.event(0)).await.unwrap().unwrap();
+    store.kept_held().await.unwrap();
     told.section("requests are listed");
     let filter = RequestFilter { source, state: Some(RequestState::Partly), key_id: Some("abcdef".to_owned()), range };
     store.requests(&filter, None, 10).await.unwrap();
@@ -245,7 +246,8 @@ async fn access(store: &Store, told: &Recorder) {
 async fn removed(store: &Store, told: &Recorder) {
     told.section("pruning");
     let request = Some(RequestId::new(NOON_US, [2; 10]));
-    let filter = PruneFilter { source: Some("s".to_owned()), key_id: Some("abcdef".to_owned()), request, ..Default::default() };
+    let filter =
+        PruneFilter { source: Some("s".to_owned()), key_id: Some("abcdef".to_owned()), request, ..Default::default() };
     store.count_prune(&mut PruneRun::new(filter.clone()), &mut PruneCount::default()).await.unwrap();
     store.prune(&mut PruneRun::new(filter), NOON_US).await.unwrap();
     told.section("retention");

@@ -96,12 +96,7 @@ impl Facts {
         Ok(())
     }
 
-    async fn read_moments(
-        &mut self,
-        tx: &mut Tx,
-        dialect: &dyn Dialect,
-        moments: &[Moment],
-    ) -> Result<(), StoreError> {
+    async fn read_moments(&mut self, tx: &mut Tx, dialect: &dyn Dialect, moments: &[Moment]) -> Result<(), StoreError> {
         let limit = moments.len() * OF_KEY;
         let mut rows = Rows::default();
         for (lane, when_us) in moments {

@@ -26,11 +26,7 @@ async fn answer(rig: &Rig, claim: &Plan, outcome: &Outcome, settings: Settings) 
     let source = move |_: &_| (settings, Gate::OPEN);
     let world = World { now_us: claim.now_us, lease_us: LEASE_US, batch: 32, source: &source };
     let failure = Failure { error: "the tracker is away".to_owned(), fix: "wait".to_owned() };
-    Plan {
-        now_us: claim.now_us,
-        actions: conclude(&lane, id, version, outcome, &world),
-        reasons: vec![(id, failure)],
-    }
+    Plan { now_us: claim.now_us, actions: conclude(&lane, id, version, outcome, &world), reasons: vec![(id, failure)] }
 }
 
 pub(super) async fn ordinary_events_are_completed_together(rig: &Rig) {
@@ -43,7 +39,8 @@ pub(super) async fn ordinary_events_are_completed_together(rig: &Rig) {
     let lanes = rig.store.lanes(&keys, &look(NOON_US + SECOND_US)).await.unwrap();
     let source = |_: &_| (Settings::DEFAULT, Gate::OPEN);
     let world = World { now_us, lease_us: LEASE_US, batch: 32, source: &source };
-    let plan = |lane| Plan { now_us, actions: bugfeed_core::hooks::processor::plan_lane(lane, &world), reasons: vec![] };
+    let plan =
+        |lane| Plan { now_us, actions: bugfeed_core::hooks::processor::plan_lane(lane, &world), reasons: vec![] };
     let plans: Vec<Plan> = lanes.iter().map(plan).collect();
     let applied = rig.store.apply_many(&plans).await.unwrap();
     assert!(applied.iter().all(|applied| *applied == Applied::Done));
@@ -59,7 +56,10 @@ pub(super) async fn ordinary_events_are_completed_together(rig: &Rig) {
     }
     // The change table has what the tracker said, to the second.
     let table = rig.store.change_table("f").unwrap();
-    let sql = format!("SELECT {} FROM {table} WHERE bug_id = 7 ORDER BY id LIMIT 1", rig.store.db.dialect().text("delta_ts", 30));
+    let sql = format!(
+        "SELECT {} FROM {table} WHERE bug_id = 7 ORDER BY id LIMIT 1",
+        rig.store.db.dialect().text("delta_ts", 30)
+    );
     let text = super::rig::texts(&rig.store, &sql).await;
     assert!(text[0].starts_with("2026-11-26 12:00:00"), "{text:?}");
     assert_eq!(rig.store.due_lanes(&look(now_us), false, 10).await.unwrap(), []);
