@@ -1,8 +1,8 @@
-//! The store of the hooks with many events: what listing, the next due lane and retention cost, and how quickly requests
-//! arrive.
+//! The store of the hooks with many events: what listing, the next due lane and retention cost, and how quickly
+//! requests arrive.
 //!
-//! Goes in: how many events, and where. Comes out: figures. Single requests are compared with an append to a file that is
-//! synchronised to the disk, in the same run, because disks differ more than programs. Starts no server.
+//! Goes in: how many events, and where. Comes out: figures. Single requests are compared with an append to a file that
+//! is synchronised to the disk, in the same run, because disks differ more than programs. Starts no server.
 
 use std::fs::File;
 use std::io::Write as _;

@@ -1,7 +1,7 @@
 //! The change tables: into which one the changes of a feed go, and writing into them.
 //!
-//! Goes in: a feed and the name of its table; rows, in the transaction that completes their events. Comes out: the ids of
-//! the rows. It makes a table that is missing, and never changes or reads one that a shim reads.
+//! Goes in: a feed and the name of its table; rows, in the transaction that completes their events. Comes out: the ids
+//! of the rows. It makes a table that is missing, and never changes or reads one that a shim reads.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -16,8 +16,8 @@ use super::{Store, StoreError};
 /// How long the part of a feed in the name of its table may be: PostgreSQL takes 63 characters.
 const FEED_IN_NAME: usize = 51;
 
-/// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is replaced by
-/// a number that follows from it.
+/// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is
+/// replaced by a number that follows from it.
 pub fn table_of(feed: &str) -> String {
     let plain = feed.replace('-', "$");
     if plain.len() <= FEED_IN_NAME {
@@ -31,8 +31,8 @@ pub fn table_of(feed: &str) -> String {
 }
 
 impl Store {
-    /// Says into which table the changes of a feed go: one of the default name, or this one. Makes it if it is missing, as
-    /// `bugfeed-shim init` would, with dates in UTC to the microsecond.
+    /// Says into which table the changes of a feed go: one of the default name, or this one. Makes it if it is missing,
+    /// as `bugfeed-shim init` would, with dates in UTC to the microsecond.
     ///
     /// # Errors
     /// When the database says no, or the name is none.

@@ -1,13 +1,13 @@
 //! Every statement that makes an event or changes its state. No other file writes these columns.
 //!
-//! Goes in: the actions of plans, in their order, within one transaction. Comes out: whether all of them held. A step is a
-//! compare-and-set on (id, state, version); steps that follow one another are one statement, whatever they do, so that
-//! thousands of ordinary completions cost a few statements. If one of them does not hold, the transaction must not be
-//! committed.
+//! Goes in: the actions of plans, in their order, within one transaction. Comes out: whether all of them held. A step
+//! is a compare-and-set on (id, state, version); steps that follow one another are one statement, whatever they do, so
+//! that thousands of ordinary completions cost a few statements. If one of them does not hold, the transaction must not
+//! be committed.
 //!
-//! What is written along with a step: the row of the change table (before the step, because the step stores its id), the
-//! line of the history, the link, the reason of an error; and what is kept of an item is removed when its event ends, or
-//! its mapping has succeeded.
+//! What is written along with a step: the row of the change table (before the step, because the step stores its id),
+//! the line of the history, the link, the reason of an error; and what is kept of an item is removed when its event
+//! ends, or its mapping has succeeded.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -269,16 +269,16 @@ impl<'a> Changes<'a> {
     /// See [`bugfeed_core::hooks::action::unblock`].
     async fn unblock(&mut self, by: EventId) -> Result<(), StoreError> {
         let sql = format!(
-            "UPDATE hooks_events SET due_us = {AT_ONCE}, open_lane = lane, version = version + 1, blocked_by = NULL WHERE \
-             blocked_by = ?"
+            "UPDATE hooks_events SET due_us = {AT_ONCE}, open_lane = lane, version = version + 1, blocked_by = NULL \
+             WHERE blocked_by = ?"
         );
         self.tx.execute(&sql, &[Value::Text(by.to_string())]).await?;
         Ok(())
     }
 }
 
-/// Whether the columns of the row tell all of this step, so that it needs no line: the ordinary way of an event, and steps
-/// that only move a time or a link.
+/// Whether the columns of the row tell all of this step, so that it needs no line: the ordinary way of an event, and
+/// steps that only move a time or a link.
 fn is_in_the_row(step: &Step) -> bool {
     let to = step.after.state;
     match step.cause {

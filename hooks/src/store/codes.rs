@@ -1,7 +1,7 @@
 //! The numbers and texts that stand in the tables for the words of the core.
 //!
-//! Goes in: a word, an identifier, a lane. Comes out: what a column holds, and back. A code that was ever written is never
-//! given another meaning; a test has the list.
+//! Goes in: a word, an identifier, a lane. Comes out: what a column holds, and back. A code that was ever written is
+//! never given another meaning; a test has the list.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;

@@ -10,8 +10,8 @@ pub enum StoreError {
     Sql(#[from] SqlError),
     /// A newer version of this program made the tables, or has brought them up to date.
     #[error(
-        "store {place}: its tables have version {found}, and this program knows versions up to {known}; use the program \
-         that made them, or a newer one"
+        "store {place}: its tables have version {found}, and this program knows versions up to {known}; use the \
+         program that made them, or a newer one"
     )]
     Newer {
         /// Which store.
@@ -23,7 +23,8 @@ pub enum StoreError {
     },
     /// The tables are older, and this process may not change them.
     #[error(
-        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to date"
+        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to \
+         date"
     )]
     Older {
         /// Which store.
@@ -35,8 +36,8 @@ pub enum StoreError {
     },
     /// Another process has the file open.
     #[error(
-        "store {place}: {holder} uses this file, and only one process may; stop it, or use a MariaDB or PostgreSQL store, which \
-         replicas can share"
+        "store {place}: {holder} uses this file, and only one process may; stop it, or use a MariaDB or PostgreSQL \
+         store, which replicas can share"
     )]
     InUse {
         /// Which store.

@@ -1,8 +1,8 @@
 //! Reading events: pages with filters, and one event with all that is known of it.
 //!
-//! Goes in: filters, and where the last page ended. Comes out: at most 1,000 events, newest first. A page costs a bounded
-//! look at one index, whatever the filter: what the index does not tell is filtered among at most 5,000 rows, and then the
-//! page may be short, and says where to go on.
+//! Goes in: filters, and where the last page ended. Comes out: at most 1,000 events, newest first. A page costs a
+//! bounded look at one index, whatever the filter: what the index does not tell is filtered among at most 5,000 rows,
+//! and then the page may be short, and says where to go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,7 +95,8 @@ pub struct Line {
 pub struct Detail {
     /// The event.
     pub stored: StoredEvent,
-    /// The lines of its history. The ordinary way (queued, processing, completed) has none: it is in the times of the event.
+    /// The lines of its history. The ordinary way (queued, processing, completed) has none: it is in the times of the
+    /// event.
     pub lines: Vec<Line>,
     /// Its links to other events.
     pub links: Vec<Link>,
@@ -175,8 +176,8 @@ impl Store {
             format!("SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {limit}")
         } else {
             format!(
-                "SELECT {all} FROM (SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {SCAN}) e WHERE {} ORDER BY id \
-                 DESC LIMIT {limit}",
+                "SELECT {all} FROM (SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {SCAN}) e WHERE {} ORDER \
+                 BY id DESC LIMIT {limit}",
                 rest.join(" AND ")
             )
         };
@@ -235,8 +236,8 @@ impl Store {
         Ok(EventPage { events, next })
     }
 
-    /// The time of the event at which the last page ended. If it was removed meanwhile, the time of its receipt is the best
-    /// that is known.
+    /// The time of the event at which the last page ended. If it was removed meanwhile, the time of its receipt is the
+    /// best that is known.
     async fn time_in_bug(&self, after: EventId) -> Result<i64, StoreError> {
         let sql = "SELECT when_us FROM hooks_events WHERE id = ?";
         let row = self.reader.fetch(sql, &[Value::Text(after.to_string())]).await?.pop();
@@ -261,8 +262,8 @@ impl Store {
         let name = [Value::Text(id.to_string())];
         let sql = format!("SELECT {} FROM hooks_events WHERE id = ?", columns(""));
         let Some(stored) = row::read_all(self.reader.fetch(&sql, &name).await?)?.pop() else { return Ok(None) };
-        let sql = "SELECT version, at_us, before_state, cause, after_state FROM hooks_lines WHERE event = ? ORDER BY version \
-                   LIMIT 1000";
+        let sql = "SELECT version, at_us, before_state, cause, after_state FROM hooks_lines WHERE event = ? ORDER BY \
+                   version LIMIT 1000";
         let lines = self.reader.fetch(sql, &name).await?.into_iter().map(line).collect::<Result<_, _>>()?;
         let links = self.links(&[id]).await?.remove(&id).unwrap_or_default();
         let sql = "SELECT kind, event FROM hooks_links WHERE other = ? ORDER BY event LIMIT 1000";

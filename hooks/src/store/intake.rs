@@ -1,7 +1,7 @@
 //! Group commit: what arrives while the last transaction is committed goes into the next one together.
 //!
-//! Goes in: single requests, from many tasks. Comes out: for each, what became of it, once it is durable; or the error of
-//! its transaction. Holds no request back to wait for others. Bounded: those who hand over more than it takes, wait.
+//! Goes in: single requests, from many tasks. Comes out: for each, what became of it, once it is durable; or the error
+//! of its transaction. Holds no request back to wait for others. Bounded: those who hand over more than it takes, wait.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Items that are kept for another try, within bounds for each source.
 //!
-//! Goes in: items of errored events, and of events that were dropped as not mapped. Comes out: the item again. It goes when
-//! its event ends (`changes`) or expires ([`super::retention`]).
+//! Goes in: items of errored events, and of events that were dropped as not mapped. Comes out: the item again. It goes
+//! when its event ends (`changes`) or expires ([`super::retention`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

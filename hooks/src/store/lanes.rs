@@ -46,9 +46,9 @@ pub struct Look {
 }
 
 impl Store {
-    /// Lanes that must be looked at now ([`Event::is_due`]), those that are due for the longest time first; `paced` says
-    /// whether those of live events, or those of retries, drains and reconciling. A lane in which an event is processed is
-    /// due only if that event is.
+    /// Lanes that must be looked at now ([`Event::is_due`]), those that are due for the longest time first; `paced`
+    /// says whether those of live events, or those of retries, drains and reconciling. A lane in which an event is
+    /// processed is due only if that event is.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -65,9 +65,9 @@ impl Store {
             ("e.busy IS NOT NULL AND e.due_us > ?", lost_us),
         ] {
             let sql = format!(
-                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS (SELECT 1 FROM \
-                 hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) ORDER BY \
-                 e.due_us, e.id LIMIT {rows}"
+                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS (SELECT \
+                 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
+                 ORDER BY e.due_us, e.id LIMIT {rows}"
             );
             let args = [Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
             for row in self.lanes.fetch(&sql, &args).await? {

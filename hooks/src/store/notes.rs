@@ -1,7 +1,7 @@
 //! What the processes note for each other: small values by name, and which sources and feeds are switched off.
 //!
-//! Goes in: a name and a value. Comes out: the value. How far a feed is matched, and when a source was last reconciled, are
-//! such notes.
+//! Goes in: a name and a value. Comes out: the value. How far a feed is matched, and when a source was last reconciled,
+//! are such notes.
 
 use bugfeed_sql::{Tx, Value};
 
@@ -58,8 +58,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Switches a source or a feed off or on. Events that wait are moved by the workers, and when it is switched on again,
-    /// by an order for each.
+    /// Switches a source or a feed off or on. Events that wait are moved by the workers, and when it is switched on
+    /// again, by an order for each.
     ///
     /// # Errors
     /// When the database cannot be written.

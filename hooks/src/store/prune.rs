@@ -1,9 +1,9 @@
 //! Pruning by hand: what a source, a key or a time has brought is taken back, as far as it can be.
 //!
-//! Goes in: a filter. Comes out: first, in a dry run, how many events of each state are concerned; then, in steps, what was
-//! done. What waits is canceled (through the core, so that those behind it go on). Of what is terminal, the log is erased
-//! down to hash and identifiers: kind, reasons, kept items, bodies and headers go. A change that was numbered is a
-//! public fact and stays, and an event that is being processed is left for another run.
+//! Goes in: a filter. Comes out: first, in a dry run, how many events of each state are concerned; then, in steps, what
+//! was done. What waits is canceled (through the core, so that those behind it go on). Of what is terminal, the log is
+//! erased down to hash and identifiers: kind, reasons, kept items, bodies and headers go. A change that was numbered is
+//! a public fact and stays, and an event that is being processed is left for another run.
 
 use std::collections::BTreeMap;
 

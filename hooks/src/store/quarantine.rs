@@ -1,8 +1,8 @@
 //! The quarantine: requests that nobody vouches for, in three shares that never evict one another.
 //!
 //! Goes in: a request with the reason and what is needed to check it again. Comes out: whether it was kept; later, the
-//! request again. A full share keeps the oldest, so that somebody who floods it cannot hide what he did first. Age is the
-//! business of [`super::retention`].
+//! request again. A full share keeps the oldest, so that somebody who floods it cannot hide what he did first. Age is
+//! the business of [`super::retention`].
 
 use bugfeed_sql::{Tx, Value};
 

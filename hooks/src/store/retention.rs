@@ -1,8 +1,8 @@
 //! What is old, or too much, goes: in small steps, each a transaction of its own.
 //!
 //! Goes in: what is to be kept, and the time. Comes out: fewer rows. An event that is not terminal never goes. A step
-//! removes at most 1,000 rows, and fewer where steps take long, so that no other write waits for it. One process at a time
-//! does it (a lease), because two would only be in each other's way.
+//! removes at most 1,000 rows, and fewer where steps take long, so that no other write waits for it. One process at a
+//! time does it (a lease), because two would only be in each other's way.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -217,8 +217,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// The oldest event, but not of the last hour. Where events went because there were too many, requests that are older
-    /// than this go as well.
+    /// The oldest event, but not of the last hour. Where events went because there were too many, requests that are
+    /// older than this go as well.
     async fn oldest_event(&self, now_us: i64) -> Result<EventId, StoreError> {
         let hour_ago = lowest_id(now_us.saturating_sub(3_600_000_000));
         let oldest = self.lanes.fetch("SELECT id FROM hooks_events ORDER BY id LIMIT 1", &[]).await?.pop();

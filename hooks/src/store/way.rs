@@ -1,9 +1,9 @@
 //! The way of a bug's changes: request, event, row, number on the bus. And the matching that finds the number.
 //!
 //! Goes in: changes of the bus, in their order. Comes out: events that know their (epoch, seq). A change belongs to a
-//! completed event of the same feed, bug and time; of several, to the one whose row came first: they are interchangeable.
-//! How far a feed is matched is stored in the same transaction, so that nothing is matched twice. A terminal event's state
-//! does not change by this.
+//! completed event of the same feed, bug and time; of several, to the one whose row came first: they are
+//! interchangeable. How far a feed is matched is stored in the same transaction, so that nothing is matched twice. A
+//! terminal event's state does not change by this.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

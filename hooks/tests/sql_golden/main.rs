@@ -1,5 +1,5 @@
-//! Every SQL text that the store sends to a database, compared with a file: `golden/{sqlite,mysql,postgres}.txt`. A text
-//! that changes shows here as a changed line, whatever was moved in the code.
+//! Every SQL text that the store sends to a database, compared with a file: `golden/{sqlite,mysql,postgres}.txt`. A
+//! text that changes shows here as a changed line, whatever was moved in the code.
 //!
 //! One scenario does everything once that the store does. The driver tells of each statement as it sends it.
 //! `BUGFEED_GOLDEN=write` writes the files anew.

@@ -114,8 +114,8 @@ impl Facts {
         }
         for (lane, when_us) in moments {
             let sql = format!(
-                "SELECT {all} FROM hooks_events e WHERE e.lane = {lane} AND e.when_us = {when_us} AND e.origin = 0 ORDER BY \
-                 e.id DESC LIMIT {OF_KEY}"
+                "SELECT {all} FROM hooks_events e WHERE e.lane = {lane} AND e.when_us = {when_us} AND e.origin = 0 \
+                 ORDER BY e.id DESC LIMIT {OF_KEY}"
             );
             self.add_moments(tx.fetch(&sql, &[]).await?)?;
         }

@@ -1,9 +1,9 @@
 //! Arriving requests become rows: many requests in one transaction.
 //!
-//! Goes in: requests that were authenticated and mapped. Comes out: for each item, its event, the event's first state and
-//! links. For each item the core's [`receive`] decides, with what `facts` has read in the same transaction, and with the
-//! items before it in the same transaction. Where another process stores the same delivery at the same moment, the unique
-//! index refuses one of the two, and everything is read and decided anew.
+//! Goes in: requests that were authenticated and mapped. Comes out: for each item, its event, the event's first state
+//! and links. For each item the core's [`receive`] decides, with what `facts` has read in the same transaction, and
+//! with the items before it in the same transaction. Where another process stores the same delivery at the same moment,
+//! the unique index refuses one of the two, and everything is read and decided anew.
 
 mod again;
 mod facts;
@@ -43,12 +43,12 @@ struct Planned<'r> {
 }
 
 impl Store {
-    /// Stores requests, in one transaction, and says what became of each. A request that is stored already is answered as
-    /// it was the first time, and nothing is written.
+    /// Stores requests, in one transaction, and says what became of each. A request that is stored already is answered
+    /// as it was the first time, and nothing is written.
     ///
     /// # Errors
-    /// When the database cannot be written. It is then unknown whether the requests are stored, so they may be handed over
-    /// again.
+    /// When the database cannot be written. It is then unknown whether the requests are stored, so they may be handed
+    /// over again.
     pub async fn accept(&self, requests: &[&ReceivedRequest]) -> Result<Vec<Accepted>, StoreError> {
         let mut last = StoreError::Contended;
         for _ in 0..TRIES {

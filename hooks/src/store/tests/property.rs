@@ -1,6 +1,6 @@
 //! Random arrivals, workers, answers, orders and crashes over the real store: the promises of the simulation
-//! (`tests/sim/hooks`) hold for what is in the tables after each step. A failure names its seed; `BUGFEED_STORE_SEED` runs
-//! that one alone, `BUGFEED_STORE_SEEDS` so many.
+//! (`tests/sim/hooks`) hold for what is in the tables after each step. A failure names its seed; `BUGFEED_STORE_SEED`
+//! runs that one alone, `BUGFEED_STORE_SEEDS` so many.
 
 use std::collections::{BTreeMap, BTreeSet};
 

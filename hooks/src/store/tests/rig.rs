@@ -177,7 +177,8 @@ pub(super) fn envelope(at_us: i64) -> Envelope {
     }
 }
 
-/// An item of this bug that changed at noon and so many seconds, under this delivery id. The content follows from these.
+/// An item of this bug that changed at noon and so many seconds, under this delivery id. The content follows from
+/// these.
 pub(super) fn item(bug: u64, second: i64, delivery: &str) -> ReceivedItem {
     ReceivedItem {
         index: 0,
