@@ -23,8 +23,8 @@ pub enum StoreError {
     },
     /// The tables are older, and this process may not change them.
     #[error(
-        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to \
-         date"
+        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` \
+         brings them up to date"
     )]
     Older {
         /// Which store.

@@ -12,7 +12,7 @@
 //! | `lanes` | what is due, and the rows that decide about a lane |
 //! | [`apply`], `changes` | plans as transactions; **`changes` has every statement that changes an event's state** |
 //! | [`events`], [`requests`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
-//! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes tell each other |
+//! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes share |
 //! | [`bodies`], [`quarantine`], `kept` | what is kept of requests, within bounds |
 //! | [`retention`], [`prune`] | what is removed, in small steps |
 //!

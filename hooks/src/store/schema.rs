@@ -22,8 +22,8 @@
 //! | `shelf` | the state; NULL while it is completed, which most are | with `id`: the list of a state |
 //! | `source` | | with `id`: the list of a source |
 //!
-//! Numbers of keys and lanes are hashes. Two keys with one number only skip generations. Two lanes with one number would only be processed one after the other; whoever reads a
-//! lane compares feed and bug as well.
+//! Numbers of keys and lanes are hashes. Two keys with one number only skip generations. Two lanes with one number would
+//! only be processed one after the other; whoever reads a lane compares feed and bug as well.
 
 use bugfeed_sql::Dialect;
 
