@@ -47,5 +47,7 @@ pub mod service;
 pub mod store;
 #[cfg(test)]
 mod test_server;
+#[cfg(test)]
+mod test_tls;
 pub mod tracker;
 pub mod work;

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_protocol::BugId;
@@ -13,10 +14,7 @@ use bugfeed_sql::Value;
 
 use super::cells::{Columns, marks, text_value};
 use super::row::needed_id;
-use super::{Store, StoreError};
-
-/// A due time further ahead of now than this is from a clock that was wrong, in microseconds.
-const TOO_FAR_US: i64 = LONGEST_US + 1_000_000;
+use super::{Look, Store, StoreError};
 
 /// Whose lanes.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +30,10 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn due_paced(&self, of: Of<'_>, now_us: i64, limit: usize) -> Result<Vec<LaneKey>, StoreError> {
-        let far_us = now_us.saturating_add(TOO_FAR_US);
+    pub async fn due_paced(&self, of: Of<'_>, look: &Look, limit: usize) -> Result<Vec<LaneKey>, StoreError> {
+        let now_us = look.now_us;
+        let far_us = now_us.saturating_add(LONGEST_US + SECOND_US);
+        let lost_us = now_us.saturating_add(2 * look.lease_us);
         let (whose, names): (String, Vec<Value>) = match of {
             Of::Source(name) => ("e.source = ?".to_owned(), vec![text_value(name)]),
             Of::Others([]) => ("1 = 1".to_owned(), Vec::new()),
@@ -44,7 +44,9 @@ impl Store {
         };
         let rows = limit.saturating_mul(2).clamp(1, 20_000);
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
-        for (due, bound_us) in [("e.due_us <= ?", now_us), ("e.due_us > ?", far_us)] {
+        for (due, bound_us) in
+            [("e.due_us <= ?", now_us), ("e.due_us > ?", far_us), ("e.busy IS NOT NULL AND e.due_us > ?", lost_us)]
+        {
             let sql = format!(
                 "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = 1 AND {due} AND {whose} AND NOT EXISTS \
                  (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
@@ -52,7 +54,7 @@ impl Store {
             );
             let mut args = vec![Value::Int(bound_us)];
             args.extend(names.iter().cloned());
-            args.extend([Value::Int(now_us), Value::Int(far_us)]);
+            args.extend([Value::Int(now_us), Value::Int(lost_us)]);
             for row in self.lanes.fetch(&sql, &args).await? {
                 let mut row = Columns::of(row);
                 let (feed, bug) = (row.text()?, row.maybe_int()?);

@@ -148,14 +148,8 @@ impl WorkEvents {
         error!(event_id = %id, source, event = %LogEvent::HookPoison, "three workers in a row were gone while they had this event; it was put aside");
     }
 
-    pub(super) fn hastened(&self, class: ErrorClass, source: Option<&str>, count: Result<usize, StoreError>) {
-        match count {
-            Ok(0) => {}
-            Ok(count) => {
-                info!(class = class.as_str(), source, count, event = %LogEvent::HooksHastened, "dead letters are tried at once, because their cause may be mended");
-            }
-            Err(error) => self.store_failed(&error),
-        }
+    pub(super) fn hastened(&self, class: ErrorClass, source: Option<&str>, count: usize) {
+        info!(class = class.as_str(), source, count, event = %LogEvent::HooksHastened, "dead letters are tried at once, because their cause may be mended");
     }
 
     pub(super) fn tracker_away(&self, source: &str, reason: &str) {

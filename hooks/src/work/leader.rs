@@ -16,7 +16,7 @@ use super::silences::Silences;
 use super::{Shared, upkeep};
 use crate::store::StoreError;
 use crate::store::leases::{BEAT, Lease, SILENCE, Watch};
-use crate::tracker::{SenderHook, reconcile};
+use crate::tracker::{SenderHook, complaints, reconcile};
 
 /// The name of the lease.
 const LEASE: &str = "upkeep";
@@ -30,8 +30,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SENDERS_EVERY: Duration = Duration::from_secs(900);
 /// Hints that wait for a reconciler.
 const HINTS: usize = 16;
-/// So many messages may wait at a sender.
-const SENDER_BACKLOG: u64 = 10;
 
 /// Works until the process ends, whenever it has the lease.
 pub(super) async fn run(shared: &Arc<Shared>) {
@@ -121,47 +119,31 @@ async fn minutes(shared: &Arc<Shared>) {
 
 /// Asks senders for their own lists of webhooks.
 async fn senders(shared: &Arc<Shared>) {
+    let mut before: HashMap<String, Vec<SenderHook>> = HashMap::new();
     loop {
         for (name, state) in &shared.sources.table().sources {
-            let Some(asker) = state.asker.as_ref().filter(|_| state.config.tracker_key_file.is_some()) else { continue };
-            if state.config.preset != Some("bugzilla") {
-                continue;
-            }
-            match asker.sender_hooks().await {
-                Ok(hooks) => {
-                    let trouble = trouble_of(&hooks);
-                    shared.events.sender(name, trouble.as_deref());
-                    if let Some(text) = trouble {
-                        shared.alerts.raise("sender", Some(name), "webhooks", format!("source {name}: {text}"));
-                        shared.hint(name, reconcile::Hint::Hurry);
-                    }
-                }
+            let can_tell = state.config.tracker_key_file.is_some() && state.config.preset == Some("bugzilla");
+            let Some(asker) = state.asker.as_ref().filter(|_| can_tell) else { continue };
+            let hooks = match asker.sender_hooks().await {
+                Ok(hooks) => hooks,
                 Err(trouble) => {
-                    let text = format!("its list of webhooks cannot be read: {trouble}");
-                    shared.events.sender(name, Some(&text));
+                    shared.events.sender(name, Some(&format!("its list of webhooks cannot be read: {trouble}")));
+                    continue;
                 }
+            };
+            let alerts = complaints(name, before.get(name).map_or(&[], Vec::as_slice), &hooks);
+            let texts: Vec<&str> = alerts.iter().map(|alert| alert.text.as_str()).collect();
+            shared.events.sender(name, (!texts.is_empty()).then(|| texts.join("; ")).as_deref());
+            if !alerts.is_empty() {
+                shared.hint(name, reconcile::Hint::Hurry);
             }
+            for alert in alerts {
+                shared.alerts.raise(alert.subject, Some(name), &alert.cause, alert.text);
+            }
+            before.insert(name.clone(), hooks);
         }
         tokio::time::sleep(SENDERS_EVERY).await;
     }
-}
-
-/// What is wrong with the webhooks of a sender.
-fn trouble_of(hooks: &[SenderHook]) -> Option<String> {
-    if hooks.is_empty() {
-        return Some("the sender has no webhook for this source that its key can see".to_owned());
-    }
-    let one = |hook: &SenderHook| match hook {
-        SenderHook { enabled: false, id, name, .. } => {
-            Some(format!("the sender has switched its webhook {id} ({name}) off; switch it on again there"))
-        }
-        SenderHook { backlog, id, name, .. } if *backlog >= SENDER_BACKLOG => {
-            Some(format!("{backlog} messages of the sender's webhook {id} ({name}) wait to be sent"))
-        }
-        _ => None,
-    };
-    let texts: Vec<String> = hooks.iter().filter_map(one).collect();
-    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 /// Runs the reconcilers of the configuration of now.
@@ -186,19 +168,5 @@ async fn reconcilers(shared: &Arc<Shared>) {
             return;
         }
         drop(tasks);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_wrong_at_a_sender() {
-        let hook = |enabled, backlog| SenderHook { id: 3, name: "n".to_owned(), enabled, backlog };
-        assert_eq!(trouble_of(&[hook(true, 9)]), None);
-        assert!(trouble_of(&[]).is_some());
-        let text = trouble_of(&[hook(false, 0), hook(true, 10)]).unwrap();
-        assert!(text.contains("off") && text.contains("10 messages"), "{text}");
     }
 }

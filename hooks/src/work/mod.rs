@@ -52,7 +52,7 @@ pub(crate) use self::upkeep::{refresh_once, serve_all_feeds};
 use crate::receive::http::KeyTable;
 use crate::receive::received::ReceivedRequest;
 use crate::store::retention::Keep;
-use crate::store::Store;
+use crate::store::{Look, Store};
 use crate::tracker::Clock;
 use crate::tracker::reconcile::Hint;
 
@@ -175,6 +175,11 @@ impl Shared {
         micros(self.options.lease)
     }
 
+    /// How the store is read for a plan of this moment.
+    pub(crate) fn look(&self) -> Look {
+        Look { now_us: self.now_us(), lease_us: self.lease_us(), with_done: self.sources.table().needs_done }
+    }
+
     /// A request is durable: the worker looks at its events at once.
     pub(crate) fn accepted(&self, request: &ReceivedRequest) {
         if !self.options.grace.is_zero() {
@@ -240,5 +245,3 @@ pub(crate) fn until(now_us: i64, then_us: i64) -> Duration {
     Duration::from_micros(us.unsigned_abs())
 }
 
-#[cfg(test)]
-mod tests;

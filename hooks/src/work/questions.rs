@@ -18,7 +18,7 @@ use bugfeed_protocol::backoff::Backoff;
 
 use super::batch;
 use super::gates::Place;
-use super::{Shared, recovery, until};
+use super::{Shared, until};
 use crate::receive::mapped::{DropReason, Mapped};
 use crate::receive::mapping::map_kept;
 use crate::receive::received::Failure;
@@ -44,12 +44,11 @@ pub(super) struct Asked {
 struct Answer {
     outcome: Outcome,
     failure: Option<Failure>,
-    has_recovered: bool,
 }
 
 impl Answer {
     fn of(outcome: Outcome) -> Answer {
-        Answer { outcome, failure: None, has_recovered: false }
+        Answer { outcome, failure: None }
     }
 
     fn failed(class: ErrorClass, error: impl Into<String>, fix: impl Into<String>) -> Answer {
@@ -74,10 +73,6 @@ async fn find_out(shared: &Arc<Shared>, asked: Asked) {
     };
     shared.events.asked(&asked.event.source, asked.what, &answer.outcome);
     conclude(shared, &asked, &answer).await;
-    if answer.has_recovered {
-        shared.events.tracker_back(&asked.event.source);
-        recovery::mended(shared, ErrorClass::Tracker, Some(&asked.event.source)).await;
-    }
     drop(asked.place);
     shared.wake.notify_one();
 }
@@ -92,7 +87,7 @@ async fn look(shared: &Shared, asked: &Asked) -> Answer {
     let left = until(shared.now_us(), asked.lease_until_us - 2 * MARGIN_US);
     let within = left.min(shared.options.look_within).max(Duration::from_millis(100));
     let found = asker.look(&event.feed, bug, event.received_us, within).await;
-    if found.heard.opened {
+    if found.opened {
         shared.events.tracker_away(&event.source, found.reason.as_deref().unwrap_or_default());
     }
     let failure = match (&found.outcome, found.reason) {
@@ -106,7 +101,7 @@ async fn look(shared: &Shared, asked: &Asked) -> Answer {
         }),
         _ => None,
     };
-    Answer { outcome: found.outcome, failure, has_recovered: found.heard.recovered }
+    Answer { outcome: found.outcome, failure }
 }
 
 /// Maps the kept item once more.
@@ -177,9 +172,9 @@ async fn conclude(shared: &Arc<Shared>, asked: &Asked, answer: &Answer) {
 
 /// Returns whether it is settled.
 async fn try_conclude(shared: &Arc<Shared>, asked: &Asked, answer: &Answer) -> Result<bool, StoreError> {
-    let lane = shared.store.lane(&asked.key, shared.sources.table().needs_done).await?;
-    let now_us = shared.now_us();
-    let planned = batch::after(shared, asked, &lane, &answer.outcome, answer.failure.as_ref(), now_us);
+    let look = shared.look();
+    let lane = shared.store.lane(&asked.key, &look).await?;
+    let planned = batch::after(shared, asked, &lane, &answer.outcome, answer.failure.as_ref(), look.now_us);
     if !planned.does_something() {
         return Ok(true);
     }

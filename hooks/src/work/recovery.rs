@@ -10,10 +10,13 @@ use std::sync::atomic::Ordering;
 use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, State};
 use bugfeed_core::hooks::orders::Order;
+use bugfeed_protocol::backoff::Backoff;
+use tokio::task::JoinSet;
 
 use super::Shared;
 use super::gates::SourceState;
 use crate::store::StoreError;
+use crate::tracker::Asker;
 
 /// So many events are ordered in one transaction.
 const AT_ONCE: usize = 250;
@@ -24,13 +27,61 @@ const PROBE_AMONG: usize = 200;
 
 /// Dead letters of this class, of one source or of all, are tried at once, at the pace of their sources.
 pub(crate) async fn mended(shared: &Arc<Shared>, class: ErrorClass, source: Option<&str>) {
-    let count = order_all(shared, State::Errored, source, None, Order::Mended(class)).await;
-    shared.events.hastened(class, source, count);
+    let count = persist(shared, State::Errored, source, None, Order::Mended(class)).await;
+    if count > 0 {
+        shared.events.hastened(class, source, count);
+    }
 }
 
 /// Events of a source or a feed that is switched on again go on.
 pub(crate) async fn switched_on(shared: &Arc<Shared>, source: Option<&str>, feed: Option<&str>) {
-    order_all(shared, State::Disabled, source, feed, Order::SwitchOn).await;
+    persist(shared, State::Disabled, source, feed, Order::SwitchOn).await;
+}
+
+/// Hears when trackers work again, and has the dead letters of their sources tried.
+pub(super) async fn recoveries(shared: &Arc<Shared>) {
+    let mut changes = shared.sources.changes();
+    while !shared.stop.is_cancelled() {
+        changes.borrow_and_update();
+        let mut tasks = JoinSet::new();
+        for (name, state) in &shared.sources.table().sources {
+            if let Some(asker) = state.asker.clone() {
+                tasks.spawn(recover(Arc::clone(shared), name.clone(), asker));
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+async fn recover(shared: Arc<Shared>, source: String, asker: Arc<Asker>) {
+    loop {
+        asker.recovered().await;
+        shared.events.tracker_back(&source);
+        mended(&shared, ErrorClass::Tracker, Some(&source)).await;
+    }
+}
+
+/// Gives the order until the store has taken it. It may be given twice.
+async fn persist(
+    shared: &Arc<Shared>,
+    state: State,
+    source: Option<&str>,
+    feed: Option<&str>,
+    order: Order,
+) -> usize {
+    let mut backoff = Backoff::SERVER;
+    loop {
+        match order_all(shared, state, source, feed, order).await {
+            Ok(count) => return count,
+            Err(error) => shared.events.store_failed(&error),
+        }
+        if !shared.sleep(backoff.next(rand::random())).await {
+            return 0;
+        }
+    }
 }
 
 async fn order_all(
@@ -92,11 +143,8 @@ async fn probe_one(shared: &Arc<Shared>, state: &SourceState) -> Result<(), Stor
         return Ok(());
     };
     let Some(bug) = event.bug else { return Ok(()) };
-    let found = asker.look(&event.feed, bug, shared.now_us(), shared.options.look_within).await;
-    if found.heard.recovered {
-        shared.events.tracker_back(&state.config.name);
-        mended(shared, ErrorClass::Tracker, Some(&state.config.name)).await;
-    }
+    // What is found out about the event itself counts for nothing. Of a success, `recoveries` hears.
+    asker.look(&event.feed, bug, shared.now_us(), shared.options.look_within).await;
     Ok(())
 }
 

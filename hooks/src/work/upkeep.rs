@@ -14,7 +14,6 @@ use super::gates::SwitchNames;
 use super::{Shared, recovery};
 use crate::receive::http::KeyRow;
 use crate::store::StoreError;
-use crate::store::keys::StoredKey;
 use crate::store::notes::Switch;
 
 /// Uses of keys are noted so often.
@@ -26,7 +25,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Works until the process ends.
 pub(super) async fn run(shared: &Arc<Shared>) {
-    tokio::join!(refresh(shared), uses(shared), figures(shared), probes(shared));
+    tokio::join!(refresh(shared), uses(shared), figures(shared), probes(shared), recovery::recoveries(shared));
 }
 
 async fn refresh(shared: &Arc<Shared>) {
@@ -52,7 +51,7 @@ async fn refresh(shared: &Arc<Shared>) {
 
 /// Reads keys and switches, and makes tables that feeds lack.
 pub(crate) async fn refresh_once(shared: &Arc<Shared>) -> Result<(), StoreError> {
-    shared.keys.replace(shared.store.keys().await?.into_iter().map(row).collect());
+    shared.keys.replace(shared.store.keys().await?.into_iter().map(KeyRow::from).collect());
     let mut off = SwitchNames::default();
     for switched in shared.store.switched_off().await? {
         match switched.what {
@@ -91,18 +90,6 @@ async fn serve(shared: &Arc<Shared>, is_wanted: impl Fn(&str) -> bool) -> Result
         shared.wake.notify_one();
     }
     Ok(())
-}
-
-fn row(key: StoredKey) -> KeyRow {
-    KeyRow {
-        id: key.id,
-        hash: key.hash,
-        previous: key.previous,
-        sources: key.scopes.sources,
-        feeds: key.scopes.feeds,
-        expires_us: key.expires_us,
-        is_revoked: key.revoked_us.is_some(),
-    }
 }
 
 async fn uses(shared: &Arc<Shared>) {

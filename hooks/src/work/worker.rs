@@ -16,8 +16,8 @@ use super::batch::{self, Planned};
 use super::rests::Rests;
 use super::{Shared, micros, until};
 use crate::store::apply::Applied;
-use crate::store::StoreError;
 use crate::store::paced::Of;
+use crate::store::{Look, StoreError};
 
 /// Paced lanes of sources that are not configured any more, of one look.
 const ORPHANS: usize = 100;
@@ -70,13 +70,13 @@ struct Round {
 impl Worker<'_> {
     /// One look at everything that is due.
     async fn round(&mut self) -> Result<Round, StoreError> {
-        let now_us = self.shared.now_us();
-        let lanes = self.shared.options.lanes;
-        let due = self.shared.store.due_lanes(now_us, false, lanes + self.rests.len()).await?;
+        let look = self.shared.look();
+        let (now_us, lanes) = (look.now_us, self.shared.options.lanes);
+        let due = self.shared.store.due_lanes(&look, false, lanes + self.rests.len()).await?;
         let keys = due.into_iter().map(|due| due.key).filter(|key| !self.rests.is_resting(key, now_us));
         let live: Vec<LaneKey> = keys.take(lanes).collect();
         let mut did_something = self.work(live).await?;
-        let (paced, token_us) = self.paced(now_us).await?;
+        let (paced, token_us) = self.paced(&look).await?;
         did_something |= self.work(paced).await?;
         let next_us = self.shared.store.next_due(now_us).await?;
         let next_us = [next_us, token_us, self.rests.next_us(now_us)].into_iter().flatten().min();
@@ -85,14 +85,14 @@ impl Worker<'_> {
     }
 
     /// The paced lanes that may be begun, and when there are tokens for those that may not.
-    async fn paced(&self, now_us: i64) -> Result<(Vec<LaneKey>, Option<i64>), StoreError> {
-        let table = self.shared.sources.table();
+    async fn paced(&self, look: &Look) -> Result<(Vec<LaneKey>, Option<i64>), StoreError> {
+        let (table, now_us) = (self.shared.sources.table(), look.now_us);
         let (mut keys, mut token_us) = (Vec::new(), None::<i64>);
         for (name, state) in &table.sources {
             let (tokens, next_us) = state.tokens(now_us);
             let room = self.shared.options.lanes.min(usize::try_from(tokens).unwrap_or(usize::MAX));
             let limit = room.max(1) + self.rests.len();
-            let found = self.shared.store.due_paced(Of::Source(name), now_us, limit).await?;
+            let found = self.shared.store.due_paced(Of::Source(name), look, limit).await?;
             let may = found.into_iter().filter(|key| !self.rests.is_resting(key, now_us));
             let found: Vec<LaneKey> = may.collect();
             if found.len() > room || (room == 0 && !found.is_empty()) {
@@ -103,7 +103,7 @@ impl Worker<'_> {
         if now_us.saturating_sub(self.orphans_us.load(Ordering::Relaxed)) >= ORPHANS_EVERY_US {
             self.orphans_us.store(now_us, Ordering::Relaxed);
             let names: Vec<&str> = table.sources.keys().map(String::as_str).collect();
-            keys.extend(self.shared.store.due_paced(Of::Others(&names), now_us, ORPHANS).await?);
+            keys.extend(self.shared.store.due_paced(Of::Others(&names), look, ORPHANS).await?);
         }
         Ok((keys, token_us))
     }
@@ -114,7 +114,7 @@ impl Worker<'_> {
             return Ok(false);
         }
         let shared = self.shared;
-        let lanes = shared.store.lanes(&keys, shared.sources.table().needs_done).await?;
+        let lanes = shared.store.lanes(&keys, &shared.look()).await?;
         let now_us = shared.now_us();
         let mut planned: Vec<Planned> = Vec::with_capacity(keys.len());
         for (key, lane) in keys.into_iter().zip(&lanes) {
