@@ -135,8 +135,8 @@ impl Hooks {
     /// When a person must mend something first.
     pub async fn start(options: HooksOptions, health: Health) -> Result<Hooks, StartError> {
         let client = Client::new(options.client.clone());
-        let clock = Arc::clone(&options.clock);
-        let sources = Sources::new(Arc::clone(&options.config), client.clone(), Arc::clone(&clock), &options.work)?;
+        let (config, clock) = (Arc::clone(&options.config), Arc::clone(&options.clock));
+        let sources = Sources::new(config, client.clone(), clock, &options.work)?;
         let first = match Store::open(&options.store_url, options.store.clone()).await {
             Ok(opened) => Some(opened),
             Err(error) if error.may_heal() => {
@@ -148,24 +148,7 @@ impl Hooks {
         let (spool, scan) = open_spool(options.spool.clone()).await?;
         let receiver_events = Arc::new(ReceiverEvents::new(health.clone()));
         receiver_events.spool_opened(&scan);
-        let events = Arc::new(WorkEvents::new(health));
-        let alerts = Alerts::new(&options.config, client, Arc::clone(&clock), Arc::clone(&events));
-        let stop = CancellationToken::new();
-        let mut work = options.work;
-        if options.store_url.file_path().is_some() {
-            // No other process works on a file.
-            work.grace = Duration::ZERO;
-        }
-        let parts = Parts {
-            sources: Arc::new(sources),
-            keys: KeyTable::new(),
-            events,
-            alerts: Arc::new(alerts),
-            clock,
-            options: work,
-            tables: options.tables.clone(),
-            stop: stop.clone(),
-        };
+        let parts = parts(&options, sources, client, health);
         let running = watch::Sender::new(None);
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::clone(&options.config),
@@ -178,8 +161,7 @@ impl Hooks {
             tracker: options.connections.clone(),
             stop: options.stop.clone(),
         });
-        let (matches, matcher_task) = matcher();
-        let intake_stop = CancellationToken::new();
+        let ((matches, matcher_task), intake_stop) = (matcher(), CancellationToken::new());
         let opening = Opening {
             url: options.store_url,
             store: options.store,
@@ -188,7 +170,7 @@ impl Hooks {
             intake_stop: intake_stop.clone(),
             matcher: matcher_task,
         };
-        let mut tasks = JoinSet::new();
+        let (stop, mut tasks) = (parts.stop.clone(), JoinSet::new());
         tasks.spawn(opening.run(first));
         tasks.spawn(replay(receiver.clone(), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
@@ -293,7 +275,8 @@ impl Hooks {
             }
         }
         while self.tasks.join_next().await.is_some() {}
-        if let Some(running) = running {
+        // The store may have been opened just now.
+        for running in [running, self.running.send_replace(None)].into_iter().flatten() {
             running.shared.store.close().await;
         }
         tracing::info!(event = %LogEvent::HooksStopped, "hooks have ended in good order");
@@ -304,6 +287,28 @@ impl Register for Hooks {
     fn register(&self, registry: &mut Registry) {
         self.receiver_events.register(registry);
         self.parts.events.register(registry);
+    }
+}
+
+/// The parts of the executor.
+fn parts(options: &HooksOptions, sources: Sources, client: Client, health: Health) -> Parts {
+    let events = Arc::new(WorkEvents::new(health));
+    let clock = Arc::clone(&options.clock);
+    let alerts = Alerts::new(&options.config, client, Arc::clone(&clock), Arc::clone(&events));
+    let mut work = options.work;
+    if options.store_url.file_path().is_some() {
+        // No other process works on a file.
+        work.grace = Duration::ZERO;
+    }
+    Parts {
+        sources: Arc::new(sources),
+        keys: KeyTable::new(),
+        events,
+        alerts: Arc::new(alerts),
+        clock,
+        options: work,
+        tables: options.tables.clone(),
+        stop: CancellationToken::new(),
     }
 }
 

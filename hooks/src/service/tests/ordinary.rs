@@ -82,7 +82,7 @@ async fn a_source_that_is_not_configured_any_more_waits() {
     let store = service.hooks.store().unwrap();
     until("it is disabled", async || {
         let disabled = store.in_state(State::Disabled, Some("own"), None, None, 10).await.unwrap();
-        service.ahead(60);
+        service.ahead(1);
         (disabled.len() == 1).then_some(()).ok_or_else(String::new)
     })
     .await;
