@@ -113,7 +113,7 @@ impl WorkEvents {
     }
 
     /// The store does not answer. While the spool takes what comes, this is a warning.
-    pub(super) fn store_failed(&self, reason: &StoreError) {
+    pub(crate) fn store_failed(&self, reason: &StoreError) {
         self.health.warn(WORK, format!("events wait: {reason}"));
         if !self.store_lines.is_quiet() {
             warn!(%reason, event = %LogEvent::HooksWait, "the store does not answer; events wait");

@@ -308,7 +308,8 @@ fn asks_alike(one: &Source, other: &Source) -> bool {
         && one.reconcile == other.reconcile
         && one.verify == other.verify
         && one.private == other.private
-        && one.mapping.feed == other.mapping.feed
+        // Which feed a project goes to is said by rules.
+        && format!("{:?}", one.mapping) == format!("{:?}", other.mapping)
 }
 
 fn settings(source: &Source) -> Settings {

@@ -396,7 +396,7 @@ impl Round {
         let asked_us = self.began_us;
         let Some(old) = mark else {
             let clock = self.clock.or_else(|| When::from_micros(self.began_us - CLOCKLESS_BACK_US))?;
-            return Some(Mark { since: clock, asked_us, first: clock });
+            return Some(Mark { since: before(clock, settings.overlap_us)?, asked_us, first: clock });
         };
         let end = self.clock.or(self.newest).and_then(|when| before(when, settings.overlap_us));
         // Without a clock, the end is the newest change, which may be older than what was asked for.

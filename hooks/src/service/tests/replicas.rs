@@ -26,10 +26,10 @@ async fn both_work_and_nothing_is_announced_twice(place: Option<Place>) {
     let (one, two) = (place.start(PLAIN).await, place.elsewhere().start(PLAIN).await);
     let bugs: Vec<u64> = (1..=40).collect();
     for second in 0..5 {
-        let (body, other) = (changes(&bugs, second), changes(&bugs, second + 100));
+        let (body, other, third) = (changes(&bugs, second), changes(&bugs, second + 100), changes(&bugs, second + 200));
         // The same delivery at both, and one more at each.
         tokio::join!(one.post("plain", &body), two.post("plain", &body));
-        tokio::join!(one.post("plain", &other), two.post("plain", &changes(&bugs, second + 200)));
+        tokio::join!(one.post("plain", &other), two.post("plain", &third));
     }
     let store = one.hooks.opened().await.0;
     until("all is settled", async || {

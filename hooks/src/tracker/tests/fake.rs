@@ -132,9 +132,7 @@ impl World {
                 is("sort", "asc");
                 bugs.sort_by_key(|(number, bug)| (bug.changed_us, *number));
                 let page: Vec<_> = bugs.iter().skip(number("per_page") * (number("page") - 1)).take(100).collect();
-                let issue = |(number, bug): &&(u64, Bug)| {
-                    json!({"id": number + 1000, "iid": number, "updated_at": stamp(bug.changed_us), "confidential": bug.private})
-                };
+                let issue = |(number, bug): &&(u64, Bug)| json!({"id": number + 1000, "iid": number, "updated_at": stamp(bug.changed_us), "confidential": bug.private});
                 (200, page.iter().map(issue).collect(), false)
             }
             ("gitlab", "/api/v4/projects/o%2Fr") => {
@@ -146,9 +144,7 @@ impl World {
                 is("sort", "updated_on,id");
                 bugs.sort_by_key(|(number, bug)| (bug.changed_us, *number));
                 let page: Vec<_> = bugs.iter().skip(number("offset")).take(number("limit")).collect();
-                let issue = |(number, bug): &&(u64, Bug)| {
-                    json!({"id": number, "updated_on": stamp(bug.changed_us), "is_private": bug.private, "project": {"id": 1, "name": "Pub"}})
-                };
+                let issue = |(number, bug): &&(u64, Bug)| json!({"id": number, "updated_on": stamp(bug.changed_us), "is_private": bug.private, "project": {"id": 1, "name": "Pub"}});
                 let issues: Vec<_> = page.iter().map(issue).collect();
                 (200, json!({"issues": issues, "total_count": bugs.len()}), false)
             }
@@ -164,9 +160,7 @@ impl World {
 
     fn forge(&self, bugs: &[(u64, Bug)], page: usize, limit: usize) -> (u16, Value, bool) {
         let on_page: Vec<_> = bugs.iter().skip(limit * (page - 1)).take(limit).collect();
-        let issue = |(number, bug): &&(u64, Bug)| {
-            json!({"id": number + 1000, "number": number, "updated_at": stamp(bug.changed_us)})
-        };
+        let issue = |(number, bug): &&(u64, Bug)| json!({"id": number + 1000, "number": number, "updated_at": stamp(bug.changed_us)});
         (200, on_page.iter().map(issue).collect(), bugs.len() > limit * page)
     }
 }

@@ -137,7 +137,8 @@ impl Sim {
                 Next::Wait { .. } => return,
                 Next::Judge(judged) => {
                     let known = &self.known;
-                    let missed = self.reconciler.judged(&judged, &|seen| known.get(&seen.bug).copied().unwrap_or_default());
+                    let missed =
+                        self.reconciler.judged(&judged, &|seen| known.get(&seen.bug).copied().unwrap_or_default());
                     self.missed.extend(missed);
                 }
                 Next::Ask(question) => self.ask(&question),
@@ -224,10 +225,10 @@ fn run(seed: u64, paging: Paging) -> (usize, usize) {
 fn nothing_stays_lost_and_nothing_late_is_counted() {
     for paging in [Paging::ByNumber, Paging::ByTime, Paging::ByPage] {
         let (mut found, mut missed) = (0, 0);
-        for seed in 0..60 {
+        for seed in 0..20 {
             let run = run(seed, paging);
             (found, missed) = (found + run.0, missed + run.1);
         }
-        assert!(missed > 1000 && found > missed, "{paging:?}: {found} found, {missed} missed");
+        assert!(missed > 300 && found > missed, "{paging:?}: {found} found, {missed} missed");
     }
 }
