@@ -17,7 +17,6 @@ fn own(bug: &str, rest: &str) -> String {
 #[tokio::test]
 async fn a_post_is_a_row_within_a_second() {
     let service = Place::sqlite().await.start(PLAIN).await;
-    service.hooks.opened().await;
     let begin = Instant::now();
     assert_eq!(service.post("plain", &changes(&[7, 8], 1)).await, ["queued", "queued"]);
     assert_eq!(service.until_rows("default", 2).await, [7, 8]);
@@ -116,6 +115,7 @@ async fn a_backlog_is_worked_off_at_its_pace_and_delays_no_live_event() {
     let mut options = place.options(&own("/ticket", ""));
     (options.work.pace_per_second, options.work.pace_burst) = (20, 5);
     let service = place.start_with(options).await;
+    service.hooks.opened().await;
     let bugs: Vec<u64> = (1..=30).collect();
     service.post("own", &changes(&bugs, 1)).await;
     let begin = Instant::now();

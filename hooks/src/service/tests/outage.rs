@@ -33,7 +33,7 @@ async fn a_store_that_is_away_at_the_start_stops_nothing() {
     let place = Place::sqlite().await;
     let locking = place.db();
     let lock = locking.begin().await.unwrap();
-    let service = place.start(PLAIN).await;
+    let service = place.start_with(place.options(PLAIN)).await;
     assert!(service.hooks.store().is_none());
     // The keys are not known yet: it is checked later.
     assert_eq!(service.post("plain", &changes(&[4], 1)).await, ["spooled"]);
@@ -48,7 +48,7 @@ async fn a_service_that_ends_while_the_store_is_away_leaves_the_spool() {
     let place = Place::sqlite().await;
     let locking = place.db();
     let lock = locking.begin().await.unwrap();
-    let service = place.start(PLAIN).await;
+    let service = place.start_with(place.options(PLAIN)).await;
     assert_eq!(service.post("plain", &changes(&[4, 5], 1)).await, ["spooled", "spooled"]);
     service.stop().await;
     drop(lock);

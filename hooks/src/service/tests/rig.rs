@@ -100,11 +100,15 @@ impl Place {
         options.clock = self.clock();
         options.limits.store_wait = Duration::from_millis(300);
         options.work.refresh = Duration::from_millis(100);
+        options.work.stop_grace = Duration::from_millis(200);
         options
     }
 
+    /// Starts a service, and waits until its store is open.
     pub(super) async fn start(&self, config: &str) -> Service {
-        self.start_with(self.options(config)).await
+        let service = self.start_with(self.options(config)).await;
+        service.hooks.opened().await;
+        service
     }
 
     /// Starts a service, once an earlier one has let go of the store and the spool.
