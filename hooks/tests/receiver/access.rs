@@ -106,7 +106,8 @@ async fn project_and_key_must_agree() {
     let body = r#"{"changes":[{"bug":1,"project":"red"},{"bug":2,"project":"blue"},{"bug":3,"project":"green"}]}"#;
     let answer = rig.post("/hooks/projects", body).await;
     answer.is(200, "ok", &["queued", "dropped", "dropped"]);
-    let reasons: Vec<_> = answer.json()["items"].as_array().unwrap().iter().map(|item| item["reason"].clone()).collect();
+    let reasons: Vec<_> =
+        answer.json()["items"].as_array().unwrap().iter().map(|item| item["reason"].clone()).collect();
     assert_eq!(reasons[1..], ["project_mismatch", "not_mapped"]);
 }
 
@@ -208,9 +209,8 @@ async fn what_is_not_kept_is_said() {
     assert!(kept(&rig.post_with("/hooks/plain", &[], BODY).await), "another source has an allowance of its own");
     let full = rig.post_with("/hooks/plain", &[], BODY).await;
     assert_eq!((full.status, kept(&full)), (200, false), "the store has no room");
-    let counted = |kept: &str| {
-        rig.counter(&format!(r#"bugfeed_hooks_quarantined_total{{share="known_source",kept="{kept}"}}"#))
-    };
+    let counted =
+        |kept: &str| rig.counter(&format!(r#"bugfeed_hooks_quarantined_total{{share="known_source",kept="{kept}"}}"#));
     assert_eq!((counted("yes"), counted("no")), (3, 2));
 }
 
