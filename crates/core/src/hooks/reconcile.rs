@@ -26,7 +26,8 @@ use bugfeed_protocol::{BugId, When};
 pub use self::paging::{Paging, Stuck};
 use super::SECOND_US;
 
-/// A webhook's time may be so much older than the bug's, in microseconds: a comment and its bug are not written at once.
+/// Times of a tracker are the same if they differ by so little, in microseconds: a comment and its bug are not written at
+/// once, and fractions are cut.
 const SLACK_US: i64 = 2 * SECOND_US;
 /// A tracker's clock that differs by more from what the last round makes us expect was set.
 const DRIFT_US: i64 = 60 * SECOND_US;

@@ -223,7 +223,9 @@ impl Desk for Memory {
     }
 
     async fn keep_mark(&self, _: &str, project: &str, mark: Mark) -> Result<(), Away> {
-        self.here(|state| drop(state.marks.insert(project.to_owned(), mark)))
+        self.here(|state| {
+            state.marks.insert(project.to_owned(), mark);
+        })
     }
 
     async fn known(&self, _: &str, bugs: &[Seen]) -> Result<Vec<Known>, Away> {

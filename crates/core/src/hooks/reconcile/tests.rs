@@ -223,7 +223,9 @@ fn pages_by_time() {
     assert_eq!(third, Question { page: 2, ..second }, "a whole page of one time");
     let fourth = next(&third, &[seen(4, 7), seen(5, 8)]).unwrap().unwrap();
     assert_eq!(fourth, Question { since: Some(at(8)), after: None, page: 1 });
-    assert_eq!(next(&fourth, &[seen(6, 6)]), Err(Stuck::NotSorted));
+    let fifth = next(&fourth, &[seen(6, 7), seen(7, 7)]).unwrap().unwrap();
+    assert_eq!(fifth, Question { page: 2, ..fourth }, "a whole page that is a second too old");
+    assert_eq!(next(&fifth, &[seen(8, 5)]), Err(Stuck::NotSorted));
 }
 
 #[test]
