@@ -328,7 +328,8 @@ async fn watch_spool(spool: Spool, running: watch::Receiver<Option<Arc<Running>>
     let mut was_used = false;
     while stop.run_until_cancelled(tokio::time::sleep(SPOOL_EVERY)).await.is_some() {
         let is_used = !spool.is_empty();
-        if was_used && !is_used
+        if was_used
+            && !is_used
             && let Some(running) = &*running.borrow()
         {
             running.shared.hurry_all();

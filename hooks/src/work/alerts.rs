@@ -53,13 +53,7 @@ impl Alerts {
     }
 
     /// An alert of a plan. `event` is as it was before the plan.
-    pub(crate) fn of_event(
-        &self,
-        alert: Alert,
-        event: Option<&Event>,
-        failure: Option<&Failure>,
-        events: &WorkEvents,
-    ) {
+    pub(crate) fn of_event(&self, alert: Alert, event: Option<&Event>, failure: Option<&Failure>, events: &WorkEvents) {
         let source = event.map(|event| &*event.source);
         let of = event.map_or_else(String::new, |event| {
             let bug = event.bug.map_or_else(|| "without a bug".to_owned(), |bug| format!("of bug {bug}"));

@@ -38,7 +38,8 @@ pub(super) struct Planned {
 impl Planned {
     /// Whether it changes anything.
     pub(super) fn does_something(&self) -> bool {
-        let is_nothing = |action: &Action| matches!(action, Action::Wait { .. } | Action::Alert(_) | Action::Ask { .. });
+        let is_nothing =
+            |action: &Action| matches!(action, Action::Wait { .. } | Action::Alert(_) | Action::Ask { .. });
         !self.plan.actions.iter().all(is_nothing)
     }
 
@@ -71,8 +72,7 @@ pub(super) fn after(
     failure: Option<&Failure>,
     now_us: i64,
 ) -> Planned {
-    let draft =
-        with_world(shared, now_us, |world| conclude(lane, asked.event.id, asked.version, outcome, world));
+    let draft = with_world(shared, now_us, |world| conclude(lane, asked.event.id, asked.version, outcome, world));
     let mut planned = draft.finish(asked.key.clone(), lane);
     let is_errored = |action: &Action| match action {
         Action::Step(step) => step.id == asked.event.id && step.after.state == State::Errored,
@@ -163,7 +163,8 @@ impl Draft {
     fn note_put_off(&self, step: &Step, event: &Event) {
         let Some(gate) = self.gates.get(&event.source).filter(|gate| gate.ask_from_us > self.now_us) else { return };
         let until_us = gate.ask_from_us.min(self.now_us + LONGEST_US);
-        let is_put_off = matches!(step.cause, Cause::Postponed | Cause::Hastened) && step.after.due_us == Some(until_us);
+        let is_put_off =
+            matches!(step.cause, Cause::Postponed | Cause::Hastened) && step.after.due_us == Some(until_us);
         if let Some(state) = self.state(event).filter(|_| is_put_off) {
             state.put_off(until_us);
         }

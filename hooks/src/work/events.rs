@@ -206,7 +206,10 @@ impl WorkEvents {
 
     /// Lines of the daily digest.
     pub(super) fn digest(&self) -> Vec<String> {
-        vec![format!("events that are due: {}", self.backlog.get()), format!("dead letters: {}", self.dead_letters.get())]
+        vec![
+            format!("events that are due: {}", self.backlog.get()),
+            format!("dead letters: {}", self.dead_letters.get()),
+        ]
     }
 }
 

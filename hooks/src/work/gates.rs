@@ -155,8 +155,7 @@ impl Sources {
     /// The settings of an arriving event's source.
     pub(crate) fn rule(&self, event: &Event) -> Rule {
         let (table, off) = (self.table(), self.off());
-        let duplicates =
-            table.sources.get(&*event.source).map_or(Duplicates::ByContent, |state| state.duplicates);
+        let duplicates = table.sources.get(&*event.source).map_or(Duplicates::ByContent, |state| state.duplicates);
         Rule { settings: table.settings(&off, event), duplicates }
     }
 }

@@ -244,4 +244,3 @@ pub(crate) fn until(now_us: i64, then_us: i64) -> Duration {
     let us = then_us.saturating_sub(now_us).clamp(0, 3600 * SECOND_US);
     Duration::from_micros(us.unsigned_abs())
 }
-

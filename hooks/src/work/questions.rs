@@ -113,7 +113,8 @@ async fn map(shared: &Shared, asked: &Asked) -> Answer {
 }
 
 async fn try_map(shared: &Shared, event: &Event) -> Result<Answer, StoreError> {
-    let lost = || Answer::failed(ErrorClass::Mapping, "the item is not kept any more", "have the tracker send it again");
+    let lost =
+        || Answer::failed(ErrorClass::Mapping, "the item is not kept any more", "have the tracker send it again");
     let Some(kept) = shared.store.kept(event.id).await? else { return Ok(lost()) };
     let Some(state) = shared.sources.state(&event.source) else { return Ok(lost()) };
     let arrived = When::from_micros(event.received_us)

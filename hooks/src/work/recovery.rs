@@ -65,13 +65,7 @@ async fn recover(shared: Arc<Shared>, source: String, asker: Arc<Asker>) {
 }
 
 /// Gives the order until the store has taken it. It may be given twice.
-async fn persist(
-    shared: &Arc<Shared>,
-    state: State,
-    source: Option<&str>,
-    feed: Option<&str>,
-    order: Order,
-) -> usize {
+async fn persist(shared: &Arc<Shared>, state: State, source: Option<&str>, feed: Option<&str>, order: Order) -> usize {
     let mut backoff = Backoff::SERVER;
     loop {
         match order_all(shared, state, source, feed, order).await {
@@ -153,7 +147,9 @@ async fn to_ask_about(shared: &Shared, source: &str) -> Result<Option<Event>, St
     for id in shared.store.in_state(State::Errored, Some(source), None, None, PROBE_AMONG).await? {
         let event = shared.store.event(id).await?;
         let fits = |event: &Event| {
-            event.progress.class == Some(ErrorClass::Tracker) && event.bug.is_some() && event.progress.blocked_by.is_none()
+            event.progress.class == Some(ErrorClass::Tracker)
+                && event.bug.is_some()
+                && event.progress.blocked_by.is_none()
         };
         if let Some(event) = event.filter(fits) {
             return Ok(Some(event));

@@ -34,7 +34,8 @@ async fn both_work_and_nothing_is_announced_twice(place: Option<Place>) {
     let store = one.hooks.opened().await.0;
     until("all is settled", async || {
         let open = [State::Queued, State::Processing, State::Errored];
-        let mut count = 0;
+        // A store that was slow for a moment has sent some to the spool.
+        let mut count = if one.hooks.spool().is_empty() && two.hooks.spool().is_empty() { 0 } else { 1 };
         for state in open {
             count += store.in_state(state, None, None, None, 1000).await.unwrap().len();
         }
