@@ -2,8 +2,9 @@
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
-//! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP, [`tracker`] asks trackers with it,
-//! and [`notify`] tells people.
+//! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP,
+//! [`tracker`] asks trackers with it, and [`notify`] tells people. [`store`] is the database, [`work`] carries out what the
+//! planners decide, and [`service`] composes all of it.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -42,8 +43,11 @@ pub mod client;
 pub mod config;
 pub mod notify;
 pub mod receive;
+pub mod service;
+pub mod store;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]
 mod test_tls;
 pub mod tracker;
+pub mod work;

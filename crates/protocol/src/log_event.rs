@@ -116,4 +116,18 @@ log_events! {
     SpoolUnreadable = "spool_unreadable", "A file of the spool cannot be read or removed; it is left alone until the next start.";
     SpoolSetAside = "spool_set_aside", "The store takes other webhooks, but not this one of the spool; it was put into a file of its own.";
     SpoolFailed = "spool_failed", "The disk refused what was to be spooled.";
+    // Events of webhooks, while they are worked on.
+    HooksWait = "hooks_wait", "The store of the hooks does not answer; received events wait.";
+    HookTryFailed = "hook_try_failed", "A received event failed and waits for another try; the fields name event, source, bug and class.";
+    HookExpired = "hook_expired", "A received event failed for seven days and was dropped.";
+    HookPoison = "hook_poison", "Three workers in a row were gone while they had a received event; it was put aside.";
+    HooksHastened = "hooks_hastened", "Failed events are tried at once, because their cause may be mended.";
+    HooksMissed = "hooks_missed", "The tracker has changes that no webhook has brought; they are announced now.";
+    HooksReloaded = "hooks_reloaded", "The configuration of the sources was read again and holds from now on.";
+    HooksStopped = "hooks_stopped", "The hooks have ended in good order.";
+    TrackerAway = "tracker_away", "A tracker fails and is asked more rarely; events that must be looked at wait.";
+    TrackerBack = "tracker_back", "A tracker answers again.";
+    ReconcileFailed = "reconcile_failed", "A tracker cannot be asked what changed; it is asked again later.";
+    SenderTroubled = "sender_troubled", "A sender's own list of webhooks says that one is off, or has a backlog.";
+    NotifyFailed = "notify_failed", "An alert could not be delivered to a target of `[[notify]]`.";
 }

@@ -51,6 +51,35 @@ pub trait Dialect: fmt::Debug + Send + Sync {
     /// The type of a date without a zone.
     fn date_type(&self) -> &'static str;
 
+    /// The type of a date without a zone, to the microsecond.
+    fn fine_date_type(&self) -> &'static str;
+
+    /// The type of a text of any length.
+    fn long_text_type(&self) -> &'static str {
+        "TEXT"
+    }
+
+    /// The end of a `CREATE INDEX` that leaves out the rows in which this column is NULL; empty where there is no such
+    /// index.
+    fn where_set(&self, column: &str) -> String {
+        format!(" WHERE {column} IS NOT NULL")
+    }
+
+    /// A table of these rows, for a `FROM`. Each row is a list of literals and parameters; the columns are called
+    /// `column1`, `column2` and so on. In some databases the first row is one of NULLs only, which makes the types known.
+    fn rows_as_table(&self, kinds: &[CellKind], rows: &[String]) -> String;
+
+    /// An `UPDATE` of the rows of `table` that fit the rows of `values` ([`Dialect::rows_as_table`]). In `on` and `set`, the
+    /// table is called `e` and the values are called `v`; `set` names a column of the table, and what it becomes.
+    fn update_from(&self, table: &str, values: &str, on: &str, set: &[(&str, String)]) -> String {
+        format!("UPDATE {table} AS e SET {} FROM {values} v WHERE {on}", assignments("", set))
+    }
+
+    /// How to learn the ids that an `INSERT` of several rows has given by a [counting key](Dialect::counting_key).
+    fn counted_ids(&self) -> CountedIds {
+        CountedIds::Returning
+    }
+
     /// The end of a `CREATE TABLE`, which makes sure that the table has transactions.
     fn table_options(&self) -> &'static str {
         ""
@@ -95,6 +124,29 @@ pub trait Dialect: fmt::Debug + Send + Sync {
     fn why_reading_waits(&self) -> &'static str {
         "the whole table is locked: by an ALTER TABLE that runs or waits for a transaction, by LOCK TABLE, or by a backup"
     }
+}
+
+/// `a = x, b = y`.
+pub(crate) fn assignments(prefix: &str, set: &[(&str, String)]) -> String {
+    set.iter().map(|(column, to)| format!("{prefix}{column} = {to}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What a column of [`Dialect::rows_as_table`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CellKind {
+    /// Whole numbers.
+    Int,
+    /// Texts.
+    Text,
+}
+
+/// How ids that the database has counted are learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedIds {
+    /// By `RETURNING` at the end of the `INSERT`.
+    Returning,
+    /// By this query after the `INSERT`, in the same transaction. It gives the first id, and the distance of two ids.
+    Query(&'static str),
 }
 
 /// How a column's type is read.

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use databases::compiled_in;
 pub use db::{Db, Tx};
-pub use dialect::{AskClock, ColumnKind, Dialect, ServerClock};
+pub use dialect::{AskClock, CellKind, ColumnKind, CountedIds, Dialect, ServerClock};
 pub use driver::Notifier;
 pub use error::{Advice, Fault, SqlError};
 pub use name::{BadName, Name};

@@ -287,8 +287,7 @@ impl Asker {
         let Ok(_place) = self.at_once.acquire().await else {
             return (Err(Trouble::ours("the process ends")), Heard::default());
         };
-        let begun = self.breaker().begin(self.now_us());
-        if !begun {
+        if !self.begin().await {
             let reason = "the tracker is not asked just now, because it failed or was asked often";
             return (Err(Trouble::refused(reason)), Heard::default());
         }
@@ -302,6 +301,25 @@ impl Asker {
             self.recovered.notify_one();
         }
         (result, heard)
+    }
+
+    /// Begins a question. Waits for the rate, which is a moment, but not for an open breaker.
+    async fn begin(&self) -> bool {
+        loop {
+            let now_us = self.now_us();
+            let from_us = {
+                let mut breaker = self.breaker();
+                if breaker.begin(now_us) {
+                    return true;
+                }
+                if breaker.is_open() {
+                    return false;
+                }
+                breaker.ask_from(now_us)
+            };
+            let wait_us = from_us.saturating_sub(now_us).clamp(1000, SECOND_US);
+            tokio::time::sleep(Duration::from_micros(wait_us.unsigned_abs())).await;
+        }
     }
 
     async fn request(&self, path: &str, eyes: Eyes, longest: usize) -> Result<Request, Trouble> {

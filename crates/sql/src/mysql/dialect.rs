@@ -1,6 +1,6 @@
 //! The SQL of MySQL and MariaDB.
 
-use crate::dialect::{AskClock, ColumnKind, Dialect, ServerClock};
+use crate::dialect::{AskClock, CellKind, ColumnKind, CountedIds, Dialect, ServerClock, assignments};
 use crate::{Name, Value};
 
 #[derive(Debug)]
@@ -45,6 +45,32 @@ impl Dialect for MySqlDialect {
 
     fn date_type(&self) -> &'static str {
         "DATETIME"
+    }
+
+    fn fine_date_type(&self) -> &'static str {
+        "DATETIME(6)"
+    }
+
+    fn long_text_type(&self) -> &'static str {
+        "LONGTEXT"
+    }
+
+    fn where_set(&self, _: &str) -> String {
+        String::new()
+    }
+
+    fn rows_as_table(&self, kinds: &[CellKind], rows: &[String]) -> String {
+        // The first row names the columns; the others give them their types.
+        let names: Vec<String> = (1..=kinds.len()).map(|n| format!("NULL AS column{n}")).collect();
+        format!("(SELECT {} UNION ALL SELECT {})", names.join(","), rows.join(" UNION ALL SELECT "))
+    }
+
+    fn update_from(&self, table: &str, values: &str, on: &str, set: &[(&str, String)]) -> String {
+        format!("UPDATE {table} e JOIN {values} v ON {on} SET {}", assignments("e.", set))
+    }
+
+    fn counted_ids(&self) -> CountedIds {
+        CountedIds::Query("SELECT LAST_INSERT_ID(), @@auto_increment_increment")
     }
 
     fn table_options(&self) -> &'static str {

@@ -1,6 +1,6 @@
 //! The SQL of PostgreSQL.
 
-use crate::dialect::{AskClock, ColumnKind, Dialect, ServerClock};
+use crate::dialect::{AskClock, CellKind, ColumnKind, Dialect, ServerClock};
 use crate::{Name, Value};
 
 #[derive(Debug)]
@@ -47,6 +47,19 @@ impl Dialect for PostgresDialect {
 
     fn date_type(&self) -> &'static str {
         "TIMESTAMP"
+    }
+
+    fn fine_date_type(&self) -> &'static str {
+        "TIMESTAMP(6)"
+    }
+
+    fn rows_as_table(&self, kinds: &[CellKind], rows: &[String]) -> String {
+        let null = |kind: &CellKind| match kind {
+            CellKind::Int => "NULL::bigint",
+            CellKind::Text => "NULL::text",
+        };
+        let nulls: Vec<&str> = kinds.iter().map(null).collect();
+        format!("(VALUES ({}),({}))", nulls.join(","), rows.join("),("))
     }
 
     fn insert_or_ignore(&self, into: &str) -> String {

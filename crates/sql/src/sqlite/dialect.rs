@@ -1,6 +1,6 @@
 //! The SQL of SQLite.
 
-use crate::dialect::{ColumnKind, Dialect, ServerClock};
+use crate::dialect::{CellKind, ColumnKind, Dialect, ServerClock};
 use crate::{Name, Value};
 
 #[derive(Debug)]
@@ -53,6 +53,15 @@ impl Dialect for SqliteDialect {
 
     fn date_type(&self) -> &'static str {
         "DATETIME"
+    }
+
+    fn fine_date_type(&self) -> &'static str {
+        // A column of SQLite takes what is written into it, fractions as well.
+        "DATETIME"
+    }
+
+    fn rows_as_table(&self, _: &[CellKind], rows: &[String]) -> String {
+        format!("(VALUES ({}))", rows.join("),("))
     }
 
     fn insert_or_ignore(&self, into: &str) -> String {

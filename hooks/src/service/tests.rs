@@ -1,0 +1,8 @@
+//! The whole service: a real store, real HTTP, trackers in the test process.
+
+mod crash;
+mod ordinary;
+mod outage;
+mod replicas;
+mod rig;
+mod trackers;

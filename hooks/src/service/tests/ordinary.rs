@@ -1,0 +1,184 @@
+//! The ordinary way, dead letters, reload, pace, matching.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use bugfeed_core::hooks::event::{DropReason, ErrorClass, State};
+use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
+
+use super::rig::{PLAIN, Place, changes, read, until};
+
+/// A source whose items have their bug at this place.
+fn own(bug: &str, rest: &str) -> String {
+    format!(
+        "[[source]]\nname = \"own\"\nitems = \"/changes\"\nbug = \"{bug}\"\nwhen = \"/when\"\nfeed = \"default\"\n{rest}\n{PLAIN}"
+    )
+}
+
+#[tokio::test]
+async fn a_post_is_a_row_within_a_second() {
+    let service = Place::sqlite().await.start(PLAIN).await;
+    let begin = Instant::now();
+    assert_eq!(service.post("plain", &changes(&[7, 8], 1)).await, ["queued", "queued"]);
+    assert_eq!(service.until_rows("default", 2).await, [7, 8]);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    let event = service.until_state(7, State::Completed).await;
+    assert!(event.row.is_some() && event.event.progress.began_us.is_some());
+    assert_eq!(service.post("plain", &changes(&[7], 1)).await, ["duplicate"]);
+    assert_eq!(service.post("plain", "{\"changes\":[{\"bug\":7}]}").await, ["queued"], "dated by arrival");
+    service.until_rows("default", 3).await;
+    assert_eq!(service.counter("bugfeed_hooks_completed_total{source=\"plain\"}"), 3);
+    assert!(service.health.report().ready);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_mapping_that_is_mended_empties_the_dead_letters() {
+    let service = Place::sqlite().await.start(&own("/ticket", "")).await;
+    assert_eq!(service.post("own", &changes(&[1, 2], 1)).await, ["errored", "errored"]);
+    // The first mapping stays wrong, so another try fails again.
+    service.ahead(61);
+    until("they were tried", async || {
+        let count = service.counter("bugfeed_hooks_errored_total{source=\"own\",class=\"mapping\"}");
+        (count >= 2).then_some(()).ok_or_else(|| count.to_string())
+    })
+    .await;
+    assert_eq!(service.rows("default").await, [] as [i64; 0]);
+    let store = service.hooks.store().unwrap();
+    let dead = store.dead_letters(Some("own"), None, 10).await.unwrap();
+    assert_eq!(dead.len(), 2);
+    assert!(dead[0].reason.as_ref().unwrap().error.contains("bug"), "{:?}", dead[0].reason);
+    let begin = Instant::now();
+    service.hooks.reload(read(&own("/bug", ""))).unwrap();
+    let mut rows = service.until_rows("default", 2).await;
+    rows.sort_unstable();
+    assert_eq!(rows, [1, 2]);
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    assert_eq!(store.count_dead_letters().await.unwrap(), 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_expires() {
+    let service = Place::sqlite().await.start(&own("/ticket", "")).await;
+    service.post("own", "{\"changes\":[{\"x\":1}]}").await;
+    service.ahead(8 * 86_400);
+    // The try that was due before its expiry comes first.
+    until("it has expired", async || {
+        service.hooks.wake();
+        let count = service.counter("bugfeed_hooks_expired_total{source=\"own\"}");
+        (count == 1).then_some(()).ok_or_else(|| count.to_string())
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_configured_any_more_waits() {
+    let both = own("/ticket", "");
+    let service = Place::sqlite().await.start(&both).await;
+    service.post("own", &changes(&[5], 1)).await;
+    service.hooks.reload(read(PLAIN)).unwrap();
+    let store = service.hooks.store().unwrap();
+    until("it is disabled", async || {
+        let disabled = store.in_state(State::Disabled, Some("own"), None, None, 10).await.unwrap();
+        service.ahead(1);
+        (disabled.len() == 1).then_some(()).ok_or_else(String::new)
+    })
+    .await;
+    assert!(service.post_json("own", &changes(&[5], 1)).await["error"].is_string(), "it is unknown now");
+    service.hooks.reload(read(&own("/bug", ""))).unwrap();
+    assert_eq!(service.until_rows("default", 1).await, [5]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_switch_holds_for_what_comes_and_for_what_waits() {
+    use crate::store::notes::Switch;
+    let service = Place::sqlite().await.start(PLAIN).await;
+    let store = service.hooks.opened().await.0;
+    store.set_switch(Switch::Feed, "default", Some(1)).await.unwrap();
+    service.hooks.refresh();
+    until("it is switched off", async || {
+        service.hooks.sources().off().feeds.contains("default").then_some(()).ok_or_else(String::new)
+    })
+    .await;
+    assert_eq!(service.post("plain", &changes(&[3], 1)).await, ["disabled"]);
+    store.set_switch(Switch::Feed, "default", None).await.unwrap();
+    service.hooks.refresh();
+    assert_eq!(service.until_rows("default", 1).await, [3]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_backlog_is_worked_off_at_its_pace_and_delays_no_live_event() {
+    let place = Place::sqlite().await;
+    let mut options = place.options(&own("/ticket", ""));
+    (options.work.pace_per_second, options.work.pace_burst) = (5, 5);
+    // A clock that stands still gives no tokens.
+    let now_us = Arc::new(AtomicI64::new((place.clock())()));
+    let clock = Arc::clone(&now_us);
+    options.clock = Arc::new(move || clock.load(Ordering::SeqCst));
+    let service = place.start_with(options).await;
+    let store = service.hooks.opened().await.0;
+    let bugs: Vec<u64> = (1..=30).collect();
+    service.post("own", &changes(&bugs, 1)).await;
+    service.hooks.reload(read(&own("/bug", ""))).unwrap();
+    let errored = async || store.in_state(State::Errored, None, None, None, 100).await.unwrap().len();
+    until("the burst", async || {
+        let count = errored().await;
+        (count <= 25).then_some(()).ok_or_else(|| count.to_string())
+    })
+    .await;
+    for bug in 1000..1005 {
+        service.post("plain", &changes(&[bug], 1)).await;
+        service.until_state(bug, State::Completed).await;
+    }
+    assert_eq!(errored().await, 25, "five tokens");
+    assert_eq!(service.rows("default").await.len(), 5, "live events only: to announce takes a token, too");
+    until("all", async || {
+        now_us.fetch_add(1_000_000, Ordering::SeqCst);
+        service.hooks.wake();
+        let count = service.rows("default").await.len();
+        (count == 35).then_some(()).ok_or_else(|| count.to_string())
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn events_learn_their_numbers() {
+    let service = Place::sqlite().await.start(PLAIN).await;
+    service.post("plain", &changes(&[7], 1)).await;
+    let event = service.until_state(7, State::Completed).await;
+    assert_eq!(event.cursor, None);
+    let epoch = Epoch::parse("0123456789abcdef").unwrap();
+    let change = Change { bug: event.event.bug.unwrap(), when: event.event.when };
+    let recorded = When::from_micros(0).unwrap();
+    let numbered = Numbered { change, cursor: Cursor::new(epoch.clone(), 5), after: None, recorded };
+    service.hooks.matches().send(("default".into(), vec![numbered])).await.unwrap();
+    until("it is matched", async || {
+        let cursor = service.events(7).await[0].cursor.clone();
+        (cursor == Some((epoch.clone(), 5))).then_some(()).ok_or_else(|| format!("{cursor:?}"))
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_item_that_the_new_mapping_drops_is_dropped() {
+    let service = Place::sqlite().await.start(&own("/ticket", "")).await;
+    service.post("own", &changes(&[9], 1)).await;
+    let drops = own("/bug", "[source.on.\"*\"]\nanswer = \"ignored\"\n");
+    service.hooks.reload(read(&drops)).unwrap();
+    let store = service.hooks.store().unwrap();
+    let id = until("it is dropped", async || {
+        let dropped = store.in_state(State::Dropped, Some("own"), None, None, 10).await.unwrap();
+        dropped.first().copied().ok_or_else(String::new)
+    })
+    .await;
+    let progress = store.event(id).await.unwrap().unwrap().progress;
+    assert_eq!((progress.drop, progress.class), (Some(DropReason::NotMapped), Some(ErrorClass::Mapping)));
+    service.stop().await;
+}

@@ -1,0 +1,265 @@
+//! Plans of the core are carried out.
+
+use std::collections::BTreeSet;
+
+use bugfeed_core::hooks::action::{Action, Mapped};
+use bugfeed_core::hooks::event::{AT_ONCE, ErrorClass, State, WhenOrigin};
+use bugfeed_core::hooks::lane::{DeadLetters, Gate, Lane, LaneKey, Older, Settings, World};
+use bugfeed_core::hooks::outcome::{Outcome, conclude};
+use bugfeed_protocol::{BugId, When};
+
+use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, work};
+use crate::receive::received::{Failure, ReceivedItem};
+use crate::store::apply::{Applied, Plan};
+
+const VERIFY: Settings = Settings { verify: true, ..Settings::DEFAULT };
+
+/// What follows from an answer about the event that this plan has claimed.
+async fn answer(rig: &Rig, claim: &Plan, outcome: &Outcome, settings: Settings) -> Plan {
+    let asked = claim.actions.iter().find_map(|action| match action {
+        Action::Ask { id, version, .. } => Some((*id, *version)),
+        _ => None,
+    });
+    let (id, version) = asked.expect("a question");
+    let event = rig.store.event(id).await.unwrap().unwrap();
+    let lane = rig.store.lane(&LaneKey::of(&event), &look(claim.now_us)).await.unwrap();
+    let source = move |_: &_| (settings, Gate::OPEN);
+    let world = World { now_us: claim.now_us, lease_us: LEASE_US, batch: 32, source: &source };
+    let failure = Failure { error: "the tracker is away".to_owned(), fix: "wait".to_owned() };
+    Plan { now_us: claim.now_us, actions: conclude(&lane, id, version, outcome, &world), reasons: vec![(id, failure)] }
+}
+
+pub(super) async fn ordinary_events_are_completed_together(rig: &Rig) {
+    let items: Vec<ReceivedItem> = (0..400).map(|n| item(1 + n % 100, (n / 100).cast_signed(), "d")).collect();
+    rig.store.accept(&[&rig.request(items)]).await.unwrap();
+    let now_us = NOON_US + 60 * SECOND_US;
+    let due = rig.store.due_lanes(&look(now_us), false, 1000).await.unwrap();
+    assert_eq!(due.len(), 100);
+    let keys: Vec<LaneKey> = due.into_iter().map(|due| due.key).collect();
+    let lanes = rig.store.lanes(&keys, &look(NOON_US + SECOND_US)).await.unwrap();
+    let source = |_: &_| (Settings::DEFAULT, Gate::OPEN);
+    let world = World { now_us, lease_us: LEASE_US, batch: 32, source: &source };
+    let plan =
+        |lane| Plan { now_us, actions: bugfeed_core::hooks::processor::plan_lane(lane, &world), reasons: vec![] };
+    let plans: Vec<Plan> = lanes.iter().map(plan).collect();
+    let applied = rig.store.apply_many(&plans).await.unwrap();
+    assert!(applied.iter().all(|applied| *applied == Applied::Done));
+    let rows = rig.rows().await;
+    assert_eq!(rows.len(), 400);
+    let mut seen = BTreeSet::new();
+    for stored in rig.all().await {
+        let (event, progress) = (&stored.event, &stored.event.progress);
+        assert_eq!((progress.state, progress.due_us, progress.ended_us), (State::Completed, None, Some(now_us)));
+        let row = stored.row.unwrap();
+        assert!(rows.contains(&(row, event.bug.unwrap().get().cast_signed())), "row {row} is of another bug");
+        assert!(seen.insert(row));
+    }
+    // The change table has what the tracker said, to the second.
+    let table = rig.store.change_table("f").unwrap();
+    let sql = format!(
+        "SELECT {} FROM {table} WHERE bug_id = 7 ORDER BY id LIMIT 1",
+        rig.store.db.dialect().text("delta_ts", 30)
+    );
+    let text = super::rig::texts(&rig.store, &sql).await;
+    assert!(text[0].starts_with("2026-11-26 12:00:00"), "{text:?}");
+    assert_eq!(rig.store.due_lanes(&look(now_us), false, 10).await.unwrap(), []);
+    assert_eq!(rig.count("hooks_lines").await, 0, "the ordinary way is in the row");
+    // All plans are stale now.
+    let applied = rig.store.apply_many(&plans[..3]).await.unwrap();
+    assert_eq!(applied, [Applied::Stale; 3]);
+    assert_eq!(rig.rows().await.len(), 400);
+}
+
+pub(super) async fn one_stale_plan_does_not_stop_the_others(rig: &Rig) {
+    for bug in 1..=3 {
+        rig.arrive(item(bug, 0, "d")).await;
+    }
+    let now_us = NOON_US + SECOND_US;
+    let mut plans = Vec::new();
+    for bug in 1..=3 {
+        plans.push(plan(&rig.store, &lane_of(bug), now_us, Settings::DEFAULT).await);
+    }
+    assert_eq!(rig.store.apply(&plans[1]).await.unwrap(), Applied::Done);
+    let applied = rig.store.apply_many(&plans).await.unwrap();
+    assert_eq!(applied, [Applied::Done, Applied::Stale, Applied::Done]);
+    assert_eq!(rig.rows().await.len(), 3);
+    // A feed without a table.
+    rig.arrive(ReceivedItem { feed: "nowhere".to_owned(), ..item(8, 0, "x") }).await;
+    rig.arrive(item(9, 0, "x")).await;
+    let nowhere = LaneKey::Bug("nowhere".into(), BugId::new(8).unwrap());
+    let plans = [
+        plan(&rig.store, &nowhere, now_us, Settings::DEFAULT).await,
+        plan(&rig.store, &lane_of(9), now_us, Settings::DEFAULT).await,
+    ];
+    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Stale, Applied::Done]);
+    assert!(rig.store.apply(&plans[0]).await.is_err());
+}
+
+pub(super) async fn a_dead_letter_holds_its_chain_and_lets_it_go(rig: &Rig) {
+    let head = rig.arrive(item(1, 0, "d")).await;
+    let now_us = NOON_US + SECOND_US;
+    let claim = plan(&rig.store, &lane_of(1), now_us, VERIFY).await;
+    assert_eq!(rig.store.apply(&claim).await.unwrap(), Applied::Done);
+    assert_eq!(rig.state(head).await, State::Processing);
+    let failed = answer(rig, &claim, &Outcome::Failed(ErrorClass::Tracker), VERIFY).await;
+    assert_eq!(rig.store.apply(&failed).await.unwrap(), Applied::Done);
+    assert_eq!(rig.store.apply(&failed).await.unwrap(), Applied::Stale);
+    let behind: Vec<_> = [rig.arrive(item(1, 5, "e")).await, rig.arrive(item(1, 6, "f")).await].into();
+    // The new events try the head at once, and wait behind it.
+    let claim = plan(&rig.store, &lane_of(1), now_us + SECOND_US, VERIFY).await;
+    assert_eq!(rig.store.apply(&claim).await.unwrap(), Applied::Done);
+    for id in &behind {
+        assert_eq!(rig.stored(*id).await.event.progress.blocked_by, Some(head));
+    }
+    let dead = rig.store.dead_letters(None, None, 10).await.unwrap();
+    assert_eq!(dead.len(), 0, "it is being tried");
+    let failed = answer(rig, &claim, &Outcome::Failed(ErrorClass::Tracker), VERIFY).await;
+    rig.store.apply(&failed).await.unwrap();
+    let dead = rig.store.dead_letters(Some("s"), None, 10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].head.event.id, dead[0].waiting), (1, head, 2));
+    assert_eq!(dead[0].reason.as_ref().unwrap().error, "the tracker is away");
+    assert_eq!(rig.store.count_dead_letters().await.unwrap(), 1);
+    // It succeeds at last, and the others follow in order.
+    let late_us = now_us + 3600 * SECOND_US;
+    let claim = plan(&rig.store, &lane_of(1), late_us, VERIFY).await;
+    rig.store.apply(&claim).await.unwrap();
+    let done = answer(rig, &claim, &Outcome::Visible, VERIFY).await;
+    assert_eq!(rig.store.apply(&done).await.unwrap(), Applied::Done);
+    for id in &behind {
+        let progress = rig.stored(*id).await.event.progress;
+        assert_eq!((progress.blocked_by, progress.due_us), (None, Some(AT_ONCE)));
+    }
+    work(&rig.store, late_us, Settings::DEFAULT).await;
+    assert_eq!(rig.rows().await.len(), 3);
+    let detail = rig.store.detail(head).await.unwrap().unwrap();
+    let causes: Vec<String> = detail.lines.iter().map(|line| line.cause.unwrap().to_string()).collect();
+    assert_eq!(causes, ["failed", "claimed", "failed", "claimed"]);
+    assert!(detail.lines.is_sorted_by_key(|line| line.version));
+}
+
+pub(super) async fn one_event_of_a_lane_is_processed_at_a_time(rig: &Rig) {
+    rig.arrive(item(1, 0, "d")).await;
+    rig.arrive(item(1, 1, "e")).await;
+    let now_us = NOON_US + SECOND_US;
+    let whole = rig.store.lane(&lane_of(1), &look(NOON_US + SECOND_US)).await.unwrap();
+    let claim = |index: usize| {
+        let lane = Lane { open: vec![whole.open[index].clone()], ..Lane::default() };
+        let source = |_: &_| (VERIFY, Gate::OPEN);
+        let world = World { now_us, lease_us: LEASE_US, batch: 1, source: &source };
+        Plan { now_us, actions: bugfeed_core::hooks::processor::plan_lane(&lane, &world), reasons: vec![] }
+    };
+    assert_eq!(rig.store.apply(&claim(0)).await.unwrap(), Applied::Done);
+    assert_eq!(rig.store.apply(&claim(1)).await.unwrap(), Applied::Stale, "the unique index");
+    // A lane in which an event is processed is due when the lease ends.
+    assert_eq!(rig.store.due_lanes(&look(now_us), false, 10).await.unwrap(), []);
+    assert_eq!(rig.store.next_due(now_us).await.unwrap(), Some(now_us + 60 * SECOND_US));
+    let due = rig.store.due_lanes(&look(now_us + 61 * SECOND_US), false, 10).await.unwrap();
+    assert_eq!(due.len(), 1);
+}
+
+pub(super) async fn a_repeated_mapping_moves_an_event_to_its_lane(rig: &Rig) {
+    let id = rig.arrive(failed("d", Some("{\"x\":1}"))).await;
+    let now_us = NOON_US + 120 * SECOND_US;
+    let due = rig.store.due_lanes(&look(now_us), true, 10).await.unwrap();
+    assert_eq!(due[0].key, LaneKey::Alone(id));
+    let claim = plan(&rig.store, &LaneKey::Alone(id), now_us, Settings::DEFAULT).await;
+    assert_eq!(rig.store.apply(&claim).await.unwrap(), Applied::Done);
+    let mapped = Mapped {
+        feed: "f".into(),
+        bug: BugId::new(77).unwrap(),
+        when: When::from_micros(NOON_US - SECOND_US).unwrap(),
+        origin: WhenOrigin::Tracker,
+        private: false,
+    };
+    let moved = answer(rig, &claim, &Outcome::Mapped(mapped), Settings::DEFAULT).await;
+    let moved = Plan { reasons: Vec::new(), ..moved };
+    assert_eq!(rig.store.apply(&moved).await.unwrap(), Applied::Done);
+    assert!(rig.store.kept(id).await.unwrap().is_none(), "its mapping is done");
+    let lane = rig.store.lane(&lane_of(77), &look(NOON_US + SECOND_US)).await.unwrap();
+    assert_eq!(lane.open.len(), 1);
+    rig.work(now_us + SECOND_US).await;
+    assert_eq!(rig.state(id).await, State::Completed);
+    assert_eq!(rig.rows().await[0].1, 77);
+}
+
+pub(super) async fn what_is_due(rig: &Rig) {
+    let now_us = NOON_US + SECOND_US;
+    assert_eq!(rig.store.next_due(now_us).await.unwrap(), None);
+    for bug in 1..=20 {
+        rig.arrive(item(bug, 0, "d")).await;
+        rig.arrive(item(bug, 1, "e")).await;
+    }
+    rig.arrive(failed("x", Some("{}"))).await;
+    assert_eq!(rig.store.due_lanes(&look(now_us), false, 5).await.unwrap().len(), 5);
+    assert_eq!(rig.store.due_lanes(&look(now_us), false, 100).await.unwrap().len(), 20);
+    assert_eq!(rig.store.due_lanes(&look(now_us), true, 100).await.unwrap().len(), 0);
+    assert_eq!(rig.store.backlog(now_us).await.unwrap(), 40);
+    let paced = rig.store.due_lanes(&look(now_us + 61 * SECOND_US), true, 100).await.unwrap();
+    assert!(paced.len() == 1 && paced[0].is_paced);
+    // A time from a clock that was wrong does not keep anything for ever.
+    rig.store.db.execute("UPDATE hooks_events SET due_us = due_us + 100000000000000 WHERE bug = 1", &[]).await.unwrap();
+    let due = rig.store.due_lanes(&look(now_us), false, 100).await.unwrap();
+    assert!(due.iter().any(|due| due.key == lane_of(1)));
+}
+
+pub(super) async fn lanes_together_are_as_lanes_alone(rig: &Rig) {
+    let mut keys = vec![lane_of(999), LaneKey::Alone(rig.arrive(failed("x", Some("{}"))).await)];
+    for n in 0..200_u64 {
+        // The lane of bug 10 is too long to be read together with others.
+        let bug = if n % 2 == 0 { 10 } else { n % 9 + 1 };
+        rig.arrive(item(bug, n.cast_signed() % 5, &format!("d{n}"))).await;
+    }
+    keys.extend((1..=10).map(lane_of));
+    // A lane with an event that is processed, and one that repeats an errored event.
+    let claim = plan(&rig.store, &lane_of(1), NOON_US + SECOND_US, VERIFY).await;
+    rig.store.apply(&claim).await.unwrap();
+    let claim = plan(&rig.store, &lane_of(2), NOON_US + SECOND_US, VERIFY).await;
+    rig.store.apply(&claim).await.unwrap();
+    rig.store.apply(&answer(rig, &claim, &Outcome::Failed(ErrorClass::Tracker), VERIFY).await).await.unwrap();
+    let errored = rig.store.lane(&lane_of(2), &look(NOON_US + SECOND_US)).await.unwrap();
+    let errored = errored.open.iter().find(|event| event.progress.state == State::Errored).unwrap().clone();
+    let received = item(2, (errored.when.as_micros() - NOON_US) / SECOND_US, &errored.delivery.unwrap().id);
+    rig.arrive(received).await;
+    // A completed event that is newer than open ones.
+    work_one(rig, 3).await;
+    let together = rig.store.lanes(&keys, &look(NOON_US + SECOND_US)).await.unwrap();
+    let mut related = 0;
+    for (key, mut lane) in keys.iter().zip(together) {
+        let mut alone = rig.store.lane(key, &look(NOON_US + SECOND_US)).await.unwrap();
+        for lane in [&mut lane, &mut alone] {
+            lane.open.sort_by_key(|event| event.id);
+            lane.related.sort_by_key(|event| event.id);
+            related += lane.related.len();
+        }
+        assert_eq!(lane, alone, "{key:?}");
+    }
+    assert!(related > 0);
+}
+
+/// Completes the newest event of a bug only.
+async fn work_one(rig: &Rig, bug: u64) {
+    let mut lane = rig.store.lane(&lane_of(bug), &look(NOON_US + SECOND_US)).await.unwrap();
+    lane.open.sort_by(|a, b| b.when.cmp(&a.when));
+    lane.open.truncate(1);
+    let settings = Settings { older: Older::Announce, ..Settings::DEFAULT };
+    let source = move |_: &_| (settings, Gate::OPEN);
+    let world = World { now_us: NOON_US + SECOND_US, lease_us: LEASE_US, batch: 1, source: &source };
+    let actions = bugfeed_core::hooks::processor::plan_lane(&lane, &world);
+    let plan = Plan { now_us: NOON_US + SECOND_US, actions, reasons: Vec::new() };
+    assert_eq!(rig.store.apply(&plan).await.unwrap(), Applied::Done);
+}
+
+pub(super) async fn two_workers_share_the_work(rig: &Rig) {
+    for n in 0..60_u64 {
+        rig.arrive(item(n % 6 + 1, n.cast_signed(), &n.to_string())).await;
+    }
+    let other = rig.other().await;
+    let now_us = NOON_US + 60 * SECOND_US;
+    let settings = Settings { dead_letters: DeadLetters::Hold, ..Settings::DEFAULT };
+    tokio::join!(work(&rig.store, now_us, settings), work(&other, now_us, settings));
+    let all = rig.all().await;
+    let completed = all.iter().filter(|stored| stored.event.progress.state == State::Completed).count();
+    assert!(all.iter().all(|stored| stored.event.progress.state.is_terminal()));
+    assert_eq!(rig.rows().await.len(), completed, "each completed event has one row");
+    other.close().await;
+}

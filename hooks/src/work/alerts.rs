@@ -1,0 +1,96 @@
+//! Who is told: log lines with the ids, and the targets of `[[notify]]`.
+//!
+//! Goes in: alerts of plans and of upkeep. Comes out: one log line for each errored event, and an alert for the notifier,
+//! which decides how often people are told. Never waits.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bugfeed_core::hooks::action::Alert;
+use bugfeed_core::hooks::event::Event;
+
+use super::WorkEvents;
+use crate::client::Client;
+use crate::config::HooksConfig;
+use crate::notify::{self, Notifier};
+use crate::receive::received::Failure;
+use crate::tracker::Clock;
+
+/// The notifier of the configuration of now.
+pub(crate) struct Alerts {
+    notifier: RwLock<Arc<Notifier>>,
+    client: Client,
+    clock: Clock,
+    events: Arc<WorkEvents>,
+}
+
+impl Alerts {
+    /// Starts the targets' tasks: to be called within a runtime.
+    pub(crate) fn new(config: &HooksConfig, client: Client, clock: Clock, events: Arc<WorkEvents>) -> Alerts {
+        let notifier = start(config, &client, &clock, &events, None);
+        Alerts { notifier: RwLock::new(Arc::new(notifier)), client, clock, events }
+    }
+
+    /// Another configuration. What was told is not told again.
+    pub(crate) fn replace(&self, config: &HooksConfig) {
+        let before = self.notifier();
+        let notifier = start(config, &self.client, &self.clock, &self.events, Some(&before));
+        *self.notifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(notifier);
+    }
+
+    fn notifier(&self) -> Arc<Notifier> {
+        Arc::clone(&self.notifier.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells whoever wants to know.
+    pub(crate) fn raise(&self, subject: &'static str, source: Option<&str>, cause: &str, text: String) {
+        let source = source.map(Arc::from);
+        self.notifier().raise(notify::Alert { subject, source, cause: cause.to_owned(), text });
+    }
+
+    /// Time has passed; `figures` are lines of the digest.
+    pub(crate) fn tick(&self, figures: impl FnOnce() -> Vec<String>) {
+        self.notifier().tick(figures);
+    }
+
+    /// An alert of a plan. `event` is as it was before the plan.
+    pub(crate) fn of_event(&self, alert: Alert, event: Option<&Event>, failure: Option<&Failure>, events: &WorkEvents) {
+        let source = event.map(|event| &*event.source);
+        let of = event.map_or_else(String::new, |event| {
+            let bug = event.bug.map_or_else(|| "without a bug".to_owned(), |bug| format!("of bug {bug}"));
+            format!(" {bug} (source {}, feed {})", event.source, event.feed)
+        });
+        let reason = failure.map_or("", |failure| failure.error.as_str());
+        match alert {
+            Alert::Errored { id, class } => {
+                events.errored(id, class, event, reason);
+                let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+                self.raise("errored", source, class.as_str(), format!("event {id}{of} failed{why}"));
+            }
+            Alert::Expired(id) => {
+                events.expired(id, event);
+                self.raise("expired", source, "", format!("event {id}{of} failed until it expired, and was dropped"));
+            }
+            Alert::Poison(id) => {
+                events.poison(id, event);
+                let text = format!("event {id}{of} was put aside: three workers in a row were gone while they had it");
+                self.raise("errored", source, "poison", text);
+            }
+            Alert::NotRetryable(id) => {
+                let text = format!("event {id}{of} cannot be tried again, because its item was not kept");
+                self.raise("not-kept", source, "not-retryable", text);
+            }
+        }
+    }
+}
+
+fn start(
+    config: &HooksConfig,
+    client: &Client,
+    clock: &Clock,
+    events: &Arc<WorkEvents>,
+    before: Option<&Notifier>,
+) -> Notifier {
+    let events = Arc::clone(events);
+    let on_failure = Arc::new(move |undelivered: notify::Undelivered| events.undelivered(&undelivered));
+    Notifier::start(&config.notify, client, Arc::clone(clock), on_failure, before)
+}

@@ -1,0 +1,98 @@
+//! Lanes that are left alone for a moment although the store says that they are due.
+//!
+//! Goes in: lanes of which nothing came (another process was quicker, a table is missing, nothing was to be done). Comes
+//! out: whether to look at a lane. Bounded, and in memory only: forgetting all of it costs a few statements.
+
+use std::collections::HashMap;
+
+use bugfeed_core::hooks::SECOND_US;
+use bugfeed_core::hooks::lane::LaneKey;
+
+/// So many lanes at most. Further ones do not rest.
+const MOST: usize = 5000;
+/// The first pause of a lane that others were quicker with; it doubles.
+const FIRST_US: i64 = 5000;
+/// The longest pause.
+const LONGEST_US: i64 = 10 * SECOND_US;
+
+#[derive(Debug, Default)]
+pub(super) struct Rests {
+    lanes: HashMap<LaneKey, Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    until_us: i64,
+    failures: u32,
+}
+
+impl Rests {
+    /// How many lanes rest: so many more must be asked for.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    pub(super) fn is_resting(&self, key: &LaneKey, now_us: i64) -> bool {
+        // A clock that was set back must not make it rest for long.
+        self.lanes.get(key).is_some_and(|rest| rest.until_us > now_us && rest.until_us <= now_us + LONGEST_US)
+    }
+
+    /// Nothing came of it. `random` is uniform in 0..1.
+    pub(super) fn fail(&mut self, key: &LaneKey, now_us: i64, random: f64) {
+        if self.lanes.len() >= MOST && !self.lanes.contains_key(key) {
+            return;
+        }
+        let rest = self.lanes.entry(key.clone()).or_insert(Rest { until_us: now_us, failures: 0 });
+        let pause_us = FIRST_US.saturating_mul(1 << rest.failures.min(12)).min(LONGEST_US);
+        rest.failures = rest.failures.saturating_add(1);
+        // Two processes must not come back at the same moment.
+        #[allow(clippy::cast_possible_truncation, reason = "at most ten seconds")]
+        let jitter_us = (random.clamp(0.0, 1.0) * 0.5 * pause_us as f64) as i64;
+        rest.until_us = now_us + pause_us / 2 + jitter_us;
+    }
+
+    /// It is left alone until then, at most 10 s.
+    pub(super) fn leave(&mut self, key: &LaneKey, now_us: i64, until_us: i64) {
+        if self.lanes.len() < MOST || self.lanes.contains_key(key) {
+            let until_us = until_us.min(now_us + LONGEST_US);
+            self.lanes.insert(key.clone(), Rest { until_us, failures: 0 });
+        }
+    }
+
+    /// Something came of it.
+    pub(super) fn forget(&mut self, key: &LaneKey) {
+        self.lanes.remove(key);
+    }
+
+    /// When the first one has rested. Forgets those that rested long ago.
+    pub(super) fn next_us(&mut self, now_us: i64) -> Option<i64> {
+        self.lanes.retain(|_, rest| (now_us - LONGEST_US..=now_us + LONGEST_US).contains(&rest.until_us));
+        self.lanes.values().map(|rest| rest.until_us).filter(|until_us| *until_us > now_us).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bugfeed_core::hooks::event::EventId;
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let (mut rests, key) = (Rests::default(), LaneKey::Alone(EventId(1)));
+        let mut now_us = 0;
+        let mut last_us = 0;
+        for _ in 0..20 {
+            rests.fail(&key, now_us, 1.0);
+            assert!(rests.is_resting(&key, now_us));
+            let next_us = rests.next_us(now_us).unwrap();
+            assert!(next_us - now_us >= last_us && next_us - now_us <= LONGEST_US);
+            (last_us, now_us) = (next_us - now_us, next_us);
+            assert!(!rests.is_resting(&key, now_us));
+        }
+        assert_eq!(last_us, LONGEST_US);
+        rests.forget(&key);
+        rests.leave(&key, now_us, i64::MAX);
+        assert!(!rests.is_resting(&key, now_us - 100 * SECOND_US), "a clock was set back");
+        assert_eq!((rests.next_us(now_us + 60 * SECOND_US), rests.len()), (None, 0));
+    }
+}
