@@ -20,6 +20,7 @@ pub mod orders;
 pub mod outcome;
 pub mod pace;
 pub mod processor;
+mod rules;
 pub mod schedule;
 pub mod states;
 
