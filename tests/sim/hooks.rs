@@ -180,7 +180,7 @@ impl World {
             (Some(_), _) => Mapping::Fits,
             (None, _) => Mapping::Failed,
         };
-        let replays = (event.progress.trigger == Trigger::Replay).then(|| EventId(1));
+        let replays = (event.progress.trigger == Trigger::Replay).then_some(EventId(1));
         // Another process may have received something in between: then it is decided anew.
         let known = self.store.known(&event);
         let actions = receive(event.clone(), mapping, &known, &source.settings, source.duplicates, replays);
