@@ -239,7 +239,7 @@ pub(super) async fn lanes_together_are_as_lanes_alone(rig: &Rig) {
 /// Completes the newest event of a bug only.
 async fn work_one(rig: &Rig, bug: u64) {
     let mut lane = rig.store.lane(&lane_of(bug), &look(NOON_US + SECOND_US)).await.unwrap();
-    lane.open.sort_by(|a, b| b.when.cmp(&a.when));
+    lane.open.sort_by_key(|event| std::cmp::Reverse(event.when));
     lane.open.truncate(1);
     let settings = Settings { older: Older::Announce, ..Settings::DEFAULT };
     let source = move |_: &_| (settings, Gate::OPEN);
