@@ -70,7 +70,7 @@ fn each_package_knows_only_what_it_may() {
         // Roles meet in the composition only. A gateway alone links no database.
         ("bugfeed-gateway", &[&databases, &["bugfeed-shim", "bugfeed-client", "bugfeed"]]),
         ("bugfeed-shim", &[&["bugfeed-gateway", "bugfeed-client", "bugfeed", "tokio-tungstenite"]]),
-        ("bugfeed-hooks", &[&["bugfeed-gateway", "bugfeed-shim", "bugfeed-client", "bugfeed", "clap"]]),
+        ("bugfeed-hooks", &[&["bugfeed-gateway", "bugfeed-shim", "bugfeed-client", "bugfeed"]]),
         // A client of the feed is not linked with any part of the server.
         (
             "bugfeed-client",

@@ -117,6 +117,7 @@ log_events! {
     SpoolSetAside = "spool_set_aside", "The store takes other webhooks, but not this one of the spool; it was put into a file of its own.";
     SpoolFailed = "spool_failed", "The disk refused what was to be spooled.";
     // Events of webhooks, while they are worked on.
+    FeedWithoutTable = "feed_without_table", "A received event is for a feed that has no change table here; it waits.";
     HooksWait = "hooks_wait", "The store of the hooks does not answer; received events wait.";
     HookTryFailed = "hook_try_failed", "A received event failed and waits for another try; the fields name event, source, bug and class.";
     HookExpired = "hook_expired", "A received event failed for seven days and was dropped.";

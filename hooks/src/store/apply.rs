@@ -7,6 +7,8 @@
 use bugfeed_core::hooks::action::Action;
 use bugfeed_core::hooks::event::EventId;
 
+use bugfeed_protocol::log_event::LogEvent;
+
 use super::changes::Changes;
 use super::{Store, StoreError};
 use crate::receive::received::Failure;
@@ -62,7 +64,7 @@ impl Store {
             applied.push(match self.apply(plan).await {
                 // One feed without a table must not hold up the others.
                 Err(StoreError::NoTable(feed)) => {
-                    tracing::warn!(feed, "a change cannot be written: its feed has no table");
+                    tracing::warn!(feed, event = %LogEvent::FeedWithoutTable, "a change cannot be written: its feed has no table");
                     Applied::Stale
                 }
                 other => other?,
