@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::Numbered;
 use bugfeed_protocol::backoff::Backoff;
+use bugfeed_protocol::log_event::LogEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +62,7 @@ impl MatcherTask {
             }
             // The worker says that the store is away.
             while let Err(error) = store.match_changes(&feed, &changes).await {
-                tracing::debug!(%error, %feed, "changes cannot be matched just now");
+                tracing::debug!(%error, %feed, event = %LogEvent::HooksWait, "changes cannot be matched just now");
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(backoff.next(rand::random())) => {}
