@@ -2,9 +2,9 @@
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
-//! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP,
-//! [`tracker`] asks trackers with it, and [`notify`] tells people. [`store`] is the database, [`work`] carries out what the
-//! planners decide, and [`service`] composes all of it.
+//! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP, [`tracker`] asks trackers with it,
+//! and [`notify`] tells people. [`store`] is the database, [`work`] carries out what the planners decide, [`service`] composes
+//! all of it, and [`api`] is what people and commands see of it.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -39,6 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod api;
 pub mod client;
 pub mod config;
 pub mod notify;

@@ -130,5 +130,6 @@ log_events! {
     TrackerBack = "tracker_back", "A tracker answers again.";
     ReconcileFailed = "reconcile_failed", "A tracker cannot be asked what changed; it is asked again later.";
     SenderTroubled = "sender_troubled", "A sender's own list of webhooks says that one is off, or has a backlog.";
+    HookDeed = "hook_deed", "Somebody changed something through the API of the hooks; it is in their audit log too.";
     NotifyFailed = "notify_failed", "An alert could not be delivered to a target of `[[notify]]`.";
 }
