@@ -14,11 +14,11 @@
 //! listed stops the process. `docs/design/session.md` shows both tables, and a test compares it with them.
 
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::{BugId, Cursor, When};
 
 use super::frame;
 use super::input::Work;
-use super::replay::{Found, Pos};
+use super::replay::{Found, Pos, Replay};
 use transitions::{Name, REQUESTS, TRANSITIONS, check};
 
 /// The most changes of a catch-up that a waiting session keeps. The others are looked up again later.
@@ -112,6 +112,31 @@ pub(super) struct CursorHold {
     pub(super) gap_told: bool,
     /// The position of the last change that came late. From it on, each change is told with its own cursor.
     pub(super) until: Pos,
+}
+
+impl CursorHold {
+    /// Holds the cursor back at `from`, or where it is held back already, until the last of these changes that came late
+    /// is sent. `gap_told`: a gap right after `from`, if there is one, was told.
+    pub(super) fn over(
+        replay: &Replay,
+        found: &[Found],
+        held: Option<CursorHold>,
+        from: Pos,
+        gap_told: bool,
+    ) -> Option<CursorHold> {
+        let until = replay.last_late(found)?;
+        Some(CursorHold { until, ..held.unwrap_or(CursorHold { at: from, gap_told, until }) })
+    }
+
+    /// The cursor that is told with the change at `pos` of a batch with this hold.
+    pub(super) fn cursor(hold: Option<CursorHold>, replay: &Replay, pos: Pos) -> Option<Cursor> {
+        match hold {
+            Some(hold) if pos >= hold.until => replay.cursor_at(pos),
+            Some(CursorHold { at, gap_told: true, .. }) => replay.cursor_told_before(at + 1),
+            Some(CursorHold { at, .. }) => replay.cursor_before(at + 1),
+            None => replay.cursor_at(pos),
+        }
+    }
 }
 
 /// What a catch-up asks the replay cache for. It is kept for as long as it may have to be asked again.
