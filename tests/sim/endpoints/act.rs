@@ -252,7 +252,7 @@ impl World {
         let end_us = self.now_us + us;
         while self.now_us < end_us {
             let next_us = self.nodes.iter().flatten().filter_map(|on| on.schedule.next_us()).min();
-            let step_us = next_us.unwrap_or(end_us).clamp(self.now_us + SILENCE_US / 2, end_us.max(self.now_us + 1));
+            let step_us = next_us.unwrap_or(end_us).max(self.now_us + SILENCE_US / 2).min(end_us);
             self.pass(step_us - self.now_us)?;
             for node in 0..NODES {
                 self.leases(node);
@@ -346,10 +346,7 @@ impl World {
         }
         match order {
             Order::Watch(_) | Order::Feeds(_) | Order::Delete => self.forget_debts(at),
-            Order::Enable | Order::Reset | Order::Url | Order::Policy(_) => {
-                let receiver = &mut self.receivers[at];
-                (receiver.refused, receiver.failed) = (0, 0);
-            }
+            Order::Policy(_) => self.receivers[at].mixed = true,
             _ => {}
         }
     }

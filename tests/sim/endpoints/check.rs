@@ -156,16 +156,18 @@ impl World {
     /// A row is written by a planner.
     pub(super) fn check_store(&mut self, at: usize, row: &Row) -> Checked {
         let old = &self.rows[at];
-        // Nothing fails more often than it failed.
-        let (health, receiver) = (&row.health, &self.receivers[at]);
-        let failed = receiver.refused + receiver.failed;
+        // Nothing is counted more often than it failed.
+        let (health, receiver) = (&row.health, &mut self.receivers[at]);
+        if health.is_clean() {
+            (receiver.refused, receiver.failed) = (0, 0);
+        }
+        let (refused, failed) = (receiver.refused, receiver.failed);
         let fits = match row.policy {
-            Policy::Classic => health.recent_failures <= receiver.refused && health.backoff_count <= receiver.failed,
-            Policy::Current | Policy::Off => health.recent_failures <= failed && health.backoff_count <= failed,
+            Policy::Classic if !receiver.mixed => health.recent_failures <= refused && health.backoff_count <= failed,
+            _ => health.recent_failures <= refused + failed && health.backoff_count <= refused + failed,
         };
-        let policy_is_old = old.policy == row.policy;
-        if !fits && policy_is_old && old.health != row.health {
-            return Err(format!("{health:?} after {} refusals and {} faults", receiver.refused, receiver.failed));
+        if !fits {
+            return Err(format!("{health:?} after {refused} refusals and {failed} faults"));
         }
         let moved = row.lines.iter().zip(&old.lines).any(|(line, before)| line.since != before.since);
         if moved && !self.requests.iter().any(|request| request.endpoint == at) && row.health == old.health {
@@ -201,9 +203,9 @@ impl World {
         while self.ledgers.iter().zip(&before).any(|(ledger, before)| ledger.changes.len() == *before) {
             self.commit();
         }
-        for round in 0..150 {
+        for round in 0..90 {
             for node in 0..NODES {
-                for _ in 0..20 {
+                for _ in 0..if round % 10 == 0 { 60 } else { 0 } {
                     self.pump(node);
                 }
                 if round % 10 == 0 {
@@ -217,7 +219,7 @@ impl World {
                 self.announce_row(at);
             }
             self.pass(SECOND_US)?;
-            for _ in 0..10 {
+            for _ in 0..3 {
                 for node in 0..NODES {
                     self.leases(node);
                     self.due(node);

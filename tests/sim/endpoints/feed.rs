@@ -100,7 +100,7 @@ impl Local {
             Taken::New(new) => {
                 self.order.push(number);
                 self.lates += u32::from(new.late);
-                if new.gap.is_some() || self.proven.is_none() {
+                if new.gap.is_some() || self.proven.is_none() && !new.late {
                     self.proven = Some(number - 1);
                 }
                 Some((message.change.bug, new.gap.is_some() || self.order.len() == 1))

@@ -34,9 +34,11 @@ pub struct Receiver {
     /// The highest cursor that it was sent, by feed, and in which recovery.
     highest: BTreeMap<usize, (u32, u64)>,
     tests: Vec<u32>,
-    /// Refusals and other failures since the last success: what it has answered, whoever heard it.
+    /// Refusals and other failures since the last success that was stored: what it has answered, whoever heard it.
     pub refused: u32,
     pub failed: u32,
+    /// Its policy was changed.
+    pub mixed: bool,
 }
 
 impl Receiver {
@@ -48,6 +50,7 @@ impl Receiver {
             tests: Vec::new(),
             refused: 0,
             failed: 0,
+            mixed: false,
         }
     }
 
@@ -77,7 +80,7 @@ impl Receiver {
 
     pub fn answered(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Success => (self.refused, self.failed) = (0, 0),
+            Outcome::Success => {}
             Outcome::Refused | Outcome::Gone => self.refused += 1,
             _ => self.failed += 1,
         }
