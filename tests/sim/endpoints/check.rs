@@ -203,20 +203,28 @@ impl World {
         while self.ledgers.iter().zip(&before).any(|(ledger, before)| ledger.changes.len() == *before) {
             self.commit();
         }
-        for round in 0..90 {
+        for round in 0..100 {
             for node in 0..NODES {
                 for _ in 0..if round % 10 == 0 { 60 } else { 0 } {
                     self.pump(node);
                 }
-                if round % 10 == 0 {
+                // Nobody is reminded later, so what is forgotten stays forgotten.
+                if round == 0 {
                     let on = self.nodes[node].as_mut().unwrap();
                     for ledger in self.ledgers.clone() {
                         on.announce(&ledger, None);
                     }
                 }
             }
-            for at in (0..self.rows.len()).filter(|_| round % 20 == 0) {
+            for at in (0..self.rows.len()).filter(|_| round == 0) {
                 self.announce_row(at);
+            }
+            if round == 30 {
+                // What was in flight when everything healed may have failed since.
+                for at in (0..self.rows.len()).filter(|&at| !self.rows[at].health.is_clean()).collect::<Vec<_>>() {
+                    self.order(at, &Order::Enable);
+                    self.announce_row(at);
+                }
             }
             self.pass(SECOND_US)?;
             for _ in 0..3 {

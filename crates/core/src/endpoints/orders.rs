@@ -46,7 +46,7 @@ pub enum Order {
     Feeds(Vec<Arc<str>>),
     /// Another URL. Failures of the old one do not count any more.
     Url,
-    /// Another policy.
+    /// Another policy. Counters 0, because they mean something else there.
     Policy(Policy),
     /// Another rate.
     Rate(Option<u32>),
@@ -142,7 +142,11 @@ fn change(row: &mut Row, order: &Order) -> Result<(), Refused> {
             row.turn += 1;
             row.health = Health::default();
         }
-        Order::Policy(policy) => row.policy = *policy,
+        Order::Policy(policy) if row.policy == *policy => {}
+        Order::Policy(policy) => {
+            row.policy = *policy;
+            row.health = Health { bar: row.health.bar, ..Health::default() };
+        }
         Order::Rate(rate) => row.rate = *rate,
         Order::Delete => row.deleted = true,
     }

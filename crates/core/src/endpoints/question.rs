@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::{BugId, Change, Cursor, When};
 
-use crate::backlog::CursorHold;
+use crate::cursor_hold::CursorHold;
 use crate::position_map::Standing;
 use crate::replay::{CursorPlace, Found, Pos, Replay, Wanted};
 

@@ -7,7 +7,8 @@
 use std::ops::ControlFlow;
 
 use super::{PIECE, PIECES, Shard};
-use crate::backlog::{Backlog, Batch, CursorHold, Phase, Query, Request};
+use crate::backlog::{Backlog, Batch, Phase, Query, Request};
+use crate::cursor_hold::CursorHold;
 use crate::frame;
 use crate::replay::{Found, Pos, Wanted};
 use crate::session::{Peer, State, write};

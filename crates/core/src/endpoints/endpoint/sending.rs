@@ -16,7 +16,8 @@ const AHEAD_US: i64 = AHEAD_MS as i64 * 1000;
 impl Live {
     /// When to look at this feed again although nothing happens.
     pub(super) fn look_us(&self) -> i64 {
-        self.ahead_since_us.map_or(self.quiet_us, |since_us| self.quiet_us.min(since_us + AHEAD_US))
+        let ahead_us = self.ahead_since_us.filter(|_| !self.news).map(|since_us| since_us + AHEAD_US);
+        ahead_us.map_or(self.quiet_us, |ahead_us| self.quiet_us.min(ahead_us))
     }
 }
 
@@ -36,11 +37,13 @@ impl Endpoint {
                 continue;
             }
             live.quiet_us = now_us + QUIET_US - self.offset_us;
-            let rests = !live.news && live.frozen.is_none() && self.flight.is_none();
-            if rests {
-                let answer = self.ask(at, view);
-                self.lives[at].news = !self.settle(at, answer, now_us, true);
+            if live.news || live.frozen.is_some() || self.flight.is_some() {
+                // It is asked when it is sent to the next time.
+                live.news |= live.ahead_since_us.is_some();
+                continue;
             }
+            let answer = self.ask(at, view);
+            self.lives[at].news = !self.settle(at, answer, now_us, true);
         }
     }
 
@@ -64,7 +67,8 @@ impl Endpoint {
             Answer::NotYet(place) => {
                 live.place = place.or(live.place);
                 live.ahead_since_us = None;
-                if line.since == Since::Head {
+                // The feed is current, and has no number: what comes from now on is owed.
+                if place.is_some() && line.since == Since::Head {
                     self.effect(Effect::Moved { feed, turns, since: Since::Unknown, left_out: false });
                 }
             }
@@ -115,7 +119,8 @@ impl Endpoint {
             }
         };
         let send = Send { what, trigger, until_us: now_us + REQUEST_US };
-        Some(Flight { send, turns: (self.row.turn, 0), wish: Some(wish.id), probe: false, begun_us: now_us })
+        let (turns, wish) = ((self.row.turn, 0), Some(wish.id));
+        Some(Flight { send, turns, wish, probe: false, more: false, begun_us: now_us })
     }
 
     /// What is sent of the next feed that has something.
@@ -128,6 +133,10 @@ impl Endpoint {
                 continue;
             }
             let answer = self.ask(at, view);
+            let found = match &answer {
+                Answer::Changes(found) => found.changes.len() + usize::from(found.more),
+                _ => 0,
+            };
             let Some(batch) = self.batch(at, answer, view) else {
                 // What the answer has changed of the row is stored before anything is sent.
                 if self.unsaved.is_empty() {
@@ -146,10 +155,12 @@ impl Endpoint {
             self.lives[at].frozen = Some(Arc::clone(&batch));
             self.fresh = false;
             let turns = (self.row.turn, self.row.lines[at].turn);
+            // What has come since a batch was frozen follows it.
+            let more = batch.more || found > batch.changes.len();
             let wish = self.row.wishes.iter().find(|wish| wish.what == Asked::Ready).map(|wish| wish.id);
             let probe = self.row.health.disabled_until_us.is_some();
             let send = Send { what: What::Batch(batch), trigger, until_us: now_us + REQUEST_US };
-            return Some(Flight { send, turns, wish, probe, begun_us: now_us });
+            return Some(Flight { send, turns, wish, probe, more, begun_us: now_us });
         }
         None
     }
@@ -194,7 +205,7 @@ impl Endpoint {
     /// The request in flight has ended.
     pub(super) fn ended(&mut self, outcome: Outcome, now_us: i64, out: &mut Vec<Action>) {
         let Some(flight) = self.flight.take() else { return };
-        let Flight { send, turns, wish, probe, begun_us } = *flight;
+        let Flight { send, turns, wish, probe, more, begun_us } = *flight;
         let success = outcome == Outcome::Success;
         let counts = matches!(send.what, What::Batch(_)) && turns.0 == self.row.turn;
         if let Some(wish) = wish {
@@ -202,7 +213,7 @@ impl Endpoint {
         }
         let tidings = match &send.what {
             What::Batch(batch) => {
-                self.delivered(batch, turns, success);
+                self.delivered(batch, turns, more, success);
                 self.effect(Effect::Attempted { turn: turns.0, outcome, at_us: now_us })
             }
             What::Test { .. } if success => self.effect(Effect::Healed { turn: turns.0 }),
@@ -212,8 +223,8 @@ impl Endpoint {
             self.slow = success && now_us - begun_us > SLOW_US;
             match (success, probe) {
                 (false, _) => self.pacing.end_ramp(),
+                (true, _) if self.lives.iter().all(|live| live.live) => self.pacing.end_ramp(),
                 (true, true) => self.pacing.begin_ramp(now_us),
-                (true, false) if self.lives.iter().all(|live| live.live) => self.pacing.end_ramp(),
                 (true, false) => {}
             }
         }
@@ -228,7 +239,7 @@ impl Endpoint {
     }
 
     /// A batch was accepted, or not.
-    fn delivered(&mut self, batch: &Arc<Batch>, turns: (u32, u32), success: bool) {
+    fn delivered(&mut self, batch: &Arc<Batch>, turns: (u32, u32), more: bool, success: bool) {
         let of_feed = |line: &crate::endpoints::row::Line| line.feed == batch.feed && line.turn == turns.1;
         let Some(at) = self.row.lines.iter().position(of_feed) else { return };
         let live = &mut self.lives[at];
@@ -238,10 +249,10 @@ impl Endpoint {
             return;
         }
         // A gap is the beginning of what comes after it.
-        live.news |= batch.more || batch.kind == Kind::Gap;
-        live.live = !batch.more;
+        live.news |= more || batch.kind == Kind::Gap;
+        live.live = !more;
         (live.place, live.frozen, live.ahead_since_us) = (Some(batch.place), None, None);
-        let left_out = batch.more && batch.kind == Kind::Updates { complete: false };
+        let left_out = more && batch.kind == Kind::Updates { complete: false };
         let since = Since::Cursor(batch.cursor.clone());
         let feed = Arc::clone(&batch.feed);
         self.effect(Effect::Moved { feed, turns, since, left_out });
