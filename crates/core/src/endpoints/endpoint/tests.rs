@@ -8,8 +8,8 @@ use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 use super::*;
 use crate::endpoints::batch::Kind;
 use crate::endpoints::orders::{Order, Recovery, carry_out};
-use crate::endpoints::policy::Policy;
-use crate::endpoints::question::{Watch, answer};
+use crate::endpoints::policy::{Outcome, Policy};
+use crate::endpoints::question::{Answer, Ask, Watch, answer};
 use crate::replay::{Replay, ReplayLimits, replay};
 use crate::sequencer::Sequencer;
 
