@@ -26,7 +26,8 @@ impl Pacing {
 
     /// A probe succeeded: the rest follows at 1, 2, 4, 8 … requests a second.
     pub(super) fn begin_ramp(&mut self, now_us: i64) {
-        self.ramp_us = Some(now_us);
+        // The probe is not one of the rest, so the first of the rest follows it at once.
+        (self.ramp_us, self.last_us) = (Some(now_us), None);
     }
 
     /// The endpoint has no backlog any more, or fails again.
