@@ -1,7 +1,8 @@
 //! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML.
 //!
-//! [`config`] reads the mapping, [`receive`] applies it. Both are pure: no IO, no clock, no randomness, no async runtime;
-//! time, random bytes and the contents of files are arguments.
+//! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
+//! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
+//! [`receive::spool`], which keeps them while the store is away.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;

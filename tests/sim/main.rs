@@ -14,6 +14,8 @@ mod bus_check;
 mod check;
 mod client;
 mod faults;
+mod hooks;
+mod hooks_model;
 mod ledger;
 mod model;
 mod model_ledger;

@@ -103,4 +103,17 @@ log_events! {
     ClientRefused = "client_refused", "A client was turned away.";
     ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
     AcceptFailed = "accept_failed", "A connection could not be accepted.";
+    // Webhooks that come in; the field `source` names who sends.
+    HookRefused = "hook_refused", "A webhook came without a valid key or signature, or for an unknown source.";
+    HookNotKept = "hook_not_kept", "The quarantine, or one sender's part of it, is full; refused requests are lost.";
+    HookErrored = "hook_errored", "An item of a webhook cannot be read as a change by its source's mapping.";
+    HookNotTaken = "hook_not_taken", "Neither the store nor the spool took a webhook; its sender was answered 503.";
+    SpoolBegun = "spool_begun", "The store of the hooks is away; what comes is spooled.";
+    SpoolEmptied = "spool_emptied", "The store has everything that was spooled.";
+    SpoolFound = "spool_found", "An earlier process has left webhooks in the spool; the store gets them now.";
+    SpoolTornTail = "spool_torn_tail", "The end of the spool was not whole, because the process was killed while writing; it was cut off.";
+    SpoolDamaged = "spool_damaged", "Webhooks in the spool are not what was written, and were passed over.";
+    SpoolUnreadable = "spool_unreadable", "A file of the spool cannot be read or removed; it is left alone until the next start.";
+    SpoolSetAside = "spool_set_aside", "The store takes other webhooks, but not this one of the spool; it was put into a file of its own.";
+    SpoolFailed = "spool_failed", "The disk refused what was to be spooled.";
 }

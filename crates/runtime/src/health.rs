@@ -15,6 +15,7 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct Reported {
     down: BTreeMap<String, String>,
+    warnings: BTreeMap<String, String>,
     feeds: BTreeMap<String, ReportedFeed>,
 }
 
@@ -60,6 +61,16 @@ impl Health {
         self.reported().down.remove(part);
     }
 
+    /// The part does its work, but a person should look at it; `text` says why. The process stays ready.
+    pub fn warn(&self, part: &str, text: impl Into<String>) {
+        self.reported().warnings.insert(part.to_owned(), text.into());
+    }
+
+    /// There is nothing to look at any more.
+    pub fn calm(&self, part: &str) {
+        self.reported().warnings.remove(part);
+    }
+
     /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
     pub fn feed(&self, name: &str) -> FeedHealth {
         let health = FeedHealth { health: self.clone(), name: name.to_owned() };
@@ -75,6 +86,7 @@ impl Health {
         let ready = lines.is_empty()
             && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
             && (reported.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
+        lines.extend(reported.warnings.iter().map(|(part, text)| format!("{part}: {text}")));
         for (name, feed) in &reported.feeds {
             let reason = match &feed.state {
                 FeedState::Up => None,
@@ -107,6 +119,16 @@ impl FeedHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_is_shown_and_leaves_the_process_ready() {
+        let health = Health::new();
+        health.warn("store", "it is away");
+        let report = health.report();
+        assert_eq!((report.ready, report.lines), (true, vec!["store: it is away".to_owned()]));
+        health.calm("store");
+        assert_eq!(health.report(), Report { ready: true, lines: Vec::new() });
+    }
 
     #[test]
     fn ready_when_no_part_complains() {

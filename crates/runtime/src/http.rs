@@ -146,6 +146,22 @@ async fn turn_away(mut stream: TcpStream) {
     linger_close(&mut stream).await;
 }
 
+/// Ends a connection. To a peer that has begun a request and not ended its head in time, it says so first.
+async fn part(stream: &mut TcpStream, is_late: bool) {
+    if is_late {
+        let text = "{\"error\":\"the head of the request did not arrive in time\",\"fix\":\"send it again\"}";
+        let answer = format!(
+            "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             {VERSION_HEADER}: {}\r\nContent-Length: {}\r\n\r\n{text}",
+            crate::VERSION,
+            text.len()
+        );
+        // An error means that the peer has left; one that takes nothing is not waited for.
+        let _ = tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await;
+    }
+    linger_close(stream).await;
+}
+
 /// Closes politely: sends FIN, then reads for a moment until the peer closes. Why: bytes that arrive after a plain
 /// close are answered with a reset. The reset would stop a peer that is still writing its refused request, and might
 /// overtake the refusal.
@@ -247,6 +263,9 @@ async fn connection(
         // remaining connections are between two requests: they have no answer to receive, so no linger is needed.
         None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
         // Boxed, so that a connection that waits for its answer does not reserve memory for this future.
-        None => Box::pin(linger_close(parts.io.inner_mut())).await,
+        None => {
+            let is_late = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
+            Box::pin(part(parts.io.inner_mut(), is_late)).await;
+        }
     }
 }

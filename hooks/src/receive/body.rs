@@ -38,9 +38,9 @@ pub(crate) fn payload<'a>(
         return Ok(Cow::Borrowed(body));
     };
     let found = form_urlencoded::parse(body).find(|(name, _)| name == field);
-    found.map(|(_, value)| Cow::Owned(value.into_owned().into_bytes())).ok_or_else(|| RequestError {
-        error: format!("the body is a form without the field '{field}'"),
-        fix: "choose the content type application/json in the sender's webhook".to_owned(),
+    found.map(|(_, value)| Cow::Owned(value.into_owned().into_bytes())).ok_or_else(|| {
+        let error = format!("the body is a form without the field '{field}'");
+        RequestError::new(error, "choose the content type application/json in the sender's webhook")
     })
 }
 
@@ -58,14 +58,14 @@ fn content_type(headers: &dyn Headers) -> String {
 
 /// Reads the JSON of a payload.
 pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> Result<Body, RequestError> {
-    let text = std::str::from_utf8(payload).map_err(|error| RequestError {
-        error: format!("the body is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1),
-        fix: "send JSON in UTF-8".to_owned(),
+    let text = std::str::from_utf8(payload).map_err(|error| {
+        let error = format!("the body is not UTF-8: byte {} cannot be read", error.valid_up_to() + 1);
+        RequestError::new(error, "send JSON in UTF-8")
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
-        let fix = "send JSON; see with `bugfeed hooks test` what was received".to_owned();
-        return Err(RequestError { error: "the body is empty".to_owned(), fix });
+        let fix = "send JSON; see with `bugfeed hooks test` what was received";
+        return Err(RequestError::new("the body is empty", fix));
     }
     if values(text) > MAX_VALUES {
         return Err(RequestError::too_many_values());
@@ -77,14 +77,11 @@ pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> 
     match serde_json::from_str(text) {
         Ok(root) => Ok(Body { root: Some(root), lines: Vec::new() }),
         Err(_) if mapping.ndjson && looks_like_lines(text) => read_lines(text),
-        Err(error) => Err(RequestError {
-            error: format!("the body is not JSON: {}", reason(&error)),
-            fix: if mapping.unwrap.is_none() {
-                "send JSON".to_owned()
-            } else {
-                "choose the content type application/json in the sender's webhook".to_owned()
-            },
-        }),
+        Err(error) => {
+            let of_forms = "choose the content type application/json in the sender's webhook";
+            let fix = if mapping.unwrap.is_none() { "send JSON" } else { of_forms };
+            Err(RequestError::new(format!("the body is not JSON: {}", reason(&error)), fix))
+        }
     }
 }
 
@@ -142,9 +139,9 @@ pub(crate) fn items<'a>(mapping: &Mapping, root: &'a Value) -> Result<Vec<&'a Va
         Some(Value::Array(list)) if list.len() > MAX_ITEMS => Err(RequestError::too_many(list.len())),
         Some(Value::Array(list)) => Ok(list.iter().collect()),
         Some(value) => Ok(vec![value]),
-        None => Err(RequestError {
-            error: format!("the body has nothing at {}, where its items should be", mapping.items.join(" or ")),
-            fix: "send the items there, or change `items` of the source".to_owned(),
-        }),
+        None => {
+            let error = format!("the body has nothing at {}, where its items should be", mapping.items.join(" or "));
+            Err(RequestError::new(error, "send the items there, or change `items` of the source"))
+        }
     }
 }

@@ -28,6 +28,11 @@ impl Sha256 {
         is_hex.then_some(Sha256(hash))
     }
 
+    /// The hash of what went into this context.
+    pub(crate) fn of_context(context: Context) -> Sha256 {
+        Sha256::from_digest(context.finish().as_ref())
+    }
+
     fn from_digest(bytes: &[u8]) -> Sha256 {
         let mut hash = [0; 32];
         hash.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);

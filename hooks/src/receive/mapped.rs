@@ -152,13 +152,20 @@ pub struct RequestError {
     pub error: String,
     /// How to mend it.
     pub fix: String,
+    /// It asks for more than is taken in one request. Parts of it would be taken.
+    pub is_too_much: bool,
 }
 
 impl RequestError {
+    pub(crate) fn new(error: impl Into<String>, fix: impl Into<String>) -> RequestError {
+        RequestError { error: error.into(), fix: fix.into(), is_too_much: false }
+    }
+
     pub(crate) fn too_many_values() -> RequestError {
         RequestError {
             error: format!("the body has more than {MAX_VALUES} JSON values; nothing was taken"),
             fix: "send fewer items in a request, or fewer members of each".to_owned(),
+            is_too_much: true,
         }
     }
 
@@ -166,6 +173,7 @@ impl RequestError {
         RequestError {
             error: format!("the request has {number} items, and at most {MAX_ITEMS} are taken; nothing was taken"),
             fix: format!("send them in several requests of up to {MAX_ITEMS}"),
+            is_too_much: true,
         }
     }
 }

@@ -33,11 +33,13 @@ impl RequestId {
     /// Makes an identifier of the time and random bytes. The highest of its last 32 bits is 0, so that the identifiers
     /// of up to 2³¹ items can follow it.
     pub fn new(now_us: i64, random: [u8; 10]) -> RequestId {
-        let now_ms = u128::from(now_us.max(0).unsigned_abs() / 1000) & 0xffff_ffff_ffff;
+        let now_us = now_us.max(0).unsigned_abs();
+        let now_ms = u128::from(now_us / 1000) & 0xffff_ffff_ffff;
+        // RFC 9562, 6.2, method 3: so that identifiers of one process rise within a millisecond, too.
+        let fraction = u128::from((now_us % 1000) * 4096 / 1000);
         let random = random.iter().fold(0_u128, |number, byte| (number << 8) | u128::from(*byte));
         let (version, variant) = (0x7_u128 << 76, 0b10_u128 << 62);
-        let (a, b) = ((random >> 62) & 0xfff, random & 0x3fff_ffff_7fff_ffff);
-        RequestId((now_ms << 80) | version | (a << 64) | variant | b)
+        RequestId((now_ms << 80) | version | (fraction << 64) | variant | (random & 0x3fff_ffff_7fff_ffff))
     }
 
     /// The identifier of the event of this item, counting from 0.
@@ -357,13 +359,13 @@ mod tests {
     #[test]
     fn identifiers_of_a_request_rise() {
         let id = RequestId::new(1_795_000_000_123_456, [255; 10]);
-        assert_eq!(id.to_string(), "01a1ee56-5e7b-7fff-bfff-ffff7fffffff");
-        assert_eq!(id.event(0).to_string(), "01a1ee56-5e7b-7fff-bfff-ffff80000000");
+        assert_eq!(id.to_string(), "01a1ee56-5e7b-774b-bfff-ffff7fffffff");
+        assert_eq!(id.event(0).to_string(), "01a1ee56-5e7b-774b-bfff-ffff80000000");
         assert!(id.event(0) < id.event(1) && id.event(1) < id.event(499));
         assert_eq!(RequestId::parse(&id.to_string()), Some(id));
         let low = RequestId::new(0, [0; 10]);
         assert_eq!(low.to_string(), "00000000-0000-7000-8000-000000000000");
-        for bad in ["", "01a1ee56-5e7b-7fff-bfff-ffff7ffffff", "01a1ee56-5e7b-7fff-bfff+ffff7fffffff"] {
+        for bad in ["", "01a1ee56-5e7b-774b-bfff-ffff7ffffff", "01a1ee56-5e7b-774b-bfff+ffff7fffffff"] {
             assert_eq!(RequestId::parse(bad), None, "{bad}");
         }
     }

@@ -7,15 +7,17 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::action::{Action, Step, unblock};
 use bugfeed_core::hooks::arrival::{DedupKey, Known};
 use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, Link, State, WhenOrigin};
 use bugfeed_core::hooks::lane::{DeadLetters, Lane, LaneKey, Settings, order};
-use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_core::hooks::states::{Cause, is_allowed};
 
 type Checked<T = ()> = Result<T, String>;
 
+/// How long a claim holds.
+pub const LEASE_US: i64 = 60 * SECOND_US;
 /// The most rows of a kind that a lane is given with.
 const LANE_ROWS: usize = 4;
 
@@ -26,17 +28,14 @@ pub struct Store {
     /// The change table, as (event, bug, time).
     pub rows: Vec<(EventId, u64, i64)>,
     pub links: Vec<(EventId, Link)>,
+    /// How many transactions changed something. Not a part of the state.
+    pub commits: u64,
+    /// Which transaction inserted or announced an event. Not a part of the state.
+    pub inserted: BTreeMap<EventId, u64>,
+    pub announced: BTreeMap<EventId, u64>,
     /// Transitions that happened. Not a part of the state.
     pub happened: Vec<(Option<State>, Cause)>,
 }
-
-impl PartialEq for Store {
-    fn eq(&self, other: &Store) -> bool {
-        self.events == other.events && self.rows == other.rows
-    }
-}
-
-impl Eq for Store {}
 
 impl Hash for Store {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -47,7 +46,7 @@ impl Hash for Store {
 
 impl Store {
     /// The events of a lane, as a store would read them: no more than it must.
-    pub fn lane(&self, key: &LaneKey) -> Lane {
+    pub fn lane(&self, key: &LaneKey, now_us: i64) -> Lane {
         let of_lane = || self.events.values().map(Rc::as_ref).filter(|event| LaneKey::of(event) == *key);
         let mut open: Vec<Event> =
             of_lane().filter(|event| event.progress.state == State::Processing).cloned().collect();
@@ -57,12 +56,20 @@ impl Store {
                 .cloned()
                 .collect();
             rows.sort_by(order);
+            // The first ones, and the first ones that are due.
+            let due =
+                |(at, row): (usize, &Event)| (at >= LANE_ROWS && row.is_due(now_us, LEASE_US)).then(|| row.clone());
+            let more: Vec<Event> = rows.iter().enumerate().filter_map(due).take(LANE_ROWS).collect();
             rows.truncate(LANE_ROWS);
+            rows.extend(more);
             open.extend(rows);
         }
         let done = of_lane().filter(|event| event.progress.state == State::Completed).cloned().collect();
+        let has_family =
+            |row: &Event| row.repeat_of.is_some() || row.progress.class.is_some() || row.progress.attempts > 0;
         let is_related = |event: &&Event| {
-            open.iter().any(|row| row.repeat_of == Some(event.id) || event.repeat_of == Some(row.id))
+            let of = |row: &Event| has_family(row) && row.id != event.id && row.family() == event.family();
+            open.iter().any(of)
         };
         let related = self.events.values().map(Rc::as_ref).filter(is_related).cloned().collect();
         Lane { open, done, related }
@@ -85,14 +92,14 @@ impl Store {
 
     /// Lanes that must be looked at now. One in which an event is processed is due when that event's lease ends.
     pub fn due(&self, now_us: i64) -> Vec<LaneKey> {
-        let is_due = |event: &Rc<Event>| {
-            event.progress.due_us.is_some_and(|due_us| due_us <= now_us || due_us > now_us + LONGEST_US + 1_000_000)
-        };
+        let is_due = |event: &Rc<Event>| event.is_due(now_us, LEASE_US);
         let is_busy = |key: &LaneKey| {
-            let processed = |event: &&Rc<Event>| event.progress.state == State::Processing && LaneKey::of(event) == *key;
+            let processed =
+                |event: &&Rc<Event>| event.progress.state == State::Processing && LaneKey::of(event) == *key;
             self.events.values().find(processed).is_some_and(|event| !is_due(event))
         };
-        let mut keys: Vec<LaneKey> = self.events.values().filter(|event| is_due(event)).map(|event| LaneKey::of(event)).collect();
+        let mut keys: Vec<LaneKey> =
+            self.events.values().filter(|event| is_due(event)).map(|event| LaneKey::of(event)).collect();
         keys.retain(|key| !is_busy(key));
         keys.sort();
         keys.dedup();
@@ -105,7 +112,11 @@ impl Store {
     }
 
     /// Carries out the transaction of a plan. `false`: a compare-and-set did not hold, and nothing was done.
-    pub fn commit(&mut self, now_us: i64, actions: &[Action]) -> Checked<bool> {
+    pub fn commit(&mut self, actions: &[Action]) -> Checked<bool> {
+        let changes = |action: &Action| !matches!(action, Action::Ask { .. } | Action::Alert(_) | Action::Wait { .. });
+        if !actions.iter().any(changes) {
+            return Ok(true);
+        }
         let before = self.clone();
         for action in actions {
             let held = match action {
@@ -118,7 +129,8 @@ impl Store {
                 }
                 Action::Unblock { by } => {
                     for event in self.events.values_mut().filter(|event| event.progress.blocked_by == Some(*by)) {
-                        unblock(Rc::make_mut(event), *by, now_us);
+                        self.happened.push((Some(event.progress.state), Cause::Unblocked));
+                        unblock(Rc::make_mut(event), *by);
                     }
                     true
                 }
@@ -129,6 +141,7 @@ impl Store {
                 return Ok(false);
             }
         }
+        self.commits += 1;
         self.check(&before)?;
         Ok(true)
     }
@@ -143,6 +156,7 @@ impl Store {
         }
         self.happened.push((None, cause));
         self.generations.insert(of, generation);
+        self.inserted.insert(event.id, self.commits);
         self.events.insert(event.id, Rc::new(event.clone()));
         Ok(true)
     }
@@ -178,6 +192,7 @@ impl Store {
             if self.rows.iter().any(|(id, ..)| *id == step.id) {
                 return Err(format!("{} was announced twice", step.id));
             }
+            self.announced.insert(step.id, self.commits);
             self.rows.push((step.id, row.change.bug.get(), row.change.when.as_micros()));
         }
         Ok(true)
@@ -226,8 +241,16 @@ impl Store {
                 let mapped = now.bug.is_some() && now.progress.class != Some(ErrorClass::Mapping);
                 let can_be_tried = now.retryable || mapped;
                 let same_lane = LaneKey::of(now) == LaneKey::of(announced);
-                if holds && can_be_tried && same_lane && order(now, announced).is_lt() && old.progress.blocked_by.is_none() {
-                    return Err(format!("{} was announced before {}, which is {}", step.id, old.id, now.progress.state));
+                if holds
+                    && can_be_tried
+                    && same_lane
+                    && order(now, announced).is_lt()
+                    && old.progress.blocked_by.is_none()
+                {
+                    return Err(format!(
+                        "{} was announced before {}, which is {}",
+                        step.id, old.id, now.progress.state
+                    ));
                 }
             }
         }

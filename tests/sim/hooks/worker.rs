@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bugfeed_core::hooks::action::{Action, Question};
-use bugfeed_core::hooks::event::EventId;
+use bugfeed_core::hooks::event::{Event, EventId, State};
 use bugfeed_core::hooks::lane::{Lane, LaneKey, World};
 use bugfeed_core::hooks::outcome::{Outcome, conclude};
 use bugfeed_core::hooks::processor::plan_lane;
@@ -49,7 +49,15 @@ impl Job {
     /// After the commit of these actions, or its failure.
     pub fn after(self, actions: &[Action], committed: bool) -> Job {
         match self {
-            Job::Read(key, lane, _) if committed => {
+            Job::Read(key, mut lane, _) if committed => {
+                // What the plan switched off is not in the way, even if it is switched on again.
+                let off = |event: &Event| {
+                    actions.iter().any(|action| match action {
+                        Action::Step(step) => step.id == event.id && step.after.state == State::Disabled,
+                        _ => false,
+                    })
+                };
+                Rc::make_mut(&mut lane).open.retain(|event| !off(event));
                 let ask = actions.iter().find_map(|action| match action {
                     Action::Ask { id, version, what, .. } => Some((*id, *version, *what)),
                     _ => None,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::{BugId, Change, When};
 
-use super::event::{DropReason, ErrorClass, Event, EventId, Link, Progress, State, WhenOrigin};
+use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, Link, Progress, State, WhenOrigin};
 use super::states::{Cause, is_allowed};
 
 /// A row for the change table.
@@ -93,13 +93,13 @@ impl Step {
 /// Does what [`Action::Unblock`] does to each row: one that waits behind `by` waits no more, and is tried at once, even if
 /// it has expired meanwhile. Returns whether it was such a row.
 ///
-/// In SQL: `SET blocked_by = NULL, due_us = LEAST(now, expires_us - 1), version = version + 1 WHERE blocked_by = by`.
-pub fn unblock(event: &mut Event, by: EventId, now_us: i64) -> bool {
+/// In SQL: `SET blocked_by = NULL, due_us = 0, version = version + 1 WHERE blocked_by = by`.
+pub fn unblock(event: &mut Event, by: EventId) -> bool {
     if event.progress.blocked_by != Some(by) {
         return false;
     }
     event.progress.blocked_by = None;
-    event.progress.due_us = Some(now_us.min(event.expires_us.saturating_sub(1)));
+    event.progress.due_us = Some(AT_ONCE);
     event.progress.version = event.progress.version.wrapping_add(1);
     true
 }

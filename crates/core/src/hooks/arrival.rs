@@ -19,11 +19,11 @@ use std::sync::Arc;
 use super::SECOND_US;
 use super::action::Action;
 use super::event::{
-    ContentHash, Delivery, DropReason, ErrorClass, Event, EventId, Link, LinkKind, Progress, State, Trigger,
+    AT_ONCE, ContentHash, Delivery, DropReason, ErrorClass, Event, EventId, Link, LinkKind, Progress, State, Trigger,
     WhenOrigin, words,
 };
 use super::lane::{Private, Settings};
-use super::schedule::expires_us;
+use super::schedule::{LONGEST_US, Schedule, expires_us};
 use super::states::Cause;
 use std::fmt;
 
@@ -117,7 +117,7 @@ pub fn receive(
         if let Some(first) = repeated {
             links.push(Link { kind: LinkKind::SameDeliveryAs, to: first.id });
             if first.progress.state == State::Errored {
-                event.repeat_of = Some(first.id);
+                event.repeat_of = Some(first.family());
                 also.extend(try_alone(first, now_us));
             }
         } else if replays.is_none() {
@@ -125,7 +125,7 @@ pub fn receive(
         }
         first_cause(&event, mapping, settings)
     };
-    event.progress = first_progress(&event, cause);
+    event.progress = first_progress(&event, cause, settings.retry);
     let (of, key) = (event.id, DedupKey::of(&event));
     let insert = Action::Insert { event: Box::new(event), key, generation: known.generation, cause };
     let links = links.into_iter().map(|link| Action::Link { of, link });
@@ -145,9 +145,10 @@ fn repeated<'a>(event: &Event, known: &'a Known, duplicates: Duplicates) -> Opti
     let at_one_time = known.same_time.iter().filter(|_| dated && duplicates == Duplicates::ByTime);
     // Of several, one that is alive or was announced counts.
     let all = || known.same_key.iter().filter(is_repeat).chain(at_one_time.clone());
-    let best = all().find(|other| other.progress.state.has_duplicates());
-    best.or_else(|| all().find(|other| other.progress.state == State::Errored))
-        .or_else(|| all().find(|other| other.progress.state != State::Duplicate))
+    let alive = all().find(|other| other.progress.state.has_duplicates());
+    // The oldest one, because a newer one may be a replay by hand, which is of no family.
+    let errored = || all().filter(|other| other.progress.state == State::Errored).last();
+    alive.or_else(errored).or_else(|| all().find(|other| other.progress.state != State::Duplicate))
 }
 
 /// The other events of its delivery, or of its time.
@@ -168,14 +169,14 @@ fn first_cause(event: &Event, mapping: Mapping, settings: &Settings) -> Cause {
         Mapping::NotMapped => Cause::NotMapped,
         Mapping::ProjectMismatch => Cause::ProjectMismatch,
         Mapping::Failed => Cause::MappingFailed,
-        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if event.private && settings.private == Private::Drop => Cause::Private,
+        Mapping::Fits if event.bug.is_none() => Cause::MappingFailed,
         Mapping::Fits if !settings.on => Cause::SwitchedOff,
         Mapping::Fits => Cause::Accepted,
     }
 }
 
-fn first_progress(event: &Event, cause: Cause) -> Progress {
+fn first_progress(event: &Event, cause: Cause, retry: Schedule) -> Progress {
     let now_us = event.received_us;
     let of = |state| Progress::new(state, event.progress.trigger);
     let dropped = |reason| Progress { drop: Some(reason), ended_us: Some(now_us), ..of(State::Dropped) };
@@ -185,14 +186,14 @@ fn first_progress(event: &Event, cause: Cause) -> Progress {
         Cause::NotMapped => dropped(DropReason::NotMapped),
         Cause::ProjectMismatch => dropped(DropReason::ProjectMismatch),
         Cause::SwitchedOff => of(State::Disabled),
-        Cause::MappingFailed => mapping_failed(event),
-        _ => Progress { due_us: Some(now_us), ..of(State::Queued) },
+        Cause::MappingFailed => mapping_failed(event, retry),
+        _ => Progress { due_us: Some(AT_ONCE), ..of(State::Queued) },
     }
 }
 
-fn mapping_failed(event: &Event) -> Progress {
-    let first_us = super::schedule::Schedule::Current.delay_us(1);
-    let due_us = if event.retryable { event.received_us.saturating_add(first_us) } else { event.expires_us };
+fn mapping_failed(event: &Event, retry: Schedule) -> Progress {
+    let wait_us = if event.retryable { retry.delay_us(1) } else { LONGEST_US };
+    let due_us = event.received_us.saturating_add(wait_us);
     Progress {
         class: Some(ErrorClass::Mapping),
         attempts: 1,

@@ -9,6 +9,13 @@ use std::sync::Arc;
 
 use bugfeed_protocol::{BugId, When};
 
+use super::SECOND_US;
+use super::schedule::LONGEST_US;
+
+/// The [`Progress::due_us`] of what is due at once. It is no reading of a clock, so that a clock that is set back delays
+/// nothing. Of events that are due at once, the store gives those with the lowest ids first.
+pub const AT_ONCE: i64 = 0;
+
 /// The identifier of an event: a UUIDv7 that the receiver made, as a number.
 ///
 /// Identifiers of one request must rise with the item index, because they are the last thing that orders events.
@@ -229,8 +236,8 @@ pub struct Event {
     pub retryable: bool,
     /// When it expires, if it is errored then: see [`super::schedule::expires_us`].
     pub expires_us: i64,
-    /// The event that this one repeats, which was errored when this one came. Looked at again before this one is
-    /// processed: where that event was announced meanwhile, this one is a duplicate.
+    /// The first event of its family: this one repeats it, or repeats another repeat of it, and it or that repeat was
+    /// errored when this one came. Only one of a family is announced: see [`Event::family`].
     pub repeat_of: Option<EventId>,
     /// What became of it.
     pub progress: Progress,
@@ -256,9 +263,9 @@ pub struct Progress {
     pub leases_lost: u8,
     /// What caused the last try, or will cause the next one.
     pub trigger: Trigger,
-    /// When its lane must be looked at for its sake: not before this (queued), the end of the lease (processing), the
-    /// next try or the expiry (errored). `None`: never for its sake, because it is terminal, disabled, or blocked.
-    /// The store has an index on it.
+    /// When its lane must be looked at for its sake: [`AT_ONCE`], not before this (queued), the end of the lease
+    /// (processing), the next try or the expiry (errored). `None`: never for its sake, because it is terminal, disabled, or
+    /// blocked. The store has an index on it. See [`Event::is_due`].
     pub due_us: Option<i64>,
     /// The dead letter behind which it waits.
     pub blocked_by: Option<EventId>,
@@ -304,9 +311,28 @@ impl Event {
         matches!(self.progress.state, State::Errored) || self.progress.trigger.is_paced()
     }
 
+    /// Whether its lane must be looked at for its sake: the query that the store answers.
+    ///
+    /// A time that lies further ahead than any delay was given by a clock that was wrong, and counts as past. In SQL:
+    /// `due_us <= now OR due_us > now + LONGEST_US + 1 s OR state = 'processing' AND due_us > now + 2 * lease`. A lane in which
+    /// an event is processed is due only if that event is.
+    pub fn is_due(&self, now_us: i64, lease_us: i64) -> bool {
+        let longest_us = match self.progress.state {
+            State::Processing => 2 * lease_us,
+            _ => LONGEST_US + SECOND_US,
+        };
+        self.progress.due_us.is_some_and(|due_us| due_us <= now_us || due_us > now_us.saturating_add(longest_us))
+    }
+
     /// Whether the times of both can be compared: the tracker gave both to the same source.
     pub fn is_comparable(&self, other: &Event) -> bool {
         self.origin == WhenOrigin::Tracker && other.origin == WhenOrigin::Tracker && self.source == other.source
+    }
+
+    /// What names its family: the event that it repeats, or itself. Of a family, one is announced; the others are then
+    /// duplicates of it or canceled by it.
+    pub fn family(&self) -> EventId {
+        self.repeat_of.unwrap_or(self.id)
     }
 
     /// Whether it repeats `other`: the same item of the same delivery, with the same content.

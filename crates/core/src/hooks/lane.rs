@@ -38,15 +38,17 @@ impl LaneKey {
 /// What the store gives of a lane. It may be read without a lock, and be out of date.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Lane {
-    /// The event in state `processing`, where there is one; of the events that are queued and not blocked, and of those
-    /// that are errored and not blocked, the first ones in order ([`order`]), up to a bound for each (at least 2).
-    /// Blocked, disabled and terminal ones may be left out.
+    /// The event in state `processing`, where there is one; and of the events that are queued and not blocked, and of those
+    /// that are errored and not blocked: the first ones in order ([`order`]), and the first ones that are due
+    /// ([`Event::is_due`]), up to a bound for each of the four (at least 2; 64 is good). Blocked, disabled and terminal
+    /// ones may be left out.
     pub open: Vec<Event>,
     /// Completed events of this bug that are newer than something open. Needed only where a source has `older =
     /// "drop"`; the newest one of each source is enough.
     pub done: Vec<Event>,
-    /// The events to which `repeat_of` of the open ones refers, and, for the open ones that have ever failed, those whose
-    /// `repeat_of` refers to them: in any state and of any lane.
+    /// The other events of the families ([`Event::family`]) of the open ones, in any state and of any lane: those whose id
+    /// or whose `repeat_of` is the name of the family. An open event that has no `repeat_of` and has never failed (no
+    /// `class`, no `attempts`) has no family, so that nothing is asked on the ordinary way.
     pub related: Vec<Event>,
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::action::{Action, Step};
-use super::event::{DropReason, ErrorClass, Event, EventId, State, Trigger};
+use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, State, Trigger};
 use super::processor::can_be_tried;
 use super::states::Cause;
 
@@ -56,7 +56,7 @@ impl fmt::Display for Refusal {
 pub fn carry_out(order: Order, event: &Event, now_us: i64) -> Result<Vec<Action>, Refusal> {
     let state = event.progress.state;
     let step = match (order, state) {
-        (Order::Retry, State::Errored) => return retry(event, now_us),
+        (Order::Retry, State::Errored) => return retry(event),
         (Order::Mended(class), State::Errored) => return mended(event, class, now_us),
         (Order::Release, State::Errored) => Step::new(event, Cause::Released, state, |after| after.released = true),
         (Order::Drop, State::Queued | State::Errored | State::Disabled) => {
@@ -66,7 +66,7 @@ pub fn carry_out(order: Order, event: &Event, now_us: i64) -> Result<Vec<Action>
             Step::new(event, Cause::Pruned, State::Canceled, |after| after.ended_us = Some(now_us))
         }
         (Order::SwitchOn, State::Disabled) => {
-            Step::new(event, Cause::SwitchedOn, State::Queued, |after| after.due_us = Some(now_us))
+            Step::new(event, Cause::SwitchedOn, State::Queued, |after| after.due_us = Some(AT_ONCE))
         }
         _ => return Err(Refusal::State(state)),
     };
@@ -78,7 +78,7 @@ pub fn carry_out(order: Order, event: &Event, now_us: i64) -> Result<Vec<Action>
     Ok(actions)
 }
 
-fn retry(event: &Event, now_us: i64) -> Result<Vec<Action>, Refusal> {
+fn retry(event: &Event) -> Result<Vec<Action>, Refusal> {
     if let Some(by) = event.progress.blocked_by {
         return Err(Refusal::BlockedBy(by));
     }
@@ -86,7 +86,7 @@ fn retry(event: &Event, now_us: i64) -> Result<Vec<Action>, Refusal> {
         return Err(Refusal::NotRetryable);
     }
     let step = Step::new(event, Cause::Retried, State::Queued, |after| {
-        (after.due_us, after.trigger) = (Some(now_us), Trigger::Manual);
+        (after.due_us, after.trigger) = (Some(AT_ONCE), Trigger::Manual);
     });
     Ok(vec![Action::Step(Box::new(step))])
 }
@@ -104,9 +104,8 @@ fn mended(event: &Event, class: ErrorClass, now_us: i64) -> Result<Vec<Action>, 
     if event.progress.due_us.is_some_and(|due_us| due_us <= now_us) {
         return Err(Refusal::NotConcerned);
     }
-    let due_us = now_us.min(event.expires_us.saturating_sub(1));
     let step = Step::new(event, Cause::Hastened, State::Errored, |after| {
-        (after.due_us, after.trigger) = (Some(due_us), Trigger::Drain);
+        (after.due_us, after.trigger) = (Some(AT_ONCE), Trigger::Drain);
     });
     Ok(vec![Action::Step(Box::new(step))])
 }

@@ -6,7 +6,7 @@
 
 use super::SECOND_US;
 use super::action::{Action, Mapped, Step};
-use super::event::{DropReason, ErrorClass, EventId, State};
+use super::event::{AT_ONCE, DropReason, ErrorClass, EventId, State};
 use super::lane::{Lane, Private, World};
 use super::processor::Draft;
 use super::states::Cause;
@@ -86,9 +86,8 @@ impl Draft<'_> {
 
     /// The event goes to the lane of its bug, which may be another one.
     fn mapped(&mut self, at: usize, mapped: &Mapped) {
-        let now_us = self.world.now_us;
         let mut step = Step::new(&self.rows[at], Cause::Mapped, State::Queued, |after| {
-            (after.class, after.due_us, after.leases_lost) = (None, Some(now_us), 0);
+            (after.class, after.due_us, after.leases_lost) = (None, Some(AT_ONCE), 0);
         });
         step.mapped = Some(mapped.clone());
         self.step(at, step);

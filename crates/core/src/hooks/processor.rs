@@ -17,7 +17,7 @@ use bugfeed_protocol::Change;
 
 use super::SECOND_US;
 use super::action::{Action, Alert, Question, Row, Step, unblock};
-use super::event::{DropReason, ErrorClass, Event, EventId, Link, LinkKind, Progress, State, Trigger};
+use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, Link, LinkKind, Progress, State, Trigger};
 use super::lane::{DeadLetters, Gate, Lane, Older, Private, World, is_newer, is_older, newer_done, order};
 use super::schedule::{LONGEST_US, OURS_RETRY_US};
 use super::states::Cause;
@@ -43,6 +43,8 @@ pub(super) struct Draft<'a> {
     lane: &'a Lane,
     /// The open rows, in order.
     pub(super) rows: Vec<Event>,
+    /// Those of their families that are not among them.
+    related: Vec<Event>,
     pub(super) out: Vec<Action>,
     /// A new event was announced, so the chain behind it is tried.
     fresh: bool,
@@ -62,7 +64,9 @@ impl<'a> Draft<'a> {
     pub(super) fn new(lane: &'a Lane, world: &'a World<'a>) -> Draft<'a> {
         let mut rows = lane.open.clone();
         rows.sort_by(order);
-        Draft { world, lane, rows, out: Vec::new(), fresh: false, paced: 0 }
+        let elsewhere = |event: &&Event| lane.open.iter().all(|row| row.id != event.id);
+        let related = lane.related.iter().filter(elsewhere).cloned().collect();
+        Draft { world, lane, rows, related, out: Vec::new(), fresh: false, paced: 0 }
     }
 
     pub(super) fn find(&self, wanted: impl Fn(&Event) -> bool) -> Option<usize> {
@@ -78,9 +82,12 @@ impl<'a> Draft<'a> {
 
     /// Whoever waits behind this row waits no more.
     pub(super) fn unblock(&mut self, at: usize) {
-        let by = self.rows[at].id;
-        for row in &mut self.rows {
-            unblock(row, by, self.world.now_us);
+        self.unblock_behind(self.rows[at].id);
+    }
+
+    fn unblock_behind(&mut self, by: EventId) {
+        for row in self.rows.iter_mut().chain(&mut self.related) {
+            unblock(row, by);
         }
         self.out.push(Action::Unblock { by });
     }
@@ -90,11 +97,10 @@ impl<'a> Draft<'a> {
     }
 
     fn look_at_lease(&mut self, at: usize) {
-        let (now_us, progress) = (self.world.now_us, &self.rows[at].progress);
-        let until_us = progress.due_us.unwrap_or(now_us);
-        // A lease that is longer than any lease was given by a clock that was wrong.
-        if until_us > now_us && until_us <= now_us + 2 * self.world.lease_us {
-            return self.wait(until_us);
+        let row = &self.rows[at];
+        let progress = &row.progress;
+        if !row.is_due(self.world.now_us, self.world.lease_us) {
+            return self.wait(progress.due_us.unwrap_or(i64::MAX));
         }
         if progress.leases_lost + 1 >= LEASES {
             let id = self.rows[at].id;
@@ -104,7 +110,7 @@ impl<'a> Draft<'a> {
         }
         let step = Step::new(&self.rows[at], Cause::LeaseRanOut, State::Queued, |after| {
             after.leases_lost += 1;
-            after.due_us = Some(now_us);
+            after.due_us = Some(AT_ONCE);
         });
         self.step(at, step);
     }
@@ -135,15 +141,14 @@ impl<'a> Draft<'a> {
         if waits || progress.blocked_by.is_some() {
             return Next::Pass;
         }
-        if !settings.on {
+        if !settings.on && can_be_tried(row) {
             let step = Step::new(row, Cause::SwitchedOff, State::Disabled, |_| ());
             self.step(at, step);
             self.unblock(at);
             return Next::Again;
         }
-        let due_us = progress.due_us.unwrap_or(now_us);
-        // A time that lies further ahead than any delay is from a clock that was wrong.
-        let is_due = due_us <= now_us || due_us > now_us + LONGEST_US + SECOND_US;
+        let due_us = progress.due_us.unwrap_or(AT_ONCE);
+        let is_due = row.is_due(now_us, self.world.lease_us);
         if progress.state == State::Queued {
             return if is_due { self.act(at) } else { self.postpone(at, due_us) };
         }
@@ -152,6 +157,13 @@ impl<'a> Draft<'a> {
         }
         if is_due && can_be_tried(row) {
             return self.act(at);
+        }
+        if is_due {
+            // It waits for its expiry, in pieces, as every time further ahead counts as wrong.
+            let until_us = row.expires_us.min(now_us + LONGEST_US);
+            let step = Step::new(row, Cause::Postponed, State::Errored, |after| after.due_us = Some(until_us));
+            self.step(at, step);
+            return Next::Again;
         }
         if !self.holds(at) {
             return Next::Pass;
@@ -169,16 +181,12 @@ impl<'a> Draft<'a> {
     /// The dead letter at the head is not due. Blocks what is behind it; a new event there has it tried.
     fn hold(&mut self, at: usize) -> Next {
         let is_new = |row: &Event| row.progress.state == State::Queued && row.progress.blocked_by.is_none();
-        let behind = &self.rows[at + 1..];
-        let drains = behind.iter().any(is_new) || std::mem::take(&mut self.fresh);
+        let drains = self.rows[at + 1..].iter().any(is_new) || std::mem::take(&mut self.fresh);
         if drains {
             self.hasten(at);
-        } else if behind.iter().any(|row| row.progress.state == State::Errored && row.progress.blocked_by.is_none()) {
-            let (id, version) = (self.rows[at].id, self.rows[at].progress.version);
-            self.out.push(Action::Guard { id, version });
         }
         self.block_behind(at);
-        let due_us = self.rows[at].progress.due_us.unwrap_or(self.world.now_us);
+        let due_us = self.rows[at].progress.due_us.unwrap_or(AT_ONCE);
         if drains && due_us <= self.world.now_us {
             return self.act(at);
         }
@@ -194,6 +202,7 @@ impl<'a> Draft<'a> {
         if question(row, settings.verify) == Some(Question::Look) {
             from_us = from_us.max(gate.ask_from_us);
         }
+        let from_us = if from_us <= now_us { AT_ONCE } else { from_us };
         let due_us = row.progress.due_us.unwrap_or(from_us).min(from_us);
         let step = Step::new(row, Cause::Hastened, State::Errored, |after| {
             (after.due_us, after.trigger) = (Some(due_us), Trigger::Drain);
@@ -201,9 +210,11 @@ impl<'a> Draft<'a> {
         self.step(at, step);
     }
 
-    /// Blocks everything behind this row that does not wait behind another one.
+    /// Blocks everything behind this row that does not wait behind another one. This is true only while the row is what it
+    /// is: its own step in the same transaction, or a guard, makes sure of that.
     pub(super) fn block_behind(&mut self, at: usize) {
-        let by = self.rows[at].id;
+        let (by, version) = (self.rows[at].id, self.rows[at].progress.version);
+        let mut guarded = self.out.iter().any(|action| matches!(action, Action::Step(step) if step.id == by));
         for behind in at + 1..self.rows.len() {
             let row = &self.rows[behind];
             let (state, blocked) = (row.progress.state, row.progress.blocked_by.is_some());
@@ -213,11 +224,14 @@ impl<'a> Draft<'a> {
             let step = Step::new(row, Cause::Blocked, state, |after| {
                 (after.blocked_by, after.due_us) = (Some(by), None);
             });
+            if !std::mem::replace(&mut guarded, true) {
+                self.out.push(Action::Guard { id: by, version });
+            }
             self.step(behind, step);
         }
     }
 
-    /// The row waits until then, and what is queued behind it as well, unless it may overtake the row.
+    /// The row waits until then, and what is behind it as well, unless that may overtake the row.
     fn postpone(&mut self, at: usize, until_us: i64) -> Next {
         let row = &self.rows[at];
         if row.progress.state == State::Errored {
@@ -230,9 +244,11 @@ impl<'a> Draft<'a> {
         }
         for behind in at..self.rows.len() {
             let row = &self.rows[behind];
-            let waits = row.progress.state == State::Queued && row.progress.blocked_by.is_none();
-            if waits && row.progress.due_us.is_none_or(|due_us| due_us < until_us) {
-                let step = Step::new(row, Cause::Postponed, State::Queued, |after| after.due_us = Some(until_us));
+            let state = row.progress.state;
+            let waits = matches!(state, State::Queued | State::Errored) && row.progress.blocked_by.is_none();
+            let due_us = if state == State::Errored { until_us.min(row.expires_us) } else { until_us };
+            if waits && row.progress.due_us.is_none_or(|old_us| old_us < due_us) {
+                let step = Step::new(row, Cause::Postponed, state, |after| after.due_us = Some(due_us));
                 self.step(behind, step);
             }
         }
@@ -253,8 +269,6 @@ impl<'a> Draft<'a> {
             return true;
         }
         if self.rows[at].progress.state == State::Errored && self.holds(at) {
-            let (id, version) = (self.rows[at].id, self.rows[at].progress.version);
-            self.out.push(Action::Guard { id, version });
             self.block_behind(at);
         }
         self.wait(gate.next_token_us);
@@ -307,16 +321,10 @@ impl<'a> Draft<'a> {
     pub(super) fn drop_if_pointless(&mut self, at: usize) -> bool {
         let (row, now_us) = (&self.rows[at], self.world.now_us);
         let settings = self.world.settings(row);
-        let known =
-            || self.rows.iter().chain(&self.lane.related).filter(|event| event.progress.state == State::Completed);
-        if let Some(original) = known().find(|event| Some(event.id) == row.repeat_of) {
-            let mut step = Step::new(row, Cause::Repeated, State::Duplicate, |after| after.ended_us = Some(now_us));
-            step.link = Some(Link { kind: LinkKind::DuplicateOf, to: original.id });
-            self.settle(at, step);
-            return true;
-        }
-        if let Some(repeat) = known().find(|event| event.repeat_of == Some(row.id)) {
-            let step = canceled(row, repeat.id, now_us);
+        let mut known = self.rows.iter().chain(&self.related);
+        let announced = known.find(|event| is_other_of_family(event, row) && event.progress.state == State::Completed);
+        if let Some(announced) = announced {
+            let step = pointless(row, announced.id, now_us);
             self.settle(at, step);
             return true;
         }
@@ -382,7 +390,7 @@ impl<'a> Draft<'a> {
         for other in 0..self.rows.len() {
             self.cover(at, other);
         }
-        self.cancel_original(at);
+        self.cancel_family(at);
     }
 
     /// `at` was announced: is `other` pointless now?
@@ -394,7 +402,10 @@ impl<'a> Draft<'a> {
         }
         let is_dead_letter = state == State::Errored || old.progress.class.is_some();
         let supersede = is_dead_letter && self.world.settings(old).dead_letters == DeadLetters::Supersede;
-        if row.repeat_of == Some(old.id) || supersede && is_newer(row, old) {
+        if is_other_of_family(old, row) {
+            let step = pointless(old, row.id, self.world.now_us);
+            self.settle(other, step);
+        } else if supersede && is_newer(row, old) {
             let step = canceled(old, row.id, self.world.now_us);
             self.settle(other, step);
         } else if is_older(old, row) && old.progress.blocked_by.is_none() {
@@ -402,16 +413,21 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A repeat was announced, and the event that it repeats is still open elsewhere: it had no bug, or is switched off.
-    fn cancel_original(&mut self, at: usize) {
-        let row = &self.rows[at];
-        let Some(id) = row.repeat_of.filter(|id| self.rows.iter().all(|row| row.id != *id)) else { return };
-        let waits = |state| matches!(state, State::Queued | State::Errored | State::Disabled);
-        let original = self.lane.related.iter().find(|event| event.id == id);
-        let Some(original) = original.filter(|event| waits(event.progress.state)) else { return };
-        let step = canceled(original, row.id, self.world.now_us);
-        self.out.push(Action::Step(Box::new(step)));
-        self.out.push(Action::Unblock { by: id });
+    /// The row was announced. Others of its family that wait elsewhere are pointless: they have no bug, are switched off, or
+    /// are blocked.
+    fn cancel_family(&mut self, at: usize) {
+        let (row, now_us) = (self.rows[at].clone(), self.world.now_us);
+        for other in 0..self.related.len() {
+            let event = &self.related[other];
+            let waits = matches!(event.progress.state, State::Queued | State::Errored | State::Disabled);
+            if !waits || !is_other_of_family(event, &row) {
+                continue;
+            }
+            let (by, step) = (event.id, pointless(event, row.id, now_us));
+            step.apply(&mut self.related[other]);
+            self.out.push(Action::Step(Box::new(step)));
+            self.unblock_behind(by);
+        }
     }
 
     /// The row failed. `due_us` replaces the schedule.
@@ -428,7 +444,7 @@ impl<'a> Draft<'a> {
             let delay_us = if ours { OURS_RETRY_US } else { schedule.delay_us(after.step) };
             let next_us = due_us.unwrap_or(now_us + delay_us).min(expires_us);
             let never = class == ErrorClass::Mapping && !retryable;
-            after.due_us = Some(if never { expires_us } else { next_us });
+            after.due_us = Some(if never { expires_us.min(now_us + LONGEST_US) } else { next_us });
             (after.class, after.trigger, after.leases_lost) = (Some(class), Trigger::Retry, 0);
         });
         let id = row.id;
@@ -453,6 +469,20 @@ impl<'a> Draft<'a> {
             self.hasten(at);
         }
     }
+}
+
+fn is_other_of_family(event: &Event, row: &Event) -> bool {
+    event.id != row.id && event.family() == row.family()
+}
+
+/// Another one of the event's family was announced: a repeat is a duplicate of it, the first one is canceled by it.
+fn pointless(event: &Event, announced: EventId, now_us: i64) -> Step {
+    if event.repeat_of.is_none() || event.progress.state == State::Disabled {
+        return canceled(event, announced, now_us);
+    }
+    let mut step = Step::new(event, Cause::Repeated, State::Duplicate, |after| after.ended_us = Some(now_us));
+    step.link = Some(Link { kind: LinkKind::DuplicateOf, to: announced });
+    step
 }
 
 fn canceled(old: &Event, by: EventId, now_us: i64) -> Step {

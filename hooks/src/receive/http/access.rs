@@ -1,0 +1,150 @@
+//! Who sent a request, and whether they may.
+//!
+//! Goes in: a source, the head of a request, and, where the source has a secret, the body. Comes out: that the sender may
+//! send, or in which share of the quarantine the request goes, and why. A source with a secret accepts signatures only.
+
+use std::sync::Arc;
+
+use bugfeed_protocol::When;
+
+use super::head::{Head, signature_header};
+use super::keys::{KeyError, KeyRow, KeyTable};
+use crate::config::Source;
+use crate::config::auth::{KeyPlace, Signature};
+use crate::receive::identity::Sha256;
+use crate::receive::key::{FoundKey, Key, find};
+use crate::receive::lookup::Headers;
+use crate::receive::received::{Failure, Proof, Share};
+use crate::receive::signature::{SignatureError, verify};
+
+/// What the head says about the sender.
+#[derive(Clone, Debug)]
+pub(super) enum Access {
+    /// May send. The key, where there is one.
+    Vouched(Option<Arc<KeyRow>>),
+    /// Has a key, and keys were not read yet.
+    Unchecked { key_id: String, proof: Proof },
+    /// The body must be read first: the source has a secret.
+    Signed,
+    /// May not send.
+    Refused(Box<Refusal>),
+}
+
+/// Why somebody may not send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) share: Share,
+    pub(super) failure: Failure,
+    pub(super) key_id: Option<String>,
+    pub(super) proof: Proof,
+}
+
+/// Judges by the head.
+pub(super) fn by_head(source: &Source, keys: &KeyTable, head: &Head) -> Access {
+    if !source.secrets.is_empty() {
+        return Access::Signed;
+    }
+    let refuse = |error: String, fix: String| {
+        let failure = Failure { error, fix };
+        Access::Refused(Box::new(Refusal { share: Share::KnownSource, failure, key_id: None, proof: Proof::default() }))
+    };
+    match find(&source.keys, &head.headers, head.path_end.as_deref()) {
+        FoundKey::Key(key, _) => by_key(source, keys, &key, head.received_us),
+        FoundKey::NoKey(place) => refuse(
+            format!("what stands {} is no key", at(&place)),
+            format!("a key looks like bf_ID_SECRET; {}", KeyError::Unknown.fix(&source.name)),
+        ),
+        FoundKey::Missing => {
+            let places: Vec<String> = source.keys.iter().map(at).collect();
+            let fix = format!("send a key {}; {}", places.join(", or "), KeyError::Unknown.fix(&source.name));
+            let is_in_path = head.path_end.is_some() && !source.keys.contains(&KeyPlace::Path);
+            let hint = if is_in_path { " (a key in the path counts only with path_key = true)" } else { "" };
+            refuse(format!("there is no key{hint}"), fix)
+        }
+    }
+}
+
+fn by_key(source: &Source, keys: &KeyTable, key: &Key, now_us: i64) -> Access {
+    let proof = Proof { key: Some(key.hash()), signature: Vec::new() };
+    if !keys.is_read() {
+        return Access::Unchecked { key_id: key.id().to_owned(), proof };
+    }
+    match keys.check(key, &source.name, now_us) {
+        Ok(row) => Access::Vouched(Some(row)),
+        Err(error) => Access::Refused(Box::new(of_key(error, &source.name, key.id(), proof))),
+    }
+}
+
+/// The refusal of a key that has the form of one.
+pub(super) fn of_key(error: KeyError, source: &str, id: &str, proof: Proof) -> Refusal {
+    let failure = Failure { error: error.to_string(), fix: error.fix(source) };
+    let share = if error == KeyError::Unknown { Share::KnownSource } else { Share::KnownSender };
+    Refusal { share, failure, key_id: Some(id.to_owned()), proof }
+}
+
+/// Judges by the signature. `raw` is the body as it came, `body` the same after decompression: senders that compress sign
+/// the one or the other.
+///
+/// # Errors
+/// Why the sender may not send.
+pub(super) fn by_signature(
+    source: &Source,
+    headers: &dyn Headers,
+    raw: &[u8],
+    body: &[u8],
+    now: When,
+) -> Result<(), Box<Refusal>> {
+    let verified = verify(source, headers, raw, now);
+    let verified = match verified {
+        Err(_) if raw != body => verify(source, headers, body, now),
+        verified => verified,
+    };
+    verified.map_err(|error| Box::new(unsigned(source, headers, &error)))
+}
+
+/// The refusal of a request whose signature does not fit, or that has none.
+pub(super) fn unsigned(source: &Source, headers: &dyn Headers, error: &SignatureError) -> Refusal {
+    let failure = Failure { error: error.to_string(), fix: error.fix().to_owned() };
+    let share = match error {
+        SignatureError::Wrong(_) | SignatureError::Stale(_) => Share::KnownSender,
+        SignatureError::Missing(_) | SignatureError::Malformed(_) | SignatureError::NoSecret => Share::KnownSource,
+    };
+    Refusal { share, failure, key_id: None, proof: Proof { key: None, signature: kept_signature(source, headers) } }
+}
+
+/// The longest signature that is kept.
+const LONGEST_SIGNATURE: usize = 1024;
+
+/// What is needed to check a signature again.
+fn kept_signature(source: &Source, headers: &dyn Headers) -> Vec<(String, String)> {
+    let mut kept = Vec::new();
+    let mut keep = |name: &str, value: String| {
+        if value.len() <= LONGEST_SIGNATURE && !kept.iter().any(|(known, _)| known == name) {
+            kept.push((name.to_owned(), value));
+        }
+    };
+    for form in &source.signatures {
+        let header = signature_header(form);
+        let Some(value) = headers.get(header).map(str::trim).filter(|value| !value.is_empty()) else { continue };
+        match form {
+            Signature::Token { .. } => keep(header, Sha256::of(value.as_bytes()).to_string()),
+            Signature::Hmac { .. } => keep(header, value.to_owned()),
+            Signature::StandardWebhooks => {
+                keep(header, value.to_owned());
+                for name in ["webhook-id", "webhook-timestamp"] {
+                    headers.get(name).into_iter().for_each(|value| keep(name, value.to_owned()));
+                }
+            }
+        }
+    }
+    kept
+}
+
+fn at(place: &KeyPlace) -> String {
+    match place {
+        KeyPlace::Bearer => "as Authorization: Bearer KEY".to_owned(),
+        KeyPlace::Basic => "as the password of Authorization: Basic".to_owned(),
+        KeyPlace::Header(name) => format!("in the header {name}"),
+        KeyPlace::Path => "as the last part of the path".to_owned(),
+    }
+}

@@ -1,0 +1,116 @@
+//! The way out of quarantine: a request is checked again, by the keys, secrets and mapping of now, or trusted by a person.
+//!
+//! Goes in: a request from quarantine with its body. Comes out: what is given to [`super::Intake::accept`], or why not.
+//! It is pure.
+
+use std::sync::Arc;
+
+use bugfeed_core::hooks::event::Trigger;
+use bugfeed_protocol::When;
+use subtle::ConstantTimeEq as _;
+
+use super::items::Items;
+use super::keys::{KeyRow, KeyTable};
+use crate::config::Source;
+use crate::config::auth::Signature;
+use crate::config::source::Bodies;
+use crate::receive::identity::Sha256;
+use crate::receive::mapped::Request;
+use crate::receive::mapping::map;
+use crate::receive::received::{Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId};
+use crate::receive::signature::verify;
+
+/// On whose word a request leaves quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Its key or signature must be good now. For what is bound to time, the time of its receipt counts.
+    Check,
+    /// A person vouches for it.
+    Person,
+}
+
+/// Checks and maps a request from quarantine. `source` is the one to whose name it was sent, `id` the new request's
+/// identifier, made now.
+///
+/// # Errors
+/// It is still not good, or its body was not kept.
+pub fn recheck(
+    source: &Source,
+    keys: &KeyTable,
+    quarantined: &QuarantinedRequest,
+    id: RequestId,
+    now_us: i64,
+    trust: Trust,
+) -> Result<ReceivedRequest, Failure> {
+    let old = &quarantined.envelope;
+    let body = old.body.as_ref().ok_or_else(|| Failure {
+        error: "the body was not kept, so the request cannot be received again".to_owned(),
+        fix: "let the sender send it again".to_owned(),
+    })?;
+    let received = When::from_micros(old.received_us).unwrap_or_else(|| When::from_system_time(std::time::UNIX_EPOCH));
+    let key = match trust {
+        Trust::Person => None,
+        Trust::Check if source.secrets.is_empty() => Some(check_key(source, keys, quarantined, now_us)?),
+        Trust::Check => {
+            check_signature(source, quarantined, body, received)?;
+            None
+        }
+    };
+    let mapped = map(source, Request { headers: &old.headers, body, arrived: received });
+    let items = match mapped {
+        Ok(mapped) => Items::of(source, mapped, key.as_deref()),
+        Err(error) => Items::failed(source, error.into(), received, Sha256::of(body)),
+    };
+    let mut envelope = old.clone();
+    envelope.id = id;
+    envelope.source.clone_from(&source.name);
+    if source.bodies != Bodies::All && !items.has_errors() {
+        envelope.body = None;
+    }
+    let Items { failure, items, answered } = items;
+    Ok(ReceivedRequest { envelope, trigger: Trigger::Replay, replays: None, failure, items, answered })
+}
+
+fn check_key(
+    source: &Source,
+    keys: &KeyTable,
+    quarantined: &QuarantinedRequest,
+    now_us: i64,
+) -> Result<Arc<KeyRow>, Failure> {
+    let (Some(id), Some(hash)) = (&quarantined.envelope.key_id, &quarantined.proof.key) else {
+        return Err(quarantined.failure.clone());
+    };
+    let checked = keys.check_hash(id, hash, &source.name, now_us);
+    checked.map_err(|error| Failure { error: error.to_string(), fix: error.fix(&source.name) })
+}
+
+fn check_signature(
+    source: &Source,
+    quarantined: &QuarantinedRequest,
+    body: &[u8],
+    received: When,
+) -> Result<(), Failure> {
+    let Proof { signature, .. } = &quarantined.proof;
+    if has_token(source, signature) {
+        return Ok(());
+    }
+    // Headers of signatures are not among the others, and a body that was compressed is kept as it was before.
+    let headers: Vec<(String, String)> = signature.iter().chain(&quarantined.envelope.headers).cloned().collect();
+    let mut signed_only = source.clone();
+    signed_only.signatures.retain(|form| !matches!(form, Signature::Token { .. }));
+    verify(&signed_only, &headers, body, received)
+        .map_err(|error| Failure { error: error.to_string(), fix: error.fix().to_owned() })
+}
+
+/// Whether a token, of which the hash was kept, is one of the source's secrets.
+fn has_token(source: &Source, kept: &[(String, String)]) -> bool {
+    let tokens = source.signatures.iter().filter_map(|form| match form {
+        Signature::Token { header } => kept.iter().find(|(name, _)| name.eq_ignore_ascii_case(header)),
+        Signature::Hmac { .. } | Signature::StandardWebhooks => None,
+    });
+    let fits = |hash: &Sha256| {
+        let equal = |secret: &crate::config::Secret| Sha256::of(secret.expose().as_bytes()).0.ct_eq(&hash.0).into();
+        source.secrets.iter().any(equal)
+    };
+    tokens.filter_map(|(_, hash)| Sha256::parse(hash)).any(|hash| fits(&hash))
+}
