@@ -2,7 +2,8 @@
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
-//! [`receive::spool`], which keeps them while the store is away.
+//! [`receive::spool`], which keeps them while the store is away. [`store`] is the database, [`api`] what people and commands see
+//! of it. [`client`] speaks HTTP, `tracker` asks trackers with it, and `notify` tells people.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -37,6 +38,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod api;
+pub mod client;
 pub mod config;
 pub mod receive;
 pub mod store;
+#[cfg(test)]
+mod test_server;

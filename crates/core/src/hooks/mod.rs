@@ -7,8 +7,8 @@
 //!
 //! The words ([`event`]), the allowed transitions ([`states`]), what an arriving item becomes ([`arrival`]), what is done
 //! next for a bug ([`processor`]) and after a question was answered ([`outcome`]), what is ordered from outside ([`orders`]), when a
-//! dead letter is tried again ([`schedule`]), when a tracker may be asked ([`breaker`]), and how fast a backlog is worked
-//! off ([`pace`]). Times are microseconds since 1970 by the clock of the process, unless a name says otherwise.
+//! dead letter is tried again ([`schedule`]), when a tracker may be asked ([`breaker`]), what it is asked to find lost
+//! webhooks ([`reconcile`]), and how fast a backlog is worked off ([`pace`]). Times are microseconds since 1970 by the clock of the process, unless a name says otherwise.
 
 pub mod action;
 pub mod arrival;
@@ -20,6 +20,7 @@ pub mod orders;
 pub mod outcome;
 pub mod pace;
 pub mod processor;
+pub mod reconcile;
 pub mod schedule;
 pub mod states;
 

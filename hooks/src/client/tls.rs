@@ -1,0 +1,70 @@
+//! TLS: which servers are trusted.
+//!
+//! ring's algorithms, the certificates that this machine trusts (or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`). Never
+//! shows a certificate of its own, and never connects without checking the server's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Mutex;
+
+use super::Fault;
+
+/// The machine's certificates are read again after so long, because they may have changed.
+const READ_AGAIN: Duration = Duration::from_secs(600);
+
+/// Which certificate authorities are trusted.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Those that this machine trusts.
+    Machine,
+    /// These.
+    Only(Arc<RootCertStore>),
+}
+
+/// The configuration of TLS, made when it is first needed.
+#[derive(Debug)]
+pub(super) struct Tls {
+    trust: Trust,
+    made: Mutex<Option<(Instant, Arc<ClientConfig>)>>,
+}
+
+impl Tls {
+    pub(super) fn new(trust: Trust) -> Tls {
+        Tls { trust, made: Mutex::new(None) }
+    }
+
+    pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, Fault> {
+        let mut made = self.made.lock().await;
+        if let Some((at, config)) = &*made
+            && at.elapsed() < READ_AGAIN
+        {
+            return Ok(Arc::clone(config));
+        }
+        let roots = match &self.trust {
+            Trust::Only(roots) => Arc::clone(roots),
+            Trust::Machine => Arc::new(machine().await),
+        };
+        if roots.is_empty() {
+            return Err(Fault::NoTrust);
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the cipher suites of both TLS versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let config = Arc::new(config);
+        *made = Some((Instant::now(), Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+async fn machine() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    if let Ok(loaded) = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await {
+        roots.add_parsable_certificates(loaded.certs);
+    }
+    roots
+}
