@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::LengthLimitError;
@@ -59,6 +60,20 @@ impl FromRequest<Api> for Call {
         };
         let now_us = api.now_us();
         Ok(Call { api: api.clone(), caller, now_us, query: parts.uri.query().map(str::to_owned), body })
+    }
+}
+
+/// The part of the path that names something.
+pub(super) struct Name(pub(super) String);
+
+impl FromRequestParts<Api> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Name, ApiError> {
+        match Path::<String>::from_request_parts(parts, api).await {
+            Ok(Path(name)) => Ok(Name(name)),
+            Err(_) => Err(ApiError::bad("the path is no text", "write the name as UTF-8, percent-encoded")),
+        }
     }
 }
 

@@ -23,6 +23,7 @@
 mod access;
 mod audit;
 mod call;
+pub mod client;
 mod config_view;
 mod dead;
 mod error;

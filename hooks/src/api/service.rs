@@ -1,0 +1,57 @@
+//! What the process around the API does for it: it knows the configuration, and it talks to trackers.
+//!
+//! The composition of the process implements this. No call waits for long, except the questions to a tracker, which have
+//! bounds of their own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::config::HooksConfig;
+use crate::receive::received::Failure;
+use crate::store::notes::Switch;
+
+/// What is being done.
+pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What: a few words, such as `tracker`.
+    pub what: String,
+    /// Whether it is good.
+    pub is_good: bool,
+    /// What was found, in a sentence.
+    pub says: String,
+}
+
+/// The process around the API.
+pub trait Service: Send + Sync + 'static {
+    /// The configuration by which it goes now.
+    fn config(&self) -> Arc<HooksConfig>;
+
+    /// Keys were made, changed or revoked: the table in memory is to be read again.
+    fn keys_changed(&self);
+
+    /// Something is due now that was not before: retried or received again.
+    fn wake(&self);
+
+    /// A source or feed was switched off or on, in the store. When it was switched on, the events that wait are to be
+    /// moved: see [`super::switch_on`]. Returns at once.
+    fn switched(&self, what: Switch, name: &str, is_on: bool);
+
+    /// Asks a source's tracker what changed, now instead of at the next turn. Returns once that has been begun, not when
+    /// it has ended.
+    fn reconcile<'a>(&'a self, source: &'a str) -> Doing<'a, Result<(), Failure>>;
+
+    /// Looks whether what a source needs is there: above all, whether its tracker answers.
+    fn test<'a>(&'a self, source: &'a str) -> Doing<'a, Vec<Check>>;
+
+    /// What is known of the sender's own state, such as Bugzilla's list of webhooks; null where nothing is.
+    fn sender(&self, source: &str) -> Value;
+
+    /// Warnings and errors as `/readyz` has them, a sentence each.
+    fn warnings(&self) -> Vec<String>;
+}

@@ -1,0 +1,210 @@
+//! Sources and feeds: the configuration as it was read, silence, switches, and questions to trackers.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse as _;
+use bugfeed_core::hooks::event::State;
+use bugfeed_core::hooks::orders::Order;
+use serde_json::{Value, json};
+
+use super::call::{Call, Name, answer};
+use super::config_view;
+use super::error::{Answer, ApiError};
+use super::service::Check;
+use super::shapes::{at, maybe_at};
+use crate::config::Source;
+use crate::store::notes::{Switch, SwitchedOff};
+use crate::store::tokens::Scope;
+use crate::store::{Store, StoreError};
+
+/// How many events are switched on in one transaction.
+const STEP: usize = 500;
+
+/// Queues the events again that waited because this source or feed was switched off, in small steps; returns how many. For
+/// [`super::Service::switched`], in a task of its own: there may be many.
+///
+/// # Errors
+/// When the store cannot be used. What is done is done; call it again.
+pub async fn switch_on(store: &Store, what: Switch, name: &str, now_us: i64) -> Result<u64, StoreError> {
+    let (source, feed) = match what {
+        Switch::Source => (Some(name), None),
+        Switch::Feed => (None, Some(name)),
+    };
+    let (mut after, mut count) = (None, 0);
+    loop {
+        let ids = store.in_state(State::Disabled, source, feed, after, STEP).await?;
+        count += store.order_all(&ids, Order::SwitchOn, now_us).await? as u64;
+        after = ids.last().copied();
+        if ids.len() < STEP {
+            return Ok(count);
+        }
+    }
+}
+
+pub(super) async fn list(call: Call) -> Answer {
+    call.params(&[])?;
+    let config = call.api.service().config();
+    let off = call.store().switched_off().await?;
+    let mut sources = Vec::with_capacity(config.sources.len());
+    for source in &config.sources {
+        let mut shape = config_view::source(source);
+        let last_us = call.store().last_request(&source.name).await?;
+        shape["last_request"] = maybe_at(last_us);
+        shape["silent_seconds"] = json!(silence(last_us, call.now_us));
+        shape["off_since"] = maybe_at(off_since(&off, Switch::Source, &source.name));
+        shape["sender"] = call.api.service().sender(&source.name);
+        sources.push(shape);
+    }
+    let feed = |name: &&str| json!({ "name": name, "off_since": maybe_at(off_since(&off, Switch::Feed, name)) });
+    let is_raw = call.caller.has(Scope::Raw);
+    let notify: Vec<Value> = config.notify.iter().map(|notify| config_view::notify(notify, is_raw)).collect();
+    answer(json!({
+        "sources": sources,
+        "feeds": config.feeds().iter().map(feed).collect::<Value>(),
+        "notify": notify,
+    }))
+}
+
+/// Whole seconds since a source was last heard of.
+pub(super) fn silence(last_us: Option<i64>, now_us: i64) -> Option<i64> {
+    last_us.map(|last_us| now_us.saturating_sub(last_us).max(0) / 1_000_000)
+}
+
+pub(super) fn off_since(off: &[SwitchedOff], what: Switch, name: &str) -> Option<i64> {
+    off.iter().find(|one| one.what == what && one.name == name).map(|one| one.since_us)
+}
+
+pub(super) async fn disable_source(name: Name, call: Call) -> Answer {
+    switch(&call, Switch::Source, &name.0, false).await
+}
+
+pub(super) async fn enable_source(name: Name, call: Call) -> Answer {
+    switch(&call, Switch::Source, &name.0, true).await
+}
+
+pub(super) async fn disable_feed(name: Name, call: Call) -> Answer {
+    switch(&call, Switch::Feed, &name.0, false).await
+}
+
+pub(super) async fn enable_feed(name: Name, call: Call) -> Answer {
+    switch(&call, Switch::Feed, &name.0, true).await
+}
+
+async fn switch(call: &Call, what: Switch, name: &str, is_on: bool) -> Answer {
+    call.nothing()?;
+    let off = call.store().switched_off().await?;
+    let since_us = off_since(&off, what, name);
+    let config = call.api.service().config();
+    let is_known = match what {
+        Switch::Source => config.source(name).is_some(),
+        Switch::Feed => config.feeds().contains(name),
+    };
+    // One that left the configuration while it was off can be switched on still.
+    if !is_known && since_us.is_none() {
+        return Err(unknown(what, name, &known(call, what)));
+    }
+    let word = if what == Switch::Source { "source" } else { "feed" };
+    let since_us = match (is_on, since_us) {
+        (true, None) => None,
+        (false, Some(since_us)) => Some(since_us),
+        _ => {
+            let deed = format!("{word}s.{}", if is_on { "enable" } else { "disable" });
+            call.audit(&deed, name, &Value::Null).await?;
+            let since_us = (!is_on).then_some(call.now_us);
+            call.store().set_switch(what, name, since_us).await?;
+            call.api.service().switched(what, name, is_on);
+            since_us
+        }
+    };
+    let members = BTreeMap::from([(word, json!(name)), ("off_since", maybe_at(since_us))]);
+    answer(json!(members))
+}
+
+fn known(call: &Call, what: Switch) -> Vec<String> {
+    let config = call.api.service().config();
+    match what {
+        Switch::Source => config.sources.iter().map(|source| source.name.clone()).collect(),
+        Switch::Feed => config.feeds().into_iter().map(str::to_owned).collect(),
+    }
+}
+
+fn unknown(what: Switch, name: &str, known: &[String]) -> ApiError {
+    let word = if what == Switch::Source { "source" } else { "feed" };
+    let name: String = name.chars().take(60).collect();
+    ApiError::missing(format!("there is no {word} '{name}'"), format!("the configuration has: {}", known.join(", ")))
+}
+
+pub(super) async fn reconcile(Name(name): Name, call: Call) -> Answer {
+    call.nothing()?;
+    let config = call.api.service().config();
+    let source = config.source(&name).ok_or_else(|| unknown(Switch::Source, &name, &known(&call, Switch::Source)))?;
+    if source.reconcile.is_none() {
+        return Err(ApiError::conflict(
+            format!("the source '{name}' is not reconciled"),
+            "add tracker = \"https://…\" and reconcile = \"5m\" to it in the configuration",
+        ));
+    }
+    call.audit("sources.reconcile", &name, &Value::Null).await?;
+    call.api.service().reconcile(&name).await?;
+    let body = Json(json!({ "source": name, "begun": at(call.now_us) }));
+    Ok((StatusCode::ACCEPTED, [(header::CACHE_CONTROL, "no-store")], body).into_response())
+}
+
+pub(super) async fn test(Name(name): Name, call: Call) -> Answer {
+    call.nothing()?;
+    let config = call.api.service().config();
+    let source = config.source(&name).ok_or_else(|| unknown(Switch::Source, &name, &known(&call, Switch::Source)))?;
+    let mut checks = vec![switches(&call, source).await?, access(&call, source).await?, requests(&call, source).await?];
+    checks.extend(call.api.service().test(&name).await);
+    let is_good = checks.iter().all(|check| check.is_good);
+    let check = |check: &Check| json!({ "what": check.what, "good": check.is_good, "says": check.says });
+    answer(json!({ "source": name, "good": is_good, "checks": checks.iter().map(check).collect::<Value>() }))
+}
+
+async fn switches(call: &Call, source: &Source) -> Result<Check, ApiError> {
+    let off = call.store().switched_off().await?;
+    let feeds = source.feeds();
+    let mut found = Vec::new();
+    for one in &off {
+        match one.what {
+            Switch::Source if one.name == source.name => found.push("the source is switched off".to_owned()),
+            Switch::Feed if feeds.contains(&one.name.as_str()) => found.push(format!("feed {} is switched off", one.name)),
+            _ => {}
+        }
+    }
+    let says = if found.is_empty() { format!("on; feeds: {}", feeds.join(", ")) } else { found.join("; ") };
+    Ok(Check { what: "switches".to_owned(), is_good: found.is_empty(), says })
+}
+
+/// Whether somebody could send.
+async fn access(call: &Call, source: &Source) -> Result<Check, ApiError> {
+    let what = "access".to_owned();
+    if !source.secrets.is_empty() {
+        let says = "only requests whose signature fits the secret are accepted".to_owned();
+        return Ok(Check { what, is_good: true, says });
+    }
+    let may = |sources: &Option<Vec<String>>| sources.as_ref().is_none_or(|names| names.contains(&source.name));
+    let keys = call.store().keys().await?;
+    let good = keys.iter().filter(|key| {
+        let is_over = key.expires_us.is_some_and(|expires_us| expires_us <= call.now_us);
+        key.revoked_us.is_none() && !is_over && may(&key.scopes.sources)
+    });
+    let count = good.count();
+    let says = match count {
+        0 => format!("no key may send; make one: bugfeed keys create --name NAME --source {}", source.name),
+        1 => "one key may send".to_owned(),
+        count => format!("{count} keys may send"),
+    };
+    Ok(Check { what, is_good: count > 0, says })
+}
+
+async fn requests(call: &Call, source: &Source) -> Result<Check, ApiError> {
+    let last_us = call.store().last_request(&source.name).await?;
+    let says = match silence(last_us, call.now_us) {
+        Some(seconds) => format!("the last request came {seconds} s ago"),
+        None => format!("no request has come yet; the sender POSTs to /hooks/{}", source.name),
+    };
+    Ok(Check { what: "requests".to_owned(), is_good: last_us.is_some(), says })
+}
