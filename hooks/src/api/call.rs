@@ -25,7 +25,7 @@ use crate::store::Store;
 use crate::store::audit::Deed;
 
 /// The longest body of a request to the API, in bytes. (A captured request that is to be tried out is in it.)
-pub const LONGEST_BODY: usize = 1 << 20;
+pub(super) const LONGEST_BODY: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
 

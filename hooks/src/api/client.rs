@@ -98,7 +98,9 @@ pub struct ApiClient {
 impl ApiClient {
     /// A client of this listener, with this token.
     pub fn new(url: AdminUrl, token: Token) -> ApiClient {
-        ApiClient { client: Client::new(Options::default()), url, token }
+        // No connection is kept, so that no request is sent again because a kept one was closed.
+        let options = Options { idle: Duration::ZERO, ..Options::default() };
+        ApiClient { client: Client::new(options), url, token }
     }
 
     /// The listener's address.

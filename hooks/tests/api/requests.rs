@@ -1,0 +1,127 @@
+//! Requests, and receiving them again.
+
+use bugfeed_hooks::receive::key::{Key, RANDOM_BYTES};
+use bugfeed_hooks::receive::received::{Proof, ReceivedRequest};
+use bugfeed_hooks::store::keys::{KeyScopes, StoredKey};
+use bugfeed_hooks::store::tokens::Scope;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::support::{NOON_US, Rig, SECOND_US, failed, item, suspect};
+
+const BODY: &str = r#"{"changes":[{"bug":77,"when":"2026-11-26T11:00:00"}]}"#;
+
+async fn with_body(rig: &Rig, body: &[u8]) -> ReceivedRequest {
+    let mut request = rig.request(vec![item(77, 0, "")]);
+    request.envelope.body = Some(body.to_vec().into());
+    rig.store.accept(&[&request]).await.unwrap();
+    request
+}
+
+#[tokio::test]
+async fn lists_and_one_with_its_events_and_its_body() {
+    let rig = Rig::start().await;
+    let good = with_body(&rig, BODY.as_bytes()).await.envelope.id;
+    let odd = with_body(&rig, &[255, 0, 1]).await.envelope.id;
+    let bad = rig.request(vec![failed("x")]);
+    rig.store.accept(&[&bad]).await.unwrap();
+    let refused = suspect(NOON_US + SECOND_US, "hidden-body", Proof::default());
+    rig.store.quarantine(&refused).await.unwrap();
+    let by = async |query: &str| -> Vec<Value> {
+        let page = rig.get(&format!("/requests?{query}")).await.good();
+        page["requests"].as_array().unwrap().iter().map(|request| request["id"].clone()).collect()
+    };
+    let text = |id| json!(format!("{id}"));
+    assert_eq!(by("").await, [text(refused.envelope.id), text(bad.envelope.id), text(odd), text(good)]);
+    assert_eq!(by("state=quarantined").await, [text(refused.envelope.id)]);
+    assert_eq!(by("state=error&source=plain&key=abcdef").await, [text(bad.envelope.id)]);
+    assert_eq!(by("to=2026-11-26T12:00:00.001").await, [text(good)]);
+    rig.get("/requests?state=good").await.refused(400, "state: 'good'");
+
+    let one = rig.get(&format!("/requests/{good}?body=true")).await.good();
+    assert_eq!((&one["body"], &one["body_base64"], &one["events"][0]["bug"]), (&json!(BODY), &Value::Null, &json!(77)));
+    let one = rig.get(&format!("/requests/{odd}?body=true")).await.good();
+    assert_eq!((&one["body"], &one["body_base64"]), (&Value::Null, &json!("/wAB")));
+    let one = rig.get(&format!("/requests/{}", refused.envelope.id)).await.good();
+    assert_eq!((&one["share"], &one["error"]), (&json!("known_source"), &json!("the key is not known")));
+    assert!(one.get("body").is_none(), "only if it is asked for");
+    let read = rig.token_with(&[Scope::Read]).await;
+    let asked = rig.call(&read, Method::GET, &format!("/requests/{good}?body=true"), "").await;
+    asked.refused(403, "needs a token with the scope raw");
+    rig.get("/requests/01a1ee56-5e7b-7fff-bfff-ffff7fffffff").await.refused(404, "no request");
+}
+
+#[tokio::test]
+async fn a_request_is_received_again_if_its_body_was_kept() {
+    let rig = Rig::start().await;
+    let first = with_body(&rig, BODY.as_bytes()).await;
+    let told = rig.post(&format!("/requests/{}/replay", first.envelope.id), json!({})).await.good();
+    let event = told["events"][0]["event"].as_str().unwrap();
+    assert_eq!((&told["events"][0]["state"], &told["error"]), (&json!("queued"), &Value::Null));
+    let again = rig.get(&format!("/requests/{}", told["request"].as_str().unwrap())).await.good();
+    assert_eq!((&again["replays"], &again["events"][0]["trigger"]), (&json!(first.envelope.id.to_string()), &json!("replay")));
+    assert_eq!(rig.get(&format!("/events/{event}")).await.good()["bug"], 77);
+    let bare = rig.request(vec![item(1, 0, "x")]);
+    rig.store.accept(&[&bare]).await.unwrap();
+    let path = format!("/requests/{}/replay", bare.envelope.id);
+    rig.post(&path, json!({})).await.refused(409, "body was not kept");
+    rig.post(&path, json!({ "trusted": true })).await.refused(400, "unknown member `trusted`");
+    assert_eq!(rig.told(), ["wake"]);
+    assert_eq!(rig.audited().await, [format!("{} first requests.replay {}", rig.token.id(), first.envelope.id)]);
+}
+
+#[tokio::test]
+async fn what_a_key_may_not_send_is_not_announced_by_receiving_it_again() {
+    let rig = Rig::start().await;
+    let key = stored("abcdef", KeyScopes { sources: None, feeds: Some(vec!["kde".to_owned()]) });
+    rig.store.add_key(&key).await.unwrap();
+    let first = with_body(&rig, BODY.as_bytes()).await;
+    let told = rig.post(&format!("/requests/{}/replay", first.envelope.id), json!({})).await.good();
+    assert_eq!((&told["events"][0]["state"], &told["events"][0]["reason"]), (&json!("dropped"), &json!("project_mismatch")));
+}
+
+fn stored(id: &str, scopes: KeyScopes) -> StoredKey {
+    let hash = Key::generate(&[9; RANDOM_BYTES]).hash();
+    StoredKey {
+        id: id.to_owned(),
+        hash,
+        previous: None,
+        name: "k".to_owned(),
+        owner: String::new(),
+        scopes,
+        created_us: NOON_US,
+        expires_us: None,
+        used_us: None,
+        revoked_us: None,
+    }
+}
+
+#[tokio::test]
+async fn the_way_out_of_quarantine() {
+    let rig = Rig::start().await;
+    let key = stored("abcdef", KeyScopes::default());
+    let proof = Proof { key: Some(key.hash), signature: Vec::new() };
+    let refused = suspect(NOON_US, BODY, proof);
+    rig.store.quarantine(&refused).await.unwrap();
+    let path = format!("/requests/{}/replay", refused.envelope.id);
+    rig.post(&path, json!({})).await.refused(409, "still refused: the key is not known");
+    // The key is there now.
+    rig.store.add_key(&key).await.unwrap();
+    let told = rig.post(&path, json!({})).await.good();
+    assert_eq!(told["events"][0]["state"], "queued");
+    rig.post(&path, json!({})).await.refused(404, "no request");
+    // Nobody vouches for this one but the caller.
+    let other = suspect(NOON_US + SECOND_US, BODY, Proof::default());
+    rig.store.quarantine(&other).await.unwrap();
+    let path = format!("/requests/{}/replay", other.envelope.id);
+    let answer = rig.post(&path, json!({})).await;
+    answer.refused(409, "still refused");
+    assert!(answer.body["fix"].as_str().unwrap().contains("\"trust\": true"), "{answer:?}");
+    let told = rig.post(&path, json!({ "trust": true })).await.good();
+    let id = told["events"][0]["event"].as_str().unwrap();
+    assert!(["queued", "duplicate"].contains(&told["events"][0]["state"].as_str().unwrap()), "{told}");
+    assert_eq!(rig.get(&format!("/events/{id}")).await.good()["bug"], 77);
+    let deeds = rig.get("/audit").await.good();
+    assert_eq!(deeds["deeds"][0]["detail"]["trust"], true);
+    assert_eq!(rig.store.quarantine_held().await.unwrap(), []);
+}

@@ -1,0 +1,116 @@
+//! Sources and feeds, the overview, and trying a mapping out.
+
+use bugfeed_core::hooks::event::State;
+use bugfeed_core::hooks::event::Event;
+use bugfeed_hooks::api::switch_on;
+use bugfeed_hooks::store::Rule;
+use bugfeed_hooks::store::notes::Switch;
+use bugfeed_core::hooks::arrival::Duplicates;
+use bugfeed_core::hooks::lane::Settings;
+use serde_json::{Value, json};
+
+use crate::support::{NOON_US, Rig, SECOND_US, item};
+
+#[tokio::test]
+async fn the_configuration_as_it_was_read() {
+    let rig = Rig::start().await;
+    rig.arrive(item(1, 0, "a")).await;
+    let told = rig.get("/sources").await.good();
+    let plain = &told["sources"][0];
+    assert_eq!((&plain["name"], &plain["preset"], &plain["bodies"]), (&json!("plain"), &json!("plain"), &json!("all")));
+    assert_eq!((&plain["last_request"], &plain["silent_seconds"]), (&json!("2026-11-26T12:00:00"), &json!(3600)));
+    let tracked = &told["sources"][1];
+    assert_eq!((&tracked["feeds"], &tracked["reconcile_seconds"]), (&json!(["kde"]), &json!(300)));
+    assert_eq!((&tracked["sender"], &tracked["last_request"]), (&json!({ "webhooks": 1 }), &Value::Null));
+    let signed = &told["sources"][2];
+    assert_eq!((&signed["secrets"], &signed["keys"]), (&json!(1), &json!([])));
+    assert_eq!(told["feeds"], json!([{ "name": "default", "off_since": null }, { "name": "kde", "off_since": null }]));
+    let overview = rig.get("/overview").await.good();
+    assert_eq!((&overview["backlog"], &overview["dead_letters"]), (&json!(1), &json!(0)));
+    assert_eq!(overview["warnings"], json!(["the spool holds 3 requests"]));
+    assert_eq!(overview["keys"]["active"], 0);
+}
+
+#[tokio::test]
+async fn switches() {
+    let rig = Rig::start().await;
+    let post = async |path: &str| rig.post(path, json!({})).await;
+    let off = post("/sources/plain/disable").await.good();
+    assert!(off["off_since"].as_str().unwrap().starts_with("2026-11-26T13:"), "{off}");
+    assert_eq!(post("/sources/plain/disable").await.good(), off, "since then");
+    assert!(post("/feeds/kde/disable").await.good()["off_since"].is_string());
+    assert!(rig.get("/sources").await.good()["sources"][0]["off_since"].is_string());
+    assert_eq!(post("/sources/plain/enable").await.good(), json!({ "source": "plain", "off_since": null }));
+    assert_eq!(post("/sources/plain/enable").await.good()["off_since"], Value::Null);
+    assert_eq!(post("/feeds/kde/enable").await.good(), json!({ "feed": "kde", "off_since": null }));
+    for path in ["/sources/none/disable", "/feeds/none/enable", "/sources/none/test", "/sources/none/reconcile"] {
+        post(path).await.refused(404, "'none'");
+    }
+    // One that has left the configuration can be switched on still.
+    rig.store.set_switch(Switch::Source, "gone", Some(1)).await.unwrap();
+    assert_eq!(post("/sources/gone/enable").await.status, 200);
+    let told = ["Source plain false", "Feed kde false", "Source plain true", "Feed kde true", "Source gone true"];
+    assert_eq!(rig.told(), told);
+    let who = format!("{} first", rig.token.id());
+    let deeds = ["sources.disable plain", "feeds.disable kde", "sources.enable plain", "feeds.enable kde", "sources.enable gone"];
+    assert_eq!(rig.audited().await, deeds.map(|deed| format!("{who} {deed}")));
+}
+
+#[tokio::test]
+async fn what_has_waited_is_queued_when_it_is_switched_on() {
+    let rig = Rig::start().await;
+    let settings = Settings { on: false, ..Settings::DEFAULT };
+    rig.store.set_rules(std::sync::Arc::new(move |_: &Event| Rule { settings, duplicates: Duplicates::ByContent }));
+    let mut ids = Vec::new();
+    for number in 0..1100 {
+        ids.push(rig.arrive(item(number + 1, 0, "a")).await);
+    }
+    assert_eq!(rig.state(ids[5]).await, State::Disabled);
+    assert_eq!(switch_on(&rig.store, Switch::Feed, "kde", NOON_US + SECOND_US).await.unwrap(), 0);
+    assert_eq!(switch_on(&rig.store, Switch::Source, "plain", NOON_US + SECOND_US).await.unwrap(), 1100);
+    assert_eq!(rig.state(ids[1099]).await, State::Queued);
+}
+
+#[tokio::test]
+async fn questions_to_a_tracker() {
+    let rig = Rig::start().await;
+    let post = async |path: &str| rig.post(path, json!({})).await;
+    post("/sources/plain/reconcile").await.refused(409, "'plain' is not reconciled");
+    let begun = post("/sources/tracked/reconcile").await;
+    assert_eq!((begun.status, &begun.body["source"]), (202, &json!("tracked")));
+    assert_eq!(rig.told(), ["reconcile tracked"]);
+    assert_eq!(rig.audited().await, [format!("{} first sources.reconcile tracked", rig.token.id())]);
+    let test = post("/sources/plain/test").await.good();
+    let good = |test: &Value| -> Vec<bool> {
+        test["checks"].as_array().unwrap().iter().map(|check| check["good"].as_bool().unwrap()).collect()
+    };
+    assert_eq!((good(&test), &test["good"]), (vec![true, false, false, true], &json!(false)), "{test}");
+    rig.post("/keys", json!({ "name": "k", "scopes": { "sources": ["plain"] } })).await.good();
+    rig.arrive(item(1, 0, "a")).await;
+    assert_eq!(post("/sources/plain/test").await.good()["good"], true);
+    post("/feeds/default/disable").await.good();
+    let test = post("/sources/plain/test").await.good();
+    assert_eq!(test["checks"][0]["says"], "feed default is switched off");
+    assert_eq!(good(&post("/sources/signed/test").await.good()), [true, true, false, true]);
+}
+
+#[tokio::test]
+async fn a_mapping_is_tried_out() {
+    let rig = Rig::start().await;
+    let request = r#"{"changes":[{"bug":5}]}"#;
+    let told = rig.post("/mapping/try", json!({ "source": "plain", "request": request })).await.good();
+    assert_eq!(told["good"], true);
+    assert!(told["text"].as_str().unwrap().contains("bug 5"), "{told}");
+    let config = "[[source]]\nname = \"own\"\nbug = \"/n\"\n";
+    let told = rig.post("/mapping/try", json!({ "config": config, "request": "{\"n\":8}" })).await.good();
+    assert_eq!((&told["source"], &told["good"]), (&json!("own"), &json!(true)));
+    for (body, want) in [
+        (json!({}), "there is no request"),
+        (json!({ "request": "{}" }), "no source is named"),
+        (json!({ "request": "{}", "source": "none" }), "no source is named"),
+        (json!({ "request": "{}", "config": "[[source]]" }), "config"),
+        (json!({ "request": "{}", "config": "[[source]]\nname = \"s\"\npreset = \"github\"\nsecret_file = \"/etc/passwd\"" }), "not read"),
+    ] {
+        rig.post("/mapping/try", body).await.refused(400, want);
+    }
+}
