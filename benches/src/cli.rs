@@ -156,6 +156,10 @@ pub enum Command {
     /// Starts throwaway servers, one database after the other, and pins nothing to a processor. Prints Markdown. What the
     /// database costs includes the INSERTs of the tracker where changes come at a pace.
     Chain(crate::chain::Chain),
+    /// The store of the hooks with many events: lists, the next due lane, retention, single requests and bulk
+    ///
+    /// Starts no server and pins nothing to a processor.
+    HooksStore(crate::hooks_store::HooksStore),
     /// One part of a comparison with other servers; benches/compare runs them all
     ///
     /// Prints a JSON object, of which `table` makes a table.

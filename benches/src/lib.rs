@@ -9,6 +9,7 @@ pub mod compare;
 pub mod dialect;
 pub mod feed_server;
 pub mod floor;
+pub mod hooks_store;
 pub mod load;
 pub mod measure;
 pub mod plan;

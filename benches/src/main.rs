@@ -8,7 +8,7 @@ use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin_self;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{chain, compare, feed_server, floor, load};
+use bugfeed_bench::{chain, compare, feed_server, floor, hooks_store, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -63,6 +63,13 @@ fn main() -> Result<()> {
             let report = chain::run(&options)?;
             print!("{}", if options.json { report.json()? } else { report.markdown() });
             return Ok(());
+        }
+        Command::HooksStore(options) => {
+            let mut report = Report::new("hooks-store", format!("{} events, {} bugs", options.events, options.bugs));
+            for (name, unit, value) in hooks_store::run(&options)? {
+                report.row(name, unit, vec![value]);
+            }
+            return show(&report, options.json);
         }
         Command::Against(against) => {
             println!("{}", serde_json::to_string(&against::run(&against)?)?);

@@ -1,8 +1,8 @@
 //! Plans as transactions.
 //!
-//! Goes in: plans of the core. Comes out: whether each was carried out, or somebody else was quicker. A plan is carried out
-//! as a whole or not at all. Many plans go together in one transaction, as long as all of them hold; otherwise each gets a
-//! transaction of its own.
+//! Goes in: plans of the core. Comes out: whether each was carried out, or somebody else was quicker. A plan is carried
+//! out as a whole or not at all. Many plans go together in one transaction, as long as all of them hold; otherwise each
+//! gets a transaction of its own.
 
 use bugfeed_core::hooks::action::Action;
 use bugfeed_core::hooks::event::EventId;
@@ -35,8 +35,8 @@ impl Store {
     /// Carries out one plan.
     ///
     /// # Errors
-    /// When the database cannot be written. It is then unknown whether the plan was carried out; a plan that is made anew
-    /// from the rows is right in both cases.
+    /// When the database cannot be written. It is then unknown whether the plan was carried out; a plan that is made
+    /// anew from the rows is right in both cases.
     pub async fn apply(&self, plan: &Plan) -> Result<Applied, StoreError> {
         match self.try_apply(std::slice::from_ref(plan)).await {
             Ok(true) => Ok(Applied::Done),

@@ -55,7 +55,8 @@ pub(super) async fn make_room(store: &Store, tx: &mut Tx, bound: i64) -> Result<
 }
 
 impl Store {
-    /// Counts the bytes of all bodies. Other processes write bodies too, and a transaction that was rolled back was counted.
+    /// Counts the bytes of all bodies. Other processes write bodies too, and a transaction that was rolled back was
+    /// counted.
     pub(super) async fn count_bodies(&self) -> Result<i64, StoreError> {
         let bytes = only_number(self.reader.fetch("SELECT SUM(bytes) FROM hooks_bodies", &[]).await?)?;
         self.shared.body_bytes.store(bytes, Ordering::Relaxed);

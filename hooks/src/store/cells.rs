@@ -1,7 +1,7 @@
 //! Rows on their way to and from the database.
 //!
-//! Goes in: numbers and texts. Comes out: lists of literals and parameters for statements of many rows; and, of rows that
-//! were read, columns one after another. A number is written into the statement, a text is a parameter.
+//! Goes in: numbers and texts. Comes out: lists of literals and parameters for statements of many rows; and, of rows
+//! that were read, columns one after another. A number is written into the statement, a text is a parameter.
 
 use std::fmt::Write as _;
 

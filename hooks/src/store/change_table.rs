@@ -1,7 +1,7 @@
 //! The change tables: into which one the changes of a feed go, and writing into them.
 //!
-//! Goes in: a feed and the name of its table; rows, in the transaction that completes their events. Comes out: the ids of
-//! the rows. It makes a table that is missing, and never changes or reads one that a shim reads.
+//! Goes in: a feed and the name of its table; rows, in the transaction that completes their events. Comes out: the ids
+//! of the rows. It makes a table that is missing, and never changes or reads one that a shim reads.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -16,23 +16,23 @@ use super::{Store, StoreError};
 /// How long the part of a feed in the name of its table may be: PostgreSQL takes 63 characters.
 const FEED_IN_NAME: usize = 51;
 
-/// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is replaced by
-/// a number that follows from it.
+/// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is
+/// replaced by a number that follows from it.
 pub fn table_of(feed: &str) -> String {
     let plain = feed.replace('-', "$");
     if plain.len() <= FEED_IN_NAME {
         return format!("push_notify_{plain}");
     }
-    let number = feed.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let number = feed
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let begin: String = plain.chars().take(FEED_IN_NAME - 17).collect();
     format!("push_notify_{begin}${number:016x}")
 }
 
 impl Store {
-    /// Says into which table the changes of a feed go: one of the default name, or this one. Makes it if it is missing, as
-    /// `bugfeed-shim init` would, with dates in UTC to the microsecond.
+    /// Says into which table the changes of a feed go: one of the default name, or this one. Makes it if it is missing,
+    /// as `bugfeed-shim init` would, with dates in UTC to the microsecond.
     ///
     /// # Errors
     /// When the database says no, or the name is none.
@@ -53,11 +53,15 @@ impl Store {
             }
             Err(error) => return Err(error.into()),
         }
-        let mut tx = self.db.begin().await?;
-        tx.execute("DELETE FROM hooks_feeds WHERE feed = ?", &[text_value(feed)]).await?;
-        let insert = dialect.insert_or_ignore("hooks_feeds (feed, change_table) VALUES (?, ?)");
-        tx.execute(&insert, &[text_value(feed), text_value(name.as_str())]).await?;
-        tx.commit().await?;
+        let args = [text_value(feed), text_value(name.as_str())];
+        let known = "SELECT 1 FROM hooks_feeds WHERE feed = ? AND change_table = ?";
+        if self.db.fetch(known, &args).await?.is_empty() {
+            let mut tx = self.db.begin().await?;
+            tx.execute("DELETE FROM hooks_feeds WHERE feed = ?", &args[..1]).await?;
+            let insert = dialect.insert_or_ignore("hooks_feeds (feed, change_table) VALUES (?, ?)");
+            tx.execute(&insert, &args).await?;
+            tx.commit().await?;
+        }
         let mut tables = self.shared.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.insert(feed.to_owned(), quoted);
         Ok(name)

@@ -1,17 +1,18 @@
 //! Every statement that makes an event or changes its state. No other file writes these columns.
 //!
-//! Goes in: the actions of plans, in their order, within one transaction. Comes out: whether all of them held. A step is a
-//! compare-and-set on (id, state, version); steps that follow one another are one statement, whatever they do, so that
-//! thousands of ordinary completions cost a few statements. If one of them does not hold, the transaction must not be
-//! committed.
+//! Goes in: the actions of plans, in their order, within one transaction. Comes out: whether all of them held. A step
+//! is a compare-and-set on (id, state, version); steps that follow one another are one statement, whatever they do, so
+//! that thousands of ordinary completions cost a few statements. If one of them does not hold, the transaction must not
+//! be committed.
 //!
-//! What is written along with a step: the row of the change table (before the step, because the step stores its id), the
-//! line of the history, the link, the reason of an error; and what is kept of an item is removed when its event ends.
+//! What is written along with a step: the row of the change table (before the step, because the step stores its id),
+//! the line of the history, the link, the reason of an error; and what is kept of an item is removed when its event
+//! ends, or its mapping has succeeded.
 
 use std::collections::{BTreeMap, HashSet};
 
 use bugfeed_core::hooks::action::{Action, Step};
-use bugfeed_core::hooks::event::{Event, EventId, Link, State};
+use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, State};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::states::Cause;
 use bugfeed_sql::{CellKind, Tx, Value};
@@ -91,7 +92,7 @@ impl<'a> Changes<'a> {
             }
             Action::Unblock { by } => {
                 self.flush().await?;
-                self.unblock(*by, now_us).await
+                self.unblock(*by).await
             }
             Action::Link { of, link } => {
                 self.link(*of, *link);
@@ -112,7 +113,8 @@ impl<'a> Changes<'a> {
         if step.mapped.is_some() {
             self.mapped.push(step);
         }
-        if step.after.state.is_terminal() && (step.from == State::Errored || step.after.class.is_some()) {
+        let ends = step.after.state.is_terminal() && (step.from == State::Errored || step.after.class.is_some());
+        if ends || step.cause == Cause::Mapped {
             self.ended.push(step.id);
         }
         self.steps.push(step);
@@ -221,8 +223,11 @@ impl<'a> Changes<'a> {
         let mut ids = BTreeMap::new();
         for (feed, steps) in of_feed {
             let table = self.store.change_table(feed)?;
-            let changes: Vec<_> =
-                steps.iter().filter_map(|step| step.row.as_ref()).map(|row| (row.change.bug, row.change.when)).collect();
+            let changes: Vec<_> = steps
+                .iter()
+                .filter_map(|step| step.row.as_ref())
+                .map(|row| (row.change.bug, row.change.when))
+                .collect();
             let given = change_table::insert(self.store.db.dialect(), self.tx, &table, &changes).await?;
             ids.extend(steps.iter().map(|step| step.id).zip(given));
         }
@@ -262,18 +267,18 @@ impl<'a> Changes<'a> {
     }
 
     /// See [`bugfeed_core::hooks::action::unblock`].
-    async fn unblock(&mut self, by: EventId, now_us: i64) -> Result<(), StoreError> {
+    async fn unblock(&mut self, by: EventId) -> Result<(), StoreError> {
         let sql = format!(
-            "UPDATE hooks_events SET due_us = CASE WHEN expires_us - 1 < {now_us} THEN expires_us - 1 ELSE {now_us} END, \
-             open_lane = lane, version = version + 1, blocked_by = NULL WHERE blocked_by = ?"
+            "UPDATE hooks_events SET due_us = {AT_ONCE}, open_lane = lane, version = version + 1, blocked_by = NULL \
+             WHERE blocked_by = ?"
         );
         self.tx.execute(&sql, &[Value::Text(by.to_string())]).await?;
         Ok(())
     }
 }
 
-/// Whether the columns of the row tell all of this step, so that it needs no line: the ordinary way of an event, and steps
-/// that only move a time or a link.
+/// Whether the columns of the row tell all of this step, so that it needs no line: the ordinary way of an event, and
+/// steps that only move a time or a link.
 fn is_in_the_row(step: &Step) -> bool {
     let to = step.after.state;
     match step.cause {

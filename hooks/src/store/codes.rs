@@ -1,7 +1,7 @@
 //! The numbers and texts that stand in the tables for the words of the core.
 //!
-//! Goes in: a word, an identifier, a lane. Comes out: what a column holds, and back. A code that was ever written is never
-//! given another meaning; a test has the list.
+//! Goes in: a word, an identifier, a lane. Comes out: what a column holds, and back. A code that was ever written is
+//! never given another meaning; a test has the list.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -10,6 +10,7 @@ use bugfeed_core::hooks::event::{ContentHash, DropReason, ErrorClass, EventId, S
 use bugfeed_core::hooks::lane::LaneKey;
 use ring::digest::{SHA256, digest};
 
+use crate::receive::mapped::MAX_ITEMS;
 use crate::receive::received::RequestId;
 
 /// A word that a column holds as a number.
@@ -71,6 +72,11 @@ pub(super) fn event_id(text: &str) -> Option<EventId> {
 /// The request of an event: see [`RequestId::event`].
 pub(super) fn request_of(event: EventId, item: u32) -> RequestId {
     RequestId(event.0.wrapping_sub(u128::from(item)).wrapping_sub(1))
+}
+
+/// The last identifier that an event of this request can have.
+pub(super) fn last_event(request: RequestId) -> EventId {
+    request.event(u32::try_from(MAX_ITEMS).unwrap_or(u32::MAX))
 }
 
 /// The lowest identifier that a request of this time can have.
@@ -146,9 +152,7 @@ mod tests {
         );
         check::<ErrorClass>("0 mapping, 1 tracker, 2 ours");
         check::<Trigger>("0 live, 1 retry, 2 drain, 3 replay, 4 reconcile, 5 manual");
-        check::<DropReason>(
-            "0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand",
-        );
+        check::<DropReason>("0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand");
         let bug = LaneKey::Bug(Arc::from("default"), BugId::new(7).unwrap());
         assert_eq!(lane(&bug), 2_130_705_342_660_513_216);
         assert_eq!(dedup("s", &DedupKey::Delivery(Arc::from("d"), 1)), Some(0));

@@ -1,7 +1,7 @@
 //! Dead letters, by bug: the head that fails, and how many wait behind it.
 //!
-//! Goes in: filters, and where the last page ended. Comes out: heads, newest first. What can be done about one is an order
-//! ([`bugfeed_core::hooks::orders`]), carried out by [`Store::order`].
+//! Goes in: filters, and where the last page ended. Comes out: heads, newest first. What can be done about one is an
+//! order ([`bugfeed_core::hooks::orders`]), carried out by [`Store::order`].
 
 use std::collections::BTreeMap;
 
@@ -122,8 +122,8 @@ impl Store {
         Err(StoreError::Contended)
     }
 
-    /// Carries out an order about many events, in one transaction if that works; returns how many it concerned. Those that
-    /// it cannot be carried out for are passed over. At most 1,000 at a time.
+    /// Carries out an order about many events, in one transaction if that works; returns how many it concerned. Those
+    /// that it cannot be carried out for are passed over. At most 1,000 at a time.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -142,8 +142,8 @@ impl Store {
         Ok(applied.into_iter().filter(|applied| *applied == Applied::Done).count())
     }
 
-    /// Up to so many events of a source in a state, after this one in the order of receipt: to give an order about each.
-    /// (`errored` for a mended cause, `disabled` for a source that is switched on again.)
+    /// Up to so many events of a source in a state, after this one in the order of receipt: to give an order about
+    /// each. (`errored` for a mended cause, `disabled` for a source that is switched on again.)
     ///
     /// # Errors
     /// When the database cannot be read.

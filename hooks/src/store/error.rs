@@ -10,8 +10,8 @@ pub enum StoreError {
     Sql(#[from] SqlError),
     /// A newer version of this program made the tables, or has brought them up to date.
     #[error(
-        "store {place}: its tables have version {found}, and this program knows versions up to {known}; use the program \
-         that made them, or a newer one"
+        "store {place}: its tables have version {found}, and this program knows versions up to {known}; use the \
+         program that made them, or a newer one"
     )]
     Newer {
         /// Which store.
@@ -22,7 +22,10 @@ pub enum StoreError {
         known: i64,
     },
     /// The tables are older, and this process may not change them.
-    #[error("store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` brings them up to date")]
+    #[error(
+        "store {place}: its tables have version {found}, and this program needs {known}; `bugfeed hooks` \
+         brings them up to date"
+    )]
     Older {
         /// Which store.
         place: String,
@@ -33,8 +36,8 @@ pub enum StoreError {
     },
     /// Another process has the file open.
     #[error(
-        "store {place}: {holder} uses this file, and only one process may; stop it, or use a MariaDB or PostgreSQL store, which \
-         replicas can share"
+        "store {place}: {holder} uses this file, and only one process may; stop it, or use a MariaDB or PostgreSQL \
+         store, which replicas can share"
     )]
     InUse {
         /// Which store.
@@ -51,7 +54,9 @@ pub enum StoreError {
         message: String,
     },
     /// A feed has no change table yet.
-    #[error("the feed {0} has no change table in the store; no source names this feed any more, or it was added just now")]
+    #[error(
+        "the feed {0} has no change table in the store; no source names this feed any more, or it was added just now"
+    )]
     NoTable(String),
     /// A name for a change table is in use, or is none.
     #[error("{0}")]

@@ -1,8 +1,8 @@
 //! Reading events: pages with filters, and one event with all that is known of it.
 //!
-//! Goes in: filters, and where the last page ended. Comes out: at most 1,000 events, newest first. A page costs a bounded
-//! look at one index, whatever the filter: what the index does not tell is filtered among at most 20,000 rows, and then the
-//! page may be short, and says where to go on.
+//! Goes in: filters, and where the last page ended. Comes out: at most 1,000 events, newest first. A page costs a
+//! bounded look at one index, whatever the filter: what the index does not tell is filtered among at most 5,000 rows,
+//! and then the page may be short, and says where to go on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::receive::received::{Failure, RequestId};
 /// The most rows of a page.
 const LONGEST: usize = 1000;
 /// How many rows of an index are looked at for one page.
-const SCAN: usize = 20_000;
+const SCAN: usize = 5000;
 
 /// A bounded number of rows for a page.
 pub(super) fn page_size(limit: usize) -> usize {
@@ -95,7 +95,8 @@ pub struct Line {
 pub struct Detail {
     /// The event.
     pub stored: StoredEvent,
-    /// The lines of its history. The ordinary way (queued, processing, completed) has none: it is in the times of the event.
+    /// The lines of its history. The ordinary way (queued, processing, completed) has none: it is in the times of the
+    /// event.
     pub lines: Vec<Line>,
     /// Its links to other events.
     pub links: Vec<Link>,
@@ -175,8 +176,8 @@ impl Store {
             format!("SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {limit}")
         } else {
             format!(
-                "SELECT {all} FROM (SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {SCAN}) e WHERE {} ORDER BY id \
-                 DESC LIMIT {limit}",
+                "SELECT {all} FROM (SELECT {all} FROM hooks_events{by} ORDER BY id DESC LIMIT {SCAN}) e WHERE {} ORDER \
+                 BY id DESC LIMIT {limit}",
                 rest.join(" AND ")
             )
         };
@@ -202,10 +203,8 @@ impl Store {
             Some(feed) => vec![feed.clone()],
             None => self.feeds(),
         };
-        let lanes: Vec<String> = feeds
-            .iter()
-            .map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string())
-            .collect();
+        let lanes: Vec<String> =
+            feeds.iter().map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string()).collect();
         if lanes.is_empty() {
             return Ok(EventPage { events: Vec::new(), next: None });
         }
@@ -237,8 +236,8 @@ impl Store {
         Ok(EventPage { events, next })
     }
 
-    /// The time of the event at which the last page ended. If it was removed meanwhile, the time of its receipt is the best
-    /// that is known.
+    /// The time of the event at which the last page ended. If it was removed meanwhile, the time of its receipt is the
+    /// best that is known.
     async fn time_in_bug(&self, after: EventId) -> Result<i64, StoreError> {
         let sql = "SELECT when_us FROM hooks_events WHERE id = ?";
         let row = self.reader.fetch(sql, &[Value::Text(after.to_string())]).await?.pop();
@@ -250,8 +249,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn events_of(&self, request: RequestId) -> Result<Vec<StoredEvent>, StoreError> {
-        let last = u32::try_from(crate::receive::mapped::MAX_ITEMS).unwrap_or(u32::MAX);
-        let range = [Value::Text(request.event(0).to_string()), Value::Text(request.event(last).to_string())];
+        let range = [Value::Text(request.event(0).to_string()), Value::Text(codes::last_event(request).to_string())];
         let sql = format!("SELECT {} FROM hooks_events WHERE id >= ? AND id <= ? ORDER BY id", columns(""));
         row::read_all(self.reader.fetch(&sql, &range).await?)
     }
@@ -264,8 +262,8 @@ impl Store {
         let name = [Value::Text(id.to_string())];
         let sql = format!("SELECT {} FROM hooks_events WHERE id = ?", columns(""));
         let Some(stored) = row::read_all(self.reader.fetch(&sql, &name).await?)?.pop() else { return Ok(None) };
-        let sql = "SELECT version, at_us, before_state, cause, after_state FROM hooks_lines WHERE event = ? ORDER BY version \
-                   LIMIT 1000";
+        let sql = "SELECT version, at_us, before_state, cause, after_state FROM hooks_lines WHERE event = ? ORDER BY \
+                   version LIMIT 1000";
         let lines = self.reader.fetch(sql, &name).await?.into_iter().map(line).collect::<Result<_, _>>()?;
         let links = self.links(&[id]).await?.remove(&id).unwrap_or_default();
         let sql = "SELECT kind, event FROM hooks_links WHERE other = ? ORDER BY event LIMIT 1000";
@@ -276,7 +274,8 @@ impl Store {
             linked_by.extend(Some(needed_id(&mut row)?).zip(kind));
         }
         let sql = "SELECT error, fix FROM hooks_reasons WHERE event = ?";
-        let reason = self.reader.fetch(sql, &name).await?.pop().map(|row| failure(&mut Columns::of(row))).transpose()?;
+        let reason =
+            self.reader.fetch(sql, &name).await?.pop().map(|row| failure(&mut Columns::of(row))).transpose()?;
         let sql = "SELECT 1 FROM hooks_kept WHERE event = ?";
         let is_kept = !self.reader.fetch(sql, &name).await?.is_empty();
         Ok(Some(Detail { stored, lines, links, linked_by, reason, is_kept }))

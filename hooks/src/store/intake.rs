@@ -1,7 +1,7 @@
 //! Group commit: what arrives while the last transaction is committed goes into the next one together.
 //!
-//! Goes in: single requests, from many tasks. Comes out: for each, what became of it, once it is durable; or the error of
-//! its transaction. Holds no request back to wait for others. Bounded: those who hand over more than it takes, wait.
+//! Goes in: single requests, from many tasks. Comes out: for each, what became of it, once it is durable; or the error
+//! of its transaction. Holds no request back to wait for others. Bounded: those who hand over more than it takes, wait.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Store, StoreError};
-use crate::receive::received::{Accepted, ReceivedRequest};
+use crate::receive::http::{self as receiver, Answering, StoreAway};
+use crate::receive::received::{Accepted, Quarantined, QuarantinedRequest, ReceivedRequest};
 
 /// The most requests of one transaction.
 pub const MOST_REQUESTS: usize = 500;
@@ -26,6 +27,25 @@ struct Arriving {
 /// Where requests are handed over. Clones go to the same task.
 #[derive(Clone, Debug)]
 pub struct Intake(mpsc::Sender<Arriving>);
+
+/// The store as the receiver sees it: group commit, and the quarantine.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Where requests are handed over.
+    pub intake: Intake,
+    /// Where the quarantine is.
+    pub store: Store,
+}
+
+impl receiver::Intake for Desk {
+    fn accept(&self, request: Arc<ReceivedRequest>) -> Answering<'_, Accepted> {
+        Box::pin(async move { self.intake.accept(request).await.map_err(|error| StoreAway(error.to_string())) })
+    }
+
+    fn quarantine(&self, request: Arc<QuarantinedRequest>) -> Answering<'_, Quarantined> {
+        Box::pin(async move { self.store.quarantine(&request).await.map_err(|error| StoreAway(error.to_string())) })
+    }
+}
 
 /// The task that commits them.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Items that are kept for another try, within bounds for each source.
 //!
-//! Goes in: items of errored events, and of events that were dropped as not mapped. Comes out: the item again. It goes when
-//! its event ends (`changes`) or expires ([`super::retention`]).
+//! Goes in: items of errored events, and of events that were dropped as not mapped. Comes out: the item again. It goes
+//! when its event ends (`changes`) or expires ([`super::retention`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,5 +85,18 @@ impl Store {
         let mut row = Columns::of(row);
         let (item, headers) = (row.text()?, row.text()?);
         Ok(Some(Kept { item, headers: serde_json::from_str(&headers).unwrap_or_default() }))
+    }
+
+    /// How many items each source keeps, and how many bytes: for metrics.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn kept_held(&self) -> Result<Vec<(String, u64, u64)>, StoreError> {
+        let sql = "SELECT source, COUNT(*), SUM(bytes) FROM hooks_kept GROUP BY source ORDER BY source";
+        let read = |row| {
+            let mut row = Columns::of(row);
+            Ok((row.text()?, row.count()?, row.count()?))
+        };
+        self.reader.fetch(sql, &[]).await?.into_iter().map(read).collect()
     }
 }

@@ -7,6 +7,7 @@ use bugfeed_sql::Value;
 
 use super::cells::{Columns, Rows, text_value};
 use super::{Store, StoreError};
+use crate::receive::http::KeyRow;
 use crate::receive::identity::Sha256;
 use crate::receive::key::Key;
 
@@ -42,6 +43,15 @@ pub struct StoredKey {
     pub used_us: Option<i64>,
     /// When it was revoked.
     pub revoked_us: Option<i64>,
+}
+
+impl From<StoredKey> for KeyRow {
+    /// What the table in memory needs.
+    fn from(key: StoredKey) -> KeyRow {
+        let StoredKey { id, hash, previous, scopes, expires_us, revoked_us, .. } = key;
+        let KeyScopes { sources, feeds } = scopes;
+        KeyRow { id, hash, previous, sources, feeds, expires_us, is_revoked: revoked_us.is_some() }
+    }
 }
 
 /// What people change of a key. `None`: as it is.
@@ -134,7 +144,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn rotate_key(&self, new: &Key, old_until_us: i64) -> Result<bool, StoreError> {
-        let sql = "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ? WHERE id = ? AND revoked_us IS NULL";
+        let sql =
+            "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ? WHERE id = ? AND revoked_us IS NULL";
         let args = [Value::Int(old_until_us), Value::Text(new.hash().to_string()), text_value(new.id())];
         Ok(self.db.execute(sql, &args).await? > 0)
     }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::event::{Event, EventId, State, WhenOrigin};
-use bugfeed_core::hooks::lane::{Lane, LaneKey, order};
+use bugfeed_core::hooks::lane::{Lane, LaneKey};
 use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_protocol::BugId;
 use bugfeed_sql::{Db, Value};
@@ -17,12 +18,12 @@ use super::codes::{self, Code};
 use super::row::{self, columns, needed_id};
 use super::{Store, StoreError};
 
-/// The most rows of a kind (queued, errored) that a lane is read with.
+/// The most rows of a kind that a lane is read with: queued or errored, the first ones or those that are due.
 const LANE_ROWS: usize = 64;
 /// The most rows that [`Store::lanes`] reads together.
 const TOGETHER: usize = 4000;
 /// A due time further ahead of now than this is from a clock that was wrong, in microseconds.
-const TOO_FAR_US: i64 = LONGEST_US + 1_000_000;
+const TOO_FAR_US: i64 = LONGEST_US + SECOND_US;
 
 /// A lane that must be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,27 +34,42 @@ pub struct Due {
     pub is_paced: bool,
 }
 
+/// When, and for which workers, rows are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The time.
+    pub now_us: i64,
+    /// How long a claim holds, in microseconds: as in [`bugfeed_core::hooks::lane::World`].
+    pub lease_us: i64,
+    /// Whether the newest completed events are read as well: needed where a source of the lane has `older = "drop"`.
+    pub with_done: bool,
+}
+
 impl Store {
-    /// Lanes that must be looked at now, those that are due for the longest time first; `paced` says whether those of live
-    /// events, or those of retries, drains and reconciling. A lane in which an event is processed is due when that event's
-    /// lease ends.
+    /// Lanes that must be looked at now ([`Event::is_due`]), those that are due for the longest time first; `paced`
+    /// says whether those of live events, or those of retries, drains and reconciling. A lane in which an event is
+    /// processed is due only if that event is.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn due_lanes(&self, now_us: i64, paced: bool, limit: usize) -> Result<Vec<Due>, StoreError> {
-        let far_us = now_us.saturating_add(TOO_FAR_US);
+    pub async fn due_lanes(&self, look: &Look, paced: bool, limit: usize) -> Result<Vec<Due>, StoreError> {
+        let now_us = look.now_us;
+        let lost_us = now_us.saturating_add(2 * look.lease_us);
         // Several events of a lane are often due at once.
         let rows = limit.saturating_mul(4).min(20_000);
         let mut found = Vec::new();
         let mut seen = HashSet::new();
-        for due in ["e.due_us <= ?", "e.due_us > ?"] {
+        for (is_due, bound_us) in [
+            ("e.due_us <= ?", now_us),
+            ("e.due_us > ?", now_us.saturating_add(TOO_FAR_US)),
+            ("e.busy IS NOT NULL AND e.due_us > ?", lost_us),
+        ] {
             let sql = format!(
-                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {due} AND NOT EXISTS (SELECT 1 FROM \
-                 hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) ORDER BY \
-                 e.due_us LIMIT {rows}"
+                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS (SELECT \
+                 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
+                 ORDER BY e.due_us, e.id LIMIT {rows}"
             );
-            let bound_us = if due.contains("<=") { now_us } else { far_us };
-            let args = [Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(far_us)];
+            let args = [Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
             for row in self.lanes.fetch(&sql, &args).await? {
                 let mut row = Columns::of(row);
                 let (feed, bug) = (row.text()?, row.maybe_int()?);
@@ -91,22 +107,15 @@ impl Store {
         Ok(only_number(self.reader.fetch(sql, &[Value::Int(now_us)]).await?)?.max(0).unsigned_abs())
     }
 
-    /// Reads a lane. `with_done`: also the newest completed events, which are needed where a source of the lane has `older
-    /// = "drop"`.
+    /// Reads a lane.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn lane(&self, key: &LaneKey, with_done: bool) -> Result<Lane, StoreError> {
-        let number = Value::Int(codes::lane(key));
-        let mut open = self.events("busy = ?", std::slice::from_ref(&number), "").await?;
-        for state in [State::Queued, State::Errored] {
-            let end = format!(" ORDER BY when_us, received_us, id LIMIT {LANE_ROWS}");
-            let args = [number.clone(), Value::Int(state.code())];
-            open.extend(self.events("open_lane = ? AND state = ?", &args, &end).await?);
-        }
+    pub async fn lane(&self, key: &LaneKey, look: &Look) -> Result<Lane, StoreError> {
+        let mut open = self.open(codes::lane(key), look).await?;
         open.retain(|event| LaneKey::of(event) == *key);
         let mut lane = Lane { open, ..Lane::default() };
-        if with_done {
+        if look.with_done {
             lane.done = self.done(key, &lane.open).await?;
         }
         let mut lanes = [lane];
@@ -115,11 +124,38 @@ impl Store {
         Ok(lane)
     }
 
+    /// The open rows of a lane: the first ones in order, and the first ones that are due.
+    async fn open(&self, number: i64, look: &Look) -> Result<Vec<Event>, StoreError> {
+        let number = Value::Int(number);
+        let mut open = self.events("busy = ?", std::slice::from_ref(&number), "").await?;
+        for state in [State::Queued, State::Errored] {
+            let end = format!(" ORDER BY when_us, received_us, id LIMIT {LANE_ROWS}");
+            let args = [number.clone(), Value::Int(state.code())];
+            let first = self.events("open_lane = ? AND state = ?", &args, &end).await?;
+            let is_whole = first.len() < LANE_ROWS;
+            open.extend(first);
+            if is_whole {
+                continue;
+            }
+            let end = format!(" ORDER BY due_us, when_us LIMIT {LANE_ROWS}");
+            for (is_due, bound_us) in
+                [("due_us <= ?", look.now_us), ("due_us > ?", look.now_us.saturating_add(TOO_FAR_US))]
+            {
+                let args = [number.clone(), Value::Int(state.code()), Value::Int(bound_us)];
+                let wanted = format!("open_lane = ? AND state = ? AND {is_due}");
+                let due = self.events(&wanted, &args, &end).await?;
+                let known: HashSet<EventId> = open.iter().map(|event| event.id).collect();
+                open.extend(due.into_iter().filter(|event| !known.contains(&event.id)));
+            }
+        }
+        Ok(open)
+    }
+
     /// Reads many lanes, in few statements where they are short. In the order of the keys.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn lanes(&self, keys: &[LaneKey], with_done: bool) -> Result<Vec<Lane>, StoreError> {
+    pub async fn lanes(&self, keys: &[LaneKey], look: &Look) -> Result<Vec<Lane>, StoreError> {
         let mut lanes: BTreeMap<&LaneKey, Lane> = BTreeMap::new();
         let mut alone: BTreeSet<&LaneKey> = BTreeSet::new();
         for chunk in keys.chunks(500) {
@@ -128,7 +164,7 @@ impl Store {
             alone.extend(rest);
         }
         let (names, mut read): (Vec<&LaneKey>, Vec<Lane>) = lanes.into_iter().unzip();
-        if with_done {
+        if look.with_done {
             for (key, lane) in names.iter().zip(&mut read) {
                 lane.done = self.done(key, &lane.open).await?;
             }
@@ -136,7 +172,7 @@ impl Store {
         self.add_related(&mut read).await?;
         let mut lanes: BTreeMap<&LaneKey, Lane> = names.into_iter().zip(read).collect();
         for key in alone {
-            lanes.insert(key, self.lane(key, with_done).await?);
+            lanes.insert(key, self.lane(key, look).await?);
         }
         Ok(keys.iter().map(|key| lanes.get(key).cloned().unwrap_or_default()).collect())
     }
@@ -152,26 +188,25 @@ impl Store {
         let end = format!(" ORDER BY open_lane, state, when_us LIMIT {TOGETHER}");
         let open = self.events(&format!("open_lane IN ({list})"), &[], &end).await?;
         // The lane at which the reading stopped may not be complete, and those after it were not read.
-        let last = (open.len() >= TOGETHER).then(|| open.last().map(|event| codes::lane(&LaneKey::of(event)))).flatten();
+        let last =
+            (open.len() >= TOGETHER).then(|| open.last().map(|event| codes::lane(&LaneKey::of(event)))).flatten();
         rows.extend(open);
-        let is_whole = |number: i64| last.is_none_or(|last| number < last);
-        let mut lanes = BTreeMap::new();
-        let mut rest = Vec::new();
-        for (number, key) in &numbers {
-            if is_whole(*number) {
-                lanes.insert(*key, Lane::default());
-            } else {
-                rest.push(*key);
-            }
-        }
+        let mut of_number: BTreeMap<i64, Vec<Event>> = BTreeMap::new();
         for event in rows {
-            if let Some(lane) = lanes.get_mut(&LaneKey::of(&event)) {
-                lane.open.push(event);
+            of_number.entry(codes::lane(&LaneKey::of(&event))).or_default().push(event);
+        }
+        let (mut lanes, mut rest) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            let number = codes::lane(key);
+            let open = of_number.get(&number).map_or(&[][..], Vec::as_slice);
+            let was_read = last.is_none_or(|last| number < last);
+            if was_read && open.len() < LANE_ROWS {
+                let open = open.iter().filter(|event| LaneKey::of(event) == *key).cloned().collect();
+                lanes.insert(key, Lane { open, ..Lane::default() });
+            } else {
+                rest.push(key);
             }
         }
-        lanes.values_mut().for_each(|lane| cut(&mut lane.open));
-        // Two keys with one number are read one by one.
-        rest.extend(keys.iter().filter(|key| numbers.get(&codes::lane(key)).is_none_or(|first| first != key)));
         Ok((lanes, rest))
     }
 
@@ -197,21 +232,19 @@ impl Store {
         Ok(done)
     }
 
-    /// Adds the events that open ones repeat, and those that repeat open ones.
+    /// Adds the other events of the families of the open ones.
     async fn add_related(&self, lanes: &mut [Lane]) -> Result<(), StoreError> {
-        let open = || lanes.iter().flat_map(|lane| &lane.open);
-        let originals: BTreeSet<EventId> = open().filter_map(|event| event.repeat_of).collect();
-        let failed: BTreeSet<EventId> =
-            open().filter(|event| event.progress.class.is_some()).map(|event| event.id).collect();
-        let mut found = self.by_ids("id", &originals).await?;
-        found.extend(self.by_ids("repeat_of", &failed).await?);
+        let open = lanes.iter().flat_map(|lane| &lane.open);
+        let families: BTreeSet<EventId> = open.filter(|event| has_family(event)).map(Event::family).collect();
+        let mut found = self.by_ids("id", &families).await?;
+        found.extend(self.by_ids("repeat_of", &families).await?);
         if found.is_empty() {
             return Ok(());
         }
         for lane in lanes {
             let is_related = |event: &&Event| {
-                let repeats = |row: &Event| row.repeat_of == Some(event.id) || event.repeat_of == Some(row.id);
-                lane.open.iter().any(repeats)
+                let of = |row: &Event| has_family(row) && row.id != event.id && row.family() == event.family();
+                lane.open.iter().any(of)
             };
             lane.related = found.iter().filter(is_related).cloned().collect();
         }
@@ -247,15 +280,9 @@ async fn select(db: &Db, wanted: &str, args: &[Value], end: &str) -> Result<Vec<
     row::read_events(db.fetch(&sql, args).await?)
 }
 
-/// Of each kind, the first rows in order, as [`Store::lane`] reads them.
-fn cut(open: &mut Vec<Event>) {
-    open.sort_by(order);
-    let mut counts = BTreeMap::new();
-    open.retain(|event| {
-        let count = counts.entry(event.progress.state).or_insert(0);
-        *count += 1;
-        *count <= LANE_ROWS
-    });
+/// Whether other events may be of its family: not on the ordinary way.
+fn has_family(event: &Event) -> bool {
+    event.repeat_of.is_some() || event.progress.class.is_some() || event.progress.attempts > 0
 }
 
 fn key(feed: String, bug: Option<i64>, id: EventId) -> LaneKey {

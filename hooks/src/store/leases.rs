@@ -1,8 +1,8 @@
 //! Leases: work that only one of several processes does, for example reconciling a source.
 //!
-//! Goes in: a name. Comes out: a lease, once it is this process's turn. The holder counts a number up; whoever saw it stand
-//! still for 6 s by his own monotonic clock takes over. No wall clock is compared. The term counts the holders: it is the
-//! fencing token of what is done under the lease.
+//! Goes in: a name. Comes out: a lease, once it is this process's turn. The holder counts a number up; whoever saw it
+//! stand still for 6 s by his own monotonic clock takes over. No wall clock is compared. The term counts the holders:
+//! it is the fencing token of what is done under the lease.
 
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,8 @@ impl Store {
         if !watch.may_take(Instant::now(), holder.is_some(), term, beat) {
             return Ok(None);
         }
-        let sql = "UPDATE hooks_leases SET term = term + 1, beat = beat + 1, holder = ? WHERE name = ? AND term = ? AND \
-                   beat = ?";
+        let sql = "UPDATE hooks_leases SET term = term + 1, beat = beat + 1, holder = ? WHERE name = ? AND term = ? \
+                   AND beat = ?";
         let args = [Value::Text(lock::holder()), text_value(name), Value::Int(term), Value::Int(beat)];
         let taken = self.db.execute(sql, &args).await? == 1;
         Ok(taken.then(|| Lease { store: self.clone(), name: name.to_owned(), term: term + 1 }))

@@ -1,7 +1,7 @@
 //! The lock file beside a store that is an SQLite file: one process works on it.
 //!
-//! Goes in: the store's URL. Comes out: the lock, or who has it. The system's lock ends with its process, so nothing has to
-//! be cleaned up after a crash. The store of a server has none: its replicas share it.
+//! Goes in: the store's URL. Comes out: the lock, or who has it. The system's lock ends with its process, so nothing
+//! has to be cleaned up after a crash. The store of a server has none: its replicas share it.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};

@@ -1,8 +1,8 @@
 //! Brings the tables to the version that this program knows.
 //!
-//! Goes in: a database. Comes out: tables of the current version, or why not. Two processes do not migrate at once: the one
-//! that has the meta row locked does it, and the other one waits, and then finds nothing to do. A process may die at any
-//! moment: each statement may be run again, and the version is counted after all statements of a migration.
+//! Goes in: a database. Comes out: tables of the current version, or why not. Two processes do not migrate at once: the
+//! one that has the meta row locked does it, and the other one waits, and then finds nothing to do. A process may die
+//! at any moment: each statement may be run again, and the version is counted after all statements of a migration.
 
 use std::time::Duration;
 
@@ -50,8 +50,8 @@ async fn version(db: &Db) -> Result<i64, SqlError> {
 
 async fn make_meta(db: &Db) -> Result<(), StoreError> {
     let create = schema::meta(db.dialect());
-    // In PostgreSQL, IF NOT EXISTS can fail when two processes create the same table at once. At the second try the table
-    // exists.
+    // In PostgreSQL, IF NOT EXISTS can fail when two processes create the same table at once. At the second try the
+    // table exists.
     if db.execute(&create, &[]).await.is_err() {
         db.execute(&create, &[]).await?;
     }
@@ -84,8 +84,8 @@ async fn migrate(db: &Db, migrations: &[Migration], options: &Options) -> Result
     Ok(is_new)
 }
 
-/// Runs a statement that makes or changes a table. Where there is one writer, that is the transaction; elsewhere another
-/// connection runs it, because in MySQL such a statement would end the transaction.
+/// Runs a statement that makes or changes a table. Where there is one writer, that is the transaction; elsewhere
+/// another connection runs it, because in MySQL such a statement would end the transaction.
 async fn run(db: &Db, tx: &mut Tx, statement: &str) -> Result<(), StoreError> {
     if db.dialect().has_one_writer() {
         return existed(tx.execute(statement, &[]).await);

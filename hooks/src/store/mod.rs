@@ -1,22 +1,23 @@
 //! The store: what was received, what became of it, and who may send, in one database.
 //!
-//! Goes in: received requests, and plans of the core. Comes out: durable rows, and the rows that the next decision needs.
-//! It decides nothing: what an arriving item becomes, and what is done next, say [`bugfeed_core::hooks::arrival`] and its
-//! neighbours. It never publishes: the change table that it fills belongs to a shim.
+//! Goes in: received requests, and plans of the core. Comes out: durable rows, and the rows that the next decision
+//! needs. It decides nothing: what an arriving item becomes, and what is done next, say
+//! [`bugfeed_core::hooks::arrival`] and its neighbours. It never publishes: the change table that it fills belongs to a
+//! shim.
 //!
 //! | part | what |
 //! |---|---|
 //! | `schema`, `migrate` | tables, versions, and that two processes do not migrate at once |
 //! | `accept`, [`intake`] | arriving requests: many in one transaction |
 //! | `lanes` | what is due, and the rows that decide about a lane |
-//! | [`apply`], `changes` | plans as transactions. **`changes` has every statement that changes the state of an event** |
+//! | [`apply`], `changes` | plans as transactions; **`changes` has every statement that changes an event's state** |
 //! | [`events`], [`requests`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
-//! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, and what processes tell each other |
+//! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes share |
 //! | [`bodies`], [`quarantine`], `kept` | what is kept of requests, within bounds |
 //! | [`retention`], [`prune`] | what is removed, in small steps |
 //!
-//! Three connections or pools: one that writes; one that reads for workers; one that reads for people, so that a long list
-//! delays nothing else.
+//! Three connections or pools: one that writes; one that reads for workers; one that reads for people, so that a long
+//! list delays nothing else.
 
 mod accept;
 pub mod apply;
@@ -57,7 +58,7 @@ use bugfeed_sql::{Db, DbUrl, Use};
 
 pub use accept::Rule;
 pub use error::StoreError;
-pub use lanes::Due;
+pub use lanes::{Due, Look};
 pub use row::StoredEvent;
 use tokens::NewToken;
 
@@ -66,8 +67,8 @@ use tokens::NewToken;
 pub struct Options {
     /// Whether missing tables are made, and old ones brought up to date.
     pub create: bool,
-    /// Whether this process works on the store, as opposed to a command that looks at it. Only one process may work on an
-    /// SQLite file.
+    /// Whether this process works on the store, as opposed to a command that looks at it. Only one process may work on
+    /// an SQLite file.
     pub works: bool,
     /// The bounds of what is kept.
     pub bounds: Bounds,

@@ -1,7 +1,7 @@
 //! What the processes note for each other: small values by name, and which sources and feeds are switched off.
 //!
-//! Goes in: a name and a value. Comes out: the value. How far a feed is matched, and when a source was last reconciled, are
-//! such notes.
+//! Goes in: a name and a value. Comes out: the value. How far a feed is matched, and when a source was last reconciled,
+//! are such notes.
 
 use bugfeed_sql::{Tx, Value};
 
@@ -58,8 +58,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Switches a source or a feed off or on. Events that wait are moved by the workers, and when it is switched on again,
-    /// by an order for each.
+    /// Switches a source or a feed off or on. Events that wait are moved by the workers, and when it is switched on
+    /// again, by an order for each.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -83,7 +83,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn switched_off(&self) -> Result<Vec<SwitchedOff>, StoreError> {
-        let rows = self.reader.fetch("SELECT what, name, since_us FROM hooks_switches ORDER BY what, name", &[]).await?;
+        let rows =
+            self.reader.fetch("SELECT what, name, since_us FROM hooks_switches ORDER BY what, name", &[]).await?;
         let read = |row| {
             let mut row = Columns::of(row);
             let what = if row.text()? == "feed" { Switch::Feed } else { Switch::Source };

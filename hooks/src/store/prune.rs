@@ -1,9 +1,9 @@
 //! Pruning by hand: what a source, a key or a time has brought is taken back, as far as it can be.
 //!
-//! Goes in: a filter. Comes out: first, in a dry run, how many events of each state are concerned; then, in steps, what was
-//! done. What waits is canceled (through the core, so that those behind it go on). Of what is terminal, the log is erased
-//! down to hash and identifiers: kind, reasons, kept items, bodies and headers go. A change that was numbered is a
-//! public fact and stays, and an event that is being processed is left for another run.
+//! Goes in: a filter. Comes out: first, in a dry run, how many events of each state are concerned; then, in steps, what
+//! was done. What waits is canceled (through the core, so that those behind it go on). Of what is terminal, the log is
+//! erased down to hash and identifiers: kind, reasons, kept items, bodies and headers go. A change that was numbered is
+//! a public fact and stays, and an event that is being processed is left for another run.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,10 @@ use bugfeed_core::hooks::orders::Order;
 use bugfeed_sql::Value;
 
 use super::cells::{Columns, marks, text_value};
-use super::codes::{Code, event_id};
+use super::codes::{Code, event_id, last_event};
 use super::events::Range;
 use super::row::needed_id;
 use super::{Store, StoreError};
-use crate::receive::mapped::MAX_ITEMS;
 use crate::receive::received::RequestId;
 
 /// How many requests a step looks at.
@@ -121,18 +120,14 @@ impl Store {
             args.push(Value::Text(request.to_string()));
         }
         filter.range.conditions(&mut wanted, &mut args);
-        let sql = format!(
-            "SELECT id FROM hooks_requests WHERE {} ORDER BY id LIMIT {REQUESTS}",
-            wanted.join(" AND ")
-        );
+        let sql = format!("SELECT id FROM hooks_requests WHERE {} ORDER BY id LIMIT {REQUESTS}", wanted.join(" AND "));
         let mut requests = Vec::new();
         let mut events = Vec::new();
         for row in self.reader.fetch(&sql, &args).await? {
             let id = RequestId(needed_id(&mut Columns::of(row))?.0);
             run.after = Some(id);
             requests.push(Value::Text(id.to_string()));
-            let last = u32::try_from(MAX_ITEMS).unwrap_or(u32::MAX);
-            let range = [Value::Text(id.event(0).to_string()), Value::Text(id.event(last).to_string())];
+            let range = [Value::Text(id.event(0).to_string()), Value::Text(last_event(id).to_string())];
             let sql = "SELECT id, state FROM hooks_events WHERE id >= ? AND id <= ?";
             for row in self.reader.fetch(sql, &range).await? {
                 let mut row = Columns::of(row);

@@ -1,8 +1,8 @@
 //! The quarantine: requests that nobody vouches for, in three shares that never evict one another.
 //!
 //! Goes in: a request with the reason and what is needed to check it again. Comes out: whether it was kept; later, the
-//! request again. A full share keeps the oldest, so that somebody who floods it cannot hide what he did first. Age is the
-//! business of [`super::retention`].
+//! request again. A full share keeps the oldest, so that somebody who floods it cannot hide what he did first. Age is
+//! the business of [`super::retention`].
 
 use bugfeed_sql::{Tx, Value};
 
@@ -44,12 +44,14 @@ impl Store {
         let id = Value::Text(envelope.id.to_string());
         let sql = "SELECT 1 FROM hooks_requests WHERE id = ?";
         if !tx.fetch(sql, std::slice::from_ref(&id)).await?.is_empty() {
+            tx.commit().await?;
             return Ok(Quarantined::Kept);
         }
         let head: usize = envelope.headers.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
         let size = head + envelope.path.len() + envelope.body.as_ref().map_or(0, |body| body.len());
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         if !self.has_room(&mut tx, request, size).await? {
+            tx.commit().await?;
             return Ok(Quarantined::Full);
         }
         requests::insert_quarantined(&mut tx, envelope).await?;

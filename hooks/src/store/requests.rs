@@ -1,7 +1,7 @@
 //! Requests as they came: written with their events, read by people.
 //!
-//! Goes in: requests that are accepted; filters. Comes out: rows; pages of what was received, newest first. What became of
-//! a request's items is in [`super::events`].
+//! Goes in: requests that are accepted; filters. Comes out: rows; pages of what was received, newest first. What became
+//! of a request's items is in [`super::events`].
 
 use std::net::IpAddr;
 
@@ -93,10 +93,10 @@ pub struct RequestFilter {
 }
 
 /// The columns, in the order of `read`.
-const COLUMNS: &str = "id, source, received_us, address, key_id, path, headers, size, body_hash, status, items, connected, \
-                       ignored, state, replays, program";
+const COLUMNS: &str = "id, source, received_us, address, key_id, path, headers, size, body_hash, status, items, \
+                       connected, ignored, state, replays, program";
 /// How many rows of an index are looked at for one page.
-const SCAN: usize = 20_000;
+const SCAN: usize = 5000;
 
 /// Writes requests that are accepted.
 pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), StoreError> {
@@ -217,8 +217,8 @@ impl Store {
         let is_filtered = rest.len() > 1;
         let scan = if is_filtered { SCAN } else { limit };
         let sql = format!(
-            "SELECT {COLUMNS} FROM (SELECT {COLUMNS}, shelf FROM hooks_requests{by} ORDER BY id DESC LIMIT {scan}) r WHERE {} \
-             ORDER BY id DESC LIMIT {limit}",
+            "SELECT {COLUMNS} FROM (SELECT {COLUMNS}, shelf FROM hooks_requests{by} ORDER BY id DESC LIMIT {scan}) r \
+             WHERE {} ORDER BY id DESC LIMIT {limit}",
             rest.join(" AND ")
         );
         let rows = self.reader.fetch(&sql, &args).await?;
@@ -253,7 +253,7 @@ impl Store {
         self.reader.fetch(&sql, &[Value::Text(id.to_string())]).await?.pop().map(read).transpose()
     }
 
-    /// When each source last received a request, and for how many it did so within the last rows: for silence.
+    /// When a source last received a request; `None`: never, as far as requests are kept.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -1,8 +1,8 @@
 //! What is old, or too much, goes: in small steps, each a transaction of its own.
 //!
 //! Goes in: what is to be kept, and the time. Comes out: fewer rows. An event that is not terminal never goes. A step
-//! removes at most 1,000 rows, and fewer where steps take long, so that no other write waits for it. One process at a time
-//! does it (a lease), because two would only be in each other's way.
+//! removes at most 1,000 rows, and fewer where steps take long, so that no other write waits for it. One process at a
+//! time does it (a lease), because two would only be in each other's way.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use bugfeed_core::hooks::event::{EventId, State};
 use bugfeed_sql::Value;
 
 use super::cells::{Columns, marks, only_number};
-use super::codes::{Code, lowest_id, request_of};
+use super::codes::{Code, last_event, lowest_id, request_of};
 use super::row::needed_id;
 use super::{Store, StoreError, bodies, quarantine};
 use crate::receive::received::RequestId;
@@ -62,6 +62,8 @@ pub struct Run {
     after: EventId,
     /// Events that are to go because there are too many.
     surplus: u64,
+    /// There were such events when the run began.
+    had_surplus: bool,
     /// How many rows the next step takes.
     rows: usize,
 }
@@ -97,7 +99,8 @@ impl Store {
         let sql = "SELECT COUNT(*) FROM hooks_events";
         let count = only_number(self.reader.fetch(sql, &[]).await?)?.max(0).unsigned_abs();
         let surplus = count.saturating_sub(keep.events);
-        Ok(Run { stage: Stage::Events, now_us, keep, after: EventId(0), surplus, rows: 200 })
+        let (stage, after, had_surplus) = (Stage::Events, EventId(0), surplus > 0);
+        Ok(Run { stage, now_us, keep, after, surplus, had_surplus, rows: 200 })
     }
 
     /// Does one step. Others may write between two steps; the caller may also wait there.
@@ -142,7 +145,9 @@ impl Store {
                 gone.push(id);
             }
         }
-        self.remove_events(&gone).await
+        let removed = self.remove_events(&gone).await?;
+        run.surplus = run.surplus.saturating_sub(removed);
+        Ok(removed)
     }
 
     /// Removes the oldest terminal events while there are too many.
@@ -154,9 +159,7 @@ impl Store {
         let most = usize::try_from(run.surplus).unwrap_or(MOST);
         // What was received within the last hour never goes: repeats must be recognised.
         let below = lowest_id(run.now_us.saturating_sub(3_600_000_000));
-        let removed = self.step_events(run, below, most).await?;
-        run.surplus = run.surplus.saturating_sub(removed);
-        Ok(removed)
+        self.step_events(run, below, most).await
     }
 
     /// Removes events and all that is known of them.
@@ -180,11 +183,7 @@ impl Store {
 
     /// Removes requests that have no events any more. Those in quarantine are not its business.
     async fn step_requests(&self, run: &mut Run, old: EventId) -> Result<u64, StoreError> {
-        // Where events went because there were too many, their requests go as well.
-        let oldest = self.lanes.fetch("SELECT id FROM hooks_events ORDER BY id LIMIT 1", &[]).await?.pop();
-        let oldest = oldest.map(|row| needed_id(&mut Columns::of(row))).transpose()?;
-        let hour_ago = lowest_id(run.now_us.saturating_sub(3_600_000_000));
-        let below = oldest.unwrap_or(hour_ago).min(hour_ago).max(old);
+        let below = if run.had_surplus { self.oldest_event(run.now_us).await?.max(old) } else { old };
         let limit = run.rows;
         let sql = format!("SELECT id, state FROM hooks_requests WHERE id > ? AND id < ? ORDER BY id LIMIT {limit}");
         let args = [Value::Text(run.after.to_string()), Value::Text(below.to_string())];
@@ -203,7 +202,7 @@ impl Store {
                 ids.push(id);
             }
         }
-        let last = RequestId(run.after.0).event(u32::try_from(crate::receive::mapped::MAX_ITEMS).unwrap_or(u32::MAX));
+        let last = last_event(RequestId(run.after.0));
         let have_events = self.requests_with_events(first, last).await?;
         ids.retain(|id| !have_events.contains(&RequestId(id.0)));
         let args: Vec<Value> = ids.iter().map(|id| Value::Text(id.to_string())).collect();
@@ -216,6 +215,15 @@ impl Store {
         }
         tx.commit().await?;
         Ok(removed)
+    }
+
+    /// The oldest event, but not of the last hour. Where events went because there were too many, requests that are
+    /// older than this go as well.
+    async fn oldest_event(&self, now_us: i64) -> Result<EventId, StoreError> {
+        let hour_ago = lowest_id(now_us.saturating_sub(3_600_000_000));
+        let oldest = self.lanes.fetch("SELECT id FROM hooks_events ORDER BY id LIMIT 1", &[]).await?.pop();
+        let oldest = oldest.map(|row| needed_id(&mut Columns::of(row))).transpose()?;
+        Ok(oldest.unwrap_or(hour_ago).min(hour_ago))
     }
 
     async fn requests_with_events(&self, first: EventId, last: EventId) -> Result<BTreeSet<RequestId>, StoreError> {
@@ -314,7 +322,8 @@ mod tests {
     #[test]
     fn steps_are_small_where_they_take_long() {
         let keep = Keep::default();
-        let mut run = Run { stage: Stage::Events, now_us: 0, keep, after: EventId(0), surplus: 0, rows: 200 };
+        let (stage, after) = (Stage::Events, EventId(0));
+        let mut run = Run { stage, now_us: 0, keep, after, surplus: 0, had_surplus: false, rows: 200 };
         for _ in 0..20 {
             run.pace(STEP * 2);
         }

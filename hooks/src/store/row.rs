@@ -1,7 +1,7 @@
 //! An event as a row of its table.
 //!
-//! Goes in: an event of the core, or the columns of a row. Comes out: the other one. [`super::schema::EVENT`] has the order
-//! of the columns.
+//! Goes in: an event of the core, or the columns of a row. Comes out: the other one. [`super::schema::EVENT`] has the
+//! order of the columns.
 
 use std::sync::Arc;
 

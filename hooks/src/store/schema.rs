@@ -1,28 +1,29 @@
 //! The tables of the store, and their numbered migrations.
 //!
-//! Goes in: a dialect. Comes out: the statements of each migration. Each statement may be run again, because a process may
-//! die between two of them. Connects to nothing.
+//! Goes in: a dialect. Comes out: the statements of each migration. Each statement may be run again, because a process
+//! may die between two of them. Connects to nothing.
 //!
 //! # How the table of events is made
 //!
-//! A row has at most 300 bytes without its indexes. Enums are numbers ([`super::codes`]). An event's request is not stored:
-//! its identifier is the event's minus `item` minus 1. What only few events have (a kept item, a reason, links, lines of the
-//! history) is in tables of its own. Indexes contain only the rows that are looked for, as far as the database can do that:
+//! A row has at most 300 bytes without its indexes. Enums are numbers ([`super::codes`]). An event's request is not
+//! stored: its identifier is the event's minus `item` minus 1. What only few events have (a kept item, a reason, links,
+//! lines of the history) is in tables of its own. Indexes contain only the rows that are looked for, as far as the
+//! database can do that:
 //!
 //! | column | meaning | index |
 //! |---|---|---|
-//! | `dedup`, `generation` | number of the dedup key; NULL where the event repeats nothing. Two keys may have one number: then generations are skipped, and nothing else | unique |
-//! | `lane` | number of the lane, (feed, bug) or the event alone | with `when_us`: same time, newest of a bug, the list of a bug |
-//! | `open_lane` | the lane, while the event is queued or errored, and not blocked | with `state`, `when_us`: the head of a lane |
+//! | `dedup`, `generation` | number of the dedup key; NULL where the event repeats nothing | unique |
+//! | `lane` | number of the lane: (feed, bug), or the event alone | with `when_us`: same time, the list of a bug |
+//! | `open_lane` | the lane, while it is queued or errored, and not blocked | with `state`, and `when_us` or `due_us` |
 //! | `busy` | the lane, while the event is processing | unique: one at a time |
-//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us` |
+//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us`, `id` |
 //! | `blocked_by` | the dead letter behind which it waits | itself |
 //! | `repeat_of` | the errored event that it repeats | itself |
 //! | `shelf` | the state; NULL while it is completed, which most are | with `id`: the list of a state |
 //! | `source` | | with `id`: the list of a source |
 //!
-//! Numbers of lanes are hashes. Two lanes with one number would only be processed one after the other; whoever reads a lane
-//! compares feed and bug as well.
+//! Numbers of keys and lanes are hashes. Two keys with one number only skip generations. Two lanes with one number would
+//! only be processed one after the other; whoever reads a lane compares feed and bug as well.
 
 use bugfeed_sql::Dialect;
 
@@ -108,11 +109,11 @@ fn events(dialect: &dyn Dialect) -> Vec<String> {
     let event = "id VARCHAR(36) NOT NULL PRIMARY KEY, item INTEGER NOT NULL, source VARCHAR(64) NOT NULL, \
                  feed VARCHAR(64) NOT NULL, bug BIGINT, when_us BIGINT NOT NULL, origin SMALLINT NOT NULL, received_us \
                  BIGINT NOT NULL, kind VARCHAR(200) NOT NULL, delivery VARCHAR(200), delivery_item INTEGER, hash \
-                 VARCHAR(43) NOT NULL, is_private SMALLINT NOT NULL, retryable SMALLINT NOT NULL, expires_us BIGINT NOT \
-                 NULL, repeat_of VARCHAR(36), state SMALLINT NOT NULL, version BIGINT NOT NULL, class SMALLINT, \
-                 drop_reason SMALLINT, attempts INTEGER NOT NULL, step INTEGER NOT NULL, leases_lost SMALLINT NOT NULL, \
-                 cause_of_try SMALLINT NOT NULL, due_us BIGINT, blocked_by VARCHAR(36), released SMALLINT NOT NULL, \
-                 unseen_us BIGINT, drained_us BIGINT, began_us BIGINT, ended_us BIGINT, row_id BIGINT, epoch \
+                 VARCHAR(43) NOT NULL, is_private SMALLINT NOT NULL, retryable SMALLINT NOT NULL, expires_us BIGINT \
+                 NOT NULL, repeat_of VARCHAR(36), state SMALLINT NOT NULL, version BIGINT NOT NULL, class SMALLINT, \
+                 drop_reason SMALLINT, attempts INTEGER NOT NULL, step INTEGER NOT NULL, leases_lost SMALLINT NOT \
+                 NULL, cause_of_try SMALLINT NOT NULL, due_us BIGINT, blocked_by VARCHAR(36), released SMALLINT NOT \
+                 NULL, unseen_us BIGINT, drained_us BIGINT, began_us BIGINT, ended_us BIGINT, row_id BIGINT, epoch \
                  VARCHAR(64), seq BIGINT, dedup BIGINT, generation BIGINT NOT NULL, lane BIGINT NOT NULL, open_lane \
                  BIGINT, busy BIGINT, paced SMALLINT NOT NULL, shelf SMALLINT";
     vec![
@@ -121,7 +122,8 @@ fn events(dialect: &dyn Dialect) -> Vec<String> {
         index(dialect, "events_lane", "lane, when_us", None),
         index(dialect, "events_open", "open_lane, state, when_us", Some("open_lane")),
         index(dialect, "unique events_busy", "busy", Some("busy")),
-        index(dialect, "events_due", "paced, due_us", Some("due_us")),
+        index(dialect, "events_tries", "open_lane, state, due_us", Some("open_lane")),
+        index(dialect, "events_due", "paced, due_us, id", Some("due_us")),
         index(dialect, "events_blocked", "blocked_by", Some("blocked_by")),
         index(dialect, "events_repeats", "repeat_of", Some("repeat_of")),
         index(dialect, "events_shelf", "shelf, id", Some("shelf")),
@@ -129,8 +131,8 @@ fn events(dialect: &dyn Dialect) -> Vec<String> {
         table(
             dialect,
             "lines",
-            "event VARCHAR(36) NOT NULL, version BIGINT NOT NULL, at_us BIGINT NOT NULL, before_state VARCHAR(16), cause \
-             VARCHAR(32) NOT NULL, after_state VARCHAR(16) NOT NULL, PRIMARY KEY (event, version)",
+            "event VARCHAR(36) NOT NULL, version BIGINT NOT NULL, at_us BIGINT NOT NULL, before_state VARCHAR(16), \
+             cause VARCHAR(32) NOT NULL, after_state VARCHAR(16) NOT NULL, PRIMARY KEY (event, version)",
         ),
         table(
             dialect,
@@ -166,11 +168,11 @@ fn requests(dialect: &dyn Dialect) -> Vec<String> {
             dialect,
             "requests",
             &format!(
-                "id VARCHAR(36) NOT NULL PRIMARY KEY, source VARCHAR(64) NOT NULL, received_us BIGINT NOT NULL, address \
-                 VARCHAR(45) NOT NULL, key_id VARCHAR(16), path VARCHAR(300) NOT NULL, headers {long} NOT NULL, size \
-                 BIGINT NOT NULL, body_hash VARCHAR(64), status INTEGER NOT NULL, items INTEGER NOT NULL, connected \
-                 INTEGER NOT NULL, ignored INTEGER NOT NULL, state SMALLINT NOT NULL, replays VARCHAR(36), program \
-                 VARCHAR(20) NOT NULL, shelf SMALLINT"
+                "id VARCHAR(36) NOT NULL PRIMARY KEY, source VARCHAR(64) NOT NULL, received_us BIGINT NOT NULL, \
+                 address VARCHAR(45) NOT NULL, key_id VARCHAR(16), path VARCHAR(300) NOT NULL, headers {long} NOT \
+                 NULL, size BIGINT NOT NULL, body_hash VARCHAR(64), status INTEGER NOT NULL, items INTEGER NOT NULL, \
+                 connected INTEGER NOT NULL, ignored INTEGER NOT NULL, state SMALLINT NOT NULL, replays VARCHAR(36), \
+                 program VARCHAR(20) NOT NULL, shelf SMALLINT"
             ),
         ),
         index(dialect, "requests_shelf", "shelf, id", Some("shelf")),
@@ -219,8 +221,8 @@ fn access(dialect: &dyn Dialect) -> Vec<String> {
             dialect,
             "audit",
             &format!(
-                "id VARCHAR(36) NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL, who VARCHAR(200) NOT NULL, deed VARCHAR(64) \
-                 NOT NULL, subject VARCHAR(200) NOT NULL, detail {long} NOT NULL"
+                "id VARCHAR(36) NOT NULL PRIMARY KEY, at_us BIGINT NOT NULL, who VARCHAR(200) NOT NULL, deed \
+                 VARCHAR(64) NOT NULL, subject VARCHAR(200) NOT NULL, detail {long} NOT NULL"
             ),
         ),
         table(dialect, "feeds", "feed VARCHAR(64) NOT NULL PRIMARY KEY, change_table VARCHAR(130) NOT NULL"),

@@ -1,9 +1,9 @@
 //! The way of a bug's changes: request, event, row, number on the bus. And the matching that finds the number.
 //!
 //! Goes in: changes of the bus, in their order. Comes out: events that know their (epoch, seq). A change belongs to a
-//! completed event of the same feed, bug and time; of several, to the one whose row came first: they are interchangeable.
-//! How far a feed is matched is stored in the same transaction, so that nothing is matched twice. A terminal event's state
-//! does not change by this.
+//! completed event of the same feed, bug and time; of several, to the one whose row came first: they are
+//! interchangeable. How far a feed is matched is stored in the same transaction, so that nothing is matched twice. A
+//! terminal event's state does not change by this.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -71,7 +71,10 @@ impl Store {
                 known.is_none_or(|known| change.cursor.seq > known.seq)
             };
             let new: Vec<&Numbered> = chunk.iter().filter(is_new).collect();
-            let Some(last) = new.last() else { continue };
+            let Some(last) = new.last() else {
+                tx.commit().await?;
+                continue;
+            };
             count += self.match_new(&mut tx, feed, &new).await?;
             notes::write(&mut tx, &note_of(feed), &last.cursor.to_string()).await?;
             tx.commit().await?;
@@ -87,7 +90,7 @@ impl Store {
         };
         // The numbers of each moment, in order.
         let mut numbers: BTreeMap<(i64, i64), Vec<&Numbered>> = BTreeMap::new();
-        for change in new {
+        for &change in new {
             numbers.entry(moment(change)).or_default().push(change);
         }
         let mut rows = Rows::default();

@@ -1,7 +1,7 @@
 //! Requests that are stored already: what was answered the first time.
 //!
-//! Goes in: requests. Comes out: the answers to those that are stored. An event's first state is that of the first line of
-//! its history; one without a line was queued.
+//! Goes in: requests. Comes out: the answers to those that are stored. An event's first state is that of the first line
+//! of its history; one without a line was queued.
 
 use std::collections::HashMap;
 

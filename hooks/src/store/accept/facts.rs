@@ -96,12 +96,7 @@ impl Facts {
         Ok(())
     }
 
-    async fn read_moments(
-        &mut self,
-        tx: &mut Tx,
-        dialect: &dyn Dialect,
-        moments: &[Moment],
-    ) -> Result<(), StoreError> {
+    async fn read_moments(&mut self, tx: &mut Tx, dialect: &dyn Dialect, moments: &[Moment]) -> Result<(), StoreError> {
         let limit = moments.len() * OF_KEY;
         let mut rows = Rows::default();
         for (lane, when_us) in moments {
@@ -119,8 +114,8 @@ impl Facts {
         }
         for (lane, when_us) in moments {
             let sql = format!(
-                "SELECT {all} FROM hooks_events e WHERE e.lane = {lane} AND e.when_us = {when_us} AND e.origin = 0 ORDER BY \
-                 e.id DESC LIMIT {OF_KEY}"
+                "SELECT {all} FROM hooks_events e WHERE e.lane = {lane} AND e.when_us = {when_us} AND e.origin = 0 \
+                 ORDER BY e.id DESC LIMIT {OF_KEY}"
             );
             self.add_moments(tx.fetch(&sql, &[]).await?)?;
         }

@@ -1,9 +1,9 @@
 //! Arriving requests become rows: many requests in one transaction.
 //!
-//! Goes in: requests that were authenticated and mapped. Comes out: for each item, its event, the event's first state and
-//! links. For each item the core's [`receive`] decides, with what `facts` has read in the same transaction, and with the
-//! items before it in the same transaction. Where another process stores the same delivery at the same moment, the unique
-//! index refuses one of the two, and everything is read and decided anew.
+//! Goes in: requests that were authenticated and mapped. Comes out: for each item, its event, the event's first state
+//! and links. For each item the core's [`receive`] decides, with what `facts` has read in the same transaction, and
+//! with the items before it in the same transaction. Where another process stores the same delivery at the same moment,
+//! the unique index refuses one of the two, and everything is read and decided anew.
 
 mod again;
 mod facts;
@@ -43,12 +43,12 @@ struct Planned<'r> {
 }
 
 impl Store {
-    /// Stores requests, in one transaction, and says what became of each. A request that is stored already is answered as
-    /// it was the first time, and nothing is written.
+    /// Stores requests, in one transaction, and says what became of each. A request that is stored already is answered
+    /// as it was the first time, and nothing is written.
     ///
     /// # Errors
-    /// When the database cannot be written. It is then unknown whether the requests are stored, so they may be handed over
-    /// again.
+    /// When the database cannot be written. It is then unknown whether the requests are stored, so they may be handed
+    /// over again.
     pub async fn accept(&self, requests: &[&ReceivedRequest]) -> Result<Vec<Accepted>, StoreError> {
         let mut last = StoreError::Contended;
         for _ in 0..TRIES {
@@ -75,6 +75,7 @@ impl Store {
             }
         }
         if new.is_empty() {
+            tx.commit().await?;
             return Ok(requests.iter().map(|request| answer(&answers, request)).collect());
         }
         let rules = self.rules();
@@ -146,13 +147,13 @@ async fn plan<'r>(
     new: &[&'r ReceivedRequest],
 ) -> Result<Vec<Vec<Planned<'r>>>, StoreError> {
     let mut arriving: Vec<Vec<(&ReceivedItem, Event)>> = Vec::with_capacity(new.len());
-    for request in new {
+    for &request in new {
         let event = |item| (item, without_nul(request.event(item, has_room(room, request, item))));
         arriving.push(request.items.iter().map(event).collect());
     }
     let mut facts = Facts::read(tx, store.db.dialect(), arriving.iter().flatten().map(|(_, event)| event)).await?;
     let mut planned = Vec::with_capacity(new.len());
-    for (request, items) in new.iter().zip(arriving) {
+    for (&request, items) in new.iter().zip(arriving) {
         let mut of_request = Vec::with_capacity(items.len());
         for (item, event) in items {
             let Rule { settings, duplicates } = rules(&event);

@@ -129,7 +129,8 @@ pub(super) async fn many_requests_share_a_transaction(rig: &Rig) {
 }
 
 pub(super) async fn odd_texts(rig: &Rig) {
-    for (n, text) in (0..).zip(["it's \\ ?", "é\n😀", "a\0b", "\"; DROP TABLE hooks_events; --", "%_", " d ", "D", "d"]) {
+    for (n, text) in (0..).zip(["it's \\ ?", "é\n😀", "a\0b", "\"; DROP TABLE hooks_events; --", "%_", " d ", "D", "d"])
+    {
         let odd = ReceivedItem { kind: text.to_owned(), ..item(1, n, text) };
         let mut request = rig.request(vec![odd]);
         request.envelope.headers = vec![("X-Odd".to_owned(), text.to_owned())];

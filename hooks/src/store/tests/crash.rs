@@ -1,6 +1,6 @@
 //! What is cut off in the middle: futures that are dropped, processes that are killed.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
@@ -93,7 +93,6 @@ async fn child() {
         let items = vec![item(n % 5 + 1, n.cast_signed(), &format!("{salt}")), item(n % 5 + 1, 0, &format!("x{salt}"))];
         let request = request_at(at_us, items);
         store.accept(&[&request]).await.unwrap();
-        use std::io::Write as _;
         writeln!(std::io::stdout(), "\nstored {}", request.envelope.id).unwrap();
         super::rig::work(&store, at_us, Settings::DEFAULT).await;
     }

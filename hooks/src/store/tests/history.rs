@@ -4,7 +4,7 @@ use bugfeed_core::hooks::event::{ErrorClass, EventId, State};
 use bugfeed_core::hooks::orders::{Order, Refusal};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 
-use super::rig::{NOON_US, Rig, SECOND_US, failed, item};
+use super::rig::{NOON_US, Rig, SECOND_US, failed, item, look};
 use crate::receive::received::ReceivedItem;
 use crate::store::dead::Ordered;
 use crate::store::events::{EventFilter, Range};
@@ -159,7 +159,7 @@ pub(super) async fn orders_about_many(rig: &Rig) {
     assert_eq!(rig.store.order(EventId(7), Order::Retry, now_us).await.unwrap(), Ordered::NoEvent);
     let count = rig.store.order_all(&ids, Order::Mended(ErrorClass::Mapping), now_us).await.unwrap();
     assert_eq!(count, 4);
-    assert_eq!(rig.store.due_lanes(now_us, true, 10).await.unwrap().len(), 4);
+    assert_eq!(rig.store.due_lanes(&look(now_us), true, 10).await.unwrap().len(), 4);
     assert_eq!(rig.store.order(ids[1], Order::Drop, now_us).await.unwrap(), Ordered::Done);
     assert_eq!(rig.state(ids[1]).await, State::Dropped);
     assert!(rig.store.kept(ids[1]).await.unwrap().is_none(), "what is ended is not kept");

@@ -1,11 +1,11 @@
 //! Random arrivals, workers, answers, orders and crashes over the real store: the promises of the simulation
-//! (`tests/sim/hooks`) hold for what is in the tables after each step. A failure names its seed; `BUGFEED_STORE_SEED` runs
-//! that one alone, `BUGFEED_STORE_SEEDS` so many.
+//! (`tests/sim/hooks`) hold for what is in the tables after each step. A failure names its seed; `BUGFEED_STORE_SEED`
+//! runs that one alone, `BUGFEED_STORE_SEEDS` so many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bugfeed_core::hooks::action::{Action, Question};
-use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, State};
+use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, Link, LinkKind, State};
 use bugfeed_core::hooks::lane::{DeadLetters, Gate, Lane, LaneKey, Older, Settings, World};
 use bugfeed_core::hooks::orders::Order;
 use bugfeed_core::hooks::outcome::{Outcome, conclude};
@@ -15,7 +15,7 @@ use bugfeed_sql::Value;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::rig::{NOON_US, Rig, SECOND_US, failed, item, request_at};
+use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, look, request_at};
 use crate::receive::received::ReceivedItem;
 use crate::store::Rule;
 use crate::store::apply::{Applied, Plan};
@@ -55,7 +55,7 @@ impl Run<'_> {
     fn plan(&self, lane: &Lane, now_us: i64, claim: Option<(&Claim, &Outcome)>) -> Vec<Action> {
         let settings = self.settings;
         let source = move |_: &Event| (settings, Gate::OPEN);
-        let world = World { now_us, lease_us: 60 * SECOND_US, batch: 8, source: &source };
+        let world = World { now_us, lease_us: LEASE_US, batch: 8, source: &source };
         match claim {
             None => plan_lane(lane, &world),
             Some((claim, outcome)) => conclude(lane, claim.id, claim.version, outcome, &world),
@@ -68,13 +68,13 @@ impl Run<'_> {
         for _ in 0..count {
             self.arrived += 1;
             let bug = self.random.random_range(1..4_u64);
-            let second = -self.random.random_range(0..5_i64);
             let repeated = self.random.random_range(0..self.arrived);
             let delivery = if self.random.random_bool(0.3) { repeated } else { self.arrived };
             items.push(match self.random.random_range(0..10) {
                 0 => failed(&format!("m{delivery}"), Some("{}")),
-                1 => item(bug, second, ""),
-                _ => item(delivery % 3 + 1, second.min(0), &delivery.to_string()),
+                1 => item(bug, -(bug.cast_signed() % 3), ""),
+                2 => item(delivery % 3 + 1, 1, &delivery.to_string()),
+                _ => item(delivery % 3 + 1, -(delivery.cast_signed() * 7 % 5), &delivery.to_string()),
             });
         }
         let request = request_at(self.now_us, items);
@@ -88,13 +88,13 @@ impl Run<'_> {
     async fn work(&mut self, worker: usize) {
         self.jobs[worker] = match std::mem::take(&mut self.jobs[worker]) {
             Job::Idle => {
-                let mut due = self.rig.store.due_lanes(self.now_us, false, 10).await.unwrap();
-                due.extend(self.rig.store.due_lanes(self.now_us, true, 10).await.unwrap());
+                let mut due = self.rig.store.due_lanes(&look(self.now_us), false, 10).await.unwrap();
+                due.extend(self.rig.store.due_lanes(&look(self.now_us), true, 10).await.unwrap());
                 if due.is_empty() {
                     return;
                 }
                 let key = due.swap_remove(self.random.random_range(0..due.len())).key;
-                let lane = self.rig.store.lane(&key, true).await.unwrap();
+                let lane = self.rig.store.lane(&key, &look(self.now_us)).await.unwrap();
                 Job::Read(key, lane, self.now_us)
             }
             Job::Read(key, lane, at_us) => {
@@ -111,7 +111,7 @@ impl Run<'_> {
             }
             Job::Asks(claim, _) => {
                 let outcome = self.outcome(&claim);
-                let lane = self.rig.store.lane(&claim.key, true).await.unwrap();
+                let lane = self.rig.store.lane(&claim.key, &look(self.now_us)).await.unwrap();
                 Job::Concludes(claim, outcome, lane, self.now_us)
             }
             Job::Concludes(claim, outcome, lane, at_us) => {
@@ -243,8 +243,8 @@ impl Run<'_> {
                 self.work(worker).await;
                 continue;
             }
-            let due = self.rig.store.due_lanes(self.now_us, false, 1).await.unwrap().len()
-                + self.rig.store.due_lanes(self.now_us, true, 1).await.unwrap().len();
+            let due = self.rig.store.due_lanes(&look(self.now_us), false, 1).await.unwrap().len()
+                + self.rig.store.due_lanes(&look(self.now_us), true, 1).await.unwrap().len();
             if due > 0 {
                 self.work(0).await;
             } else if let Some(next_us) = self.rig.store.next_due(self.now_us).await.unwrap() {
@@ -258,15 +258,28 @@ impl Run<'_> {
         assert!(open.is_empty(), "these never end: {open:?}");
     }
 
-    /// At the end, each delivery was announced once, or something newer speaks for it, or a person dropped it.
-    fn announced(&self) {
-        let all: Vec<&Event> = self.before.values().map(|stored| &stored.event).collect();
-        for event in &all {
-            let same: Vec<&&Event> = all.iter().filter(|other| event.is_same_item(other)).collect();
-            let completed = same.iter().filter(|other| other.progress.state == State::Completed).count();
-            let spoken_for = same.iter().any(|other| matches!(other.progress.state, State::Dropped | State::Canceled));
-            let is_known = event.delivery.is_some();
-            assert!(!is_known || completed <= 1 && (completed == 1 || spoken_for), "{} was announced {completed} times", event.id);
+    /// At the end, no delivery was announced twice, and links say the truth.
+    async fn announced(&self) {
+        let mut announced: BTreeMap<_, usize> = BTreeMap::new();
+        for stored in self.before.values() {
+            let event = &stored.event;
+            if let (State::Completed, Some(delivery)) = (event.progress.state, &event.delivery) {
+                *announced.entry((delivery.id.clone(), delivery.item, event.hash)).or_default() += 1;
+            }
+        }
+        assert!(announced.values().all(|count| *count == 1), "announced twice: {announced:?}");
+        let ids: Vec<EventId> = self.before.keys().copied().collect();
+        for (id, links) in self.rig.store.links(&ids).await.unwrap() {
+            for Link { kind, to } in links {
+                let (state, other) = (self.before[&id].event.progress.state, self.before[&to].event.progress.state);
+                let fits = match kind {
+                    LinkKind::DroppedFor => state == State::Dropped && other == State::Completed,
+                    LinkKind::CanceledBy => state == State::Canceled && other == State::Completed,
+                    LinkKind::DuplicateOf => state == State::Duplicate,
+                    LinkKind::SameTimeAs | LinkKind::SameDeliveryAs => true,
+                };
+                assert!(fits, "{id} is {state} and has {kind} to {to}, which is {other}");
+            }
         }
     }
 
@@ -308,7 +321,7 @@ async fn run(seed: u64) {
         world.check().await;
     }
     world.end().await;
-    world.announced();
+    world.announced().await;
     world.check_lines().await;
     rig.store.close().await;
 }

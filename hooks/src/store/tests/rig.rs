@@ -16,11 +16,13 @@ use crate::receive::mapped::Kept;
 use crate::receive::received::{Envelope, Failure, ReceivedItem, ReceivedRequest, RequestId};
 use crate::store::apply::Plan;
 use crate::store::row::{StoredEvent, columns, read_all};
-use crate::store::{Options, Store};
+use crate::store::{Look, Options, Store};
 
 /// 2026-11-26T12:00:00.
 pub(super) const NOON_US: i64 = 1_795_694_400_000_000;
 pub(super) const SECOND_US: i64 = 1_000_000;
+/// How long a claim holds.
+pub(super) const LEASE_US: i64 = 60 * SECOND_US;
 
 pub(super) struct Rig {
     pub(super) url: DbUrl,
@@ -118,18 +120,23 @@ pub(super) async fn count(store: &Store, what: &str) -> i64 {
     rows[0][0].int().unwrap()
 }
 
+/// A look at this time, at everything.
+pub(super) fn look(now_us: i64) -> Look {
+    Look { now_us, lease_us: LEASE_US, with_done: true }
+}
+
 /// Plans a lane under these settings.
 pub(super) async fn plan(store: &Store, key: &LaneKey, now_us: i64, settings: Settings) -> Plan {
-    let lane = store.lane(key, true).await.unwrap();
+    let lane = store.lane(key, &look(now_us)).await.unwrap();
     let source = move |_: &Event| (settings, Gate::OPEN);
-    let world = World { now_us, lease_us: 60 * SECOND_US, batch: 32, source: &source };
+    let world = World { now_us, lease_us: LEASE_US, batch: 32, source: &source };
     Plan { now_us, actions: plan_lane(&lane, &world), reasons: Vec::new() }
 }
 
 pub(super) async fn work(store: &Store, now_us: i64, settings: Settings) {
     for _ in 0..1000 {
-        let mut due = store.due_lanes(now_us, false, 100).await.unwrap();
-        due.extend(store.due_lanes(now_us, true, 100).await.unwrap());
+        let mut due = store.due_lanes(&look(now_us), false, 100).await.unwrap();
+        due.extend(store.due_lanes(&look(now_us), true, 100).await.unwrap());
         if due.is_empty() {
             return;
         }
@@ -170,7 +177,8 @@ pub(super) fn envelope(at_us: i64) -> Envelope {
     }
 }
 
-/// An item of this bug that changed at noon and so many seconds, under this delivery id. The content follows from these.
+/// An item of this bug that changed at noon and so many seconds, under this delivery id. The content follows from
+/// these.
 pub(super) fn item(bug: u64, second: i64, delivery: &str) -> ReceivedItem {
     ReceivedItem {
         index: 0,
