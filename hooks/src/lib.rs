@@ -41,7 +41,11 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod notify;
 pub mod receive;
 pub mod store;
 #[cfg(test)]
 mod test_server;
+#[cfg(test)]
+mod test_tls;
+pub mod tracker;

@@ -260,12 +260,9 @@ fn explore(case: &Case) -> usize {
     let mut ended = HashSet::new();
     let mut stack = vec![(begin, Vec::new())];
     while let Some((state, way)) = stack.pop() {
-        if state.workers.iter().all(|job| *job == Job::Idle)
-            && ended.insert(digest_of(&(&state.store, state.arrived, state.now_us)))
-        {
-            if let Err(broken) = state.clone().ends(case) {
-                panic!("{broken}\n{case:?}\n{way:?}");
-            }
+        let rests = state.workers.iter().all(|job| *job == Job::Idle);
+        if rests && ended.insert(digest_of(&(&state.store, state.arrived, state.now_us))) {
+            state.clone().ends(case).unwrap_or_else(|broken| panic!("{broken}\n{case:?}\n{way:?}"));
         }
         for one in state.moves(case) {
             let mut next = state.clone();

@@ -45,6 +45,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A connection, plain or encrypted.
 pub(crate) type Stream = Box<dyn Duplex>;
 
+/// What is spoken over a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Other,
+}
+
 /// Makes connections.
 #[derive(Debug)]
 pub(crate) struct Dialer {
@@ -58,21 +65,35 @@ impl Dialer {
         Dialer { within, tls: Tls::new(trust), rule }
     }
 
-    /// Connects, with TLS for `https`.
-    pub(crate) async fn connect(&self, origin: &Origin) -> Result<Stream, Fault> {
+    /// Connects for HTTP, with TLS for `https`.
+    pub(super) async fn connect(&self, origin: &Origin) -> Result<Stream, Fault> {
+        self.connect_for(Protocol::Http, origin).await
+    }
+
+    /// Connects for another protocol, with TLS where the origin is said to be `https`.
+    pub(crate) async fn connect_other(&self, origin: &Origin) -> Result<Stream, Fault> {
+        self.connect_for(Protocol::Other, origin).await
+    }
+
+    /// Begins TLS in the middle of another protocol.
+    pub(crate) async fn encrypt_other(&self, origin: &Origin, stream: Stream) -> Result<Stream, Fault> {
+        self.encrypt(Protocol::Other, origin, stream).await
+    }
+
+    async fn connect_for(&self, protocol: Protocol, origin: &Origin) -> Result<Stream, Fault> {
         let connecting = async {
-            let stream = self.tcp(origin).await?;
-            if origin.is_https { self.encrypt(origin, stream).await } else { Ok(Box::new(stream) as Stream) }
+            let stream: Stream = Box::new(self.tcp(origin).await?);
+            if origin.is_https { self.encrypt(protocol, origin, stream).await } else { Ok(stream) }
         };
         let too_slow = || Fault::ConnectTooSlow { server: origin.to_string(), within: self.within };
         timeout(self.within, connecting).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
-    /// Begins TLS on a stream, and makes sure that the other end is the host.
-    pub(crate) async fn encrypt(&self, origin: &Origin, stream: impl Duplex + 'static) -> Result<Stream, Fault> {
+    /// Begins TLS, and makes sure that the other end is the host.
+    async fn encrypt(&self, protocol: Protocol, origin: &Origin, stream: Stream) -> Result<Stream, Fault> {
         let fault = |why: String| Fault::Tls { server: origin.to_string(), why };
         let name = ServerName::try_from(origin.host.clone()).map_err(|error| fault(error.to_string()))?;
-        let connector = TlsConnector::from(self.tls.config().await?);
+        let connector = TlsConnector::from(self.tls.config(protocol == Protocol::Http).await?);
         let encrypted = connector.connect(name, stream).await.map_err(|error| fault(error.to_string()))?;
         Ok(Box::new(encrypted))
     }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::test_server::{Reply, Server};
 
@@ -164,6 +166,28 @@ async fn https_to_a_server_without_tls_is_refused() {
     let client = |trust| Client::new(Options { trust, ..Options::default() });
     let request = || Request::get(Address::parse(&url).unwrap());
     assert_eq!(client(Trust::Only(Arc::new(roots))).send(request()).await.unwrap_err(), Fault::NoTrust);
+}
+
+#[tokio::test]
+async fn https_proves_who_the_server_is() {
+    let Some((acceptor, client)) = crate::test_tls::pair().await else { return };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that does not trust us says so in the handshake.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 1000]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let request = |host: &str| Request::get(Address::parse(&format!("https://{host}:{port}/")).unwrap());
+    assert_eq!(&client.send(request("localhost")).await.unwrap().body[..], b"hi");
+    for (host, client) in [("127.0.0.1", client), ("localhost", self::client())] {
+        let fault = client.send(request(host)).await.unwrap_err();
+        assert!(matches!(fault, Fault::Tls { .. } | Fault::NoTrust), "{host}: {fault:?}");
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,20 @@ pub enum Trust {
 #[derive(Debug)]
 pub(super) struct Tls {
     trust: Trust,
-    made: Mutex<Option<(Instant, Arc<ClientConfig>)>>,
+    made: Mutex<Option<(Instant, Made)>>,
+}
+
+/// For HTTP, which names its version within TLS, and for other protocols.
+#[derive(Clone, Debug)]
+struct Made {
+    http: Arc<ClientConfig>,
+    other: Arc<ClientConfig>,
+}
+
+impl Made {
+    fn of(&self, is_http: bool) -> Arc<ClientConfig> {
+        Arc::clone(if is_http { &self.http } else { &self.other })
+    }
 }
 
 impl Tls {
@@ -35,12 +48,12 @@ impl Tls {
         Tls { trust, made: Mutex::new(None) }
     }
 
-    pub(super) async fn config(&self) -> Result<Arc<ClientConfig>, Fault> {
+    pub(super) async fn config(&self, is_http: bool) -> Result<Arc<ClientConfig>, Fault> {
         let mut made = self.made.lock().await;
-        if let Some((at, config)) = &*made
+        if let Some((at, configs)) = &*made
             && at.elapsed() < READ_AGAIN
         {
-            return Ok(Arc::clone(config));
+            return Ok(configs.of(is_http));
         }
         let roots = match &self.trust {
             Trust::Only(roots) => Arc::clone(roots),
@@ -49,15 +62,16 @@ impl Tls {
         if roots.is_empty() {
             return Err(Fault::NoTrust);
         }
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let other = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has the cipher suites of both TLS versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        *made = Some((Instant::now(), Arc::clone(&config)));
-        Ok(config)
+        let mut http = other.clone();
+        http.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let configs = Made { http: Arc::new(http), other: Arc::new(other) };
+        *made = Some((Instant::now(), configs.clone()));
+        Ok(configs.of(is_http))
     }
 }
 

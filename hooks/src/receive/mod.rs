@@ -12,7 +12,7 @@
 
 pub(crate) mod body;
 pub mod capture;
-mod date;
+pub(crate) mod date;
 pub mod explain;
 pub mod http;
 pub mod identity;

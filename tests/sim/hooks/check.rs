@@ -98,11 +98,10 @@ impl World {
             if !event.progress.state.is_terminal() {
                 return Err(format!("{} stays {}", event.id, event.progress.state));
             }
-            if let (State::Completed, Some(delivery)) = (event.progress.state, &event.delivery) {
-                if !self.replays.contains(&event.id) {
-                    let item = (event.source.clone(), delivery.id.clone(), event.hash);
-                    *announced.entry(item).or_default() += 1;
-                }
+            let counts = event.progress.state == State::Completed && !self.replays.contains(&event.id);
+            if let Some(delivery) = event.delivery.as_ref().filter(|_| counts) {
+                let item = (event.source.clone(), delivery.id.clone(), event.hash);
+                *announced.entry(item).or_default() += 1;
             }
             let said = event.progress.drop.is_some() == (event.progress.state == State::Dropped);
             if !said || event.progress.ended_us.is_none() {

@@ -11,7 +11,7 @@ use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::action::{Action, Step, unblock};
 use bugfeed_core::hooks::arrival::{DedupKey, Known};
 use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, Link, State, WhenOrigin};
-use bugfeed_core::hooks::lane::{DeadLetters, Lane, LaneKey, Settings, order};
+use bugfeed_core::hooks::lane::{DeadLetters, Lane, LaneKey, Settings, is_newer, order};
 use bugfeed_core::hooks::states::{Cause, is_allowed};
 
 type Checked<T = ()> = Result<T, String>;
@@ -202,10 +202,9 @@ impl Store {
     fn check(&self, before: &Store) -> Checked {
         for (id, event) in &self.events {
             let progress = &event.progress;
-            if let Some(old) = before.events.get(id).filter(|old| old.progress.state.is_terminal()) {
-                if old != event {
-                    return Err(format!("{id} was {} and changed", old.progress.state));
-                }
+            let ended = before.events.get(id).filter(|old| old.progress.state.is_terminal());
+            if let Some(old) = ended.filter(|old| *old != event) {
+                return Err(format!("{id} was {} and changed", old.progress.state));
             }
             let waits = matches!(progress.state, State::Queued | State::Errored);
             if waits && progress.due_us.is_none() && progress.blocked_by.is_none() {
@@ -227,6 +226,12 @@ impl Store {
     pub fn check_order(&self, seen: &Lane, actions: &[Action], settings: &dyn Fn(&Event) -> Settings) -> Checked {
         for action in actions {
             let Action::Step(step) = action else { continue };
+            if let (Cause::Superseded, Some(link)) = (step.cause, step.link) {
+                let (old, newer) = (&self.events[&step.id], &self.events[&link.to]);
+                if !is_newer(newer, old) && newer.family() != old.family() {
+                    return Err(format!("{} was canceled by {}, which is not newer", step.id, link.to));
+                }
+            }
             if step.after.state != State::Completed {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Real, throwaway servers and processes for bugfeed's tests.
 //!
-//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, PgBouncer, nginx and Chromium, and the binaries under test. Out: each
+//! In: Debian's packages of RabbitMQ, MariaDB, PostgreSQL, PgBouncer, nginx, Chromium and Redmine, and the binaries under test. Out: each
 //! of them running on free loopback ports in a temporary folder, and gone when its value is dropped, even when
 //! the test panics or is killed. It never touches a system instance, and never retries what a test asked for.
 //!
@@ -20,6 +20,7 @@ mod ports;
 mod postgres;
 mod proc;
 mod rabbitmq;
+mod redmine;
 mod run;
 mod server;
 pub mod shared;
@@ -40,6 +41,7 @@ pub use ports::free_port;
 pub use postgres::Postgres;
 pub use proc::{LinePattern, Proc};
 pub use rabbitmq::RabbitMq;
+pub use redmine::Redmine;
 pub use run::Run;
 pub use skip::skipped;
 pub use sql::{SqlKind, SqlServer, unique};

@@ -175,7 +175,7 @@ pub enum Action {
         version: u32,
         /// What to find out.
         what: Question,
-        /// Until when the answer must be written. Give up earlier, with an error of class `tracker`.
+        /// Until when the answer must be written. Give up earlier, with an error of class `tracker`, or `ours` for a mapping.
         lease_until_us: i64,
     },
     /// Tell people.

@@ -21,6 +21,7 @@ pub mod outcome;
 pub mod pace;
 pub mod processor;
 pub mod reconcile;
+mod rules;
 pub mod schedule;
 pub mod states;
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::action::{Action, Step};
 use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, State, Trigger};
-use super::processor::can_be_tried;
+use super::rules::can_be_tried;
 use super::states::Cause;
 
 /// What is wanted.

@@ -19,6 +19,7 @@ use super::SECOND_US;
 use super::action::{Action, Alert, Question, Row, Step, unblock};
 use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, Link, LinkKind, Progress, State, Trigger};
 use super::lane::{DeadLetters, Gate, Lane, Older, Private, World, is_newer, is_older, newer_done, order};
+use super::rules::{can_be_tried, canceled, is_other_of_family, pointless, question};
 use super::schedule::{LONGEST_US, OURS_RETRY_US};
 use super::states::Cause;
 
@@ -299,7 +300,8 @@ impl<'a> Draft<'a> {
         let row = &self.rows[at];
         let (settings, gate) = (self.world.source)(row);
         if row.is_paced() && !self.takes_token(at, gate) {
-            return Next::Stop;
+            let may_be_overtaken = self.rows[at].progress.state == State::Errored && !self.holds(at);
+            return if may_be_overtaken { Next::Pass } else { Next::Stop };
         }
         let row = &self.rows[at];
         match question(row, settings.verify) {
@@ -437,6 +439,8 @@ impl<'a> Draft<'a> {
         let counts = class != ErrorClass::Ours;
         let scheduled = !matches!(row.progress.trigger, Trigger::Drain | Trigger::Manual);
         let (expires_us, retryable) = (row.expires_us, row.retryable);
+        // What must still be mapped keeps that class, whatever kept it from being mapped.
+        let kept = if question(row, false).is_some() { ErrorClass::Mapping } else { class };
         let step = Step::new(row, cause, State::Errored, |after: &mut Progress| {
             after.attempts += u32::from(counts);
             after.step += u32::from(counts && (scheduled || after.step == 0) || cause == Cause::LeasesLost);
@@ -445,7 +449,7 @@ impl<'a> Draft<'a> {
             let next_us = due_us.unwrap_or(now_us + delay_us).min(expires_us);
             let never = class == ErrorClass::Mapping && !retryable;
             after.due_us = Some(if never { expires_us.min(now_us + LONGEST_US) } else { next_us });
-            (after.class, after.trigger, after.leases_lost) = (Some(class), Trigger::Retry, 0);
+            (after.class, after.trigger, after.leases_lost) = (Some(kept), Trigger::Retry, 0);
         });
         let id = row.id;
         self.step(at, step);
@@ -469,40 +473,6 @@ impl<'a> Draft<'a> {
             self.hasten(at);
         }
     }
-}
-
-fn is_other_of_family(event: &Event, row: &Event) -> bool {
-    event.id != row.id && event.family() == row.family()
-}
-
-/// Another one of the event's family was announced: a repeat is a duplicate of it, the first one is canceled by it.
-fn pointless(event: &Event, announced: EventId, now_us: i64) -> Step {
-    if event.repeat_of.is_none() || event.progress.state == State::Disabled {
-        return canceled(event, announced, now_us);
-    }
-    let mut step = Step::new(event, Cause::Repeated, State::Duplicate, |after| after.ended_us = Some(now_us));
-    step.link = Some(Link { kind: LinkKind::DuplicateOf, to: announced });
-    step
-}
-
-fn canceled(old: &Event, by: EventId, now_us: i64) -> Step {
-    let mut step = Step::new(old, Cause::Superseded, State::Canceled, |after| after.ended_us = Some(now_us));
-    step.link = Some(Link { kind: LinkKind::CanceledBy, to: by });
-    step
-}
-
-/// What must be found out before this event can be announced.
-fn question(event: &Event, verify: bool) -> Option<Question> {
-    if event.bug.is_none() || event.progress.class == Some(ErrorClass::Mapping) {
-        Some(Question::Map)
-    } else {
-        verify.then_some(Question::Look)
-    }
-}
-
-/// Whether another try can succeed: the item of a failed mapping must have been kept.
-pub(super) fn can_be_tried(event: &Event) -> bool {
-    event.retryable || question(event, false).is_none()
 }
 
 #[cfg(test)]

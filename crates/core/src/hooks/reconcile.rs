@@ -272,7 +272,7 @@ impl Reconciler {
     /// [`Reconciler::failed`] if that failed. `known` says what is known of a bug.
     ///
     /// # Errors
-    /// If the pages cannot be right. The round has failed then.
+    /// If the pages cannot be right: call [`Reconciler::failed`].
     pub fn answered(
         &mut self,
         now_us: i64,
@@ -281,18 +281,12 @@ impl Reconciler {
     ) -> Result<Vec<Missing>, Stuck> {
         let (settings, mark) = (self.settings, self.mark);
         let Some(round) = &mut self.round else { return Ok(Vec::new()) };
-        match round.turn(now_us, &settings, mark, page) {
-            Ok(Then::Again(since)) => {
-                let question = Question { since: Some(since), after: None, page: 1 };
-                round.then = Then::Next(question);
-                return Ok(Vec::new());
-            }
-            Ok(then) => round.then = then,
-            Err(stuck) => {
-                self.failed(now_us, None);
-                return Err(stuck);
-            }
+        let then = round.turn(now_us, &settings, mark, page)?;
+        if let Then::Again(since) = then {
+            round.then = Then::Next(Question { since: Some(since), after: None, page: 1 });
+            return Ok(Vec::new());
         }
+        round.then = then;
         if matches!(round.then, Then::Part(_)) {
             self.due_us = now_us + settings.least_us;
         }

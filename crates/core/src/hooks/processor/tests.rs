@@ -260,6 +260,45 @@ fn a_lease_brings_back_what_a_dead_worker_had_and_a_late_answer_is_thrown_away()
 }
 
 #[test]
+fn a_late_answer_is_thrown_away_though_another_worker_asks_about_the_same_event() {
+    let mut bench = Bench::new(vec![event(1, 0)], VERIFY);
+    let first = bench.plan().last.clone();
+    bench.now_us += 60 * SECOND_US;
+    bench.plan().plan();
+    assert_eq!(bench.asks(), Some(1));
+    bench.last = first;
+    bench.answer(&FAILED);
+    assert_eq!(bench.state(1), State::Processing);
+}
+
+#[test]
+fn under_supersede_an_older_event_cancels_nothing_newer() {
+    let mut bench = Bench::new(vec![dead(1, 10, 1, 500), event(2, 100)], SUPERSEDE);
+    bench.plan().answer(&Outcome::Visible);
+    assert_eq!((bench.state(1), bench.announced.clone()), (State::Errored, vec![2]));
+}
+
+#[test]
+fn a_dead_letter_that_waits_for_a_token_blocks_under_guard() {
+    let mut bench = Bench::new(vec![dead(1, 100, 1, 0), event(2, 10)], VERIFY);
+    bench.gate = Gate { tokens: 0, next_token_us: NOW_US + 5, ..Gate::OPEN };
+    bench.plan();
+    assert_eq!(bench.last.first(), Some(&Action::Guard { id: EventId(1), version: 0 }));
+    assert_eq!(bench.row(2).progress.blocked_by, Some(EventId(1)));
+}
+
+#[test]
+fn what_must_be_mapped_is_not_announced_after_a_failure_of_ours() {
+    let mut unmapped = dead(1, 10, 1, 0);
+    unmapped.progress.class = Some(ErrorClass::Mapping);
+    let mut bench = Bench::new(vec![unmapped], Settings::DEFAULT);
+    bench.plan().answer(&Outcome::Failed(ErrorClass::Ours));
+    bench.now_us += OURS_RETRY_US;
+    assert_eq!(bench.plan().asks(), Some(1));
+    assert_eq!(bench.row(1).progress.step, 1);
+}
+
+#[test]
 fn pace_limits_retries_but_never_live_events() {
     let mut bench = Bench::new(vec![dead(1, 100, 1, 0)], Settings::DEFAULT);
     bench.gate = Gate { tokens: 0, next_token_us: NOW_US + 5, ..Gate::OPEN };
@@ -271,6 +310,15 @@ fn pace_limits_retries_but_never_live_events() {
     rows[0].progress.trigger = Trigger::Reconcile;
     let mut bench = Bench { gate: bench.gate, ..Bench::new(rows, Settings::DEFAULT) };
     assert_eq!(bench.plan().announced, [1, 2]);
+}
+
+#[test]
+fn a_dead_letter_without_a_token_lets_a_live_event_pass_under_supersede() {
+    let settings = Settings { verify: false, ..SUPERSEDE };
+    let mut bench = Bench::new(vec![dead(1, 100, 1, 0), event(2, 10)], settings);
+    bench.gate = Gate { tokens: 0, next_token_us: NOW_US + 5, ..Gate::OPEN };
+    assert_eq!(bench.plan().announced, [2]);
+    assert_eq!(bench.state(1), State::Canceled);
 }
 
 #[test]
