@@ -32,19 +32,14 @@ async fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
     }
-    let ended = match cli.command {
-        Command::Serve(args) => serve(*args, &usage, &warnings).await.map(done),
-        Command::Gateway(args) => run_gateway(*args, &usage, &warnings).await.map(done),
-        Command::Touch(args) => touch(*args).await.map(done),
-        Command::Watch(args) => watch(*args).await,
-        Command::Keys(args) => ask(AdminCommand::Keys(*args)).await,
-        Command::Events(args) => ask(AdminCommand::Events(*args)).await,
-        Command::Bug(args) => ask(AdminCommand::Bug(*args)).await,
-        Command::Sources(args) => ask(AdminCommand::Sources(*args)).await,
-        Command::Requests(args) => ask(AdminCommand::Requests(*args)).await,
-        Command::DeadLetters(args) => ask(AdminCommand::DeadLetters(*args)).await,
-        Command::Tokens(args) => ask(AdminCommand::Tokens(*args)).await,
-        Command::Hooks(args) => ask(AdminCommand::Hooks(*args)).await,
+    let ended = match AdminCommand::of(cli.command) {
+        Ok(command) => ask(command).await,
+        Err(Command::Serve(args)) => serve(*args, &usage, &warnings).await.map(done),
+        Err(Command::Gateway(args)) => run_gateway(*args, &usage, &warnings).await.map(done),
+        Err(Command::Touch(args)) => touch(*args).await.map(done),
+        Err(Command::Watch(args)) => watch(*args).await,
+        // The others are about webhooks.
+        Err(_) => Ok(ExitCode::FAILURE),
     };
     match ended {
         Ok(code) => code,

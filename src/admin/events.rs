@@ -1,7 +1,6 @@
 //! `bugfeed events`, `bugfeed dead-letters`.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Component, Path};
 
 use bugfeed_hooks::api::client::part;

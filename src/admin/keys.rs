@@ -1,7 +1,5 @@
 //! `bugfeed keys`, `bugfeed tokens`.
 
-use std::io::Write as _;
-
 use bugfeed_hooks::api::client::part;
 use serde_json::{Map, Value, json};
 

@@ -19,6 +19,7 @@ use std::io::{self, Write};
 use bugfeed_hooks::api::client::CallError;
 use serde_json::Value;
 
+use crate::cli::Command;
 use crate::cli::hooks::{
     AdminArgs, BugArgs, DeadLettersArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
 };
@@ -43,6 +44,26 @@ pub enum AdminCommand {
     Bug(BugArgs),
     /// `hooks`
     Hooks(HooksArgs),
+}
+
+impl AdminCommand {
+    /// The command of a command line.
+    ///
+    /// # Errors
+    /// If it is another command, that one.
+    pub fn of(command: Command) -> Result<AdminCommand, Command> {
+        Ok(match command {
+            Command::Keys(args) => AdminCommand::Keys(*args),
+            Command::Tokens(args) => AdminCommand::Tokens(*args),
+            Command::Events(args) => AdminCommand::Events(*args),
+            Command::Requests(args) => AdminCommand::Requests(*args),
+            Command::Sources(args) => AdminCommand::Sources(*args),
+            Command::DeadLetters(args) => AdminCommand::DeadLetters(*args),
+            Command::Bug(args) => AdminCommand::Bug(*args),
+            Command::Hooks(args) => AdminCommand::Hooks(*args),
+            other => return Err(other),
+        })
+    }
 }
 
 /// Why a command failed.

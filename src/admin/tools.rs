@@ -1,7 +1,7 @@
 //! `bugfeed hooks test`, `bugfeed hooks token`: what needs no running process.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::Path;
 use std::time::SystemTime;
 

@@ -91,6 +91,10 @@ impl Call {
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         self.params(&[])?;
         let body: &[u8] = if self.body.trim_ascii().is_empty() { b"{}" } else { &self.body };
+        // A list would be taken for the members in their order.
+        if body.trim_ascii().first().is_some_and(|first| *first != b'{' && serde_json::from_slice::<Value>(body).is_ok()) {
+            return Err(ApiError::bad("the body is no JSON object", "send {\"member\": value, …}, or nothing"));
+        }
         serde_json::from_slice(body).map_err(|error| wrong_body(&error))
     }
 

@@ -11,7 +11,6 @@ use super::call::{Call, Name, answer, created};
 use super::error::{Answer, ApiError};
 use super::params::time;
 use super::shapes::{at, maybe_at, page};
-use crate::receive::http::KeyRow;
 use crate::receive::key::{Key, RANDOM_BYTES};
 use crate::store::keys::{KeyChange, KeyScopes, StoredKey, with_id};
 
@@ -20,20 +19,6 @@ const LONGEST_NAME: usize = 200;
 /// For how many hours a rotated key may go on.
 const LONGEST_OVERLAP: u64 = 168;
 const HOUR_US: i64 = 3_600_000_000;
-
-/// Keys as the receiver's table wants them.
-pub fn key_rows(keys: Vec<StoredKey>) -> Vec<KeyRow> {
-    let row = |key: StoredKey| KeyRow {
-        id: key.id,
-        hash: key.hash,
-        previous: key.previous,
-        sources: key.scopes.sources,
-        feeds: key.scopes.feeds,
-        expires_us: key.expires_us,
-        is_revoked: key.revoked_us.is_some(),
-    };
-    keys.into_iter().map(row).collect()
-}
 
 /// What a person writes of a key.
 #[derive(Debug, Default, Deserialize)]

@@ -51,7 +51,6 @@ use axum::Router;
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use bugfeed_protocol::When;
 
-pub use self::keys::key_rows;
 pub use self::service::{Check, Service};
 pub use self::sources::switch_on;
 

@@ -14,11 +14,10 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Call, Name, answer};
 use super::error::{Answer, ApiError};
-use super::keys::key_rows;
 use super::params::{id, wrong};
 use super::shapes;
 use crate::config::Source;
-use crate::receive::http::{KeyTable, Trust, recheck};
+use crate::receive::http::{KeyRow, KeyTable, Trust, recheck};
 use crate::receive::received::{AcceptedItem, Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId, Share};
 use crate::store::requests::{RequestFilter, RequestState, StoredRequest};
 use crate::store::tokens::Scope;
@@ -144,7 +143,7 @@ async fn from_quarantine(
         ApiError::conflict(format!("the request {id} has left the quarantine"), "look for it in the list of requests")
     })?;
     let keys = KeyTable::new();
-    keys.replace(key_rows(call.store().keys().await?));
+    keys.replace(call.store().keys().await?.into_iter().map(KeyRow::from).collect());
     let trust = if is_trusted { Trust::Person } else { Trust::Check };
     let again = recheck(source, &keys, &quarantined, fresh(call.now_us), call.now_us, trust);
     again.map_err(|Failure { error, fix }| {
@@ -184,10 +183,9 @@ async fn once_more(call: &Call, source: &Source, request: &StoredRequest) -> Res
 /// Items that the key may not send are not announced by receiving them again.
 async fn restrict(call: &Call, key_id: &str, again: &mut ReceivedRequest) -> Result<(), ApiError> {
     let Some(key) = call.store().key(key_id).await? else { return Ok(()) };
-    for row in key_rows(vec![key]) {
-        for item in again.items.iter_mut().filter(|item| item.mapping == Mapping::Fits && !row.may_feed(&item.feed)) {
-            item.mapping = Mapping::ProjectMismatch;
-        }
+    let row = KeyRow::from(key);
+    for item in again.items.iter_mut().filter(|item| item.mapping == Mapping::Fits && !row.may_feed(&item.feed)) {
+        item.mapping = Mapping::ProjectMismatch;
     }
     Ok(())
 }

@@ -51,7 +51,8 @@ pub(super) fn event(stored: &StoredEvent) -> Value {
         "class": progress.class.map(|class| class.as_str()),
         "reason": progress.drop.map(|reason| reason.as_str()),
         "attempts": progress.attempts,
-        "next_try": maybe_at(progress.due_us.filter(|_| waits)),
+        // Whoever is due since it was received is due at once.
+        "next_try": maybe_at(progress.due_us.filter(|due_us| waits && *due_us > event.received_us)),
         "lease_until": maybe_at(progress.due_us.filter(|_| is_leased)),
         "blocked_by": progress.blocked_by.map(|id| id.to_string()),
         "released": progress.released,

@@ -75,7 +75,10 @@ fn explain(step: &Step, links: &[Link], next_us: Option<i64>) -> String {
         return format!("blocked by {blocker}{}", next(next_us));
     }
     match progress.state {
-        State::Queued => format!("waits to be processed{}", next(progress.due_us)),
+        State::Queued => {
+            let later_us = progress.due_us.filter(|due_us| *due_us > event.received_us);
+            format!("waits to be processed{}", next(later_us))
+        }
         State::Processing => "is being processed".to_owned(),
         State::Completed => match (&step.stored.cursor, step.stored.row) {
             (Some((epoch, seq)), _) => format!("announced as {epoch}.{seq}"),

@@ -19,6 +19,7 @@ pub const MOST_ITEMS: usize = 5000;
 
 type Answer = Result<Accepted, StoreError>;
 
+#[derive(Debug)]
 struct Arriving {
     request: Arc<ReceivedRequest>,
     answer: oneshot::Sender<Answer>,

@@ -112,7 +112,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn lane(&self, key: &LaneKey, look: &Look) -> Result<Lane, StoreError> {
-        let mut open = self.open(codes::lane(key), look).await?;
+        let mut open = self.open_rows(codes::lane(key), look).await?;
         open.retain(|event| LaneKey::of(event) == *key);
         let mut lane = Lane { open, ..Lane::default() };
         if look.with_done {
@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// The open rows of a lane: the first ones in order, and the first ones that are due.
-    async fn open(&self, number: i64, look: &Look) -> Result<Vec<Event>, StoreError> {
+    async fn open_rows(&self, number: i64, look: &Look) -> Result<Vec<Event>, StoreError> {
         let number = Value::Int(number);
         let mut open = self.events("busy = ?", std::slice::from_ref(&number), "").await?;
         for state in [State::Queued, State::Errored] {

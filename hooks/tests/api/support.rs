@@ -20,7 +20,7 @@ use bugfeed_hooks::receive::received::{
 use bugfeed_hooks::store::apply::Plan;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
-use bugfeed_hooks::store::{Options, Store};
+use bugfeed_hooks::store::{Look, Options, Store};
 use bugfeed_protocol::BugId;
 use bugfeed_sql::DbUrl;
 use hyper::Method;
@@ -111,7 +111,6 @@ impl Service for Told {
 
 pub struct Rig {
     pub dir: TempDir,
-    pub url: DbUrl,
     pub store: Store,
     pub told: Arc<Told>,
     /// A token with all scopes.
@@ -166,7 +165,7 @@ impl Rig {
         let routes = api.routes();
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let client = Client::new(ClientOptions::default());
-        Rig { dir, url, store, told, token, address, client, count: AtomicI64::new(0) }
+        Rig { dir, store, told, token, address, client, count: AtomicI64::new(0) }
     }
 
     /// What the service was told since this was asked last.
@@ -235,15 +234,16 @@ impl Rig {
 
     /// Plans and carries out what is due now.
     pub async fn work(&self, now_us: i64) {
+        let look = Look { now_us, lease_us: 60 * SECOND_US, with_done: true };
         loop {
-            let mut due = self.store.due_lanes(now_us, false, 1000).await.unwrap();
-            due.extend(self.store.due_lanes(now_us, true, 1000).await.unwrap());
+            let mut due = self.store.due_lanes(&look, false, 1000).await.unwrap();
+            due.extend(self.store.due_lanes(&look, true, 1000).await.unwrap());
             if due.is_empty() {
                 return;
             }
             let keys: Vec<_> = due.into_iter().map(|due| due.key).collect();
             let mut plans = Vec::new();
-            for lane in self.store.lanes(&keys, true).await.unwrap() {
+            for lane in self.store.lanes(&keys, &look).await.unwrap() {
                 let source = move |_: &Event| (Settings::DEFAULT, Gate::OPEN);
                 let world = World { now_us, lease_us: 60 * SECOND_US, batch: 32, source: &source };
                 plans.push(Plan { now_us, actions: plan_lane(&lane, &world), reasons: Vec::new() });
