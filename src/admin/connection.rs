@@ -86,9 +86,7 @@ fn told(client: &ApiClient, error: CallError) -> AdminError {
              of the store with `bugfeed hooks token --store URL`",
             client.url()
         )),
-        CallError::Fault(fault) => {
-            AdminError::Nowhere(fault.to_string())
-        }
+        CallError::Fault(fault) => AdminError::Nowhere(fault.to_string()),
         other => other.into(),
     }
 }

@@ -15,7 +15,8 @@ pub(super) async fn events(args: EventsArgs, screen: &mut Screen<'_>) -> Result<
     match args.command {
         EventsCommand::List(args) => {
             let members = filter(&args.filter)?;
-            let query: Vec<(&str, String)> = members.iter().map(|(name, value)| (name.as_str(), plain(value))).collect();
+            let query: Vec<(&str, String)> =
+                members.iter().map(|(name, value)| (name.as_str(), plain(value))).collect();
             let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let rows = session.pages("events", "events", &query, args.limit.limit).await?;
             session.list(&rows, "there are no such events", event_table)
@@ -127,7 +128,8 @@ fn show_event(event: &Value) -> String {
     }
     let lines = event["lines"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !lines.is_empty() {
-        let row = |line: &Value| vec![time(&line["at"]), cell(line, "before"), cell(line, "cause"), cell(line, "after")];
+        let row =
+            |line: &Value| vec![time(&line["at"]), cell(line, "before"), cell(line, "cause"), cell(line, "after")];
         let rows: Vec<_> = lines.iter().map(row).collect();
         shown.push('\n');
         shown.push_str(&table(&["AT", "FROM", "BECAUSE", "TO"], &rows));

@@ -28,7 +28,12 @@ pub(super) async fn keys(args: KeysArgs, screen: &mut Screen<'_>) -> Result<Outc
                 Some(_) => format!("the old key goes on until {} UTC", time(&key["old_until"])),
                 None => "the old key is refused from now on".to_owned(),
             };
-            secret(&mut session, &key, "key", &format!("key {} has another secret, which is shown only now; {old}", cell(&key, "id")))
+            secret(
+                &mut session,
+                &key,
+                "key",
+                &format!("key {} has another secret, which is shown only now; {old}", cell(&key, "id")),
+            )
         }
         KeysCommand::Revoke { id } => {
             let key = session.api.delete(&format!("keys/{}", part(&id))).await?;

@@ -167,7 +167,12 @@ impl<'a, 'b> Session<'a, 'b> {
     }
 
     /// Prints a list: one object a line, or a table.
-    fn list(&mut self, rows: &[Value], none: &str, table: impl FnOnce(&[Value]) -> String) -> Result<Outcome, AdminError> {
+    fn list(
+        &mut self,
+        rows: &[Value],
+        none: &str,
+        table: impl FnOnce(&[Value]) -> String,
+    ) -> Result<Outcome, AdminError> {
         if self.is_json {
             for row in rows {
                 writeln!(self.screen.out, "{row}")?;

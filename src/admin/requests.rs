@@ -28,8 +28,7 @@ async fn list(session: &mut Session<'_, '_>, args: ListRequestsArgs) -> Result<O
     let from = args.from.as_deref().map(|from| times::ago("from", from)).transpose()?;
     let to = args.to.as_deref().map(|to| times::ago("to", to)).transpose()?;
     let query = [("state", &args.state), ("source", &args.source), ("key", &args.key), ("from", &from), ("to", &to)];
-    let query: Vec<(&str, &str)> =
-        query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+    let query: Vec<(&str, &str)> = query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let rows = session.pages("requests", "requests", &query, args.limit.limit).await?;
     session.list(&rows, "there are no such requests", |rows| {
         let row = |request: &Value| {
@@ -97,7 +96,8 @@ fn show_replay(told: &Value) -> String {
     }
     for event in told["events"].as_array().into_iter().flatten() {
         let links = event["links"].as_array().into_iter().flatten();
-        let links: Vec<String> = links.map(|link| format!("  {} {}", cell(link, "kind"), cell(link, "event"))).collect();
+        let links: Vec<String> =
+            links.map(|link| format!("  {} {}", cell(link, "kind"), cell(link, "event"))).collect();
         let reason = if event["reason"].is_string() { format!(": {}", cell(event, "reason")) } else { String::new() };
         shown.push_str(&format!("{}  {}{reason}{}\n", cell(event, "event"), cell(event, "state"), links.concat()));
     }

@@ -16,7 +16,10 @@ pub(super) async fn sources(args: SourcesArgs, screen: &mut Screen<'_>) -> Resul
         SourcesCommand::Reconcile { name } => {
             let told = session.api.post(&format!("sources/{}/reconcile", part(&name)), &json!({})).await?;
             session.print(&told, |told| {
-                format!("the tracker of {} is being asked what has changed; `bugfeed events list` shows what was missing\n", cell(told, "source"))
+                format!(
+                    "the tracker of {} is being asked what has changed; `bugfeed events list` shows what was missing\n",
+                    cell(told, "source")
+                )
             })
         }
         SourcesCommand::Test { name } => {
@@ -48,7 +51,11 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
                 cell(source, "answers"),
                 time(&source["last_request"]),
                 silence(&source["silent_seconds"]),
-                if source["off_since"].is_null() { "on".to_owned() } else { format!("off since {}", time(&source["off_since"])) },
+                if source["off_since"].is_null() {
+                    "on".to_owned()
+                } else {
+                    format!("off since {}", time(&source["off_since"]))
+                },
             ]
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
@@ -58,7 +65,11 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
 }
 
 fn access(source: &Value) -> String {
-    if source["secrets"].as_u64().unwrap_or(0) > 0 { "signature".to_owned() } else { format!("key: {}", text(&source["keys"])) }
+    if source["secrets"].as_u64().unwrap_or(0) > 0 {
+        "signature".to_owned()
+    } else {
+        format!("key: {}", text(&source["keys"]))
+    }
 }
 
 /// A length of time in the largest unit that fits.

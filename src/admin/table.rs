@@ -60,7 +60,9 @@ pub(super) fn time(value: &Value) -> String {
 
 /// A text of somebody else for a terminal: control characters, and those that change the direction, are replaced.
 pub(super) fn harmless(text: &str) -> String {
-    let is_odd = |c: char| c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_odd = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars().map(|c| if is_odd(c) { '\u{fffd}' } else { c }).collect()
 }
 
@@ -81,6 +83,9 @@ mod tests {
     fn nothing_of_a_sender_reaches_the_terminal_as_an_order() {
         let value = json!({ "kind": "a\u{1b}[31mb\r\n\u{202e}c" });
         assert_eq!(cell(&value, "kind"), "a\u{fffd}[31mb\u{fffd}\u{fffd}\u{fffd}c");
-        assert_eq!((cell(&value, "none"), time(&json!("2026-11-26T12:00:00.5"))), ("-".into(), "2026-11-26 12:00:00".into()));
+        assert_eq!(
+            (cell(&value, "none"), time(&json!("2026-11-26T12:00:00.5"))),
+            ("-".into(), "2026-11-26 12:00:00".into())
+        );
     }
 }

@@ -38,7 +38,12 @@ fn show(step: &Value) -> String {
     shown.push_str(&format!("  {}  received by {}{by}\n", time(&step["received"]), cell(step, "source")));
     for line in step["lines"].as_array().into_iter().flatten() {
         let from = if line["before"].is_null() { "new".to_owned() } else { cell(line, "before") };
-        shown.push_str(&format!("  {}  {from} → {} ({})\n", time(&line["at"]), cell(line, "after"), cell(line, "cause")));
+        shown.push_str(&format!(
+            "  {}  {from} → {} ({})\n",
+            time(&line["at"]),
+            cell(line, "after"),
+            cell(line, "cause")
+        ));
     }
     let at = if step["ended"].is_string() { time(&step["ended"]) } else { " ".repeat(19) };
     shown.push_str(&format!("  {at}  {}: {}\n", cell(step, "state"), cell(step, "says")));

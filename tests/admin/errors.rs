@@ -29,7 +29,8 @@ async fn somebody_else_or_nobody_is_there() {
     let rig = Rig::start().await;
     let file = rig.token_file().display().to_string();
     let answers = |status: StatusCode, text: &'static str| async move {
-        let router = Router::new().fallback(move || async move { (status, [("bugfeed-version", "1")], text).into_response() });
+        let router =
+            Router::new().fallback(move || async move { (status, [("bugfeed-version", "1")], text).into_response() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });

@@ -66,7 +66,11 @@ async fn the_way_of_a_bug_is_told() {
     rig.event(item(1234, "a")).await;
     rig.work().await;
     let told = rig.run(&["bug", "1234"]).await.good();
-    for want in ["bug 1234 changed 2026-11-26 12:00:00 UTC", "received by plain from 192.0.2.1 with key abcdef", "completed: written as row 1"] {
+    for want in [
+        "bug 1234 changed 2026-11-26 12:00:00 UTC",
+        "received by plain from 192.0.2.1 with key abcdef",
+        "completed: written as row 1",
+    ] {
         assert!(told.contains(want), "no '{want}' in: {told}");
     }
     let none = rig.run(&["bug", "99", "--feed", "kde"]).await;

@@ -41,7 +41,9 @@ async fn a_key_is_printed_alone_and_never_again() {
 #[tokio::test]
 async fn refusals_say_what_to_do() {
     let rig = Rig::start().await;
-    rig.run(&["keys", "create", "--name", "x", "--source", "plian"]).await.error(&["no source 'plian'", "plain, tracked"]);
+    rig.run(&["keys", "create", "--name", "x", "--source", "plian"])
+        .await
+        .error(&["no source 'plian'", "plain, tracked"]);
     rig.run(&["keys", "create", "--name", "x", "--expires", "soon"]).await.error(&["--expires", "'soon'", "90d"]);
     rig.run(&["keys", "revoke", "no/ne"]).await.error(&["no key no/ne", "bugfeed keys list"]);
     rig.run(&["keys", "rotate", "x", "--overlap-hours", "999"]).await.error(&["999 is too much", "168"]);

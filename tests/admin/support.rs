@@ -174,8 +174,14 @@ impl Rig {
             body: Some("{\"changes\":[{\"bug\":7}]}".into()),
             status: 200,
         };
-        let request =
-            ReceivedRequest { envelope, trigger: Trigger::Live, replays: None, failure: None, items, answered: Vec::new() };
+        let request = ReceivedRequest {
+            envelope,
+            trigger: Trigger::Live,
+            replays: None,
+            failure: None,
+            items,
+            answered: Vec::new(),
+        };
         self.store.accept(&[&request]).await.unwrap();
         request
     }

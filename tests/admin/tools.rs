@@ -16,7 +16,10 @@ async fn a_captured_request_is_explained() {
     };
     let good = path("good.json", "{\"changes\":[{\"bug\":1234,\"when\":\"2026-11-26T12:00:00\"}]}");
     let said = run(&["hooks", "test", &good]).await.good();
-    assert!(said.contains("source plain (preset plain)") && said.contains("bug 1234 changed at 2026-11-26T12:00:00"), "{said}");
+    assert!(
+        said.contains("source plain (preset plain)") && said.contains("bug 1234 changed at 2026-11-26T12:00:00"),
+        "{said}"
+    );
     let bad = path("bad.json", "{\"changes\":[{\"bug\":\"\\u001b[31m\"}]}");
     let said = run(&["hooks", "test", &bad, "--source", "plain"]).await;
     assert_eq!(said.outcome, Ok(Outcome::NotGood));

@@ -23,9 +23,8 @@ pub(super) async fn list(call: Call) -> Answer {
 }
 
 fn shape(deed: &Deed) -> Value {
-    let detail = serde_json::from_str(&deed.detail).unwrap_or_else(|_| {
-        if deed.detail.is_empty() { Value::Null } else { Value::String(deed.detail.clone()) }
-    });
+    let detail = serde_json::from_str(&deed.detail)
+        .unwrap_or_else(|_| if deed.detail.is_empty() { Value::Null } else { Value::String(deed.detail.clone()) });
     json!({
         "id": deed.id.to_string(),
         "at": at(deed.at_us),

@@ -92,7 +92,11 @@ impl Call {
         self.params(&[])?;
         let body: &[u8] = if self.body.trim_ascii().is_empty() { b"{}" } else { &self.body };
         // A list would be taken for the members in their order.
-        if body.trim_ascii().first().is_some_and(|first| *first != b'{' && serde_json::from_slice::<Value>(body).is_ok()) {
+        if body
+            .trim_ascii()
+            .first()
+            .is_some_and(|first| *first != b'{' && serde_json::from_slice::<Value>(body).is_ok())
+        {
             return Err(ApiError::bad("the body is no JSON object", "send {\"member\": value, …}, or nothing"));
         }
         serde_json::from_slice(body).map_err(|error| wrong_body(&error))
@@ -109,7 +113,7 @@ impl Call {
     /// Writes a deed into the audit log. It is done afterwards.
     pub(super) async fn audit(&self, deed: &str, subject: &str, detail: &Value) -> Result<(), ApiError> {
         let detail = if detail.is_null() { String::new() } else { detail.to_string() };
-        self.store().audit(&Deed::new(self.now_us, &self.caller.who(), deed, subject, detail)).await?;
+        self.store().audit(&Deed::new(self.api.now_us(), &self.caller.who(), deed, subject, detail)).await?;
         tracing::info!(who = self.caller.who(), deed, subject, "done through the API");
         Ok(())
     }

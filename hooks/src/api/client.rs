@@ -58,7 +58,9 @@ pub enum CallError {
     #[error("{0}")]
     Fault(#[from] Fault),
     /// Something answers that is not this API.
-    #[error("{server} answers, but not as the API of hooks ({what}); it is on the admin port of `bugfeed` or `bugfeed hooks`")]
+    #[error(
+        "{server} answers, but not as the API of hooks ({what}); it is on the admin port of `bugfeed` or `bugfeed hooks`"
+    )]
     NotTheApi {
         /// Which server.
         server: String,
@@ -145,7 +147,8 @@ impl ApiClient {
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CallError> {
         let to = Address::parse(&format!("{}/api/{path}", self.url))?;
         let server = to.origin().to_string();
-        let mut token = HeaderValue::try_from(format!("Bearer {}", self.token.expose())).map_err(|_| Fault::BadRequest)?;
+        let mut token =
+            HeaderValue::try_from(format!("Bearer {}", self.token.expose())).map_err(|_| Fault::BadRequest)?;
         token.set_sensitive(true);
         let mut request = Request::get(to).with(AUTHORIZATION, token);
         request.method = method;

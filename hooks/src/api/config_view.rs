@@ -19,7 +19,8 @@ pub(super) fn source(source: &Source) -> Value {
     };
     let is_signed = !source.secrets.is_empty();
     let keys: Vec<String> = if is_signed { Vec::new() } else { source.keys.iter().map(place).collect() };
-    let signatures: Vec<String> = if is_signed { source.signatures.iter().map(signature).collect() } else { Vec::new() };
+    let signatures: Vec<String> =
+        if is_signed { source.signatures.iter().map(signature).collect() } else { Vec::new() };
     json!({
         "name": source.name,
         "preset": source.preset,
@@ -135,7 +136,9 @@ mod tests {
             assert!(!masked.contains(&hidden), "{masked}");
             assert_eq!(raw.contains(&hidden), [2, 3, 4].contains(&number), "{hidden}: {raw}");
         }
-        for want in ["https://chat.example.org/…", "smtp://mail.example.org:25", "/bin/tell", "hmac-sha256 in ", "header X-Own"] {
+        for want in
+            ["https://chat.example.org/…", "smtp://mail.example.org:25", "/bin/tell", "hmac-sha256 in ", "header X-Own"]
+        {
             assert!(masked.contains(want), "{want}: {masked}");
         }
         let own = source(config.source("own").unwrap());

@@ -28,7 +28,9 @@ pub struct FirstToken {
 #[derive(Debug, thiserror::Error)]
 pub enum FirstTokenError {
     /// The file cannot be written.
-    #[error("the file of the first token, {path}, cannot be written: {error}; give this user write permission on the folder")]
+    #[error(
+        "the file of the first token, {path}, cannot be written: {error}; give this user write permission on the folder"
+    )]
     File {
         /// Which file.
         path: String,

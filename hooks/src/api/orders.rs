@@ -60,9 +60,13 @@ async fn order_one(Name(text): Name, call: Call, order: Order, deed: &str) -> An
 fn refused(refusal: Refusal) -> ApiError {
     let fix = match refusal {
         Refusal::State(State::Processing) => "it is being processed: try again in a moment".to_owned(),
-        Refusal::State(state) if state.is_terminal() => "an event that has ended never changes; replay its request".to_owned(),
+        Refusal::State(state) if state.is_terminal() => {
+            "an event that has ended never changes; replay its request".to_owned()
+        }
         Refusal::State(State::Disabled) => "switch its source and its feed on again".to_owned(),
-        Refusal::State(_) | Refusal::NotConcerned => "only dead letters (state errored) are retried and released".to_owned(),
+        Refusal::State(_) | Refusal::NotConcerned => {
+            "only dead letters (state errored) are retried and released".to_owned()
+        }
         Refusal::BlockedBy(id) => format!("order the same about {id}"),
         Refusal::NotRetryable => "or drop it, or release those behind it".to_owned(),
     };
@@ -123,7 +127,8 @@ fn filter_of(body: &BulkBody, states: &[State]) -> Result<EventFilter, ApiError>
         && body.from.is_none()
         && body.to.is_none();
     if says_nothing {
-        let fix = "name at least one of state, source, feed, bug, from, to; {\"state\":\"errored\"} means all dead letters";
+        let fix =
+            "name at least one of state, source, feed, bug, from, to; {\"state\":\"errored\"} means all dead letters";
         return Err(ApiError::bad("nothing is said of which events", fix));
     }
     let wanted = body.state.as_deref().map(state).transpose()?.unwrap_or(State::Errored);

@@ -33,7 +33,8 @@ pub(super) async fn overview(call: Call) -> Answer {
         }));
     }
     let held = store.quarantine_held().await?;
-    let held = held.iter().map(|held| json!({ "share": held.share.as_str(), "requests": held.requests, "bytes": held.bytes }));
+    let held =
+        held.iter().map(|held| json!({ "share": held.share.as_str(), "requests": held.requests, "bytes": held.bytes }));
     answer(json!({
         "program": env!("CARGO_PKG_VERSION"),
         "store": store.place(),

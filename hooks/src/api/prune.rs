@@ -35,7 +35,12 @@ pub(super) async fn prune(call: Call) -> Answer {
         request: body.request.as_deref().map(|text| id("request", text)).transpose()?,
         range: range(body.from.as_deref(), body.to.as_deref())?,
     };
-    if filter.source.is_none() && filter.key_id.is_none() && filter.request.is_none() && body.from.is_none() && body.to.is_none() {
+    if filter.source.is_none()
+        && filter.key_id.is_none()
+        && filter.request.is_none()
+        && body.from.is_none()
+        && body.to.is_none()
+    {
         let fix = "name at least one of source, key, request, from, to";
         return Err(ApiError::bad("nothing is said of what is to be pruned", fix));
     }

@@ -55,7 +55,8 @@ pub(super) async fn one(Name(text): Name, call: Call) -> Answer {
     let request = find(&call, id("id", &text)?).await?;
     let id = request.envelope.id;
     let events = call.store().events_of(id).await?;
-    let quarantined = if request.state == RequestState::Quarantined { call.store().quarantined(id).await? } else { None };
+    let quarantined =
+        if request.state == RequestState::Quarantined { call.store().quarantined(id).await? } else { None };
     let mut shape = shapes::request(&request, call.caller.has(Scope::Raw));
     if let Value::Object(members) = &mut shape {
         members.insert("events".to_owned(), events.iter().map(shapes::event).collect());
@@ -106,7 +107,8 @@ pub(super) async fn replay(Name(text): Name, call: Call) -> Answer {
 
 fn replayed(again: &ReceivedRequest, items: &[AcceptedItem]) -> Result<Response, ApiError> {
     let item = |accepted: &AcceptedItem| {
-        let links = accepted.links.iter().map(|link| json!({ "kind": link.kind.as_str(), "event": link.to.to_string() }));
+        let links =
+            accepted.links.iter().map(|link| json!({ "kind": link.kind.as_str(), "event": link.to.to_string() }));
         json!({
             "event": accepted.event.to_string(),
             "state": accepted.state.as_str(),

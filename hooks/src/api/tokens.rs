@@ -29,9 +29,10 @@ pub(super) async fn list(call: Call) -> Answer {
 
 pub(super) async fn create(call: Call) -> Answer {
     let body: TokenBody = call.json()?;
-    let name = body.name.as_deref().ok_or_else(|| {
-        ApiError::bad("the token has no name", "add \"name\": who uses it, such as \"dashboard\"")
-    })?;
+    let name = body
+        .name
+        .as_deref()
+        .ok_or_else(|| ApiError::bad("the token has no name", "add \"name\": who uses it, such as \"dashboard\""))?;
     let name = check_name("name", name)?;
     let scopes = check_scopes(&body.scopes.unwrap_or_default())?;
     if let Some(scope) = scopes.iter().find(|scope| !call.caller.has(**scope)) {
@@ -68,7 +69,10 @@ pub(super) async fn remove(Name(id): Name, call: Call) -> Answer {
     let writes = |token: &&StoredToken| token.scopes.contains(&Scope::Write);
     if writes(&token) && tokens.iter().filter(writes).count() == 1 {
         let fix = "make another one with the scope write first";
-        return Err(ApiError::conflict("this is the last token with the scope write: nobody could change anything", fix));
+        return Err(ApiError::conflict(
+            "this is the last token with the scope write: nobody could change anything",
+            fix,
+        ));
     }
     call.audit("tokens.remove", &id, &json!({ "name": token.name })).await?;
     call.store().remove_token(&id).await?;

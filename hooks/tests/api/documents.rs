@@ -17,7 +17,8 @@ fn every_path_is_documented() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi.yaml");
     let text = std::fs::read_to_string(root).unwrap();
     let is_path = |line: &&str| line.starts_with("  /api/");
-    let mut documented: Vec<&str> = text.lines().filter(is_path).map(|line| line.trim().trim_end_matches(':')).collect();
+    let mut documented: Vec<&str> =
+        text.lines().filter(is_path).map(|line| line.trim().trim_end_matches(':')).collect();
     documented.sort_unstable();
     let mut paths = bugfeed_hooks::api::paths();
     paths.sort_unstable();
@@ -147,7 +148,8 @@ async fn the_answers_are_those_that_the_documents_are_checked_with() {
     let read = rig.token_with(&[Scope::Read]).await;
     rig.call(&read, Method::POST, "/prune", "").await.refused(403, "write");
     let asked: Vec<&str> = notes.noted.iter().map(|note| note["path"].as_str().unwrap()).collect();
-    let missing: Vec<_> = bugfeed_hooks::api::paths().into_iter().filter(|path| !asked.contains(&path.as_str())).collect();
+    let missing: Vec<_> =
+        bugfeed_hooks::api::paths().into_iter().filter(|path| !asked.contains(&path.as_str())).collect();
     assert_eq!(missing, [""; 0], "every path is asked");
     let want = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/answers.json");
     let got = serde_json::to_string_pretty(&notes.noted).unwrap() + "\n";

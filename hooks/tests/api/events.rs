@@ -46,7 +46,9 @@ async fn items_and_headers_are_masked_without_the_scope_raw() {
     let rig = Rig::start().await;
     let errored = rig.arrive(failed("c")).await;
     let read = rig.token_with(&[Scope::Read]).await;
-    for path in [format!("/events/{errored}"), "/requests".to_owned(), "/dead-letters/export".to_owned(), "/sources".to_owned()] {
+    for path in
+        [format!("/events/{errored}"), "/requests".to_owned(), "/dead-letters/export".to_owned(), "/sources".to_owned()]
+    {
         let masked = rig.call(&read, Method::GET, &path, "").await.good().to_string();
         assert!(!masked.contains("hidden"), "{path}: {masked}");
         let raw = rig.get(&path).await.good().to_string();

@@ -3,8 +3,8 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use bugfeed_hooks::receive::key::Key;
 use crate::support::Rig;
+use bugfeed_hooks::receive::key::Key;
 
 #[tokio::test]
 async fn a_key_is_made_shown_once_changed_rotated_and_revoked() {
@@ -45,10 +45,9 @@ async fn a_key_is_made_shown_once_changed_rotated_and_revoked() {
         let revoked = rig.call(&rig.token, Method::DELETE, &format!("/keys/{id}"), "").await.good();
         assert_eq!(revoked["state"], "revoked");
     }
-    for (method, path, body) in [
-        (Method::PATCH, format!("/keys/{id}"), "{\"name\":\"x\"}"),
-        (Method::POST, format!("/keys/{id}/rotate"), ""),
-    ] {
+    for (method, path, body) in
+        [(Method::PATCH, format!("/keys/{id}"), "{\"name\":\"x\"}"), (Method::POST, format!("/keys/{id}/rotate"), "")]
+    {
         rig.call(&rig.token, method, &path, body).await.refused(409, "was revoked");
     }
     assert_eq!(rig.told(), ["keys"; 3]);
@@ -80,7 +79,9 @@ async fn what_is_wrong_with_a_key_is_said() {
     ] {
         rig.post("/keys", body).await.refused(400, want);
     }
-    for (method, path) in [(Method::PATCH, "/keys/none"), (Method::DELETE, "/keys/none"), (Method::POST, "/keys/none/rotate")] {
+    for (method, path) in
+        [(Method::PATCH, "/keys/none"), (Method::DELETE, "/keys/none"), (Method::POST, "/keys/none/rotate")]
+    {
         rig.call(&rig.token, method, path, "").await.refused(404, "no key none");
     }
     assert_eq!((rig.store.keys().await.unwrap().len(), rig.audited().await.len()), (0, 0));

@@ -34,7 +34,8 @@ async fn pages_over_thousands_of_rows() {
         want.extend(requests.iter().flat_map(|request| (0..5).map(|i| request.envelope.id.event(i).to_string())));
     }
     want.reverse();
-    let found = |rows: Vec<Value>| -> Vec<String> { rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect() };
+    let found =
+        |rows: Vec<Value>| -> Vec<String> { rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect() };
     assert_eq!(found(all(&rig, "/events", "events", 1000).await), want);
     assert_eq!(found(all(&rig, "/events?state=queued", "events", 333).await), want);
     let requests = found(all(&rig, "/requests", "requests", 77).await);
@@ -76,7 +77,10 @@ async fn orders_about_many_are_counted_first_and_need_a_filter() {
     assert_eq!(rig.post("/events/drop", range).await.good()["done"], 200);
     assert_eq!(rig.state(queued).await, State::Queued);
     let deeds = rig.get("/audit").await.good();
-    assert_eq!((&deeds["deeds"][2]["deed"], &deeds["deeds"][2]["detail"]["source"]), (&json!("events.retry"), &json!("plain")));
+    assert_eq!(
+        (&deeds["deeds"][2]["deed"], &deeds["deeds"][2]["detail"]["source"]),
+        (&json!("events.retry"), &json!("plain"))
+    );
     assert_eq!(rig.told(), ["wake"; 2]);
 }
 

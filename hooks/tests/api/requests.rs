@@ -59,7 +59,10 @@ async fn a_request_is_received_again_if_its_body_was_kept() {
     let event = told["events"][0]["event"].as_str().unwrap();
     assert_eq!((&told["events"][0]["state"], &told["error"]), (&json!("queued"), &Value::Null));
     let again = rig.get(&format!("/requests/{}", told["request"].as_str().unwrap())).await.good();
-    assert_eq!((&again["replays"], &again["events"][0]["trigger"]), (&json!(first.envelope.id.to_string()), &json!("replay")));
+    assert_eq!(
+        (&again["replays"], &again["events"][0]["trigger"]),
+        (&json!(first.envelope.id.to_string()), &json!("replay"))
+    );
     assert_eq!(rig.get(&format!("/events/{event}")).await.good()["bug"], 77);
     let bare = rig.request(vec![item(1, 0, "x")]);
     rig.store.accept(&[&bare]).await.unwrap();
@@ -77,7 +80,10 @@ async fn what_a_key_may_not_send_is_not_announced_by_receiving_it_again() {
     rig.store.add_key(&key).await.unwrap();
     let first = with_body(&rig, BODY.as_bytes()).await;
     let told = rig.post(&format!("/requests/{}/replay", first.envelope.id), json!({})).await.good();
-    assert_eq!((&told["events"][0]["state"], &told["events"][0]["reason"]), (&json!("dropped"), &json!("project_mismatch")));
+    assert_eq!(
+        (&told["events"][0]["state"], &told["events"][0]["reason"]),
+        (&json!("dropped"), &json!("project_mismatch"))
+    );
 }
 
 fn stored(id: &str, scopes: KeyScopes) -> StoredKey {

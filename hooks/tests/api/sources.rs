@@ -1,12 +1,12 @@
 //! Sources and feeds, the overview, and trying a mapping out.
 
-use bugfeed_core::hooks::event::State;
+use bugfeed_core::hooks::arrival::Duplicates;
 use bugfeed_core::hooks::event::Event;
+use bugfeed_core::hooks::event::State;
+use bugfeed_core::hooks::lane::Settings;
 use bugfeed_hooks::api::switch_on;
 use bugfeed_hooks::store::Rule;
 use bugfeed_hooks::store::notes::Switch;
-use bugfeed_core::hooks::arrival::Duplicates;
-use bugfeed_core::hooks::lane::Settings;
 use serde_json::{Value, json};
 
 use crate::support::{NOON_US, Rig, SECOND_US, item};
@@ -52,7 +52,13 @@ async fn switches() {
     let told = ["Source plain false", "Feed kde false", "Source plain true", "Feed kde true", "Source gone true"];
     assert_eq!(rig.told(), told);
     let who = format!("{} first", rig.token.id());
-    let deeds = ["sources.disable plain", "feeds.disable kde", "sources.enable plain", "feeds.enable kde", "sources.enable gone"];
+    let deeds = [
+        "sources.disable plain",
+        "feeds.disable kde",
+        "sources.enable plain",
+        "feeds.enable kde",
+        "sources.enable gone",
+    ];
     assert_eq!(rig.audited().await, deeds.map(|deed| format!("{who} {deed}")));
 }
 
@@ -109,7 +115,10 @@ async fn a_mapping_is_tried_out() {
         (json!({ "request": "{}" }), "no source is named"),
         (json!({ "request": "{}", "source": "none" }), "no source is named"),
         (json!({ "request": "{}", "config": "[[source]]" }), "config"),
-        (json!({ "request": "{}", "config": "[[source]]\nname = \"s\"\npreset = \"github\"\nsecret_file = \"/etc/passwd\"" }), "not read"),
+        (
+            json!({ "request": "{}", "config": "[[source]]\nname = \"s\"\npreset = \"github\"\nsecret_file = \"/etc/passwd\"" }),
+            "not read",
+        ),
     ] {
         rig.post("/mapping/try", body).await.refused(400, want);
     }

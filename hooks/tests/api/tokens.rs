@@ -42,7 +42,8 @@ async fn a_token_grants_only_scopes_it_has() {
 async fn a_token_is_removed_but_not_the_last_one_that_can_write() {
     let rig = Rig::start().await;
     let read = rig.token_with(&[Scope::Read]).await;
-    let remove = async |token: &Token| rig.call(&rig.token, Method::DELETE, &format!("/tokens/{}", token.id()), "").await;
+    let remove =
+        async |token: &Token| rig.call(&rig.token, Method::DELETE, &format!("/tokens/{}", token.id()), "").await;
     remove(&rig.token).await.refused(409, "last token with the scope write");
     assert_eq!(remove(&read).await.good()["name"], "less");
     remove(&read).await.refused(404, "no token");

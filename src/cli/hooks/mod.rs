@@ -27,7 +27,13 @@ pub struct AdminArgs {
     #[arg(long, env = "BUGFEED_ADMIN_URL", value_name = "URL", global = true)]
     pub admin_url: Option<AdminUrl>,
     /// The file with a token for it; the first one is made when bugfeed is started for the first time
-    #[arg(long, env = "BUGFEED_ADMIN_TOKEN_FILE", value_name = "FILE", default_value = "data/admin.token", global = true)]
+    #[arg(
+        long,
+        env = "BUGFEED_ADMIN_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = "data/admin.token",
+        global = true
+    )]
     pub admin_token_file: PathBuf,
     /// Print one JSON object a line, as the API gives it
     #[arg(long, env = "BUGFEED_JSON", value_parser = BoolishValueParser::new(), global = true)]
