@@ -18,7 +18,7 @@ const FEED_IN_NAME: usize = 51;
 
 /// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is
 /// replaced by a number that follows from it.
-pub fn table_of(feed: &str) -> String {
+pub(super) fn table_of(feed: &str) -> String {
     let plain = feed.replace('-', "$");
     if plain.len() <= FEED_IN_NAME {
         return format!("push_notify_{plain}");

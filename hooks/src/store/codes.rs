@@ -154,8 +154,8 @@ mod tests {
         check::<Trigger>("0 live, 1 retry, 2 drain, 3 replay, 4 reconcile, 5 manual");
         check::<DropReason>("0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand");
         let bug = LaneKey::Bug(Arc::from("default"), BugId::new(7).unwrap());
-        assert_eq!(lane(&bug), 2_130_705_342_660_513_216);
-        assert_eq!(dedup("s", &DedupKey::Delivery(Arc::from("d"), 1)), Some(0));
+        assert_eq!(lane(&bug), 725_242_516_041_320_596);
+        assert_eq!(dedup("s", &DedupKey::Delivery(Arc::from("d"), 1)), Some(2_294_423_455_890_069_353));
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Store {
             args.push(Value::Text(after.to_string()));
         }
         if let Some(source) = source {
-            wanted.push_str(" AND source = ?");
+            // So that the index of sources is not chosen: there are few dead letters.
+            wanted.push_str(" AND COALESCE(source, '') = ?");
             args.push(text_value(source));
         }
         let (all, limit) = (columns(""), page_size(limit));
@@ -158,7 +159,7 @@ impl Store {
         let mut wanted = "shelf = ? AND id > ?".to_owned();
         let after = after.unwrap_or(EventId(0));
         let mut args = vec![Value::Int(state.code()), Value::Text(after.to_string())];
-        for (condition, name) in [(" AND source = ?", source), (" AND feed = ?", feed)] {
+        for (condition, name) in [(" AND COALESCE(source, '') = ?", source), (" AND feed = ?", feed)] {
             if let Some(name) = name {
                 wanted.push_str(condition);
                 args.push(text_value(name));

@@ -273,7 +273,18 @@ async fn sent(told: &Recorder, url: &str) -> impl Fn() -> String {
     removed(&store, told).await;
     store.close().await;
     let place = url.to_string();
-    move || told.text().replace(&place, "URL")
+    move || without_sizes(&told.text().replace(&place, "URL"))
+}
+
+/// How many rows a step of retention takes depends on how long the last one took.
+fn without_sizes(text: &str) -> String {
+    let mut parts = text.split(" LIMIT ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(" LIMIT N");
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
 }
 
 /// Compares the text with the file, or writes the file.

@@ -29,7 +29,7 @@ enum Job {
     #[default]
     Idle,
     Read(LaneKey, Lane, i64),
-    Asks(Claim, i64),
+    Asks(Claim),
     Concludes(Claim, Outcome, Lane, i64),
 }
 
@@ -105,11 +105,11 @@ impl Run<'_> {
                     _ => None,
                 });
                 match ask.filter(|_| applied == Applied::Done) {
-                    Some((id, version, what)) => Job::Asks(Claim { key, id, version, what }, at_us),
+                    Some((id, version, what)) => Job::Asks(Claim { key, id, version, what }),
                     None => Job::Idle,
                 }
             }
-            Job::Asks(claim, _) => {
+            Job::Asks(claim) => {
                 let outcome = self.outcome(&claim);
                 let lane = self.rig.store.lane(&claim.key, &look(self.now_us)).await.unwrap();
                 Job::Concludes(claim, outcome, lane, self.now_us)
@@ -119,7 +119,7 @@ impl Run<'_> {
                 let plan = Plan { now_us: at_us, actions, reasons: Vec::new() };
                 match self.rig.store.apply(&plan).await.unwrap() {
                     Applied::Done => Job::Idle,
-                    Applied::Stale => Job::Asks(claim, at_us),
+                    Applied::Stale => Job::Asks(claim),
                 }
             }
         };
