@@ -116,4 +116,5 @@ log_events! {
     SpoolUnreadable = "spool_unreadable", "A file of the spool cannot be read or removed; it is left alone until the next start.";
     SpoolSetAside = "spool_set_aside", "The store takes other webhooks, but not this one of the spool; it was put into a file of its own.";
     SpoolFailed = "spool_failed", "The disk refused what was to be spooled.";
+    HookDeed = "hook_deed", "Somebody changed something through the API of the hooks; it is in their audit log too.";
 }

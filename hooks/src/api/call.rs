@@ -12,6 +12,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use bugfeed_protocol::log_event::LogEvent;
 use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -114,7 +115,8 @@ impl Call {
     pub(super) async fn audit(&self, deed: &str, subject: &str, detail: &Value) -> Result<(), ApiError> {
         let detail = if detail.is_null() { String::new() } else { detail.to_string() };
         self.store().audit(&Deed::new(self.api.now_us(), &self.caller.who(), deed, subject, detail)).await?;
-        tracing::info!(who = self.caller.who(), deed, subject, "done through the API");
+        let who = self.caller.who();
+        tracing::info!(who, deed, subject, event = %LogEvent::HookDeed, "somebody changes something through the API");
         Ok(())
     }
 }
