@@ -83,9 +83,10 @@ impl Params {
 }
 
 fn unknown(name: &str, known: &[&str]) -> ApiError {
-    let nearest = known.iter().max_by_key(|one| (strsim::jaro(one, name) * 1000.0).round() as u32);
+    let likeness = |one: &&str| strsim::jaro(one, name);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     let hint = match nearest {
-        Some(nearest) if strsim::jaro(nearest, name) > 0.8 => format!("did you mean '{nearest}'?"),
+        Some(nearest) if likeness(nearest) > 0.8 => format!("did you mean '{nearest}'?"),
         _ if known.is_empty() => "this path takes none".to_owned(),
         _ => format!("this path takes: {}", known.join(", ")),
     };

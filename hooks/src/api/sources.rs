@@ -171,7 +171,7 @@ async fn switches(call: &Call, source: &Source) -> Result<Check, ApiError> {
         match one.what {
             Switch::Source if one.name == source.name => found.push("the source is switched off".to_owned()),
             Switch::Feed if feeds.contains(&one.name.as_str()) => {
-                found.push(format!("feed {} is switched off", one.name))
+                found.push(format!("feed {} is switched off", one.name));
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 //! what it waits for.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bugfeed_core::hooks::event::{EventId, Link, LinkKind, State};
 use bugfeed_protocol::When;
@@ -30,8 +31,8 @@ pub(super) async fn way(Name(text): Name, call: Call) -> Answer {
     let mut shown = Vec::with_capacity(steps.len());
     for step in &steps {
         let request = step.stored.request();
-        if !requests.contains_key(&request) {
-            requests.insert(request, call.store().request(request).await?);
+        if let Entry::Vacant(unread) = requests.entry(request) {
+            unread.insert(call.store().request(request).await?);
         }
         let blocker = step.stored.event.progress.blocked_by;
         if let Some(blocker) = blocker.filter(|blocker| !heads.contains_key(blocker)) {
