@@ -19,8 +19,8 @@ fn quarantined(rig: &Rig) -> QuarantinedRequest {
     })
 }
 
-fn hex_hmac(secret: &str, body: &str) -> String {
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body.as_bytes());
+fn hex_hmac(secret: &str, body: impl AsRef<[u8]>) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body.as_ref());
     tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -106,7 +106,8 @@ async fn project_and_key_must_agree() {
     let body = r#"{"changes":[{"bug":1,"project":"red"},{"bug":2,"project":"blue"},{"bug":3,"project":"green"}]}"#;
     let answer = rig.post("/hooks/projects", body).await;
     answer.is(200, "ok", &["queued", "dropped", "dropped"]);
-    let reasons: Vec<_> = answer.json()["items"].as_array().unwrap().iter().map(|item| item["reason"].clone()).collect();
+    let reasons: Vec<_> =
+        answer.json()["items"].as_array().unwrap().iter().map(|item| item["reason"].clone()).collect();
     assert_eq!(reasons[1..], ["project_mismatch", "not_mapped"]);
 }
 
@@ -138,6 +139,22 @@ async fn signatures_must_fit_and_a_key_is_no_replacement() {
             assert_eq!(rows.quarantine[before].share, share, "{headers:?}");
             assert!(!rows.quarantine[before].envelope.headers.iter().any(|(name, _)| name.contains("signature")));
         });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_body_is_signed_before_or_after_compression() {
+    use std::io::Write as _;
+    let rig = Rig::new().await;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(BODY.as_bytes()).unwrap();
+    let compressed = gzip.finish().unwrap();
+    let secret = "It's a Secret to Everybody";
+    for (signed, result) in [(BODY.as_bytes(), "ok"), (&compressed, "ok"), (b"{}", "error")] {
+        let signature = format!("sha256={}", hex_hmac(secret, signed));
+        let headers = [("X-GitHub-Event", "ping"), ("X-Hub-Signature-256", &signature), ("Content-Encoding", "gzip")];
+        let answer = rig.post_with("/hooks/github", &headers, &compressed).await;
+        assert_eq!(answer.states().0, result, "{answer:?}");
     }
 }
 
@@ -208,9 +225,8 @@ async fn what_is_not_kept_is_said() {
     assert!(kept(&rig.post_with("/hooks/plain", &[], BODY).await), "another source has an allowance of its own");
     let full = rig.post_with("/hooks/plain", &[], BODY).await;
     assert_eq!((full.status, kept(&full)), (200, false), "the store has no room");
-    let counted = |kept: &str| {
-        rig.counter(&format!(r#"bugfeed_hooks_quarantined_total{{share="known_source",kept="{kept}"}}"#))
-    };
+    let counted =
+        |kept: &str| rig.counter(&format!(r#"bugfeed_hooks_quarantined_total{{share="known_source",kept="{kept}"}}"#));
     assert_eq!((counted("yes"), counted("no")), (3, 2));
 }
 

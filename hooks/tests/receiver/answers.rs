@@ -106,8 +106,7 @@ async fn refused(answers: &mut Answers) {
     let forged = [("X-GitHub-Event", "ping"), ("X-Hub-Signature-256", "sha256=00")];
     answers.add("wrong-signature", &rig.post_with("/hooks/github", &forged, body).await);
     answers.add("not-signed", &rig.post_with("/hooks/github", &forged[..1], body).await);
-    let stale =
-        [("webhook-id", "m"), ("webhook-timestamp", "1614265330"), ("webhook-signature", "v1,AAAA")];
+    let stale = [("webhook-id", "m"), ("webhook-timestamp", "1614265330"), ("webhook-signature", "v1,AAAA")];
     let mut answer = rig.post_with("/hooks/signed", &stale, body).await;
     let (before, rest) = answer.body.split_once("webhook-timestamp is ").unwrap();
     answer.body = format!("{before}webhook-timestamp is 400000000{}", &rest[rest.find(" s ").unwrap()..]);

@@ -180,7 +180,9 @@ async fn before_keys_are_read_requests_are_spooled_and_checked_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_that_the_store_never_takes_does_not_hold_up_the_others() {
-    let rig = Rig::with(away()).await;
+    let ms = Duration::from_millis;
+    let limits = ReceiverLimits { retry_first: ms(5), retry_longest: ms(20), ..ReceiverLimits::default() };
+    let rig = Rig::with(Options { limits, ..away() }).await;
     for number in 1..=3 {
         rig.post("/hooks/plain", bug(number)).await.is(200, "ok", &["spooled"]);
     }
@@ -209,7 +211,8 @@ async fn the_same_delivery_twice_at_once_is_one_event() {
     assert_eq!(states.iter().filter(|state| *state == "queued").count(), 1, "{states:?}");
     assert_eq!(states.iter().filter(|state| *state == "duplicate").count(), 19, "{states:?}");
     let first = rig.store.rows(|rows| rows.events[0].id.to_string());
-    let links = answers.iter().filter_map(|answer| answer.json()["items"][0]["duplicate_of"].as_str().map(str::to_owned));
+    let links =
+        answers.iter().filter_map(|answer| answer.json()["items"][0]["duplicate_of"].as_str().map(str::to_owned));
     assert!(links.collect::<Vec<_>>().iter().all(|link| *link == first));
     // The same id with another content: both are kept.
     let other = rig.post("/hooks/plain", body.replace("10:00", "10:01")).await;

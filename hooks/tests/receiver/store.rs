@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// What the store does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Up,
     Away,
     /// It never answers.
@@ -26,15 +26,15 @@ pub enum Mode {
 }
 
 #[derive(Default)]
-pub struct Rows {
-    pub requests: Vec<Arc<ReceivedRequest>>,
-    pub events: Vec<Event>,
-    pub links: Vec<(EventId, Link)>,
-    pub quarantine: Vec<Arc<QuarantinedRequest>>,
+pub(crate) struct Rows {
+    pub(crate) requests: Vec<Arc<ReceivedRequest>>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) links: Vec<(EventId, Link)>,
+    pub(crate) quarantine: Vec<Arc<QuarantinedRequest>>,
     known: HashSet<RequestId>,
 }
 
-pub struct FakeStore {
+pub(crate) struct FakeStore {
     mode: watch::Sender<Mode>,
     rows: Mutex<Rows>,
     /// The number of rows, so that tests can wait for one.
@@ -44,21 +44,21 @@ pub struct FakeStore {
 }
 
 impl FakeStore {
-    pub fn new(mode: Mode, quarantine_room: usize) -> FakeStore {
+    pub(crate) fn new(mode: Mode, quarantine_room: usize) -> FakeStore {
         let (mode, changed) = (watch::Sender::new(mode), watch::Sender::new(0));
         FakeStore { mode, rows: Mutex::default(), changed, quarantine_room }
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
-    pub fn rows<T>(&self, read: impl FnOnce(&Rows) -> T) -> T {
+    pub(crate) fn rows<T>(&self, read: impl FnOnce(&Rows) -> T) -> T {
         read(&self.rows.lock().unwrap())
     }
 
     /// Waits until the rows are as wanted.
-    pub async fn wait_for(&self, wanted: impl Fn(&Rows) -> bool) {
+    pub(crate) async fn wait_for(&self, wanted: impl Fn(&Rows) -> bool) {
         let mut changed = self.changed.subscribe();
         let waiting = async {
             while !self.rows(&wanted) {
@@ -93,15 +93,15 @@ impl Rows {
                 self.events.iter().rev().filter(same).cloned().collect()
             };
             let same_time = |other: &&Event| {
-                (&other.source, &other.feed, other.bug, other.when) == (&event.source, &event.feed, event.bug, event.when)
+                (&other.source, &other.feed, other.bug, other.when)
+                    == (&event.source, &event.feed, event.bug, event.when)
                     && other.origin == WhenOrigin::Tracker
             };
             let same_time = self.events.iter().rev().filter(same_time).cloned().collect();
             let generation = u32::try_from(same_key.len()).unwrap();
             let known = Known { same_key, generation, same_time };
             let replays = request.replayed(item);
-            let actions =
-                receive(event, item.mapping, &known, &Settings::DEFAULT, Duplicates::ByContent, replays);
+            let actions = receive(event, item.mapping, &known, &Settings::DEFAULT, Duplicates::ByContent, replays);
             for action in actions {
                 match action {
                     Action::Insert { event, .. } => self.events.push(*event),

@@ -1,7 +1,7 @@
 //! A receiver that serves on a port of its own, and a client that sends bytes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::store::{FakeStore, Mode};
 
-pub const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
     [[source]]
     name = "plain"
     preset = "plain"
@@ -62,15 +62,15 @@ pub const CONFIG: &str = r#"
 "#;
 
 /// How a rig is made.
-pub struct Options {
-    pub limits: ReceiverLimits,
-    pub head_time: Duration,
-    pub mode: Mode,
-    pub has_keys: bool,
-    pub quarantine_room: usize,
-    pub spool_bytes: u64,
+pub(crate) struct Options {
+    pub(crate) limits: ReceiverLimits,
+    pub(crate) head_time: Duration,
+    pub(crate) mode: Mode,
+    pub(crate) has_keys: bool,
+    pub(crate) quarantine_room: usize,
+    pub(crate) spool_bytes: u64,
     /// Whether the spool is replayed.
-    pub replays: bool,
+    pub(crate) replays: bool,
 }
 
 impl Default for Options {
@@ -88,18 +88,18 @@ impl Default for Options {
 }
 
 /// A receiver, its store and its port.
-pub struct Rig {
-    pub address: SocketAddr,
-    pub store: Arc<FakeStore>,
-    pub keys: KeyTable,
-    pub key: Key,
-    pub receiver: Receiver,
-    pub spool: Spool,
-    pub health: Health,
-    pub metrics: Metrics,
-    pub stop: CancellationToken,
-    pub tracker: TaskTracker,
-    pub folder: Arc<TempDir>,
+pub(crate) struct Rig {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<FakeStore>,
+    pub(crate) keys: KeyTable,
+    pub(crate) key: Key,
+    pub(crate) receiver: Receiver,
+    pub(crate) spool: Spool,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) folder: Arc<TempDir>,
 }
 
 struct Silent;
@@ -110,19 +110,19 @@ impl ConnectionEvents for Silent {
 }
 
 /// The key whose random bytes are all this one.
-pub fn key(byte: u8) -> Key {
+pub(crate) fn key(byte: u8) -> Key {
     Key::generate(&[byte; RANDOM_BYTES])
 }
 
-pub fn row(key: &Key) -> KeyRow {
+pub(crate) fn row(key: &Key) -> KeyRow {
     let (id, hash) = (key.id().to_owned(), key.hash());
     KeyRow { id, hash, previous: None, sources: None, feeds: None, expires_us: None, is_revoked: false }
 }
 
 /// Opens the spool, once the thread of an earlier one has let it go.
-pub fn open_spool(folder: PathBuf, max_bytes: u64) -> Spool {
+pub(crate) fn open_spool(folder: &Path, max_bytes: u64) -> Spool {
     loop {
-        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(folder.clone()) };
+        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(folder) };
         match Spool::open(options) {
             Ok((spool, _)) => return spool,
             Err(OpenError::InUse(_)) => std::thread::yield_now(),
@@ -132,15 +132,15 @@ pub fn open_spool(folder: PathBuf, max_bytes: u64) -> Spool {
 }
 
 impl Rig {
-    pub async fn new() -> Rig {
+    pub(crate) async fn new() -> Rig {
         Rig::with(Options::default()).await
     }
 
-    pub async fn with(options: Options) -> Rig {
+    pub(crate) async fn with(options: Options) -> Rig {
         Rig::in_folder(options, Arc::new(TempDir::new().unwrap())).await
     }
 
-    pub async fn in_folder(options: Options, folder: Arc<TempDir>) -> Rig {
+    pub(crate) async fn in_folder(options: Options, folder: Arc<TempDir>) -> Rig {
         collect_logs();
         let config = HooksConfig::read("test", CONFIG, &|_| Err("no file".to_owned())).unwrap();
         let store = Arc::new(FakeStore::new(options.mode, options.quarantine_room));
@@ -150,7 +150,7 @@ impl Rig {
         }
         let events = Arc::new(ReceiverEvents::new(health.clone()));
         let metrics = Metrics::of(&[&*events]);
-        let spool = open_spool(folder.path().to_owned(), options.spool_bytes);
+        let spool = open_spool(folder.path(), options.spool_bytes);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::new(config),
@@ -172,8 +172,7 @@ impl Rig {
             unacknowledged_timeout: Duration::from_secs(30),
             grace: Duration::from_secs(10),
         };
-        let serving =
-            serve(listener, receiver.routes(), limits, Arc::new(Silent), tracker.clone(), stop.clone());
+        let serving = serve(listener, receiver.routes(), limits, Arc::new(Silent), tracker.clone(), stop.clone());
         tokio::spawn(serving);
         if options.replays {
             let (receiver, stop) = (receiver.clone(), stop.clone());
@@ -188,28 +187,28 @@ impl Rig {
     }
 
     /// Posts JSON with the good key.
-    pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
         self.post_with(path, &[("Authorization", &format!("Bearer {}", self.key.expose()))], body).await
     }
 
-    pub async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Answer {
         self.send(&request(path, headers, body.as_ref())).await
     }
 
     /// Sends bytes, and reads until the other end closes.
-    pub async fn send(&self, bytes: &[u8]) -> Answer {
+    pub(crate) async fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = self.connect().await;
         // An answer may come, and the connection be closed, before all is sent.
         let _ = stream.write_all(bytes).await;
         read(&mut stream).await
     }
 
-    pub async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
     /// A counter of the metrics page, with its labels as they are written; 0 if it is not there.
-    pub fn counter(&self, name: &str) -> u64 {
+    pub(crate) fn counter(&self, name: &str) -> u64 {
         let page = self.metrics.page();
         let line = page.lines().find_map(|line| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')));
         line.map_or(0, |value| value.parse().unwrap())
@@ -217,27 +216,27 @@ impl Rig {
 }
 
 /// A request with `Content-Length`, after which the connection ends.
-pub fn request(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = head(path, headers, &format!("Content-Length: {}", body.len()));
     bytes.extend_from_slice(body);
     bytes
 }
 
 /// The head of a request; `framing` is the header that says how long the body is.
-pub fn head(path: &str, headers: &[(&str, &str)], framing: &str) -> Vec<u8> {
+pub(crate) fn head(path: &str, headers: &[(&str, &str)], framing: &str) -> Vec<u8> {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     format!("POST {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}{framing}\r\n\r\n").into_bytes()
 }
 
 #[derive(Clone, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 /// Reads an answer until the other end closes.
-pub async fn read(stream: &mut TcpStream) -> Answer {
+pub(crate) async fn read(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let reading = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes)).await;
     let ended = reading.expect("no answer in 20 s");
@@ -248,28 +247,32 @@ pub async fn read(stream: &mut TcpStream) -> Answer {
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
     /// `result`, and the states of the items.
-    pub fn states(&self) -> (String, Vec<String>) {
+    pub(crate) fn states(&self) -> (String, Vec<String>) {
         let json = self.json();
         let items = json["items"].as_array().cloned().unwrap_or_default();
         let states = items.iter().map(|item| item["state"].as_str().unwrap().to_owned()).collect();
         (json["result"].as_str().unwrap().to_owned(), states)
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
 
     #[track_caller]
-    pub fn is(&self, status: u16, result: &str, states: &[&str]) {
+    pub(crate) fn is(&self, status: u16, result: &str, states: &[&str]) {
         assert_eq!(self.status, status, "{self:?}");
         let (found, found_states) = self.states();
-        assert_eq!((found.as_str(), found_states), (result, states.iter().map(|s| (*s).to_owned()).collect()), "{self:?}");
+        assert_eq!(
+            (found.as_str(), found_states),
+            (result, states.iter().map(|s| (*s).to_owned()).collect()),
+            "{self:?}"
+        );
     }
 }
 
@@ -293,6 +296,6 @@ fn collect_logs() {
     let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(|| Logs).try_init();
 }
 
-pub fn logs() -> String {
+pub(crate) fn logs() -> String {
     String::from_utf8_lossy(&LOGS.lock().unwrap()).into_owned()
 }

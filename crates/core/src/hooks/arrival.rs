@@ -147,7 +147,7 @@ fn repeated<'a>(event: &Event, known: &'a Known, duplicates: Duplicates) -> Opti
     let all = || known.same_key.iter().filter(is_repeat).chain(at_one_time.clone());
     let alive = all().find(|other| other.progress.state.has_duplicates());
     // The oldest one, because a newer one may be a replay by hand, which is of no family.
-    let errored = || all().filter(|other| other.progress.state == State::Errored).last();
+    let errored = || all().filter(|other| other.progress.state == State::Errored).next_back();
     alive.or_else(errored).or_else(|| all().find(|other| other.progress.state != State::Duplicate))
 }
 

@@ -99,15 +99,7 @@ impl Answer {
 
 impl ItemAnswer {
     fn new(item: u32, state: &'static str) -> ItemAnswer {
-        ItemAnswer {
-            item,
-            state,
-            event: None,
-            reason: None,
-            links: BTreeMap::new(),
-            failure: None,
-            retryable: None,
-        }
+        ItemAnswer { item, state, event: None, reason: None, links: BTreeMap::new(), failure: None, retryable: None }
     }
 }
 

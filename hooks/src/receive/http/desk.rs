@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bugfeed_protocol::backoff::Backoff;
 use tokio::time::timeout;
 
 use super::events::ReceiverEvents;
 use super::intake::{Intake, StoreAway};
 use super::keys::KeyTable;
+use super::limits::ReceiverLimits;
 use crate::config::HooksConfig;
 use crate::receive::received::{Accepted, Proof, Quarantined, QuarantinedRequest, ReceivedRequest};
 use crate::receive::spool::{Record, Room, Spool, SpoolError};
@@ -34,6 +36,8 @@ pub(super) struct Desk {
     pub(super) config: RwLock<Arc<HooksConfig>>,
     pub(super) events: Arc<ReceiverEvents>,
     pub(super) store_wait: Duration,
+    /// When a store that is away is tried again.
+    pub(super) backoff: Backoff,
     is_away: AtomicBool,
     /// Requests that the store took.
     stored: AtomicU64,
@@ -48,11 +52,22 @@ impl Desk {
         keys: KeyTable,
         config: Arc<HooksConfig>,
         events: Arc<ReceiverEvents>,
-        store_wait: Duration,
+        limits: &ReceiverLimits,
     ) -> Desk {
         let config = RwLock::new(config);
         events.spool_is(&spool);
-        Desk { intake, spool, keys, config, events, store_wait, is_away: AtomicBool::new(false), stored: AtomicU64::new(0), may_probe: AtomicBool::new(false) }
+        Desk {
+            intake,
+            spool,
+            keys,
+            config,
+            events,
+            store_wait: limits.store_wait,
+            backoff: Backoff::new(limits.retry_first, limits.retry_longest),
+            is_away: AtomicBool::new(false),
+            stored: AtomicU64::new(0),
+            may_probe: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn config(&self) -> Arc<HooksConfig> {

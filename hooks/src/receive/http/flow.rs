@@ -24,9 +24,7 @@ use crate::config::source::{Answers, Bodies};
 use crate::config::{HooksConfig, Source};
 use crate::receive::identity::Sha256;
 use crate::receive::lookup::Headers as _;
-use crate::receive::received::{
-    Envelope, Failure, Proof, Quarantined, QuarantinedRequest, ReceivedRequest, Share,
-};
+use crate::receive::received::{Envelope, Failure, Proof, Quarantined, QuarantinedRequest, ReceivedRequest, Share};
 use crate::receive::signature::SignatureError;
 
 /// What is known of the body of a request that is refused.
@@ -112,8 +110,7 @@ impl Inner {
         };
         let status = StatusCode::from_u16(envelope.status).unwrap_or(StatusCode::OK);
         let Items { failure, items, answered } = items;
-        let request =
-            ReceivedRequest { envelope, trigger: Trigger::Live, replays: None, failure, items, answered };
+        let request = ReceivedRequest { envelope, trigger: Trigger::Live, replays: None, failure, items, answered };
         let request = Arc::new(request);
         let taken = match proof {
             Some(proof) => self.desk.unchecked(&request, proof).await,

@@ -83,8 +83,8 @@ impl Head {
 
     /// What is stored of the request. The body is added by the caller.
     pub(super) fn envelope(&self, source: Option<&Source>, status: u16) -> Envelope {
-        let has_plain_name =
-            self.name.len() <= 64 && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        let has_plain_name = self.name.len() <= 64
+            && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         let shown_name = if has_plain_name && !self.name.contains("bf_") { self.name.as_str() } else { "" };
         Envelope {
             id: self.id,

@@ -139,14 +139,7 @@ fn may_keep(source: &Source, kept: &Kept) -> bool {
 }
 
 /// By what a repeat of an item is known that is no change.
-fn hash(
-    source: &Source,
-    what: &str,
-    bug: Option<BugId>,
-    time: Time,
-    about: &About,
-    kept: Option<&Kept>,
-) -> Sha256 {
+fn hash(source: &Source, what: &str, bug: Option<BugId>, time: Time, about: &About, kept: Option<&Kept>) -> Sha256 {
     let mut hasher = Hasher::new();
     hasher.text(what);
     hasher.text(&source.name);

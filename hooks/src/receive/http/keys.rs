@@ -52,11 +52,17 @@ impl KeyError {
     pub fn fix(self, source: &str) -> String {
         match self {
             KeyError::Unknown | KeyError::Revoked => {
-                format!("make a key with `bugfeed keys create --name NAME --source {source}`, and enter it at the sender")
+                format!(
+                    "make a key with `bugfeed keys create --name NAME --source {source}`, and enter it at the sender"
+                )
             }
-            KeyError::Expired => "rotate the key with `bugfeed keys rotate`, and enter the new one at the sender".to_owned(),
+            KeyError::Expired => {
+                "rotate the key with `bugfeed keys rotate`, and enter the new one at the sender".to_owned()
+            }
             KeyError::OtherSource => {
-                format!("let the key send to source '{source}' with `bugfeed keys change`, or use the key of that source")
+                format!(
+                    "let the key send to source '{source}' with `bugfeed keys change`, or use the key of that source"
+                )
             }
         }
     }

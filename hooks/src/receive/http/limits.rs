@@ -28,6 +28,10 @@ pub struct ReceiverLimits {
     pub discard_time: Duration,
     /// How long the store may take, before the spool takes the request. Some senders give up after 5 s.
     pub store_wait: Duration,
+    /// A store that is away is tried again after this time, which doubles with each failure.
+    pub retry_first: Duration,
+    /// The longest time between two tries.
+    pub retry_longest: Duration,
     /// After the process was asked to stop: how long bodies that are arriving are waited for. The listener's
     /// [`grace`](bugfeed_runtime::http::ListenLimits::grace) must be longer.
     pub stop_grace: Duration,
@@ -50,6 +54,8 @@ impl Default for ReceiverLimits {
             discard_bytes: 100 * MIB,
             discard_time: Duration::from_secs(10),
             store_wait: Duration::from_secs(2),
+            retry_first: Duration::from_millis(100),
+            retry_longest: Duration::from_secs(5),
             stop_grace: Duration::from_secs(3),
             quarantine_per_minute: 60,
             quarantine_bytes_per_minute: 4 * 1024 * 1024,

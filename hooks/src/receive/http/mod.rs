@@ -97,7 +97,7 @@ impl Receiver {
     /// A receiver. The caller serves [`Receiver::routes`] and runs [`Receiver::replay_spool`].
     pub fn new(parts: ReceiverParts) -> Receiver {
         let ReceiverParts { config, intake, keys, spool, body_folder, limits, events, tracker, stop } = parts;
-        let desk = Desk::new(intake, spool, keys, config, Arc::clone(&events), limits.store_wait);
+        let desk = Desk::new(intake, spool, keys, config, Arc::clone(&events), &limits);
         let places = Places::new(limits, body_folder, stop);
         let clock = || When::from_system_time(SystemTime::now()).as_micros();
         Receiver(Arc::new(Inner { desk, places, rate: Rate::new(&limits), limits, events, tracker, clock }))

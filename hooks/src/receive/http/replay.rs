@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bugfeed_core::hooks::arrival::Mapping;
-use bugfeed_protocol::backoff::Backoff;
 use futures::future::join_all;
 
 use super::access::of_key;
@@ -77,7 +76,7 @@ impl Desk {
         for record in unchecked {
             records.push(self.check(record).await);
         }
-        let (mut backoff, before) = (Backoff::SERVER, self.stored());
+        let (mut backoff, before) = (self.backoff.clone(), self.stored());
         loop {
             let handed = join_all(records.iter().map(|record| self.hand(record))).await;
             let mut results = handed.iter();

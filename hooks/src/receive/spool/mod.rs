@@ -145,8 +145,14 @@ impl Spool {
         shared.written(sum.records);
         let (orders, receiver) = mpsc::channel(QUEUE);
         let (segment_bytes, max_bytes) = (options.segment_bytes, options.max_bytes);
-        let writer =
-            Writer { folder: options.folder, segment_bytes, next_number, shared: Arc::clone(&shared), active: None, _lock: lock };
+        let writer = Writer {
+            folder: options.folder,
+            segment_bytes,
+            next_number,
+            shared: Arc::clone(&shared),
+            active: None,
+            _lock: lock,
+        };
         std::thread::Builder::new().name("spool".to_owned()).spawn(move || writer.run(receiver)).map_err(io_error)?;
         Ok((Spool { orders, shared, max_bytes }, sum))
     }

@@ -78,9 +78,12 @@ impl Writer {
             self.seal();
         }
         for done in waiting {
-            let result = written.as_ref().map_err(|error| SpoolError::Failed(error.to_string()));
+            let result = match &written {
+                Ok(()) => Ok(()),
+                Err(error) => Err(SpoolError::Failed(error.to_string())),
+            };
             // Whoever asked may be gone; the record stays.
-            let _ = done.send(result.map(|()| ()));
+            let _ = done.send(result);
         }
     }
 

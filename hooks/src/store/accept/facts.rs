@@ -3,6 +3,7 @@
 //! Goes in: arriving events; later, what was decided about them. Comes out: [`Known`] for each. An item sees the items
 //! before it in the same transaction as if they were stored.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use bugfeed_core::hooks::action::Action;
@@ -61,7 +62,7 @@ impl Facts {
         for chunk in moments.chunks(CHUNK) {
             facts.read_moments(tx, dialect, chunk).await?;
         }
-        let newest_first = |list: &mut Vec<Event>| list.sort_by(|a, b| b.id.cmp(&a.id));
+        let newest_first = |list: &mut Vec<Event>| list.sort_by_key(|event| Reverse(event.id));
         facts.same_key.values_mut().for_each(newest_first);
         facts.same_time.values_mut().for_each(newest_first);
         Ok(facts)

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::pin::pin;
 use std::process::{Command, Stdio};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bugfeed_core::hooks::event::State;
@@ -21,7 +21,7 @@ async fn cut<T>(future: impl Future<Output = T>, turns: u32) {
     let mut future = pin!(future);
     for _ in 0..turns {
         let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(_) = future.as_mut().poll(&mut context) {
+        if future.as_mut().poll(&mut context).is_ready() {
             return;
         }
         tokio::time::sleep(Duration::from_micros(300)).await;

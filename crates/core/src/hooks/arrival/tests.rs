@@ -117,6 +117,9 @@ fn first_states() {
     assert_eq!(first(Mapping::Fits, false, &off), (State::Disabled, None));
     assert_eq!(first(Mapping::NotMapped, false, &settings), (State::Dropped, Some(DropReason::NotMapped)));
     assert_eq!(first(Mapping::Failed, true, &settings), (State::Errored, None));
+    let nameless = Event { private: true, bug: None, ..event(1, None, 1) };
+    let (dropped, _) = decide(nameless, &Known::default(), &settings, Duplicates::ByContent);
+    assert_eq!(dropped.progress.drop, Some(DropReason::Private), "a private item is no error, whatever it lacks");
 }
 
 #[test]
