@@ -75,7 +75,8 @@ impl Server {
     pub(crate) async fn start(handler: impl Fn(&Got) -> Reply + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (got, handler) = (Arc::<Mutex<Vec<Got>>>::default(), Arc::<Handler>::from(Box::new(handler) as Box<Handler>));
+        let (got, handler) =
+            (Arc::<Mutex<Vec<Got>>>::default(), Arc::<Handler>::from(Box::new(handler) as Box<Handler>));
         let all = Arc::clone(&got);
         tokio::spawn(async move {
             for connection in 0.. {
@@ -134,8 +135,10 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>, connection: usize) -
     let mut lines = head.split("\r\n");
     let mut first = lines.next()?.split(' ');
     let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
-    let headers: Vec<_> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     let mut got = Got { method, target, headers, body: String::new(), connection };
     let length: usize = got.header("content-length").map_or(0, |length| length.parse().unwrap());
     while buffer.len() < length {

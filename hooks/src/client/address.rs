@@ -127,7 +127,10 @@ mod tests {
             ("https://[2001:db8::1]", "https://[2001:db8::1]", "/"),
         ] {
             let address = Address::parse(text).unwrap();
-            assert_eq!((address.origin().to_string().as_str(), address.target().to_string().as_str()), (origin, target));
+            assert_eq!(
+                (address.origin().to_string().as_str(), address.target().to_string().as_str()),
+                (origin, target)
+            );
         }
     }
 

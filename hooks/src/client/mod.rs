@@ -32,9 +32,9 @@ use hyper::{Method, StatusCode};
 pub use self::address::{Address, BadAddress, Origin};
 pub use self::dial::{AddressRule, Anywhere};
 pub use self::fault::Fault;
+use self::pool::{Pool, Sender};
 pub use self::tls::Trust;
 pub(crate) use self::{dial::Dialer, dial::Stream};
-use self::pool::{Pool, Sender};
 
 /// The `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("bugfeed-hooks/", env!("CARGO_PKG_VERSION"));

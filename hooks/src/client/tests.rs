@@ -23,7 +23,10 @@ async fn sends_what_it_is_told_and_keeps_the_connection() {
     let client = client();
     let name = HeaderName::from_static("x-key");
     let response = client.send(get(&server, "/a?b=c").with(name, HeaderValue::from_static("k"))).await.unwrap();
-    assert_eq!((response.status.as_u16(), &response.body[..], response.header("x-a")), (201, &b"GET /a?b=c"[..], Some("b")));
+    assert_eq!(
+        (response.status.as_u16(), &response.body[..], response.header("x-a")),
+        (201, &b"GET /a?b=c"[..], Some("b"))
+    );
     let response = client.send(Request::post_json(Address::parse(&server.url("/p")).unwrap(), "{}")).await.unwrap();
     assert_eq!(&response.body[..], b"POST /p");
     let got = server.got();

@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use self::plan::{Alert, Message};
 use self::plan::Planner;
+pub use self::plan::{Alert, Message};
 use self::send::Outlet;
 use crate::client::Client;
 use crate::config::Notify;
@@ -122,12 +122,7 @@ impl Notifier {
     }
 }
 
-async fn deliver(
-    outlet: Outlet,
-    mut messages: mpsc::Receiver<Message>,
-    on_failure: OnFailure,
-    pauses: [Duration; 3],
-) {
+async fn deliver(outlet: Outlet, mut messages: mpsc::Receiver<Message>, on_failure: OnFailure, pauses: [Duration; 3]) {
     while let Some(message) = messages.recv().await {
         let mut pauses = pauses.iter();
         while let Err(reason) = outlet.send(&message).await {

@@ -186,7 +186,8 @@ impl Planner {
                 continue;
             }
             let left_out = std::mem::take(&mut route.left_out);
-            let more = if left_out > 0 { format!("\n({left_out} further messages were left out)") } else { String::new() };
+            let more =
+                if left_out > 0 { format!("\n({left_out} further messages were left out)") } else { String::new() };
             let text = format!("{}{more}", plain(text));
             out.push(Message { target, subject, source: source.cloned(), text });
         }
@@ -249,7 +250,7 @@ mod tests {
     }
 
     fn alert(subject: &'static str, source: &str, cause: &str, text: &str) -> Alert {
-        let source = (!source.is_empty()).then(|| source.into());
+        let source = (!source.is_empty()).then(|| Arc::from(source));
         Alert { subject, source, cause: cause.to_owned(), text: text.to_owned() }
     }
 
@@ -270,7 +271,7 @@ mod tests {
         };
         assert_eq!(raise("errored", "kde", "mapping"), [0, 1]);
         assert_eq!(raise("errored", "gnome", "mapping"), [1]);
-        assert_eq!(raise("silence", "gnome", ""), []);
+        assert_eq!(raise("silence", "gnome", ""), [] as [usize; 0]);
         assert_eq!(raise("silence", "kde", ""), [0]);
         assert_eq!(raise("quarantine", "", ""), [0], "about no source: all targets of the subject");
     }
@@ -309,7 +310,9 @@ mod tests {
         assert_eq!(count, 20);
         assert!(planner.causes.len() <= MOST_CAUSES + 1);
         let messages = planner.raise(at(60), alert("errored", "kde", "mapping", "later"));
-        assert!(messages[1].text.starts_with("later\n(") && messages[1].text.ends_with(" further messages were left out)"));
+        assert!(
+            messages[1].text.starts_with("later\n(") && messages[1].text.ends_with(" further messages were left out)")
+        );
         assert_eq!(messages[0].text, "later", "the other target was not in the storm");
     }
 

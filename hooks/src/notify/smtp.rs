@@ -197,7 +197,8 @@ impl Talk {
     }
 
     async fn login(&mut self, user: &str, password: &Secret) -> Result<(), String> {
-        let auth = self.offers.iter().find_map(|offer| offer.to_ascii_uppercase().strip_prefix("AUTH ").map(str::to_owned));
+        let auth =
+            self.offers.iter().find_map(|offer| offer.to_ascii_uppercase().strip_prefix("AUTH ").map(str::to_owned));
         let auth = auth.unwrap_or_default();
         let has = |word: &str| auth.split(' ').any(|offer| offer == word);
         if has("PLAIN") {
@@ -272,7 +273,8 @@ fn bare(text: &str) -> Result<&str, String> {
 /// The mail as it is sent: the text is base64, so it needs no escaping and no line is too long.
 fn message(mail: &Mail<'_>, host: &str) -> Result<String, String> {
     let date = jiff::Timestamp::from_microsecond(mail.at_us).map_err(|error| error.to_string())?;
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_string(&date).map_err(|error| error.to_string())?;
+    let date =
+        jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_string(&date).map_err(|error| error.to_string())?;
     let mut random = [0; 16];
     SystemRandom::new().fill(&mut random).map_err(|_| "this machine gives no random bytes".to_owned())?;
     let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -15,7 +15,9 @@ use crate::tracker::Clock;
 
 fn config(members: &str) -> Vec<Notify> {
     let text = format!("[[notify]]\non = \"all\"\n{members}\n");
-    HooksConfig::read("hooks.toml", &text, &|_| Err("no file".to_owned())).unwrap_or_else(|error| panic!("{error}")).notify
+    HooksConfig::read("hooks.toml", &text, &|_| Err("no file".to_owned()))
+        .unwrap_or_else(|error| panic!("{error}"))
+        .notify
 }
 
 /// A notifier without pauses, and what it could not deliver.
@@ -172,8 +174,7 @@ async fn a_mail() {
     let server = format!("smtp://user:pass%20word@127.0.0.1:{port}");
     let client = Client::new(Options::default());
     let outlet = super::send::Outlet::new(&smtp(&server)[0].target, client, Arc::new(|| 0));
-    let message =
-        super::Message { target: 0, subject: "errored", source: None, text: "a text".to_owned() };
+    let message = super::Message { target: 0, subject: "errored", source: None, text: "a text".to_owned() };
     outlet.send(&message).await.unwrap();
     let heard = heard.lock().unwrap().clone();
     let commands: Vec<&str> = heard.iter().filter(|line| !line.contains(": ")).map(String::as_str).collect();
@@ -194,7 +195,10 @@ async fn mail_servers_that_refuse() {
         (&[EHLO, DATA, ("AUTH", "235 ok"), (".", "552 too much")], "refuses the mail: 552"),
         (&[EHLO, ("AUTH", "what?")], "sends what is no SMTP"),
         (&[("EHLO", "421 not now")], "refuses EHLO: 421 not now"),
-        (&[("EHLO", "250-mail\r\n250 STARTTLS"), ("STARTTLS", "220 go\r\n250 injected")], "sends on before it encrypts"),
+        (
+            &[("EHLO", "250-mail\r\n250 STARTTLS"), ("STARTTLS", "220 go\r\n250 injected")],
+            "sends on before it encrypts",
+        ),
     ] {
         let (port, _) = mail_server(answers).await;
         let (notifier, mut failures) = start(&smtp(&format!("smtp://user:pass%20word@127.0.0.1:{port}")));

@@ -133,7 +133,8 @@ pub(super) fn listed<T>(
     let since_us = question.since.map_or(0, When::as_micros);
     // Whole seconds count, because trackers cut fractions; a second is for those that round.
     if let Some(old) = bugs.iter().find(|listed| listed.changed.as_micros() < since_us - 2_000_000) {
-        let reason = format!("the tracker was asked for what changed lately, and sent bug {} of {}", old.bug, old.changed);
+        let reason =
+            format!("the tracker was asked for what changed lately, and sent bug {} of {}", old.bug, old.changed);
         return Err(Trouble::fault(reason));
     }
     let is_sorted = match paging {

@@ -173,7 +173,8 @@ impl Asker {
     /// If the tracker gives none.
     pub async fn changed(&self, scope: &Scope, question: &Question) -> Result<Page, Trouble> {
         let mut clock = None;
-        if let Some(path) = self.tracker.list_api.time_path().filter(|_| question.page == 1 && question.after.is_none()) {
+        if let Some(path) = self.tracker.list_api.time_path().filter(|_| question.page == 1 && question.after.is_none())
+        {
             clock = Some(self.patient(path, self.eyes(), LONGEST_LOOK, bugzilla::read_time).await?);
             if question.since.is_none() {
                 return Ok(Page { clock, ..Page::default() });
@@ -184,9 +185,8 @@ impl Asker {
         let asked = Question { since, ..*question };
         let api = Arc::clone(&self.tracker.list_api);
         let path = api.list_path(&scope.project, &asked);
-        let read = |response: &Response, now_us: i64| {
-            Ok((api.read_list(&asked, response, now_us)?, trouble::clock(response)))
-        };
+        let read =
+            |response: &Response, now_us: i64| Ok((api.read_list(&asked, response, now_us)?, trouble::clock(response)));
         let (list, date) = self.patient(&path, self.eyes(), LONGEST_LIST, read).await?;
         let clock = clock.or(date);
         if question.since.is_none() {
@@ -328,7 +328,8 @@ impl Asker {
             return Err(wrong("the file must hold the key alone"));
         };
         let (name, value) = self.tracker.list_api.key_header(text);
-        let mut value = HeaderValue::from_str(&value).map_err(|_| wrong("it has characters that no header can have"))?;
+        let mut value =
+            HeaderValue::from_str(&value).map_err(|_| wrong("it has characters that no header can have"))?;
         value.set_sensitive(true);
         Ok((HeaderName::from_static(name), value))
     }

@@ -89,20 +89,20 @@ impl Tracker {
     /// # Errors
     /// If it has none, is of another kind, or nothing says which projects to ask about.
     pub fn of(source: &Source) -> Result<Tracker, CannotAsk> {
-        let refuse = |problem: String, fix: &str| CannotAsk {
-            source_name: source.name.clone(),
-            problem,
-            fix: fix.to_owned(),
-        };
+        let refuse =
+            |problem: String, fix: &str| CannotAsk { source_name: source.name.clone(), problem, fix: fix.to_owned() };
         let Some(url) = &source.tracker else {
             return Err(refuse("the tracker's address is not known".to_owned(), "add tracker = \"https://…\""));
         };
         let Some(kind) = kind_of(source.preset) else {
             let problem = match source.preset {
-                Some("jira" | "launchpad") => format!("trackers of preset {} are not asked", source.preset.unwrap_or_default()),
+                Some("jira" | "launchpad") => {
+                    format!("trackers of preset {} are not asked", source.preset.unwrap_or_default())
+                }
                 _ => "a tracker without a preset cannot be asked".to_owned(),
             };
-            let fix = "leave verify and reconcile out; trackers of bugzilla, github, gitlab, gitea and redmine can be asked";
+            let fix =
+                "leave verify and reconcile out; trackers of bugzilla, github, gitlab, gitea and redmine can be asked";
             return Err(refuse(problem, fix));
         };
         let address = Address::parse(url).map_err(|error| refuse(error.to_string(), "mend tracker"))?;
@@ -244,7 +244,8 @@ fn feed_of(kind: Kind, source: &Source) -> Result<FeedRule, (String, &'static st
     };
     let mut all = std::iter::once(first).chain(rules);
     if matches!(rule, FeedRule::Map { .. }) && all.any(|rule| is_other(&rule.members)) {
-        let problem = format!("the feed depends on something else than {known}, which a list of changed bugs does not tell");
+        let problem =
+            format!("the feed depends on something else than {known}, which a list of changed bugs does not tell");
         return Err((problem, "leave verify and reconcile out, or map that"));
     }
     Ok(rule)
@@ -270,7 +271,8 @@ fn scopes(kind: Kind, project: Option<&str>, feed: &FeedRule) -> Result<Vec<Scop
     if !kind.numbers_by_project() {
         return Ok(vec![Scope { project: String::new(), feed: fixed }]);
     }
-    let of_project = |project: &str| Scope { project: project.to_owned(), feed: feed.choose(Some(project)).map(Arc::from) };
+    let of_project =
+        |project: &str| Scope { project: project.to_owned(), feed: feed.choose(Some(project)).map(Arc::from) };
     let scopes: Vec<Scope> = match (project, feed) {
         (Some(project), _) => vec![of_project(project)],
         (None, FeedRule::Map { map, .. }) => {

@@ -87,7 +87,8 @@ pub fn complaints(source: &str, before: &[SenderHook], now: &[SenderHook]) -> Ve
             );
             alerts.push(alert(format!("disabled {id}"), text));
         } else if backlog > 0 && had_backlog {
-            let text = format!("{backlog} messages wait at the tracker's webhook {id} ({name}), which cannot deliver them");
+            let text =
+                format!("{backlog} messages wait at the tracker's webhook {id} ({name}), which cannot deliver them");
             alerts.push(alert(format!("backlog {id}"), text));
         }
     }

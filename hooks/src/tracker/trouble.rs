@@ -176,8 +176,8 @@ fn rate_limit_us(response: &Response, now_us: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use hyper::header::{HeaderMap, HeaderName, HeaderValue};
     use hyper::StatusCode;
+    use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
     use super::*;
 
@@ -202,12 +202,20 @@ mod tests {
             (429, &[("retry-after", "soon")], Answer::Later(60 * SECOND_US)),
             (503, &[("retry-after", "5")], Answer::Later(5 * SECOND_US)),
             (503, &[], Answer::Fault),
-            (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "784111877"), date], Answer::Later(100 * SECOND_US)),
+            (
+                403,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "784111877"), date],
+                Answer::Later(100 * SECOND_US),
+            ),
             (403, &[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "784111877")], Answer::Fault),
             (500, &[], Answer::Fault),
             (302, &[("location", "https://example.org/login?secret")], Answer::Fault),
         ] {
-            assert_eq!(Trouble::of_response(&response(status, headers, ""), now_us).answer, want, "{status} {headers:?}");
+            assert_eq!(
+                Trouble::of_response(&response(status, headers, ""), now_us).answer,
+                want,
+                "{status} {headers:?}"
+            );
         }
         let limit = response(400, &[], r#"{"error":true,"message":"Rate limit exceeded"}"#);
         assert_eq!(Trouble::of_response(&limit, now_us).answer, Answer::Later(60 * SECOND_US));

@@ -23,19 +23,20 @@ const PREPARE: &str = r"
     admin = User.find_by_login('admin')
     User.current = admin
     Setting.rest_api_enabled = '1'
+    Setting.notified_events = []
     status = IssueStatus.first || IssueStatus.create!(name: 'New')
     tracker = Tracker.first || Tracker.create!(name: 'Bug', default_status: status)
     priority = IssuePriority.first || IssuePriority.create!(name: 'Normal', is_default: true)
     Project.where(identifier: %w[pub sec]).destroy_all
     project = ->(name, open) { Project.create!(name: name, identifier: name, is_public: open, trackers: [tracker]) }
     open, closed = project.('pub', true), project.('sec', false)
-    issue = ->(project, secret) do
+    make = ->(project, secret) do
       issue = Issue.new(project: project, tracker: tracker, status: status, priority: priority, author: admin,
                         subject: 'one', is_private: secret)
       issue.save!
       issue.id
     end
-    puts 'NUMBERS=' + [issue.(open, false), issue.(open, true), issue.(closed, false)].join(',')
+    puts 'NUMBERS=' + [make.(open, false), make.(open, true), make.(closed, false)].join(',')
     puts 'KEY=' + admin.api_key
 ";
 

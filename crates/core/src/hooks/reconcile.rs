@@ -26,7 +26,8 @@ use bugfeed_protocol::{BugId, When};
 pub use self::paging::{Paging, Stuck};
 use super::SECOND_US;
 
-/// A webhook's time may be so much older than the bug's, in microseconds: a comment and its bug are not written at once.
+/// Times of a tracker are the same if they differ by so little, in microseconds: a comment and its bug are not written at
+/// once, and fractions are cut.
 const SLACK_US: i64 = 2 * SECOND_US;
 /// A tracker's clock that differs by more from what the last round makes us expect was set.
 const DRIFT_US: i64 = 60 * SECOND_US;
@@ -396,7 +397,7 @@ impl Round {
         let asked_us = self.began_us;
         let Some(old) = mark else {
             let clock = self.clock.or_else(|| When::from_micros(self.began_us - CLOCKLESS_BACK_US))?;
-            return Some(Mark { since: clock, asked_us, first: clock });
+            return Some(Mark { since: before(clock, settings.overlap_us)?, asked_us, first: clock });
         };
         let end = self.clock.or(self.newest).and_then(|when| before(when, settings.overlap_us));
         // Without a clock, the end is the newest change, which may be older than what was asked for.

@@ -91,26 +91,7 @@ impl World {
         let is = |name: &str, value: &str| assert_eq!(got.query(name).as_deref(), Some(value), "{}", got.target);
         match (self.preset, got.path()) {
             ("bugzilla", "/rest/time") => (200, json!({"db_time": stamp(self.tracker_us()), "web_time": "x"}), false),
-            ("bugzilla", "/rest/bug") => {
-                let (mut bugs, has_key) = self.list(got, "last_change_time", "x-bugzilla-api-key");
-                is("order", "bug_id");
-                if let Some(after) = got.query("v1") {
-                    is("f1", "bug_id");
-                    is("o1", "greaterthan");
-                    bugs.retain(|(number, _)| *number > after.parse().unwrap());
-                }
-                bugs.truncate(number("limit"));
-                let fields = got.query("include_fields").unwrap();
-                assert_eq!(fields.contains("groups"), has_key);
-                let groups = |bug: &Bug| if bug.private { json!(["security"]) } else { json!([]) };
-                let bugs: Vec<_> = bugs
-                    .iter()
-                    .map(|(number, bug)| {
-                        json!({"id": number, "last_change_time": stamp(bug.changed_us), "product": "P", "groups": groups(bug)})
-                    })
-                    .collect();
-                (200, json!({"bugs": bugs}), false)
-            }
+            ("bugzilla", "/rest/bug") => (200, self.bugzilla(got), false),
             ("github", "/api/v3/repos/o/r/issues") => {
                 let (mut bugs, _) = self.list(got, "since", "authorization");
                 is("sort", "updated");
@@ -132,9 +113,7 @@ impl World {
                 is("sort", "asc");
                 bugs.sort_by_key(|(number, bug)| (bug.changed_us, *number));
                 let page: Vec<_> = bugs.iter().skip(number("per_page") * (number("page") - 1)).take(100).collect();
-                let issue = |(number, bug): &&(u64, Bug)| {
-                    json!({"id": number + 1000, "iid": number, "updated_at": stamp(bug.changed_us), "confidential": bug.private})
-                };
+                let issue = |(number, bug): &&(u64, Bug)| json!({"id": number + 1000, "iid": number, "updated_at": stamp(bug.changed_us), "confidential": bug.private});
                 (200, page.iter().map(issue).collect(), false)
             }
             ("gitlab", "/api/v4/projects/o%2Fr") => {
@@ -146,9 +125,7 @@ impl World {
                 is("sort", "updated_on,id");
                 bugs.sort_by_key(|(number, bug)| (bug.changed_us, *number));
                 let page: Vec<_> = bugs.iter().skip(number("offset")).take(number("limit")).collect();
-                let issue = |(number, bug): &&(u64, Bug)| {
-                    json!({"id": number, "updated_on": stamp(bug.changed_us), "is_private": bug.private, "project": {"id": 1, "name": "Pub"}})
-                };
+                let issue = |(number, bug): &&(u64, Bug)| json!({"id": number, "updated_on": stamp(bug.changed_us), "is_private": bug.private, "project": {"id": 1, "name": "Pub"}});
                 let issues: Vec<_> = page.iter().map(issue).collect();
                 (200, json!({"issues": issues, "total_count": bugs.len()}), false)
             }
@@ -162,11 +139,27 @@ impl World {
         }
     }
 
+    fn bugzilla(&self, got: &Got) -> Value {
+        let (mut bugs, has_key) = self.list(got, "last_change_time", "x-bugzilla-api-key");
+        assert_eq!(got.query("order").as_deref(), Some("bug_id"));
+        if let Some(after) = got.query("v1") {
+            assert_eq!(got.query("f1").as_deref(), Some("bug_id"));
+            assert_eq!(got.query("o1").as_deref(), Some("greaterthan"));
+            bugs.retain(|(number, _)| *number > after.parse().unwrap());
+        }
+        bugs.truncate(got.query("limit").unwrap().parse().unwrap());
+        assert_eq!(got.query("include_fields").unwrap().contains("groups"), has_key);
+        let groups = |bug: &Bug| if bug.private { json!(["security"]) } else { json!([]) };
+        let bug = |(number, bug): &(u64, Bug)| {
+            let changed = stamp(bug.changed_us);
+            json!({"id": number, "last_change_time": changed, "product": "P", "groups": groups(bug)})
+        };
+        json!({"bugs": bugs.iter().map(bug).collect::<Vec<_>>()})
+    }
+
     fn forge(&self, bugs: &[(u64, Bug)], page: usize, limit: usize) -> (u16, Value, bool) {
         let on_page: Vec<_> = bugs.iter().skip(limit * (page - 1)).take(limit).collect();
-        let issue = |(number, bug): &&(u64, Bug)| {
-            json!({"id": number + 1000, "number": number, "updated_at": stamp(bug.changed_us)})
-        };
+        let issue = |(number, bug): &&(u64, Bug)| json!({"id": number + 1000, "number": number, "updated_at": stamp(bug.changed_us)});
         (200, on_page.iter().map(issue).collect(), bugs.len() > limit * page)
     }
 }
@@ -229,7 +222,9 @@ impl Desk for Memory {
     }
 
     async fn keep_mark(&self, _: &str, project: &str, mark: Mark) -> Result<(), Away> {
-        self.here(|state| drop(state.marks.insert(project.to_owned(), mark)))
+        self.here(|state| {
+            state.marks.insert(project.to_owned(), mark);
+        })
     }
 
     async fn known(&self, _: &str, bugs: &[Seen]) -> Result<Vec<Known>, Away> {

@@ -27,18 +27,18 @@ fn addresses_and_projects() {
         ),
         ("redmine", "tracker = \"https://rm.example.org/redmine\"", "https://rm.example.org/redmine =default"),
         ("github", "tracker = \"https://github.com/o/r\"", "https://api.github.com o/r=default"),
-        ("github", "tracker = \"https://api.github.com/\"\nfeed = { map = { \"o/r\" = \"f\" } }", "https://api.github.com o/r=f"),
+        (
+            "github",
+            "tracker = \"https://api.github.com/\"\nfeed = { map = { \"o/r\" = \"f\" } }",
+            "https://api.github.com o/r=f",
+        ),
         ("github", "tracker = \"https://ghe.example.org/o/r.git\"", "https://ghe.example.org/api/v3 o/r=default"),
         (
             "gitlab",
             "tracker = \"https://gl.example.org\"\nfeed = { map = { \"g/s/p\" = \"a\", \"g/*\" = \"b\", \"g/q\" = \"c\" } }",
             "https://gl.example.org/api/v4 g/q=c g/s/p=a",
         ),
-        (
-            "gitea",
-            "tracker = \"https://example.org/gitea/api/v1/o/r\"",
-            "https://example.org/gitea/api/v1 o/r=default",
-        ),
+        ("gitea", "tracker = \"https://example.org/gitea/api/v1/o/r\"", "https://example.org/gitea/api/v1 o/r=default"),
     ] {
         let found = describe(preset, members);
         let sorted = |text: &str| {
@@ -67,7 +67,11 @@ fn refusals_say_what_to_do() {
             "say feed once",
         ),
         ("github", "tracker = \"https://github.com\"", "nothing says which projects to ask about"),
-        ("gitlab", "tracker = \"https://gl.example.org\"\nfeed = { map = { \"g/*\" = \"f\" } }", "patterns are not enough"),
+        (
+            "gitlab",
+            "tracker = \"https://gl.example.org\"\nfeed = { map = { \"g/*\" = \"f\" } }",
+            "patterns are not enough",
+        ),
         (
             "gitea",
             "tracker = \"https://g.example.org\"\nfeed = { map = { \"o/a\" = \"f\", \"o/b\" = \"f\" } }",

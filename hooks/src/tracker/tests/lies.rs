@@ -44,7 +44,8 @@ async fn no_lie_is_an_answer() {
     for preset in PRESETS {
         for (what, reply) in replies() {
             let server = Server::start(move |_| reply.clone()).await;
-            let asker = asker(&source(preset, &format!("tracker = \"{}\"", server.url(path_of(preset)))), &TestClock::noon());
+            let asker =
+                asker(&source(preset, &format!("tracker = \"{}\"", server.url(path_of(preset)))), &TestClock::noon());
             let bug = BugId::new(35).unwrap();
             let found = asker.look("default", bug, NOON_US, Duration::from_secs(20)).await;
             assert_eq!(found.outcome, Outcome::Failed(ErrorClass::Tracker), "{preset}: {what}");
@@ -86,7 +87,8 @@ async fn lists_that_lie() {
             _ => Reply::full(200, "", &body),
         })
         .await;
-        let asker = asker(&source(preset, &format!("tracker = \"{}\"", server.url(path_of(preset)))), &TestClock::noon());
+        let asker =
+            asker(&source(preset, &format!("tracker = \"{}\"", server.url(path_of(preset)))), &TestClock::noon());
         let question = Question { since: When::from_micros(NOON_US), after: None, page: 1 };
         let scope = asker.tracker().scopes()[0].clone();
         let trouble = asker.changed(&scope, &question).await.unwrap_err();

@@ -1,6 +1,8 @@
 //! How a tracker's list of changed bugs is read page by page, so that no bug is passed over while others change.
 
-use super::{Page, Question};
+use bugfeed_protocol::When;
+
+use super::{Page, Question, SLACK_US};
 
 /// How a list is paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,11 +50,17 @@ impl Paging {
         match self {
             Paging::ByNumber if question.after.is_some_and(|after| bug <= after) => Err(Stuck::SamePage),
             Paging::ByNumber => Ok(Some(Question { after: Some(bug), ..*question })),
-            Paging::ByTime if question.since.is_some_and(|since| changed < since) => Err(Stuck::NotSorted),
+            Paging::ByTime if question.since.is_some_and(|since| is_older(changed, since)) => Err(Stuck::NotSorted),
             Paging::ByTime if Some(changed) > question.since => {
                 Ok(Some(Question { since: Some(changed), after: None, page: 1 }))
             }
             Paging::ByTime | Paging::ByPage => Ok(Some(Question { page: question.page + 1, ..*question })),
         }
     }
+}
+
+/// Whether a bug should not be on the page. Redmine's "from this second on" begins a second before, and all trackers cut
+/// fractions.
+fn is_older(changed: When, since: When) -> bool {
+    changed.as_micros() < since.as_micros() - SLACK_US
 }
