@@ -28,8 +28,8 @@ fn read(option: &str, text: &str, sign: i64, now: When) -> Result<String, AdminE
         _ => return Err(wrong(fix)),
     };
     let number = text[..text.len() - 1].parse::<u32>().map_err(|_| wrong(fix))?;
-    let distance_us = sign * i64::from(number) * unit * 1_000_000;
-    let when = now.as_micros().checked_add(distance_us).and_then(When::from_micros);
+    let distance_us = i64::from(number).checked_mul(sign * unit * 1_000_000);
+    let when = distance_us.and_then(|us| now.as_micros().checked_add(us)).and_then(When::from_micros);
     when.map(|when| when.to_string()).ok_or_else(|| wrong("that is too far away"))
 }
 
