@@ -2,6 +2,7 @@
 //!
 //! The only package that knows all roles: they meet in `compose`.
 
+pub mod admin;
 pub mod cli;
 pub mod compose;
 pub mod watch;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway};
@@ -26,16 +27,19 @@ async fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage.exit(&error));
     let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::definition());
     let warnings = usage.strays("BUGFEED_", Some(&shim));
-    if matches!(cli.command, Command::Touch(_) | Command::Watch(_)) {
+    if !matches!(cli.command, Command::Serve(_) | Command::Gateway(_)) {
         for warning in &warnings {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
     }
-    let ended = match cli.command {
-        Command::Serve(args) => serve(*args, &usage, &warnings).await.map(done),
-        Command::Gateway(args) => run_gateway(*args, &usage, &warnings).await.map(done),
-        Command::Touch(args) => touch(*args).await.map(done),
-        Command::Watch(args) => watch(*args).await,
+    let ended = match AdminCommand::of(cli.command) {
+        Ok(command) => ask(command).await,
+        Err(Command::Serve(args)) => serve(*args, &usage, &warnings).await.map(done),
+        Err(Command::Gateway(args)) => run_gateway(*args, &usage, &warnings).await.map(done),
+        Err(Command::Touch(args)) => touch(*args).await.map(done),
+        Err(Command::Watch(args)) => watch(*args).await,
+        // The others are about webhooks.
+        Err(_) => Ok(ExitCode::FAILURE),
     };
     match ended {
         Ok(code) => code,
@@ -132,6 +136,19 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
         Ok(Ended::Stopped(Stop::Terminate) | Ended::Enough) => Ok(ExitCode::SUCCESS),
         // The program that reads the output has closed it: that is a normal end.
         Err(WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A command about webhooks.
+async fn ask(command: AdminCommand) -> anyhow::Result<ExitCode> {
+    let (mut out, mut remarks) = (std::io::stdout(), std::io::stderr());
+    let mut screen = admin::Screen { out: &mut out, remarks: &mut remarks };
+    match admin::run(command, &mut screen).await {
+        Ok(Outcome::Good) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::NotGood) => Ok(ExitCode::FAILURE),
+        // The program that reads the output has closed it: that is a normal end.
+        Err(AdminError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }
 }

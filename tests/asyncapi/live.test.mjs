@@ -143,7 +143,8 @@ test("against the real gateway", { skip: missing, timeout: 60_000 }, async (cont
 
   await context.test("every path that is documented is there", async () => {
     for (const [path, { servers, ...methods }] of Object.entries(openapi.paths)) {
-      if (path.includes("{")) continue;
+      // Those of the API need a token; hooks/tests/api asks them all.
+      if (path.includes("{") || path.startsWith("/api/")) continue;
       const port = servers ? gateway.admin : gateway.port;
       for (const method of Object.keys(methods)) {
         const form = method === "post" && { body: new URLSearchParams({ bugs: "1" }), headers: { "Last-Event-ID": "unknown" } };
