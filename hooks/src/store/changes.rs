@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bugfeed_core::hooks::action::{Action, Step};
-use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, State};
+use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, Progress, State};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::states::Cause;
 use bugfeed_sql::{CellKind, Tx, Value};
@@ -185,9 +185,37 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// The compare-and-sets.
+    /// The compare-and-sets: steps that lead to the same have a statement together, in which that stands once.
     async fn write_steps(&mut self, steps: &[&Step]) -> Result<(), StoreError> {
         let rows_of = self.announce(steps).await?;
+        let (alike, others) = alike(steps);
+        for steps in alike {
+            self.write_alike(&steps, &rows_of).await?;
+        }
+        if self.held && !others.is_empty() {
+            self.write_others(&others, &rows_of).await?;
+        }
+        Ok(())
+    }
+
+    /// Steps from one state to the same progress, apart from its version and the row.
+    async fn write_alike(&mut self, steps: &[&Step], rows_of: &BTreeMap<EventId, i64>) -> Result<(), StoreError> {
+        let Some(first) = steps.first().filter(|_| self.held) else { return Ok(()) };
+        let mut values = Rows::default();
+        for step in steps {
+            let mut row = values.row();
+            row.text(&step.id.to_string()).int(step.version.into()).maybe_int(rows_of.get(&step.id).copied());
+        }
+        let dialect = self.store.db.dialect();
+        let table = dialect.rows_as_table(&[CellKind::Text, CellKind::Int, CellKind::Int], &values.rows);
+        let on = format!("e.id = v.column1 AND e.state = {} AND e.version = v.column2", first.from.code());
+        let sql = dialect.update_from("hooks_events", &table, &on, &common_columns(first));
+        let matched = self.tx.execute(&sql, &values.args).await?;
+        self.held &= usize::try_from(matched).is_ok_and(|matched| matched == steps.len());
+        Ok(())
+    }
+
+    async fn write_others(&mut self, steps: &[&Step], rows_of: &BTreeMap<EventId, i64>) -> Result<(), StoreError> {
         let mut values = Rows::default();
         for step in steps {
             let (after, derived) = (&step.after, Derived::of(&step.after));
@@ -288,7 +316,64 @@ fn is_in_the_row(step: &Step) -> bool {
     }
 }
 
-/// The kinds of the cells that `write_steps` writes: one for each column below, after id, state and version.
+/// From how many steps on that lead to the same it is worth a statement of their own.
+const ALIKE: usize = 8;
+
+/// Groups of steps that lead to the same, and the rest. A blocked event is among the rest, because what blocks it would be a
+/// parameter, and databases differ in where it would have to stand.
+fn alike<'s>(steps: &[&'s Step]) -> (Vec<Vec<&'s Step>>, Vec<&'s Step>) {
+    let mut groups: Vec<Vec<&Step>> = Vec::new();
+    let mut others: Vec<&Step> = Vec::new();
+    for &step in steps {
+        if step.after.blocked_by.is_some() || step.after.version != step.version.wrapping_add(1) {
+            others.push(step);
+            continue;
+        }
+        match groups.iter_mut().find(|group| group.first().is_some_and(|first| leads_to_the_same(first, step))) {
+            Some(group) => group.push(step),
+            None => groups.push(vec![step]),
+        }
+    }
+    let (alike, few): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.len() >= ALIKE);
+    others.extend(few.into_iter().flatten());
+    others.sort_by_key(|step| step.id);
+    (alike, others)
+}
+
+fn leads_to_the_same(one: &Step, other: &Step) -> bool {
+    one.from == other.from && one.after == Progress { version: one.after.version, ..other.after.clone() }
+}
+
+/// What becomes of each column, where steps lead to the same.
+fn common_columns(step: &Step) -> Vec<(&'static str, String)> {
+    let (after, derived) = (&step.after, Derived::of(&step.after));
+    let maybe = |number: Option<i64>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
+    let lane_if = |is_so: bool| if is_so { "e.lane" } else { "NULL" }.to_owned();
+    vec![
+        ("state", after.state.code().to_string()),
+        ("version", "v.column2 + 1".to_owned()),
+        ("class", maybe(after.class.map(Code::code))),
+        ("drop_reason", maybe(after.drop.map(Code::code))),
+        ("attempts", after.attempts.to_string()),
+        ("step", after.step.to_string()),
+        ("leases_lost", after.leases_lost.to_string()),
+        ("cause_of_try", after.trigger.code().to_string()),
+        ("due_us", maybe(after.due_us)),
+        ("blocked_by", "NULL".to_owned()),
+        ("released", i64::from(after.released).to_string()),
+        ("unseen_us", maybe(after.unseen_us)),
+        ("drained_us", maybe(after.drained_us)),
+        ("began_us", maybe(after.began_us)),
+        ("ended_us", maybe(after.ended_us)),
+        ("row_id", "v.column3".to_owned()),
+        ("open_lane", lane_if(derived.is_open)),
+        ("busy", lane_if(derived.is_busy)),
+        ("paced", i64::from(derived.paced).to_string()),
+        ("shelf", maybe(derived.shelf)),
+    ]
+}
+
+/// The kinds of the cells that `write_others` writes: one for each column below, after id, state and version.
 const STEP_KINDS: [CellKind; 23] = {
     let mut kinds = [CellKind::Int; 23];
     (kinds[0], kinds[12]) = (CellKind::Text, CellKind::Text);
