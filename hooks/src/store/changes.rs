@@ -42,16 +42,17 @@ pub(super) struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     pub(super) fn new(store: &'a Store, tx: &'a mut Tx, now_us: i64) -> Changes<'a> {
+        let dialect = store.db.dialect();
         Changes {
             store,
             tx,
             now_us,
-            new: Rows::default(),
+            new: Rows::again(dialect),
             steps: Vec::new(),
             waiting: HashSet::new(),
             mapped: Vec::new(),
-            links: Rows::default(),
-            lines: Rows::default(),
+            links: Rows::again(dialect),
+            lines: Rows::again(dialect),
             ended: Vec::new(),
             held: true,
         }
@@ -148,8 +149,8 @@ impl<'a> Changes<'a> {
 
     async fn flush(&mut self) -> Result<(), StoreError> {
         self.waiting.clear();
-        let new = std::mem::take(&mut self.new);
-        self.insert_rows(&format!("hooks_events ({})", row::columns("")), &new).await?;
+        let new = self.new.take();
+        self.insert_rows(&format!("hooks_events ({})", row::all_columns()), &new).await?;
         let mut steps = std::mem::take(&mut self.steps);
         if self.held && !steps.is_empty() {
             // All transactions lock rows in one order, so that two of them do not wait for each other.
@@ -160,8 +161,8 @@ impl<'a> Changes<'a> {
             self.write_mapped(step).await?;
         }
         for (into, rows) in [
-            ("hooks_lines (event, version, at_us, before_state, cause, after_state)", std::mem::take(&mut self.lines)),
-            ("hooks_links (event, kind, other)", std::mem::take(&mut self.links)),
+            ("hooks_lines (event, version, at_us, before_state, cause, after_state)", self.lines.take()),
+            ("hooks_links (event, kind, other)", self.links.take()),
         ] {
             self.insert_rows(into, &rows).await?;
         }
@@ -171,7 +172,7 @@ impl<'a> Changes<'a> {
 
     async fn insert_rows(&mut self, into: &str, rows: &Rows) -> Result<(), StoreError> {
         if self.held && !rows.is_empty() {
-            self.tx.execute(&rows.insert(into), &rows.args).await?;
+            rows.insert_into(self.tx, into).await?;
         }
         Ok(())
     }
@@ -198,20 +199,26 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Steps from one state to the same progress, apart from its version and the row.
+    /// Steps from one state to the same progress, apart from its version, its times and the row.
     async fn write_alike(&mut self, steps: &[&Step], rows_of: &BTreeMap<EventId, i64>) -> Result<(), StoreError> {
         let Some(first) = steps.first().filter(|_| self.held) else { return Ok(()) };
-        let mut values = Rows::default();
+        let dialect = self.store.db.dialect();
+        let mut values = Rows::again(dialect);
         for step in steps {
             let mut row = values.row();
             row.text(&step.id.to_string()).int(step.version.into()).maybe_int(rows_of.get(&step.id).copied());
+            row.maybe_int(step.after.due_us).maybe_int(step.after.began_us).maybe_int(step.after.ended_us);
         }
-        let dialect = self.store.db.dialect();
-        let table = dialect.rows_as_table(&[CellKind::Text, CellKind::Int, CellKind::Int], &values.rows);
         let on = format!("e.id = v.column1 AND e.state = {} AND e.version = v.column2", first.from.code());
-        let sql = dialect.update_from("hooks_events", &table, &on, &common_columns(first));
-        let matched = self.tx.execute(&sql, &values.args).await?;
-        self.held &= usize::try_from(matched).is_ok_and(|matched| matched == steps.len());
+        let set = common_columns(first);
+        let mut kinds = [CellKind::Int; 6];
+        kinds[0] = CellKind::Text;
+        for piece in values.pieces() {
+            let table = dialect.rows_as_table(&kinds, piece.rows);
+            let sql = dialect.update_from("hooks_events", &table, &on, &set);
+            let matched = values.execute(self.tx, &sql, piece.args).await?;
+            self.held &= usize::try_from(matched).is_ok_and(|matched| matched == piece.rows.len());
+        }
         Ok(())
     }
 
@@ -341,7 +348,8 @@ fn alike<'s>(steps: &[&'s Step]) -> (Vec<Vec<&'s Step>>, Vec<&'s Step>) {
 }
 
 fn leads_to_the_same(one: &Step, other: &Step) -> bool {
-    one.from == other.from && one.after == Progress { version: one.after.version, ..other.after.clone() }
+    let Progress { version, due_us, began_us, ended_us, .. } = one.after;
+    one.from == other.from && one.after == Progress { version, due_us, began_us, ended_us, ..other.after.clone() }
 }
 
 /// What becomes of each column, where steps lead to the same.
@@ -358,13 +366,13 @@ fn common_columns(step: &Step) -> Vec<(&'static str, String)> {
         ("step", after.step.to_string()),
         ("leases_lost", after.leases_lost.to_string()),
         ("cause_of_try", after.trigger.code().to_string()),
-        ("due_us", maybe(after.due_us)),
+        ("due_us", "v.column4".to_owned()),
         ("blocked_by", "NULL".to_owned()),
         ("released", i64::from(after.released).to_string()),
         ("unseen_us", maybe(after.unseen_us)),
         ("drained_us", maybe(after.drained_us)),
-        ("began_us", maybe(after.began_us)),
-        ("ended_us", maybe(after.ended_us)),
+        ("began_us", "v.column5".to_owned()),
+        ("ended_us", "v.column6".to_owned()),
         ("row_id", "v.column3".to_owned()),
         ("open_lane", lane_if(derived.is_open)),
         ("busy", lane_if(derived.is_busy)),

@@ -72,9 +72,25 @@ impl Derived {
     }
 }
 
-/// `id, item, …`, each with this prefix.
+/// The columns that [`write`] writes.
+pub(super) fn all_columns() -> String {
+    EVENT.join(", ")
+}
+
+/// The columns that are read, each with this prefix.
 pub(super) fn columns(prefix: &str) -> String {
-    EVENT.iter().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
+    first_columns(prefix, "seq")
+}
+
+/// The same, and what [`key_of`] needs.
+pub(super) fn key_columns() -> String {
+    first_columns("", "generation")
+}
+
+/// The first columns of the table, up to this one. Each column that is read costs time.
+fn first_columns(prefix: &str, last: &str) -> String {
+    let end = EVENT.iter().position(|column| *column == last).map_or(EVENT.len(), |at| at + 1);
+    EVENT[..end].iter().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Adds a new event.
@@ -113,7 +129,7 @@ pub(super) fn bug_number(bug: BugId) -> i64 {
     bug.get().cast_signed()
 }
 
-/// Reads the columns of [`EVENT`].
+/// Reads [`columns`].
 fn read(row: Vec<Value>) -> Result<StoredEvent, StoreError> {
     let mut row = Columns::of(row);
     let id = needed_id(&mut row)?;

@@ -64,6 +64,10 @@ impl Dialect for SqliteDialect {
         format!("(VALUES ({}))", rows.join("),("))
     }
 
+    fn keeps_statements(&self) -> bool {
+        true
+    }
+
     fn counted_ids(&self) -> CountedIds {
         // Nobody else writes meanwhile, so the ids of one INSERT follow one another. To ask for the last one is quicker than
         // to read all of them.

@@ -15,7 +15,7 @@ use bugfeed_sql::{CellKind, Dialect, Tx, Value};
 use super::super::StoreError;
 use super::super::cells::{CHUNK, Rows};
 use super::super::codes;
-use super::super::row::{self, columns};
+use super::super::row::{self, columns, key_columns};
 
 /// How many events of a key are looked at.
 const OF_KEY: usize = 16;
@@ -77,7 +77,7 @@ impl Facts {
     async fn read_keys(&mut self, tx: &mut Tx, numbers: &[i64]) -> Result<(), StoreError> {
         let limit = numbers.len() * OF_KEY;
         let list = numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        let sql = format!("SELECT {} FROM hooks_events WHERE dedup IN ({list}) LIMIT {limit}", columns(""));
+        let sql = format!("SELECT {} FROM hooks_events WHERE dedup IN ({list}) LIMIT {limit}", key_columns());
         let rows = tx.fetch(&sql, &[]).await?;
         if rows.len() < limit {
             self.add_keys(rows);
@@ -86,7 +86,7 @@ impl Facts {
         // Some keys have more events than are looked at: only the newest of each are read.
         for number in numbers {
             let end = format!("WHERE dedup = {number} ORDER BY generation DESC LIMIT {OF_KEY}");
-            let sql = format!("SELECT {} FROM hooks_events {end}", columns(""));
+            let sql = format!("SELECT {} FROM hooks_events {end}", key_columns());
             self.add_keys(tx.fetch(&sql, &[]).await?);
         }
         Ok(())
