@@ -3,6 +3,7 @@
 mod crash;
 mod ordinary;
 mod outage;
+mod privacy;
 mod replicas;
 mod rig;
 mod trackers;

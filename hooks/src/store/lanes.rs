@@ -55,8 +55,6 @@ impl Store {
     pub async fn due_lanes(&self, look: &Look, paced: bool, limit: usize) -> Result<Vec<Due>, StoreError> {
         let now_us = look.now_us;
         let lost_us = now_us.saturating_add(2 * look.lease_us);
-        // Several events of a lane are often due at once.
-        let rows = limit.saturating_mul(4).min(20_000);
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         for (is_due, bound_us) in [
@@ -64,18 +62,26 @@ impl Store {
             ("e.due_us > ?", now_us.saturating_add(TOO_FAR_US)),
             ("e.busy IS NOT NULL AND e.due_us > ?", lost_us),
         ] {
-            let sql = format!(
-                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS (SELECT \
-                 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
-                 ORDER BY e.due_us, e.id LIMIT {rows}"
-            );
             let args = [Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
-            for row in self.lanes.fetch(&sql, &args).await? {
-                let mut row = Columns::of(row);
-                let (feed, bug) = (row.text()?, row.maybe_int()?);
-                let key = key(feed, bug, needed_id(&mut row)?);
-                if found.len() < limit && seen.insert(key.clone()) {
-                    found.push(Due { key, is_paced: paced });
+            // Several events of a lane are often due at once; then more rows are read.
+            for rows in [limit.saturating_add(limit / 2), limit.saturating_mul(4)].map(|rows| rows.min(20_000)) {
+                let sql = format!(
+                    "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS \
+                     (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us \
+                     <= ?) ORDER BY e.due_us, e.id LIMIT {rows}"
+                );
+                let read = self.lanes.fetch(&sql, &args).await?;
+                let is_all = read.len() < rows;
+                for row in read {
+                    let mut row = Columns::of(row);
+                    let (feed, bug) = (row.text()?, row.maybe_int()?);
+                    let key = key(feed, bug, needed_id(&mut row)?);
+                    if found.len() < limit && seen.insert(key.clone()) {
+                        found.push(Due { key, is_paced: paced });
+                    }
+                }
+                if is_all || found.len() >= limit {
+                    break;
                 }
             }
         }
@@ -277,7 +283,7 @@ impl Store {
 /// Reads events.
 async fn select(db: &Db, wanted: &str, args: &[Value], end: &str) -> Result<Vec<Event>, StoreError> {
     let sql = format!("SELECT {} FROM hooks_events WHERE {wanted}{end}", columns(""));
-    row::read_events(db.fetch(&sql, args).await?)
+    Ok(row::readable_events(db.fetch(&sql, args).await?))
 }
 
 /// Whether other events may be of its family: not on the ordinary way.

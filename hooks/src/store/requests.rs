@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use bugfeed_sql::{Tx, Value};
+use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::cells::{CHUNK, Columns, Row, Rows, text_value};
 use super::events::{Range, page_size};
@@ -99,9 +99,9 @@ const COLUMNS: &str = "id, source, received_us, address, key_id, path, headers, 
 const SCAN: usize = 5000;
 
 /// Writes requests that are accepted.
-pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), StoreError> {
+pub(super) async fn insert(tx: &mut Tx, dialect: &dyn Dialect, new: &[&ReceivedRequest]) -> Result<(), StoreError> {
     for chunk in new.chunks(CHUNK) {
-        let mut rows = Rows::default();
+        let mut rows = Rows::again(dialect);
         for request in chunk {
             let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
             let connected = request.answered.iter().filter(|item| item.is_connected).count();
@@ -113,7 +113,7 @@ pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), 
             row.int(state.code()).maybe_text(request.replays.map(|id| id.to_string()).as_deref());
             row.text(env!("CARGO_PKG_VERSION")).maybe_int((state != RequestState::Ok).then(|| state.code()));
         }
-        tx.execute(&rows.insert(&format!("hooks_requests ({COLUMNS}, shelf)")), &rows.args).await?;
+        rows.insert_into(tx, &format!("hooks_requests ({COLUMNS}, shelf)")).await?;
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ impl Default for WorkOptions {
         WorkOptions {
             lease: Duration::from_secs(60),
             look_within: Duration::from_secs(40),
-            lanes: 250,
+            lanes: 1000,
             pace_per_second: 50,
             pace_burst: 100,
             grace: Duration::from_millis(700),

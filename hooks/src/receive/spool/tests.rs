@@ -223,6 +223,36 @@ async fn a_damaged_record_is_passed_over() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_damaged_and_not_torn_is_kept_for_people() {
+    let folder = TempDir::new().unwrap();
+    let (spool, _) = open(&options(&folder));
+    for number in 0..3 {
+        spool.append(&request(number, Some(b"body")), Room::All).await.unwrap();
+    }
+    drop(spool);
+    drop(open(&options(&folder)));
+    let path = file(&folder);
+    let whole = std::fs::read(&path).unwrap();
+    // The frame of the second record, so that it is not known where the third one begins.
+    let at = request(0, Some(b"body")).encode().unwrap().len();
+    let mut damaged = whole.clone();
+    damaged[at] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let (spool, scan) = open(&options(&folder));
+    assert_eq!(scan, Scan { records: 1, torn_bytes: 0, damaged: 1 });
+    assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), damaged[at..]);
+    assert_eq!(numbers(&drain(&spool).await), [0]);
+    // What looks like a record in the body of a torn one is none, and nothing of it is taken.
+    let inner = request(7, Some(b"forged")).encode().unwrap();
+    let outer = request(8, Some(&inner)).encode().unwrap();
+    std::fs::write(folder.path().join("spool-0000000000000099.log"), &outer[..outer.len() - 1]).unwrap();
+    drop(spool);
+    let (spool, scan) = open(&options(&folder));
+    assert_eq!(scan.records, 0);
+    assert!(spool.is_empty());
+}
+
+#[tokio::test]
 async fn a_failed_write_is_told_and_costs_nothing_else() {
     let folder = TempDir::new().unwrap();
     let inner = folder.path().join("spool");

@@ -8,6 +8,7 @@ use bugfeed_core::hooks::event::{DropReason, ErrorClass, State};
 use bugfeed_protocol::{Change, Cursor, Epoch, Numbered, When};
 
 use super::rig::{PLAIN, Place, changes, read, until};
+use crate::config::HooksConfig;
 
 /// A source whose items have their bug at this place.
 fn own(bug: &str, rest: &str) -> String {
@@ -185,5 +186,22 @@ async fn an_item_that_the_new_mapping_drops_is_dropped() {
     .await;
     let progress = store.event(id).await.unwrap().unwrap().progress;
     assert_eq!((progress.drop, progress.class), (Some(DropReason::NotMapped), Some(ErrorClass::Mapping)));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_configuration_is_refused_at_reload_and_the_old_one_goes_on() {
+    let service = Place::sqlite().await.start(PLAIN).await;
+    let broken = format!("{PLAIN}[[source]]\nname = \"x\"\npreset = \"plane\"\n");
+    let error = HooksConfig::read("hooks.toml", &broken, &|_| Err("no file".to_owned())).unwrap_err().to_string();
+    assert!(error.starts_with("hooks.toml:6: source.x.preset: \"plane\" is not known here"), "{error}");
+    // One that can be read, but not be followed: there is no list of all issues of GitHub.
+    let cannot =
+        "[[source]]\nname = \"gh\"\npreset = \"github\"\ntracker = \"https://github.com\"\nreconcile = \"5m\"\n";
+    let error = service.hooks.reload(read(cannot)).unwrap_err();
+    assert_eq!(error.source_name, "gh");
+    assert_eq!(service.post("plain", &changes(&[1], 1)).await, ["queued"]);
+    assert_eq!(service.until_rows("default", 1).await, [1]);
+    assert!(service.post_json("gh", "{}").await["error"].as_str().unwrap().contains("no source"));
     service.stop().await;
 }

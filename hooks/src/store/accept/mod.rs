@@ -95,7 +95,7 @@ impl Store {
         new: &[&ReceivedRequest],
         planned: &[Vec<Planned<'_>>],
     ) -> Result<(), StoreError> {
-        requests::insert(tx, new).await?;
+        requests::insert(tx, self.db.dialect(), new).await?;
         let now_us = new.first().map_or(0, |request| request.envelope.received_us);
         let mut changes = Changes::new(self, tx, now_us);
         let mut keep = Vec::new();

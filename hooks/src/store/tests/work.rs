@@ -8,7 +8,7 @@ use bugfeed_core::hooks::lane::{DeadLetters, Gate, Lane, LaneKey, Older, Setting
 use bugfeed_core::hooks::outcome::{Outcome, conclude};
 use bugfeed_protocol::{BugId, When};
 
-use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, work};
+use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, request_at, work};
 use crate::receive::received::{Failure, ReceivedItem};
 use crate::store::apply::{Applied, Plan};
 
@@ -262,4 +262,49 @@ pub(super) async fn two_workers_share_the_work(rig: &Rig) {
     assert!(all.iter().all(|stored| stored.event.progress.state.is_terminal()));
     assert_eq!(rig.rows().await.len(), completed, "each completed event has one row");
     other.close().await;
+}
+
+pub(super) async fn a_row_that_cannot_be_read_holds_up_no_other(rig: &Rig) {
+    let broken = rig.arrive(item(1, 0, "broken")).await;
+    let behind = rig.arrive(item(1, 1, "behind")).await;
+    let other = rig.arrive(item(2, 0, "other")).await;
+    let sql = "UPDATE hooks_events SET hash = 'none' WHERE id = ?";
+    rig.store.db.execute(sql, &[bugfeed_sql::Value::Text(broken.to_string())]).await.unwrap();
+    let now_us = NOON_US + 60 * SECOND_US;
+    let due = rig.store.due_lanes(&look(now_us), false, 10).await.unwrap();
+    assert_eq!(due.len(), 2);
+    let mut plans = Vec::new();
+    for due in due {
+        plans.push(plan(&rig.store, &due.key, now_us, Settings::DEFAULT).await);
+    }
+    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Done; 2]);
+    assert_eq!((rig.state(behind).await, rig.state(other).await), (State::Completed, State::Completed));
+    let page = rig.store.list_events(&crate::store::events::EventFilter::default(), None, 10).await.unwrap();
+    assert_eq!(page.events.len(), 2, "people see the others");
+    assert!(rig.store.detail(broken).await.is_err(), "and are told of this one");
+    // A repeat of it is an event of its own.
+    let again = rig.arrive(item(1, 0, "broken")).await;
+    assert_eq!(rig.state(again).await, State::Queued);
+}
+
+pub(super) async fn a_clock_that_jumps_loses_nothing(rig: &Rig) {
+    // A day ahead, then back, then two days back; the same bug, and a repeat on either side of the jump.
+    const DAY_US: i64 = 86_400 * SECOND_US;
+    let mut told = Vec::new();
+    for (at_us, second, delivery) in [
+        (NOON_US + DAY_US, 1, "a"),
+        (NOON_US, 2, "b"),
+        (NOON_US, 1, "a"),
+        (NOON_US - 2 * DAY_US, 3, "c"),
+        (NOON_US + DAY_US, 4, "d"),
+    ] {
+        let request = request_at(at_us, vec![item(1, second, delivery)]);
+        told.push(rig.store.accept(&[&request]).await.unwrap().pop().unwrap().items[0].state);
+        // The worker has the same clock.
+        rig.work(at_us + SECOND_US).await;
+    }
+    assert_eq!(told, [State::Queued, State::Queued, State::Duplicate, State::Queued, State::Queued]);
+    let states: Vec<State> = rig.all().await.iter().map(|stored| stored.event.progress.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == State::Completed).count(), 4, "{states:?}");
+    assert_eq!(rig.rows().await.len(), 4);
 }
