@@ -1,5 +1,6 @@
 //! The whole service: a real store, real HTTP, trackers in the test process.
 
+mod alerts;
 mod crash;
 mod ordinary;
 mod outage;
@@ -7,3 +8,5 @@ mod privacy;
 mod replicas;
 mod rig;
 mod trackers;
+mod turmoil;
+mod upkeep;

@@ -277,7 +277,7 @@ impl<'a> Changes<'a> {
         let derived = Derived::of(&step.after);
         let origin = i64::from(mapped.origin != bugfeed_core::hooks::event::WhenOrigin::Tracker);
         let int = |set: bool| if set { Value::Int(lane) } else { Value::Null };
-        let sql = "UPDATE hooks_events SET feed = ?, bug = ?, when_us = ?, origin = ?, is_private = ?, lane = ?, \
+        let sql = "UPDATE hooks_events SET feed = ?, bug = ?, when_us = ?, origin = ?, is_private = ?, hash = ?, lane = ?, \
                    open_lane = ?, busy = ? WHERE id = ?";
         let args = [
             super::cells::text_value(&mapped.feed),
@@ -285,6 +285,7 @@ impl<'a> Changes<'a> {
             Value::Int(mapped.when.as_micros()),
             Value::Int(origin),
             Value::Int(mapped.private.into()),
+            Value::Text(codes::hash_text(&mapped.hash)),
             Value::Int(lane),
             int(derived.is_open),
             int(derived.is_busy),

@@ -9,6 +9,7 @@ use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::cells::{CHUNK, Columns, Row, Rows, text_value};
 use super::events::{Range, page_size};
+use super::known::RECONCILED;
 use super::row::needed_id;
 use super::{Store, StoreError};
 use crate::receive::received::{Envelope, Failure, ReceivedRequest, RequestId};
@@ -253,13 +254,15 @@ impl Store {
         self.reader.fetch(&sql, &[Value::Text(id.to_string())]).await?.pop().map(read).transpose()
     }
 
-    /// When a source last received a request; `None`: never, as far as requests are kept.
+    /// When a source's sender last sent something; `None`: never, as far as requests are kept. What a reconciler found or
+    /// a person received again was not sent, and must not hide that the sender is silent.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn last_request(&self, source: &str) -> Result<Option<i64>, StoreError> {
-        let sql = "SELECT received_us FROM hooks_requests WHERE source = ? ORDER BY id DESC LIMIT 1";
-        let row = self.reader.fetch(sql, &[text_value(source)]).await?.pop();
+        let sql = "SELECT received_us FROM hooks_requests WHERE source = ? AND path <> ? AND replays IS NULL ORDER BY \
+                   id DESC LIMIT 1";
+        let row = self.reader.fetch(sql, &[text_value(source), text_value(RECONCILED)]).await?.pop();
         row.map(|row| Columns::of(row).int()).transpose()
     }
 }

@@ -66,7 +66,7 @@ impl Derived {
         Derived {
             is_open: matches!(state, State::Queued | State::Errored) && progress.blocked_by.is_none(),
             is_busy: state == State::Processing,
-            paced: state == State::Errored || progress.trigger.is_paced(),
+            paced: progress.is_paced(),
             shelf: (state != State::Completed).then(|| state.code()),
         }
     }

@@ -59,7 +59,7 @@ impl Place {
         Some(Place::on(&shared::postgres().await?).await)
     }
 
-    async fn on(server: &SqlServer) -> Place {
+    pub(super) async fn on(server: &SqlServer) -> Place {
         let name = server.create_database().await.unwrap();
         Place::at(&server.url(&name), TempDir::new().unwrap()).await
     }
@@ -99,6 +99,11 @@ impl Place {
         Place { spool: "spool2".to_owned(), ..self.clone() }
     }
 
+    /// The same, with a clock of its own that goes ahead by so many seconds.
+    pub(super) fn elsewhere_ahead(&self, seconds: i64) -> Place {
+        Place { ahead_us: Arc::new(AtomicI64::new(seconds * 1_000_000)), ..self.elsewhere() }
+    }
+
     pub(super) fn clock(&self) -> Clock {
         let ahead_us = Arc::clone(&self.ahead_us);
         Arc::new(move || When::from_system_time(SystemTime::now()).as_micros() + ahead_us.load(Ordering::SeqCst))
@@ -110,6 +115,7 @@ impl Place {
         options.clock = self.clock();
         options.limits.store_wait = Duration::from_millis(300);
         options.work.refresh = Duration::from_millis(100);
+        options.work.switch_again = Duration::from_secs(1);
         options.work.stop_grace = Duration::from_millis(200);
         options
     }
