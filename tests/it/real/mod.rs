@@ -12,3 +12,4 @@ mod nginx;
 mod rolling;
 mod soak;
 mod split;
+mod webhooks;
