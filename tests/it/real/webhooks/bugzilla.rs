@@ -60,6 +60,13 @@ struct Webhook {
     backlog: VecDeque<Message>,
 }
 
+impl Webhook {
+    /// Its owner switches it off.
+    fn switch_off(&mut self) {
+        self.switched_off += u32::from(std::mem::take(&mut self.is_on));
+    }
+}
+
 /// How it lives.
 #[derive(Clone, Copy)]
 pub struct Pace {
@@ -145,9 +152,7 @@ async fn own(webhook: Arc<Mutex<Webhook>>, mut random: SmallRng, longest: Durati
     while !calm.is_cancelled() {
         let on = longest.mul_f64(random.random_range(0.3..1.0));
         if calm.run_until_cancelled(pause(on)).await.is_some() {
-            let mut webhook = lock(&webhook);
-            webhook.switched_off += u32::from(std::mem::take(&mut webhook.is_on));
-            drop(webhook);
+            lock(&webhook).switch_off();
             let _or_calm = calm.run_until_cancelled(pause(longest.mul_f64(random.random_range(0.05..0.25)))).await;
         }
         let mut webhook = lock(&webhook);
