@@ -5,5 +5,6 @@
 pub mod admin;
 pub mod cli;
 pub mod compose;
+pub mod hooks_config;
 pub mod watch;
 pub mod welcome;

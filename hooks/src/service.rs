@@ -7,6 +7,8 @@
 //! **Stopping in order:** cancel [`HooksOptions::stop`], end the listener, then [`Hooks::stop`]. Dropping a [`Hooks`] is as a
 //! crash: everything goes on where it was at the next start.
 
+mod counted;
+mod desk;
 mod intake;
 mod opening;
 #[cfg(test)]
@@ -28,16 +30,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use self::counted::Counted;
+use self::desk::Desk;
 use self::intake::StoreIntake;
 use self::opening::{Opening, Running};
+use crate::api::Service;
 use crate::client::{self, Client};
 use crate::config::HooksConfig;
-use crate::receive::http::{KeyTable, Receiver, ReceiverEvents, ReceiverLimits, ReceiverParts};
+use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
 use crate::tracker::reconcile::Hint;
 use crate::tracker::{CannotAsk, Clock};
-use crate::work::{Alerts, Matched, Parts, Sources, WorkEvents, WorkOptions, matcher};
+use crate::work::{Alerts, Matched, Parts, Sources, WorkOptions, matcher};
 
 /// How often it is looked whether the spool is empty again.
 const SPOOL_EVERY: Duration = Duration::from_millis(500);
@@ -67,6 +72,8 @@ pub struct HooksOptions {
     pub stop: CancellationToken,
     /// What still works on requests when their senders have hung up.
     pub connections: TaskTracker,
+    /// Its counters, where somebody must have them before it is started.
+    pub counted: Option<Counted>,
 }
 
 impl HooksOptions {
@@ -84,6 +91,7 @@ impl HooksOptions {
             clock: Arc::new(|| When::from_system_time(SystemTime::now()).as_micros()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
+            counted: None,
         }
     }
 }
@@ -113,7 +121,8 @@ pub struct Hooks {
     receiver: Receiver,
     spool: Spool,
     parts: Parts,
-    receiver_events: Arc<ReceiverEvents>,
+    counted: Counted,
+    health: Health,
     running: watch::Sender<Option<Arc<Running>>>,
     matches: mpsc::Sender<Matched>,
     /// Cancelled once no more requests come: what was handed over is committed before the task ends.
@@ -146,9 +155,9 @@ impl Hooks {
             Err(error) => return Err(error.into()),
         };
         let (spool, scan) = open_spool(options.spool.clone()).await?;
-        let receiver_events = Arc::new(ReceiverEvents::new(health.clone()));
-        receiver_events.spool_opened(&scan);
-        let parts = parts(&options, sources, client, health);
+        let counted = options.counted.clone().unwrap_or_else(|| Counted::new(health.clone()));
+        counted.receiver.spool_opened(&scan);
+        let parts = parts(&options, sources, client, &counted);
         let running = watch::Sender::new(None);
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::clone(&options.config),
@@ -157,7 +166,7 @@ impl Hooks {
             spool: spool.clone(),
             body_folder: options.spool.folder.clone(),
             limits: options.limits,
-            events: Arc::clone(&receiver_events),
+            events: Arc::clone(&counted.receiver),
             tracker: options.connections.clone(),
             stop: options.stop.clone(),
         });
@@ -175,7 +184,7 @@ impl Hooks {
         tasks.spawn(replay(receiver.clone(), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
         let guard = stop.drop_guard();
-        Ok(Hooks { receiver, spool, parts, receiver_events, running, matches, intake_stop, tasks, _guard: guard })
+        Ok(Hooks { receiver, spool, parts, counted, health, running, matches, intake_stop, tasks, _guard: guard })
     }
 
     /// The paths at which requests come in.
@@ -203,14 +212,22 @@ impl Hooks {
         self.running.borrow().as_ref().map(|running| running.shared.store.clone())
     }
 
-    /// Waits until the store is open, and returns it with whether this process has made it.
-    pub async fn opened(&self) -> (Store, bool) {
+    /// Waits until the store is open, and returns it with whether this process has made it. Waits for ever if the service
+    /// ends before that.
+    pub fn opened(&self) -> impl Future<Output = (Store, bool)> + Send + use<> {
         let mut running = self.running.subscribe();
-        // The sender lives as long as this.
-        match running.wait_for(Option::is_some).await.ok().and_then(|running| running.clone()) {
-            Some(running) => (running.shared.store.clone(), running.is_new),
-            None => std::future::pending().await,
+        async move {
+            let opened = running.wait_for(Option::is_some).await.ok().and_then(|running| running.clone());
+            match opened {
+                Some(running) => (running.shared.store.clone(), running.is_new),
+                None => std::future::pending().await,
+            }
         }
+    }
+
+    /// What the API needs of this process.
+    pub fn desk(&self) -> Arc<dyn Service> {
+        Arc::new(Desk::new(self.parts.clone(), self.running.subscribe(), self.health.clone()))
     }
 
     /// Where numbered changes of the bus go, so that events learn their cursors.
@@ -285,14 +302,13 @@ impl Hooks {
 
 impl Register for Hooks {
     fn register(&self, registry: &mut Registry) {
-        self.receiver_events.register(registry);
-        self.parts.events.register(registry);
+        self.counted.register(registry);
     }
 }
 
 /// The parts of the executor.
-fn parts(options: &HooksOptions, sources: Sources, client: Client, health: Health) -> Parts {
-    let events = Arc::new(WorkEvents::new(health));
+fn parts(options: &HooksOptions, sources: Sources, client: Client, counted: &Counted) -> Parts {
+    let events = Arc::clone(&counted.work);
     let clock = Arc::clone(&options.clock);
     let alerts = Alerts::new(&options.config, client, Arc::clone(&clock), Arc::clone(&events));
     let mut work = options.work;

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::cli::Command;
 use crate::cli::hooks::{
-    AdminArgs, BugArgs, DeadLettersArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+    AdminArgs, BugArgs, DeadLettersArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
 };
 use connection::Connection;
 
@@ -42,8 +42,8 @@ pub enum AdminCommand {
     DeadLetters(DeadLettersArgs),
     /// `bug`
     Bug(BugArgs),
-    /// `hooks`
-    Hooks(HooksArgs),
+    /// `hooks test`, `hooks token`
+    Hooks(HooksCommand),
 }
 
 impl AdminCommand {
@@ -60,7 +60,10 @@ impl AdminCommand {
             Command::Sources(args) => AdminCommand::Sources(*args),
             Command::DeadLetters(args) => AdminCommand::DeadLetters(*args),
             Command::Bug(args) => AdminCommand::Bug(*args),
-            Command::Hooks(args) => AdminCommand::Hooks(*args),
+            Command::Hooks(mut args) => match args.command.take() {
+                Some(command) => AdminCommand::Hooks(command),
+                None => return Err(Command::Hooks(args)),
+            },
             other => return Err(other),
         })
     }
@@ -92,9 +95,9 @@ pub enum AdminError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] bugfeed_hooks::store::StoreError),
-    /// The configuration is wrong.
+    /// The configuration is wrong, or cannot be read.
     #[error(transparent)]
-    Config(#[from] bugfeed_hooks::config::ConfigError),
+    Config(#[from] crate::hooks_config::ConfigFileError),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),

@@ -14,25 +14,18 @@ use bugfeed_protocol::When;
 
 use super::table::harmless;
 use super::{AdminError, Outcome, Screen};
-use crate::cli::hooks::{HooksArgs, HooksCommand, TestArgs, TokenArgs};
+use crate::cli::hooks::{HooksCommand, TestArgs, TokenArgs};
+use crate::hooks_config;
 
-pub(super) async fn hooks(args: HooksArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
-    match args.command {
+pub(super) async fn hooks(command: HooksCommand, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
+    match command {
         HooksCommand::Test(args) => test(&args, screen),
         HooksCommand::Token(args) => token(args, screen).await,
     }
 }
 
 fn test(args: &TestArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
-    let config = match &args.config {
-        Some(path) => {
-            let bytes = read(path)?;
-            let text = String::from_utf8_lossy(&bytes);
-            let read_file = |path: &Path| fs::read_to_string(path).map_err(|error| error.to_string());
-            HooksConfig::read(&path.display().to_string(), &text, &read_file)?
-        }
-        None => HooksConfig::plain()?,
-    };
+    let config = hooks_config::read(args.config.as_deref())?;
     let source = choose(&config, args.source.as_deref())?;
     let captured = capture::read(&read(&args.file)?);
     let explained = explain(source, &captured, now());

@@ -30,7 +30,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed keys | events | bug | sources | requests | dead-letters | tokens | hooks ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -155,9 +155,15 @@ Examples:
   bugfeed tokens create --name dashboard --scope read
   bugfeed tokens list")]
     Tokens(Box<TokensArgs>),
-    /// Try a mapping of webhooks out, or make a token on the machine of the store
+    /// Receive webhooks of trackers and publish what they tell to RabbitMQ; or try a mapping, or make a token
+    ///
+    /// Each request is on the disk before its sender hears 200: in --store, or in --spool-dir while the store is away. Its
+    /// items become rows of change tables in the store, one for each feed, which are numbered and published as a shim does.
     #[command(after_help = "\
 Examples:
+  bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
+  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks --spool-dir /var/lib/bugfeed/spool
+  bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
     Hooks(Box<HooksArgs>),

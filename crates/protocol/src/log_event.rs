@@ -124,6 +124,12 @@ log_events! {
     HookPoison = "hook_poison", "Three workers in a row were gone while they had a received event; it was put aside.";
     HooksHastened = "hooks_hastened", "Failed events are tried at once, because their cause may be mended.";
     HooksMissed = "hooks_missed", "The tracker has changes that no webhook has brought; they are announced now.";
+    HooksListen = "hooks_listen", "The ports of `bugfeed hooks` are open.";
+    HooksFirstToken = "hooks_first_token", "The store is new, and the first token for its API is in a file, or could not be written there.";
+    HooksConfigRefused = "hooks_config_refused", "The configuration was read again and is wrong; the one before goes on.";
+    HooksFeedLater = "hooks_feed_later", "A source names a feed that the all-in-one serves after its next start only.";
+    HooksRival = "hooks_rival", "Another ledger publishes to the exchange of a feed; the hooks publish nothing there until it is silent.";
+    HooksRivalUnknown = "hooks_rival_unknown", "The broker does not let the hooks listen for other ledgers on a feed's exchange; they publish all the same.";
     HooksReloaded = "hooks_reloaded", "The configuration of the sources was read again and holds from now on.";
     HooksStopped = "hooks_stopped", "The hooks have ended in good order.";
     TrackerAway = "tracker_away", "A tracker fails and is asked more rarely; events that must be looked at wait.";

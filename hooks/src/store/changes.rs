@@ -228,7 +228,8 @@ impl<'a> Changes<'a> {
                 .filter_map(|step| step.row.as_ref())
                 .map(|row| (row.change.bug, row.change.when))
                 .collect();
-            let given = change_table::insert(self.store.db.dialect(), self.tx, &table, &changes).await?;
+            let zone = self.store.zone_of(feed);
+            let given = change_table::insert(self.store.db.dialect(), self.tx, (&table, zone), &changes).await?;
             ids.extend(steps.iter().map(|step| step.id).zip(given));
         }
         Ok(ids)

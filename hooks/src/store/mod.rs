@@ -24,7 +24,7 @@ pub mod apply;
 pub mod audit;
 pub mod bodies;
 mod cells;
-mod change_table;
+pub mod change_table;
 mod changes;
 mod codes;
 pub mod dead;
@@ -57,6 +57,7 @@ use bugfeed_core::hooks::arrival::Duplicates;
 use bugfeed_core::hooks::event::Event;
 use bugfeed_core::hooks::lane::Settings;
 use bugfeed_sql::{Db, DbUrl, Use};
+use jiff::tz::TimeZone;
 
 pub use accept::Rule;
 pub use error::StoreError;
@@ -76,11 +77,13 @@ pub struct Options {
     pub bounds: Bounds,
     /// A token that is written if this call makes the store, in the transaction that makes it.
     pub first_token: Option<NewToken>,
+    /// The zones of the dates in change tables of feeds, where they are not UTC: a table that was there before.
+    pub zones: BTreeMap<String, TimeZone>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { create: true, works: true, bounds: Bounds::default(), first_token: None }
+        Options { create: true, works: true, bounds: Bounds::default(), first_token: None, zones: BTreeMap::new() }
     }
 }
 
@@ -136,6 +139,7 @@ struct Shared {
     /// The change table of each feed, by its name in SQL.
     tables: RwLock<BTreeMap<String, String>>,
     rules: RwLock<Rules>,
+    zones: BTreeMap<String, TimeZone>,
     /// Bytes of bodies, as far as this process knows. Corrected by each look at the table.
     body_bytes: AtomicI64,
     /// Held as long as the store is open.
@@ -175,6 +179,7 @@ impl Store {
                 settings: Settings::DEFAULT,
                 duplicates: Duplicates::ByContent,
             })),
+            zones: options.zones,
             body_bytes: AtomicI64::new(0),
             _lock: lock,
         };

@@ -3,6 +3,8 @@
 //! Goes in: what happened. Comes out: log lines with the ids of events, counters by source (never by bug), warnings. What
 //! others can cause is throttled.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bugfeed_core::hooks::action::Question;
@@ -17,10 +19,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use crate::notify::Undelivered;
 use crate::store::StoreError;
+use crate::tracker::{SenderHook, Trouble};
 
 /// The name of the executor in the answer of `/readyz`.
 const WORK: &str = "hooks work";
@@ -59,6 +63,8 @@ pub struct WorkEvents {
     store_lines: Throttle,
     undelivered: Throttle,
     reconciling: Throttle,
+    /// What senders last said of their own webhooks, by source.
+    senders: Mutex<HashMap<String, Value>>,
 }
 
 impl WorkEvents {
@@ -79,6 +85,7 @@ impl WorkEvents {
             store_lines: Throttle::once_a_minute(),
             undelivered: Throttle::new(10, Duration::from_secs(60)),
             reconciling: Throttle::new(10, Duration::from_secs(300)),
+            senders: Mutex::default(),
         }
     }
 
@@ -197,6 +204,25 @@ impl WorkEvents {
                 error!(source, text, event = %LogEvent::SenderTroubled, "the sender's own list of webhooks says that something is wrong");
             }
         }
+    }
+
+    /// What a sender said of its own webhooks.
+    pub(super) fn sender_said(&self, source: &str, said: &Result<Vec<SenderHook>, Trouble>) {
+        let hook = |hook: &SenderHook| {
+            let SenderHook { id, name, enabled, backlog } = hook;
+            json!({ "id": id, "name": name, "enabled": enabled, "backlog": backlog })
+        };
+        let said = match said {
+            Ok(hooks) => json!({ "webhooks": hooks.iter().map(hook).collect::<Value>() }),
+            Err(trouble) => json!({ "error": trouble.reason }),
+        };
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner).insert(source.to_owned(), said);
+    }
+
+    /// What a sender last said of its own webhooks; null if nothing.
+    pub(crate) fn sender_state(&self, source: &str) -> Value {
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        senders.get(source).cloned().unwrap_or_default()
     }
 
     pub(super) fn figures(&self, backlog: u64, dead_letters: u64) {

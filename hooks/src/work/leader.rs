@@ -28,6 +28,10 @@ const STEP_PAUSE: Duration = Duration::from_millis(20);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Senders are asked for their own list of webhooks so often.
 const SENDERS_EVERY: Duration = Duration::from_secs(900);
+/// The note by which another process wishes that the trackers are asked at once: when it was written.
+pub(crate) const WISH: &str = "reconcile wished";
+/// It is looked for so often.
+const WISHES_EVERY: Duration = Duration::from_secs(2);
 /// Hints that wait for a reconciler.
 const HINTS: usize = 16;
 
@@ -51,7 +55,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 
 async fn lead(shared: &Arc<Shared>, lease: Lease) {
     let work = async {
-        tokio::join!(retention(shared), minutes(shared), senders(shared), reconcilers(shared));
+        tokio::join!(retention(shared), minutes(shared), senders(shared), wishes(shared), reconcilers(shared));
     };
     let is_held = tokio::select! {
         () = work => true,
@@ -117,6 +121,19 @@ async fn minutes(shared: &Arc<Shared>) {
     }
 }
 
+/// Hears what other processes were asked for.
+async fn wishes(shared: &Arc<Shared>) {
+    let mut before = shared.store.note(WISH).await.ok().flatten();
+    loop {
+        tokio::time::sleep(WISHES_EVERY).await;
+        let Ok(wish) = shared.store.note(WISH).await else { continue };
+        if wish != before {
+            shared.hurry_all();
+            before = wish;
+        }
+    }
+}
+
 /// Asks senders for their own lists of webhooks.
 async fn senders(shared: &Arc<Shared>) {
     let mut before: HashMap<String, Vec<SenderHook>> = HashMap::new();
@@ -124,7 +141,9 @@ async fn senders(shared: &Arc<Shared>) {
         for (name, state) in &shared.sources.table().sources {
             let can_tell = state.config.tracker_key_file.is_some() && state.config.preset == Some("bugzilla");
             let Some(asker) = state.asker.as_ref().filter(|_| can_tell) else { continue };
-            let hooks = match asker.sender_hooks().await {
+            let asked = asker.sender_hooks().await;
+            shared.events.sender_said(name, &asked);
+            let hooks = match asked {
                 Ok(hooks) => hooks,
                 Err(trouble) => {
                     shared.events.sender(name, Some(&format!("its list of webhooks cannot be read: {trouble}")));

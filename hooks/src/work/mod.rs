@@ -46,6 +46,7 @@ pub use self::gates::{Sources, SwitchNames};
 pub use self::matcher::{Matched, MatcherTask, matcher};
 
 pub(crate) use self::alerts::Alerts;
+pub(crate) use self::leader::WISH;
 pub(crate) use self::recovery::{mended, switched_on};
 pub(crate) use self::upkeep::{refresh_once, serve_all_feeds};
 
@@ -214,6 +215,11 @@ impl Shared {
         for sender in hints.values().flatten() {
             let _ = sender.try_send(Hint::Hurry);
         }
+    }
+
+    /// Whether this process runs the reconcilers of a source.
+    pub(crate) fn reconciles(&self, source: &str) -> bool {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner).contains_key(source)
     }
 
     fn set_hints(&self, to: HashMap<String, Vec<mpsc::Sender<Hint>>>) {

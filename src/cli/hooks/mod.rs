@@ -1,8 +1,10 @@
-//! The commands about webhooks: plain structs. All but `hooks test` and `hooks token` go over the API of a running process.
+//! The role that receives webhooks, and the commands about them: plain structs. All commands but `hooks test` and `hooks
+//! token` go over the API of a running process.
 
 mod events;
 mod keys;
 mod requests;
+mod role;
 mod sources;
 mod tools;
 
@@ -17,6 +19,7 @@ pub use events::{
 };
 pub use keys::{ChangeKeyArgs, CreateKeyArgs, CreateTokenArgs, KeysArgs, KeysCommand, TokensArgs, TokensCommand};
 pub use requests::{ListRequestsArgs, RequestsArgs, RequestsCommand};
+pub use role::HooksRoleArgs;
 pub use sources::{SourcesArgs, SourcesCommand, SwitchArgs};
 pub use tools::{HooksArgs, HooksCommand, TestArgs, TokenArgs};
 

@@ -1,16 +1,22 @@
-//! Options of `bugfeed hooks`: what needs no running process.
+//! Options of `bugfeed hooks`: the role, and what needs no running process.
 
 use std::path::PathBuf;
 
 use bugfeed_sql::DbUrl;
 use clap::{Args, Subcommand};
 
+use super::HooksRoleArgs;
+
 /// Options of `hooks`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct HooksArgs {
-    /// What to do.
+    /// The role, if there is no subcommand.
+    #[command(flatten)]
+    pub role: HooksRoleArgs,
+    /// What to do instead.
     #[command(subcommand)]
-    pub command: HooksCommand,
+    pub command: Option<HooksCommand>,
 }
 
 /// What can be done without a running process.
