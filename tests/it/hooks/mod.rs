@@ -48,9 +48,7 @@ impl Receiver {
 
     /// A new key for a source.
     pub async fn key(&self, dir: &Path, source: &str) -> String {
-        let key = self.command(dir, &["keys", "create", "--name", "try", "--source", source]).await;
-        assert!(key.starts_with("bf_") && !key.contains(char::is_whitespace), "the key alone: {key}");
-        key
+        key_in(&self.command(dir, &["keys", "create", "--name", "try", "--source", source]).await)
     }
 
     /// POSTs a body; the status and the JSON of the answer.
@@ -84,6 +82,11 @@ impl Receiver {
         client.subscribe(bugs).await;
         client
     }
+}
+
+/// The key in what `keys create` prints: alone on standard output, with a remark on standard error.
+pub fn key_in(told: &str) -> String {
+    told.lines().find(|line| line.starts_with("bf_")).unwrap_or_else(|| panic!("no key: {told}")).to_owned()
 }
 
 /// A POST, with a body that may be only begun.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Receiver;
+use super::{Receiver, key_in};
 use crate::support::request;
 
 /// The key in the requests of the folder.
@@ -59,7 +59,7 @@ async fn what_each_tracker_sends_becomes_an_update() {
         folders.iter().map(|folder| fs::read_to_string(folder.join("source.toml")).unwrap()).collect();
     fs::write(dir.path().join("hooks.toml"), config.join("\n")).unwrap();
     let serve = Receiver::start(dir.path(), &["serve", "--config", "hooks.toml"]).await;
-    let key = serve.command(dir.path(), &["keys", "create", "--name", "all"]).await;
+    let key = key_in(&serve.command(dir.path(), &["keys", "create", "--name", "all"]).await);
     let mut count = 0;
     for folder in &folders {
         let Sent { text, feed, bug } = first_good(folder).unwrap_or_else(|| panic!("none in {}", folder.display()));

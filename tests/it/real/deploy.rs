@@ -163,7 +163,7 @@ mod chaos {
         let key = Run::new(bin("bugfeed").unwrap())
             .args(["keys", "create", "--name", "kde", "--source", "kde", "--admin-token-file", &token])
             .args(["--admin-url", &url]);
-        let key = key.succeeds(SOON).await.unwrap().trim().to_owned();
+        let key = crate::hooks::key_in(&key.succeeds(SOON).await.unwrap());
         let body = "{\"bug\":{\"id\":7,\"is_private\":false},\"event\":{\"action\":\"modify\",\"target\":\"bug\",\
                     \"routing_key\":\"bug.modify:status\",\"time\":\"2026-01-26T11:59:07\"}}";
         let receiver = crate::hooks::Receiver { proc: hooks, port, admin };

@@ -8,7 +8,7 @@ use bugfeed_testbed::{MariaDb, Run, SqlServer, bin, eventually, shared, unique};
 use serde_json::json;
 
 use super::split::{Gateway, shim};
-use crate::hooks::Receiver;
+use crate::hooks::{Receiver, key_in};
 use crate::support::{Client, SOON, get, init};
 
 /// The feed `kde`, which goes to this exchange.
@@ -45,7 +45,7 @@ async fn watching(gateway: &Gateway, feed: &str, bugs: &[u64]) -> Client {
 async fn key(receiver: &Receiver, dir: &Path, source: &str) -> String {
     let token = ["--admin-token-file", "admin.token"];
     let args = [&["keys", "create", "--name", "try", "--source", source][..], &token].concat();
-    receiver.command(dir, &args).await
+    key_in(&receiver.command(dir, &args).await)
 }
 
 async fn numbered(receiver: &Receiver, dir: &Path, bug: u64) {
