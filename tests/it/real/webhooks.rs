@@ -2,7 +2,7 @@
 //! gateway, clients, and two trackers. One sends as Bugzilla does: in order, again and again until it is answered. The
 //! other one sends as GitHub does: once.
 //!
-//! Goes in: a seed, a duration, a kind of store, a number of replicas (`BUGFEED_WEBHOOKS_SEED`, `_SECONDS`, `_STORE`,
+//! Goes in: a seed, a duration, a kind of store, a number of replicas (`BUGFEED_TEST_WEBHOOKS_SEED`, `_SECONDS`, `_STORE`,
 //! `_REPLICAS`). Comes out: a few lines that count faults, changes, requests, what webhooks alone would have lost and what
 //! the reconciler brought, or a list of what is wrong, with the logs of every process. Faults and senders draw from the
 //! seed; what the machine makes of it is not repeated exactly.

@@ -27,6 +27,8 @@ const LONG: u64 = 120;
 const VERDICT: Duration = Duration::from_secs(150);
 /// The longest time between two questions to a tracker, and a little.
 const ROUND: Duration = Duration::from_secs(330);
+/// How long an event is left to a process that has it, and is gone.
+const LEASE: Duration = Duration::from_secs(70);
 
 /// What is to be done.
 struct Plan {
@@ -36,23 +38,26 @@ struct Plan {
     replicas: usize,
     /// The reconciler asks when it is its turn, instead of because hooks are started again.
     is_patient: bool,
+    /// Bugzilla is asked before a bug is announced.
+    verify: bool,
 }
 
 impl Plan {
     fn from_env(seconds: u64) -> Plan {
-        let seed = from_env("BUGFEED_WEBHOOKS_SEED", u64::from(rand::random::<u32>()));
-        let seconds = from_env("BUGFEED_WEBHOOKS_SECONDS", seconds);
+        let seed = from_env("BUGFEED_TEST_WEBHOOKS_SEED", u64::from(rand::random::<u32>()));
+        let seconds = from_env("BUGFEED_TEST_WEBHOOKS_SECONDS", seconds);
         let by_seed = Kind::ALL[usize::try_from(seed % 3).unwrap()];
-        let store = std::env::var("BUGFEED_WEBHOOKS_STORE").map_or(by_seed, |text| Kind::parse(&text));
-        let replicas = usize::try_from(from_env("BUGFEED_WEBHOOKS_REPLICAS", 2)).unwrap();
+        let store = std::env::var("BUGFEED_TEST_WEBHOOKS_STORE").map_or(by_seed, |text| Kind::parse(&text));
+        let replicas = usize::try_from(from_env("BUGFEED_TEST_WEBHOOKS_REPLICAS", 2)).unwrap();
         let replicas = if store.is_shared() { replicas } else { 1 };
-        let is_patient = from_env("BUGFEED_WEBHOOKS_PATIENT", 0) > 0;
+        let is_patient = from_env("BUGFEED_TEST_WEBHOOKS_PATIENT", 0) > 0;
+        let verify = from_env("BUGFEED_TEST_WEBHOOKS_VERIFY", 0) > 0;
         let name = store.name();
         println!(
-            "seed {seed}; the same schedule again: BUGFEED_WEBHOOKS_SEED={seed} BUGFEED_WEBHOOKS_SECONDS={seconds} \
-             BUGFEED_WEBHOOKS_STORE={name} BUGFEED_WEBHOOKS_REPLICAS={replicas}"
+            "seed {seed}; the same schedule again: BUGFEED_TEST_WEBHOOKS_SEED={seed} BUGFEED_TEST_WEBHOOKS_SECONDS={seconds} \
+             BUGFEED_TEST_WEBHOOKS_STORE={name} BUGFEED_TEST_WEBHOOKS_REPLICAS={replicas}"
         );
-        Plan { seed, seconds, store, replicas, is_patient }
+        Plan { seed, seconds, store, replicas, is_patient, verify }
     }
 
     fn is_long(&self) -> bool {
@@ -82,12 +87,17 @@ impl People {
         let pace = Pace {
             seed: seed + 30,
             speed: if plan.is_long() { 20.0 } else { 100.0 },
-            edits: Duration::from_millis(600),
+            // It is asked twice a second at most.
+            edits: Duration::from_millis(if plan.verify { 2000 } else { 600 }),
             on: Duration::from_secs(plan.seconds) / if plan.is_long() { 8 } else { 2 },
         };
         let [first, second] = around.trackers.each_ref().map(Arc::clone);
         let bugzilla = Bugzilla::start(first, to, around.key.expose(), pace);
         let github = GitHub::start(second, to, seed + 40, Duration::from_millis(250));
+        // Before that a client has no place to which it could come back.
+        for listeners in &listeners {
+            listeners.hear().await;
+        }
         People { bugzilla, github, listeners }
     }
 
@@ -163,7 +173,7 @@ fn report(stored: &Stored, around: &Around, people: &People) -> Vec<String> {
 }
 
 async fn survive(plan: Plan) {
-    let Some((parts, around)) = site::start(plan.store, plan.replicas, plan.seed).await else { return };
+    let Some((parts, around)) = site::start(plan.store, plan.replicas, plan.verify, plan.seed).await else { return };
     let people = People::start(&around, &plan).await;
     let (mut parts, faults) = die_at_random(parts, &around, &plan).await;
     let faults: Vec<String> = faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -176,8 +186,8 @@ async fn survive(plan: Plan) {
         // Reconcilers ask at once when they are started; otherwise a tracker is asked every few minutes only.
         parts.restart_hooks().await;
     }
-    let limit = if plan.is_patient { CATCH_UP + ROUND } else { CATCH_UP };
-    wrong.extend(settle(&parts, &around, &people, limit).await);
+    let (round, lease) = (ROUND * u32::from(plan.is_patient), LEASE * u32::from(plan.verify));
+    wrong.extend(settle(&parts, &around, &people, CATCH_UP + round + lease).await);
     println!("webhooks: all known everywhere {:.1} s after the last fault", calm.elapsed().as_secs_f32());
     if plan.is_long() {
         // What was found last is counted as missed once the usual latency has passed.
@@ -188,7 +198,7 @@ async fn survive(plan: Plan) {
     let events = [LogEvent::SpoolBegun, LogEvent::HooksWait, LogEvent::HookTryFailed, LogEvent::SpoolSetAside];
     let [spooled, waits, failed, aside] = events.map(|what| logged(&around.logs, what));
     println!(
-        "webhooks: counted as missed by the processes that lived long enough: {}; the spool was used {spooled} times, the          store said to be away {waits} times, {failed} tries of events failed, {aside} set aside; wrong: {}",
+        "webhooks: counted as missed by the processes that lived long enough: {}; the spool was used {spooled} times, the store said to be away {waits} times, {failed} tries of events failed, {aside} set aside; wrong: {}",
         missed.join(", "),
         wrong.len(),
     );

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::tracker::Edit;
+use crate::real::soak::chaos::CATCH_UP;
 use crate::support::SOON;
 
 /// What a client was told.
@@ -133,6 +134,12 @@ impl Listeners {
         let subscribed = async || listeners.all.iter().all(|listener| listener.heard().subscribed);
         eventually(SOON, "all clients are subscribed", subscribed).await.unwrap();
         listeners
+    }
+
+    /// Waits until each was told of a change.
+    pub async fn hear(&self) {
+        let told = async || self.all.iter().all(|listener| listener.heard().count > 0);
+        eventually(CATCH_UP, "every client was told of a change", told).await.unwrap();
     }
 
     /// From now on nobody leaves.

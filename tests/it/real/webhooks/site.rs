@@ -52,8 +52,8 @@ impl Drop for Around {
     }
 }
 
-/// Starts everything. None where a server is not installed.
-pub async fn start(kind: Kind, replicas: usize, seed: u64) -> Option<(Parts, Around)> {
+/// Starts everything. None where a server is not installed. With `verify`, Bugzilla is asked before a bug is announced.
+pub async fn start(kind: Kind, replicas: usize, verify: bool, seed: u64) -> Option<(Parts, Around)> {
     let folder = tempfile::tempdir().unwrap();
     let (database, rabbit) = tokio::join!(Database::start(kind, folder.path()), RabbitMq::start_or_skip());
     let (database, rabbit) = (database?, rabbit?);
@@ -61,7 +61,7 @@ pub async fn start(kind: Kind, replicas: usize, seed: u64) -> Option<(Parts, Aro
     let trackers = [Arc::new(Tracker::start().await), Arc::new(Tracker::start().await)];
     let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("webhooks-{seed}"));
     std::fs::create_dir_all(&logs).unwrap();
-    let config = write_config(folder.path(), &trackers);
+    let config = write_config(folder.path(), verify, &trackers);
     let service = Arc::new(Service::start(replicas).await);
     // A frozen peer is found out within seconds.
     let amqp = format!("{}?heartbeat=2", rabbit.url());
@@ -141,12 +141,12 @@ fn gateway(amqp: &str, pods: &Pods, logs: &Path) -> Program {
 }
 
 /// Both sources; trackers are asked as often as is allowed.
-fn write_config(folder: &Path, trackers: &[Arc<Tracker>; 2]) -> String {
+fn write_config(folder: &Path, verify: bool, trackers: &[Arc<Tracker>; 2]) -> String {
     let [bugzilla, github] = trackers.each_ref().map(|tracker| tracker.address);
     let secret = github::secret();
     let config = format!(
         "[[source]]\nname = \"bugzilla\"\npreset = \"bugzilla\"\nfeed = \"kde\"\ntracker = \"http://{bugzilla}\"\n\
-         reconcile = \"5m\"\n\n[[source]]\nname = \"github\"\npreset = \"github\"\nfeed = \"octo\"\n\
+         reconcile = \"5m\"\nverify = {verify}\n\n[[source]]\nname = \"github\"\npreset = \"github\"\nfeed = \"octo\"\n\
          secret = \"{secret}\"\ntracker = \"http://{github}/{REPOSITORY}\"\nreconcile = \"1m\"\n"
     );
     let path = folder.join("hooks.toml");

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use bugfeed_protocol::When;
@@ -65,6 +66,7 @@ impl Tracker {
         let router = Router::new()
             .route("/rest/time", get(time))
             .route("/rest/bug", get(bugs))
+            .route("/rest/bug/{id}", get(bug))
             .route(&format!("/api/v3/repos/{REPOSITORY}/issues"), get(issues))
             .with_state(Arc::clone(&truth));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }).abort_handle();
@@ -111,8 +113,18 @@ async fn bugs(State(truth): State<Shared>, Query(query): Query<HashMap<String, S
     let after = query.get("v1").map_or(0, |number| number.parse().unwrap());
     let changed = truth.lock().unwrap().changed(since(&query, "last_change_time"));
     let shown = changed.into_iter().filter(|(bug, _)| *bug > after).take(number(&query, "limit"));
-    let shown = shown.map(|(bug, when)| json!({ "id": bug, "last_change_time": format!("{when}Z"), "product": "P" }));
-    Json(json!({ "bugs": shown.collect::<Vec<_>>() }))
+    Json(json!({ "bugs": shown.map(show).collect::<Vec<_>>() }))
+}
+
+async fn bug(State(truth): State<Shared>, Path(id): Path<u64>) -> (StatusCode, Json<Value>) {
+    match truth.lock().unwrap().newest.get(&id) {
+        Some(when) => (StatusCode::OK, Json(json!({ "bugs": [show((id, *when))], "faults": [] }))),
+        None => (StatusCode::NOT_FOUND, Json(json!({ "error": true, "code": 101, "message": "no such bug" }))),
+    }
+}
+
+fn show((bug, when): (u64, When)) -> Value {
+    json!({ "id": bug, "last_change_time": format!("{when}Z"), "product": "P" })
 }
 
 async fn issues(State(truth): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Json<Value> {
