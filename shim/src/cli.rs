@@ -209,7 +209,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, env = "BUGFEED_SHIM_FORMAT", default_value = "native")]
     pub format: FormatArg,
     /// Longest pause between two looks at an idle table, in milliseconds (1 to 60000). While a look takes a millisecond, the
-    /// pause is a tenth of this (20 or more), which costs the shim and the database 1 to 2 % of a core each at 250; it is 20
+    /// pause is a sixth of this (20 or more), which costs the shim and the database some 1 % of a core each at 250; it is 20
     /// times as long as a slower look took
     #[arg(long, value_name = "MS", env = "BUGFEED_SHIM_POLL_INTERVAL_MS", default_value = "250", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub poll_interval_ms: u64,

@@ -15,7 +15,8 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{}", usage.explain(&format!("error: {error}")));
         ExitCode::FAILURE
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // One thread: all of the shim's work is waiting for others, and a second thread would only be woken for it (decision 28).
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return failed(&e),
     };

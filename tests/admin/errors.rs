@@ -85,7 +85,7 @@ fn command_lines() {
         ("sources disable a --feed b", "--feed"),
         ("tokens create --name x", "--scope"),
         ("keys list --admin-url 8845", "http://"),
-        ("hooks", "test"),
+        ("hooks --store x token --store sqlite://x", "token"),
     ] {
         let error = read(line).expect_err(line);
         assert!(error.contains(want), "{line}: no '{want}' in: {error}");

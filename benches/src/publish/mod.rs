@@ -39,7 +39,7 @@ const ROUND_NS: u64 = 10_000_000;
 pub enum Pace {
     /// One update every so many nanoseconds.
     Every(u64),
-    /// The same, but those of 10 ms are sent together.
+    /// The same, but those of 10 ms are sent together. (`bugfeed-shim` takes up to 15 ms together, `core/relay/pace.rs`.)
     Gathered(u64),
     /// As fast as the server takes them.
     Full,

@@ -59,7 +59,7 @@ pub struct HooksRoleArgs {
     /// How large a stream may become, in bytes, if this process creates it
     #[arg(long, env = "BUGFEED_STREAM_MAX_BYTES", default_value_t = 1 << 30, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1_000_000..), hide_short_help = true)]
     pub stream_max_bytes: u64,
-    /// Longest pause between two looks at an idle change table, in ms; a tenth of it while a look takes a millisecond
+    /// Longest pause between two looks at an idle change table, in ms; much shorter while a look takes a millisecond
     #[arg(long, env = "BUGFEED_POLL_INTERVAL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(1..=60_000), hide_short_help = true)]
     pub poll_interval_ms: u64,
     /// Published changes older than this are removed from the ledgers

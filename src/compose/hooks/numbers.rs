@@ -63,8 +63,7 @@ impl<P: Publish> Publish for Noting<P> {
         self.inner.begin(ledger).await?;
         let meta = ledger.meta().await?;
         if meta.published > 0 {
-            let tag = meta.tag.clone();
-            self.published.send_replace(Some(Cursor { epoch: meta.epoch, seq: meta.published, tag }));
+            self.published.send_replace(Some(Cursor { epoch: meta.epoch, seq: meta.published, tag: meta.tag }));
         }
         Ok(())
     }

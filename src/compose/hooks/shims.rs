@@ -107,7 +107,7 @@ impl Shims {
             self.tasks.spawn(
                 async move {
                     let Some((store, _)) = stop.run_until_cancelled(opened).await else { return };
-                    shim.run(&store, &stop).await;
+                    Box::pin(shim.run(&store, &stop)).await;
                 }
                 .instrument(span),
             );

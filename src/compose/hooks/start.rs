@@ -107,7 +107,7 @@ pub(in crate::compose) async fn once_open(
             }
             Err(error) => {
                 let reason = format!("{error:#}");
-                tracing::error!(reason, event = %LogEvent::HooksFirstToken, "there is no file with the first token; make one with `bugfeed hooks token`");
+                tracing::error!(reason, event = %LogEvent::HooksFirstToken, "there is no file with the first token; the command `hooks token` makes one");
             }
         }
         api.set(Api::new(store, desk).routes());

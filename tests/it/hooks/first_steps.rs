@@ -52,7 +52,8 @@ async fn who_has_no_key_is_told_and_kept_aside() {
         &std::fs::metadata(dir.path().join("data/admin.token")).unwrap().permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
-    let key = serve.key(dir.path(), "other").await;
+    let key = serve.key(dir.path(), "plain").await;
+    serve.command(dir.path(), &["keys", "revoke", key.split('_').nth(1).unwrap()]).await;
     for (path, key) in
         [("/hooks/plain", "bf_aaaaaa_bbbbbbbbbbbbbbbbbbbbbb"), ("/hooks/plain", &*key), ("/hooks/none", "x")]
     {

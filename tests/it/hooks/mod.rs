@@ -41,9 +41,14 @@ impl Receiver {
 
     /// Runs a command about webhooks in this folder; what it prints.
     pub async fn command(&self, dir: &Path, args: &[&str]) -> String {
+        self.try_command(dir, args).await.unwrap()
+    }
+
+    /// The same, where it may fail; then why.
+    pub async fn try_command(&self, dir: &Path, args: &[&str]) -> Result<String, String> {
         let url = format!("http://{}", self.admin);
         let run = Run::new(bugfeed()).dir(dir).args(args).args(["--admin-url", &url]);
-        run.succeeds(SOON).await.unwrap().trim().to_owned()
+        run.succeeds(SOON).await.map(|told| told.trim().to_owned()).map_err(|error| format!("{error:#}"))
     }
 
     /// A new key for a source.

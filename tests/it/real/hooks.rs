@@ -52,7 +52,7 @@ async fn numbered(receiver: &Receiver, dir: &Path, bug: u64) {
     let bug = bug.to_string();
     let look = async || {
         let args = ["bug", &bug, "--json", "--admin-token-file", "admin.token"];
-        let told = receiver.command(dir, &args).await;
+        let told = receiver.try_command(dir, &args).await?;
         if told.contains("\"cursor\":\"") { Ok(()) } else { Err(told) }
     };
     eventually(SOON, format!("a number for bug {bug}"), look).await.unwrap();

@@ -5,7 +5,7 @@
 /// The first pause after rows have stopped coming.
 const FIRST_MS: u64 = 5;
 /// An idle table whose database answers at once is looked at so many times in the longest pause.
-const QUICK: u64 = 10;
+const QUICK: u64 = 6;
 /// The shortest pause between two looks at an idle table, unless the longest one is shorter still.
 const QUICK_MIN_MS: u64 = 20;
 /// The pause is at least so many times as long as the look before took, so that looking takes at most a small part of the
@@ -13,7 +13,7 @@ const QUICK_MIN_MS: u64 = 20;
 const PAUSES: u64 = 20;
 /// How far apart looks begin while rows keep coming. What comes in between is recorded in one transaction and goes out in one
 /// message, which costs a small part of what as many single ones would.
-const GATHER_MS: u64 = 10;
+const GATHER_MS: u64 = 15;
 /// So many looks in a row that found something mean that rows keep coming.
 const STEADY: u32 = 3;
 
@@ -84,12 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn at_once_when_rows_come_then_doubling_to_a_tenth_of_the_interval() {
+    fn at_once_when_rows_come_then_doubling_to_a_part_of_the_interval() {
         let idle = |ms| (Found::Nothing, 1, Pause::Wait(ms));
         let one = (Found::Some, 1, Pause::None);
-        check(250, &[idle(5), idle(10), idle(20), idle(25), idle(25)]);
+        check(250, &[idle(5), idle(10), idle(20), idle(40), idle(41)]);
         check(250, &[one, one, idle(5), idle(10), one, idle(5)]);
-        check(60_000, &[5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 6000, 6000].map(idle));
+        check(60_000, &[5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_000, 10_000].map(idle));
         check(50, &[idle(5), idle(10), idle(20), idle(20)]);
         check(3, &[idle(3), idle(3)]);
         check(0, &[idle(0), idle(0)]);
@@ -104,7 +104,7 @@ mod tests {
         // One slow look makes one pause longer.
         check(
             250,
-            &[idle(0, 5), idle(0, 10), idle(0, 20), idle(0, 25), idle(0, 25), idle(0, 25), idle(4, 80), idle(0, 25)],
+            &[idle(0, 5), idle(0, 10), idle(0, 20), idle(0, 40), idle(0, 41), idle(0, 41), idle(4, 80), idle(0, 41)],
         );
         check(250, &[idle(u64::MAX, 5), idle(u64::MAX, 10)]);
     }
@@ -114,9 +114,9 @@ mod tests {
         let one = |took_ms, pause| (Found::Some, took_ms, pause);
         let full = (Found::Full, 1, Pause::None);
         let idle = (Found::Nothing, 1, Pause::Wait(5));
-        check(250, &[one(1, Pause::None), one(1, Pause::None), one(1, Pause::Gather(9)), one(4, Pause::Gather(6))]);
+        check(250, &[one(1, Pause::None), one(1, Pause::None), one(1, Pause::Gather(14)), one(4, Pause::Gather(11))]);
         check(250, &[one(1, Pause::None), idle, one(1, Pause::None), idle, one(1, Pause::None), idle]);
-        check(250, &[full, full, full, full, one(1, Pause::Gather(9)), one(10, Pause::None), one(30, Pause::None)]);
+        check(250, &[full, full, full, full, one(1, Pause::Gather(14)), one(15, Pause::None), one(30, Pause::None)]);
         // Whoever wants rows to be looked for more often does not wait longer.
         check(3, &[full, full, one(1, Pause::Gather(2))]);
     }
