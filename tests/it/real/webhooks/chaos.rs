@@ -164,7 +164,7 @@ fn report(stored: &Stored, around: &Around, people: &People) -> Vec<String> {
     for (index, source) in SOURCES.into_iter().enumerate() {
         let (edits, journal) = (around.trackers[index].edits(), journals[index]);
         println!("webhooks: {source}: {}", journal.line());
-        println!("webhooks: {source}: {}", stored.line(source, &edits));
+        println!("webhooks: {source}: {}; asked {} times", stored.line(source, &edits), around.trackers[index].asked());
         println!("{}", check::announced(&people.listeners[index], &edits, journal));
         wrong.extend(stored.judge(source, &edits, journal));
         wrong.extend(people.listeners[index].wrong());

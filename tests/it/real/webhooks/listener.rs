@@ -47,17 +47,17 @@ pub enum Announced {
 }
 
 impl Heard {
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: &Event) {
         match event {
             Event::Change(Change { bug, when }) => {
                 self.count += 1;
-                self.updates.entry(bug.get()).or_default().push((when, Instant::now()));
+                self.updates.entry(bug.get()).or_default().push((*when, Instant::now()));
             }
             Event::Gap(_) => self.gaps.push(Instant::now()),
             Event::Subscribed { replay, .. } => {
                 self.subscribed = true;
-                self.complete += u32::from(replay == Some(Verdict::Complete));
-                self.latest += u32::from(replay == Some(Verdict::Latest));
+                self.complete += u32::from(*replay == Some(Verdict::Complete));
+                self.latest += u32::from(*replay == Some(Verdict::Latest));
             }
             _ => {}
         }
@@ -198,7 +198,7 @@ impl Life {
                     }
                 };
                 match next {
-                    Ok(Some(Ok(event))) => self.heard.lock().unwrap().take(event),
+                    Ok(Some(Ok(event))) => self.heard.lock().unwrap().take(&event),
                     Ok(Some(Err(error))) => self.heard.lock().unwrap().wrong.push(error.to_string()),
                     Ok(None) => return,
                     Err(_) => break,

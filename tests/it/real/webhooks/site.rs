@@ -154,10 +154,17 @@ fn write_config(folder: &Path, verify: bool, trackers: &[Arc<Tracker>; 2]) -> St
     path.display().to_string()
 }
 
-/// `bugfeed_hooks_missed_total` over all lives of all replicas: by replica and source, what earlier lives counted, and the
-/// last value. What a process counted in its last moments is not known.
+/// `bugfeed_hooks_missed_total` over all lives of all replicas, by replica and source. What a process counted in its last
+/// moments is not known.
 #[derive(Default)]
-pub struct Missed(Mutex<HashMap<(usize, &'static str), (u64, u64)>>);
+pub struct Missed(Mutex<HashMap<(usize, &'static str), Count>>);
+
+#[derive(Default)]
+struct Count {
+    /// What earlier lives counted.
+    before: u64,
+    last: u64,
+}
 
 impl Missed {
     async fn watch(&self, service: &Service, replicas: usize) {
@@ -176,16 +183,16 @@ impl Missed {
         let name = format!("bugfeed_hooks_missed_total{{source=\"{source}\"}} ");
         let value = page.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok()).unwrap_or(0);
         let mut counts = self.0.lock().unwrap();
-        let (before, last) = counts.entry((index, source)).or_default();
-        if value < *last {
-            *before += *last;
+        let count = counts.entry((index, source)).or_default();
+        if value < count.last {
+            count.before += count.last;
         }
-        *last = value;
+        count.last = value;
     }
 
     /// The sum for a source.
     pub fn of(&self, source: &str) -> u64 {
         let counts = self.0.lock().unwrap();
-        counts.iter().filter(|((_, of), _)| *of == source).map(|(_, (before, last))| before + last).sum()
+        counts.iter().filter(|((_, of), _)| *of == source).map(|(_, count)| count.before + count.last).sum()
     }
 }

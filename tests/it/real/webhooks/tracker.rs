@@ -34,11 +34,14 @@ pub struct Edit {
 struct Truth {
     edits: Vec<Edit>,
     newest: BTreeMap<u64, When>,
+    /// How often it was asked what changed.
+    asked: u64,
 }
 
 impl Truth {
     /// The bugs that changed since then, with the date of their newest change.
-    fn changed(&self, since: When) -> Vec<(u64, When)> {
+    fn changed(&mut self, since: When) -> Vec<(u64, When)> {
+        self.asked += 1;
         self.newest.iter().filter(|(_, when)| **when >= since).map(|(bug, when)| (*bug, *when)).collect()
     }
 }
@@ -81,6 +84,11 @@ impl Tracker {
         let newest = truth.newest.entry(bug).or_insert(edit.when);
         *newest = edit.when.max(*newest);
         edit
+    }
+
+    /// How often it was asked what changed, pages counted one by one.
+    pub fn asked(&self) -> u64 {
+        self.truth.lock().unwrap().asked
     }
 
     /// All changes, in their order.
