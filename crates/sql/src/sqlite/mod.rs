@@ -54,7 +54,7 @@ impl Address for SqliteAddress {
             // SQLite creates a file that only its own user may write, whatever the umask is, and gives the files beside
             // it the same mode. But a tracker often runs as another user of the same group. So the file is created
             // here, with the umask. If this fails, SQLite says why.
-            let _ = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            let _ = file::make(path);
         }
         let mut options = self.0.clone().busy_timeout(Duration::from_secs(2)).thread_name(|_| "sqlite".to_owned());
         if let Use::Ledger { create } | Use::Setup { create } = purpose {
