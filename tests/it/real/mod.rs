@@ -13,3 +13,4 @@ mod nginx;
 mod rolling;
 mod soak;
 mod split;
+mod webhooks;
