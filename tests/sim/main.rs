@@ -13,6 +13,7 @@ mod bus;
 mod bus_check;
 mod check;
 mod client;
+mod endpoints;
 mod faults;
 mod hooks;
 mod hooks_model;

@@ -16,6 +16,7 @@
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{BugId, When};
 
+use super::cursor_hold::CursorHold;
 use super::frame;
 use super::input::Work;
 use super::replay::{Found, Pos};
@@ -94,24 +95,6 @@ pub(super) struct Batch {
     pub(super) sent: Pos,
     /// As long as this hold lasts, a change is sent with another cursor than its own.
     pub(super) hold: Option<CursorHold>,
-}
-
-/// A hold on the cursor that is told with the changes of a batch.
-///
-/// Why: a cursor claims that its client has every change with a number up to it. The newest change of a bug may have
-/// come late: it has a low number, but lies behind changes with higher numbers. If only the newest change of that bug
-/// is sent, it replaces those others, and until it is sent no cursor may claim them. Example: changes 7, 8 and 9 were
-/// recorded in the order 8, 9, 7, and 8 and 7 are of one bug. Only 9 and 7 are sent. With 9, the client must not be
-/// told cursor 9: it has nothing of that bug yet, and a gateway to which 7 came in time would send it nothing after 9.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CursorHold {
-    /// The cursor that is told is the one of this position.
-    pub(super) at: Pos,
-    /// Whether the client was told a gap right after that position. If so, it knows the gap's cursor, and a cursor
-    /// below that one would be a step back.
-    pub(super) gap_told: bool,
-    /// The position of the last change that came late. From it on, each change is told with its own cursor.
-    pub(super) until: Pos,
 }
 
 /// What a catch-up asks the replay cache for. It is kept for as long as it may have to be asked again.

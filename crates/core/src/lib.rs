@@ -7,6 +7,8 @@
 mod backlog;
 pub mod budget;
 pub mod bus;
+mod cursor_hold;
+pub mod endpoints;
 pub mod frame;
 pub mod hooks;
 pub mod input;

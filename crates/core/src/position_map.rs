@@ -106,6 +106,19 @@ pub struct PositionMap {
     unbroken: usize,
     /// How many of the runs are of late changes.
     late: usize,
+    /// How often continuity was lost.
+    breaks: u64,
+}
+
+/// Where everybody stands who was sent all that was recorded, and was told of a gap after it, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The last position that was recorded.
+    pub head: Pos,
+    /// The cursor that they may store.
+    pub cursor: Cursor,
+    /// How often continuity was lost up to now, in this process.
+    pub breaks: u64,
 }
 
 impl PositionMap {
@@ -137,7 +150,7 @@ impl PositionMap {
             }
         };
         if matches!(continuity, Continuity::Broken | Continuity::Apart) {
-            self.unbroken = self.runs.len();
+            self.lose();
         }
         self.push(run);
     }
@@ -146,7 +159,7 @@ impl PositionMap {
     /// may have this cursor from a history that has ended ([`Continuity::Apart`]).
     pub fn go_on_after(&mut self, pos: Pos, cursor: &Cursor, apart: bool) {
         let Cursor { epoch, seq, tag } = cursor.clone();
-        self.unbroken = self.runs.len();
+        self.lose();
         let run = Run { first: pos, epoch, seq: seq + 1, tag, before: tag, steps: true, apart, gap_has_first: false };
         self.push(run);
     }
@@ -155,6 +168,20 @@ impl PositionMap {
     /// recorded.
     pub fn lose(&mut self) {
         self.unbroken = self.runs.len();
+        self.breaks += 1;
+    }
+
+    /// How often continuity was lost up to now.
+    pub fn breaks(&self) -> u64 {
+        self.breaks
+    }
+
+    /// Where those stand who have everything up to `head`, the last position that was recorded. `None` as long as nothing
+    /// is known of what comes next.
+    pub fn standing(&self, head: Pos) -> Option<Standing> {
+        let known = self.unbroken < self.runs.len();
+        let cursor = self.cursor_told_before(head + 1).filter(|_| known)?;
+        Some(Standing { head, cursor, breaks: self.breaks })
     }
 
     fn push(&mut self, run: Run) {

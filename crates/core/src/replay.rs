@@ -372,6 +372,35 @@ impl Replay {
         found[from..].sort_unstable_by_key(|found| found.pos);
     }
 
+    /// The bugs of all changes after `after`, each once, ascending.
+    pub fn bugs_after(&self, after: Pos) -> Vec<BugId> {
+        let (start, head) = (self.start(), self.head());
+        let recent = after + 1 >= start && head.saturating_sub(after) <= self.newest.len() as u64;
+        let mut bugs: Vec<BugId> = match recent {
+            // A position whose block was trimmed meanwhile belongs to a bug that the table still has.
+            true => (after + 1..=head).filter_map(|pos| Some(self.ring.block(pos)?.change(pos).bug)).collect(),
+            false => self.table_after(after),
+        };
+        if recent && self.start() > after + 1 {
+            bugs = self.table_after(after);
+        }
+        bugs.sort_unstable();
+        bugs.dedup();
+        bugs
+    }
+
+    fn table_after(&self, after: Pos) -> Vec<BugId> {
+        let bugs = self.newest.iter().filter(|entry| entry.pos.get() > after);
+        bugs.filter_map(|entry| BugId::new(entry.key().get())).collect()
+    }
+
+    /// Whether each of these changes, which are the newest of their bugs, is the only one of its bug after `after`. False
+    /// also where the ring does not show it any more.
+    pub fn are_all_after(&self, found: &[Found], after: Pos) -> bool {
+        let only = |found: &Found| self.back_from(found.pos).is_none_or(|before| before <= after);
+        found.iter().all(only) && after + 1 >= self.start()
+    }
+
     /// Follows one bug's changes back from `pos` to the last one up to `upto`; `None` if that one has left the ring.
     fn back_to(&self, mut pos: Pos, upto: Pos) -> Option<Found> {
         let start = self.start();

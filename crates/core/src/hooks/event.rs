@@ -70,7 +70,7 @@ macro_rules! words {
         }
     };
 }
-pub(super) use words;
+pub(crate) use words;
 
 words! {
     /// The state of an event. [`super::states`] has the transitions.

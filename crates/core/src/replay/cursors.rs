@@ -3,7 +3,7 @@
 use bugfeed_protocol::{BugId, Change, Cursor};
 
 use super::{CursorPlace, Found, Pos, Recorder, Replay};
-use crate::position_map::{Located, PositionMap};
+use crate::position_map::{Located, PositionMap, Standing};
 
 impl Recorder {
     /// Continuity is lost, or nothing is recorded yet: the next change follows `cursor`. `apart`: clients may have this
@@ -92,6 +92,18 @@ impl Replay {
     /// The cursor of a client that was told everything before the change at `pos`, a gap right before it included.
     pub fn cursor_told_before(&self, pos: Pos) -> Option<Cursor> {
         self.numbering.read().expect("nobody panics holding it").cursor_told_before(pos)
+    }
+
+    /// Where those stand who have everything that was recorded. `None` as long as nothing is known of what comes next.
+    pub fn standing(&self) -> Option<Standing> {
+        let numbering = self.numbering.read().expect("nobody panics holding it");
+        // A break is recorded before the change after it, so a head that is read now does not lie before any break.
+        numbering.standing(self.head())
+    }
+
+    /// How often continuity was lost up to now.
+    pub fn breaks(&self) -> u64 {
+        self.numbering.read().expect("nobody panics holding it").breaks()
     }
 
     /// Where a client's cursor lies.

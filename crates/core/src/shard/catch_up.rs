@@ -7,7 +7,8 @@
 use std::ops::ControlFlow;
 
 use super::{PIECE, PIECES, Shard};
-use crate::backlog::{Backlog, Batch, CursorHold, Phase, Query, Request};
+use crate::backlog::{Backlog, Batch, Phase, Query, Request};
+use crate::cursor_hold::CursorHold;
 use crate::frame;
 use crate::replay::{Found, Pos, Wanted};
 use crate::session::{Peer, State, write};
@@ -134,12 +135,7 @@ impl<P: Peer> Shard<P> {
                     if self.replay.number_of(found.pos).is_some_and(|number| modern.has(&number)) {
                         continue;
                     }
-                    let cursor = match batch.hold {
-                        Some(hold) if found.pos >= hold.until => self.replay.cursor_at(found.pos),
-                        Some(CursorHold { at, gap_told: true, .. }) => self.replay.cursor_told_before(at + 1),
-                        Some(CursorHold { at, .. }) => self.replay.cursor_before(at + 1),
-                        None => self.replay.cursor_at(found.pos),
-                    };
+                    let cursor = CursorHold::cursor(batch.hold, &self.replay, found.pos);
                     let Some(cursor) = modern.cursor(cursor.as_ref()) else { continue };
                     frame::push_update_with_cursor(out, found.change, cursor);
                 }
@@ -211,7 +207,7 @@ impl<P: Peer> Shard<P> {
     fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
         let mut batch = Batch::after(after);
         self.replay.newest(&self.sessions[slot as usize].bugs, after, self.processed, &mut batch.found);
-        batch.hold = self.cursor_hold(&batch.found, hold, after, true);
+        batch.hold = CursorHold::over(&self.replay, &batch.found, hold, after, true);
         Phase::Conflation { upto: self.processed, batch }
     }
 
@@ -234,15 +230,9 @@ impl<P: Peer> Shard<P> {
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
         // A client that asks from a date was not told a gap before the first change that was found.
         let gap_told = query.since.is_none();
-        batch.hold = self.cursor_hold(&batch.found, batch.hold, before_first.min(query.after), gap_told);
+        let from = before_first.min(query.after);
+        batch.hold = CursorHold::over(&self.replay, &batch.found, batch.hold, from, gap_told);
         LookUp { query, batch, conflated, lost }
-    }
-
-    /// Holds the cursor back at `from`, or where it is held back already, until the last of these changes that came late
-    /// is sent. `gap_told`: a gap right after `from`, if there is one, was told.
-    fn cursor_hold(&self, found: &[Found], held: Option<CursorHold>, from: Pos, gap_told: bool) -> Option<CursorHold> {
-        let until = self.replay.last_late(found)?;
-        Some(CursorHold { until, ..held.unwrap_or(CursorHold { at: from, gap_told, until }) })
     }
 
     /// [`Phase::Behind`], if nothing was missed: the session was sent everything. The connection is told that its work

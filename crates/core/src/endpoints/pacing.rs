@@ -1,0 +1,89 @@
+//! How fast one endpoint may be sent requests: its rate, and the ramp after a cool-down.
+
+use super::SECOND_US;
+use crate::hooks::pace::Bucket;
+
+/// A ramp ends when it allows so many doublings: about a thousand requests a second.
+const DOUBLINGS: i64 = 10;
+
+/// The pace of one endpoint.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pacing {
+    rate: Option<(u32, Bucket)>,
+    /// When the probe after a cool-down succeeded.
+    ramp_us: Option<i64>,
+    /// When the last request was allowed.
+    last_us: Option<i64>,
+}
+
+impl Pacing {
+    /// Sets the rate, in requests a second.
+    pub(super) fn set_rate(&mut self, rate: Option<u32>) {
+        if self.rate.as_ref().map(|(rate, _)| *rate) != rate {
+            self.rate = rate.map(|rate| (rate, Bucket::new(rate, rate)));
+        }
+    }
+
+    /// A probe succeeded: the rest follows at 1, 2, 4, 8 … requests a second.
+    pub(super) fn begin_ramp(&mut self, now_us: i64) {
+        self.ramp_us = Some(now_us);
+    }
+
+    /// The endpoint has no backlog any more, or fails again.
+    pub(super) fn end_ramp(&mut self) {
+        self.ramp_us = None;
+    }
+
+    /// From when on the next request may be sent.
+    pub(super) fn from_us(&self, now_us: i64) -> i64 {
+        let rate_us = self.rate.as_ref().map_or(i64::MIN, |(_, bucket)| bucket.next_us(now_us));
+        let ramp_us = self.ramp_us.map_or(i64::MIN, |begun_us| {
+            let doublings = ((now_us - begun_us) / SECOND_US).max(0);
+            // One that lies ahead is of a clock that was set back.
+            let last_us = self.last_us.filter(|last_us| (begun_us..=now_us).contains(last_us));
+            last_us.filter(|_| doublings < DOUBLINGS).map_or(i64::MIN, |last_us| last_us + (SECOND_US >> doublings))
+        });
+        rate_us.max(ramp_us)
+    }
+
+    /// A request is sent.
+    pub(super) fn take(&mut self, now_us: i64) {
+        self.last_us = Some(now_us);
+        if let Some((_, bucket)) = &mut self.rate {
+            bucket.take(now_us);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_backlog_follows_a_probe_at_1_2_4_8_a_second() {
+        let mut pacing = Pacing::default();
+        pacing.begin_ramp(0);
+        let mut in_second = [0; 6];
+        for now_us in (0..6 * SECOND_US).step_by(1000) {
+            if pacing.from_us(now_us) <= now_us {
+                pacing.take(now_us);
+                in_second[usize::try_from(now_us / SECOND_US).unwrap()] += 1;
+            }
+        }
+        assert_eq!(in_second, [1, 2, 4, 8, 16, 32]);
+    }
+
+    #[test]
+    fn a_rate_is_kept() {
+        let mut pacing = Pacing::default();
+        pacing.set_rate(Some(5));
+        let mut sent = 0;
+        for now_us in (0..10 * SECOND_US).step_by(1000) {
+            if pacing.from_us(now_us) <= now_us {
+                pacing.take(now_us);
+                sent += 1;
+            }
+        }
+        assert!((50..=55).contains(&sent), "{sent}");
+    }
+}
