@@ -84,6 +84,12 @@ impl Fault {
     }
 
     pub(super) fn of_hyper(error: &hyper::Error) -> Fault {
+        // This is how hyper says that the pieces of a body are wrong.
+        let is_invalid =
+            |error: &&io::Error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
+        if let Some(error) = io_of(error).filter(is_invalid) {
+            return Fault::NoHttp(error.to_string());
+        }
         if is_closed(error) {
             return Fault::Closed;
         }
@@ -103,14 +109,14 @@ pub(super) fn is_closed(error: &hyper::Error) -> bool {
             || reason == Some(h2::Reason::REFUSED_STREAM)
             || (error.is_go_away() && error.is_remote() && reason == Some(h2::Reason::NO_ERROR))
     });
-    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || is_io(error) || by_word
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || io_of(error).is_some() || by_word
 }
 
 fn h2_of(error: &hyper::Error) -> Option<&h2::Error> {
     error.source().and_then(|source| source.downcast_ref())
 }
 
-/// Whether hyper failed because reading or writing the socket did.
-fn is_io(error: &hyper::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<io::Error>())
+/// The error of reading or writing the socket that hyper failed with.
+fn io_of(error: &hyper::Error) -> Option<&io::Error> {
+    error.source().and_then(|source| source.downcast_ref())
 }
