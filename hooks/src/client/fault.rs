@@ -104,10 +104,7 @@ impl Fault {
 /// sent; with HTTP/2 it may also say so (`GOAWAY`), or that it has not begun with the request (`REFUSED_STREAM`).
 pub(super) fn is_closed(error: &hyper::Error) -> bool {
     let by_word = h2_of(error).is_some_and(|error| {
-        let reason = error.reason();
-        error.is_io()
-            || reason == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away() && error.is_remote() && reason == Some(h2::Reason::NO_ERROR))
+        error.is_io() || error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote())
     });
     error.is_canceled() || error.is_closed() || error.is_incomplete_message() || io_of(error).is_some() || by_word
 }

@@ -80,7 +80,7 @@ fn what_is_no_template() {
         ("{}", BadTemplate::NoPlaceholder),
         (&many, BadTemplate::TooMany),
         (&long, BadTemplate::TooLong(long.len())),
-        (&deep, BadTemplate::NoJson(1, 639)),
+        (&deep, BadTemplate::NoJson(1, 636)),
     ] {
         assert_eq!(Template::parse(text), Err(want.clone()), "{text}");
     }

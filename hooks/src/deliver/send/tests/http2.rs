@@ -128,15 +128,15 @@ async fn a_server_that_leaves_costs_no_failure() {
 
 #[tokio::test]
 async fn what_a_server_does_to_the_first_request() {
-    for (act, want) in [
-        ((|_| Act::Leave) as fn(usize) -> Act, FaultClass::Closed),
-        (|_| Act::Reset(Reason::REFUSED_STREAM), FaultClass::Closed),
-        (|_| Act::Reset(Reason::INTERNAL_ERROR), FaultClass::Protocol),
-        (|_| Act::Fail, FaultClass::Protocol),
+    for (what, act, want) in [
+        ("leaves", (|_| Act::Leave) as fn(usize) -> Act, FaultClass::Closed),
+        ("refuses", |_| Act::Reset(Reason::REFUSED_STREAM), FaultClass::Closed),
+        ("resets", |_| Act::Reset(Reason::INTERNAL_ERROR), FaultClass::Protocol),
+        ("fails", |_| Act::Fail, FaultClass::Closed),
     ] {
         let Some(server) = H2::start(act).await else { return };
         let attempt = server.deliver().await;
-        assert_eq!(class(&attempt), Some(want), "{attempt:?}");
+        assert_eq!(class(&attempt), Some(want), "{what}: {attempt:?}");
     }
 }
 
