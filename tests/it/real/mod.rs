@@ -7,6 +7,7 @@ mod deploy;
 mod end_to_end;
 mod gateway;
 mod history;
+mod hooks;
 mod network;
 mod nginx;
 mod rolling;
