@@ -2,7 +2,9 @@
 //!
 //! The only package that knows all roles: they meet in `compose`.
 
+pub mod admin;
 pub mod cli;
 pub mod compose;
+pub mod hooks_config;
 pub mod watch;
 pub mod welcome;

@@ -2,16 +2,20 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
+use bugfeed::cli::hooks::HooksRoleArgs;
 use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
+use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
-use bugfeed::compose::{all_in_one, gateway};
+use bugfeed::compose::{all_in_one, gateway, hooks};
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
-use bugfeed_runtime::signals::ignore_hangup;
+use bugfeed_runtime::signals::{ignore_hangup, notify_on_hangup};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
@@ -26,16 +30,20 @@ async fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| usage.exit(&error));
     let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::definition());
     let warnings = usage.strays("BUGFEED_", Some(&shim));
-    if matches!(cli.command, Command::Touch(_) | Command::Watch(_)) {
+    if !is_a_server(&cli.command) {
         for warning in &warnings {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
     }
-    let ended = match cli.command {
-        Command::Serve(args) => serve(*args, &usage, &warnings).await.map(done),
-        Command::Gateway(args) => run_gateway(*args, &usage, &warnings).await.map(done),
-        Command::Touch(args) => touch(*args).await.map(done),
-        Command::Watch(args) => watch(*args).await,
+    let ended = match AdminCommand::of(cli.command) {
+        Ok(command) => ask(command).await,
+        Err(Command::Serve(args)) => serve(*args, &usage, &warnings).await.map(done),
+        Err(Command::Gateway(args)) => run_gateway(*args, &usage, &warnings).await.map(done),
+        Err(Command::Hooks(args)) => run_hooks(args.role, &usage, &warnings).await.map(done),
+        Err(Command::Touch(args)) => touch(*args).await.map(done),
+        Err(Command::Watch(args)) => watch(*args).await,
+        // The others are about webhooks.
+        Err(_) => Ok(ExitCode::FAILURE),
     };
     match ended {
         Ok(code) => code,
@@ -45,6 +53,15 @@ async fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "{text}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether the command runs until it is stopped, and logs.
+fn is_a_server(command: &Command) -> bool {
+    match command {
+        Command::Serve(_) | Command::Gateway(_) => true,
+        Command::Hooks(args) => args.command.is_none(),
+        _ => false,
     }
 }
 
@@ -69,6 +86,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     let options = check(args.options(), usage);
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
+    let stop = stop_on_signal(Some(&options.config))?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let banner = Banner::new(&args, (clients, admin), &program(), is_set);
     let show_turn = move |turn: &Turn| {
@@ -80,7 +98,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
         // If standard output is closed, nobody wants to read this.
         let _ = std::io::stdout().write_all(text.as_bytes());
     };
-    all_in_one::run(options, ports, &stop_on_signal()?, show_turn).await
+    all_in_one::run(options, ports, &stop, show_turn).await
 }
 
 async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
@@ -88,17 +106,31 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    gateway::run(options, ports, &stop_on_signal()?).await
+    gateway::run(options, ports, &stop_on_signal(None)?).await
+}
+
+async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
+    let options = check(args.options(), usage);
+    begin_log(args.log.log_format, warnings, options.connections);
+    let ports = HooksPorts::bind(&options)?;
+    let (senders, admin) = ports.addresses()?;
+    let stop = stop_on_signal(Some(&options.config))?;
+    tracing::info!(%senders, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::HooksListen, "hooks listen");
+    hooks::run(options, ports, &stop).await
 }
 
 /// Starts logging, and binds the ports.
 fn begin(format: LogFormat, warnings: &[String], serving: &ServingOptions) -> anyhow::Result<Ports> {
+    begin_log(format, warnings, serving.limits.connections);
+    Ok(Ports::bind(serving)?)
+}
+
+fn begin_log(format: LogFormat, warnings: &[String], connections: usize) {
     init_logging(format);
     for warning in warnings {
         tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
-    raise_file_limit(serving.limits.connections);
-    Ok(Ports::bind(serving)?)
+    raise_file_limit(connections);
 }
 
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
@@ -136,6 +168,19 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// A command about webhooks.
+async fn ask(command: AdminCommand) -> anyhow::Result<ExitCode> {
+    let (mut out, mut remarks) = (std::io::stdout(), std::io::stderr());
+    let mut screen = admin::Screen { out: &mut out, remarks: &mut remarks };
+    match admin::run(command, &mut screen).await {
+        Ok(Outcome::Good) => Ok(ExitCode::SUCCESS),
+        Ok(Outcome::NotGood) => Ok(ExitCode::FAILURE),
+        // The program that reads the output has closed it: that is a normal end.
+        Err(AdminError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Ends the process with an error like clap's for a wrong value.
 fn check<T>(checked: Result<T, String>, usage: &Usage) -> T {
     checked
@@ -157,11 +202,15 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP changes nothing.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP has the configuration read again, if
+/// there is one, and changes nothing otherwise.
+fn stop_on_signal(config: Option<&ConfigFile>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
-    ignore_hangup()?;
+    match config.filter(|config| config.path.is_some()) {
+        Some(config) => notify_on_hangup(Arc::clone(&config.again))?,
+        None => ignore_hangup()?,
+    }
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("cannot wait for signals")?;
         let stop = stop.clone();

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bugfeed_hooks::api::first_token;
 use bugfeed_runtime::usage::quoted;
 
 use crate::cli::ServeArgs;
@@ -11,6 +12,8 @@ use crate::cli::ServeArgs;
 /// The default place of the all-in-one's table. `touch` uses the same one.
 const DATA_DIR: &str = "data";
 const TABLE: &str = "push_notify";
+/// The source that there is without a configuration.
+const PLAIN: &str = "plain";
 
 /// The texts to print: when this process works, and while another one works on the ledger.
 #[derive(Clone, Debug)]
@@ -34,22 +37,34 @@ impl Banner {
         let everywhere =
             if clients.ip().is_unspecified() { ", and at every other address of this machine" } else { "" };
         let (reached, admin) = (reachable(clients), reachable(admin));
+        let key = key_options(admin, &dir, &is_set);
         let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL");
         let watch = if is_default { String::new() } else { format!(" --url ws://{reached}/") };
         let touch = touch_options(args, &dir, is_set);
+        let source = if args.config.is_some() { "SOURCE" } else { PLAIN };
         let places = format!(
             "\x20 live page  http://{reached}/\n\
              \x20 clients    ws://{reached}/{everywhere}\n\
+             \x20 webhooks   http://{reached}/hooks/{source}\n\
              \x20 admin      http://{admin}/readyz, /metrics\n\
              \x20 table      {table} in {dir}/bugfeed.db\n\
              \x20 ledger     {dir}/ledger.db\n",
             table = args.table,
         );
-        let commands = format!(
+        let mut commands = format!(
             "Try, in two other terminals:\n\
              \x20 {program} watch 1234{watch}\n\
              \x20 {program} touch 1234{touch}\n"
         );
+        if args.config.is_none() {
+            // Writing to a String never fails.
+            let _ = writeln!(
+                commands,
+                "Or as a tracker's webhook would:\n\
+                 \x20 curl -H \"Authorization: Bearer $({program} keys create --name try --source {PLAIN}{key})\" \
+                 -d '{{\"changes\":[{{\"bug\":1234}}]}}' http://{reached}/hooks/{PLAIN}"
+            );
+        }
         Banner { name: format!("bugfeed {}, all in one", bugfeed_runtime::VERSION), dir, places, commands }
     }
 
@@ -67,6 +82,19 @@ impl Banner {
             self.name, self.dir, self.places
         )
     }
+}
+
+/// The options that commands about webhooks need to find this process.
+fn key_options(admin: SocketAddr, dir: &str, is_set: impl Fn(&str) -> bool) -> String {
+    let mut options = String::new();
+    if admin != SocketAddr::from((Ipv4Addr::LOCALHOST, 8845)) || is_set("BUGFEED_ADMIN_URL") {
+        // Writing to a String never fails.
+        let _ = write!(options, " --admin-url http://{admin}");
+    }
+    if dir.strip_prefix("./").unwrap_or(dir) != DATA_DIR || is_set("BUGFEED_ADMIN_TOKEN_FILE") {
+        let _ = write!(options, " --admin-token-file {}", quoted(&format!("{dir}/{}", first_token::FILE_NAME)));
+    }
+    options
 }
 
 /// The options that `touch` needs to write into this table.
@@ -154,6 +182,24 @@ mod tests {
         ] {
             assert_eq!(commands(options, listen, set), [watch, touch], "{options:?} {listen} {set:?}");
         }
+    }
+
+    #[test]
+    fn the_webhook_goes_to_this_instance() {
+        let hook = |options: &[&str], admin: &str| {
+            let args = ["bugfeed"].iter().chain(options).map(OsString::from);
+            let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
+            let ports = ("0.0.0.0:8844".parse().unwrap(), admin.parse().unwrap());
+            Banner::new(&args, ports, "bugfeed", |_| false).working()
+        };
+        let plain = hook(&[], "127.0.0.1:8845");
+        let key = "$(bugfeed keys create --name try --source plain)";
+        assert!(plain.contains("  webhooks   http://127.0.0.1:8844/hooks/plain\n") && plain.contains(key), "{plain}");
+        let other = hook(&["--data-dir", "my data"], "127.0.0.1:1");
+        let key = "--source plain --admin-url http://127.0.0.1:1 --admin-token-file 'my data/admin.token')";
+        assert!(other.contains(key), "{other}");
+        let configured = hook(&["--config", "hooks.toml"], "127.0.0.1:8845");
+        assert!(configured.contains("/hooks/SOURCE\n") && !configured.contains("curl"), "{configured}");
     }
 
     #[test]

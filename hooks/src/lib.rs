@@ -1,10 +1,10 @@
-//! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML.
+//! Webhooks in: what a tracker POSTs becomes changes, by a mapping that is written in TOML. Webhooks out, in parts.
 //!
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
 //! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP, [`tracker`] asks trackers with it,
-//! and [`notify`] tells people. [`store`] is the database, [`work`] carries out what the planners decide, [`service`] composes
-//! all of it, and [`api`] is what people and commands see of it.
+//! [`notify`] tells people, and [`deliver`] sends changes to endpoints. [`store`] is the database, [`work`] carries out what
+//! the planners decide, [`service`] composes all of it, and [`api`] is what people and commands see of it.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -42,6 +42,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod deliver;
 pub mod notify;
 pub mod receive;
 pub mod service;

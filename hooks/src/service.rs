@@ -7,6 +7,8 @@
 //! **Stopping in order:** cancel [`HooksOptions::stop`], end the listener, then [`Hooks::stop`]. Dropping a [`Hooks`] is as a
 //! crash: everything goes on where it was at the next start.
 
+mod counted;
+mod desk;
 mod intake;
 mod opening;
 #[cfg(test)]
@@ -28,16 +30,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+pub use self::counted::Counted;
+use self::desk::Desk;
 use self::intake::StoreIntake;
 use self::opening::{Opening, Running};
+use crate::api::Service;
 use crate::client::{self, Client};
 use crate::config::HooksConfig;
-use crate::receive::http::{KeyTable, Receiver, ReceiverEvents, ReceiverLimits, ReceiverParts};
+use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
-use crate::tracker::reconcile::Hint;
 use crate::tracker::{CannotAsk, Clock};
-use crate::work::{Alerts, Matched, Parts, Sources, WorkEvents, WorkOptions, matcher};
+use crate::work::{Alerts, Matched, Parts, Sources, WorkOptions, matcher};
 
 /// How often it is looked whether the spool is empty again.
 const SPOOL_EVERY: Duration = Duration::from_millis(500);
@@ -67,6 +71,8 @@ pub struct HooksOptions {
     pub stop: CancellationToken,
     /// What still works on requests when their senders have hung up.
     pub connections: TaskTracker,
+    /// Its counters, where somebody must have them before it is started.
+    pub counted: Option<Counted>,
 }
 
 impl HooksOptions {
@@ -84,6 +90,7 @@ impl HooksOptions {
             clock: Arc::new(|| When::from_system_time(SystemTime::now()).as_micros()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
+            counted: None,
         }
     }
 }
@@ -113,7 +120,8 @@ pub struct Hooks {
     receiver: Receiver,
     spool: Spool,
     parts: Parts,
-    receiver_events: Arc<ReceiverEvents>,
+    counted: Counted,
+    health: Health,
     running: watch::Sender<Option<Arc<Running>>>,
     matches: mpsc::Sender<Matched>,
     /// Cancelled once no more requests come: what was handed over is committed before the task ends.
@@ -146,9 +154,9 @@ impl Hooks {
             Err(error) => return Err(error.into()),
         };
         let (spool, scan) = open_spool(options.spool.clone()).await?;
-        let receiver_events = Arc::new(ReceiverEvents::new(health.clone()));
-        receiver_events.spool_opened(&scan);
-        let parts = parts(&options, sources, client, health);
+        let counted = options.counted.clone().unwrap_or_else(|| Counted::new(health.clone()));
+        counted.receiver.spool_opened(&scan);
+        let parts = parts(&options, sources, client, &counted);
         let running = watch::Sender::new(None);
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::clone(&options.config),
@@ -157,7 +165,7 @@ impl Hooks {
             spool: spool.clone(),
             body_folder: options.spool.folder.clone(),
             limits: options.limits,
-            events: Arc::clone(&receiver_events),
+            events: Arc::clone(&counted.receiver),
             tracker: options.connections.clone(),
             stop: options.stop.clone(),
         });
@@ -175,7 +183,7 @@ impl Hooks {
         tasks.spawn(replay(receiver.clone(), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
         let guard = stop.drop_guard();
-        Ok(Hooks { receiver, spool, parts, receiver_events, running, matches, intake_stop, tasks, _guard: guard })
+        Ok(Hooks { receiver, spool, parts, counted, health, running, matches, intake_stop, tasks, _guard: guard })
     }
 
     /// The paths at which requests come in.
@@ -203,14 +211,22 @@ impl Hooks {
         self.running.borrow().as_ref().map(|running| running.shared.store.clone())
     }
 
-    /// Waits until the store is open, and returns it with whether this process has made it.
-    pub async fn opened(&self) -> (Store, bool) {
+    /// Waits until the store is open, and returns it with whether this process has made it. Waits for ever if the service
+    /// ends before that.
+    pub fn opened(&self) -> impl Future<Output = (Store, bool)> + Send + use<> {
         let mut running = self.running.subscribe();
-        // The sender lives as long as this.
-        match running.wait_for(Option::is_some).await.ok().and_then(|running| running.clone()) {
-            Some(running) => (running.shared.store.clone(), running.is_new),
-            None => std::future::pending().await,
+        async move {
+            let opened = running.wait_for(Option::is_some).await.ok().and_then(|running| running.clone());
+            match opened {
+                Some(running) => (running.shared.store.clone(), running.is_new),
+                None => std::future::pending().await,
+            }
         }
+    }
+
+    /// What the API needs of this process.
+    pub fn desk(&self) -> Arc<dyn Service> {
+        Arc::new(Desk::new(self.parts.clone(), self.running.subscribe(), self.health.clone()))
     }
 
     /// Where numbered changes of the bus go, so that events learn their cursors.
@@ -226,11 +242,6 @@ impl Hooks {
     /// Events may be due: orders were given in the store.
     pub fn wake(&self) {
         self.with_running(|running| running.shared.wake.notify_one());
-    }
-
-    /// Has a source's tracker asked what changed, if this process is the one that does so.
-    pub fn reconcile(&self, source: &str) {
-        self.with_running(|running| running.shared.hint(source, Hint::Hurry));
     }
 
     fn with_running(&self, then: impl FnOnce(&Running)) {
@@ -285,14 +296,13 @@ impl Hooks {
 
 impl Register for Hooks {
     fn register(&self, registry: &mut Registry) {
-        self.receiver_events.register(registry);
-        self.parts.events.register(registry);
+        self.counted.register(registry);
     }
 }
 
 /// The parts of the executor.
-fn parts(options: &HooksOptions, sources: Sources, client: Client, health: Health) -> Parts {
-    let events = Arc::new(WorkEvents::new(health));
+fn parts(options: &HooksOptions, sources: Sources, client: Client, counted: &Counted) -> Parts {
+    let events = Arc::clone(&counted.work);
     let clock = Arc::clone(&options.clock);
     let alerts = Alerts::new(&options.config, client, Arc::clone(&clock), Arc::clone(&events));
     let mut work = options.work;
@@ -325,15 +335,16 @@ async fn replay(receiver: Receiver, stop: CancellationToken) {
 
 /// After the spool was in use, trackers are asked what changed: senders may have given up meanwhile.
 async fn watch_spool(spool: Spool, running: watch::Receiver<Option<Arc<Running>>>, stop: CancellationToken) {
-    let mut was_used = false;
+    let mut seen = 0;
     while stop.run_until_cancelled(tokio::time::sleep(SPOOL_EVERY)).await.is_some() {
-        let is_used = !spool.is_empty();
-        if was_used
-            && !is_used
+        // The number tells of an outage that was shorter than the time between two looks, too.
+        let total = spool.total();
+        if total != seen
+            && spool.is_empty()
             && let Some(running) = &*running.borrow()
         {
             running.shared.hurry_all();
+            seen = total;
         }
-        was_used = is_used;
     }
 }

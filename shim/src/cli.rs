@@ -245,7 +245,7 @@ pub struct RunArgs {
     /// With --once: give up after so many seconds, with exit code 1
     #[arg(long, value_name = "SECONDS", env = "BUGFEED_SHIM_ONCE_TIMEOUT", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub once_timeout: u64,
-    /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8846 (off by default)
+    /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8848 (off by default)
     #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN", value_parser = listen_address)]
     pub admin_listen: Option<SocketAddr>,
     /// How log lines are written (to stderr). RUST_LOG chooses which

@@ -38,10 +38,10 @@ pub enum Part {
     Bus,
 }
 
-const PARTS: [Part; 5] = [Part::Lease, Part::Source, Part::Rows, Part::Ledger, Part::Bus];
+pub(crate) const PARTS: [Part; 5] = [Part::Lease, Part::Source, Part::Rows, Part::Ledger, Part::Bus];
 
 impl Part {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Part::Lease => "lease",
             Part::Source => "change table",
@@ -132,8 +132,14 @@ pub struct Telemetry {
     pub metrics: ShimMetrics,
     /// The readiness of the process. The shim reports each of its parts there.
     health: Health,
+    /// The feed, where the process has several shims or other work: what is wrong with one of them does not make it unready.
+    feed: Option<String>,
     outages: Mutex<[Outage; 5]>,
     set_aside_lines: Throttle,
+}
+
+fn place(feed: &str, part: Part) -> String {
+    format!("publishing of feed {feed}: {}", part.name())
 }
 
 fn label(part: Part) -> PartLabel {
@@ -149,6 +155,15 @@ impl Default for Telemetry {
 impl Telemetry {
     /// Nothing has happened yet. `health` is the readiness of the process.
     pub fn new(health: Health) -> Telemetry {
+        Telemetry::of(health, None)
+    }
+
+    /// The same for a shim that is not all of its process: what does not work is a warning that names the feed.
+    pub fn of_feed(health: Health, feed: &str) -> Telemetry {
+        Telemetry::of(health, Some(feed.to_owned()))
+    }
+
+    fn of(health: Health, feed: Option<String>) -> Telemetry {
         let metrics = ShimMetrics::default();
         for part in PARTS {
             drop(metrics.outages.get_or_create(&label(part)));
@@ -158,6 +173,7 @@ impl Telemetry {
             turn: watch::Sender::default(),
             metrics,
             health,
+            feed,
             outages: Mutex::default(),
             set_aside_lines: Throttle::new(SET_ASIDE_LINES, REMINDER),
         }
@@ -168,7 +184,17 @@ impl Telemetry {
         let now = Some(Instant::now());
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         outages[Part::Lease as usize] = Outage { since: now, said: None };
-        self.health.down(Part::Lease.name(), "starting");
+        self.tell(Part::Lease, Some("starting"));
+    }
+
+    /// Tells readiness how a part is.
+    fn tell(&self, part: Part, trouble: Option<&str>) {
+        match (&self.feed, trouble) {
+            (None, Some(reason)) => self.health.down(part.name(), reason),
+            (None, None) => self.health.up(part.name()),
+            (Some(feed), Some(reason)) => self.health.warn(&place(feed, part), reason),
+            (Some(feed), None) => self.health.calm(&place(feed, part)),
+        }
     }
 
     /// A part does not work. May be called for every failed attempt.
@@ -178,7 +204,7 @@ impl Telemetry {
         let outage = &mut outages[part as usize];
         let began = outage.said.is_none();
         outage.since.get_or_insert(now);
-        self.health.down(part.name(), reason.to_string());
+        self.tell(part, Some(&reason.to_string()));
         self.metrics.up.get_or_create(&label(part)).set(0);
         if outage.said.is_some_and(|said| now.duration_since(said) < REMINDER) {
             return;
@@ -203,7 +229,7 @@ impl Telemetry {
         let mut outages = self.outages.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let outage = std::mem::take(&mut outages[part as usize]);
         if outage.since.is_some() {
-            self.health.up(part.name());
+            self.tell(part, None);
             self.metrics.up.get_or_create(&label(part)).set(1);
         }
         drop(outages);
@@ -384,6 +410,18 @@ impl Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_several_shims_only_warns() {
+        let health = Health::new();
+        let telemetry = Telemetry::of_feed(health.clone(), "kde");
+        telemetry.starting();
+        telemetry.down(Part::Bus, &"connection refused");
+        let lines = ["publishing of feed kde: bus: connection refused", "publishing of feed kde: lease: starting"];
+        assert_eq!((health.report().ready, health.report().lines), (true, lines.map(str::to_owned).to_vec()));
+        assert!(telemetry.up(Part::Bus) && telemetry.up(Part::Lease));
+        assert!(health.report().lines.is_empty());
+    }
 
     #[test]
     fn readiness_names_what_does_not_work() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bugfeed_amqp::{BrokerUrl, HistoryBounds, exchange_name, parse_url};
 use bugfeed_gateway::bus::amqp::AmqpOptions;
-use bugfeed_gateway::http::routes::RESERVED;
+use bugfeed_protocol::feed_name;
 use bugfeed_runtime::values::age;
 use clap::Args;
 
@@ -87,15 +87,9 @@ pub struct FeedArg {
     pub exchange: String,
 }
 
-fn feed(text: &str) -> Result<FeedArg, String> {
+pub(super) fn feed(text: &str) -> Result<FeedArg, String> {
     let (name, exchange) = text.split_once('=').ok_or("write NAME=EXCHANGE, such as default=bugfeed.default")?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err("the feed's name is 1 to 64 of a-z, 0-9, '-' and '_' (it becomes a path: /NAME/)".to_owned());
-    }
-    if RESERVED.contains(&name) {
-        return Err(format!("'{name}' is a path of the gateway itself; choose another name for the feed"));
-    }
+    feed_name::check(name).map_err(|error| format!("'{name}': {error}"))?;
     Ok(FeedArg { name: name.to_owned(), exchange: exchange_name(exchange)? })
 }
 
@@ -103,7 +97,7 @@ fn feed(text: &str) -> Result<FeedArg, String> {
 ///
 /// # Errors
 /// Names the feed that was given twice.
-fn feeds(args: &[FeedArg]) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn feeds(args: &[FeedArg]) -> Result<BTreeMap<String, String>, String> {
     let mut feeds = BTreeMap::new();
     for FeedArg { name, exchange } in args {
         if feeds.insert(name.clone(), exchange.clone()).is_some() {

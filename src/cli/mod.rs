@@ -4,6 +4,7 @@
 //! groups of their own.
 
 mod gateway;
+pub mod hooks;
 mod serve;
 mod serving;
 mod touch;
@@ -16,6 +17,7 @@ use bugfeed_protocol::BugId;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use gateway::{FeedArg, GatewayArgs};
+use hooks::{BugArgs, DeadLettersArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -28,7 +30,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -105,6 +107,66 @@ Examples:
     /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
     #[command(after_help = watch::HELP)]
     Watch(Box<WatchArgs>),
+    /// Make, list, change and revoke the keys with which webhooks come in
+    #[command(after_help = "\
+Examples:
+  KEY=$(bugfeed keys create --name try --source plain)
+  curl -H \"Authorization: Bearer $KEY\" -d '{\"changes\":[{\"bug\":1234}]}' http://127.0.0.1:8844/hooks/plain
+  bugfeed keys list
+  bugfeed keys rotate h4k7np --overlap-hours 48")]
+    Keys(Box<KeysArgs>),
+    /// Look at what webhooks have brought, and retry, drop, release or prune it
+    #[command(after_help = "\
+Examples:
+  bugfeed events list --state errored
+  bugfeed events show 01a1ee56-5e7b-7fff-bfff-ffff80000000
+  bugfeed events retry --source kde-bugzilla
+  bugfeed events prune --key h4k7np")]
+    Events(Box<EventsArgs>),
+    /// Tell the way of a bug's changes: request, event, row, number
+    #[command(after_help = "\
+Examples:
+  bugfeed bug 1234
+  bugfeed bug 1234 --feed kde --json")]
+    Bug(Box<BugArgs>),
+    /// Look at senders of webhooks, switch them off and on, ask their trackers
+    #[command(after_help = "\
+Examples:
+  bugfeed sources list
+  bugfeed sources test kde-bugzilla
+  bugfeed sources reconcile kde-bugzilla")]
+    Sources(Box<SourcesArgs>),
+    /// Look at webhooks as they came, and receive them again
+    #[command(after_help = "\
+Examples:
+  bugfeed requests list --state quarantined
+  bugfeed requests show 01a1ee56-5e7b-7fff-bfff-ffff7fffffff --body
+  bugfeed requests replay 01a1ee56-5e7b-7fff-bfff-ffff7fffffff")]
+    Requests(Box<RequestsArgs>),
+    /// List events that failed and wait for another try, with those that wait behind them
+    #[command(after_help = "\
+Examples:
+  bugfeed dead-letters
+  bugfeed dead-letters --export failed/      a folder for each bug, a file for each event")]
+    DeadLetters(Box<DeadLettersArgs>),
+    /// Make, list and remove tokens for the API that these commands use
+    #[command(after_help = "\
+Examples:
+  bugfeed tokens create --name dashboard --scope read
+  bugfeed tokens list")]
+    Tokens(Box<TokensArgs>),
+    /// Receive webhooks of trackers and publish what they tell to RabbitMQ; or try a mapping, or make a token
+    ///
+    /// Each request is on the disk before its sender hears 200: in --store, or in --spool-dir while the store is away. Its
+    /// items become rows of change tables in the store, one for each feed, which are numbered and published as a shim does.
+    #[command(after_help = "\
+Examples:
+  bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
+  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks --spool-dir /var/lib/bugfeed/spool
+  bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
+  bugfeed hooks test issue.json --source tickets --config hooks.toml
+  bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
+    Hooks(Box<HooksArgs>),
 }
 
 /// Bugs as a person writes them: a number, or several with commas between them.
@@ -139,10 +201,14 @@ mod tests {
         command.build();
         command.clone().debug_assert();
         let all = std::iter::once(&command).chain(command.get_subcommands());
+        // What one question to the API is about is no setting, and other roles have variables of these names.
+        let one_question = ["export", "feed", "limit", "source"];
         for command in all.filter(|command| command.get_name() != "help") {
+            let asks = command.get_arguments().any(|arg| arg.get_long() == Some("admin-url"));
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
                 let long = arg.get_long().unwrap();
-                if !matches!(long, "help" | "version") {
+                let needs_none = matches!(long, "help" | "version") || (asks && one_question.contains(&long));
+                if !needs_none {
                     let want = format!("BUGFEED_{}", long.replace('-', "_").to_uppercase());
                     assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(want));
                 }

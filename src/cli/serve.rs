@@ -11,6 +11,7 @@ use clap::Args;
 use super::millis;
 use super::serving::{ListenArgs, LogArgs};
 use crate::compose::all_in_one::AllInOneOptions;
+use crate::compose::hooks::ConfigFile;
 
 /// Options of `serve`.
 #[derive(Clone, Debug, Args)]
@@ -18,9 +19,16 @@ pub struct ServeArgs {
     /// Ports and limits.
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// Where the change table (bugfeed.db) and the ledger (ledger.db) are kept
+    /// Where the change table and received webhooks (bugfeed.db) and the ledger (ledger.db) are kept
     #[arg(long, env = "BUGFEED_DATA_DIR", default_value = "./data", value_name = "DIR")]
     pub data_dir: PathBuf,
+    /// The file with the sources of webhooks: who sends, and what becomes of it; SIGHUP reads it again [default: the one
+    /// source plain, at /hooks/plain]
+    #[arg(long, env = "BUGFEED_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Takes webhooks while the change table's file cannot be written [default: the folder spool in --data-dir]
+    #[arg(long, env = "BUGFEED_SPOOL_DIR", value_name = "DIR", hide_short_help = true)]
+    pub spool_dir: Option<PathBuf>,
     /// The change table's name; made if it is not there
     #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
     pub table: Name,
@@ -51,6 +59,8 @@ impl ServeArgs {
             timezone: self.timezone.clone(),
             poll_interval: Duration::from_millis(self.poll_interval_ms),
             demo: self.demo,
+            config: ConfigFile { path: self.config.clone(), ..ConfigFile::default() },
+            spool_dir: self.spool_dir.clone(),
         })
     }
 }

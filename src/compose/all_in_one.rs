@@ -1,5 +1,6 @@
-//! `bugfeed serve`: the shim and the gateway in one process, on SQLite, with a channel between them.
+//! `bugfeed serve`: the shim, the gateway and the receiver of webhooks in one process, on SQLite, with channels between them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,21 +9,24 @@ use anyhow::Context as _;
 use bugfeed_gateway::feed::Clock;
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
+use bugfeed_hooks::receive::spool::SpoolOptions;
+use bugfeed_hooks::service::{Counted, HooksOptions};
 use bugfeed_protocol::When;
 use bugfeed_runtime::health::Health;
 use bugfeed_shim::events::{Telemetry, Turn};
-use bugfeed_shim::ledger::{Ledger, Prefix};
-use bugfeed_shim::relay::{self, RelayOptions};
-use bugfeed_shim::source::{self, Source, TableSpec};
+use bugfeed_shim::metrics::ShimsByFeed;
+use bugfeed_shim::source::{self, TableSpec};
 use bugfeed_sql::DbUrl;
 use jiff::tz::TimeZone;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::in_process_bus;
+use super::hooks::ConfigFile;
+use super::local_feed::LocalFeed;
+use super::local_hooks::LocalHooks;
 use super::serving::{Gateway, Ports, ServingOptions};
 
-/// The name of the feed that is served.
+/// The name of the feed that is always served.
 pub const FEED: &str = DEFAULT_FEED;
 
 /// How long the all-in-one waits for its feed to be current before it serves clients. After that time it turns clients
@@ -34,75 +38,104 @@ const OPENING: Duration = Duration::from_secs(2);
 pub struct AllInOneOptions {
     /// How clients are served.
     pub serving: ServingOptions,
-    /// Where the change table and the ledger are kept.
+    /// Where the change tables, what was received, and the ledgers are kept.
     pub data_dir: PathBuf,
-    /// The change table; made if it is not there.
+    /// The change table of the feed that is always served; made if it is not there.
     pub table: TableSpec,
-    /// The zone of the times in the change table.
+    /// The zone of the times in it.
     pub timezone: TimeZone,
-    /// How often the change table is polled when it is idle.
+    /// How often a change table is polled when it is idle.
     pub poll_interval: Duration,
     /// Whether the live page has a button that changes a bug. If `None`, it has one only when it listens on a loopback
     /// address.
     pub demo: Option<bool>,
+    /// The sources of webhooks.
+    pub config: ConfigFile,
+    /// What takes webhooks while the file of the tables cannot be written; in the data directory, if nothing is said.
+    pub spool_dir: Option<PathBuf>,
+}
+
+impl AllInOneOptions {
+    /// The database of change tables and of what was received.
+    pub(super) fn tables(&self) -> DbUrl {
+        DbUrl::sqlite_file(self.data_dir.join("bugfeed.db"))
+    }
+
+    /// The service that receives webhooks. The rows of the feed that is always served go into its table, in the zone of that.
+    fn hooks(&self, config: bugfeed_hooks::config::HooksConfig) -> HooksOptions {
+        let spool = self.spool_dir.clone().unwrap_or_else(|| self.data_dir.join("spool"));
+        let mut options = HooksOptions::new(config, self.tables(), SpoolOptions::new(spool));
+        options.tables = BTreeMap::from([(FEED.to_owned(), self.table.table.to_string())]);
+        options.store.zones = BTreeMap::from([(FEED.to_owned(), self.timezone.clone())]);
+        options
+    }
 }
 
 /// Runs `bugfeed serve` until `stop`. `on_turn` is called with the current turn (this process works on the ledger, or
 /// another one does): first when it is known, then whenever it changes.
 ///
 /// # Errors
-/// Only faults that a person must mend: a data directory that cannot be used.
+/// Only faults that a person must mend: a data directory that cannot be used, a wrong configuration.
 pub async fn run(
     options: AllInOneOptions,
     ports: Ports,
     stop: &CancellationToken,
     on_turn: impl Fn(&Turn) + Send + 'static,
 ) -> anyhow::Result<()> {
-    let AllInOneOptions { serving, data_dir, table, timezone, poll_interval, demo } = options;
-    std::fs::create_dir_all(&data_dir)
-        .with_context(|| format!("cannot make the data directory {} (--data-dir)", data_dir.display()))?;
-    let table_url = DbUrl::sqlite_file(data_dir.join("bugfeed.db"));
-    let ledger_url = DbUrl::sqlite_file(data_dir.join("ledger.db"));
-    source::init(&table_url, &table).await?;
-    let source = Source::open(&table_url, &table, timezone.clone()).await?;
-    let ledger = Ledger::open(&ledger_url, &Prefix::default()).await?;
+    std::fs::create_dir_all(&options.data_dir)
+        .with_context(|| format!("cannot make the data directory {} (--data-dir)", options.data_dir.display()))?;
+    let config = options.config.read()?;
+    let feeds: BTreeSet<String> = config.feeds().into_iter().chain(std::iter::once(FEED)).map(str::to_owned).collect();
+    let mut opened = Vec::new();
+    for feed in &feeds {
+        opened.push(LocalFeed::open(&options, feed).await?);
+    }
 
-    let health = Health::new();
+    let (health, shims) = (Health::new(), ShimsByFeed::default());
+    let counted = Counted::new(health.clone());
+    let mut gateway = Gateway::new(&options.serving, health.clone(), &[&shims, &counted]);
+    let (matching, clock, wake) = (watch::Sender::new(None), Clock::start(), Arc::new(Notify::new()));
     let telemetry = Arc::new(Telemetry::new(health.clone()));
-    let mut gateway = Gateway::new(&serving, health, &[&telemetry.metrics]);
-    let (ingest, health) = gateway.add_feed(FEED, Clock::start());
+    for feed in opened {
+        let is_default = feed.name() == FEED;
+        let (telemetry, wake) = if is_default {
+            (Arc::clone(&telemetry), Arc::clone(&wake))
+        } else {
+            (Arc::new(Telemetry::of_feed(health.clone(), feed.name())), Arc::default())
+        };
+        shims.add((!is_default).then(|| feed.name()), Arc::clone(&telemetry));
+        feed.start(&mut gateway, clock, &options, (telemetry, wake), matching.subscribe());
+    }
     gateway.inner.spawn(report_turns(telemetry.turn(), on_turn, gateway.inner_stop.clone()));
 
-    let (mut publisher, bus) = in_process_bus::channel(serving.feed.replay.max);
-    let options = RelayOptions { poll_interval, wake: Arc::new(Notify::new()), telemetry, ..RelayOptions::default() };
-    let wake = Arc::clone(&options.wake);
-    let relay_stop = gateway.inner_stop.clone();
-    gateway.inner.spawn(bus.run(ingest, health, Arc::clone(&options.telemetry), gateway.inner_stop.clone()));
-    gateway.essential.spawn(async move {
-        let relayed = relay::run(&source, &ledger, &mut publisher, &options, relay_stop).await;
-        source.close().await;
-        ledger.close().await;
-        Ok(relayed?)
-    });
+    let mut hook_options = options.hooks(config);
+    hook_options.counted = Some(counted);
+    let config = options.config.clone();
+    let hooks =
+        LocalHooks { options: hook_options, data_dir: options.data_dir.clone(), config, feeds, health, matching };
+    let receiving = hooks.start(&mut gateway, telemetry.turn());
 
     let (address, _) = ports.addresses()?;
-    let demo = demo.unwrap_or(address.ip().is_loopback()).then(|| {
-        let zone = timezone.clone();
-        Demo::new(move |bugs| {
-            let (url, table, zone, wake) = (table_url.clone(), table.clone(), zone.clone(), Arc::clone(&wake));
-            async move {
-                let when = this_second();
-                source::touch(&url, &table, &bugs, when, &zone).await.map_err(|error| error.to_string())?;
-                wake.notify_one();
-                Ok(when)
-            }
-        })
-    });
+    let demo = options.demo.unwrap_or(address.ip().is_loopback()).then(|| demo(&options, wake));
     // Clients that connect during this wait stay in the listener's queue. That is better than a 503 for a moment.
     if let Some(feed) = gateway.feeds.get(FEED).map(Arc::clone) {
-        let _ = tokio::time::timeout(OPENING, feed.opened()).await;
+        let _ = tokio::time::timeout(OPENING, async { tokio::join!(feed.opened(), receiving.cancelled()) }).await;
     }
     gateway.run(ports, demo, stop).await
+}
+
+/// The button that changes a bug. `wake` wakes the relay.
+fn demo(options: &AllInOneOptions, wake: Arc<Notify>) -> Demo {
+    let (url, table, zone) = (options.tables(), options.table.clone(), options.timezone.clone());
+    Demo::new(move |bugs| {
+        let (url, table, zone, wake) = (url.clone(), table.clone(), zone.clone(), Arc::clone(&wake));
+        async move {
+            let when = this_second();
+            source::touch(&url, &table, &bugs, when, &zone).await.map_err(|error| error.to_string())?;
+            wake.notify_one();
+            Ok(when)
+        }
+    })
 }
 
 /// Calls `on_turn` whenever the turn changes.

@@ -6,5 +6,8 @@
 
 pub mod all_in_one;
 pub mod gateway;
+pub mod hooks;
 mod in_process_bus;
+mod local_feed;
+mod local_hooks;
 pub mod serving;

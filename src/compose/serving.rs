@@ -1,7 +1,7 @@
 //! What every role that serves clients shares: the listeners, the feeds, and the order of shutdown.
 //!
 //! Shutdown goes from the outside to the inside: 1. `/readyz` says no; 2. no new clients; 3. close frames; 4. wait for
-//! the clients' connections (bounded); 5. stop buses, relay and shards.
+//! the clients' connections (bounded); 5. another role in the same process ends; 6. stop buses, relay and shards.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
@@ -76,6 +77,26 @@ impl Ports {
     }
 }
 
+/// How long another role in this process may take to end.
+const GUEST_END: Duration = Duration::from_secs(10);
+
+/// Another role in the same process, as the listeners and the shutdown see it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Guest {
+    /// Its paths on the port for clients.
+    pub(super) clients: Router,
+    /// Its paths on the admin port.
+    pub(super) admin: Router,
+    /// An answer that has begun may take at least so long when the listener stops.
+    pub(super) grace: Duration,
+    /// Cancelled when no new requests are taken.
+    pub(super) no_more: CancellationToken,
+    /// Cancelled when the last request was answered: it is to end.
+    pub(super) end: CancellationToken,
+    /// Tracks what must have ended then.
+    pub(super) tasks: TaskTracker,
+}
+
 /// The parts of a gateway that do not depend on where changes come from.
 pub(super) struct Gateway {
     options: ServingOptions,
@@ -83,8 +104,10 @@ pub(super) struct Gateway {
     events: Arc<Events>,
     metrics: Metrics,
     health: Health,
+    /// Another role in this process, if there is one.
+    pub(super) guest: Guest,
     /// Listeners and connections.
-    clients: TaskTracker,
+    pub(super) clients: TaskTracker,
     /// The local bus and the admin listener.
     pub(super) inner: TaskTracker,
     /// Stops the tasks of `inner`, the buses and the shards.
@@ -105,6 +128,7 @@ impl Gateway {
             feeds: BTreeMap::new(),
             events,
             health,
+            guest: Guest::default(),
             clients: TaskTracker::new(),
             inner: TaskTracker::new(),
             inner_stop: CancellationToken::new(),
@@ -135,14 +159,15 @@ impl Gateway {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let limits = self.options.limits;
+        let limits = ListenLimits { grace: limits.grace.max(self.guest.grace), ..limits };
         let trackers = std::mem::take(&mut self.options.trackers);
         if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
             anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
         }
-        self.inner.spawn(admin::serve(
+        let admin_routes = admin::router(self.health.clone(), self.metrics.clone());
+        self.inner.spawn(admin::serve_with(
             ports.admin,
-            self.health.clone(),
-            self.metrics.clone(),
+            admin_routes.merge(self.guest.admin.clone()),
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.inner.clone(),
             self.inner_stop.clone(),
@@ -159,7 +184,7 @@ impl Gateway {
         let feeds = Arc::clone(&state.feeds);
         self.clients.spawn(http::serve(
             ports.clients,
-            routes::router(state),
+            routes::router(state).merge(self.guest.clients.clone()),
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
@@ -175,6 +200,7 @@ impl Gateway {
             tracing::info!(?delay, event = %LogEvent::GatewayDraining, "not ready any more; accepting clients for a while yet");
             tokio::time::sleep(delay).await;
         }
+        self.guest.no_more.cancel();
         listening.cancel();
         self.shut_down(&feeds).await;
         ended
@@ -192,6 +218,10 @@ impl Gateway {
         if tokio::time::timeout(bound, polite).await.is_err() {
             tracing::warn!(event = %LogEvent::ClientsLeft, "some clients did not go in time; leaving them");
         }
+        self.guest.end.cancel();
+        self.guest.tasks.close();
+        // Tasks that still run end with the process, as in a crash: nothing that was answered is lost.
+        let _ = tokio::time::timeout(GUEST_END, self.guest.tasks.wait()).await;
         self.inner_stop.cancel();
         self.inner.close();
         let rest = async {

@@ -10,6 +10,9 @@ export const asyncapi = parse(read("asyncapi.yaml"));
 export const openapi = parse(read("openapi.yaml"));
 export const forms = JSON.parse(read("tests/old-clients/forms.json"));
 
+/** What the API of hooks really answers: hooks/tests/api writes it down. */
+export const answers = JSON.parse(read("hooks/tests/api/answers.json"));
+
 /** The conversations that clients are tested with, by name. */
 export const conversations = new Map(
   readdirSync(new URL("clients/conformance/cases/", root)).map((file) => [
@@ -62,6 +65,27 @@ export function refs(value) {
   if (value === null || typeof value !== "object") return [];
   const own = typeof value.$ref === "string" ? [value.$ref] : [];
   return [...own, ...Object.values(value).flatMap(refs)];
+}
+
+/** Members of a value that a schema of openapi.yaml does not have, however deep. */
+export function undocumented(schema, value, path = "") {
+  if (value === null || typeof value !== "object") return [];
+  const parts = [];
+  const collect = (part) => {
+    if (part.$ref) return collect(follow(openapi, part.$ref));
+    parts.push(part);
+    for (const inner of [...(part.allOf ?? []), ...(part.oneOf ?? [])]) collect(inner);
+  };
+  collect(schema);
+  if (parts.every((part) => Object.keys(part).length === 0)) return [];
+  if (Array.isArray(value)) {
+    const items = parts.find((part) => part.items)?.items ?? {};
+    return value.flatMap((one, index) => undocumented(items, one, `${path}[${index}]`));
+  }
+  return Object.entries(value).flatMap(([name, inner]) => {
+    const known = parts.map((part) => part.properties?.[name] ?? part.additionalProperties).find((part) => part);
+    return known ? undocumented(known, inner, `${path}.${name}`) : [`${path}.${name}`];
+  });
 }
 
 /** What a reference of the same document points to. */

@@ -134,7 +134,12 @@ fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        let (one, other) = (entry.path(), to.join(entry.file_name()));
+        if one.is_dir() {
+            copy_dir(&one, &other);
+        } else {
+            std::fs::copy(one, other).unwrap();
+        }
     }
 }
 

@@ -78,7 +78,8 @@ async fn systemd_takes_the_units() {
             std::fs::write(units.join(name.strip_prefix("systemd/").unwrap()), read(name)).unwrap();
         }
     }
-    for program in ["bugfeed", "bugfeed-shim"] {
+    std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+    for program in ["bugfeed", "bugfeed-shim", "../../bin/kill"] {
         // Only looked for, never run; a link would lead out of the folder that is taken for the root.
         let stand_in = programs.join(program);
         std::fs::write(&stand_in, "#!/bin/sh\n").unwrap();
@@ -87,7 +88,7 @@ async fn systemd_takes_the_units() {
     std::os::unix::fs::symlink("bugfeed-gateway@.service", units.join("bugfeed-gateway@a.service")).unwrap();
     let mut verify = Run::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path().display())])
-        .args(["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service"])
+        .args(["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service", "bugfeed-hooks.service"])
         .dir(&units)
         .spawn()
         .unwrap();
@@ -102,6 +103,7 @@ async fn samples_and_units_name_options_that_there_are() {
         ("bugfeed", "serve", "env/bugfeed.env", "systemd/bugfeed.service"),
         ("bugfeed", "gateway", "env/gateway.env", "systemd/bugfeed-gateway@.service"),
         ("bugfeed", "gateway", "env/gateway.env", "systemd/bugfeed-gateway@.service.d/durable-queue.conf"),
+        ("bugfeed", "hooks", "env/hooks.env", "systemd/bugfeed-hooks.service"),
         ("bugfeed-shim", "run", "env/shim.env", "systemd/bugfeed-shim.service"),
     ] {
         let mut help = Run::new(bin(program).unwrap()).args([command, "--help"]).spawn().unwrap();

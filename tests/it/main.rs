@@ -17,6 +17,7 @@ mod environment;
 mod events;
 mod examples;
 mod greedy;
+mod hooks;
 mod hygiene;
 mod layers;
 mod old_clients;

@@ -55,7 +55,7 @@ fn places(dir: &Path) -> Vec<Place> {
     let needs = |program: &str, command: &str| -> Vec<String> {
         let more: &[&str] = match (program, command) {
             (_, "serve") => &[&ports[..], &["--data-dir", &data]].concat(),
-            (_, "gateway") => &ports,
+            (_, "gateway" | "hooks") => &ports,
             (_, "touch" | "watch") => &["1"],
             (_, "run") => &["--source", &table, "--admin-listen", "ADMIN"],
             (_, "init") => &["--source", &table],

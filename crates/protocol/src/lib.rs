@@ -10,6 +10,7 @@ pub mod change;
 pub mod client;
 pub mod close;
 pub mod cursor;
+pub mod feed_name;
 mod incoming;
 pub mod log_event;
 mod plain_datetime;

@@ -33,11 +33,22 @@ pub async fn serve(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    http::serve(listener, router(health, metrics), LIMITS, events, tracker, stop).await;
+    serve_with(listener, router(health, metrics), events, tracker, stop).await;
+}
+
+/// The same for a [`router`] into which the process's role has merged paths of its own.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    events: Arc<dyn ConnectionEvents>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    http::serve(listener, router, LIMITS, events, tracker, stop).await;
 }
 
 /// `GET /livez`, `/readyz` and `/metrics`.
-fn router(health: Health, metrics: Metrics) -> Router {
+pub fn router(health: Health, metrics: Metrics) -> Router {
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&health) }))

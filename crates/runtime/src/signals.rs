@@ -1,7 +1,10 @@
-//! Signals of a process that serves: SIGTERM and SIGINT stop it, SIGHUP changes nothing.
+//! Signals of a process that serves: SIGTERM and SIGINT stop it; SIGHUP changes nothing, or has a file read again.
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bugfeed_protocol::log_event::LogEvent;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Cancels `stop` at SIGTERM or SIGINT. SIGHUP changes nothing (without a handler it would end the process).
@@ -21,6 +24,21 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
         }
         tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");
         stop.cancel();
+    });
+    Ok(())
+}
+
+/// Notifies at SIGHUP: something is to be read again.
+///
+/// # Errors
+/// When the signal cannot be listened to.
+pub fn notify_on_hangup(again: Arc<Notify>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            again.notify_one();
+        }
     });
     Ok(())
 }

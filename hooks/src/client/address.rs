@@ -6,6 +6,7 @@
 use std::fmt;
 
 use hyper::Uri;
+use hyper::header::HeaderValue;
 
 /// What connections are made to: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,8 +38,12 @@ impl fmt::Display for Origin {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     origin: Origin,
-    /// Path and query, as they are sent.
+    /// Path and query, as HTTP/1.1 sends them.
     target: Uri,
+    /// The whole, as HTTP/2 sends it.
+    whole: Uri,
+    /// The header `Host`.
+    host: HeaderValue,
 }
 
 /// A text that is no address of a web server.
@@ -75,8 +80,15 @@ impl Address {
             None => 80,
         };
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let target = target.parse().map_err(|_| BadAddress("this is no URL"))?;
-        Ok(Address { origin: Origin { is_https, host, port }, target })
+        Address::of(Origin { is_https, host, port }, target).ok_or(BadAddress("this is no URL"))
+    }
+
+    fn of(origin: Origin, target: &str) -> Option<Address> {
+        let host = origin.host_header();
+        let scheme = if origin.is_https { "https" } else { "http" };
+        let whole = Uri::builder().scheme(scheme).authority(host.as_str()).path_and_query(target).build().ok()?;
+        let host = HeaderValue::from_str(&host).ok()?;
+        Some(Address { origin, target: target.parse().ok()?, whole, host })
     }
 
     /// The server.
@@ -85,8 +97,18 @@ impl Address {
     }
 
     /// Path and query.
-    pub(super) fn target(&self) -> &Uri {
+    pub(crate) fn target(&self) -> &Uri {
         &self.target
+    }
+
+    /// Scheme, host, port, path and query.
+    pub(crate) fn whole(&self) -> &Uri {
+        &self.whole
+    }
+
+    /// The header `Host`.
+    pub(super) fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     /// The address that a `Location` header means. `None`: it is none, or of another scheme.

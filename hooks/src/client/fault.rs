@@ -51,10 +51,12 @@ pub enum Fault {
         within: Duration,
     },
     /// The whole took too long.
-    #[error("no complete response within {} s", within.as_secs_f32())]
+    #[error("no {} within {} s", if *after_head { "complete response" } else { "response" }, within.as_secs_f32())]
     TooSlow {
         /// The bound.
         within: Duration,
+        /// The head of the response had come, its body had not.
+        after_head: bool,
     },
     /// The connection was closed before the response was complete.
     #[error("the connection was closed before the response was complete")]
@@ -65,7 +67,7 @@ pub enum Fault {
         /// The bound.
         longest: usize,
     },
-    /// What the server sent is no HTTP/1.1.
+    /// What the server sent is no HTTP.
     #[error("the response is no HTTP: {0}")]
     NoHttp(String),
     /// The request cannot be written as HTTP.
@@ -82,14 +84,36 @@ impl Fault {
     }
 
     pub(super) fn of_hyper(error: &hyper::Error) -> Fault {
-        if error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_io(error) {
+        // This is how hyper says that the pieces of a body are wrong.
+        let is_invalid =
+            |error: &&io::Error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
+        if let Some(error) = io_of(error).filter(is_invalid) {
+            return Fault::NoHttp(error.to_string());
+        }
+        if is_closed(error) {
             return Fault::Closed;
         }
-        Fault::NoHttp(error.to_string())
+        match h2_of(error).and_then(h2::Error::reason) {
+            Some(reason) => Fault::NoHttp(format!("HTTP/2 {reason:?}, {}", reason.description())),
+            None => Fault::NoHttp(error.to_string()),
+        }
     }
 }
 
-/// Whether hyper failed because reading or writing the socket did.
-pub(super) fn is_io(error: &hyper::Error) -> bool {
-    error.source().is_some_and(|source| source.is::<io::Error>())
+/// Whether the connection was closed rather than used wrongly. A server may close a kept connection just as a request is
+/// sent; with HTTP/2 it may also say so (`GOAWAY`), or that it has not begun with the request (`REFUSED_STREAM`).
+pub(super) fn is_closed(error: &hyper::Error) -> bool {
+    let by_word = h2_of(error).is_some_and(|error| {
+        error.is_io() || error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote())
+    });
+    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || io_of(error).is_some() || by_word
+}
+
+fn h2_of(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source().and_then(|source| source.downcast_ref())
+}
+
+/// The error of reading or writing the socket that hyper failed with.
+fn io_of(error: &hyper::Error) -> Option<&io::Error> {
+    error.source().and_then(|source| source.downcast_ref())
 }

@@ -6,9 +6,9 @@
 //! never uses a proxy, whatever the environment says; never retries, except at once where a kept connection turns out to
 //! be closed; and never shows a URL's path or query in an error, because they may hold secrets.
 //!
-//! It speaks HTTP/1.1. Which addresses it may connect to is the decision of an [`AddressRule`], which is asked about every
-//! address of a name after the name was looked up, and about addresses that stand in the URL. Clients with different rules
-//! share no connections.
+//! It speaks HTTP/1.1, and HTTP/2 to servers that choose it in the handshake of TLS. Which addresses it may connect to is the
+//! decision of an [`AddressRule`], which is asked about every address of a name after the name was looked up by a
+//! [`Resolver`], and about addresses that stand in the URL. Clients with different rules share no connections.
 //!
 //! hyper speaks the protocol; the pool is ours (`pool.rs`), because one retry on a kept connection, a rule for
 //! addresses and bounds for each request are all that is needed, and hyper-util's client would be two more packages.
@@ -17,22 +17,27 @@ mod address;
 mod dial;
 mod fault;
 mod pool;
+mod resolve;
+mod response;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode};
+use hyper::Method;
+use hyper::header::{self, HeaderName, HeaderValue};
 
 pub use self::address::{Address, BadAddress, Origin};
-pub use self::dial::{AddressRule, Anywhere};
 pub use self::fault::Fault;
 use self::pool::{Pool, Sender};
+pub use self::resolve::{AddressRule, Anywhere, Resolver, System};
+pub use self::response::Response;
+use self::tls::Tls;
 pub use self::tls::Trust;
 pub(crate) use self::{dial::Dialer, dial::Stream};
 
@@ -53,6 +58,8 @@ pub struct Options {
     pub idle_in_all: usize,
     /// So many idle connections are kept to one server.
     pub idle_per_server: usize,
+    /// HTTP/2 is offered to servers that are asked by `https`.
+    pub http2: bool,
     /// Which certificates are trusted.
     pub trust: Trust,
 }
@@ -64,6 +71,7 @@ impl Default for Options {
             idle: Duration::from_secs(30),
             idle_in_all: 256,
             idle_per_server: 4,
+            http2: true,
             trust: Trust::Machine,
         }
     }
@@ -135,28 +143,6 @@ impl Request {
     }
 }
 
-/// A response.
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The body, or its beginning.
-    pub body: Bytes,
-    /// Only the beginning of the body was read.
-    pub is_cut: bool,
-    /// How many redirects were followed.
-    pub redirects: u8,
-}
-
-impl Response {
-    /// A header's value, if it is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-}
-
 /// The client. Cheap to clone; the clones share connections. It must be used within a tokio runtime.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -172,8 +158,14 @@ impl Client {
 
     /// A client that connects only where the rule permits.
     pub fn with_rule(options: Options, rule: Arc<dyn AddressRule>) -> Client {
+        Client::with_resolver(options, rule, Arc::new(System::default()))
+    }
+
+    /// A client that connects only where the rule permits, and asks this resolver for addresses.
+    pub fn with_resolver(options: Options, rule: Arc<dyn AddressRule>, resolver: Arc<dyn Resolver>) -> Client {
         let pool = Pool::new(options.idle, options.idle_in_all, options.idle_per_server);
-        Client { dialer: Arc::new(Dialer::new(options.connect, options.trust, rule)), pool: Arc::new(pool) }
+        let tls = Tls::new(options.trust, options.http2);
+        Client { dialer: Arc::new(Dialer::new(options.connect, tls, rule, resolver)), pool: Arc::new(pool) }
     }
 
     pub(crate) fn dialer(&self) -> &Dialer {
@@ -186,16 +178,18 @@ impl Client {
     /// If there is no response, or none within the bounds. A response of any status is no error.
     pub async fn send(&self, request: Request) -> Result<Response, Fault> {
         let within = request.within;
-        match tokio::time::timeout(within, self.send_and_follow(request)).await {
+        let has_head = AtomicBool::new(false);
+        match tokio::time::timeout(within, self.send_and_follow(request, &has_head)).await {
             Ok(result) => result,
-            Err(_) => Err(Fault::TooSlow { within }),
+            Err(_) => Err(Fault::TooSlow { within, after_head: has_head.load(Ordering::Relaxed) }),
         }
     }
 
-    async fn send_and_follow(&self, mut request: Request) -> Result<Response, Fault> {
+    async fn send_and_follow(&self, mut request: Request, has_head: &AtomicBool) -> Result<Response, Fault> {
         let mut redirects = 0;
         loop {
-            let mut response = self.send_once(&request).await?;
+            has_head.store(false, Ordering::Relaxed);
+            let mut response = self.send_once(&request, has_head).await?;
             response.redirects = redirects;
             let may_follow = redirects < request.redirects && [Method::GET, Method::HEAD].contains(&request.method);
             let location = may_follow.then(|| redirect_of(&request.to, &response)).flatten();
@@ -206,31 +200,53 @@ impl Client {
     }
 
     /// Sends it over a kept connection, if there is one, otherwise over a new one.
-    async fn send_once(&self, request: &Request) -> Result<Response, Fault> {
+    async fn send_once(&self, request: &Request, has_head: &AtomicBool) -> Result<Response, Fault> {
         let origin = request.to.origin();
-        // The task that drives a kept connection may still be at the end of the last response: that is waited for.
-        if let Some(mut kept) = self.pool.take(origin)
-            && kept.ready().await.is_ok()
-        {
-            match kept.send_request(build(request)?).await {
-                Ok(response) => return self.read(request, response, kept).await,
-                // The server has closed it meanwhile, and this request found out.
-                Err(error) if is_closed(&error) => {}
-                Err(error) => return Err(Fault::of_hyper(&error)),
+        if let Some(kept) = self.pool.take(origin) {
+            let mut kept = InUse { client: self, origin, sender: Some(kept) };
+            // The task that drives a kept connection may still be at the end of the last response: that is waited for.
+            if kept.sender().ready().await.is_ok() {
+                let built = build(request, kept.is_http2());
+                match kept.sender().send(built).await {
+                    Ok(response) => return kept.read(request, response, has_head).await,
+                    // The server has closed it meanwhile, and this request found out.
+                    Err(error) if fault::is_closed(&error) => {}
+                    Err(error) => return Err(Fault::of_hyper(&error)),
+                }
             }
         }
-        let stream = self.dialer.connect(origin).await?;
-        let mut sender = pool::handshake(stream, LONGEST_HEAD).await?;
-        let response = sender.send_request(build(request)?).await.map_err(|error| Fault::of_hyper(&error))?;
-        self.read(request, response, sender).await
+        let (stream, is_http2) = self.dialer.connect(origin).await?;
+        let sender = Sender::begin(stream, is_http2, LONGEST_HEAD).await?;
+        let mut new = InUse { client: self, origin, sender: Some(sender) };
+        let sent = new.sender().send(build(request, is_http2)).await;
+        new.read(request, sent.map_err(|error| Fault::of_hyper(&error))?, has_head).await
+    }
+}
+
+/// A connection with a request under way. If that is given up before there is a response, nobody gets the connection again.
+struct InUse<'a> {
+    client: &'a Client,
+    origin: &'a Origin,
+    sender: Option<Sender>,
+}
+
+impl InUse<'_> {
+    fn sender(&mut self) -> &mut Sender {
+        self.sender.as_mut().expect("it is taken only by `read`, which consumes this")
+    }
+
+    fn is_http2(&self) -> bool {
+        self.sender.as_ref().is_some_and(Sender::is_http2)
     }
 
     async fn read(
-        &self,
+        mut self,
         request: &Request,
         response: hyper::Response<hyper::body::Incoming>,
-        sender: Sender,
+        has_head: &AtomicBool,
     ) -> Result<Response, Fault> {
+        has_head.store(true, Ordering::Relaxed);
+        let sender = self.sender.take();
         let (head, mut incoming) = response.into_parts();
         let mut body = BytesMut::new();
         let mut is_cut = false;
@@ -249,11 +265,20 @@ impl Client {
             is_cut = true;
             break;
         }
-        if !is_cut {
-            self.pool.put(request.to.origin(), sender);
+        // Of HTTP/2, only the stream ends where a body is cut; others may be using the connection.
+        if let Some(sender) = sender.filter(|sender| !is_cut || sender.is_http2()) {
+            self.client.pool.put(self.origin, sender);
         }
         let body = body.freeze();
         Ok(Response { status: head.status, headers: head.headers, body, is_cut, redirects: 0 })
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            self.client.pool.forget(self.origin, &sender);
+        }
     }
 }
 
@@ -264,19 +289,19 @@ fn redirect_of(from: &Address, response: &Response) -> Option<Address> {
     from.join(to).filter(|to| to.origin() == from.origin())
 }
 
-/// A server may close a kept connection just as a request is sent.
-fn is_closed(error: &hyper::Error) -> bool {
-    error.is_canceled() || error.is_closed() || error.is_incomplete_message() || fault::is_io(error)
-}
-
-fn build(request: &Request) -> Result<hyper::Request<Full<Bytes>>, Fault> {
+fn build(request: &Request, is_http2: bool) -> hyper::Request<Full<Bytes>> {
     let mut built = hyper::Request::new(Full::new(request.body.clone()));
     *built.method_mut() = request.method.clone();
-    *built.uri_mut() = request.to.target().clone();
     let headers = built.headers_mut();
+    headers.reserve(request.headers.len() + 3);
     headers.extend(request.headers.iter().cloned());
-    let host = HeaderValue::from_str(&request.to.origin().host_header()).map_err(|_| Fault::BadRequest)?;
-    headers.insert(header::HOST, host);
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    Ok(built)
+    if is_http2 {
+        // The URL says the host.
+        *built.uri_mut() = request.to.whole().clone();
+    } else {
+        headers.insert(header::HOST, request.to.host().clone());
+        *built.uri_mut() = request.to.target().clone();
+    }
+    built
 }

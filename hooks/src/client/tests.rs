@@ -87,9 +87,9 @@ async fn slow_servers_are_given_up() {
     })
     .await;
     let within = Duration::from_millis(50);
-    for target in ["/head", "/body"] {
+    for (target, after_head) in [("/head", false), ("/body", true)] {
         let request = Request { within, ..get(&server, target) };
-        assert_eq!(client().send(request).await.unwrap_err(), Fault::TooSlow { within });
+        assert_eq!(client().send(request).await.unwrap_err(), Fault::TooSlow { within, after_head });
     }
 }
 

@@ -14,6 +14,9 @@ use super::Fault;
 /// The machine's certificates are read again after so long, because they may have changed.
 const READ_AGAIN: Duration = Duration::from_secs(600);
 
+/// The name of HTTP/2 within TLS.
+pub(super) const HTTP_2: &[u8] = b"h2";
+
 /// Which certificate authorities are trusted.
 #[derive(Clone, Debug)]
 pub enum Trust {
@@ -27,6 +30,7 @@ pub enum Trust {
 #[derive(Debug)]
 pub(super) struct Tls {
     trust: Trust,
+    http2: bool,
     made: Mutex<Option<(Instant, Made)>>,
 }
 
@@ -44,8 +48,9 @@ impl Made {
 }
 
 impl Tls {
-    pub(super) fn new(trust: Trust) -> Tls {
-        Tls { trust, made: Mutex::new(None) }
+    /// `http2`: that HTTP/2 is spoken is offered to servers.
+    pub(super) fn new(trust: Trust, http2: bool) -> Tls {
+        Tls { trust, http2, made: Mutex::new(None) }
     }
 
     pub(super) async fn config(&self, is_http: bool) -> Result<Arc<ClientConfig>, Fault> {
@@ -69,6 +74,9 @@ impl Tls {
             .with_no_client_auth();
         let mut http = other.clone();
         http.alpn_protocols = vec![b"http/1.1".to_vec()];
+        if self.http2 {
+            http.alpn_protocols.insert(0, HTTP_2.to_vec());
+        }
         let configs = Made { http: Arc::new(http), other: Arc::new(other) };
         *made = Some((Instant::now(), configs.clone()));
         Ok(configs.of(is_http))

@@ -1,30 +1,15 @@
 //! Which feed a change goes to: always the same, or one that depends on the tracker's project.
 
+pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
+use bugfeed_protocol::feed_name::{self, BadFeedName, RESERVED};
+
 use super::error::ConfigError;
 use super::mapping::read_lookups;
 use super::reader::Node;
 use crate::receive::lookup::{Glob, Lookup};
 
-/// The feed where nothing is said.
-pub const DEFAULT_FEED: &str = "default";
-/// The longest name of a feed, in bytes.
-const LONGEST_NAME: usize = 64;
-/// Names that are parts of paths, where a feed would hide something.
-const RESERVED: [&str; 13] = [
-    "api",
-    "changes",
-    "demo",
-    "drop",
-    "endpoints",
-    "h",
-    "healthz",
-    "hooks",
-    "metrics",
-    "page",
-    "public",
-    "readyz",
-    "sse",
-];
+/// What stands for "no feed" in a map, so that no feed has this name.
+const DROP: &str = "drop";
 
 /// Which feed a change goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,13 +79,14 @@ pub(crate) fn read_feed(node: &Node<'_>) -> Result<(FeedRule, Option<Vec<Lookup>
 /// Reads the name of a feed.
 fn read_name(node: &Node<'_>) -> Result<String, ConfigError> {
     let name = node.text()?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(plain) {
-        let fix = "a feed's name is 1 to 64 of a-z, 0-9, '-' and '_', because it becomes a path: /NAME/";
-        return Err(node.error(format!("\"{name}\" cannot be the name of a feed"), fix));
-    }
-    if RESERVED.contains(&name) {
-        let fix = format!("choose a name that is none of {}", RESERVED.join(", "));
+    let is_reserved = match feed_name::check(name) {
+        Err(error @ BadFeedName::Malformed) => {
+            return Err(node.error(format!("\"{name}\" cannot be the name of a feed"), error.to_string()));
+        }
+        checked => checked.is_err(),
+    };
+    if is_reserved || name == DROP {
+        let fix = format!("choose a name that is none of {}, {DROP}", RESERVED.join(", "));
         return Err(node.error(format!("\"{name}\" cannot be the name of a feed, because it is in use as a path"), fix));
     }
     Ok(name.to_owned())

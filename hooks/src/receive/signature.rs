@@ -131,34 +131,55 @@ fn hmac_of(
     accept(secrets, fits, header)
 }
 
-/// <https://www.standardwebhooks.com>: HMAC-SHA256 over `id.timestamp.body`. The header lists signatures, each with its
-/// version; one that fits is enough, and other versions are passed over.
+/// <https://www.standardwebhooks.com>: HMAC-SHA256 over `id.timestamp.body`.
 fn standard_webhooks(headers: &dyn Headers, body: &[u8], secrets: &[&Secret], now: When) -> Result<(), SignatureError> {
-    let signatures = present(headers, "webhook-signature")?;
-    let id = present(headers, "webhook-id")?;
-    let timestamp = present(headers, "webhook-timestamp")?;
-    let sent: i64 = timestamp.parse().map_err(|_| SignatureError::Malformed("webhook-timestamp".to_owned()))?;
-    let away = (now.as_micros().div_euclid(1_000_000)).abs_diff(sent);
-    if away > TOLERANCE_S.unsigned_abs() {
-        return Err(SignatureError::Stale(away));
+    let stamped = Stamped::read(headers, now)?;
+    let fits = |secret: &&Secret| stamped.fits(&hmac::Key::new(hmac::HMAC_SHA256, &standard_secret(secret)), &[body]);
+    accept(secrets, fits, "webhook-signature")
+}
+
+/// The headers of Standard Webhooks, as far as they can be judged without a secret.
+pub(crate) struct Stamped<'a> {
+    /// `webhook-id`.
+    pub(crate) id: &'a str,
+    timestamp: &'a str,
+    tags: Vec<Vec<u8>>,
+}
+
+impl<'a> Stamped<'a> {
+    /// Reads them. The header lists signatures, each with its version; other versions are passed over.
+    ///
+    /// # Errors
+    /// If one is missing, has not the form, or the timestamp is too far from now.
+    pub(crate) fn read(headers: &'a dyn Headers, now: When) -> Result<Stamped<'a>, SignatureError> {
+        let signatures = present(headers, "webhook-signature")?;
+        let id = present(headers, "webhook-id")?;
+        let timestamp = present(headers, "webhook-timestamp")?;
+        let sent: i64 = timestamp.parse().map_err(|_| SignatureError::Malformed("webhook-timestamp".to_owned()))?;
+        let away = (now.as_micros().div_euclid(1_000_000)).abs_diff(sent);
+        if away > TOLERANCE_S.unsigned_abs() {
+            return Err(SignatureError::Stale(away));
+        }
+        let tags: Vec<Vec<u8>> = signatures
+            .split(' ')
+            .filter_map(|signature| signature.strip_prefix("v1,"))
+            .filter_map(|tag| STANDARD.decode(tag).ok())
+            .filter(|tag| !tag.is_empty())
+            .collect();
+        if tags.is_empty() {
+            return Err(SignatureError::Malformed("webhook-signature".to_owned()));
+        }
+        Ok(Stamped { id, timestamp, tags })
     }
-    let header = "webhook-signature";
-    let tags: Vec<Vec<u8>> = signatures
-        .split(' ')
-        .filter_map(|signature| signature.strip_prefix("v1,"))
-        .filter_map(|tag| STANDARD.decode(tag).ok())
-        .filter(|tag| !tag.is_empty())
-        .collect();
-    if tags.is_empty() {
-        return Err(SignatureError::Malformed(header.to_owned()));
+
+    /// Whether a signature is that of `id.timestamp.content` with this key; the content is that of all parts together.
+    pub(crate) fn fits(&self, key: &hmac::Key, content: &[&[u8]]) -> bool {
+        let mut context = hmac::Context::with_key(key);
+        let begin: [&[u8]; 4] = [self.id.as_bytes(), b".", self.timestamp.as_bytes(), b"."];
+        begin.iter().chain(content).for_each(|part| context.update(part));
+        let tag = context.sign();
+        self.tags.iter().any(|given| bool::from(given.as_slice().ct_eq(tag.as_ref())))
     }
-    let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat();
-    let fits = |secret: &&Secret| {
-        let key = standard_secret(secret);
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        tags.iter().any(|tag| hmac::verify(&key, &signed, tag).is_ok())
-    };
-    accept(secrets, fits, header)
 }
 
 /// The bytes of a secret of Standard Webhooks: Base64 after `whsec_`. What is no Base64 counts as it is.

@@ -8,6 +8,8 @@ use std::sync::PoisonError;
 
 use bugfeed_protocol::{BugId, When};
 use bugfeed_sql::{CountedIds, Dialect, Fault, Name, Tx, Value};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::cells::{Columns, text_value};
 use super::row::bug_number;
@@ -18,7 +20,7 @@ const FEED_IN_NAME: usize = 51;
 
 /// The name of the change table of a feed: `push_notify_FEED`, with `$` for a hyphen. The end of a long name is
 /// replaced by a number that follows from it.
-pub(super) fn table_of(feed: &str) -> String {
+pub fn table_of(feed: &str) -> String {
     let plain = feed.replace('-', "$");
     if plain.len() <= FEED_IN_NAME {
         return format!("push_notify_{plain}");
@@ -84,6 +86,12 @@ impl Store {
         Ok(())
     }
 
+    /// The zone of the dates in a feed's table.
+    pub(super) fn zone_of(&self, feed: &str) -> &TimeZone {
+        static UTC: TimeZone = TimeZone::UTC;
+        self.shared.zones.get(feed).unwrap_or(&UTC)
+    }
+
     /// The quoted name of a feed's table.
     pub(super) fn change_table(&self, feed: &str) -> Result<String, StoreError> {
         let tables = self.shared.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -99,20 +107,21 @@ fn create(dialect: &dyn Dialect, quoted: &str) -> String {
     )
 }
 
-/// A date as it stands in the table: UTC.
-fn date(when: When) -> String {
-    when.to_string().replace('T', " ")
+/// A date as it stands in the table: in the zone of the table, without saying which.
+fn date(when: When, zone: &TimeZone) -> String {
+    let instant = Timestamp::from_microsecond(when.as_micros()).unwrap_or(Timestamp::UNIX_EPOCH);
+    zone.to_datetime(instant).to_string().replace('T', " ")
 }
 
 /// Inserts rows into a table; returns their ids in the order of the rows.
 pub(super) async fn insert(
     dialect: &dyn Dialect,
     tx: &mut Tx,
-    table: &str,
+    (table, zone): (&str, &TimeZone),
     rows: &[(BugId, When)],
 ) -> Result<Vec<i64>, StoreError> {
     // Numbers and dates only, both written here: nothing in the text comes from outside.
-    let values: Vec<String> = rows.iter().map(|(bug, when)| format!("({bug},'{}')", date(*when))).collect();
+    let values: Vec<String> = rows.iter().map(|(bug, when)| format!("({bug},'{}')", date(*when, zone))).collect();
     let sql = format!("INSERT INTO {table} (bug_id, delta_ts) VALUES {}", values.join(","));
     match dialect.counted_ids() {
         CountedIds::Returning => {
@@ -149,6 +158,13 @@ fn assign(rows: &[(BugId, When)], back: Vec<Vec<Value>>) -> Result<Vec<i64>, Sto
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_are_in_the_tables_zone() {
+        let when = When::parse_utc("2026-11-26T12:00:00.25").unwrap();
+        assert_eq!(date(when, &TimeZone::UTC), "2026-11-26 12:00:00.25");
+        assert_eq!(date(when, &TimeZone::get("Asia/Tokyo").unwrap()), "2026-11-26 21:00:00.25");
+    }
 
     #[test]
     fn names_of_tables() {

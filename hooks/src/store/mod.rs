@@ -24,7 +24,7 @@ pub mod apply;
 pub mod audit;
 pub mod bodies;
 mod cells;
-mod change_table;
+pub mod change_table;
 mod changes;
 mod codes;
 pub mod dead;
@@ -52,11 +52,14 @@ pub mod way;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bugfeed_core::hooks::arrival::Duplicates;
 use bugfeed_core::hooks::event::Event;
 use bugfeed_core::hooks::lane::Settings;
+use bugfeed_runtime::throttle::Throttle;
 use bugfeed_sql::{Db, DbUrl, Use};
+use jiff::tz::TimeZone;
 
 pub use accept::Rule;
 pub use error::StoreError;
@@ -76,11 +79,13 @@ pub struct Options {
     pub bounds: Bounds,
     /// A token that is written if this call makes the store, in the transaction that makes it.
     pub first_token: Option<NewToken>,
+    /// The zones of the dates in change tables of feeds, where they are not UTC: a table that was there before.
+    pub zones: BTreeMap<String, TimeZone>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { create: true, works: true, bounds: Bounds::default(), first_token: None }
+        Options { create: true, works: true, bounds: Bounds::default(), first_token: None, zones: BTreeMap::new() }
     }
 }
 
@@ -136,8 +141,11 @@ struct Shared {
     /// The change table of each feed, by its name in SQL.
     tables: RwLock<BTreeMap<String, String>>,
     rules: RwLock<Rules>,
+    zones: BTreeMap<String, TimeZone>,
     /// Bytes of bodies, as far as this process knows. Corrected by each look at the table.
     body_bytes: AtomicI64,
+    /// Lines about feeds whose table cannot be written.
+    feed_lines: Throttle,
     /// Held as long as the store is open.
     _lock: Option<lock::Lock>,
 }
@@ -175,7 +183,9 @@ impl Store {
                 settings: Settings::DEFAULT,
                 duplicates: Duplicates::ByContent,
             })),
+            zones: options.zones,
             body_bytes: AtomicI64::new(0),
+            feed_lines: Throttle::new(10, Duration::from_secs(60)),
             _lock: lock,
         };
         let store = Store { db: write, lanes: read(), reader: read(), shared: Arc::new(shared) };

@@ -20,6 +20,10 @@ use super::row::StoredEvent;
 use super::{Store, StoreError, notes};
 use crate::receive::received::Failure;
 
+/// How far a feed is matched is also noted at each of these numbers, although no event waited, so that a start does not look
+/// through everything again.
+const MARK_EVERY: u64 = 10_000;
+
 /// One event on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -64,6 +68,10 @@ impl Store {
     pub async fn match_changes(&self, feed: &str, changes: &[Numbered]) -> Result<usize, StoreError> {
         let mut count = 0;
         for chunk in changes.chunks(CHUNK) {
+            let is_mark = chunk.iter().any(|change| change.cursor.seq.is_multiple_of(MARK_EVERY));
+            if !is_mark && self.unmatched(feed, chunk).await? == 0 {
+                continue;
+            }
             let mut tx = self.db.begin().await?;
             let matched_to = notes::read(&mut tx, &note_of(feed)).await?.as_deref().and_then(Cursor::parse);
             let is_new = |change: &&Numbered| {
@@ -80,6 +88,21 @@ impl Store {
             tx.commit().await?;
         }
         Ok(count)
+    }
+
+    /// How many events wait for the numbers of these changes; reads only. Most changes of a table that others write into are
+    /// of no event.
+    async fn unmatched(&self, feed: &str, changes: &[Numbered]) -> Result<usize, StoreError> {
+        let feed: Arc<str> = Arc::from(feed);
+        let mut rows = Rows::default();
+        for change in changes {
+            let lane = codes::lane(&LaneKey::Bug(Arc::clone(&feed), change.change.bug));
+            rows.row().int(lane).int(change.change.when.as_micros());
+        }
+        let values = self.db.dialect().rows_as_table(&[CellKind::Int, CellKind::Int], &rows.rows);
+        let sql = format!("SELECT e.id {} LIMIT 1", waiting(&values));
+        let args = [Value::Int(State::Completed.code()), text_value(&feed)];
+        Ok(self.lanes.fetch(&sql, &args).await?.len())
     }
 
     async fn match_new(&self, tx: &mut Tx, feed: &str, new: &[&Numbered]) -> Result<usize, StoreError> {
@@ -99,10 +122,7 @@ impl Store {
         }
         let dialect = self.db.dialect();
         let values = dialect.rows_as_table(&[CellKind::Int, CellKind::Int], &rows.rows);
-        let sql = format!(
-            "SELECT e.id, e.lane, e.when_us FROM {values} v JOIN hooks_events e ON e.lane = v.column1 AND e.when_us = \
-             v.column2 WHERE e.state = ? AND e.seq IS NULL AND e.feed = ? ORDER BY e.row_id LIMIT 5000"
-        );
+        let sql = format!("SELECT e.id, e.lane, e.when_us {} ORDER BY e.row_id LIMIT 5000", waiting(&values));
         let found = tx.fetch(&sql, &[Value::Int(State::Completed.code()), text_value(&feed)]).await?;
         let mut taken: HashMap<(i64, i64), usize> = HashMap::new();
         let mut matched = Rows::default();
@@ -124,6 +144,14 @@ impl Store {
         tx.execute(&sql, &matched.args).await?;
         Ok(matched.len())
     }
+}
+
+/// The events that wait for the number of one of these moments.
+fn waiting(values: &str) -> String {
+    format!(
+        "FROM {values} v JOIN hooks_events e ON e.lane = v.column1 AND e.when_us = v.column2 WHERE e.state = ? AND e.seq IS \
+         NULL AND e.feed = ?"
+    )
 }
 
 fn note_of(feed: &str) -> String {

@@ -23,7 +23,7 @@ use super::cache::{Cache, Looked};
 use super::kind::{Kind, Scope, Tracker};
 use super::redmine;
 use super::sender::{self, SenderHook};
-use super::trouble::{self, Trouble};
+use super::trouble::Trouble;
 use crate::client::{Address, Client, Request, Response};
 
 /// The time, in microseconds since 1970.
@@ -185,8 +185,7 @@ impl Asker {
         let asked = Question { since, ..*question };
         let api = Arc::clone(&self.tracker.list_api);
         let path = api.list_path(&scope.project, &asked);
-        let read =
-            |response: &Response, now_us: i64| Ok((api.read_list(&asked, response, now_us)?, trouble::clock(response)));
+        let read = |response: &Response, now_us: i64| Ok((api.read_list(&asked, response, now_us)?, response.date()));
         let (list, date) = self.patient(&path, self.eyes(), LONGEST_LIST, read).await?;
         let clock = clock.or(date);
         if question.since.is_none() {

@@ -7,7 +7,6 @@ use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::breaker::Answer;
 use bugfeed_core::hooks::event::ErrorClass;
 use bugfeed_protocol::When;
-use jiff::fmt::rfc2822::DateTimeParser;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -67,7 +66,7 @@ impl Trouble {
     pub(super) fn of_response(response: &Response, now_us: i64) -> Trouble {
         let status = response.status.as_u16();
         let message = message(response).map(|message| format!(": {message}")).unwrap_or_default();
-        let wish_us = retry_after_us(response, now_us);
+        let wish_us = response.retry_after_us(now_us);
         let is_limit = rate_limit_us(response, now_us).is_some() || message.to_ascii_lowercase().contains("rate limit");
         match status {
             429 => Trouble::later(wish_us.or(rate_limit_us(response, now_us)), "the tracker is asked too often (429)"),
@@ -140,26 +139,6 @@ fn redirect(response: &Response) -> String {
     }
 }
 
-/// The server's time, to the second, as its header `Date` says.
-pub(super) fn clock(response: &Response) -> Option<When> {
-    response.header("date").and_then(http_date)
-}
-
-fn http_date(text: &str) -> Option<When> {
-    let zoned = DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
-    When::from_micros(zoned.as_microsecond())
-}
-
-/// `Retry-After`, as seconds or as a date, which counts from the server's own time if that is known.
-fn retry_after_us(response: &Response, now_us: i64) -> Option<i64> {
-    let text = response.header("retry-after")?.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(i64::from(seconds) * SECOND_US);
-    }
-    let from_us = clock(response).map_or(now_us, When::as_micros);
-    Some((http_date(text)?.as_micros() - from_us).max(0))
-}
-
 /// How long a used up limit lasts, as `X-RateLimit-Reset` (GitHub, Gitea) or `RateLimit-Reset` (GitLab) says: seconds since
 /// 1970.
 fn rate_limit_us(response: &Response, now_us: i64) -> Option<i64> {
@@ -169,7 +148,7 @@ fn rate_limit_us(response: &Response, now_us: i64) -> Option<i64> {
         return None;
     }
     let reset = header("x-ratelimit-reset").or_else(|| header("ratelimit-reset"))?;
-    let from_us = clock(response).map_or(now_us, When::as_micros);
+    let from_us = response.date().map_or(now_us, When::as_micros);
     Some(reset.checked_mul(SECOND_US)?.saturating_sub(from_us).max(SECOND_US))
 }
 
@@ -236,7 +215,7 @@ mod tests {
     #[test]
     fn the_servers_time() {
         let date = response(200, &[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], "");
-        assert_eq!(clock(&date).unwrap().to_string(), "1994-11-06T08:49:37");
-        assert_eq!(clock(&response(200, &[("date", "yesterday")], "")), None);
+        assert_eq!(date.date().unwrap().to_string(), "1994-11-06T08:49:37");
+        assert_eq!(response(200, &[("date", "yesterday")], "").date(), None);
     }
 }

@@ -3,6 +3,8 @@
 //! Goes in: what happened. Comes out: log lines with the ids of events, counters by source (never by bug), warnings. What
 //! others can cause is throttled.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bugfeed_core::hooks::action::Question;
@@ -17,10 +19,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use crate::notify::Undelivered;
 use crate::store::StoreError;
+use crate::tracker::{SenderHook, Trouble};
 
 /// The name of the executor in the answer of `/readyz`.
 const WORK: &str = "hooks work";
@@ -56,9 +60,13 @@ pub struct WorkEvents {
     dead_letters: Gauge,
     health: Health,
     error_lines: Throttle,
+    expired_lines: Throttle,
     store_lines: Throttle,
+    feed_lines: Throttle,
     undelivered: Throttle,
     reconciling: Throttle,
+    /// What senders last said of their own webhooks, by source.
+    senders: Mutex<HashMap<String, Value>>,
 }
 
 impl WorkEvents {
@@ -76,9 +84,12 @@ impl WorkEvents {
             dead_letters: Gauge::default(),
             health,
             error_lines: Throttle::new(1000, Duration::from_secs(60)),
+            expired_lines: Throttle::new(1000, Duration::from_secs(60)),
             store_lines: Throttle::once_a_minute(),
+            feed_lines: Throttle::new(10, Duration::from_secs(60)),
             undelivered: Throttle::new(10, Duration::from_secs(60)),
             reconciling: Throttle::new(10, Duration::from_secs(300)),
+            senders: Mutex::default(),
         }
     }
 
@@ -120,6 +131,16 @@ impl WorkEvents {
         }
     }
 
+    /// The change table of a feed cannot be made; `None`: it is there.
+    pub(super) fn feed(&self, feed: &str, trouble: Option<&StoreError>) {
+        let part = format!("hooks feed {feed}");
+        let Some(reason) = trouble else { return self.health.calm(&part) };
+        self.health.warn(&part, format!("its change table cannot be made, so its events wait: {reason}"));
+        if !self.feed_lines.is_quiet() {
+            error!(feed, %reason, event = %LogEvent::FeedWithoutTable, "the change table of a feed cannot be made; its events wait");
+        }
+    }
+
     /// An event failed: one error line.
     pub(super) fn errored(&self, id: EventId, class: ErrorClass, of_event: Option<&Event>, reason: &str) {
         let source = source_of(of_event);
@@ -139,8 +160,16 @@ impl WorkEvents {
     pub(super) fn expired(&self, id: EventId, of_event: Option<&Event>) {
         let source = source_of(of_event);
         self.expired.get_or_create(&of(source)).inc();
-        let (feed, bug) = (feed_of(of_event), bug_of(of_event));
-        error!(event_id = %id, source, feed, bug, event = %LogEvent::HookExpired, "a received event failed until it expired, and was dropped");
+        match self.expired_lines.admit() {
+            Admitted::Yes => {
+                let (feed, bug) = (feed_of(of_event), bug_of(of_event));
+                error!(event_id = %id, source, feed, bug, event = %LogEvent::HookExpired, "a received event failed until it expired, and was dropped");
+            }
+            Admitted::FirstTooMany => {
+                error!(event = %LogEvent::HookExpired, "more events expire than are logged one by one");
+            }
+            Admitted::No => {}
+        }
     }
 
     pub(super) fn poison(&self, id: EventId, of_event: Option<&Event>) {
@@ -197,6 +226,25 @@ impl WorkEvents {
                 error!(source, text, event = %LogEvent::SenderTroubled, "the sender's own list of webhooks says that something is wrong");
             }
         }
+    }
+
+    /// What a sender said of its own webhooks.
+    pub(super) fn sender_said(&self, source: &str, said: &Result<Vec<SenderHook>, Trouble>) {
+        let hook = |hook: &SenderHook| {
+            let SenderHook { id, name, enabled, backlog } = hook;
+            json!({ "id": id, "name": name, "enabled": enabled, "backlog": backlog })
+        };
+        let said = match said {
+            Ok(hooks) => json!({ "webhooks": hooks.iter().map(hook).collect::<Value>() }),
+            Err(trouble) => json!({ "error": trouble.reason }),
+        };
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner).insert(source.to_owned(), said);
+    }
+
+    /// What a sender last said of its own webhooks; null if nothing.
+    pub(crate) fn sender_state(&self, source: &str) -> Value {
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        senders.get(source).cloned().unwrap_or_default()
     }
 
     pub(super) fn figures(&self, backlog: u64, dead_letters: u64) {

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::reconcile::StoreDesk;
 use super::silences::Silences;
-use super::{Shared, upkeep};
+use super::upkeep::ExpiringKeys;
+use super::{Shared, digest};
 use crate::store::StoreError;
 use crate::store::leases::{BEAT, Lease, SILENCE, Watch};
 use crate::tracker::{SenderHook, complaints, reconcile};
@@ -24,10 +25,14 @@ const LEASE: &str = "upkeep";
 const TRY_EVERY: Duration = Duration::from_millis(300);
 /// Between two steps of retention, others work.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// Silence is looked at, and alerts are counted, so often.
+/// Silence, keys and the time of the digest are looked at so often.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Senders are asked for their own list of webhooks so often.
 const SENDERS_EVERY: Duration = Duration::from_secs(900);
+/// How the names of notes begin by which another process wishes that a source is reconciled; the source follows.
+const WISH: &str = "reconcile soon ";
+/// They are looked for so often.
+const WISHES_EVERY: Duration = Duration::from_secs(2);
 /// Hints that wait for a reconciler.
 const HINTS: usize = 16;
 
@@ -51,7 +56,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 
 async fn lead(shared: &Arc<Shared>, lease: Lease) {
     let work = async {
-        tokio::join!(retention(shared), minutes(shared), senders(shared), reconcilers(shared));
+        tokio::join!(retention(shared), minutes(shared), senders(shared), wishes(shared), reconcilers(shared));
     };
     let is_held = tokio::select! {
         () = work => true,
@@ -104,16 +109,48 @@ async fn retain_once(shared: &Shared) -> Result<(), StoreError> {
 /// What is looked at every minute.
 async fn minutes(shared: &Arc<Shared>) {
     let mut silences = Silences::default();
+    let mut keys = ExpiringKeys::default();
     loop {
         let looked = async {
+            digest::send(shared).await?;
             silences.tick(shared).await?;
-            upkeep::expiring_keys(shared).await
+            keys.look(shared).await
         };
         if let Err(error) = looked.await {
             shared.events.store_failed(&error);
         }
-        shared.alerts.tick(|| shared.events.digest());
         tokio::time::sleep(MINUTE).await;
+    }
+}
+
+/// Has a source's tracker asked what changed: by this process if it leads, otherwise by the one that finds the note.
+///
+/// # Errors
+/// When the note cannot be written.
+pub(crate) async fn reconcile_soon(shared: &Shared, source: &str) -> Result<(), StoreError> {
+    if !shared.hint(source, reconcile::Hint::Hurry) {
+        // If there is one already, it was not seen yet.
+        shared.store.change_note(&format!("{WISH}{source}"), None, Some("1")).await?;
+    }
+    Ok(())
+}
+
+/// Looks for what other processes were asked to have reconciled.
+async fn wishes(shared: &Arc<Shared>) {
+    loop {
+        match shared.store.notes_like(WISH).await {
+            Ok(notes) => {
+                for (name, value) in notes {
+                    let source = name.strip_prefix(WISH).unwrap_or_default();
+                    let is_taken = shared.store.change_note(&name, Some(&value), None).await;
+                    if is_taken.is_ok_and(|is_taken| is_taken) {
+                        shared.hint(source, reconcile::Hint::Hurry);
+                    }
+                }
+            }
+            Err(error) => shared.events.store_failed(&error),
+        }
+        tokio::time::sleep(WISHES_EVERY).await;
     }
 }
 
@@ -124,7 +161,9 @@ async fn senders(shared: &Arc<Shared>) {
         for (name, state) in &shared.sources.table().sources {
             let can_tell = state.config.tracker_key_file.is_some() && state.config.preset == Some("bugzilla");
             let Some(asker) = state.asker.as_ref().filter(|_| can_tell) else { continue };
-            let hooks = match asker.sender_hooks().await {
+            let asked = asker.sender_hooks().await;
+            shared.events.sender_said(name, &asked);
+            let hooks = match asked {
                 Ok(hooks) => hooks,
                 Err(trouble) => {
                     shared.events.sender(name, Some(&format!("its list of webhooks cannot be read: {trouble}")));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 mod access;
+mod documents;
 mod events;
 mod first_token;
 mod keys;

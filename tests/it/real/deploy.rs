@@ -29,7 +29,7 @@ mod chaos {
             rabbit.ctl(&words[1..].iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
             users += usize::from(words[1] == "set_permissions");
         }
-        assert_eq!(users, 3, "shim, gateway, indexer");
+        assert_eq!(users, 4, "shim, gateway, hooks, indexer");
         Some(rabbit)
     }
 
@@ -135,7 +135,48 @@ mod chaos {
         status.succeeds(SOON).await.unwrap();
         assert!(status.output().contains(&ledger) && status.output().contains("unpublished  0"), "{}", status.output());
         a_gateway_cannot_publish(&amqp).await;
+        hooks_publish(&rabbit, dir.path()).await;
         an_indexer_reads(&rabbit, dir.path(), change).await;
+    }
+
+    /// With the sample of sources and a key, a webhook goes to its exchange; nothing is refused to the process.
+    async fn hooks_publish(rabbit: &RabbitMq, dir: &std::path::Path) {
+        let [port, admin] = [(); 2].map(|()| free_address());
+        let amqp = at(rabbit, "env/hooks.env", "BUGFEED_AMQP");
+        let at_dir = |name: &str| dir.join(name).display().to_string();
+        let (config, spool, token) = (at_dir("hooks.toml"), at_dir("spool"), at_dir("hooks.token"));
+        std::fs::write(&config, crate::deploy::read("hooks.toml")).unwrap();
+        let (listen, admin_listen, store) =
+            (port.to_string(), admin.to_string(), format!("sqlite://{}", at_dir("hooks.db")));
+        let instead = [
+            ("BUGFEED_LISTEN", listen.as_str()),
+            ("BUGFEED_ADMIN_LISTEN", &admin_listen),
+            ("BUGFEED_CONFIG", &config),
+            ("BUGFEED_STORE", &store),
+            ("BUGFEED_SPOOL_DIR", &spool),
+            ("BUGFEED_AMQP", &amqp),
+            ("BUGFEED_ADMIN_TOKEN_FILE", &token),
+        ];
+        let mut hooks = start("systemd/bugfeed-hooks.service", "env/hooks.env", &instead, dir);
+        hooks.wait_ready(admin, SOON * 2).await.unwrap();
+        let url = format!("http://{admin}");
+        let key = Run::new(bin("bugfeed").unwrap())
+            .args(["keys", "create", "--name", "kde", "--source", "kde", "--admin-token-file", &token])
+            .args(["--admin-url", &url]);
+        let key = crate::hooks::key_in(&key.succeeds(SOON).await.unwrap());
+        let body = "{\"bug\":{\"id\":7,\"is_private\":false},\"event\":{\"action\":\"modify\",\"target\":\"bug\",\
+                    \"routing_key\":\"bug.modify:status\",\"time\":\"2026-01-26T11:59:07\"}}";
+        let receiver = crate::hooks::Receiver { proc: hooks, port, admin };
+        let (status, answer) = receiver.post("/hooks/kde", &key, body).await;
+        assert!(status == 200 && answer["result"] == "ok", "{status} {answer}");
+        eventually(SOON, "a published change", async || {
+            let (_, metrics) = crate::support::get(admin, "/metrics").await;
+            if metrics.contains("bugfeed_shim_changes_published_total{feed=\"kde\"} 1") { Ok(()) } else { Err(metrics) }
+        })
+        .await
+        .unwrap();
+        let text = receiver.proc.output();
+        assert!(!text.contains("not permitted") && !text.contains("ACCESS_REFUSED"), "{text}");
     }
 
     /// Only the shim publishes.

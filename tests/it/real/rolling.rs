@@ -2,5 +2,5 @@
 //! lost, nobody is told of a gap, and the clients come back over the whole window instead of at once.
 
 mod chaos;
-mod service;
+pub mod service;
 mod spread;

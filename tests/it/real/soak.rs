@@ -6,11 +6,11 @@
 //! every process. The schedule of faults, the writers and the clients each draw from the seed; what the machine makes of
 //! it is not repeated exactly, but the same things die in the same order after the same pauses.
 
-mod chaos;
+pub mod chaos;
 pub mod check;
 pub mod client;
 pub mod crowd;
-mod faults;
+pub mod faults;
 pub mod pods;
 pub mod tracker;
 

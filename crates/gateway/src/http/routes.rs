@@ -18,13 +18,8 @@ use super::page::{About, Depth};
 use super::{page, poll, query, sse};
 use crate::events::Events;
 use crate::feed::Feed;
+pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
 use bugfeed_runtime::http::{ConnectionEvents as _, Hijack};
-
-/// The feed at `/`.
-pub const DEFAULT_FEED: &str = "default";
-
-/// Names that the gateway uses for its own paths, now or soon. No feed may have one of them.
-pub const RESERVED: [&str; 7] = ["api", "changes", "demo", "hooks", "metrics", "page", "sse"];
 
 /// What all routes share.
 #[derive(Clone, Debug)]

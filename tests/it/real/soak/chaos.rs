@@ -29,7 +29,7 @@ const NARROW: [bool; 3] = [false, false, true];
 /// How many messages the gateways' queues hold.
 const QUEUE_MAX: [&str; 3] = ["1000000", "10", "10"];
 
-fn from_env(name: &str, otherwise: u64) -> u64 {
+pub fn from_env(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
@@ -190,8 +190,7 @@ async fn soak(losses: bool, seconds: u64) {
     let writer = |n| tokio::spawn(write(tracker.source_url(), Arc::clone(&dates), seed + 100 + n, stop.clone()));
     let writers = (0..WRITERS).map(writer).collect();
 
-    let begin = Instant::now();
-    let period = Period { begin, end: begin + Duration::from_secs(seconds) };
+    let period = Period::new(Duration::from_secs(seconds));
     let (world, faults) = die_at_random(world, losses, period, seed).await;
     stop.cancel();
     let wrote = finish(writers).await;

@@ -26,29 +26,40 @@ pub type Counts = BTreeMap<&'static str, u32>;
 pub struct Period {
     pub begin: Instant,
     pub end: Instant,
+    /// The shortest and the longest pause between two faults of a lane, in ms.
+    pub rest_ms: (u64, u64),
+}
+
+impl Period {
+    /// From now on, for so long.
+    pub fn new(length: Duration) -> Period {
+        let begin = Instant::now();
+        Period { begin, end: begin + length, rest_ms: (500, 4000) }
+    }
 }
 
 /// The faults of one lane.
 pub struct Lane {
     period: Period,
-    random: SmallRng,
+    pub random: SmallRng,
     kinds: &'static [&'static str],
     deck: Vec<&'static str>,
-    counts: Counts,
+    pub counts: Counts,
 }
 
-fn millis(random: &mut SmallRng, range: std::ops::Range<u64>) -> Duration {
+pub fn millis(random: &mut SmallRng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.random_range(range))
 }
 
 impl Lane {
-    fn new(period: Period, random: SmallRng, kinds: &'static [&'static str]) -> Lane {
+    pub fn new(period: Period, random: SmallRng, kinds: &'static [&'static str]) -> Lane {
         Lane { period, random, kinds, deck: Vec::new(), counts: Counts::new() }
     }
 
     /// The next fault, after a pause; none when it is over.
-    async fn next(&mut self, who: &str) -> Option<&'static str> {
-        pause(millis(&mut self.random, 500..4000)).await;
+    pub async fn next(&mut self, who: &str) -> Option<&'static str> {
+        let (shortest, longest) = self.period.rest_ms;
+        pause(millis(&mut self.random, shortest..longest)).await;
         if Instant::now() >= self.period.end {
             return None;
         }

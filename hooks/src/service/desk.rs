@@ -1,0 +1,149 @@
+//! What the API needs of the process around it.
+//!
+//! Goes in: what a person has asked for or ordered. Comes out: the executor and the receiver hear of it; questions to
+//! trackers. Everything durable is in the store before anything is said here, so what gets lost here is only a delay.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use bugfeed_core::hooks::reconcile::Question;
+use bugfeed_runtime::health::Health;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::Running;
+use crate::api::service::Doing;
+use crate::api::{Check, Service};
+use crate::config::{HooksConfig, Source};
+use crate::receive::received::Failure;
+use crate::store::notes::Switch;
+use crate::tracker::{Asker, Scope};
+use crate::work::{self, Parts, Shared};
+
+/// The most projects of a tracker that a test asks for.
+const SCOPES: usize = 5;
+
+/// The process, as the API sees it.
+pub(super) struct Desk {
+    parts: Parts,
+    running: watch::Receiver<Option<Arc<Running>>>,
+    health: Health,
+}
+
+impl Desk {
+    pub(super) fn new(parts: Parts, running: watch::Receiver<Option<Arc<Running>>>, health: Health) -> Desk {
+        Desk { parts, running, health }
+    }
+
+    /// The executor; `None` once the process ends.
+    fn shared(&self) -> Option<Arc<Shared>> {
+        self.running.borrow().as_ref().map(|running| Arc::clone(&running.shared))
+    }
+}
+
+impl Service for Desk {
+    fn config(&self) -> Arc<HooksConfig> {
+        self.parts.sources.config()
+    }
+
+    fn keys_changed(&self) {
+        if let Some(shared) = self.shared() {
+            shared.refresh.notify_one();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(shared) = self.shared() {
+            shared.wake.notify_one();
+        }
+    }
+
+    fn switched(&self, what: Switch, name: &str, is_on: bool) {
+        let Some(shared) = self.shared() else { return };
+        shared.refresh.notify_one();
+        if !is_on {
+            return;
+        }
+        let name = name.to_owned();
+        shared.questions.clone().spawn(async move {
+            let stop = shared.stop.clone();
+            stop.run_until_cancelled(switch_on(&shared, what, &name)).await;
+        });
+    }
+
+    fn reconcile<'a>(&'a self, source: &'a str) -> Doing<'a, Result<(), Failure>> {
+        let Some(shared) = self.shared() else { return Box::pin(ready(Err(ending()))) };
+        Box::pin(async move {
+            work::reconcile_soon(&shared, source).await.map_err(|error| Failure {
+                error: format!("the process that asks trackers could not be told: {error}"),
+                fix: "try again in a moment".to_owned(),
+            })
+        })
+    }
+
+    fn test<'a>(&'a self, source: &'a str) -> Doing<'a, Vec<Check>> {
+        Box::pin(async move {
+            let (config, asker) = (self.parts.sources.config(), self.parts.sources.asker(source));
+            match (config.source(source), asker) {
+                (Some(source), Some(asker)) => tracker(source, &asker).await,
+                _ => Vec::new(),
+            }
+        })
+    }
+
+    fn sender(&self, source: &str) -> Value {
+        self.parts.events.sender_state(source)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.health.report().lines
+    }
+}
+
+fn ending() -> Failure {
+    Failure { error: "this process is about to end".to_owned(), fix: "ask again once it runs again".to_owned() }
+}
+
+/// What was switched off is read anew first, because only what is on may go on.
+async fn switch_on(shared: &Arc<Shared>, what: Switch, name: &str) {
+    if let Err(error) = work::refresh_once(shared).await {
+        shared.events.store_failed(&error);
+    }
+    let (source, feed) = match what {
+        Switch::Source => (Some(name), None),
+        Switch::Feed => (None, Some(name)),
+    };
+    work::switched_on(shared, source, feed).await;
+}
+
+/// Asks the tracker of a source for its time, and for its own list of webhooks where it tells that.
+async fn tracker(source: &Source, asker: &Asker) -> Vec<Check> {
+    let scopes = asker.tracker().scopes();
+    let mut checks = Vec::new();
+    for scope in scopes.iter().take(SCOPES) {
+        checks.push(scope_answers(asker, scope).await);
+    }
+    if source.tracker_key_file.is_some() && source.preset == Some("bugzilla") {
+        let what = "webhooks at the tracker".to_owned();
+        checks.push(match asker.sender_hooks().await {
+            Ok(hooks) => {
+                let off = hooks.iter().filter(|hook| !hook.enabled).count();
+                let is_good = off == 0 && !hooks.is_empty();
+                Check { what, is_good, says: format!("{} lead here, {off} of them are switched off", hooks.len()) }
+            }
+            Err(trouble) => Check { what, is_good: false, says: trouble.reason },
+        });
+    }
+    checks
+}
+
+async fn scope_answers(asker: &Asker, scope: &Scope) -> Check {
+    let what = if scope.project.is_empty() { "tracker".to_owned() } else { format!("tracker, {}", scope.project) };
+    match asker.changed(scope, &Question { since: None, after: None, page: 1 }).await {
+        Ok(page) => {
+            let clock = page.clock.map_or_else(String::new, |clock| format!("; its clock says {clock}"));
+            Check { what, is_good: true, says: format!("it answers{clock}") }
+        }
+        Err(trouble) => Check { what, is_good: false, says: trouble.reason },
+    }
+}
