@@ -67,6 +67,8 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
 fn access(source: &Value) -> String {
     if source["secrets"].as_u64().unwrap_or(0) > 0 {
         "signature".to_owned()
+    } else if source["lacks_secret"] == true {
+        "no secret".to_owned()
     } else {
         format!("key: {}", text(&source["keys"]))
     }

@@ -2,6 +2,7 @@
 
 use bugfeed::admin::Outcome;
 use bugfeed_core::hooks::event::State;
+use bugfeed_hooks::receive::received::ReceivedItem;
 
 use crate::support::{Rig, failed, item};
 
@@ -35,6 +36,18 @@ async fn events_are_listed_shown_and_ordered_about() {
     rig.run(&["events", "retry"]).await.error(&["which events", "--state errored"]);
     rig.run(&["events", "list", "--state", "good"]).await.error(&["state: 'good'", "queued"]);
     rig.run(&["events", "list", "--from", "soon"]).await.error(&["--from", "2h"]);
+}
+
+#[tokio::test]
+async fn what_can_never_be_tried_says_so() {
+    let rig = Rig::start().await;
+    let lost = rig.event(ReceivedItem { kept: None, ..failed("lost") }).await.to_string();
+    let told = rig.run(&["dead-letters"]).await.good();
+    assert!(told.lines().any(|line| line.contains(&lost) && line.contains("  never  ")), "{told}");
+    assert!(rig.run(&["events", "list"]).await.good().contains("mapping, not kept"));
+    let said = rig.run(&["events", "retry", "--source", "plain"]).await.good();
+    assert!(said.starts_with("0 events will be tried again now; 1 cannot be, as they are\n"), "{said}");
+    assert!(said.lines().any(|line| line.contains(&lost) && line.contains("not kept")), "{said}");
 }
 
 #[tokio::test]

@@ -106,6 +106,7 @@ log_events! {
     // Webhooks that come in; the field `source` names who sends.
     HookRefused = "hook_refused", "A webhook came without a valid key or signature, or for an unknown source.";
     HookNotKept = "hook_not_kept", "The quarantine, or one sender's part of it, is full; refused requests are lost.";
+    HookNoSecret = "hook_no_secret", "A source's sender can only sign, and the source has no secret: all it sends is refused.";
     HookErrored = "hook_errored", "An item of a webhook cannot be read as a change by its source's mapping.";
     HookNotTaken = "hook_not_taken", "Neither the store nor the spool took a webhook; its sender was answered 503.";
     SpoolBegun = "spool_begun", "The store of the hooks is away; what comes is spooled.";

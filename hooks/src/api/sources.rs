@@ -187,6 +187,10 @@ async fn access(call: &Call, source: &Source) -> Result<Check, ApiError> {
         let says = "only requests whose signature fits the secret are accepted".to_owned();
         return Ok(Check { what, is_good: true, says });
     }
+    if source.lacks_secret() {
+        let says = format!("its sender can only sign, and the source has no secret: {}", source.secret_advice());
+        return Ok(Check { what, is_good: false, says });
+    }
     let may = |sources: &Option<Vec<String>>| sources.as_ref().is_none_or(|names| names.contains(&source.name));
     let keys = call.store().keys().await?;
     let good = keys.iter().filter(|key| {

@@ -208,7 +208,8 @@ impl Store {
     ) -> Result<EventPage, StoreError> {
         let feeds = match &filter.feed {
             Some(feed) => vec![feed.clone()],
-            None => self.feeds(),
+            // What was dropped because there is no feed for its project has none.
+            None => self.feeds().into_iter().chain([String::new()]).collect(),
         };
         let lanes: Vec<String> =
             feeds.iter().map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string()).collect();

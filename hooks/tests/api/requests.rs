@@ -1,7 +1,7 @@
 //! Requests, and receiving them again.
 
 use bugfeed_hooks::receive::key::{Key, RANDOM_BYTES};
-use bugfeed_hooks::receive::received::{Proof, ReceivedRequest};
+use bugfeed_hooks::receive::received::{Proof, ReceivedRequest, RequestId};
 use bugfeed_hooks::store::keys::{KeyScopes, StoredKey};
 use bugfeed_hooks::store::tokens::Scope;
 use hyper::Method;
@@ -103,6 +103,21 @@ fn stored(id: &str, scopes: KeyScopes) -> StoredKey {
 }
 
 #[tokio::test]
+async fn the_body_of_an_unknown_source_is_not_there_to_be_received_again() {
+    let rig = Rig::start().await;
+    for (body, want) in [(None, "its body was not kept"), (Some(BODY), "add it to the configuration")] {
+        let mut refused = suspect(NOON_US, BODY, Proof::default());
+        refused.envelope.id = RequestId::new(NOON_US, rand::random());
+        refused.envelope.source = "nobody".to_owned();
+        refused.envelope.body = body.map(Into::into);
+        rig.store.quarantine(&refused).await.unwrap();
+        let answer = rig.post(&format!("/requests/{}/replay", refused.envelope.id), json!({})).await;
+        answer.refused(409, "there is no source 'nobody' now");
+        assert!(answer.body["fix"].as_str().unwrap().starts_with(want), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_way_out_of_quarantine() {
     let rig = Rig::start().await;
     let key = stored("abcdef", KeyScopes::default());
@@ -115,14 +130,24 @@ async fn the_way_out_of_quarantine() {
     rig.store.add_key(&key).await.unwrap();
     let told = rig.post(&path, json!({})).await.good();
     assert_eq!(told["events"][0]["state"], "queued");
-    rig.post(&path, json!({})).await.refused(404, "no request");
+    let again = told["request"].as_str().unwrap();
+    let gone = rig.post(&path, json!({})).await;
+    gone.refused(404, &format!("has left the quarantine: it was received again as {again}"));
+    assert!(gone.body["fix"].as_str().unwrap().contains(&format!("requests show {again}")));
+    rig.get(&format!("/requests/{}", refused.envelope.id)).await.refused(404, again);
     // Nobody vouches for this one but the caller.
     let other = suspect(NOON_US + SECOND_US, BODY, Proof::default());
     rig.store.quarantine(&other).await.unwrap();
     let path = format!("/requests/{}/replay", other.envelope.id);
     let answer = rig.post(&path, json!({})).await;
     answer.refused(409, "still refused");
-    assert!(answer.body["fix"].as_str().unwrap().contains("\"trust\": true"), "{answer:?}");
+    assert!(
+        answer.body["fix"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("bugfeed requests replay {} --trust", other.envelope.id)),
+        "{answer:?}"
+    );
     let told = rig.post(&path, json!({ "trust": true })).await.good();
     let id = told["events"][0]["event"].as_str().unwrap();
     assert!(["queued", "duplicate"].contains(&told["events"][0]["state"].as_str().unwrap()), "{told}");

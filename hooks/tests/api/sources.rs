@@ -97,6 +97,10 @@ async fn questions_to_a_tracker() {
     post("/feeds/default/disable").await.good();
     let test = post("/sources/plain/test").await.good();
     assert_eq!(test["checks"][0]["says"], "feed default is switched off");
+    let test = post("/sources/unsigned/test").await.good();
+    assert_eq!(good(&test), [true, false, false, true]);
+    let says = test["checks"][1]["says"].as_str().unwrap();
+    assert!(says.contains("secret_file") && says.contains("path_key = true"), "{says}");
     assert_eq!(good(&post("/sources/signed/test").await.good()), [true, true, false, true]);
 }
 

@@ -49,6 +49,9 @@ Examples:
         /// How many hours the old key goes on, up to 168
         #[arg(long, value_name = "HOURS", default_value_t = 24)]
         overlap_hours: u64,
+        /// When the key expires from now on: a date, a time from now such as 90d, or never; needed of a key that has expired
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
     },
     /// Revoke a key: from now on it is refused, and its sender is told so
     Revoke {
