@@ -1,12 +1,16 @@
 //! The store of the hooks with many events: what listing, the next due lane and retention cost, and how quickly
 //! requests arrive.
 //!
-//! Goes in: how many events, and where. Comes out: figures. Single requests are compared with an append to a file that
-//! is synchronised to the disk, in the same run, because disks differ more than programs. Starts no server.
+//! Goes in: how many events, and where. Comes out: figures. What is written is compared with an append to a file that is
+//! synchronised to the disk, in the same run, because disks differ more than programs. Starts no server; the whole road, from
+//! HTTP on, is in [`road`].
+
+mod page;
+mod road;
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +32,9 @@ use bugfeed_protocol::BugId;
 use bugfeed_sql::{Db, DbUrl, Use};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+
+use self::road::Road;
+use crate::report::Report;
 
 /// When the first event is received.
 const BEGIN_US: i64 = 1_795_694_400_000_000;
@@ -58,22 +65,41 @@ pub struct HooksStore {
     /// How long single requests come, in seconds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub seconds: u64,
+    /// Items that go the whole road in bulk; 0 leaves the road out
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    pub items: u64,
     /// The database; for a server, an empty one [default: an SQLite file in the folder for temporary files]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
+    /// Also write the figures, beside their targets, into this page
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
 }
 
 /// A figure: its name, its unit, and its value.
-pub type Figure = (String, &'static str, f64);
+type Figure = (String, &'static str, f64);
 
-/// Measures; returns the figures.
+/// Measures.
 ///
 /// # Errors
-/// When the database says no.
-pub fn run(options: &HooksStore) -> Result<Vec<Figure>> {
+/// When the database says no, or the page cannot be written.
+pub fn run(options: &HooksStore) -> Result<Report> {
+    // What else the machine does is looked at before this loads it.
+    let mut report = Report::new("hooks-store", format!("{} events, {} bugs", options.events, options.bugs));
+    let figures = measure(options)?;
+    if let Some(page) = &options.page {
+        page::write(page, &page::table(&figures, &report))?;
+    }
+    for (name, unit, value) in figures {
+        report.row(name, unit, vec![value]);
+    }
+    Ok(report)
+}
+
+fn measure(options: &HooksStore) -> Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let dir = tempfile::tempdir().context("no folder for temporary files")?;
@@ -83,11 +109,17 @@ pub fn run(options: &HooksStore) -> Result<Vec<Figure>> {
         };
         let store = Store::open(&url, Options::default()).await?.store;
         store.serve_feed("default", None).await?;
-        let mut bench = Bench { options: options.clone(), store, figures: Vec::new(), next: 0 };
+        let path = dir.path().join("append");
+        let times = tokio::task::spawn_blocking(move || appends(&path)).await??;
+        let appends = times.len() as f64 * 1000.0 / times.iter().sum::<f64>();
+        let mut bench = Bench { options: options.clone(), store, figures: Vec::new(), next: 0, appends };
+        bench.figure("synchronised appends", "appends/s", appends);
+        bench.latencies("synchronised append", times);
+        bench.road(dir.path()).await?;
         bench.fill().await?;
         bench.sizes(&url).await?;
         bench.queries().await?;
-        bench.singles(dir.path()).await?;
+        bench.singles().await?;
         bench.retention().await?;
         bench.store.close().await;
         Ok(bench.figures)
@@ -99,6 +131,8 @@ struct Bench {
     store: Store,
     figures: Vec<Figure>,
     next: u64,
+    /// Synchronised appends a second.
+    appends: f64,
 }
 
 /// A number that follows from another one and looks random.
@@ -203,7 +237,9 @@ impl Bench {
         }
         let count = self.next as f64;
         self.figure("bulk: accepted", "items/s", count / accepting.as_secs_f64());
-        self.figure("bulk: accepted and completed", "items/s", count / (accepting + applying).as_secs_f64());
+        let rate = count / (accepting + applying).as_secs_f64();
+        self.figure("bulk: accepted and completed", "items/s", rate);
+        self.figure("bulk: accepted and completed, for each append", "", rate / self.appends);
         Ok(())
     }
 
@@ -286,10 +322,28 @@ impl Bench {
         Ok(())
     }
 
-    /// Single requests through the group commit, beside appends that are synchronised.
-    async fn singles(&mut self, dir: &Path) -> Result<()> {
-        let path = dir.join("append");
-        let appends = tokio::task::spawn_blocking(move || appends(&path)).await??;
+    /// The whole road, in a store of its own.
+    async fn road(&mut self, dir: &Path) -> Result<()> {
+        let HooksStore { items, senders, seconds, bugs, .. } = self.options;
+        if items == 0 {
+            return Ok(());
+        }
+        let road = Road::start(dir).await?;
+        let (times, took) = road.singles(senders, seconds, bugs).await?;
+        let rate = times.len() as f64 / took.as_secs_f64();
+        self.figure("road: single POSTs", "requests/s", rate);
+        self.figure("road: single POSTs, for each append", "", rate / self.appends);
+        self.latencies("road: single POST", times);
+        let bulk = road.bulk(items, bugs).await?;
+        let rate = |took: Duration| items.div_ceil(ITEMS) as f64 * ITEMS as f64 / took.as_secs_f64();
+        self.figure("road: NDJSON, answered", "items/s", rate(bulk.answered));
+        self.figure("road: NDJSON, in the change table", "items/s", rate(bulk.through));
+        self.figure("road: NDJSON, in the change table, for each append", "", rate(bulk.through) / self.appends);
+        road.stop().await
+    }
+
+    /// Single requests through the group commit.
+    async fn singles(&mut self) -> Result<()> {
         let (intake, task) = intake(&self.store);
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
@@ -321,8 +375,7 @@ impl Bench {
         task.await?;
         self.next = counter.load(Ordering::Relaxed);
         self.figure("single requests", "requests/s", rate);
-        self.figure("synchronised appends", "appends/s", appends);
-        self.figure("single requests, for each append", "", rate / appends);
+        self.figure("single requests, for each append", "", rate / self.appends);
         self.latencies("single request", times);
         Ok(())
     }
@@ -373,15 +426,15 @@ impl Bench {
     }
 }
 
-/// How many appends of 300 bytes a second a file takes, each of them synchronised to the disk.
-fn appends(path: &Path) -> Result<f64> {
-    let mut file = File::create(path)?;
+/// Appends of 300 bytes to a file, each of them synchronised to the disk: how long each takes, in milliseconds.
+fn appends(path: &Path) -> Result<Vec<f64>> {
+    let (mut file, mut times) = (File::create(path)?, Vec::new());
     let begin = Instant::now();
-    let mut count = 0_u32;
     while begin.elapsed() < Duration::from_secs(2) {
+        let begin = Instant::now();
         file.write_all(&[b'x'; 300])?;
         file.sync_data()?;
-        count += 1;
+        times.push(ms(begin.elapsed()));
     }
-    Ok(f64::from(count) / begin.elapsed().as_secs_f64())
+    Ok(times)
 }

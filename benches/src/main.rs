@@ -65,11 +65,7 @@ fn main() -> Result<()> {
             return Ok(());
         }
         Command::HooksStore(options) => {
-            let mut report = Report::new("hooks-store", format!("{} events, {} bugs", options.events, options.bugs));
-            for (name, unit, value) in hooks_store::run(&options)? {
-                report.row(name, unit, vec![value]);
-            }
-            return show(&report, options.json);
+            return show(&hooks_store::run(&options)?, options.json);
         }
         Command::Against(against) => {
             println!("{}", serde_json::to_string(&against::run(&against)?)?);

@@ -40,7 +40,6 @@ use crate::config::HooksConfig;
 use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
-use crate::tracker::reconcile::Hint;
 use crate::tracker::{CannotAsk, Clock};
 use crate::work::{Alerts, Matched, Parts, Sources, WorkOptions, matcher};
 
@@ -245,11 +244,6 @@ impl Hooks {
         self.with_running(|running| running.shared.wake.notify_one());
     }
 
-    /// Has a source's tracker asked what changed, if this process is the one that does so.
-    pub fn reconcile(&self, source: &str) {
-        self.with_running(|running| running.shared.hint(source, Hint::Hurry));
-    }
-
     fn with_running(&self, then: impl FnOnce(&Running)) {
         if let Some(running) = &*self.running.borrow() {
             then(running);
@@ -341,15 +335,16 @@ async fn replay(receiver: Receiver, stop: CancellationToken) {
 
 /// After the spool was in use, trackers are asked what changed: senders may have given up meanwhile.
 async fn watch_spool(spool: Spool, running: watch::Receiver<Option<Arc<Running>>>, stop: CancellationToken) {
-    let mut was_used = false;
+    let mut seen = 0;
     while stop.run_until_cancelled(tokio::time::sleep(SPOOL_EVERY)).await.is_some() {
-        let is_used = !spool.is_empty();
-        if was_used
-            && !is_used
+        // The number tells of an outage that was shorter than the time between two looks, too.
+        let total = spool.total();
+        if total != seen
+            && spool.is_empty()
             && let Some(running) = &*running.borrow()
         {
             running.shared.hurry_all();
+            seen = total;
         }
-        was_used = is_used;
     }
 }

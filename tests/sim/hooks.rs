@@ -38,17 +38,10 @@ type Checked<T = ()> = Result<T, String>;
 
 /// How many seeds the normal run takes.
 const SEEDS: u64 = 200;
-/// So many seeds make everything happen that can, except these: they need two workers and a repeat at one moment, or settings
-/// that change. The exhaustive check and the tests of the core have them.
+/// So many seeds make every transition of the table happen, except these: two of one family must be processed at one moment in
+/// two lanes, which takes a reload between them. A test of the core has them (`of_two_of_a_family_in_two_lanes_…`).
 const MANY: u64 = 1500;
-const RARE: [(State, Cause); 6] = [
-    (State::Processing, Cause::Repeated),
-    (State::Processing, Cause::Superseded),
-    (State::Processing, Cause::Older),
-    (State::Errored, Cause::Announced),
-    (State::Errored, Cause::Private),
-    (State::Disabled, Cause::Superseded),
-];
+const RARE: [(State, Cause); 2] = [(State::Processing, Cause::Repeated), (State::Processing, Cause::Superseded)];
 const WORKERS: usize = 3;
 
 pub struct Source {
@@ -78,7 +71,10 @@ pub struct World {
     hidden: BTreeSet<u64>,
     replays: BTreeSet<EventId>,
     happened: Happened,
-    weights: [u32; 12],
+    /// Sources that did not always hold: what was claimed before a reload may be announced before a dead letter that holds
+    /// since then.
+    loose: BTreeSet<Arc<str>>,
+    weights: [u32; 13],
 }
 
 impl World {
@@ -86,7 +82,7 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let now_us = 20_000 * 86_400 * SECOND_US;
         let sources = [("a", "x"), ("b", "x"), ("c", "y")].map(|(name, feed)| source(&mut random, name, feed));
-        let mut weights = [25, 80, 4, 16, 2, 1, 3, 3, 2, 2, 4, 4];
+        let mut weights = [25, 80, 4, 16, 2, 1, 3, 3, 2, 2, 4, 4, 3];
         for weight in &mut weights[2..] {
             *weight *= random.random_range(0..3);
         }
@@ -101,6 +97,7 @@ impl World {
             hidden: BTreeSet::new(),
             replays: BTreeSet::new(),
             happened: Happened::new(),
+            loose: BTreeSet::new(),
             weights,
         }
     }
@@ -138,7 +135,7 @@ impl World {
         match act.unwrap_or(0) {
             0 => self.arrive(source)?,
             1 => self.work(worker)?,
-            2 => self.jobs[worker] = Job::Idle,
+            2 => self.stop(worker)?,
             3 => self.now_us += self.random.random_range(1..40) * self.random.random_range(1_000..SECOND_US),
             4 => self.now_us += self.random.random_range(0..20 * 3600) * SECOND_US,
             5 => self.now_us -= self.random.random_range(0..2 * 3600) * SECOND_US,
@@ -157,13 +154,37 @@ impl World {
                 let on = &mut self.sources[source].settings.on;
                 *on ^= true;
                 if *on {
-                    self.order_all(source, Order::SwitchOn)?;
+                    // The process may die before it has given the order for all.
+                    let most = if self.chance(0.5) { usize::MAX } else { self.random.random_range(0..4) };
+                    self.order_some(source, Order::SwitchOn, most)?;
                 }
             }
             10 => self.by_hand()?,
-            _ => self.probe(source)?,
+            11 => self.probe(source)?,
+            _ => self.reload(source)?,
         }
         Ok(())
+    }
+
+    /// Another configuration of a source.
+    fn reload(&mut self, at: usize) -> Checked {
+        let what = self.random.random_range(0..5);
+        let source = &mut self.sources[at];
+        let settings = &mut source.settings;
+        match what {
+            0 => settings.verify ^= true,
+            1 => settings.private = if settings.private == Private::Drop { Private::Announce } else { Private::Drop },
+            2 => settings.older = if settings.older == Older::Drop { Older::Announce } else { Older::Drop },
+            3 => {
+                let holds = settings.dead_letters == DeadLetters::Hold;
+                settings.dead_letters = if holds { DeadLetters::Supersede } else { DeadLetters::Hold };
+                self.loose.insert(source.name.clone());
+            }
+            _ => source.feed = if &*source.feed == "x" { "y".into() } else { "x".into() },
+        }
+        let (name, feed, settings) = (source.name.clone(), source.feed.clone(), source.settings);
+        self.say(|| format!("source {name} has other settings: {settings:?}, feed {feed}"));
+        self.order_all(at, Order::Mended(ErrorClass::Mapping))
     }
 
     /// The settings of an event's source.
@@ -210,14 +231,14 @@ impl World {
         let mut event = if !earlier.is_empty() && self.chance(0.35) {
             let of = earlier[self.random.random_range(0..earlier.len())];
             let mut event = Event::clone(&self.store.events[&of]);
-            let truth = self.truth[&of].clone();
+            let truth = Mapped { feed: self.sources[at].feed.clone(), ..self.truth[&of].clone() };
             if self.chance(0.3) {
                 event.hash.0[0] ^= 0x80;
             }
             (event.bug, event.feed, event.when, event.origin) =
                 (Some(truth.bug), truth.feed.clone(), truth.when, truth.origin);
             event.private = truth.private;
-            self.truth.insert(id, truth);
+            self.truth.insert(id, Mapped { hash: event.hash, ..truth });
             event
         } else {
             self.new_item(at, id)
@@ -244,9 +265,9 @@ impl World {
         let origin = if self.chance(0.15) { WhenOrigin::Arrival } else { WhenOrigin::Tracker };
         let private = self.chance(0.1);
         let when = When::from_micros(when_us).unwrap();
-        self.truth.insert(id, Mapped { feed: feed.clone(), bug, when, origin, private });
         let mut hash = [0; 32];
         self.random.fill_bytes(&mut hash[1..]);
+        self.truth.insert(id, Mapped { feed: feed.clone(), bug, when, origin, private, hash: ContentHash(hash) });
         let delivery = self.chance(0.7).then(|| Delivery { id: id.to_string().into(), item: 0 });
         Event {
             id,
@@ -321,7 +342,8 @@ impl World {
             let Action::Step(step) = action else { continue };
             if matches!(step.cause, Cause::Claimed | Cause::Announced) && step.from != State::Processing {
                 let event = &self.store.events[&step.id];
-                if step.from == State::Errored || event.progress.trigger.is_paced() {
+                let was_mapped = step.after.class.is_none() && step.after.attempts > 0;
+                if step.from == State::Errored || event.progress.trigger.is_paced() && !was_mapped {
                     let source = self.sources.iter_mut().find(|source| source.name == event.source).unwrap();
                     source.pace.take(now_us);
                 }
@@ -340,7 +362,9 @@ impl World {
                 _ if !event.retryable => return Err("a mapping without its item".to_owned()),
                 0 => Outcome::NotMapped,
                 1 => Outcome::ProjectMismatch,
-                _ if self.sources[at].mapping_fits => Outcome::Mapped(self.truth[&claim.id].clone()),
+                _ if self.sources[at].mapping_fits => {
+                    Outcome::Mapped(Mapped { feed: self.sources[at].feed.clone(), ..self.truth[&claim.id].clone() })
+                }
                 _ => Outcome::Failed(ErrorClass::Mapping),
             });
         }
@@ -376,13 +400,35 @@ impl World {
         Ok(())
     }
 
+    /// A worker dies; or it ends in order, and gives back what it has claimed.
+    fn stop(&mut self, worker: usize) -> Checked {
+        let job = std::mem::take(&mut self.jobs[worker]);
+        let (Job::Asks(claim) | Job::Knows(claim, _) | Job::Concludes(claim, ..)) = job else { return Ok(()) };
+        if self.chance(0.5) {
+            let lane = Rc::new(self.store.lane(&claim.key, self.now_us));
+            let job = Job::Concludes(claim, Outcome::GivenBack, lane, self.now_us);
+            // If somebody was quicker, that is all.
+            self.commit(worker, job)?;
+        }
+        Ok(())
+    }
+
     /// Gives an order for every event of a source that it concerns.
     pub fn order_all(&mut self, source: usize, order: Order) -> Checked {
+        self.order_some(source, order, usize::MAX)
+    }
+
+    /// The same for some of them.
+    fn order_some(&mut self, source: usize, order: Order, most: usize) -> Checked {
         let name = &self.sources[source].name;
         let of_source: Vec<Rc<Event>> = self.store.events.values().filter(|e| e.source == *name).cloned().collect();
+        let mut given = 0;
         for event in of_source {
-            if let Ok(actions) = carry_out(order, &event, self.now_us) {
+            if let Ok(actions) = carry_out(order, &event, self.now_us)
+                && given < most
+            {
                 self.store.commit(&actions)?;
+                given += 1;
             }
         }
         Ok(())

@@ -61,6 +61,8 @@ enum Move {
     Work(usize),
     Answer(usize, Option<ErrorClass>),
     Crash(usize),
+    /// The worker ends in order, and gives back what it has claimed.
+    Stop(usize),
     /// Time passes, to the next time at which something is due.
     Tick,
     Order(u128, Order),
@@ -109,6 +111,9 @@ impl State {
             if *job != Job::Idle && self.crashes < case.crashes {
                 moves.push(Move::Crash(worker));
             }
+            if matches!(job, Job::Asks(_)) && self.crashes < case.crashes {
+                moves.push(Move::Stop(worker));
+            }
         }
         if self.ticks < case.ticks && self.store.next_due(self.now_us).is_some() {
             moves.push(Move::Tick);
@@ -143,6 +148,11 @@ impl State {
             }
             Move::Crash(worker) => {
                 self.workers[worker] = Job::Idle;
+                self.crashes += 1;
+            }
+            Move::Stop(worker) => {
+                let Job::Asks(claim) = std::mem::take(&mut self.workers[worker]) else { return Ok(()) };
+                self.workers[worker] = Job::Knows(claim, Outcome::GivenBack);
                 self.crashes += 1;
             }
             Move::Tick => {

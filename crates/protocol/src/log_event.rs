@@ -112,7 +112,7 @@ log_events! {
     SpoolEmptied = "spool_emptied", "The store has everything that was spooled.";
     SpoolFound = "spool_found", "An earlier process has left webhooks in the spool; the store gets them now.";
     SpoolTornTail = "spool_torn_tail", "The end of the spool was not whole, because the process was killed while writing; it was cut off.";
-    SpoolDamaged = "spool_damaged", "Webhooks in the spool are not what was written, and were passed over.";
+    SpoolDamaged = "spool_damaged", "Webhooks in the spool are not what was written, and were passed over; where more than a torn end was cut off, it is in a file that ends in `.damaged`.";
     SpoolUnreadable = "spool_unreadable", "A file of the spool cannot be read or removed; it is left alone until the next start.";
     SpoolSetAside = "spool_set_aside", "The store takes other webhooks, but not this one of the spool; it was put into a file of its own.";
     SpoolFailed = "spool_failed", "The disk refused what was to be spooled.";
@@ -122,6 +122,7 @@ log_events! {
     HookTryFailed = "hook_try_failed", "A received event failed and waits for another try; the fields name event, source, bug and class.";
     HookExpired = "hook_expired", "A received event failed for seven days and was dropped.";
     HookPoison = "hook_poison", "Three workers in a row were gone while they had a received event; it was put aside.";
+    HookUnreadable = "hook_unreadable", "A row of the hooks' events cannot be read; its event waits, and the others go on.";
     HooksHastened = "hooks_hastened", "Failed events are tried at once, because their cause may be mended.";
     HooksMissed = "hooks_missed", "The tracker has changes that no webhook has brought; they are announced now.";
     HooksListen = "hooks_listen", "The ports of `bugfeed hooks` are open.";

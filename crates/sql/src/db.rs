@@ -264,6 +264,15 @@ impl Tx {
         self.conn.execute(sql, args, true).await
     }
 
+    /// The same for a text that will be sent again and again with other parameters. Where
+    /// [`Dialect::keeps_statements`] says so, it is translated once.
+    ///
+    /// # Errors
+    /// When the database is away, refuses, or does not answer in time.
+    pub async fn execute_kept(&mut self, sql: &str, args: &[Value]) -> Result<u64, SqlError> {
+        self.conn.send(Statement { sql, args, inside: true, kept: true }).await
+    }
+
     /// Reads rows.
     ///
     /// # Errors
@@ -296,7 +305,11 @@ pub(crate) struct Conn {
 impl Conn {
     /// Runs one statement, within a transaction or as one of its own; returns the number of rows it matched.
     pub(crate) async fn execute(&mut self, sql: &str, args: &[Value], inside: bool) -> Result<u64, SqlError> {
-        let answer = open(&mut self.session).execute(Statement { sql, args, inside });
+        self.send(Statement { sql, args, inside, kept: false }).await
+    }
+
+    async fn send(&mut self, statement: Statement<'_>) -> Result<u64, SqlError> {
+        let answer = open(&mut self.session).execute(statement);
         let done = self.place.within(answer).await;
         if let (Err(e), Some(restore)) = (&done, open(&mut self.session).restore_settings())
             && e.fault != Fault::Away
@@ -308,7 +321,7 @@ impl Conn {
 
     /// Reads rows.
     pub(crate) async fn fetch(&mut self, sql: &str, args: &[Value], inside: bool) -> Result<Vec<Vec<Value>>, SqlError> {
-        let answer = open(&mut self.session).fetch(Statement { sql, args, inside });
+        let answer = open(&mut self.session).fetch(Statement { sql, args, inside, kept: false });
         self.place.within(answer).await
     }
 

@@ -80,6 +80,12 @@ pub trait Dialect: fmt::Debug + Send + Sync {
         CountedIds::Returning
     }
 
+    /// Whether a statement with parameters is translated once if it is sent again ([`crate::Tx::execute_kept`]). Then it is
+    /// worth sending few texts, with all numbers as parameters.
+    fn keeps_statements(&self) -> bool {
+        false
+    }
+
     /// The end of a `CREATE TABLE`, which makes sure that the table has transactions.
     fn table_options(&self) -> &'static str {
         ""

@@ -94,6 +94,9 @@ pub(crate) struct Statement<'a> {
     pub(crate) args: &'a [Value],
     /// Whether it is part of a transaction of several statements. If not, it is a transaction of its own.
     pub(crate) inside: bool,
+    /// Whether the same text will be sent again with other parameters, so that what the database makes of it is worth
+    /// keeping.
+    pub(crate) kept: bool,
 }
 
 /// One connection. Dropping it returns it to its pool.

@@ -153,6 +153,7 @@ fn the_users_members_replace_the_presets() {
             "issues.deleted",
             "issues.transferred",
             "issue_comment.deleted",
+            "pull_request*.deleted",
             "issue*",
             "pull_request*",
             "ping",
@@ -165,8 +166,8 @@ fn the_users_members_replace_the_presets() {
         assert!(matches!(rule.members.feed, Some(FeedRule::Map { .. })));
         assert_eq!(rule.members.project.as_ref().unwrap()[0].to_string(), "/repository/full_name");
     }
-    assert_eq!(source.mapping.rules[4].members.bug.as_ref().unwrap()[0].to_string(), "/issue/number", "kept");
-    assert_eq!(source.mapping.rules[6].answer, None, "a rule that ignored makes changes now");
+    assert_eq!(source.mapping.rules[5].members.bug.as_ref().unwrap()[0].to_string(), "/issue/number", "kept");
+    assert_eq!(source.mapping.rules[7].answer, None, "a rule that ignored makes changes now");
     assert!(
         matches!(&source.signatures[..], [Signature::Hmac { hash: Hash::Sha256, header, .. }] if header == "X-Other")
     );

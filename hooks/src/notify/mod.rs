@@ -13,14 +13,14 @@ mod smtp;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::plan::Planner;
-pub use self::plan::{Alert, Message};
+pub use self::plan::{Alert, Counts, Message, digest_day};
 use self::send::Outlet;
 use crate::client::Client;
 use crate::config::Notify;
@@ -28,6 +28,8 @@ use crate::tracker::Clock;
 
 /// So many messages wait for a target. Further ones are given up.
 const QUEUE: usize = 100;
+/// When another configuration holds, what waits for the targets of the one before is delivered within this time, or given up.
+const RETIRE_WITHIN: Duration = Duration::from_secs(600);
 /// A message is tried again after these pauses.
 const PAUSES: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
 
@@ -47,13 +49,13 @@ pub struct Undelivered {
 /// Called for each failure. It must not block.
 pub type OnFailure = Arc<dyn Fn(Undelivered) + Send + Sync>;
 
-/// Takes alerts. Ends its tasks when it is dropped.
+/// Takes alerts. Ends its tasks when it is dropped, unless it is retired.
 pub struct Notifier {
     planner: Mutex<Planner>,
     queues: Vec<(String, mpsc::Sender<Message>)>,
     on_failure: OnFailure,
     clock: Clock,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl fmt::Debug for Notifier {
@@ -90,24 +92,54 @@ impl Notifier {
             queues.push((outlet.to_string(), sender));
             tasks.spawn(deliver(outlet, receiver, Arc::clone(&on_failure), pauses));
         }
-        let planner = Planner::new(notify, clock());
+        let planner = Planner::new(notify);
         let planner = match before {
-            Some(before) => planner.succeed(before.planner.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            Some(before) => planner.succeed(before.planner().clone()),
             None => planner,
         };
-        Notifier { planner: Mutex::new(planner), queues, on_failure, clock, _tasks: tasks }
+        Notifier { planner: Mutex::new(planner), queues, on_failure, clock, tasks: Mutex::new(tasks) }
     }
 
     /// Something happened. Returns at once.
     pub fn raise(&self, alert: Alert) {
-        let messages = self.planner.lock().unwrap_or_else(PoisonError::into_inner).raise((self.clock)(), alert);
+        let messages = self.planner().raise((self.clock)(), alert);
         self.queue(messages);
     }
 
-    /// To be called about every minute. `figures` are lines of the daily digest, made when it is due.
-    pub fn tick(&self, figures: impl FnOnce() -> Vec<String>) {
-        let messages = self.planner.lock().unwrap_or_else(PoisonError::into_inner).tick((self.clock)(), figures);
+    /// To be called about every minute, in each process.
+    pub fn tick(&self) {
+        let messages = self.planner().tick((self.clock)());
         self.queue(messages);
+    }
+
+    /// Sends the daily digest, with these lines.
+    pub fn digest(&self, lines: Vec<String>) {
+        let messages = self.planner().digest((self.clock)(), lines);
+        self.queue(messages);
+    }
+
+    /// What was counted for the digest since the last time.
+    pub fn take_counts(&self) -> Counts {
+        self.planner().take_counts()
+    }
+
+    /// Takes counts back that could not be handed over.
+    pub fn return_counts(&self, counts: Counts) {
+        self.planner().return_counts(counts);
+    }
+
+    /// Another notifier has its place. What waits for its targets is still delivered, for some minutes.
+    pub fn retire(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        // Each ends when its queue is empty and this notifier is dropped.
+        tokio::spawn(async move {
+            let all = async { while tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(RETIRE_WITHIN, all).await;
+        });
+    }
+
+    fn planner(&self) -> MutexGuard<'_, Planner> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self, messages: Vec<Message>) {

@@ -2,8 +2,9 @@
 //!
 //! Goes in: alerts, and the time. Comes out: messages for targets. Of one cause, at most one message goes out in an hour;
 //! what happened meanwhile is counted, and told at the end of that hour. A target gets at most 20 messages at once and then
-//! one a minute; how many were left out is told with the next one. Once a day a digest says how often each thing happened.
-//! Nothing is kept over a restart.
+//! one a minute; how many were left out is told with the next one. Once a day a digest says how often each thing happened:
+//! each process hands over what it has counted ([`Planner::take_counts`]), and one of them makes the digest for all. What is
+//! counted for the current hour is not kept over a restart.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -77,36 +78,33 @@ struct Route {
     left_out: u64,
 }
 
+/// How often each subject of each source was raised.
+pub type Counts = BTreeMap<(&'static str, Option<Arc<str>>), u64>;
+
 /// Decides who is told.
 #[derive(Clone, Debug)]
 pub struct Planner {
     routes: Vec<Route>,
     causes: HashMap<CauseKey, Cause>,
-    counts: BTreeMap<(&'static str, Option<Arc<str>>), u64>,
-    digest_us: i64,
+    counts: Counts,
 }
 
 impl Planner {
     /// With the targets of the configuration.
-    pub fn new(notify: &[Notify], now_us: i64) -> Planner {
+    pub fn new(notify: &[Notify]) -> Planner {
         let route = |notify: &Notify| Route {
             on: notify.on.clone(),
             sources: notify.sources.clone(),
             pace: Bucket::every(PACE_US, BURST),
             left_out: 0,
         };
-        Planner {
-            routes: notify.iter().map(route).collect(),
-            causes: HashMap::new(),
-            counts: BTreeMap::new(),
-            digest_us: next_digest(now_us),
-        }
+        Planner { routes: notify.iter().map(route).collect(), causes: HashMap::new(), counts: Counts::new() }
     }
 
     /// Takes over what another planner has told already, when the configuration was read again.
     #[must_use]
     pub fn succeed(self, other: Planner) -> Planner {
-        Planner { causes: other.causes, counts: other.counts, digest_us: other.digest_us, ..self }
+        Planner { causes: other.causes, counts: other.counts, ..self }
     }
 
     /// Something happened.
@@ -124,19 +122,22 @@ impl Planner {
                 Vec::new()
             }
             _ => {
-                self.causes.insert(key.clone(), Cause { told_us: now_us, more: 0, last: String::new() });
-                self.tell(now_us, key.subject, key.source.as_ref(), &alert.text)
+                let told = Cause { told_us: now_us, more: 0, last: String::new() };
+                // What was counted and not told, because nobody has called `tick` since the end of its hour.
+                let more = self.causes.insert(key.clone(), told).map_or(0, |before| before.more);
+                let before = if more > 0 { format!("\n({more} more before it)") } else { String::new() };
+                self.tell(now_us, key.subject, key.source.as_ref(), &format!("{}{before}", alert.text))
             }
         }
     }
 
     /// When [`Planner::tick`] has something to do, at the latest.
     pub fn next_us(&self) -> i64 {
-        self.causes.values().map(|cause| cause.told_us + EVERY_US).min().unwrap_or(i64::MAX).min(self.digest_us)
+        self.causes.values().map(|cause| cause.told_us + EVERY_US).min().unwrap_or(i64::MAX)
     }
 
-    /// Time has passed. `figures` are further lines of the digest, made if it is due.
-    pub fn tick(&mut self, now_us: i64, figures: impl FnOnce() -> Vec<String>) -> Vec<Message> {
+    /// Time has passed.
+    pub fn tick(&mut self, now_us: i64) -> Vec<Message> {
         let mut out = Vec::new();
         let over = |cause: &Cause| !(0..EVERY_US).contains(&(now_us - cause.told_us));
         let ended: Vec<CauseKey> =
@@ -150,26 +151,29 @@ impl Planner {
             out.extend(self.tell(now_us, key.subject, key.source.as_ref(), &text));
             self.causes.insert(key, Cause { told_us: now_us, more: 0, last: String::new() });
         }
-        if now_us >= self.digest_us || self.digest_us - now_us > 2 * DAY_US {
-            self.digest_us = next_digest(now_us);
-            let text = self.digest(figures());
-            self.counts.clear();
-            out.extend(self.tell(now_us, "digest", None, &text));
-        }
         out
     }
 
-    fn digest(&self, figures: Vec<String>) -> String {
-        let mut lines = vec!["bugfeed, the last day:".to_owned()];
-        lines.extend(figures);
-        for ((subject, source), count) in self.counts.iter().take(100) {
-            let source = source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default();
-            lines.push(format!("{subject}{source}: {count}"));
+    /// What was counted since the last time.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Takes counts back that could not be handed over.
+    pub fn return_counts(&mut self, counts: Counts) {
+        for (of, count) in counts {
+            *self.counts.entry(of).or_default() += count;
         }
-        if lines.len() == 1 {
-            lines.push("nothing to report".to_owned());
+    }
+
+    /// The daily digest: these lines.
+    pub fn digest(&mut self, now_us: i64, lines: Vec<String>) -> Vec<Message> {
+        let mut text = "bugfeed, the last day:".to_owned();
+        for line in if lines.is_empty() { vec!["nothing to report".to_owned()] } else { lines } {
+            text.push('\n');
+            text.push_str(&line);
         }
-        lines.join("\n")
+        self.tell(now_us, "digest", None, &text)
     }
 
     fn tell(&mut self, now_us: i64, subject: &'static str, source: Option<&Arc<str>>, text: &str) -> Vec<Message> {
@@ -195,10 +199,9 @@ impl Planner {
     }
 }
 
-/// The first time of day for digests after now.
-fn next_digest(now_us: i64) -> i64 {
-    let today_us = now_us.div_euclid(DAY_US) * DAY_US + DIGEST_AT_US;
-    if now_us < today_us { today_us } else { today_us + DAY_US }
+/// The number of the day whose digest is due, or was due last: it changes at the time of day for digests.
+pub fn digest_day(now_us: i64) -> i64 {
+    (now_us - DIGEST_AT_US).div_euclid(DAY_US)
 }
 
 /// Without control characters, and without what would mention people or make links in a chat: a tracker's words may be
@@ -246,7 +249,7 @@ mod tests {
             command = ["tell"]
         "#;
         let config = HooksConfig::read("hooks.toml", text, &|_| Err("no file".to_owned())).unwrap();
-        Planner::new(&config.notify, 0)
+        Planner::new(&config.notify)
     }
 
     fn alert(subject: &'static str, source: &str, cause: &str, text: &str) -> Alert {
@@ -285,8 +288,8 @@ mod tests {
         }
         assert_eq!(planner.raise(at(13), alert("errored", "gnome", "tracker", "another cause")).len(), 1);
         assert_eq!(planner.next_us(), at(HOUR));
-        assert_eq!(planner.tick(at(HOUR - 1), Vec::new), []);
-        let messages = planner.tick(at(HOUR), Vec::new);
+        assert_eq!(planner.tick(at(HOUR - 1)), []);
+        let messages = planner.tick(at(HOUR));
         assert_eq!(told(&messages), [(1, "12 more in the last hour, the last one: no. 12")]);
         assert_eq!(planner.raise(at(HOUR + 1), alert("errored", "gnome", "mapping", "x")), [], "a new hour began");
         assert_eq!(planner.raise(at(HOUR + 20), alert("errored", "gnome", "tracker", "y")).len(), 1);
@@ -297,7 +300,17 @@ mod tests {
         let mut planner = planner();
         planner.raise(at(1_000_000), alert("errored", "gnome", "mapping", "x"));
         assert_eq!(planner.raise(at(0), alert("errored", "gnome", "mapping", "y")).len(), 1);
-        assert_eq!(planner.tick(at(-10_000_000), Vec::new).len(), 2, "the digest, to both");
+    }
+
+    #[test]
+    fn what_was_counted_is_told_with_the_next_one_if_nobody_ticks() {
+        let mut planner = planner();
+        for second in 0..5 {
+            planner.raise(at(second), alert("errored", "gnome", "mapping", "x"));
+        }
+        let messages = planner.raise(at(HOUR + 10), alert("errored", "gnome", "mapping", "later"));
+        assert_eq!(told(&messages), [(1, "later\n(4 more before it)")]);
+        assert_eq!(planner.tick(at(3 * HOUR)), [], "nothing is told twice");
     }
 
     #[test]
@@ -317,19 +330,27 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_once_a_day() {
+    fn a_digest_of_all_counts() {
         let mut planner = planner();
         planner.raise(at(0), alert("errored", "gnome", "mapping", "x"));
         planner.raise(at(0), alert("errored", "gnome", "mapping", "x"));
+        let counts = planner.take_counts();
         planner.raise(at(0), alert("silence", "kde", "", "x"));
-        assert_eq!(planner.tick(at(6 * HOUR - 1), Vec::new).len(), 1, "one more");
-        let figures = || vec!["received: 7".to_owned()];
-        let messages = planner.tick(at(6 * HOUR), figures);
-        let want = "bugfeed, the last day:\nreceived: 7\nerrored (gnome): 2\nsilence (kde): 1";
+        planner.return_counts(counts);
+        let counts: Vec<_> = planner.take_counts().into_iter().collect();
+        assert_eq!(counts, [(("errored", Some("gnome".into())), 2), (("silence", Some("kde".into())), 1)]);
+        assert!(planner.take_counts().is_empty());
+        let messages = planner.digest(at(0), vec!["errored (gnome): 2".to_owned()]);
+        let want = "bugfeed, the last day:\nerrored (gnome): 2";
         assert_eq!(told(&messages), [(0, want), (1, want)]);
-        assert_eq!(planner.tick(at(29 * HOUR), figures), []);
-        let messages = planner.tick(at(30 * HOUR), Vec::new);
+        let messages = planner.digest(at(0), Vec::new());
         assert_eq!(told(&messages)[0].1, "bugfeed, the last day:\nnothing to report");
+    }
+
+    #[test]
+    fn days_of_digests_begin_in_the_morning() {
+        let day = |hour: i64| digest_day(at(hour * HOUR));
+        assert_eq!([day(5), day(6), day(29), day(30)], [-1, 0, 0, 1]);
     }
 
     #[test]

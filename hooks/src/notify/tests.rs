@@ -60,6 +60,27 @@ async fn a_chat_gets_its_one_member() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_target_is_delivered_after_a_reload() {
+    let (sender, mut got) = mpsc::unbounded_channel();
+    let server = Server::start(move |request| {
+        sender.send(request.body.clone()).unwrap();
+        Reply::full(200, "", "ok")
+    })
+    .await;
+    let (notifier, _failures) = start(&config(&format!("url = \"{}\"", server.url("/"))));
+    for number in 0..3 {
+        notifier.raise(alert(&number.to_string(), &format!("no. {number}")));
+    }
+    // Nothing was sent yet: this task has not waited.
+    notifier.retire();
+    drop(notifier);
+    for number in 0..3 {
+        let body = tokio::time::timeout(Duration::from_secs(20), got.recv()).await.expect("in time").unwrap();
+        assert!(body.contains(&format!("no. {number}")), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_target_that_fails_is_tried_again_and_given_up() {
     let server = Server::start(|_| Reply::html(500)).await;
     let (notifier, mut failures) = start(&config(&format!("url = \"{}\"", server.url("/SECRET"))));

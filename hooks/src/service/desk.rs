@@ -17,7 +17,6 @@ use crate::api::{Check, Service};
 use crate::config::{HooksConfig, Source};
 use crate::receive::received::Failure;
 use crate::store::notes::Switch;
-use crate::tracker::reconcile::Hint;
 use crate::tracker::{Asker, Scope};
 use crate::work::{self, Parts, Shared};
 
@@ -74,14 +73,8 @@ impl Service for Desk {
 
     fn reconcile<'a>(&'a self, source: &'a str) -> Doing<'a, Result<(), Failure>> {
         let Some(shared) = self.shared() else { return Box::pin(ready(Err(ending()))) };
-        if shared.reconciles(source) {
-            shared.hint(source, Hint::Hurry);
-            return Box::pin(ready(Ok(())));
-        }
         Box::pin(async move {
-            // The process that asks trackers looks at this note every few seconds.
-            let wish = format!("{} {source}", shared.now_us());
-            shared.store.set_note(work::WISH, &wish).await.map_err(|error| Failure {
+            work::reconcile_soon(&shared, source).await.map_err(|error| Failure {
                 error: format!("the process that asks trackers could not be told: {error}"),
                 fix: "try again in a moment".to_owned(),
             })

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::Running;
 use crate::receive::http::{Answering, Intake, StoreAway};
-use crate::receive::received::{Accepted, Quarantined, QuarantinedRequest, ReceivedRequest};
+use crate::receive::received::{Accepted, Quarantined, QuarantinedRequest, ReceivedRequest, Share};
 use crate::store::StoreError;
 
 /// The store of a service, once it is open.
@@ -29,8 +29,10 @@ impl Intake for StoreIntake {
     fn accept(&self, request: Arc<ReceivedRequest>) -> Answering<'_, Accepted> {
         Box::pin(async move {
             let running = self.running()?;
+            running.shared.receives(&request);
             let accepted = running.intake.accept(Arc::clone(&request)).await.map_err(|error| away(&error))?;
             running.shared.accepted(&request);
+            running.shared.alerts.arrived(&request, &accepted);
             Ok(accepted)
         })
     }
@@ -38,7 +40,11 @@ impl Intake for StoreIntake {
     fn quarantine(&self, request: Arc<QuarantinedRequest>) -> Answering<'_, Quarantined> {
         Box::pin(async move {
             let running = self.running()?;
-            running.shared.store.quarantine(&request).await.map_err(|error| away(&error))
+            let kept = running.shared.store.quarantine(&request).await.map_err(|error| away(&error))?;
+            if kept == Quarantined::Full && request.share != Share::UnknownSource {
+                running.shared.alerts.not_quarantined(&request);
+            }
+            Ok(kept)
         })
     }
 }

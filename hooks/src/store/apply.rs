@@ -4,6 +4,8 @@
 //! out as a whole or not at all. Many plans go together in one transaction, as long as all of them hold; otherwise each
 //! gets a transaction of its own.
 
+use std::collections::BTreeSet;
+
 use bugfeed_core::hooks::action::Action;
 use bugfeed_core::hooks::event::EventId;
 
@@ -31,6 +33,8 @@ pub enum Applied {
     Done,
     /// Somebody else was quicker. Nothing was done: read the rows again, and plan anew.
     Stale,
+    /// The change table of its feed cannot be written. Nothing was done: what else is for this feed will fail, too.
+    Refused,
 }
 
 impl Store {
@@ -56,16 +60,25 @@ impl Store {
         match self.try_apply(plans).await {
             Ok(true) => return Ok(vec![Applied::Done; plans.len()]),
             Ok(false) => {}
-            Err(error) if error.is_conflict() || matches!(error, StoreError::NoTable(_)) => {}
+            Err(error) if error.is_conflict() || error.may_be_of_a_feed() => {}
             Err(error) => return Err(error),
         }
         let mut applied = Vec::with_capacity(plans.len());
+        let mut refused = BTreeSet::new();
         for plan in plans {
+            let feed = feed_of(plan);
+            if feed.is_some_and(|feed| refused.contains(feed)) {
+                applied.push(Applied::Refused);
+                continue;
+            }
             applied.push(match self.apply(plan).await {
-                // One feed without a table must not hold up the others.
-                Err(StoreError::NoTable(feed)) => {
-                    tracing::warn!(feed, event = %LogEvent::FeedWithoutTable, "a change cannot be written: its feed has no table");
-                    Applied::Stale
+                // One feed whose table is missing, or cannot be written, must not hold up the others.
+                Err(reason) if reason.may_be_of_a_feed() && feed.is_some() => {
+                    if !self.shared.feed_lines.is_quiet() {
+                        tracing::error!(feed, %reason, event = %LogEvent::FeedWithoutTable, "a change cannot be written to the table of its feed; it is tried again");
+                    }
+                    refused.extend(feed);
+                    Applied::Refused
                 }
                 other => other?,
             });
@@ -92,4 +105,12 @@ impl Store {
         tx.commit().await?;
         Ok(true)
     }
+}
+
+/// The feed for which the plan has a row.
+fn feed_of(plan: &Plan) -> Option<&str> {
+    plan.actions.iter().find_map(|action| match action {
+        Action::Step(step) => step.row.as_ref().map(|row| &*row.feed),
+        _ => None,
+    })
 }

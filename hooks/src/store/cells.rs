@@ -1,16 +1,20 @@
 //! Rows on their way to and from the database.
 //!
 //! Goes in: numbers and texts. Comes out: lists of literals and parameters for statements of many rows; and, of rows
-//! that were read, columns one after another. A number is written into the statement, a text is a parameter.
+//! that were read, columns one after another. A number is written into the statement, a text is a parameter; where the
+//! database translates a text once that is sent again ([`Dialect::keeps_statements`]), numbers are parameters, too, and
+//! there are only a few numbers of rows in a statement.
 
 use std::fmt::Write as _;
 
-use bugfeed_sql::Value;
+use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::StoreError;
 
 /// The most rows of one statement that writes. SQLite takes 32,766 parameters.
-pub(super) const CHUNK: usize = 250;
+pub(super) const CHUNK: usize = 256;
+/// How many rows a statement has whose text is kept.
+const KEPT: [usize; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
 /// Rows for `VALUES` or for [`bugfeed_sql::Dialect::rows_as_table`].
 #[derive(Default)]
@@ -19,14 +23,66 @@ pub(super) struct Rows {
     pub(super) rows: Vec<String>,
     /// The parameters of all rows, in order.
     pub(super) args: Vec<Value>,
+    /// Numbers are parameters, too.
+    is_kept: bool,
+}
+
+/// Some of the rows, for one statement.
+pub(super) struct Piece<'r> {
+    pub(super) rows: &'r [String],
+    pub(super) args: &'r [Value],
 }
 
 impl Rows {
+    /// Rows that this database gets again and again, in statements of the same text where that helps. All must have the same
+    /// columns.
+    pub(super) fn again(dialect: &dyn Dialect) -> Rows {
+        Rows { is_kept: dialect.keeps_statements(), ..Rows::default() }
+    }
+
+    /// Takes out all rows.
+    pub(super) fn take(&mut self) -> Rows {
+        let empty = Rows { is_kept: self.is_kept, ..Rows::default() };
+        std::mem::replace(self, empty)
+    }
+
     /// Adds a row.
     pub(super) fn row(&mut self) -> Row<'_> {
-        self.rows.push(String::new());
+        // Rows are about as long as each other.
+        self.rows.push(String::with_capacity(self.rows.last().map_or(0, String::len)));
         let at = self.rows.len() - 1;
-        Row { text: &mut self.rows[at], args: &mut self.args }
+        Row { text: &mut self.rows[at], args: &mut self.args, is_kept: self.is_kept }
+    }
+
+    /// The rows as they go into statements.
+    pub(super) fn pieces(&self) -> Vec<Piece<'_>> {
+        if !self.is_kept || self.rows.is_empty() {
+            return vec![Piece { rows: &self.rows, args: &self.args }];
+        }
+        let columns = self.args.len() / self.rows.len();
+        let (mut pieces, mut at) = (Vec::new(), 0);
+        for size in KEPT {
+            while self.rows.len() - at >= size {
+                let args = &self.args[at * columns..(at + size) * columns];
+                pieces.push(Piece { rows: &self.rows[at..at + size], args });
+                at += size;
+            }
+        }
+        pieces
+    }
+
+    /// Inserts all rows.
+    pub(super) async fn insert_into(&self, tx: &mut Tx, into: &str) -> Result<(), StoreError> {
+        for piece in self.pieces() {
+            let sql = format!("INSERT INTO {into} VALUES ({})", piece.rows.join("),("));
+            self.execute(tx, &sql, piece.args).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a statement with one of the pieces.
+    pub(super) async fn execute(&self, tx: &mut Tx, sql: &str, args: &[Value]) -> Result<u64, StoreError> {
+        Ok(if self.is_kept { tx.execute_kept(sql, args).await? } else { tx.execute(sql, args).await? })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -47,6 +103,7 @@ impl Rows {
 pub(super) struct Row<'a> {
     text: &'a mut String,
     args: &'a mut Vec<Value>,
+    is_kept: bool,
 }
 
 impl Row<'_> {
@@ -57,6 +114,9 @@ impl Row<'_> {
     }
 
     pub(super) fn int(&mut self, number: i64) -> &mut Self {
+        if self.is_kept {
+            return self.parameter(Value::Int(number));
+        }
         self.cell();
         // Writing to a String cannot fail.
         let _ = write!(self.text, "{number}");
@@ -75,9 +135,13 @@ impl Row<'_> {
     }
 
     pub(super) fn text(&mut self, text: &str) -> &mut Self {
+        self.parameter(text_value(text))
+    }
+
+    fn parameter(&mut self, value: Value) -> &mut Self {
         self.cell();
         self.text.push('?');
-        self.args.push(text_value(text));
+        self.args.push(value);
         self
     }
 
@@ -95,6 +159,9 @@ impl Row<'_> {
     }
 
     fn null(&mut self) -> &mut Self {
+        if self.is_kept {
+            return self.parameter(Value::Null);
+        }
         self.cell();
         self.text.push_str("NULL");
         self

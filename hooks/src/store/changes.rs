@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bugfeed_core::hooks::action::{Action, Step};
-use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, State};
+use bugfeed_core::hooks::event::{AT_ONCE, Event, EventId, Link, Progress, State};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::states::Cause;
 use bugfeed_sql::{CellKind, Tx, Value};
@@ -42,16 +42,17 @@ pub(super) struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     pub(super) fn new(store: &'a Store, tx: &'a mut Tx, now_us: i64) -> Changes<'a> {
+        let dialect = store.db.dialect();
         Changes {
             store,
             tx,
             now_us,
-            new: Rows::default(),
+            new: Rows::again(dialect),
             steps: Vec::new(),
             waiting: HashSet::new(),
             mapped: Vec::new(),
-            links: Rows::default(),
-            lines: Rows::default(),
+            links: Rows::again(dialect),
+            lines: Rows::again(dialect),
             ended: Vec::new(),
             held: true,
         }
@@ -148,8 +149,8 @@ impl<'a> Changes<'a> {
 
     async fn flush(&mut self) -> Result<(), StoreError> {
         self.waiting.clear();
-        let new = std::mem::take(&mut self.new);
-        self.insert_rows(&format!("hooks_events ({})", row::columns("")), &new).await?;
+        let new = self.new.take();
+        self.insert_rows(&format!("hooks_events ({})", row::all_columns()), &new).await?;
         let mut steps = std::mem::take(&mut self.steps);
         if self.held && !steps.is_empty() {
             // All transactions lock rows in one order, so that two of them do not wait for each other.
@@ -160,8 +161,8 @@ impl<'a> Changes<'a> {
             self.write_mapped(step).await?;
         }
         for (into, rows) in [
-            ("hooks_lines (event, version, at_us, before_state, cause, after_state)", std::mem::take(&mut self.lines)),
-            ("hooks_links (event, kind, other)", std::mem::take(&mut self.links)),
+            ("hooks_lines (event, version, at_us, before_state, cause, after_state)", self.lines.take()),
+            ("hooks_links (event, kind, other)", self.links.take()),
         ] {
             self.insert_rows(into, &rows).await?;
         }
@@ -171,7 +172,7 @@ impl<'a> Changes<'a> {
 
     async fn insert_rows(&mut self, into: &str, rows: &Rows) -> Result<(), StoreError> {
         if self.held && !rows.is_empty() {
-            self.tx.execute(&rows.insert(into), &rows.args).await?;
+            rows.insert_into(self.tx, into).await?;
         }
         Ok(())
     }
@@ -185,9 +186,43 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// The compare-and-sets.
+    /// The compare-and-sets: steps that lead to the same have a statement together, in which that stands once.
     async fn write_steps(&mut self, steps: &[&Step]) -> Result<(), StoreError> {
         let rows_of = self.announce(steps).await?;
+        let (alike, others) = alike(steps);
+        for steps in alike {
+            self.write_alike(&steps, &rows_of).await?;
+        }
+        if self.held && !others.is_empty() {
+            self.write_others(&others, &rows_of).await?;
+        }
+        Ok(())
+    }
+
+    /// Steps from one state to the same progress, apart from its version, its times and the row.
+    async fn write_alike(&mut self, steps: &[&Step], rows_of: &BTreeMap<EventId, i64>) -> Result<(), StoreError> {
+        let Some(first) = steps.first().filter(|_| self.held) else { return Ok(()) };
+        let dialect = self.store.db.dialect();
+        let mut values = Rows::again(dialect);
+        for step in steps {
+            let mut row = values.row();
+            row.text(&step.id.to_string()).int(step.version.into()).maybe_int(rows_of.get(&step.id).copied());
+            row.maybe_int(step.after.due_us).maybe_int(step.after.began_us).maybe_int(step.after.ended_us);
+        }
+        let on = format!("e.id = v.column1 AND e.state = {} AND e.version = v.column2", first.from.code());
+        let set = common_columns(first);
+        let mut kinds = [CellKind::Int; 6];
+        kinds[0] = CellKind::Text;
+        for piece in values.pieces() {
+            let table = dialect.rows_as_table(&kinds, piece.rows);
+            let sql = dialect.update_from("hooks_events", &table, &on, &set);
+            let matched = values.execute(self.tx, &sql, piece.args).await?;
+            self.held &= usize::try_from(matched).is_ok_and(|matched| matched == piece.rows.len());
+        }
+        Ok(())
+    }
+
+    async fn write_others(&mut self, steps: &[&Step], rows_of: &BTreeMap<EventId, i64>) -> Result<(), StoreError> {
         let mut values = Rows::default();
         for step in steps {
             let (after, derived) = (&step.after, Derived::of(&step.after));
@@ -242,7 +277,7 @@ impl<'a> Changes<'a> {
         let derived = Derived::of(&step.after);
         let origin = i64::from(mapped.origin != bugfeed_core::hooks::event::WhenOrigin::Tracker);
         let int = |set: bool| if set { Value::Int(lane) } else { Value::Null };
-        let sql = "UPDATE hooks_events SET feed = ?, bug = ?, when_us = ?, origin = ?, is_private = ?, lane = ?, \
+        let sql = "UPDATE hooks_events SET feed = ?, bug = ?, when_us = ?, origin = ?, is_private = ?, hash = ?, lane = ?, \
                    open_lane = ?, busy = ? WHERE id = ?";
         let args = [
             super::cells::text_value(&mapped.feed),
@@ -250,6 +285,7 @@ impl<'a> Changes<'a> {
             Value::Int(mapped.when.as_micros()),
             Value::Int(origin),
             Value::Int(mapped.private.into()),
+            Value::Text(codes::hash_text(&mapped.hash)),
             Value::Int(lane),
             int(derived.is_open),
             int(derived.is_busy),
@@ -289,7 +325,65 @@ fn is_in_the_row(step: &Step) -> bool {
     }
 }
 
-/// The kinds of the cells that `write_steps` writes: one for each column below, after id, state and version.
+/// From how many steps on that lead to the same it is worth a statement of their own.
+const ALIKE: usize = 8;
+
+/// Groups of steps that lead to the same, and the rest. A blocked event is among the rest, because what blocks it would be a
+/// parameter, and databases differ in where it would have to stand.
+fn alike<'s>(steps: &[&'s Step]) -> (Vec<Vec<&'s Step>>, Vec<&'s Step>) {
+    let mut groups: Vec<Vec<&Step>> = Vec::new();
+    let mut others: Vec<&Step> = Vec::new();
+    for &step in steps {
+        if step.after.blocked_by.is_some() || step.after.version != step.version.wrapping_add(1) {
+            others.push(step);
+            continue;
+        }
+        match groups.iter_mut().find(|group| group.first().is_some_and(|first| leads_to_the_same(first, step))) {
+            Some(group) => group.push(step),
+            None => groups.push(vec![step]),
+        }
+    }
+    let (alike, few): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.len() >= ALIKE);
+    others.extend(few.into_iter().flatten());
+    others.sort_by_key(|step| step.id);
+    (alike, others)
+}
+
+fn leads_to_the_same(one: &Step, other: &Step) -> bool {
+    let Progress { version, due_us, began_us, ended_us, .. } = one.after;
+    one.from == other.from && one.after == Progress { version, due_us, began_us, ended_us, ..other.after.clone() }
+}
+
+/// What becomes of each column, where steps lead to the same.
+fn common_columns(step: &Step) -> Vec<(&'static str, String)> {
+    let (after, derived) = (&step.after, Derived::of(&step.after));
+    let maybe = |number: Option<i64>| number.map_or_else(|| "NULL".to_owned(), |number| number.to_string());
+    let lane_if = |is_so: bool| if is_so { "e.lane" } else { "NULL" }.to_owned();
+    vec![
+        ("state", after.state.code().to_string()),
+        ("version", "v.column2 + 1".to_owned()),
+        ("class", maybe(after.class.map(Code::code))),
+        ("drop_reason", maybe(after.drop.map(Code::code))),
+        ("attempts", after.attempts.to_string()),
+        ("step", after.step.to_string()),
+        ("leases_lost", after.leases_lost.to_string()),
+        ("cause_of_try", after.trigger.code().to_string()),
+        ("due_us", "v.column4".to_owned()),
+        ("blocked_by", "NULL".to_owned()),
+        ("released", i64::from(after.released).to_string()),
+        ("unseen_us", maybe(after.unseen_us)),
+        ("drained_us", maybe(after.drained_us)),
+        ("began_us", "v.column5".to_owned()),
+        ("ended_us", "v.column6".to_owned()),
+        ("row_id", "v.column3".to_owned()),
+        ("open_lane", lane_if(derived.is_open)),
+        ("busy", lane_if(derived.is_busy)),
+        ("paced", i64::from(derived.paced).to_string()),
+        ("shelf", maybe(derived.shelf)),
+    ]
+}
+
+/// The kinds of the cells that `write_others` writes: one for each column below, after id, state and version.
 const STEP_KINDS: [CellKind; 23] = {
     let mut kinds = [CellKind::Int; 23];
     (kinds[0], kinds[12]) = (CellKind::Text, CellKind::Text);

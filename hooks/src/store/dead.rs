@@ -66,7 +66,7 @@ impl Store {
         }
         let (all, limit) = (columns(""), page_size(limit));
         let sql = format!("SELECT {all} FROM hooks_events WHERE {wanted} ORDER BY id DESC LIMIT {limit}");
-        let heads = row::read_all(self.reader.fetch(&sql, &args).await?)?;
+        let heads = row::readable(self.reader.fetch(&sql, &args).await?);
         let ids: Vec<Value> = heads.iter().map(|head| Value::Text(head.event.id.to_string())).collect();
         let mut chains = BTreeMap::new();
         let mut reasons = BTreeMap::new();
@@ -133,7 +133,7 @@ impl Store {
         for chunk in ids.chunks(500) {
             let args: Vec<Value> = chunk.iter().map(|id| Value::Text(id.to_string())).collect();
             let sql = format!("SELECT {} FROM hooks_events WHERE id IN ({})", columns(""), marks(args.len()));
-            for event in row::read_events(self.lanes.fetch(&sql, &args).await?)? {
+            for event in row::readable_events(self.lanes.fetch(&sql, &args).await?) {
                 if let Ok(actions) = carry_out(order, &event, now_us) {
                     plans.push(Plan { now_us, actions, reasons: Vec::new() });
                 }

@@ -82,6 +82,16 @@ impl StoreError {
         }
     }
 
+    /// Whether the tables of one feed may be the cause, so that what concerns other feeds can be written all the same.
+    pub(crate) fn may_be_of_a_feed(&self) -> bool {
+        let of_table = |fault| matches!(fault, Fault::Missing | Fault::Denied | Fault::Refused | Fault::Other);
+        match self {
+            StoreError::NoTable(_) => true,
+            StoreError::Sql(error) => of_table(error.fault),
+            _ => false,
+        }
+    }
+
     /// Whether a transaction was not carried out because somebody else was quicker, so that it may be planned anew.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, StoreError::Sql(error) if matches!(error.fault, Fault::Duplicate | Fault::Locked))

@@ -187,8 +187,10 @@ impl Store {
             )
         };
         let args: Vec<Value> = wanted.args.iter().chain(&wanted.rest_args).cloned().collect();
-        let events = row::read_all(self.reader.fetch(&sql, &args).await?)?;
-        let mut next = (events.len() == limit).then(|| events.last().map(|last| last.event.id)).flatten();
+        let rows = self.reader.fetch(&sql, &args).await?;
+        let is_full = rows.len() == limit;
+        let events = row::readable(rows);
+        let mut next = is_full.then(|| events.last().map(|last| last.event.id)).flatten();
         if next.is_none() && !rest.is_empty() {
             let end = self.end_of_scan("hooks_events", &by, &wanted.args, SCAN).await?;
             next = end.map(|id| EventId(id.0));
@@ -234,8 +236,10 @@ impl Store {
         }
         let all = columns("");
         let sql = format!("SELECT {all} FROM hooks_events WHERE {wanted} ORDER BY when_us DESC, id DESC LIMIT {limit}");
-        let events = row::read_all(self.reader.fetch(&sql, &args).await?)?;
-        let next = (events.len() == limit).then(|| events.last().map(|last| last.event.id)).flatten();
+        let rows = self.reader.fetch(&sql, &args).await?;
+        let is_full = rows.len() == limit;
+        let events = row::readable(rows);
+        let next = is_full.then(|| events.last().map(|last| last.event.id)).flatten();
         Ok(EventPage { events, next })
     }
 

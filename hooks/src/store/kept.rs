@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bugfeed_core::hooks::event::EventId;
 use bugfeed_sql::{Tx, Value};
 
-use super::cells::{Columns, Rows, text_value};
+use super::cells::{CHUNK, Columns, Rows, text_value};
 use super::{Bounds, Store, StoreError};
 use crate::receive::mapped::Kept;
 use crate::receive::received::ReceivedRequest;
@@ -59,15 +59,29 @@ pub(super) struct KeptItem<'a> {
     pub(super) kept: &'a Kept,
 }
 
+/// The most bytes of items in one statement, unless one alone has more. MariaDB takes statements of at most 16 MiB, in
+/// which a byte of an item may be two characters.
+const STATEMENT_BYTES: i64 = 1 << 20;
+
 /// Writes items.
 pub(super) async fn insert(tx: &mut Tx, items: &[KeptItem<'_>]) -> Result<(), StoreError> {
-    for chunk in items.chunks(50) {
-        let mut rows = Rows::default();
-        for KeptItem { event, source, until_us, kept } in chunk {
-            let headers = serde_json::to_string(&kept.headers).unwrap_or_default();
-            let mut row = rows.row();
-            row.text(&event.to_string()).text(source).int(*until_us).int(size(kept)).text(&kept.item).text(&headers);
+    let (mut rows, mut bytes) = (Rows::default(), 0);
+    for KeptItem { event, source, until_us, kept } in items {
+        let size = size(kept);
+        if bytes + size > STATEMENT_BYTES || rows.len() >= CHUNK {
+            write(tx, std::mem::take(&mut rows)).await?;
+            bytes = 0;
         }
+        let headers = serde_json::to_string(&kept.headers).unwrap_or_default();
+        let mut row = rows.row();
+        row.text(&event.to_string()).text(source).int(*until_us).int(size).text(&kept.item).text(&headers);
+        bytes += size;
+    }
+    write(tx, rows).await
+}
+
+async fn write(tx: &mut Tx, rows: Rows) -> Result<(), StoreError> {
+    if !rows.is_empty() {
         let into = "hooks_kept (event, source, until_us, bytes, item, headers)";
         tx.execute(&rows.insert(into), &rows.args).await?;
     }

@@ -13,13 +13,16 @@ use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_protocol::BugId;
 use bugfeed_sql::{Db, Value};
 
-use super::cells::{Columns, marks, only_number};
+use super::cells::{Columns, marks, only_number, text_value};
 use super::codes::{self, Code};
 use super::row::{self, columns, needed_id};
 use super::{Store, StoreError};
 
-/// The most rows of a kind that a lane is read with: queued or errored, the first ones or those that are due.
+/// The most queued rows that a lane is read with: the first ones, and the same of those that are due.
 const LANE_ROWS: usize = 64;
+/// The same of errored rows. Where dead letters hold, the others are blocked and are not read; where they are superseded, a
+/// newer event that is announced cancels those that were read.
+const LANE_DEAD_ROWS: usize = 1000;
 /// The most rows that [`Store::lanes`] reads together.
 const TOGETHER: usize = 4000;
 /// A due time further ahead of now than this is from a clock that was wrong, in microseconds.
@@ -53,10 +56,24 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn due_lanes(&self, look: &Look, paced: bool, limit: usize) -> Result<Vec<Due>, StoreError> {
+        self.due_lanes_but(look, paced, limit, &[]).await
+    }
+
+    /// The same without the lanes of these feeds.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn due_lanes_but(
+        &self,
+        look: &Look,
+        paced: bool,
+        limit: usize,
+        without: &[Arc<str>],
+    ) -> Result<Vec<Due>, StoreError> {
         let now_us = look.now_us;
+        let but =
+            if without.is_empty() { String::new() } else { format!(" AND e.feed NOT IN ({})", marks(without.len())) };
         let lost_us = now_us.saturating_add(2 * look.lease_us);
-        // Several events of a lane are often due at once.
-        let rows = limit.saturating_mul(4).min(20_000);
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         for (is_due, bound_us) in [
@@ -64,18 +81,28 @@ impl Store {
             ("e.due_us > ?", now_us.saturating_add(TOO_FAR_US)),
             ("e.busy IS NOT NULL AND e.due_us > ?", lost_us),
         ] {
-            let sql = format!(
-                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS (SELECT \
-                 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
-                 ORDER BY e.due_us, e.id LIMIT {rows}"
-            );
-            let args = [Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
-            for row in self.lanes.fetch(&sql, &args).await? {
-                let mut row = Columns::of(row);
-                let (feed, bug) = (row.text()?, row.maybe_int()?);
-                let key = key(feed, bug, needed_id(&mut row)?);
-                if found.len() < limit && seen.insert(key.clone()) {
-                    found.push(Due { key, is_paced: paced });
+            let mut args =
+                vec![Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
+            args.extend(without.iter().map(|feed| text_value(feed)));
+            // Several events of a lane are often due at once; then more rows are read.
+            for rows in [limit.saturating_add(limit / 2), limit.saturating_mul(4)].map(|rows| rows.min(20_000)) {
+                let sql = format!(
+                    "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS \
+                     (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us \
+                     <= ?){but} ORDER BY e.due_us, e.id LIMIT {rows}"
+                );
+                let read = self.lanes.fetch(&sql, &args).await?;
+                let is_all = read.len() < rows;
+                for row in read {
+                    let mut row = Columns::of(row);
+                    let (feed, bug) = (row.text()?, row.maybe_int()?);
+                    let key = key(feed, bug, needed_id(&mut row)?);
+                    if found.len() < limit && seen.insert(key.clone()) {
+                        found.push(Due { key, is_paced: paced });
+                    }
+                }
+                if is_all || found.len() >= limit {
+                    break;
                 }
             }
         }
@@ -128,16 +155,16 @@ impl Store {
     async fn open_rows(&self, number: i64, look: &Look) -> Result<Vec<Event>, StoreError> {
         let number = Value::Int(number);
         let mut open = self.events("busy = ?", std::slice::from_ref(&number), "").await?;
-        for state in [State::Queued, State::Errored] {
-            let end = format!(" ORDER BY when_us, received_us, id LIMIT {LANE_ROWS}");
+        for (state, most) in [(State::Queued, LANE_ROWS), (State::Errored, LANE_DEAD_ROWS)] {
+            let end = format!(" ORDER BY when_us, received_us, id LIMIT {most}");
             let args = [number.clone(), Value::Int(state.code())];
             let first = self.events("open_lane = ? AND state = ?", &args, &end).await?;
-            let is_whole = first.len() < LANE_ROWS;
+            let is_whole = first.len() < most;
             open.extend(first);
             if is_whole {
                 continue;
             }
-            let end = format!(" ORDER BY due_us, when_us LIMIT {LANE_ROWS}");
+            let end = format!(" ORDER BY due_us, when_us LIMIT {most}");
             for (is_due, bound_us) in
                 [("due_us <= ?", look.now_us), ("due_us > ?", look.now_us.saturating_add(TOO_FAR_US))]
             {
@@ -261,7 +288,7 @@ impl Store {
         Ok(found)
     }
 
-    async fn events(&self, wanted: &str, args: &[Value], end: &str) -> Result<Vec<Event>, StoreError> {
+    pub(super) async fn events(&self, wanted: &str, args: &[Value], end: &str) -> Result<Vec<Event>, StoreError> {
         select(&self.lanes, wanted, args, end).await
     }
 
@@ -277,7 +304,7 @@ impl Store {
 /// Reads events.
 async fn select(db: &Db, wanted: &str, args: &[Value], end: &str) -> Result<Vec<Event>, StoreError> {
     let sql = format!("SELECT {} FROM hooks_events WHERE {wanted}{end}", columns(""));
-    row::read_events(db.fetch(&sql, args).await?)
+    Ok(row::readable_events(db.fetch(&sql, args).await?))
 }
 
 /// Whether other events may be of its family: not on the ordinary way.

@@ -54,10 +54,12 @@ pub mod way;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bugfeed_core::hooks::arrival::Duplicates;
 use bugfeed_core::hooks::event::Event;
 use bugfeed_core::hooks::lane::Settings;
+use bugfeed_runtime::throttle::Throttle;
 use bugfeed_sql::{Db, DbUrl, Use};
 use jiff::tz::TimeZone;
 
@@ -144,6 +146,8 @@ struct Shared {
     zones: BTreeMap<String, TimeZone>,
     /// Bytes of bodies, as far as this process knows. Corrected by each look at the table.
     body_bytes: AtomicI64,
+    /// Lines about feeds whose table cannot be written.
+    feed_lines: Throttle,
     /// Held as long as the store is open.
     _lock: Option<lock::Lock>,
 }
@@ -183,6 +187,7 @@ impl Store {
             })),
             zones: options.zones,
             body_bytes: AtomicI64::new(0),
+            feed_lines: Throttle::new(10, Duration::from_secs(60)),
             _lock: lock,
         };
         let store = Store { db: write, lanes: read(), reader: read(), shared: Arc::new(shared) };

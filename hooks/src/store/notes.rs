@@ -58,6 +58,44 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// Changes a note if it still has this value; `None`: there is none. Returns whether it had, so that of several
+    /// processes that do so at once one succeeds.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn change_note(&self, name: &str, from: Option<&str>, to: Option<&str>) -> Result<bool, StoreError> {
+        let changed = match (from, to) {
+            (None, None) => 0,
+            (None, Some(to)) => {
+                let into = self.db.dialect().insert_or_ignore("hooks_notes (name, value) VALUES (?, ?)");
+                self.db.execute(&into, &[text_value(name), text_value(to)]).await?
+            }
+            (Some(from), Some(to)) => {
+                let sql = "UPDATE hooks_notes SET value = ? WHERE name = ? AND value = ?";
+                self.db.execute(sql, &[text_value(to), text_value(name), text_value(from)]).await?
+            }
+            (Some(from), None) => {
+                let sql = "DELETE FROM hooks_notes WHERE name = ? AND value = ?";
+                self.db.execute(sql, &[text_value(name), text_value(from)]).await?
+            }
+        };
+        Ok(changed == 1)
+    }
+
+    /// The notes whose names begin like this, at most 1,000, in no certain order. The beginning has no `%` and no `_`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn notes_like(&self, beginning: &str) -> Result<Vec<(String, String)>, StoreError> {
+        let sql = "SELECT name, value FROM hooks_notes WHERE name LIKE ? LIMIT 1000";
+        let rows = self.reader.fetch(sql, &[Value::Text(format!("{beginning}%"))]).await?;
+        let read = |row| {
+            let mut row = Columns::of(row);
+            Ok((row.text()?, row.text()?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
     /// Switches a source or a feed off or on. Events that wait are moved by the workers, and when it is switched on
     /// again, by an order for each.
     ///

@@ -7,54 +7,35 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bugfeed_core::hooks::SECOND_US;
+use bugfeed_core::hooks::event::{ErrorClass, Event, State};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::schedule::LONGEST_US;
 use bugfeed_protocol::BugId;
 use bugfeed_sql::Value;
 
-use super::cells::{Columns, marks, text_value};
+use super::cells::{Columns, text_value};
+use super::codes::Code;
 use super::row::needed_id;
 use super::{Look, Store, StoreError};
 
-/// Whose lanes.
-#[derive(Clone, Copy, Debug)]
-pub enum Of<'a> {
-    /// Of this source.
-    Source(&'a str),
-    /// Of all sources but these.
-    Others(&'a [&'a str]),
-}
+/// So many sources with paced rows are looked at. More than that are not in any configuration.
+const MOST_SOURCES: usize = 1000;
 
 impl Store {
     /// Paced lanes of a source that must be looked at now.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn due_paced(&self, of: Of<'_>, look: &Look, limit: usize) -> Result<Vec<LaneKey>, StoreError> {
+    pub async fn due_paced(&self, source: &str, look: &Look, limit: usize) -> Result<Vec<LaneKey>, StoreError> {
         let now_us = look.now_us;
         let far_us = now_us.saturating_add(LONGEST_US + SECOND_US);
         let lost_us = now_us.saturating_add(2 * look.lease_us);
-        let (whose, names): (String, Vec<Value>) = match of {
-            Of::Source(name) => ("e.source = ?".to_owned(), vec![text_value(name)]),
-            Of::Others([]) => ("1 = 1".to_owned(), Vec::new()),
-            Of::Others(names) => {
-                let list = format!("e.source NOT IN ({})", marks(names.len()));
-                (list, names.iter().map(|name| text_value(name)).collect())
-            }
-        };
-        let rows = limit.saturating_mul(2).clamp(1, 20_000);
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for (due, bound_us) in
             [("e.due_us <= ?", now_us), ("e.due_us > ?", far_us), ("e.busy IS NOT NULL AND e.due_us > ?", lost_us)]
         {
-            let sql = format!(
-                "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = 1 AND {due} AND {whose} AND NOT EXISTS \
-                 (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
-                 ORDER BY e.due_us, e.id LIMIT {rows}"
-            );
-            let mut args = vec![Value::Int(bound_us)];
-            args.extend(names.iter().cloned());
-            args.extend([Value::Int(now_us), Value::Int(lost_us)]);
+            let sql = due_sql(due, limit);
+            let args = [text_value(source), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
             for row in self.lanes.fetch(&sql, &args).await? {
                 let mut row = Columns::of(row);
                 let (feed, bug) = (row.text()?, row.maybe_int()?);
@@ -70,4 +51,42 @@ impl Store {
         }
         Ok(found)
     }
+
+    /// The sources that have paced rows which are or will be due: also those that are not configured any more.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn paced_sources(&self) -> Result<Vec<String>, StoreError> {
+        // One step of the index for each source, however many rows it has.
+        let sql = "SELECT source FROM hooks_events WHERE paced = 1 AND due_us IS NOT NULL AND source > ? ORDER BY source \
+                   LIMIT 1";
+        let mut sources: Vec<String> = Vec::new();
+        while sources.len() < MOST_SOURCES {
+            let after = sources.last().map_or("", String::as_str);
+            let Some(row) = self.lanes.fetch(sql, &[text_value(after)]).await?.pop() else { break };
+            sources.push(Columns::of(row).text()?);
+        }
+        Ok(sources)
+    }
+
+    /// The dead letter of class `tracker` that a probe of a source's tracker asks about: of those with a bug that wait
+    /// for no other, the one that is due first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn to_probe(&self, source: &str) -> Result<Option<Event>, StoreError> {
+        let wanted = "paced = 1 AND source = ? AND due_us IS NOT NULL AND state = ? AND class = ? AND bug IS NOT NULL";
+        let args = [text_value(source), Value::Int(State::Errored.code()), Value::Int(ErrorClass::Tracker.code())];
+        Ok(self.events(wanted, &args, " ORDER BY due_us, id LIMIT 1").await?.pop())
+    }
+}
+
+/// The paced lanes of a source for which this holds.
+pub(super) fn due_sql(due: &str, limit: usize) -> String {
+    let rows = limit.saturating_mul(2).clamp(1, 20_000);
+    format!(
+        "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = 1 AND e.source = ? AND {due} AND NOT EXISTS \
+         (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?) \
+         ORDER BY e.due_us, e.id LIMIT {rows}"
+    )
 }

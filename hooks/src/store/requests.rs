@@ -5,10 +5,11 @@
 
 use std::net::IpAddr;
 
-use bugfeed_sql::{Tx, Value};
+use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::cells::{CHUNK, Columns, Row, Rows, text_value};
 use super::events::{Range, page_size};
+use super::known::RECONCILED;
 use super::row::needed_id;
 use super::{Store, StoreError};
 use crate::receive::received::{Envelope, Failure, ReceivedRequest, RequestId};
@@ -99,9 +100,9 @@ const COLUMNS: &str = "id, source, received_us, address, key_id, path, headers, 
 const SCAN: usize = 5000;
 
 /// Writes requests that are accepted.
-pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), StoreError> {
+pub(super) async fn insert(tx: &mut Tx, dialect: &dyn Dialect, new: &[&ReceivedRequest]) -> Result<(), StoreError> {
     for chunk in new.chunks(CHUNK) {
-        let mut rows = Rows::default();
+        let mut rows = Rows::again(dialect);
         for request in chunk {
             let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
             let connected = request.answered.iter().filter(|item| item.is_connected).count();
@@ -113,7 +114,7 @@ pub(super) async fn insert(tx: &mut Tx, new: &[&ReceivedRequest]) -> Result<(), 
             row.int(state.code()).maybe_text(request.replays.map(|id| id.to_string()).as_deref());
             row.text(env!("CARGO_PKG_VERSION")).maybe_int((state != RequestState::Ok).then(|| state.code()));
         }
-        tx.execute(&rows.insert(&format!("hooks_requests ({COLUMNS}, shelf)")), &rows.args).await?;
+        rows.insert_into(tx, &format!("hooks_requests ({COLUMNS}, shelf)")).await?;
     }
     Ok(())
 }
@@ -253,13 +254,15 @@ impl Store {
         self.reader.fetch(&sql, &[Value::Text(id.to_string())]).await?.pop().map(read).transpose()
     }
 
-    /// When a source last received a request; `None`: never, as far as requests are kept.
+    /// When a source's sender last sent something; `None`: never, as far as requests are kept. What a reconciler found or
+    /// a person received again was not sent, and must not hide that the sender is silent.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn last_request(&self, source: &str) -> Result<Option<i64>, StoreError> {
-        let sql = "SELECT received_us FROM hooks_requests WHERE source = ? ORDER BY id DESC LIMIT 1";
-        let row = self.reader.fetch(sql, &[text_value(source)]).await?.pop();
+        let sql = "SELECT received_us FROM hooks_requests WHERE source = ? AND path <> ? AND replays IS NULL ORDER BY \
+                   id DESC LIMIT 1";
+        let row = self.reader.fetch(sql, &[text_value(source), text_value(RECONCILED)]).await?.pop();
         row.map(|row| Columns::of(row).int()).transpose()
     }
 }

@@ -4,10 +4,13 @@
 //! order of the columns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bugfeed_core::hooks::event::{Delivery, Event, EventId, Progress, State, WhenOrigin};
 use bugfeed_core::hooks::lane::LaneKey;
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_protocol::{BugId, Epoch, When};
+use bugfeed_runtime::throttle::Throttle;
 use bugfeed_sql::Value;
 
 use super::StoreError;
@@ -63,15 +66,31 @@ impl Derived {
         Derived {
             is_open: matches!(state, State::Queued | State::Errored) && progress.blocked_by.is_none(),
             is_busy: state == State::Processing,
-            paced: state == State::Errored || progress.trigger.is_paced(),
+            paced: progress.is_paced(),
             shelf: (state != State::Completed).then(|| state.code()),
         }
     }
 }
 
-/// `id, item, …`, each with this prefix.
+/// The columns that [`write`] writes.
+pub(super) fn all_columns() -> String {
+    EVENT.join(", ")
+}
+
+/// The columns that are read, each with this prefix.
 pub(super) fn columns(prefix: &str) -> String {
-    EVENT.iter().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
+    first_columns(prefix, "seq")
+}
+
+/// The same, and what [`key_of`] needs.
+pub(super) fn key_columns() -> String {
+    first_columns("", "generation")
+}
+
+/// The first columns of the table, up to this one. Each column that is read costs time.
+fn first_columns(prefix: &str, last: &str) -> String {
+    let end = EVENT.iter().position(|column| *column == last).map_or(EVENT.len(), |at| at + 1);
+    EVENT[..end].iter().map(|column| format!("{prefix}{column}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Adds a new event.
@@ -110,15 +129,8 @@ pub(super) fn bug_number(bug: BugId) -> i64 {
     bug.get().cast_signed()
 }
 
-/// An event as it was read, with the number of its dedup key and its generation as they are stored.
-pub(super) struct ReadEvent {
-    pub(super) stored: StoredEvent,
-    pub(super) dedup: Option<i64>,
-    pub(super) generation: u32,
-}
-
-/// Reads all columns of [`EVENT`].
-pub(super) fn read(row: Vec<Value>) -> Result<ReadEvent, StoreError> {
+/// Reads [`columns`].
+fn read(row: Vec<Value>) -> Result<StoredEvent, StoreError> {
     let mut row = Columns::of(row);
     let id = needed_id(&mut row)?;
     let item = row.number32()?;
@@ -137,7 +149,6 @@ pub(super) fn read(row: Vec<Value>) -> Result<ReadEvent, StoreError> {
     let repeat_of = maybe_id(&mut row)?;
     let progress = read_progress(&mut row)?;
     let (row_id, epoch, seq) = (row.maybe_int()?, row.maybe_text()?, row.maybe_int()?);
-    let (dedup, generation) = (row.maybe_int()?, row.number32()?);
     let origin_word = if origin == 0 { WhenOrigin::Tracker } else { WhenOrigin::Arrival };
     let event = Event {
         id,
@@ -157,18 +168,45 @@ pub(super) fn read(row: Vec<Value>) -> Result<ReadEvent, StoreError> {
         progress,
     };
     let cursor = epoch.as_deref().and_then(Epoch::parse).zip(seq.map(i64::unsigned_abs));
-    let stored = StoredEvent { event, item, has_wrong_clock: origin == 2, row: row_id, cursor };
-    Ok(ReadEvent { stored, dedup, generation })
+    Ok(StoredEvent { event, item, has_wrong_clock: origin == 2, row: row_id, cursor })
 }
 
 /// Reads rows of all columns.
 pub(super) fn read_all(rows: Vec<Vec<Value>>) -> Result<Vec<StoredEvent>, StoreError> {
-    rows.into_iter().map(|row| read(row).map(|read| read.stored)).collect()
+    rows.into_iter().map(read).collect()
 }
 
-/// Reads rows of all columns, without what only the store knows.
-pub(super) fn read_events(rows: Vec<Vec<Value>>) -> Result<Vec<Event>, StoreError> {
-    rows.into_iter().map(|row| read(row).map(|read| read.stored.event)).collect()
+/// Reads rows of all columns. Those that cannot be read are passed over, and people are told: one damaged row holds up its
+/// own event, and nothing else.
+pub(super) fn readable(rows: Vec<Vec<Value>>) -> Vec<StoredEvent> {
+    rows.into_iter().filter_map(readable_row).collect()
+}
+
+/// The same, without what only the store knows.
+pub(super) fn readable_events(rows: Vec<Vec<Value>>) -> Vec<Event> {
+    rows.into_iter().filter_map(readable_row).map(|stored| stored.event).collect()
+}
+
+/// Reads a row, or tells people that it cannot be read.
+pub(super) fn readable_row(row: Vec<Value>) -> Option<StoredEvent> {
+    static TOLD: Throttle = Throttle::new(5, Duration::from_secs(60));
+    let id = row.first().cloned();
+    match read(row) {
+        Ok(stored) => Some(stored),
+        Err(error) => {
+            if !TOLD.is_quiet() {
+                let id = id.and_then(Value::into_text).unwrap_or_default();
+                tracing::error!(event_id = id, %error, event = %LogEvent::HookUnreadable, "a row of the events cannot be read; its event waits, the others go on");
+            }
+            None
+        }
+    }
+}
+
+/// The number of the dedup key and the generation of a row that cannot be read otherwise.
+pub(super) fn key_of(row: &[Value]) -> Option<(i64, u32)> {
+    let int = |name| EVENT.iter().position(|column| *column == name).and_then(|at| row.get(at)).and_then(Value::int);
+    Some((int("dedup")?, int("generation").and_then(|generation| u32::try_from(generation).ok())?))
 }
 
 fn read_progress(row: &mut Columns) -> Result<Progress, StoreError> {

@@ -16,7 +16,7 @@
 //! | `lane` | number of the lane: (feed, bug), or the event alone | with `when_us`: same time, the list of a bug |
 //! | `open_lane` | the lane, while it is queued or errored, and not blocked | with `state`, and `when_us` or `due_us` |
 //! | `busy` | the lane, while the event is processing | unique: one at a time |
-//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us`, `id` |
+//! | `due_us`, `paced` | when its lane must be looked at; NULL if never for its sake | `paced`, `due_us`, `id`; of paced ones also `source`, `due_us`, `id` |
 //! | `blocked_by` | the dead letter behind which it waits | itself |
 //! | `repeat_of` | the errored event that it repeats | itself |
 //! | `shelf` | the state; NULL while it is completed, which most are | with `id`: the list of a state |
@@ -91,6 +91,16 @@ fn first(dialect: &dyn Dialect) -> Vec<String> {
     statements
 }
 
+/// The paced rows of each source, in the order in which they are due: so that a source with a long backlog costs the others
+/// nothing when they are looked for. Live rows are never in it, where the database can leave them out.
+fn paced_index(dialect: &dyn Dialect) -> String {
+    let mut statement = index(dialect, "events_pace", "paced, source, due_us, id", Some("due_us"));
+    if !dialect.where_set("due_us").is_empty() {
+        statement.push_str(" AND paced = 1");
+    }
+    statement
+}
+
 fn table(dialect: &dyn Dialect, name: &str, columns: &str) -> String {
     format!("CREATE TABLE IF NOT EXISTS hooks_{name} ({columns}){}", dialect.exact_table_options())
 }
@@ -124,6 +134,7 @@ fn events(dialect: &dyn Dialect) -> Vec<String> {
         index(dialect, "unique events_busy", "busy", Some("busy")),
         index(dialect, "events_tries", "open_lane, state, due_us", Some("open_lane")),
         index(dialect, "events_due", "paced, due_us, id", Some("due_us")),
+        paced_index(dialect),
         index(dialect, "events_blocked", "blocked_by", Some("blocked_by")),
         index(dialect, "events_repeats", "repeat_of", Some("repeat_of")),
         index(dialect, "events_shelf", "shelf, id", Some("shelf")),

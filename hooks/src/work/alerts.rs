@@ -6,13 +6,13 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bugfeed_core::hooks::action::Alert;
-use bugfeed_core::hooks::event::Event;
+use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, State};
 
 use super::WorkEvents;
 use crate::client::Client;
 use crate::config::HooksConfig;
-use crate::notify::{self, Notifier};
-use crate::receive::received::Failure;
+use crate::notify::{self, Counts, Notifier};
+use crate::receive::received::{Accepted, Failure, QuarantinedRequest, ReceivedRequest};
 use crate::tracker::Clock;
 
 /// The notifier of the configuration of now.
@@ -30,11 +30,12 @@ impl Alerts {
         Alerts { notifier: RwLock::new(Arc::new(notifier)), client, clock, events }
     }
 
-    /// Another configuration. What was told is not told again.
+    /// Another configuration. What was told is not told again, and what waits for a target is still delivered.
     pub(crate) fn replace(&self, config: &HooksConfig) {
         let before = self.notifier();
         let notifier = start(config, &self.client, &self.clock, &self.events, Some(&before));
         *self.notifier.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(notifier);
+        before.retire();
     }
 
     fn notifier(&self) -> Arc<Notifier> {
@@ -47,9 +48,52 @@ impl Alerts {
         self.notifier().raise(notify::Alert { subject, source, cause: cause.to_owned(), text });
     }
 
-    /// Time has passed; `figures` are lines of the digest.
-    pub(crate) fn tick(&self, figures: impl FnOnce() -> Vec<String>) {
-        self.notifier().tick(figures);
+    /// Time has passed.
+    pub(crate) fn tick(&self) {
+        self.notifier().tick();
+    }
+
+    /// Sends the digest.
+    pub(crate) fn digest(&self, lines: Vec<String>) {
+        self.notifier().digest(lines);
+    }
+
+    /// What was counted for the digest since the last time.
+    pub(crate) fn take_counts(&self) -> Counts {
+        self.notifier().take_counts()
+    }
+
+    /// Takes counts back that could not be handed over.
+    pub(crate) fn return_counts(&self, counts: Counts) {
+        self.notifier().return_counts(counts);
+    }
+
+    /// A request is stored: those of its items that are erroneous. The receiver has logged each.
+    pub(crate) fn arrived(&self, request: &ReceivedRequest, accepted: &Accepted) {
+        let source = request.envelope.source.as_str();
+        for (item, told) in request.items.iter().zip(&accepted.items).filter(|(_, told)| told.state == State::Errored) {
+            let (id, reason) = (told.event, item.failure.as_ref().map_or("", |failure| failure.error.as_str()));
+            let text = format!("event {id} (source {source}) failed: {reason}");
+            self.raise("errored", Some(source), ErrorClass::Mapping.as_str(), text);
+            if !told.is_retryable {
+                self.not_kept(id, &format!(" (source {source})"), Some(source));
+            }
+        }
+    }
+
+    /// A refused request was not kept, because its part of the quarantine is full.
+    pub(crate) fn not_quarantined(&self, request: &QuarantinedRequest) {
+        let (source, share) = (request.envelope.source.as_str(), request.share.as_str());
+        let text = format!(
+            "the quarantine has no room for what is refused at source {source}, so it is lost: {}",
+            request.failure.error
+        );
+        self.raise("quarantine", Some(source), share, text);
+    }
+
+    fn not_kept(&self, id: EventId, of: &str, source: Option<&str>) {
+        let text = format!("event {id}{of} cannot be tried again, because its item was not kept");
+        self.raise("not-kept", source, "not-retryable", text);
     }
 
     /// An alert of a plan. `event` is as it was before the plan.
@@ -75,10 +119,7 @@ impl Alerts {
                 let text = format!("event {id}{of} was put aside: three workers in a row were gone while they had it");
                 self.raise("errored", source, "poison", text);
             }
-            Alert::NotRetryable(id) => {
-                let text = format!("event {id}{of} cannot be tried again, because its item was not kept");
-                self.raise("not-kept", source, "not-retryable", text);
-            }
+            Alert::NotRetryable(id) => self.not_kept(id, &of, source),
         }
     }
 }

@@ -133,6 +133,7 @@ impl Draft {
                         event: event.clone(),
                         version: *version,
                         what: *what,
+                        claimed_us: self.now_us,
                         lease_until_us: *lease_until_us,
                         place,
                     });

@@ -60,7 +60,9 @@ pub struct WorkEvents {
     dead_letters: Gauge,
     health: Health,
     error_lines: Throttle,
+    expired_lines: Throttle,
     store_lines: Throttle,
+    feed_lines: Throttle,
     undelivered: Throttle,
     reconciling: Throttle,
     /// What senders last said of their own webhooks, by source.
@@ -82,7 +84,9 @@ impl WorkEvents {
             dead_letters: Gauge::default(),
             health,
             error_lines: Throttle::new(1000, Duration::from_secs(60)),
+            expired_lines: Throttle::new(1000, Duration::from_secs(60)),
             store_lines: Throttle::once_a_minute(),
+            feed_lines: Throttle::new(10, Duration::from_secs(60)),
             undelivered: Throttle::new(10, Duration::from_secs(60)),
             reconciling: Throttle::new(10, Duration::from_secs(300)),
             senders: Mutex::default(),
@@ -127,6 +131,16 @@ impl WorkEvents {
         }
     }
 
+    /// The change table of a feed cannot be made; `None`: it is there.
+    pub(super) fn feed(&self, feed: &str, trouble: Option<&StoreError>) {
+        let part = format!("hooks feed {feed}");
+        let Some(reason) = trouble else { return self.health.calm(&part) };
+        self.health.warn(&part, format!("its change table cannot be made, so its events wait: {reason}"));
+        if !self.feed_lines.is_quiet() {
+            error!(feed, %reason, event = %LogEvent::FeedWithoutTable, "the change table of a feed cannot be made; its events wait");
+        }
+    }
+
     /// An event failed: one error line.
     pub(super) fn errored(&self, id: EventId, class: ErrorClass, of_event: Option<&Event>, reason: &str) {
         let source = source_of(of_event);
@@ -146,8 +160,16 @@ impl WorkEvents {
     pub(super) fn expired(&self, id: EventId, of_event: Option<&Event>) {
         let source = source_of(of_event);
         self.expired.get_or_create(&of(source)).inc();
-        let (feed, bug) = (feed_of(of_event), bug_of(of_event));
-        error!(event_id = %id, source, feed, bug, event = %LogEvent::HookExpired, "a received event failed until it expired, and was dropped");
+        match self.expired_lines.admit() {
+            Admitted::Yes => {
+                let (feed, bug) = (feed_of(of_event), bug_of(of_event));
+                error!(event_id = %id, source, feed, bug, event = %LogEvent::HookExpired, "a received event failed until it expired, and was dropped");
+            }
+            Admitted::FirstTooMany => {
+                error!(event = %LogEvent::HookExpired, "more events expire than are logged one by one");
+            }
+            Admitted::No => {}
+        }
     }
 
     pub(super) fn poison(&self, id: EventId, of_event: Option<&Event>) {

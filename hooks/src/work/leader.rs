@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::reconcile::StoreDesk;
 use super::silences::Silences;
-use super::{Shared, upkeep};
+use super::upkeep::ExpiringKeys;
+use super::{Shared, digest};
 use crate::store::StoreError;
 use crate::store::leases::{BEAT, Lease, SILENCE, Watch};
 use crate::tracker::{SenderHook, complaints, reconcile};
@@ -24,13 +25,13 @@ const LEASE: &str = "upkeep";
 const TRY_EVERY: Duration = Duration::from_millis(300);
 /// Between two steps of retention, others work.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// Silence is looked at, and alerts are counted, so often.
+/// Silence, keys and the time of the digest are looked at so often.
 const MINUTE: Duration = Duration::from_secs(60);
 /// Senders are asked for their own list of webhooks so often.
 const SENDERS_EVERY: Duration = Duration::from_secs(900);
-/// The note by which another process wishes that the trackers are asked at once: when it was written.
-pub(crate) const WISH: &str = "reconcile wished";
-/// It is looked for so often.
+/// How the names of notes begin by which another process wishes that a source is reconciled; the source follows.
+const WISH: &str = "reconcile soon ";
+/// They are looked for so often.
 const WISHES_EVERY: Duration = Duration::from_secs(2);
 /// Hints that wait for a reconciler.
 const HINTS: usize = 16;
@@ -108,29 +109,48 @@ async fn retain_once(shared: &Shared) -> Result<(), StoreError> {
 /// What is looked at every minute.
 async fn minutes(shared: &Arc<Shared>) {
     let mut silences = Silences::default();
+    let mut keys = ExpiringKeys::default();
     loop {
         let looked = async {
+            digest::send(shared).await?;
             silences.tick(shared).await?;
-            upkeep::expiring_keys(shared).await
+            keys.look(shared).await
         };
         if let Err(error) = looked.await {
             shared.events.store_failed(&error);
         }
-        shared.alerts.tick(|| shared.events.digest());
         tokio::time::sleep(MINUTE).await;
     }
 }
 
-/// Hears what other processes were asked for.
+/// Has a source's tracker asked what changed: by this process if it leads, otherwise by the one that finds the note.
+///
+/// # Errors
+/// When the note cannot be written.
+pub(crate) async fn reconcile_soon(shared: &Shared, source: &str) -> Result<(), StoreError> {
+    if !shared.hint(source, reconcile::Hint::Hurry) {
+        // If there is one already, it was not seen yet.
+        shared.store.change_note(&format!("{WISH}{source}"), None, Some("1")).await?;
+    }
+    Ok(())
+}
+
+/// Looks for what other processes were asked to have reconciled.
 async fn wishes(shared: &Arc<Shared>) {
-    let mut before = shared.store.note(WISH).await.ok().flatten();
     loop {
-        tokio::time::sleep(WISHES_EVERY).await;
-        let Ok(wish) = shared.store.note(WISH).await else { continue };
-        if wish != before {
-            shared.hurry_all();
-            before = wish;
+        match shared.store.notes_like(WISH).await {
+            Ok(notes) => {
+                for (name, value) in notes {
+                    let source = name.strip_prefix(WISH).unwrap_or_default();
+                    let is_taken = shared.store.change_note(&name, Some(&value), None).await;
+                    if is_taken.is_ok_and(|is_taken| is_taken) {
+                        shared.hint(source, reconcile::Hint::Hurry);
+                    }
+                }
+            }
+            Err(error) => shared.events.store_failed(&error),
         }
+        tokio::time::sleep(WISHES_EVERY).await;
     }
 }
 

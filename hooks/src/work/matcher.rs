@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bugfeed_protocol::Numbered;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::throttle::Throttle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,7 @@ impl MatcherTask {
     /// Works until `stop`, or until all senders are gone.
     pub async fn run(mut self, store: Store, stop: CancellationToken) {
         let mut backoff = Backoff::SERVER;
-        let mut next: Option<Matched> = None;
+        let (mut next, lines) = (None::<Matched>, Throttle::once_a_minute());
         loop {
             let (feed, mut changes) = match next.take() {
                 Some(one) => one,
@@ -62,7 +63,12 @@ impl MatcherTask {
             }
             // The worker says that the store is away.
             while let Err(error) = store.match_changes(&feed, &changes).await {
-                tracing::debug!(%error, %feed, event = %LogEvent::HooksWait, "changes cannot be matched just now");
+                // Two processes that match the same are sometimes in each other's way.
+                if error.may_heal() || backoff.failures() < 5 || lines.is_quiet() {
+                    tracing::debug!(%error, %feed, event = %LogEvent::HooksWait, "changes cannot be matched just now");
+                } else {
+                    tracing::error!(%error, %feed, event = %LogEvent::HooksWait, "changes cannot be matched; events do not learn their numbers");
+                }
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(backoff.next(rand::random())) => {}

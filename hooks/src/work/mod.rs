@@ -9,20 +9,23 @@
 //! | file | what |
 //! |---|---|
 //! | `worker.rs`, `batch.rs`, `rests.rs` | due lanes → plans → transactions, many lanes in one; when to look again |
+//! | `own.rs` | which events this process has received itself |
 //! | `questions.rs` | what a plan asks: mapping again, or the tracker; within the lease |
 //! | `gates.rs` | settings and switches of sources; how often their trackers are asked, and the pace of their backlogs |
 //! | `recovery.rs` | dead letters whose cause is mended, events whose source is switched on, probes of trackers |
 //! | `reconcile.rs` | what the reconciler needs of the store |
 //! | `upkeep.rs` | in each process: keys, switches, figures; `leader.rs`: in one of them: retention, silence, reconcilers |
 //! | `matcher.rs` | changes of the bus → the events that they are of |
-//! | `alerts.rs`, `events.rs` | who is told; log lines and counters |
+//! | `alerts.rs`, `digest.rs`, `events.rs` | who is told, and once a day of all; log lines and counters |
 
 mod alerts;
 mod batch;
+mod digest;
 mod events;
 mod gates;
 mod leader;
 mod matcher;
+mod own;
 mod questions;
 mod reconcile;
 mod recovery;
@@ -31,12 +34,12 @@ mod silences;
 mod upkeep;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bugfeed_core::hooks::SECOND_US;
-use bugfeed_core::hooks::lane::LaneKey;
+use bugfeed_core::hooks::event::EventId;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,19 +49,17 @@ pub use self::gates::{Sources, SwitchNames};
 pub use self::matcher::{Matched, MatcherTask, matcher};
 
 pub(crate) use self::alerts::Alerts;
-pub(crate) use self::leader::WISH;
+pub(crate) use self::leader::reconcile_soon;
 pub(crate) use self::recovery::{mended, switched_on};
 pub(crate) use self::upkeep::{refresh_once, serve_all_feeds};
 
+use self::own::Own;
 use crate::receive::http::KeyTable;
 use crate::receive::received::ReceivedRequest;
 use crate::store::retention::Keep;
 use crate::store::{Look, Store};
 use crate::tracker::Clock;
 use crate::tracker::reconcile::Hint;
-
-/// The most lanes of which this process remembers that it received their events.
-const MOST_OWN: usize = 20_000;
 
 /// How the executor works.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,9 @@ pub struct WorkOptions {
     pub poll: Duration,
     /// How often keys and switches are read anew.
     pub refresh: Duration,
+    /// After a switch, the events that it let go are looked for once more after this time: longer than an event takes that
+    /// was already on its way as switched off.
+    pub switch_again: Duration,
     /// How often what is old is removed.
     pub retain_every: Duration,
     /// What is kept.
@@ -92,12 +96,13 @@ impl Default for WorkOptions {
         WorkOptions {
             lease: Duration::from_secs(60),
             look_within: Duration::from_secs(40),
-            lanes: 250,
+            lanes: 1000,
             pace_per_second: 50,
             pace_burst: 100,
             grace: Duration::from_millis(700),
             poll: Duration::from_secs(1),
             refresh: Duration::from_secs(2),
+            switch_again: Duration::from_secs(15),
             retain_every: Duration::from_secs(3600),
             keep: Keep::default(),
             stop_grace: Duration::from_secs(5),
@@ -139,8 +144,8 @@ pub(crate) struct Shared {
     pub(crate) give_up: CancellationToken,
     /// The change tables of feeds that have none of the default name.
     pub(crate) tables: BTreeMap<String, String>,
-    /// Lanes of events that this process has received and not yet worked on.
-    own: Mutex<HashSet<LaneKey>>,
+    /// What this process has received itself, where there are others.
+    own: Mutex<Own>,
     /// The reconcilers of each source, while this process runs them.
     hints: Mutex<HashMap<String, Vec<mpsc::Sender<Hint>>>>,
 }
@@ -181,32 +186,37 @@ impl Shared {
         Look { now_us: self.now_us(), lease_us: self.lease_us(), with_done: self.sources.table().needs_done }
     }
 
+    /// A request is about to be stored: its events are this process's own.
+    pub(crate) fn receives(&self, request: &ReceivedRequest) {
+        if !self.is_only_one() {
+            self.own.lock().unwrap_or_else(PoisonError::into_inner).add(request.envelope.id);
+        }
+    }
+
     /// A request is durable: the worker looks at its events at once.
     pub(crate) fn accepted(&self, request: &ReceivedRequest) {
-        if !self.options.grace.is_zero() {
-            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-            for item in &request.items {
-                if let Some(bug) = item.bug.filter(|_| own.len() < MOST_OWN) {
-                    own.insert(LaneKey::Bug(Arc::from(item.feed.as_str()), bug));
-                }
-            }
-        }
         self.hint(&request.envelope.source, Hint::Heard);
         self.wake.notify_one();
     }
 
-    /// Whether this process has received an event of the lane; it is asked once for each.
-    pub(crate) fn takes_own(&self, key: &LaneKey) -> bool {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    /// Whether no other process works on the store.
+    pub(crate) fn is_only_one(&self) -> bool {
+        self.options.grace.is_zero()
     }
 
-    /// Tells the reconcilers of a source, if this process runs them.
-    pub(crate) fn hint(&self, source: &str, hint: Hint) {
+    /// Whether this process has received the event, as far as it remembers.
+    pub(crate) fn has_received(&self, id: EventId) -> bool {
+        self.is_only_one() || self.own.lock().unwrap_or_else(PoisonError::into_inner).has(id)
+    }
+
+    /// Tells the reconcilers of a source, if this process runs them. Returns whether it does.
+    pub(crate) fn hint(&self, source: &str, hint: Hint) -> bool {
         let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
         for sender in hints.get(source).into_iter().flatten() {
             // One that has so many hints already needs no more.
             let _ = sender.try_send(hint);
         }
+        hints.contains_key(source)
     }
 
     /// Webhooks may have been lost: all reconcilers ask at once.
@@ -215,11 +225,6 @@ impl Shared {
         for sender in hints.values().flatten() {
             let _ = sender.try_send(Hint::Hurry);
         }
-    }
-
-    /// Whether this process runs the reconcilers of a source.
-    pub(crate) fn reconciles(&self, source: &str) -> bool {
-        self.hints.lock().unwrap_or_else(PoisonError::into_inner).contains_key(source)
     }
 
     fn set_hints(&self, to: HashMap<String, Vec<mpsc::Sender<Hint>>>) {

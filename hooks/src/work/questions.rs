@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bugfeed_core::hooks::SECOND_US;
 use bugfeed_core::hooks::action::{self, Question};
-use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, WhenOrigin};
+use bugfeed_core::hooks::event::{ContentHash, ErrorClass, Event, EventId, WhenOrigin};
 use bugfeed_core::hooks::lane::LaneKey;
 use bugfeed_core::hooks::outcome::Outcome;
 use bugfeed_protocol::When;
@@ -27,6 +27,8 @@ use crate::store::apply::Applied;
 
 /// The outcome is written at least so long before the lease ends, in microseconds.
 const MARGIN_US: i64 = 5 * SECOND_US;
+/// In an orderly stop, a claim that has no answer is given back within this time, or is left to its lease.
+const GIVE_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// A claimed event, and what is asked about it.
 pub(super) struct Asked {
@@ -35,6 +37,8 @@ pub(super) struct Asked {
     pub(super) event: Event,
     pub(super) version: u32,
     pub(super) what: Question,
+    /// When the claim was planned, by the clock of this process.
+    pub(super) claimed_us: i64,
     pub(super) lease_until_us: i64,
     /// Its place among the questions to the tracker.
     pub(super) place: Option<Place>,
@@ -61,20 +65,25 @@ impl Answer {
 pub(super) fn ask(shared: &Arc<Shared>, asked: Asked) {
     let shared = Arc::clone(shared);
     shared.questions.clone().spawn(async move {
-        // What is given up is begun again when the lease has ended.
-        shared.give_up.run_until_cancelled(find_out(&shared, asked)).await;
+        if shared.give_up.run_until_cancelled(find_out(&shared, &asked)).await.is_none() {
+            // Whatever was written meanwhile, this holds only if the claim does.
+            let nothing = Answer::of(Outcome::GivenBack);
+            let give_back = try_conclude(&shared, &asked, &nothing);
+            // If it fails, the event is begun again when the lease has ended.
+            let _ = tokio::time::timeout(GIVE_BACK_WITHIN, give_back).await;
+        }
+        drop(asked.place);
+        shared.wake.notify_one();
     });
 }
 
-async fn find_out(shared: &Arc<Shared>, asked: Asked) {
+async fn find_out(shared: &Arc<Shared>, asked: &Asked) {
     let answer = match asked.what {
-        Question::Look => look(shared, &asked).await,
-        Question::Map => map(shared, &asked).await,
+        Question::Look => look(shared, asked).await,
+        Question::Map => map(shared, asked).await,
     };
     shared.events.asked(&asked.event.source, asked.what, &answer.outcome);
-    conclude(shared, &asked, &answer).await;
-    drop(asked.place);
-    shared.wake.notify_one();
+    conclude(shared, asked, answer).await;
 }
 
 /// Asks the tracker whether the bug is visible to anybody.
@@ -86,7 +95,7 @@ async fn look(shared: &Shared, asked: &Asked) -> Answer {
     };
     let left = until(shared.now_us(), asked.lease_until_us - 2 * MARGIN_US);
     let within = left.min(shared.options.look_within).max(Duration::from_millis(100));
-    let found = asker.look(&event.feed, bug, event.received_us, within).await;
+    let found = asker.look(&event.feed, bug, known_since_us(shared, asked), within).await;
     if found.opened {
         shared.events.tracker_away(&event.source, found.reason.as_deref().unwrap_or_default());
     }
@@ -102,6 +111,12 @@ async fn look(shared: &Shared, asked: &Asked) -> Answer {
         _ => None,
     };
     Answer { outcome: found.outcome, failure }
+}
+
+/// From when on this process knows of the event, by its own clock. A look that began before that does not count, because
+/// the bug may have been hidden in between; and the clock of another process that received the event may be behind.
+fn known_since_us(shared: &Shared, asked: &Asked) -> i64 {
+    if shared.has_received(asked.event.id) { asked.event.received_us } else { asked.claimed_us }
 }
 
 /// Maps the kept item once more.
@@ -140,6 +155,7 @@ async fn try_map(shared: &Shared, event: &Event) -> Result<Answer, StoreError> {
         when: item.time.when,
         origin,
         private: item.is_private,
+        hash: ContentHash(item.identity.0),
     };
     Ok(Answer::of(Outcome::Mapped(mapped)))
 }
@@ -154,12 +170,17 @@ async fn may_feed(shared: &Shared, id: EventId, feed: &str) -> Result<bool, Stor
 }
 
 /// Writes the outcome, unless the claim does not hold any more.
-async fn conclude(shared: &Arc<Shared>, asked: &Asked, answer: &Answer) {
+async fn conclude(shared: &Arc<Shared>, asked: &Asked, mut answer: Answer) {
     let mut backoff = Backoff::SERVER;
     loop {
-        match try_conclude(shared, asked, answer).await {
+        match try_conclude(shared, asked, &answer).await {
             Ok(true) => return,
             Ok(false) => {}
+            // The row cannot be written. That is ours to mend, and no worker is gone.
+            Err(error) if error.may_be_of_a_feed() && !matches!(answer.outcome, Outcome::Failed(_)) => {
+                answer = Answer::failed(ErrorClass::Ours, error.to_string(), "mend the table of the feed");
+                continue;
+            }
             Err(error) => shared.events.store_failed(&error),
         }
         let pause = backoff.next(rand::random());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bugfeed_core::hooks::SECOND_US;
-use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, State};
+use bugfeed_core::hooks::event::{ErrorClass, EventId, State};
 use bugfeed_core::hooks::orders::Order;
 use bugfeed_protocol::backoff::Backoff;
 use tokio::task::JoinSet;
@@ -22,8 +22,6 @@ use crate::tracker::Asker;
 const AT_ONCE: usize = 250;
 /// If there is no dead letter to ask for, it is looked again after so long.
 const PROBE_AGAIN_US: i64 = 5 * SECOND_US;
-/// Among so many dead letters of a source, one is looked for that a probe can ask about.
-const PROBE_AMONG: usize = 200;
 
 /// Dead letters of this class, of one source or of all, are tried at once, at the pace of their sources.
 pub(crate) async fn mended(shared: &Arc<Shared>, class: ErrorClass, source: Option<&str>) {
@@ -33,9 +31,18 @@ pub(crate) async fn mended(shared: &Arc<Shared>, class: ErrorClass, source: Opti
     }
 }
 
-/// Events of a source or a feed that is switched on again go on.
+/// Events of a source or a feed that is switched on again go on. Those that another task, or another process, was just
+/// about to store as switched off go on a little later.
 pub(crate) async fn switched_on(shared: &Arc<Shared>, source: Option<&str>, feed: Option<&str>) {
     persist(shared, State::Disabled, source, feed, Order::SwitchOn).await;
+    let (source, feed) = (source.map(str::to_owned), feed.map(str::to_owned));
+    let shared = Arc::clone(shared);
+    shared.questions.clone().spawn(async move {
+        if shared.sleep(shared.options.switch_again).await {
+            let again = persist(&shared, State::Disabled, source.as_deref(), feed.as_deref(), Order::SwitchOn);
+            shared.stop.run_until_cancelled(again).await;
+        }
+    });
 }
 
 /// Hears when trackers work again, and has the dead letters of their sources tried.
@@ -60,7 +67,12 @@ async fn recover(shared: Arc<Shared>, source: String, asker: Arc<Asker>) {
     loop {
         asker.recovered().await;
         shared.events.tracker_back(&source);
-        mended(&shared, ErrorClass::Tracker, Some(&source)).await;
+        // A task of its own: a reload ends this one, and the breaker says only once that the tracker is back.
+        let (all, source) = (Arc::clone(&shared), source.clone());
+        shared.questions.spawn(async move {
+            let stop = all.stop.clone();
+            stop.run_until_cancelled(mended(&all, ErrorClass::Tracker, Some(&source))).await;
+        });
     }
 }
 
@@ -133,27 +145,11 @@ pub(super) fn probe(shared: &Arc<Shared>) {
 }
 
 async fn probe_one(shared: &Arc<Shared>, state: &SourceState) -> Result<(), StoreError> {
-    let (Some(asker), Some(event)) = (&state.asker, to_ask_about(shared, &state.config.name).await?) else {
+    let (Some(asker), Some(event)) = (&state.asker, shared.store.to_probe(&state.config.name).await?) else {
         return Ok(());
     };
     let Some(bug) = event.bug else { return Ok(()) };
     // What is found out about the event itself counts for nothing. Of a success, `recoveries` hears.
     asker.look(&event.feed, bug, shared.now_us(), shared.options.look_within).await;
     Ok(())
-}
-
-/// The oldest dead letter of class `tracker` of a source.
-async fn to_ask_about(shared: &Shared, source: &str) -> Result<Option<Event>, StoreError> {
-    for id in shared.store.in_state(State::Errored, Some(source), None, None, PROBE_AMONG).await? {
-        let event = shared.store.event(id).await?;
-        let fits = |event: &Event| {
-            event.progress.class == Some(ErrorClass::Tracker)
-                && event.bug.is_some()
-                && event.progress.blocked_by.is_none()
-        };
-        if let Some(event) = event.filter(fits) {
-            return Ok(Some(event));
-        }
-    }
-    Ok(None)
 }

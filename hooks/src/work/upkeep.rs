@@ -1,9 +1,10 @@
 //! What each process does besides: keys and switches are read anew, uses of keys are noted, feeds get their tables,
-//! trackers are probed, figures are counted.
+//! trackers are probed, figures and alerts are counted.
 //!
 //! Goes in: the store, the configuration. Comes out: what the receiver and the worker hold in memory. Never ends because
 //! the store is away: what is in memory holds until it is back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use bugfeed_core::hooks::SECOND_US;
 use bugfeed_protocol::backoff::Backoff;
 
 use super::gates::SwitchNames;
-use super::{Shared, recovery};
+use super::{Shared, digest, recovery};
 use crate::receive::http::KeyRow;
 use crate::store::StoreError;
 use crate::store::notes::Switch;
@@ -20,12 +21,21 @@ use crate::store::notes::Switch;
 const USES_EVERY: Duration = Duration::from_secs(60);
 /// Figures are counted so often.
 const FIGURES_EVERY: Duration = Duration::from_secs(10);
+/// Alerts are counted so often.
+const ALERTS_EVERY: Duration = Duration::from_secs(60);
 /// Trackers that failed are probed about so often.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Works until the process ends.
 pub(super) async fn run(shared: &Arc<Shared>) {
-    tokio::join!(refresh(shared), uses(shared), figures(shared), probes(shared), recovery::recoveries(shared));
+    tokio::join!(
+        refresh(shared),
+        uses(shared),
+        figures(shared),
+        alerts(shared),
+        probes(shared),
+        recovery::recoveries(shared)
+    );
 }
 
 async fn refresh(shared: &Arc<Shared>) {
@@ -86,8 +96,15 @@ pub(crate) async fn serve_all_feeds(shared: &Arc<Shared>) -> Result<(), StoreErr
 async fn serve(shared: &Arc<Shared>, is_wanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
     let config = shared.sources.config();
     for feed in config.feeds().into_iter().filter(|feed| is_wanted(feed)) {
-        shared.store.serve_feed(feed, shared.tables.get(feed).map(String::as_str)).await?;
-        shared.wake.notify_one();
+        match shared.store.serve_feed(feed, shared.tables.get(feed).map(String::as_str)).await {
+            Ok(_) => {
+                shared.events.feed(feed, None);
+                shared.wake.notify_one();
+            }
+            Err(error) if error.may_heal() => return Err(error),
+            // A person must mend it. The other feeds do not wait for that.
+            Err(error) => shared.events.feed(feed, Some(&error)),
+        }
     }
     Ok(())
 }
@@ -119,23 +136,52 @@ async fn figures(shared: &Arc<Shared>) {
     }
 }
 
+/// What was counted within the hour is told, and what was counted for the digest is handed over: in each process, because
+/// each raises alerts of what it works on.
+async fn alerts(shared: &Arc<Shared>) {
+    loop {
+        let goes_on = shared.sleep(ALERTS_EVERY).await;
+        shared.alerts.tick();
+        if let Err(error) = digest::count(shared).await {
+            shared.events.store_failed(&error);
+        }
+        if !goes_on {
+            return;
+        }
+    }
+}
+
 async fn probes(shared: &Arc<Shared>) {
     while shared.sleep(PROBE_EVERY).await {
         recovery::probe(shared);
     }
 }
 
-/// Keys that are about to expire: an alert for each, a week before.
-pub(super) async fn expiring_keys(shared: &Shared) -> Result<(), StoreError> {
-    let now_us = shared.now_us();
-    let soon_us = now_us + 7 * 86_400 * SECOND_US;
-    for key in shared.store.keys().await? {
-        let expires = key.expires_us.filter(|expires_us| (now_us..soon_us).contains(expires_us));
-        if let Some(expires_us) = expires.filter(|_| key.revoked_us.is_none()) {
-            let hours = (expires_us - now_us) / (3600 * SECOND_US);
-            let text = format!("key {} ({}) of {} expires in {hours} hours", key.id, key.name, key.owner);
-            shared.alerts.raise("key-expiring", None, &key.id, text);
+/// Keys that are about to expire within a week: an alert for each, once a day.
+#[derive(Default)]
+pub(super) struct ExpiringKeys {
+    /// How many days each had left when it was told last.
+    told: HashMap<String, i64>,
+}
+
+impl ExpiringKeys {
+    /// Looks at all keys.
+    pub(super) async fn look(&mut self, shared: &Shared) -> Result<(), StoreError> {
+        const DAY_US: i64 = 86_400 * SECOND_US;
+        let now_us = shared.now_us();
+        let mut left = HashMap::new();
+        for key in shared.store.keys().await? {
+            let expires = key.expires_us.filter(|expires_us| (now_us..now_us + 7 * DAY_US).contains(expires_us));
+            let Some(expires_us) = expires.filter(|_| key.revoked_us.is_none()) else { continue };
+            let days = (expires_us - now_us) / DAY_US;
+            if self.told.get(&key.id) != Some(&days) {
+                let hours = (expires_us - now_us) / (3600 * SECOND_US);
+                let text = format!("key {} ({}) of {} expires in {hours} hours", key.id, key.name, key.owner);
+                shared.alerts.raise("key-expiring", None, &key.id, text);
+            }
+            left.insert(key.id, days);
         }
+        self.told = left;
+        Ok(())
     }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use bugfeed_core::hooks::event::State;
+use bugfeed_core::hooks::event::{Event, State};
 use bugfeed_core::hooks::lane::{Lane, LaneKey};
 use bugfeed_protocol::backoff::Backoff;
 
@@ -16,7 +16,6 @@ use super::batch::{self, Planned};
 use super::rests::Rests;
 use super::{Shared, micros, until};
 use crate::store::apply::Applied;
-use crate::store::paced::Of;
 use crate::store::{Look, StoreError};
 
 /// Paced lanes of sources that are not configured any more, of one look.
@@ -72,7 +71,8 @@ impl Worker<'_> {
     async fn round(&mut self) -> Result<Round, StoreError> {
         let look = self.shared.look();
         let (now_us, lanes) = (look.now_us, self.shared.options.lanes);
-        let due = self.shared.store.due_lanes(&look, false, lanes + self.rests.len()).await?;
+        let without = self.rests.feeds(now_us);
+        let due = self.shared.store.due_lanes_but(&look, false, lanes + self.rests.len(), &without).await?;
         let keys = due.into_iter().map(|due| due.key).filter(|key| !self.rests.is_resting(key, now_us));
         let live: Vec<LaneKey> = keys.take(lanes).collect();
         let mut did_something = self.work(live).await?;
@@ -92,7 +92,7 @@ impl Worker<'_> {
             let (tokens, next_us) = state.tokens(now_us);
             let room = self.shared.options.lanes.min(usize::try_from(tokens).unwrap_or(usize::MAX));
             let limit = room.max(1) + self.rests.len();
-            let found = self.shared.store.due_paced(Of::Source(name), look, limit).await?;
+            let found = self.shared.store.due_paced(name, look, limit).await?;
             let may = found.into_iter().filter(|key| !self.rests.is_resting(key, now_us));
             let found: Vec<LaneKey> = may.collect();
             if found.len() > room || (room == 0 && !found.is_empty()) {
@@ -102,8 +102,11 @@ impl Worker<'_> {
         }
         if now_us.saturating_sub(self.orphans_us.load(Ordering::Relaxed)) >= ORPHANS_EVERY_US {
             self.orphans_us.store(now_us, Ordering::Relaxed);
-            let names: Vec<&str> = table.sources.keys().map(String::as_str).collect();
-            keys.extend(self.shared.store.due_paced(Of::Others(&names), look, ORPHANS).await?);
+            for name in self.shared.store.paced_sources().await? {
+                if !table.sources.contains_key(&name) {
+                    keys.extend(self.shared.store.due_paced(&name, look, ORPHANS).await?);
+                }
+            }
         }
         Ok((keys, token_us))
     }
@@ -118,7 +121,7 @@ impl Worker<'_> {
         let now_us = shared.now_us();
         let mut planned: Vec<Planned> = Vec::with_capacity(keys.len());
         for (key, lane) in keys.into_iter().zip(&lanes) {
-            if let Some(until_us) = self.is_anothers(&key, lane, now_us) {
+            if let Some(until_us) = self.is_anothers(lane, now_us) {
                 self.rests.leave(&key, now_us, until_us);
                 continue;
             }
@@ -148,6 +151,7 @@ impl Worker<'_> {
                     planned.plan = plan;
                     planned.follow(self.shared);
                 }
+                Applied::Refused => self.rests.refuse(&planned.key, now_us),
                 Applied::Stale => {
                     self.shared.events.stale();
                     self.rests.fail(&planned.key, now_us, rand::random());
@@ -157,15 +161,16 @@ impl Worker<'_> {
         Ok(did_something)
     }
 
-    /// Until when a lane is left to the process that received its newest event, so that two do not do the same work.
-    fn is_anothers(&self, key: &LaneKey, lane: &Lane, now_us: i64) -> Option<i64> {
+    /// Until when a lane is left to the process that received its new events, so that two do not do the same work.
+    fn is_anothers(&self, lane: &Lane, now_us: i64) -> Option<i64> {
         let grace_us = micros(self.shared.options.grace);
-        if grace_us == 0 || self.shared.takes_own(key) {
-            return None;
-        }
-        let is_fresh = |received_us: i64| (0..grace_us).contains(&(now_us - received_us));
-        let mut rows = lane.open.iter().filter(|event| event.progress.state == State::Queued);
-        let fresh = rows.find(|event| !event.is_paced() && is_fresh(event.received_us))?;
-        Some(fresh.received_us + grace_us)
+        let is_fresh = |event: &&Event| {
+            let is_new = event.progress.state == State::Queued && !event.is_paced();
+            is_new && (0..grace_us).contains(&(now_us - event.received_us))
+        };
+        let mut fresh = lane.open.iter().filter(is_fresh);
+        let first = fresh.next()?;
+        let is_own = self.shared.has_received(first.id) || fresh.any(|event| self.shared.has_received(event.id));
+        (!is_own).then_some(first.received_us + grace_us)
     }
 }

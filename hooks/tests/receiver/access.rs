@@ -247,6 +247,17 @@ async fn a_request_leaves_quarantine_when_its_key_or_secret_is_mended() {
     let request = again("plain", Trust::Check).unwrap();
     assert_eq!((request.envelope.id, request.items[0].bug.unwrap().get(), request.envelope.body), (id, 7, None));
 
+    // A body that was kept as it came is compressed; it is what it was before compression that is mapped.
+    rig.keys.replace(Vec::new());
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, BODY.as_bytes()).unwrap();
+    let bearer = format!("Bearer {}", rig.key.expose());
+    let headers = [("Authorization", bearer.as_str()), ("Content-Encoding", "gzip")];
+    rig.post_with("/hooks/plain", &headers, gzip.finish().unwrap()).await.is(200, "error", &[]);
+    rig.keys.replace(vec![row(&rig.key)]);
+    let request = again("plain", Trust::Check).unwrap();
+    assert_eq!((request.failure, request.items[0].bug.unwrap().get()), (None, 7));
+
     // A signature that fitted all the time stands for a secret that was mended.
     for (source, header, good) in [
         ("gitea", "X-Gitea-Signature", hex_hmac("3f2b", BODY)),

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails the test")]
 
 mod access;
-mod answers;
 mod bodies;
 mod outage;
+mod places;
+mod protocol;
 mod stop;
 mod store;
 mod support;

@@ -11,7 +11,7 @@ const BODY: &str = r#"{"bug":7}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_arrive_are_taken_and_slow_ones_are_told_503() {
-    let limits = ReceiverLimits { stop_grace: Duration::from_millis(300), ..ReceiverLimits::default() };
+    let limits = ReceiverLimits { stop_grace: Duration::from_secs(2), ..ReceiverLimits::default() };
     let rig = Rig::with(Options { limits, ..Options::default() }).await;
     let bearer = format!("Bearer {}", rig.key.expose());
     let framing = format!("Content-Length: {}", BODY.len());

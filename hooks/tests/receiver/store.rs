@@ -39,6 +39,8 @@ pub(crate) struct FakeStore {
     rows: Mutex<Rows>,
     /// The number of rows, so that tests can wait for one.
     changed: watch::Sender<usize>,
+    /// How many wait for a store that never answers.
+    asked: watch::Sender<usize>,
     /// The most rows in quarantine.
     quarantine_room: usize,
 }
@@ -46,7 +48,7 @@ pub(crate) struct FakeStore {
 impl FakeStore {
     pub(crate) fn new(mode: Mode, quarantine_room: usize) -> FakeStore {
         let (mode, changed) = (watch::Sender::new(mode), watch::Sender::new(0));
-        FakeStore { mode, rows: Mutex::default(), changed, quarantine_room }
+        FakeStore { mode, rows: Mutex::default(), changed, asked: watch::Sender::new(0), quarantine_room }
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -55,6 +57,13 @@ impl FakeStore {
 
     pub(crate) fn rows<T>(&self, read: impl FnOnce(&Rows) -> T) -> T {
         read(&self.rows.lock().unwrap())
+    }
+
+    /// Waits until somebody waits for the store that never answers.
+    pub(crate) async fn is_asked(&self) {
+        let mut asked = self.asked.subscribe();
+        let waiting = asked.wait_for(|count| *count > 0);
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("nobody asks").unwrap();
     }
 
     /// Waits until the rows are as wanted.
@@ -72,7 +81,10 @@ impl FakeStore {
         let mode = self.mode.borrow().clone();
         match mode {
             Mode::Away => Err(StoreAway("connection refused".to_owned())),
-            Mode::Hangs => std::future::pending().await,
+            Mode::Hangs => {
+                self.asked.send_modify(|count| *count += 1);
+                std::future::pending().await
+            }
             mode => Ok(mode),
         }
     }

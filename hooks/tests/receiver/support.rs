@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bugfeed_hooks::config::HooksConfig;
-use bugfeed_hooks::receive::http::{KeyRow, KeyTable, Receiver, ReceiverEvents, ReceiverLimits, ReceiverParts};
+use bugfeed_hooks::receive::http::{Intake, KeyRow, KeyTable, Receiver, ReceiverEvents, ReceiverLimits, ReceiverParts};
 use bugfeed_hooks::receive::key::{Key, RANDOM_BYTES};
 use bugfeed_hooks::receive::spool::{OpenError, Spool, SpoolOptions};
 use bugfeed_runtime::health::Health;
@@ -63,6 +63,9 @@ pub(crate) const CONFIG: &str = r#"
 
 /// How a rig is made.
 pub(crate) struct Options {
+    pub(crate) config: String,
+    /// The store; without it, one in memory.
+    pub(crate) intake: Option<Arc<dyn Intake>>,
     pub(crate) limits: ReceiverLimits,
     pub(crate) head_time: Duration,
     pub(crate) mode: Mode,
@@ -76,6 +79,8 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            config: CONFIG.to_owned(),
+            intake: None,
             limits: ReceiverLimits::default(),
             head_time: Duration::from_secs(10),
             mode: Mode::Up,
@@ -142,7 +147,7 @@ impl Rig {
 
     pub(crate) async fn in_folder(options: Options, folder: Arc<TempDir>) -> Rig {
         collect_logs();
-        let config = HooksConfig::read("test", CONFIG, &|_| Err("no file".to_owned())).unwrap();
+        let config = HooksConfig::read("test", &options.config, &|_| Err("no file".to_owned())).unwrap();
         let store = Arc::new(FakeStore::new(options.mode, options.quarantine_room));
         let (keys, key, health) = (KeyTable::new(), key(1), Health::new());
         if options.has_keys {
@@ -154,7 +159,7 @@ impl Rig {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let receiver = Receiver::new(ReceiverParts {
             config: Arc::new(config),
-            intake: store.clone(),
+            intake: options.intake.unwrap_or_else(|| Arc::clone(&store) as Arc<dyn Intake>),
             keys: keys.clone(),
             spool: spool.clone(),
             body_folder: folder.path().to_owned(),

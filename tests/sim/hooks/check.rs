@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bugfeed_core::hooks::action::{Action, Step};
 use bugfeed_core::hooks::event::{DropReason, Event, LinkKind, State, WhenOrigin};
-use bugfeed_core::hooks::lane::{Lane, Older, Private};
+use bugfeed_core::hooks::lane::{DeadLetters, Lane, Older, Private, Settings};
 use bugfeed_core::hooks::outcome::Outcome;
 use bugfeed_core::hooks::states::Cause;
 
@@ -29,7 +29,11 @@ fn steps(actions: &[Action]) -> impl Iterator<Item = &Step> {
 
 impl World {
     pub fn check_commit(&self, job: &Job, seen: &Lane, actions: &[Action]) -> Checked {
-        let settings = self.settings();
+        let settings = |event: &Event| {
+            let of_now = self.settings()(event);
+            let holds = !self.loose.contains(&event.source);
+            Settings { dead_letters: if holds { of_now.dead_letters } else { DeadLetters::Supersede }, ..of_now }
+        };
         self.store.check_order(seen, actions, &settings)?;
         for step in steps(actions) {
             let event = &*self.store.events[&step.id];
@@ -56,7 +60,10 @@ impl World {
             return Err(format!("{} is private and was announced", step.id));
         }
         let asked = match job {
-            Job::Concludes(claim, outcome, ..) => claim.id == step.id && *outcome == Outcome::Visible,
+            Job::Concludes(claim, outcome, ..) => {
+                let is_hidden = *outcome == Outcome::Private && settings.private == Private::Announce;
+                claim.id == step.id && (*outcome == Outcome::Visible || is_hidden)
+            }
             _ => false,
         };
         if settings.verify && !asked {

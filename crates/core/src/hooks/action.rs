@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::{BugId, Change, When};
 
-use super::event::{AT_ONCE, DropReason, ErrorClass, Event, EventId, Link, Progress, State, WhenOrigin};
+use super::event::{AT_ONCE, ContentHash, DropReason, ErrorClass, Event, EventId, Link, Progress, State, WhenOrigin};
 use super::states::{Cause, is_allowed};
 
 /// A row for the change table.
@@ -34,6 +34,8 @@ pub struct Mapped {
     pub origin: WhenOrigin,
     /// Whether the bug is private.
     pub private: bool,
+    /// The hash of what the item says now that it is understood, so that a later repeat of it is recognised.
+    pub hash: ContentHash,
 }
 
 /// One transition of one event: a compare-and-set.
@@ -84,7 +86,7 @@ impl Step {
         if let Some(mapped) = &self.mapped {
             event.feed = Arc::clone(&mapped.feed);
             (event.bug, event.when, event.origin) = (Some(mapped.bug), mapped.when, mapped.origin);
-            event.private = mapped.private;
+            (event.private, event.hash) = (mapped.private, mapped.hash);
         }
         true
     }

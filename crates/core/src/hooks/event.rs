@@ -282,6 +282,19 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether it waits, with others, for a token of its source's pace. The store looks for due rows of live events and of
+    /// paced ones separately, so that a backlog never delays a live event.
+    ///
+    /// A queued event that has failed and has no class was mapped again. It took a token for that, and needs no second one
+    /// to be announced.
+    pub const fn is_paced(&self) -> bool {
+        let was_mapped = self.class.is_none() && self.attempts > 0;
+        match self.state {
+            State::Errored => true,
+            _ => self.trigger.is_paced() && !was_mapped,
+        }
+    }
+
     /// Of an event that has just arrived, in this state.
     pub const fn new(state: State, trigger: Trigger) -> Progress {
         Progress {
@@ -305,10 +318,9 @@ impl Progress {
 }
 
 impl Event {
-    /// Whether this event waits, with others, for a token of its source's pace. The store looks for due rows of live
-    /// events and of paced ones separately, so that a backlog never delays a live event.
+    /// [`Progress::is_paced`].
     pub const fn is_paced(&self) -> bool {
-        matches!(self.progress.state, State::Errored) || self.progress.trigger.is_paced()
+        self.progress.is_paced()
     }
 
     /// Whether its lane must be looked at for its sake: the query that the store answers.

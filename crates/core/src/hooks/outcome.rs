@@ -32,6 +32,9 @@ pub enum Outcome {
     ProjectMismatch,
     /// Nothing was found out, or the mapping failed.
     Failed(ErrorClass),
+    /// The process ends in order and has no answer yet. The next one begins the event again at once, and nothing counts: a
+    /// lost lease is the sign of an event that ends its workers, and this is none.
+    GivenBack,
 }
 
 /// What to do with the outcome of [`Action::Ask`]. If the transaction fails, read the lane again and call it again.
@@ -49,6 +52,7 @@ pub fn conclude(lane: &Lane, id: EventId, version: u32, outcome: &Outcome, world
         Outcome::NotMapped => draft.drop_claimed(at, Cause::NotMapped, DropReason::NotMapped),
         Outcome::ProjectMismatch => draft.drop_claimed(at, Cause::ProjectMismatch, DropReason::ProjectMismatch),
         Outcome::Failed(class) => draft.fail(at, *class, Cause::Failed, None),
+        Outcome::GivenBack => draft.give_back(at),
     }
     draft.out
 }
@@ -59,6 +63,11 @@ impl Draft<'_> {
             self.announce(at);
         }
         self.drain_rest();
+    }
+
+    fn give_back(&mut self, at: usize) {
+        let step = Step::new(&self.rows[at], Cause::GivenBack, State::Queued, |after| after.due_us = Some(AT_ONCE));
+        self.step(at, step);
     }
 
     fn drop_claimed(&mut self, at: usize, cause: Cause, reason: DropReason) {

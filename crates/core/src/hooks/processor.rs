@@ -388,11 +388,22 @@ impl<'a> Draft<'a> {
         });
         step.row = Some(Row { feed: row.feed.clone(), change: Change { bug, when: row.when } });
         self.fresh |= matches!(row.progress.trigger, Trigger::Live | Trigger::Reconcile | Trigger::Replay);
+        self.guard_family(at);
         self.settle(at, step);
         for other in 0..self.rows.len() {
             self.cover(at, other);
         }
         self.cancel_family(at);
+    }
+
+    /// Another one of the family may be processed in another lane, where a reload has given its feed another name. Only one of
+    /// both transactions holds.
+    fn guard_family(&mut self, at: usize) {
+        let row = &self.rows[at];
+        let is_processed = |event: &&Event| event.progress.state == State::Processing && is_other_of_family(event, row);
+        for event in self.related.iter().filter(is_processed) {
+            self.out.push(Action::Guard { id: event.id, version: event.progress.version });
+        }
     }
 
     /// `at` was announced: is `other` pointless now?

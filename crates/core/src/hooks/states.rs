@@ -21,7 +21,7 @@
 //! | queued, errored, disabled | `pruned` | canceled |
 //! | processing | `failed` | errored |
 //! | processing | `leases_lost` | errored |
-//! | processing | `lease_ran_out`, `mapped` | queued |
+//! | processing | `lease_ran_out`, `given_back`, `mapped` | queued |
 //! | errored | `claimed` | processing |
 //! | errored | `retried` | queued |
 //! | queued, errored | `switched_off` | disabled |
@@ -73,6 +73,8 @@ words! {
         LeasesLost = "leases_lost",
         /// Its worker was gone.
         LeaseRanOut = "lease_ran_out",
+        /// Its worker ended in order, before it had an answer.
+        GivenBack = "given_back",
         /// A repeated mapping succeeded. It goes to the lane of its bug.
         Mapped = "mapped",
         /// A person wants it tried again.
@@ -143,6 +145,7 @@ pub const TRANSITIONS: &[Transition] = &[
     line(PROCESSING, Cause::Failed, State::Errored),
     line(PROCESSING, Cause::LeasesLost, State::Errored),
     line(PROCESSING, Cause::LeaseRanOut, State::Queued),
+    line(PROCESSING, Cause::GivenBack, State::Queued),
     line(PROCESSING, Cause::Mapped, State::Queued),
     line(ERRORED, Cause::Claimed, State::Processing),
     line(ERRORED, Cause::Announced, State::Completed),

@@ -92,7 +92,7 @@ impl MySqlSession {
     }
 
     fn text(&self, statement: Statement<'_>, does: Does) -> String {
-        let Statement { sql, args, inside } = statement;
+        let Statement { sql, args, inside, .. } = statement;
         let sql = if args.is_empty() { sql } else { &literal::with(sql, args, write_text) };
         if inside { self.settings().inside(sql, does) } else { self.settings().alone(sql, does) }
     }

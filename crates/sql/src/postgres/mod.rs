@@ -89,7 +89,7 @@ struct PostgresSession {
 
 impl PostgresSession {
     fn text(&self, statement: Statement<'_>) -> String {
-        let Statement { sql, args, inside } = statement;
+        let Statement { sql, args, inside, .. } = statement;
         let sql = if args.is_empty() { sql.to_owned() } else { literal::with(sql, args, write_text) };
         if inside { sql } else { self.settings.alone(&sql) }
     }

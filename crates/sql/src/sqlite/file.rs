@@ -2,12 +2,18 @@
 //!
 //! Goes in: a path, and a check whenever a connection is taken. Comes out: an error if the file is gone, or if another
 //! one has its name. Why: a connection goes on with the file that it opened, whatever happens to the name. It would
-//! read, or write, data that nobody else sees. Never opens the file.
+//! read, or write, data that nobody else sees.
+//!
+//! Never opens a file that is there. Locks of files belong to the process: whoever closes any descriptor of the file gives up all
+//! locks that this process has on it, also SQLite's. Another program would then take the file for unused, and remove the log
+//! beside it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, accessat};
 
 use crate::{Fault, SqlError};
 
@@ -68,7 +74,8 @@ impl File {
         if self.path.is_dir() {
             return Some(SqlError::stated(Fault::Missing, place, "this is a directory, no file".to_owned()));
         }
-        let refused = std::fs::File::open(&self.path).err()?;
+        let allowed = accessat(CWD, &self.path, rustix::fs::Access::READ_OK, AtFlags::EACCESS);
+        let refused: std::io::Error = allowed.err()?.into();
         let fault = match refused.kind() {
             std::io::ErrorKind::PermissionDenied => Fault::ReadOnly,
             std::io::ErrorKind::NotADirectory => Fault::Missing,
@@ -85,6 +92,9 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -110,5 +120,38 @@ mod tests {
         assert_eq!([fault(true), fault(true)], [Some(Fault::Gone); 2]);
         std::fs::write(&path, "three").unwrap();
         assert!(matches!(fault(true), Some(Fault::Replaced) | None), "the number of a removed file is used again");
+    }
+
+    /// How many locks this process has on a file, and on the file of the memory that its connections share.
+    #[cfg(target_os = "linux")]
+    fn locks(path: &Path) -> usize {
+        let shared = path.with_extension("db-shm");
+        let inodes = [path, &shared].map(|path| format!(":{} ", std::fs::metadata(path).unwrap().ino()));
+        let process = format!(" {} ", std::process::id());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().filter(|line| line.contains(&process) && inodes.iter().any(|inode| line.contains(inode))).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn whoever_opens_the_file_again_leaves_the_locks_of_others() {
+        use crate::{Db, DbUrl, Use};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        let url = DbUrl::sqlite_file(&path);
+        let setup = Use::Setup { create: true };
+        let first = Db::new(&url, setup);
+        first.execute("CREATE TABLE a (b INTEGER)", &[]).await.unwrap();
+        first.fetch("SELECT b FROM a", &[]).await.unwrap();
+        let before = locks(&path);
+        assert!(before >= 2, "{before} locks");
+        let second = Db::new(&url, setup);
+        assert_eq!(locks(&path), before);
+        second.fetch("SELECT b FROM a", &[]).await.unwrap();
+        second.close().await;
+        assert_eq!(locks(&path), before);
+        assert!(File::new(path.clone()).refused("a").is_none());
+        assert_eq!(locks(&path), before);
+        first.close().await;
     }
 }

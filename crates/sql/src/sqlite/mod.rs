@@ -42,6 +42,12 @@ impl DbUrl {
     }
 }
 
+/// How much memory a connection that writes much may take for pages: 16 MiB. A page that a transaction changes again and again
+/// is then written to the log once; with SQLite's 2 MiB, it is spilled and read again in between.
+const WRITER_CACHE: &str = "-16384";
+/// After so many pages (16 MiB), the log is copied into the file. SQLite's 1000 are reached by a single large transaction.
+const CHECKPOINT_PAGES: &str = "4000";
+
 struct SqliteAddress(SqliteConnectOptions);
 
 impl Address for SqliteAddress {
@@ -52,7 +58,7 @@ impl Address for SqliteAddress {
     fn open(&self, purpose: Use, stale: &Stale) -> Arc<dyn Pool> {
         let path = self.0.get_filename();
         if matches!(purpose, Use::Setup { create: true } | Use::Ledger { create: true }) {
-            // If this fails, SQLite says why.
+            // If this fails, the file is there, or SQLite says why.
             let _ = create::create(path);
         }
         let mut options = self.0.clone().busy_timeout(Duration::from_secs(2)).thread_name(|_| "sqlite".to_owned());
@@ -64,6 +70,7 @@ impl Address for SqliteAddress {
         }
         if purpose == (Use::Ledger { create: true }) {
             options = options.synchronous(SqliteSynchronous::Full);
+            options = options.pragma("cache_size", WRITER_CACHE).pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
         }
         // One connection: SQLite has one writer, and a queue in this pool is fairer and quicker than SQLite's busy
         // waits.
@@ -126,9 +133,10 @@ struct SqliteSession(PoolConnection<Sqlite>);
 
 /// The statement with its parameters. Nobody else gets this connection, so the parameters need not be written into the
 /// text.
-fn bound<'q>(sql: &str, args: &[Value]) -> sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
-    // Statements with many parameters come in many lengths: caching them would only evict the useful ones.
-    let query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(args.len() < 16);
+fn bound<'q>(statement: Statement<'_>) -> sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
+    let Statement { sql, args, kept, .. } = statement;
+    // Most statements with many parameters come in many lengths: caching them would only evict the useful ones.
+    let query = sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(kept || args.len() < 16);
     args.iter().fold(query, |query, arg| match arg {
         Value::Int(int) => query.bind(*int),
         Value::Text(text) => query.bind(text.clone()),
@@ -138,16 +146,15 @@ fn bound<'q>(sql: &str, args: &[Value]) -> sqlx::query::Query<'q, Sqlite, sqlx::
 
 impl Session for SqliteSession {
     fn execute<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, u64> {
-        let Statement { sql, args, .. } = statement;
-        if args.is_empty() {
-            return self.run(sql.to_owned());
+        if statement.args.is_empty() {
+            return self.run(statement.sql.to_owned());
         }
-        Box::pin(async move { Ok(bound(sql, args).execute(&mut *self.0).await?.rows_affected()) })
+        Box::pin(async move { Ok(bound(statement).execute(&mut *self.0).await?.rows_affected()) })
     }
 
     fn fetch<'a>(&'a mut self, statement: Statement<'a>) -> Answer<'a, Vec<Vec<Value>>> {
         Box::pin(async move {
-            let rows = bound(statement.sql, statement.args).fetch_all(&mut *self.0).await?;
+            let rows = bound(statement).fetch_all(&mut *self.0).await?;
             rows.iter().map(values).collect()
         })
     }

@@ -9,6 +9,7 @@ use bugfeed_protocol::When;
 
 use super::head::{Head, signature_header};
 use super::keys::{KeyError, KeyRow, KeyTable};
+use super::places::Standing;
 use crate::config::Source;
 use crate::config::auth::{KeyPlace, Signature};
 use crate::receive::identity::Sha256;
@@ -28,6 +29,16 @@ pub(super) enum Access {
     Signed,
     /// May not send.
     Refused(Box<Refusal>),
+}
+
+impl Access {
+    /// What is known of the sender while the body is read.
+    pub(super) fn standing(&self) -> Standing {
+        match self {
+            Access::Vouched(_) => Standing::Vouched,
+            Access::Unchecked { .. } | Access::Signed | Access::Refused(_) => Standing::Open,
+        }
+    }
 }
 
 /// Why somebody may not send.

@@ -44,7 +44,7 @@ impl Inner {
         if let Access::Refused(refusal) = access {
             return self.refused_by_head(&head, source, *refusal, body).await;
         }
-        match self.places.read(head.declared, body).await {
+        match self.places.read(head.declared, body, access.standing()).await {
             Ok(whole) => {
                 let (id, name) = (head.id, head.name.clone());
                 let work = Arc::clone(&self).work(Arc::clone(&config), head, access, whole);
@@ -60,28 +60,32 @@ impl Inner {
 
     async fn work(self: Arc<Self>, config: Arc<HooksConfig>, head: Head, access: Access, whole: Whole) -> Response {
         let Some(source) = config.source(&head.name) else { return self.lost(head.id, "") };
-        let size = whole.bytes.len() as u64;
-        let raw = Raw {
-            encoding: encoding(head.headers.get("content-encoding")),
-            bytes: whole.bytes,
-            most: self.limits.body_bytes,
-        };
+        let Whole { bytes, is_large, place: body_place } = whole;
+        let size = bytes.len() as u64;
+        let raw = Raw { encoding: encoding(head.headers.get("content-encoding")), bytes, most: self.limits.body_bytes };
         let is_compressed = matches!(raw.encoding, Ok(Some(_)));
-        let place = if is_compressed { self.places.for_decompression().await.map(Some) } else { Ok(None) };
-        let place = match place {
-            Ok(place) => place,
-            Err(refused) => return self.unread(&head, &source.name, refused),
-        };
-        let judged = if whole.is_large || is_compressed {
+        let mut places = vec![body_place];
+        if is_compressed {
+            match self.places.for_decompression(is_large).await {
+                Ok(place) => places.push(place),
+                Err(refused) => return self.unread(&head, &source.name, refused),
+            }
+        }
+        let judged = if is_large || is_compressed {
             // This takes up to a second, for which the runtime's thread is not held up.
             let (config, head, access) = (Arc::clone(&config), head.clone(), access.clone());
             let judging = move || config.source(&head.name).map(|source| judge(source, &head, &access, &raw));
             tokio::task::spawn_blocking(judging).await.ok().flatten()
         } else {
-            Some(judge(source, &head, &access, &raw))
+            let judged = judge(source, &head, &access, &raw);
+            drop(raw);
+            Some(judged)
         };
-        drop((whole.place, place));
         let Some(Judged { items, hash, kept, status }) = judged else { return self.lost(head.id, &source.name) };
+        if kept.is_none() {
+            // A body that is kept has its places until somebody has it.
+            places.clear();
+        }
         match items {
             Ok(items) => {
                 let mut envelope = head.envelope(Some(source), status.as_u16());

@@ -56,6 +56,15 @@ impl Declared {
     }
 }
 
+/// Whether it is known already that the sender of a body may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is: a key is good.
+    Vouched,
+    /// It is not known before the body is whole (its signature), or before keys are read.
+    Open,
+}
+
 /// A place for a body. It is free again when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Place {
@@ -81,14 +90,22 @@ pub(super) struct Unvouched {
     pub(super) _place: Place,
 }
 
+/// Bytes for bodies, of which what nobody vouches for yet has at most a half. So whoever opens many connections to a
+/// source whose senders sign leaves places for those that have a key.
+#[derive(Debug)]
+struct Room {
+    all: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+}
+
 /// All places for bodies.
 #[derive(Debug)]
 pub(super) struct Places {
     limits: ReceiverLimits,
     folder: PathBuf,
-    memory: Arc<Semaphore>,
+    memory: Room,
     unvouched: Arc<Semaphore>,
-    files: Arc<Semaphore>,
+    files: Room,
     large: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -97,23 +114,24 @@ impl Places {
     /// `folder` is where files of arriving bodies are made; the names are gone before anything is written.
     pub(super) fn new(limits: ReceiverLimits, folder: PathBuf, stop: CancellationToken) -> Places {
         let of = |bytes: usize| Arc::new(Semaphore::new(bytes / 1024));
+        let room = |bytes: usize| Room { all: of(bytes), open: of(bytes / 2) };
         Places {
             limits,
             folder,
-            memory: of(limits.memory_bytes),
+            memory: room(limits.memory_bytes),
             unvouched: of(limits.quarantine_memory_bytes),
-            files: of(limits.file_bytes),
+            files: room(limits.file_bytes),
             large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
             stop,
         }
     }
 
     /// Reads a body.
-    pub(super) async fn read(&self, declared: Declared, body: Body) -> Result<Whole, Refused> {
+    pub(super) async fn read(&self, declared: Declared, body: Body, standing: Standing) -> Result<Whole, Refused> {
         let stream = body.into_data_stream();
         let stream = self.refuse_large(declared, stream).await?;
-        let place = self.place(&self.memory, declared.up_to(self.limits.file_from_bytes)).await?;
-        self.in_time(self.collect(declared, stream, place)).await
+        let place = self.room(&self.memory, declared.up_to(self.limits.file_from_bytes), standing).await?;
+        self.in_time(self.collect(declared, stream, place, standing)).await
     }
 
     /// Reads a body that goes to quarantine: its hash, and itself if it is no longer than `keep`.
@@ -125,14 +143,16 @@ impl Places {
     ) -> Result<Unvouched, Refused> {
         let keep = keep.min(self.limits.file_from_bytes);
         let stream = self.refuse_large(declared, body.into_data_stream()).await?;
-        let place = self.place(&self.unvouched, declared.up_to(keep)).await?;
+        let place = self.wait(take(&self.unvouched, declared.up_to(keep).div_ceil(1024))).await?;
         self.in_time(self.hash(stream, keep, place)).await
     }
 
-    /// A place for the decompression of a body.
-    pub(super) async fn for_decompression(&self) -> Result<Place, Refused> {
-        let mut place = self.place_of(&self.large, 1).await?;
-        place.and(self.place(&self.memory, self.limits.body_bytes).await?);
+    /// A place for the decompression of a body. One that is large has one of the places for large ones already; two that
+    /// wanted a second one would wait for each other.
+    pub(super) async fn for_decompression(&self, is_large: bool) -> Result<Place, Refused> {
+        let mut place = if is_large { Place::default() } else { self.wait(take(&self.large, 1)).await? };
+        // Whoever sent it: only two bodies are decompressed at a time.
+        place.and(self.room(&self.memory, self.limits.body_bytes, Standing::Vouched).await?);
         Ok(place)
     }
 
@@ -179,7 +199,13 @@ impl Places {
         }
     }
 
-    async fn collect(&self, declared: Declared, mut stream: BodyDataStream, place: Place) -> Result<Whole, Refused> {
+    async fn collect(
+        &self,
+        declared: Declared,
+        mut stream: BodyDataStream,
+        place: Place,
+        standing: Standing,
+    ) -> Result<Whole, Refused> {
         let (mut memory, mut file) = (Vec::new(), None);
         let (mut place, mut total) = (Some(place), 0_u64);
         while let Some(piece) = stream.next().await {
@@ -189,7 +215,7 @@ impl Places {
                 return Err(Refused::TooLarge(self.discard(&mut stream, total).await));
             }
             if file.is_none() && memory.len() + piece.len() > self.limits.file_from_bytes {
-                let mut opened = self.file(declared).await?;
+                let mut opened = self.file(declared, standing).await?;
                 opened.write(&std::mem::take(&mut memory)).await?;
                 (file, place) = (Some(opened), None);
             }
@@ -203,9 +229,9 @@ impl Places {
             let place = place.unwrap_or_default();
             return Ok(Whole { bytes: Bytes::from(memory), is_large: false, place });
         };
-        let mut place = self.place_of(&self.large, 1).await?;
+        let mut place = self.wait(take(&self.large, 1)).await?;
         let size = usize::try_from(total).map_err(|_| Refused::NoPlace)?;
-        place.and(self.place(&self.memory, size).await?);
+        place.and(self.room(&self.memory, size, standing).await?);
         let bytes = file.read(size).await?;
         Ok(Whole { bytes, is_large: true, place })
     }
@@ -229,31 +255,43 @@ impl Places {
     }
 
     /// Room in a file for the rest of a body.
-    async fn file(&self, declared: Declared) -> Result<BodyFile, Refused> {
-        let place = self.place(&self.files, declared.up_to(self.limits.body_bytes)).await?;
+    async fn file(&self, declared: Declared, standing: Standing) -> Result<BodyFile, Refused> {
+        let place = self.room(&self.files, declared.up_to(self.limits.body_bytes), standing).await?;
         let folder = self.folder.clone();
         let opened = tokio::task::spawn_blocking(move || nameless(&folder)).await;
         let file = opened.map_err(|_| Refused::NoPlace)?.map_err(|_| Refused::NoPlace)?;
         Ok(BodyFile { file: tokio::fs::File::from_std(file), _place: place })
     }
 
-    /// Waits for so many bytes, rounded up to KiB.
-    async fn place(&self, pool: &Arc<Semaphore>, bytes: usize) -> Result<Place, Refused> {
-        self.place_of(pool, bytes.div_ceil(1024)).await
+    /// Waits for so many bytes of a room, rounded up to KiB.
+    async fn room(&self, room: &Room, bytes: usize, standing: Standing) -> Result<Place, Refused> {
+        let permits = bytes.div_ceil(1024);
+        let taking = async {
+            let mut place = match standing {
+                Standing::Vouched => Place::default(),
+                Standing::Open => take(&room.open, permits).await?,
+            };
+            place.and(take(&room.all, permits).await?);
+            Ok(place)
+        };
+        self.wait(taking).await
     }
 
-    async fn place_of(&self, pool: &Arc<Semaphore>, permits: usize) -> Result<Place, Refused> {
-        let permits = u32::try_from(permits).map_err(|_| Refused::NoPlace)?;
-        let waiting = timeout(self.limits.place_wait, Arc::clone(pool).acquire_many_owned(permits));
+    /// Waits for a place, but not for long.
+    async fn wait(&self, taking: impl Future<Output = Result<Place, Refused>>) -> Result<Place, Refused> {
         tokio::select! {
             biased;
-            permit = waiting => match permit {
-                Ok(Ok(permit)) => Ok(Place { _permits: vec![permit] }),
-                Ok(Err(_)) | Err(_) => Err(Refused::NoPlace),
-            },
+            taken = timeout(self.limits.place_wait, taking) => taken.unwrap_or(Err(Refused::NoPlace)),
             () = self.stop.cancelled() => Err(Refused::Stopping),
         }
     }
+}
+
+/// So many permits, as soon as they are free.
+async fn take(pool: &Arc<Semaphore>, permits: usize) -> Result<Place, Refused> {
+    let permits = u32::try_from(permits).map_err(|_| Refused::NoPlace)?;
+    let permit = Arc::clone(pool).acquire_many_owned(permits).await.map_err(|_| Refused::NoPlace)?;
+    Ok(Place { _permits: vec![permit] })
 }
 
 impl Place {

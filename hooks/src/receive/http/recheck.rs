@@ -7,18 +7,24 @@ use std::sync::Arc;
 
 use bugfeed_core::hooks::event::Trigger;
 use bugfeed_protocol::When;
+use bytes::Bytes;
 use subtle::ConstantTimeEq as _;
 
+use super::decode::{decode, encoding};
 use super::items::Items;
 use super::keys::{KeyRow, KeyTable};
 use crate::config::Source;
 use crate::config::auth::Signature;
 use crate::config::source::Bodies;
 use crate::receive::identity::Sha256;
+use crate::receive::lookup::Headers as _;
 use crate::receive::mapped::Request;
 use crate::receive::mapping::map;
-use crate::receive::received::{Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId};
+use crate::receive::received::{Envelope, Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId};
 use crate::receive::signature::verify;
+
+/// The most bytes of a body after decompression.
+const LONGEST_BODY: usize = 25 * 1024 * 1024;
 
 /// On whose word a request leaves quarantine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,19 +62,31 @@ pub fn recheck(
             None
         }
     };
-    let mapped = map(source, Request { headers: &old.headers, body, arrived: received });
+    let body = plain(old, body);
+    let mapped = map(source, Request { headers: &old.headers, body: &body, arrived: received });
     let items = match mapped {
         Ok(mapped) => Items::of(source, mapped, key.as_deref()),
-        Err(error) => Items::failed(source, error.into(), received, Sha256::of(body)),
+        Err(error) => Items::failed(source, error.into(), received, Sha256::of(&body)),
     };
     let mut envelope = old.clone();
     envelope.id = id;
     envelope.source.clone_from(&source.name);
+    (envelope.body_hash, envelope.body) = (Some(Sha256::of(&body)), Some(body));
     if source.bodies != Bodies::All && !items.has_errors() {
         envelope.body = None;
     }
     let Items { failure, items, answered } = items;
     Ok(ReceivedRequest { envelope, trigger: Trigger::Replay, replays: None, failure, items, answered })
+}
+
+/// The body after decompression. A request that was refused because of its head was kept as it came; one whose body was
+/// looked at is kept decompressed, and is no compressed text then.
+fn plain(old: &Envelope, body: &Bytes) -> Bytes {
+    let decoded = match encoding(old.headers.get("content-encoding")) {
+        Ok(Some(encoding)) => decode(encoding, body, LONGEST_BODY).ok(),
+        Ok(None) | Err(_) => None,
+    };
+    decoded.map_or_else(|| body.clone(), Bytes::from)
 }
 
 fn check_key(

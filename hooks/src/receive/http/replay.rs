@@ -18,8 +18,11 @@ use crate::config::source::Bodies;
 use crate::receive::received::{QuarantinedRequest, ReceivedRequest};
 use crate::receive::spool::{Reader, Record, Segment};
 
-/// After so many failures of a request, others are tried as well, to see whether it is this one or the store.
+/// A request must fail so often before it is set aside.
 const PATIENCE: u32 = 8;
+/// And the last so many times, the store must have taken others right afterwards. One time proves nothing: the store may
+/// have come back just then.
+const PROOFS: u32 = 2;
 
 impl Desk {
     /// Hands the store what is spooled, oldest first, whenever it can be reached. Never ends by itself.
@@ -70,14 +73,16 @@ impl Desk {
         }
     }
 
-    /// Hands these records over, until the store has all of them. Fails if one cannot be set aside.
+    /// Hands these records over, until the store has all of them. After a failure, one other request may ask the store in
+    /// each pause, so that it shows whether it is these records or the store. Fails if a record cannot be set aside.
     async fn hand_over(&self, unchecked: Vec<Record>) -> io::Result<()> {
         let mut records = Vec::with_capacity(unchecked.len());
         for record in unchecked {
             records.push(self.check(record).await);
         }
-        let (mut backoff, before) = (self.backoff.clone(), self.stored());
+        let (mut backoff, mut proofs) = (self.backoff.clone(), 0);
         loop {
+            let before = self.stored();
             let handed = join_all(records.iter().map(|record| self.hand(record))).await;
             let mut results = handed.iter();
             records.retain(|_| results.next().is_some_and(Result::is_err));
@@ -85,15 +90,22 @@ impl Desk {
                 self.is_back();
                 return Ok(());
             };
-            if backoff.failures() >= PATIENCE {
-                if self.stored() > before {
-                    self.is_back();
-                    return self.set_aside(&records, &away);
-                }
+            if proofs == 0 {
+                self.is_away_now(&away.0);
+            }
+            if backoff.failures() > 0 {
                 self.probe();
             }
-            self.is_away_now(&away.0);
             tokio::time::sleep(backoff.next(rand::random())).await;
+            if self.stored() > before {
+                self.is_back();
+                proofs += 1;
+            } else {
+                proofs = 0;
+            }
+            if proofs >= PROOFS && backoff.failures() >= PATIENCE {
+                return self.set_aside(&records, &away);
+            }
         }
     }
 

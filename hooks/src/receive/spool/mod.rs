@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::record::Record;
 pub use self::segment::{Reader, Scan, Segment};
-use self::writer::{Order, Writer};
+use self::writer::{Disk, Order, RealDisk, Writer};
 
 /// Records that wait for the disk. More are refused as [`SpoolError::Failed`]: the disk hangs.
 const QUEUE: usize = 1024;
@@ -94,6 +94,8 @@ struct Shared {
     sealed: Mutex<VecDeque<Segment>>,
     bytes: AtomicU64,
     records: AtomicU64,
+    /// Records that were ever in it.
+    total: AtomicU64,
     filled: Notify,
 }
 
@@ -104,6 +106,7 @@ impl Shared {
 
     fn written(&self, records: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
+        self.total.fetch_add(records, Ordering::Relaxed);
         self.filled.notify_one();
     }
 
@@ -118,6 +121,10 @@ impl Spool {
     /// # Errors
     /// Another process uses it, or its files cannot be read or written.
     pub fn open(options: SpoolOptions) -> Result<(Spool, Scan), OpenError> {
+        Spool::open_on(options, Box::new(RealDisk))
+    }
+
+    fn open_on(options: SpoolOptions, disk: Box<dyn Disk>) -> Result<(Spool, Scan), OpenError> {
         let folder = options.folder.clone();
         let io_error = |error| OpenError::Io(folder.clone(), error);
         writer::create_folder(&options.folder).map_err(io_error)?;
@@ -146,6 +153,7 @@ impl Spool {
         let (orders, receiver) = mpsc::channel(QUEUE);
         let (segment_bytes, max_bytes) = (options.segment_bytes, options.max_bytes);
         let writer = Writer {
+            disk,
             folder: options.folder,
             segment_bytes,
             next_number,
@@ -189,6 +197,11 @@ impl Spool {
     /// How many records wait in it.
     pub fn records(&self) -> u64 {
         self.shared.records.load(Ordering::Relaxed)
+    }
+
+    /// How many records were ever in it, as far as this process knows: it rises whenever the spool is used.
+    pub fn total(&self) -> u64 {
+        self.shared.total.load(Ordering::Relaxed)
     }
 
     /// Whether nothing waits in it.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::receive::received::{Envelope, Proof, QuarantinedRequest, ReceivedRequest};
 
 /// What begins each record.
-const MAGIC: [u8; 4] = *b"BFS1";
+pub(super) const MAGIC: [u8; 4] = *b"BFS1";
 /// The length of a frame without JSON and body.
 pub(super) const FRAME_BYTES: usize = 28;
 /// No record is longer: 500 items with what is kept of each, and a body.

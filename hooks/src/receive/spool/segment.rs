@@ -5,13 +5,16 @@
 //! not answered, because the answer waits for the disk.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read as _};
+use std::io::{self, BufReader, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
-use super::record::{FRAME_BYTES, Frame, Record};
+use super::record::{FRAME_BYTES, Frame, MAGIC, Record};
+use super::writer;
 
 /// Records are read in pieces of about this many bytes.
 const PIECE_BYTES: u64 = 4 * 1024 * 1024;
+/// In a torn end, so many frames are checked for whether they are those of a record.
+const FRAMES_CHECKED: usize = 16;
 /// Records in a piece.
 const PIECE_RECORDS: usize = 64;
 
@@ -41,11 +44,14 @@ pub struct Scan {
     pub records: u64,
     /// Bytes of the torn record at the end, which were cut off.
     pub torn_bytes: u64,
-    /// Records before the last whole one that are not what was written.
+    /// Records that are not what was written: those before the last whole one, and an end that holds more than what a
+    /// process left that was killed.
     pub damaged: u64,
 }
 
-/// Reads through a segment, and cuts off what is torn at its end.
+/// Reads through a segment, and cuts off what is torn at its end. An end with whole records in it is not torn but damaged:
+/// senders may have been answered. It is kept, in a file for people, because nothing in it may be taken for a record: what
+/// looks like one may be a part of a body.
 pub(super) fn scan(path: &Path, number: u64) -> io::Result<(Segment, Scan)> {
     let mut reader = Reader::open(path)?;
     let (mut scan, mut good_end) = (Scan::default(), 0);
@@ -62,11 +68,38 @@ pub(super) fn scan(path: &Path, number: u64) -> io::Result<(Segment, Scan)> {
     }
     scan.torn_bytes = reader.end - good_end;
     if scan.torn_bytes > 0 {
+        let end = read_end(path, good_end)?;
+        if holds_record(&end) {
+            scan.damaged += 1;
+            scan.torn_bytes = 0;
+            writer::write_new(&path.with_extension("damaged"), &end)?;
+        }
         let file = File::options().write(true).open(path)?;
         file.set_len(good_end)?;
         file.sync_all()?;
     }
     Ok((Segment { path: path.to_owned(), number, bytes: good_end, records: scan.records }, scan))
+}
+
+fn read_end(path: &Path, from: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(io::SeekFrom::Start(from))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(end)
+}
+
+/// Whether there may be a whole record anywhere in these bytes. A body can be full of what looks like frames, so only the
+/// first ones are checked; where there are more, there may be one.
+fn holds_record(bytes: &[u8]) -> bool {
+    let begins = bytes.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
+    let frames = begins.filter_map(|(at, _)| {
+        let (frame, contents) = bytes[at..].split_first_chunk::<FRAME_BYTES>()?;
+        let frame = Frame::read(frame)?;
+        let length = usize::try_from(frame.contents_bytes()).ok()?;
+        Some((frame, contents.get(..length)?))
+    });
+    frames.enumerate().any(|(number, (frame, contents))| number >= FRAMES_CHECKED || frame.decode(contents).is_some())
 }
 
 /// Reads a segment from its beginning.

@@ -223,6 +223,36 @@ async fn a_damaged_record_is_passed_over() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_damaged_and_not_torn_is_kept_for_people() {
+    let folder = TempDir::new().unwrap();
+    let (spool, _) = open(&options(&folder));
+    for number in 0..3 {
+        spool.append(&request(number, Some(b"body")), Room::All).await.unwrap();
+    }
+    drop(spool);
+    drop(open(&options(&folder)));
+    let path = file(&folder);
+    let whole = std::fs::read(&path).unwrap();
+    // The frame of the second record, so that it is not known where the third one begins.
+    let at = request(0, Some(b"body")).encode().unwrap().len();
+    let mut damaged = whole.clone();
+    damaged[at] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let (spool, scan) = open(&options(&folder));
+    assert_eq!(scan, Scan { records: 1, torn_bytes: 0, damaged: 1 });
+    assert_eq!(std::fs::read(path.with_extension("damaged")).unwrap(), damaged[at..]);
+    assert_eq!(numbers(&drain(&spool).await), [0]);
+    // What looks like a record in the body of a torn one is none, and nothing of it is taken.
+    let inner = request(7, Some(b"forged")).encode().unwrap();
+    let outer = request(8, Some(&inner)).encode().unwrap();
+    std::fs::write(folder.path().join("spool-0000000000000099.log"), &outer[..outer.len() - 1]).unwrap();
+    drop(spool);
+    let (spool, scan) = open(&options(&folder));
+    assert_eq!(scan.records, 0);
+    assert!(spool.is_empty());
+}
+
+#[tokio::test]
 async fn a_failed_write_is_told_and_costs_nothing_else() {
     let folder = TempDir::new().unwrap();
     let inner = folder.path().join("spool");
@@ -234,6 +264,71 @@ async fn a_failed_write_is_told_and_costs_nothing_else() {
     std::fs::rename(folder.path().join("away"), &inner).unwrap();
     spool.append(&request(2, None), Room::All).await.unwrap();
     assert_eq!(numbers(&drain(&spool).await), [2]);
+}
+
+/// A disk that knows how much of each file it has made durable, and can be told to fail.
+#[derive(Clone, Default)]
+struct Watched {
+    durable: Arc<Mutex<std::collections::BTreeMap<u64, u64>>>,
+    folder_is_durable: Arc<AtomicU64>,
+    fails: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Disk for Watched {
+    fn flush(&mut self, file: &File) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt as _;
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        file.sync_data()?;
+        let found = file.metadata()?;
+        self.durable.lock().unwrap().insert(found.ino(), found.len());
+        Ok(())
+    }
+
+    fn flush_folder(&mut self, _: &Path) -> io::Result<()> {
+        self.folder_is_durable.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_answered_is_on_the_disk() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = TempDir::new().unwrap();
+    let disk = Watched::default();
+    let options = SpoolOptions { segment_bytes: 3000, ..options(&folder) };
+    let (spool, _) = Spool::open_on(options, Box::new(disk.clone())).unwrap();
+    for number in 0..10 {
+        spool.append(&request(number, Some(&[0; 600])), Room::All).await.unwrap();
+        // A power cut now would leave of each file what was flushed.
+        let files = segments(folder.path()).unwrap();
+        for (_, path) in &files {
+            let found = std::fs::metadata(path).unwrap();
+            let durable = disk.durable.lock().unwrap().get(&found.ino()).copied();
+            assert_eq!(durable, Some(found.len()), "record {number}, {}", path.display());
+        }
+        assert_eq!(
+            disk.folder_is_durable.load(Ordering::SeqCst),
+            files.len() as u64,
+            "names of files are flushed, too"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_flush_that_fails_is_told_and_its_record_never_replayed() {
+    let folder = TempDir::new().unwrap();
+    let disk = Watched::default();
+    let (spool, _) = Spool::open_on(options(&folder), Box::new(disk.clone())).unwrap();
+    spool.append(&request(1, None), Room::All).await.unwrap();
+    disk.fails.store(true, Ordering::SeqCst);
+    let error = spool.append(&request(2, None), Room::All).await.unwrap_err();
+    assert_eq!(error, SpoolError::Failed("the disk is broken".to_owned()));
+    disk.fails.store(false, Ordering::SeqCst);
+    spool.append(&request(3, None), Room::All).await.unwrap();
+    assert_eq!(spool.records(), 2);
+    assert_eq!(numbers(&drain(&spool).await), [1, 3]);
 }
 
 const CHILD: &str = "BUGFEED_TEST_SPOOL";

@@ -25,7 +25,31 @@ pub(super) enum Order {
 
 type Appends = Vec<oneshot::Sender<Result<(), SpoolError>>>;
 
+/// What the thread does to the disk. Tests have one that fails, and that counts what is durable.
+pub(super) trait Disk: Send {
+    /// Appends these bytes.
+    fn append(&mut self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    /// Makes durable what was appended.
+    fn flush(&mut self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    /// Makes the names of new files durable.
+    fn flush_folder(&mut self, folder: &Path) -> io::Result<()> {
+        sync_folder(folder)
+    }
+}
+
+/// The disk of this machine.
+pub(super) struct RealDisk;
+
+impl Disk for RealDisk {}
+
 pub(super) struct Writer {
+    pub(super) disk: Box<dyn Disk>,
     pub(super) folder: PathBuf,
     pub(super) segment_bytes: u64,
     pub(super) next_number: u64,
@@ -92,8 +116,8 @@ impl Writer {
             self.active = Some(self.create()?);
         }
         let Some((file, segment)) = &mut self.active else { return Ok(()) };
-        file.write_all(group)?;
-        file.sync_data()?;
+        self.disk.append(file, group)?;
+        self.disk.flush(file)?;
         segment.bytes += group.len() as u64;
         segment.records += records;
         self.shared.written(records);
@@ -105,7 +129,7 @@ impl Writer {
         let path = path_of(&self.folder, number);
         let file = File::options().create_new(true).append(true).mode(0o600).open(&path)?;
         self.next_number += 1;
-        sync_folder(&self.folder)?;
+        self.disk.flush_folder(&self.folder)?;
         Ok((file, Segment { path, number, bytes: 0, records: 0 }))
     }
 

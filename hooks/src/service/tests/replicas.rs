@@ -1,11 +1,13 @@
 //! Two services on one store.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use bugfeed_core::hooks::event::State;
 use bugfeed_runtime::health::Health;
 
 use super::rig::{PLAIN, Place, changes, until};
+use super::trackers::{Bugzilla, config, now_us};
 use crate::service::{Hooks, StartError};
 use crate::store::StoreError;
 
@@ -63,8 +65,37 @@ async fn both_work_and_nothing_is_announced_twice(place: Option<Place>) {
     two.stop().await;
 }
 
+/// A person asks the one that does not lead to have a tracker asked.
+async fn whoever_is_asked_has_a_tracker_reconciled(place: Option<Place>) {
+    let Some(place) = place else { return };
+    let (tracker, server) = Bugzilla::start(&place).await;
+    let config = config(&server, "reconcile = \"24h\"");
+    let leader = place.start(&config).await;
+    until("the first round", async || {
+        server.got().iter().any(|got| got.path() == "/rest/time").then_some(()).ok_or_else(String::new)
+    })
+    .await;
+    let other = place.elsewhere().start(&config).await;
+    leader.ahead(400);
+    tracker.change(35, now_us() + place.ahead_us.load(Ordering::SeqCst));
+    other.hooks.desk().reconcile("bz").await.unwrap();
+    assert_eq!(other.until_rows("default", 1).await, [35]);
+    other.stop().await;
+    leader.stop().await;
+}
+
 mod real {
-    use super::{Place, both_work_and_nothing_is_announced_twice};
+    use super::{Place, both_work_and_nothing_is_announced_twice, whoever_is_asked_has_a_tracker_reconciled};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wish_on_mariadb() {
+        whoever_is_asked_has_a_tracker_reconciled(Place::mariadb().await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wish_on_postgres() {
+        whoever_is_asked_has_a_tracker_reconciled(Place::postgres().await).await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn two_on_mariadb() {

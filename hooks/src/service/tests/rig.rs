@@ -1,6 +1,7 @@
 //! A service that serves on a port of its own, with a store of its own and a clock that a test sets ahead.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -35,7 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct Place {
     pub(super) url: DbUrl,
-    folder: Arc<TempDir>,
+    pub(super) folder: PathBuf,
+    /// Removes the folder in the end.
+    _folder: Option<Arc<TempDir>>,
     pub(super) ahead_us: Arc<AtomicI64>,
     pub(super) key: Key,
     spool: String,
@@ -56,7 +59,7 @@ impl Place {
         Some(Place::on(&shared::postgres().await?).await)
     }
 
-    async fn on(server: &SqlServer) -> Place {
+    pub(super) async fn on(server: &SqlServer) -> Place {
         let name = server.create_database().await.unwrap();
         Place::at(&server.url(&name), TempDir::new().unwrap()).await
     }
@@ -80,13 +83,25 @@ impl Place {
         };
         store.add_key(&stored).await.unwrap();
         store.close().await;
-        let (folder, ahead_us) = (Arc::new(folder), Arc::new(AtomicI64::new(0)));
-        Place { url, folder, ahead_us, key, spool: "spool".to_owned() }
+        let (path, folder) = (folder.path().to_owned(), Some(Arc::new(folder)));
+        Place { url, folder: path, _folder: folder, ahead_us: Arc::default(), key, spool: "spool".to_owned() }
+    }
+
+    /// The place that another process has made, with its store in an SQLite file.
+    pub(super) fn of_another(folder: &str) -> Place {
+        let url = format!("sqlite://{folder}/hooks.db").parse().unwrap();
+        let (folder, key) = (PathBuf::from(folder), Key::generate(&[1; RANDOM_BYTES]));
+        Place { url, folder, _folder: None, ahead_us: Arc::default(), key, spool: "spool".to_owned() }
     }
 
     /// The same store, seen from another machine.
     pub(super) fn elsewhere(&self) -> Place {
         Place { spool: "spool2".to_owned(), ..self.clone() }
+    }
+
+    /// The same, with a clock of its own that goes ahead by so many seconds.
+    pub(super) fn elsewhere_ahead(&self, seconds: i64) -> Place {
+        Place { ahead_us: Arc::new(AtomicI64::new(seconds * 1_000_000)), ..self.elsewhere() }
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -95,11 +110,12 @@ impl Place {
     }
 
     pub(super) fn options(&self, config: &str) -> HooksOptions {
-        let spool = SpoolOptions::new(self.folder.path().join(&self.spool));
+        let spool = SpoolOptions::new(self.folder.join(&self.spool));
         let mut options = HooksOptions::new(read(config), self.url.clone(), spool);
         options.clock = self.clock();
         options.limits.store_wait = Duration::from_millis(300);
         options.work.refresh = Duration::from_millis(100);
+        options.work.switch_again = Duration::from_secs(1);
         options.work.stop_grace = Duration::from_millis(200);
         options
     }
@@ -199,6 +215,13 @@ impl Service {
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
+    /// Posts one item, and returns the status and the item's state.
+    pub(super) async fn try_post(&self, source: &str, body: &str) -> (u16, String) {
+        let (status, body) = exchange(self.address, &self.place.key, source, body).await.expect("an answer");
+        let json: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"));
+        (status, json["items"][0]["state"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// The bugs of the rows of a feed's change table, in order.
     pub(super) async fn rows(&self, feed: &str) -> Vec<i64> {
         rows(&self.db, feed).await
@@ -259,6 +282,13 @@ pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T,
 
 /// Posts with the good key; `None` if the connection ends before the answer.
 pub(super) async fn post(address: SocketAddr, key: &Key, source: &str, body: &str) -> Option<String> {
+    let (status, body) = exchange(address, key, source, body).await?;
+    assert_eq!(status, 200, "{body}");
+    Some(body)
+}
+
+/// The status and the body of the answer.
+async fn exchange(address: SocketAddr, key: &Key, source: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!(
         "POST /hooks/{source} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: \
@@ -271,8 +301,8 @@ pub(super) async fn post(address: SocketAddr, key: &Key, source: &str, body: &st
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("no answer").ok()?;
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;
-    assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-    Some(body.to_owned())
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
 }
 
 pub(super) const PLAIN: &str = "[[source]]\nname = \"plain\"\npreset = \"plain\"\n";

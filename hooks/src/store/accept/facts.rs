@@ -15,7 +15,7 @@ use bugfeed_sql::{CellKind, Dialect, Tx, Value};
 use super::super::StoreError;
 use super::super::cells::{CHUNK, Rows};
 use super::super::codes;
-use super::super::row::{self, columns};
+use super::super::row::{self, columns, key_columns};
 
 /// How many events of a key are looked at.
 const OF_KEY: usize = 16;
@@ -39,6 +39,12 @@ fn number(event: &Event) -> Option<i64> {
 fn moment(event: &Event) -> Option<Moment> {
     let is_dated = event.bug.is_some() && event.origin == WhenOrigin::Tracker;
     is_dated.then(|| (codes::lane(&LaneKey::of(event)), event.when.as_micros()))
+}
+
+/// Puts an event before the others, of which no more are kept than are looked at: thousands may come of one moment.
+fn note(newest_first: &mut Vec<Event>, event: &Event) {
+    newest_first.truncate(OF_KEY - 1);
+    newest_first.insert(0, event.clone());
 }
 
 impl Facts {
@@ -71,30 +77,31 @@ impl Facts {
     async fn read_keys(&mut self, tx: &mut Tx, numbers: &[i64]) -> Result<(), StoreError> {
         let limit = numbers.len() * OF_KEY;
         let list = numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        let sql = format!("SELECT {} FROM hooks_events WHERE dedup IN ({list}) LIMIT {limit}", columns(""));
+        let sql = format!("SELECT {} FROM hooks_events WHERE dedup IN ({list}) LIMIT {limit}", key_columns());
         let rows = tx.fetch(&sql, &[]).await?;
         if rows.len() < limit {
-            return self.add_keys(rows);
+            self.add_keys(rows);
+            return Ok(());
         }
         // Some keys have more events than are looked at: only the newest of each are read.
         for number in numbers {
             let end = format!("WHERE dedup = {number} ORDER BY generation DESC LIMIT {OF_KEY}");
-            let sql = format!("SELECT {} FROM hooks_events {end}", columns(""));
-            self.add_keys(tx.fetch(&sql, &[]).await?)?;
+            let sql = format!("SELECT {} FROM hooks_events {end}", key_columns());
+            self.add_keys(tx.fetch(&sql, &[]).await?);
         }
         Ok(())
     }
 
-    fn add_keys(&mut self, rows: Vec<Vec<Value>>) -> Result<(), StoreError> {
+    fn add_keys(&mut self, rows: Vec<Vec<Value>>) {
         for row in rows {
-            let row::ReadEvent { stored, dedup, generation } = row::read(row)?;
-            // The number as it is stored: what it was made of may have changed by a repeated mapping.
-            let Some(number) = dedup else { continue };
+            // The number as it is stored: what it was made of may have changed by a repeated mapping. It counts also where
+            // the rest of the row cannot be read.
+            let Some((number, generation)) = row::key_of(&row) else { continue };
             let next = self.generations.entry(number).or_insert(0);
             *next = (*next).max(generation + 1);
-            self.same_key.entry(number).or_default().push(stored.event);
+            let event = row::readable_row(row).map(|stored| stored.event);
+            self.same_key.entry(number).or_default().extend(event);
         }
-        Ok(())
     }
 
     async fn read_moments(&mut self, tx: &mut Tx, dialect: &dyn Dialect, moments: &[Moment]) -> Result<(), StoreError> {
@@ -111,25 +118,25 @@ impl Facts {
         );
         let found = tx.fetch(&sql, &[]).await?;
         if found.len() < limit {
-            return self.add_moments(found);
+            self.add_moments(found);
+            return Ok(());
         }
         for (lane, when_us) in moments {
             let sql = format!(
                 "SELECT {all} FROM hooks_events e WHERE e.lane = {lane} AND e.when_us = {when_us} AND e.origin = 0 \
                  ORDER BY e.id DESC LIMIT {OF_KEY}"
             );
-            self.add_moments(tx.fetch(&sql, &[]).await?)?;
+            self.add_moments(tx.fetch(&sql, &[]).await?);
         }
         Ok(())
     }
 
-    fn add_moments(&mut self, rows: Vec<Vec<Value>>) -> Result<(), StoreError> {
-        for event in row::read_events(rows)? {
+    fn add_moments(&mut self, rows: Vec<Vec<Value>>) {
+        for event in row::readable_events(rows) {
             if let Some(moment) = moment(&event) {
                 self.same_time.entry(moment).or_default().push(event);
             }
         }
-        Ok(())
     }
 
     /// What is known of an arriving event.
@@ -155,10 +162,10 @@ impl Facts {
                 Action::Insert { event, generation, .. } => {
                     if let Some(number) = number(event) {
                         self.generations.insert(number, generation + 1);
-                        self.same_key.entry(number).or_default().insert(0, (**event).clone());
+                        note(self.same_key.entry(number).or_default(), event);
                     }
                     if let Some(moment) = moment(event) {
-                        self.same_time.entry(moment).or_default().insert(0, (**event).clone());
+                        note(self.same_time.entry(moment).or_default(), event);
                     }
                 }
                 Action::Step(step) => {

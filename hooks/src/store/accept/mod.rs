@@ -8,7 +8,7 @@
 mod again;
 mod facts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bugfeed_core::hooks::action::Action;
 use bugfeed_core::hooks::arrival::{Duplicates, Mapping, receive};
@@ -17,6 +17,7 @@ use bugfeed_core::hooks::lane::Settings;
 use bugfeed_sql::{Fault, Tx};
 
 use self::facts::Facts;
+use super::cells::text_value;
 use super::changes::Changes;
 use super::kept::{KeptItem, Room};
 use super::row::Arrival;
@@ -66,6 +67,7 @@ impl Store {
 
     async fn try_accept(&self, requests: &[&ReceivedRequest]) -> Result<Vec<Accepted>, StoreError> {
         let mut tx = self.db.begin().await?;
+        self.lock_feeds(&mut tx, requests).await?;
         let mut answers = again::answers(&mut tx, requests).await?;
         let mut new: Vec<&ReceivedRequest> = Vec::new();
         for request in requests {
@@ -89,13 +91,35 @@ impl Store {
         Ok(requests.iter().map(|request| answer(&answers, request)).collect())
     }
 
+    /// Where an equal time is a repeat, two processes must not store two items of one bug at the same moment: neither would
+    /// see the other's, and no unique index tells them apart. So of each such feed, one transaction is at work at a time.
+    /// This comes first, because what a transaction reads may be as old as its first look.
+    async fn lock_feeds(&self, tx: &mut Tx, requests: &[&ReceivedRequest]) -> Result<(), StoreError> {
+        if self.db.dialect().has_one_writer() {
+            return Ok(());
+        }
+        let rules = self.rules();
+        let mut feeds = BTreeSet::new();
+        for request in requests {
+            let by_time = |item| rules(&request.event(item, false)).duplicates == Duplicates::ByTime;
+            if request.items.first().is_some_and(by_time) {
+                feeds.extend(request.items.iter().map(|item| item.feed.as_str()));
+            }
+        }
+        for feed in feeds {
+            tx.execute("UPDATE hooks_feeds SET change_table = change_table WHERE feed = ?", &[text_value(feed)])
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn write(
         &self,
         tx: &mut Tx,
         new: &[&ReceivedRequest],
         planned: &[Vec<Planned<'_>>],
     ) -> Result<(), StoreError> {
-        requests::insert(tx, new).await?;
+        requests::insert(tx, self.db.dialect(), new).await?;
         let now_us = new.first().map_or(0, |request| request.envelope.received_us);
         let mut changes = Changes::new(self, tx, now_us);
         let mut keep = Vec::new();

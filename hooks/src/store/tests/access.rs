@@ -95,6 +95,19 @@ pub(super) async fn notes_and_switches(rig: &Rig) {
         store.set_note("reconciled s", value).await.unwrap();
         assert_eq!(store.note("reconciled s").await.unwrap().as_deref(), Some(value));
     }
+    // Of several that change a note at once, one succeeds.
+    for (from, to, changed) in [
+        (None, Some("1"), true),
+        (None, Some("2"), false),
+        (Some("2"), Some("3"), false),
+        (Some("1"), Some("2"), true),
+        (Some("1"), None, false),
+    ] {
+        assert_eq!(store.change_note("told errored s", from, to).await.unwrap(), changed, "{from:?} {to:?}");
+    }
+    assert_eq!(store.notes_like("told ").await.unwrap(), [("told errored s".to_owned(), "2".to_owned())]);
+    assert!(store.change_note("told errored s", Some("2"), None).await.unwrap());
+    assert_eq!(store.notes_like("told ").await.unwrap(), []);
     store.set_switch(Switch::Source, "s", Some(5)).await.unwrap();
     store.set_switch(Switch::Source, "s", Some(6)).await.unwrap();
     store.set_switch(Switch::Feed, "s", Some(7)).await.unwrap();

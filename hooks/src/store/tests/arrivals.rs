@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use bugfeed_core::hooks::event::{DropReason, ErrorClass, Link, LinkKind, State, Trigger, WhenOrigin};
+use bugfeed_core::hooks::arrival::Duplicates;
+use bugfeed_core::hooks::event::{DropReason, ErrorClass, Event, Link, LinkKind, State, Trigger, WhenOrigin};
+use bugfeed_core::hooks::lane::Settings;
 use tokio_util::sync::CancellationToken;
 
 use super::rig::{NOON_US, Rig, SECOND_US, failed, item};
 use crate::receive::received::{AnsweredItem, ReceivedItem};
+use crate::store::Rule;
 use crate::store::intake::intake;
 
 pub(super) async fn an_item_becomes_an_event_and_is_read_back(rig: &Rig) {
@@ -35,6 +38,24 @@ pub(super) async fn an_item_becomes_an_event_and_is_read_back(rig: &Rig) {
     assert_eq!(rig.stored(accepted.items[2].event).await.event.origin, WhenOrigin::Arrival);
     let stored = rig.store.request(request.envelope.id).await.unwrap().unwrap();
     assert_eq!((stored.envelope, stored.items, stored.connected), (request.envelope, 4, 1));
+}
+
+/// Where an equal time is a repeat, also at two processes at once.
+pub(super) async fn an_equal_time_at_once_at_two_stores(rig: &Rig) {
+    let other = rig.other().await;
+    for store in [&rig.store, &other] {
+        let rule = Rule { settings: Settings::DEFAULT, duplicates: Duplicates::ByTime };
+        store.set_rules(Arc::new(move |_: &Event| rule));
+    }
+    for bug in 1..=40 {
+        let (one, two) = (rig.request(vec![item(bug, 0, "a")]), rig.request(vec![item(bug, 0, "b")]));
+        let (requests_one, requests_two) = ([&one], [&two]);
+        let told = tokio::join!(rig.store.accept(&requests_one), other.accept(&requests_two));
+        let mut states = [told.0.unwrap()[0].items[0].state, told.1.unwrap()[0].items[0].state];
+        states.sort_unstable();
+        assert_eq!(states, [State::Queued, State::Duplicate], "bug {bug}");
+    }
+    other.close().await;
 }
 
 pub(super) async fn repeats_are_linked(rig: &Rig) {

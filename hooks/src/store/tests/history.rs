@@ -109,6 +109,13 @@ pub(super) async fn requests_are_listed(rig: &Rig) {
     assert_eq!(events.len(), 2);
     assert_eq!(rig.store.last_request("s").await.unwrap(), Some(NOON_US + 8000));
     assert_eq!(rig.store.last_request("other").await.unwrap(), None);
+    // What was found at the tracker, or received again by a person, was not sent.
+    let mut found = rig.request(vec![item(1, 90, "found")]);
+    found.envelope.path = crate::store::known::RECONCILED.to_owned();
+    let mut again = rig.request(vec![item(1, 91, "again")]);
+    again.replays = Some(ids[0]);
+    rig.store.accept(&[&found, &again]).await.unwrap();
+    assert_eq!(rig.store.last_request("s").await.unwrap(), Some(NOON_US + 8000));
 }
 
 fn numbered(epoch: &str, seq: u64, bug: u64, second: i64) -> Numbered {

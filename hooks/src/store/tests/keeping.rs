@@ -110,6 +110,15 @@ pub(super) async fn items_are_kept_within_bounds(rig: &Rig) {
     store.close().await;
 }
 
+/// Items that are as large as they may be, and have many signs that a statement writes as two.
+pub(super) async fn many_large_items_are_kept(rig: &Rig) {
+    let item = format!("\"{}\"", "\\\"".repeat(125_000));
+    let request = rig.request((0..60).map(|n| failed(&n.to_string(), Some(&item))).collect());
+    let told = rig.store.accept(&[&request]).await.unwrap().pop().unwrap();
+    assert!(told.items.iter().all(|item| item.is_retryable));
+    assert_eq!(rig.store.kept(told.items[59].event).await.unwrap(), request.items[59].kept);
+}
+
 async fn run_retention(store: &Store, keep: Keep, now_us: i64) -> u64 {
     let mut run = store.begin_retention(keep, now_us).await.unwrap();
     let mut removed = 0;

@@ -119,7 +119,7 @@ impl Run<'_> {
                 let plan = Plan { now_us: at_us, actions, reasons: Vec::new() };
                 match self.rig.store.apply(&plan).await.unwrap() {
                     Applied::Done => Job::Idle,
-                    Applied::Stale => Job::Asks(claim),
+                    Applied::Stale | Applied::Refused => Job::Asks(claim),
                 }
             }
         };
@@ -128,6 +128,7 @@ impl Run<'_> {
     fn outcome(&mut self, claim: &Claim) -> Outcome {
         let fails = self.random.random_bool(0.3);
         match claim.what {
+            _ if self.random.random_bool(0.1) => Outcome::GivenBack,
             Question::Look if fails => Outcome::Failed(ErrorClass::Tracker),
             Question::Look => Outcome::Visible,
             Question::Map if fails => Outcome::Failed(ErrorClass::Mapping),
@@ -137,6 +138,7 @@ impl Run<'_> {
                 when: bugfeed_protocol::When::from_micros(NOON_US).unwrap(),
                 origin: bugfeed_core::hooks::event::WhenOrigin::Tracker,
                 private: false,
+                hash: bugfeed_core::hooks::event::ContentHash([9; 32]),
             }),
         }
     }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use bugfeed_core::hooks::action::{Action, Mapped};
-use bugfeed_core::hooks::event::{AT_ONCE, ErrorClass, State, WhenOrigin};
+use bugfeed_core::hooks::event::{AT_ONCE, ContentHash, ErrorClass, State, WhenOrigin};
 use bugfeed_core::hooks::lane::{DeadLetters, Gate, Lane, LaneKey, Older, Settings, World};
 use bugfeed_core::hooks::outcome::{Outcome, conclude};
 use bugfeed_protocol::{BugId, When};
 
-use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, work};
+use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, request_at, work};
+use crate::receive::identity::Sha256;
 use crate::receive::received::{Failure, ReceivedItem};
 use crate::store::apply::{Applied, Plan};
 
@@ -101,7 +102,7 @@ pub(super) async fn one_stale_plan_does_not_stop_the_others(rig: &Rig) {
         plan(&rig.store, &nowhere, now_us, Settings::DEFAULT).await,
         plan(&rig.store, &lane_of(9), now_us, Settings::DEFAULT).await,
     ];
-    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Stale, Applied::Done]);
+    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Refused, Applied::Done]);
     assert!(rig.store.apply(&plans[0]).await.is_err());
 }
 
@@ -182,6 +183,7 @@ pub(super) async fn a_repeated_mapping_moves_an_event_to_its_lane(rig: &Rig) {
         when: When::from_micros(NOON_US - SECOND_US).unwrap(),
         origin: WhenOrigin::Tracker,
         private: false,
+        hash: ContentHash([3; 32]),
     };
     let moved = answer(rig, &claim, &Outcome::Mapped(mapped), Settings::DEFAULT).await;
     let moved = Plan { reasons: Vec::new(), ..moved };
@@ -192,6 +194,79 @@ pub(super) async fn a_repeated_mapping_moves_an_event_to_its_lane(rig: &Rig) {
     rig.work(now_us + SECOND_US).await;
     assert_eq!(rig.state(id).await, State::Completed);
     assert_eq!(rig.rows().await[0].1, 77);
+    assert_eq!(rig.stored(id).await.event.hash, ContentHash([3; 32]), "a repeat of it is recognised by what it says");
+    let repeat = ReceivedItem { hash: Sha256([3; 32]), ..item(77, 0, "d") };
+    let repeat = rig.arrive(repeat).await;
+    assert_eq!(rig.state(repeat).await, State::Duplicate);
+}
+
+pub(super) async fn a_newer_event_supersedes_a_long_chain(rig: &Rig) {
+    const SUPERSEDE: Settings = Settings { dead_letters: DeadLetters::Supersede, ..VERIFY };
+    let last_us = NOON_US + 500 * SECOND_US;
+    let mut claim = Plan::default();
+    for n in 0..80_i64 {
+        rig.arrive(item(1, n, &n.to_string())).await;
+        let is_last = n == 79;
+        claim =
+            plan(&rig.store, &lane_of(1), if is_last { last_us } else { NOON_US + 80 * SECOND_US }, SUPERSEDE).await;
+        if !is_last {
+            assert_eq!(rig.store.apply(&claim).await.unwrap(), Applied::Done);
+            let failed = answer(rig, &claim, &Outcome::Failed(ErrorClass::Tracker), SUPERSEDE).await;
+            assert_eq!(rig.store.apply(&failed).await.unwrap(), Applied::Done);
+        }
+    }
+    // All dead letters wait for their next try, but the newest event is new.
+    rig.store.db.execute("UPDATE hooks_events SET due_us = due_us + 3600000000 WHERE state = 6", &[]).await.unwrap();
+    claim = plan(&rig.store, &lane_of(1), claim.now_us, SUPERSEDE).await;
+    assert_eq!(rig.store.apply(&claim).await.unwrap(), Applied::Done);
+    let done = answer(rig, &claim, &Outcome::Visible, SUPERSEDE).await;
+    assert_eq!(rig.store.apply(&done).await.unwrap(), Applied::Done);
+    let states: Vec<State> = rig.all().await.into_iter().map(|stored| stored.event.progress.state).collect();
+    let count = |state| states.iter().filter(|found| **found == state).count();
+    assert_eq!((count(State::Canceled), count(State::Completed)), (79, 1));
+}
+
+pub(super) async fn a_feed_whose_table_is_gone_holds_up_no_other(rig: &Rig) {
+    rig.store.serve_feed("g", None).await.unwrap();
+    let table = rig.store.change_table("g").unwrap();
+    rig.store.db.execute(&format!("DROP TABLE {table}"), &[]).await.unwrap();
+    rig.arrive(ReceivedItem { feed: "g".to_owned(), ..item(8, 0, "x") }).await;
+    rig.arrive(item(9, 0, "x")).await;
+    let of_g = LaneKey::Bug("g".into(), BugId::new(8).unwrap());
+    let now_us = NOON_US + SECOND_US;
+    let plans = [
+        plan(&rig.store, &of_g, now_us, Settings::DEFAULT).await,
+        plan(&rig.store, &lane_of(9), now_us, Settings::DEFAULT).await,
+    ];
+    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Refused, Applied::Done]);
+    assert_eq!(rig.rows().await.len(), 1);
+}
+
+pub(super) async fn paced_lanes_of_each_source(rig: &Rig) {
+    let from = |source: &str, delivery: &str| {
+        let mut request = rig.request(vec![failed(delivery, Some("{}"))]);
+        request.envelope.source = source.to_owned();
+        request
+    };
+    let mut requests: Vec<_> = (0..50).map(|n| from("many", &n.to_string())).collect();
+    requests.push(from("few", "x"));
+    let all: Vec<&_> = requests.iter().collect();
+    rig.store.accept(&all).await.unwrap();
+    rig.arrive(item(1, 0, "live")).await;
+    let look = look(NOON_US + 120 * SECOND_US);
+    assert_eq!(rig.store.paced_sources().await.unwrap(), ["few", "many"]);
+    assert_eq!(rig.store.due_paced("many", &look, 10).await.unwrap().len(), 10);
+    let few = rig.store.due_paced("few", &look, 10).await.unwrap();
+    assert_eq!(few, [LaneKey::Alone(requests[50].envelope.id.event(0))]);
+    assert_eq!(rig.store.due_paced("other", &look, 10).await.unwrap(), []);
+    assert_eq!(rig.store.to_probe("few").await.unwrap(), None, "no bug");
+    // A dead letter of class tracker.
+    let claim = plan(&rig.store, &lane_of(1), look.now_us, VERIFY).await;
+    rig.store.apply(&claim).await.unwrap();
+    assert_eq!(rig.store.to_probe("s").await.unwrap(), None, "it is asked about");
+    rig.store.apply(&answer(rig, &claim, &Outcome::Failed(ErrorClass::Tracker), VERIFY).await).await.unwrap();
+    assert_eq!(rig.store.to_probe("s").await.unwrap().unwrap().bug, BugId::new(1));
+    assert_eq!(rig.store.to_probe("few").await.unwrap(), None);
 }
 
 pub(super) async fn what_is_due(rig: &Rig) {
@@ -274,4 +349,49 @@ pub(super) async fn two_workers_share_the_work(rig: &Rig) {
     assert!(all.iter().all(|stored| stored.event.progress.state.is_terminal()));
     assert_eq!(rig.rows().await.len(), completed, "each completed event has one row");
     other.close().await;
+}
+
+pub(super) async fn a_row_that_cannot_be_read_holds_up_no_other(rig: &Rig) {
+    let broken = rig.arrive(item(1, 0, "broken")).await;
+    let behind = rig.arrive(item(1, 1, "behind")).await;
+    let other = rig.arrive(item(2, 0, "other")).await;
+    let sql = "UPDATE hooks_events SET hash = 'none' WHERE id = ?";
+    rig.store.db.execute(sql, &[bugfeed_sql::Value::Text(broken.to_string())]).await.unwrap();
+    let now_us = NOON_US + 60 * SECOND_US;
+    let due = rig.store.due_lanes(&look(now_us), false, 10).await.unwrap();
+    assert_eq!(due.len(), 2);
+    let mut plans = Vec::new();
+    for due in due {
+        plans.push(plan(&rig.store, &due.key, now_us, Settings::DEFAULT).await);
+    }
+    assert_eq!(rig.store.apply_many(&plans).await.unwrap(), [Applied::Done; 2]);
+    assert_eq!((rig.state(behind).await, rig.state(other).await), (State::Completed, State::Completed));
+    let page = rig.store.list_events(&crate::store::events::EventFilter::default(), None, 10).await.unwrap();
+    assert_eq!(page.events.len(), 2, "people see the others");
+    assert!(rig.store.detail(broken).await.is_err(), "and are told of this one");
+    // A repeat of it is an event of its own.
+    let again = rig.arrive(item(1, 0, "broken")).await;
+    assert_eq!(rig.state(again).await, State::Queued);
+}
+
+pub(super) async fn a_clock_that_jumps_loses_nothing(rig: &Rig) {
+    // A day ahead, then back, then two days back; the same bug, and a repeat on either side of the jump.
+    const DAY_US: i64 = 86_400 * SECOND_US;
+    let mut told = Vec::new();
+    for (at_us, second, delivery) in [
+        (NOON_US + DAY_US, 1, "a"),
+        (NOON_US, 2, "b"),
+        (NOON_US, 1, "a"),
+        (NOON_US - 2 * DAY_US, 3, "c"),
+        (NOON_US + DAY_US, 4, "d"),
+    ] {
+        let request = request_at(at_us, vec![item(1, second, delivery)]);
+        told.push(rig.store.accept(&[&request]).await.unwrap().pop().unwrap().items[0].state);
+        // The worker has the same clock.
+        rig.work(at_us + SECOND_US).await;
+    }
+    assert_eq!(told, [State::Queued, State::Queued, State::Duplicate, State::Queued, State::Queued]);
+    let states: Vec<State> = rig.all().await.iter().map(|stored| stored.event.progress.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == State::Completed).count(), 4, "{states:?}");
+    assert_eq!(rig.rows().await.len(), 4);
 }

@@ -348,3 +348,62 @@ fn what_cannot_succeed_holds_nobody_up() {
     let mut bench = Bench::new(vec![released, event(2, 10)], VERIFY);
     assert_eq!(bench.plan().asks(), Some(2));
 }
+
+/// A family of two in two lanes, both being processed: a reload has given the feed another name in between.
+fn of_two_feeds() -> (Event, Event) {
+    let (mut first, mut repeat) = (dead(1, 10, 1, 0), event(2, 10));
+    repeat.repeat_of = Some(first.id);
+    repeat.feed = Arc::from("other");
+    for row in [&mut first, &mut repeat] {
+        (row.progress.state, row.progress.due_us) = (State::Processing, Some(NOW_US + 60 * SECOND_US));
+    }
+    (first, repeat)
+}
+
+#[test]
+fn of_two_of_a_family_in_two_lanes_one_is_announced() {
+    let source = |_: &Event| (VERIFY, Gate::OPEN);
+    let world = World { now_us: NOW_US, lease_us: 60 * SECOND_US, batch: 8, source: &source };
+    let visible = |row: &Event, other: &Event| {
+        let lane = Lane { open: vec![row.clone()], related: vec![other.clone()], ..Lane::default() };
+        conclude(&lane, row.id, row.progress.version, &Outcome::Visible, &world)
+    };
+    let step = |actions: &[Action]| match &actions[actions.len() - 1] {
+        Action::Step(step) => (step.cause, step.after.state),
+        Action::Unblock { .. } => match &actions[actions.len() - 2] {
+            Action::Step(step) => (step.cause, step.after.state),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let (first, repeat) = of_two_feeds();
+    for (winner, loser, want) in [
+        (&first, &repeat, (Cause::Repeated, State::Duplicate)),
+        (&repeat, &first, (Cause::Superseded, State::Canceled)),
+    ] {
+        let actions = visible(winner, loser);
+        // Were both concluded at once, this fails for one of them.
+        let guard = Action::Guard { id: loser.id, version: loser.progress.version };
+        assert!(actions.contains(&guard), "{actions:?}");
+        assert_eq!(step(&actions), (Cause::Announced, State::Completed));
+        let mut winner = winner.clone();
+        assert!(actions.iter().any(|action| matches!(action, Action::Step(step) if step.apply(&mut winner))));
+        assert_eq!(step(&visible(loser, &winner)), want);
+    }
+}
+
+#[test]
+fn a_claim_that_is_given_back_counts_as_nothing() {
+    for failed in [0, 3] {
+        let row = if failed > 0 { dead(1, 10, failed, -1) } else { event(1, 10) };
+        let mut bench = Bench::new(vec![row], VERIFY);
+        for _ in 0..5 {
+            bench.plan().answer(&Outcome::GivenBack);
+            let progress = &bench.row(1).progress;
+            assert_eq!((progress.state, progress.due_us), (State::Queued, Some(AT_ONCE)));
+            assert_eq!((progress.attempts, progress.step, progress.leases_lost), (failed, failed, 0));
+        }
+        bench.plan().answer(&Outcome::Visible);
+        assert_eq!(bench.announced, [1]);
+    }
+}
