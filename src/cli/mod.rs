@@ -87,7 +87,8 @@ Examples:
   bugfeed serve
   bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
   bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
-  sqlite3 data/bugfeed.db \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
+  sqlite3 data/bugfeed.db \\
+    \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
     Serve(Box<ServeArgs>),
     /// Run a gateway: changes come from RabbitMQ and go to WebSocket clients
     ///
@@ -170,7 +171,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
-  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks --spool-dir /var/lib/bugfeed/spool
+  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
+    --spool-dir /var/lib/bugfeed/spool
   bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]

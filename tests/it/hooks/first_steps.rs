@@ -104,6 +104,7 @@ async fn a_wrong_address_names_the_right_one() {
     assert!(status == 404 && said.contains(&port) && said.contains("POST /hooks/SOURCE"), "{said}");
 
     let args = ["hooks", "--amqp", "amqp://127.0.0.1:1/", "--feed", "kdee=x"];
+    let dir = tempfile::tempdir().unwrap();
     let role = Receiver::start(dir.path(), &args).await;
     let (admin, port) = (role.admin.port().to_string(), role.port.port().to_string());
     for path in ["/", "/hook/krn", "/HOOKS/krn", "/api/keys"] {
