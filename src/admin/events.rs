@@ -212,7 +212,7 @@ async fn prune(session: &mut Session<'_, '_>, args: PruneArgs) -> Result<Outcome
     range(&mut body, args.from.as_deref(), args.to.as_deref())?;
     body.insert("dry_run".to_owned(), json!(true));
     let counted = session.api.post("prune", &Value::Object(body.clone())).await?;
-    if !args.yes {
+    if args.dry_run || !args.yes {
         return session.print(&counted, |counted| format!("{}nothing was done; with --yes it is\n", counts(counted)));
     }
     if !session.is_json {

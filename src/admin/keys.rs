@@ -116,6 +116,7 @@ async fn new_scopes(
 
 fn key_table(keys: &[Value]) -> String {
     let all = |value: &Value| if value.is_null() { "all".to_owned() } else { text(value) };
+    let expires = |value: &Value| if value.is_null() { "never".to_owned() } else { time(value) };
     let row = |key: &Value| {
         vec![
             cell(key, "id"),
@@ -125,7 +126,7 @@ fn key_table(keys: &[Value]) -> String {
             all(&key["scopes"]["feeds"]),
             cell(key, "owner"),
             time(&key["created"]),
-            time(&key["expires"]),
+            expires(&key["expires"]),
             time(&key["last_used"]),
         ]
     };

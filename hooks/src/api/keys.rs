@@ -294,7 +294,10 @@ fn check_expiry(text: Option<&str>, now_us: i64) -> Result<Option<i64>, ApiError
     let Some(text) = text else { return Ok(None) };
     let expires_us = time("expires", text)?;
     if expires_us <= now_us {
-        return Err(ApiError::bad(format!("expires: {text} has passed"), "give a time to come, or null for never"));
+        return Err(ApiError::bad(
+            format!("expires: {text} has passed"),
+            "give a time to come, or never (in JSON, null)",
+        ));
     }
     Ok(Some(expires_us))
 }

@@ -42,7 +42,18 @@ pub(super) async fn list(call: Call) -> Answer {
     };
     let page = call.store().requests(&filter, params.after()?, params.limit()?).await?;
     let is_raw = call.caller.has(Scope::Raw);
-    let requests: Vec<Value> = page.requests.iter().map(|request| shapes::request(request, is_raw)).collect();
+    let is_quarantined = |request: &&StoredRequest| request.state == RequestState::Quarantined;
+    let quarantined: Vec<RequestId> =
+        page.requests.iter().filter(is_quarantined).map(|request| request.envelope.id).collect();
+    let why = call.store().why_quarantined(&quarantined).await?;
+    let shape = |request: &StoredRequest| {
+        let mut shape = shapes::request(request, is_raw);
+        if let Value::Object(members) = &mut shape {
+            shapes::add_failure(members, why.get(&request.envelope.id));
+        }
+        shape
+    };
+    let requests: Vec<Value> = page.requests.iter().map(shape).collect();
     answer(json!({ "requests": requests, "next": page.next.map(|id| id.to_string()) }))
 }
 

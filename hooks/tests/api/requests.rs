@@ -34,6 +34,9 @@ async fn lists_and_one_with_its_events_and_its_body() {
     let text = |id| json!(format!("{id}"));
     assert_eq!(by("").await, [text(refused.envelope.id), text(bad.envelope.id), text(odd), text(good)]);
     assert_eq!(by("state=quarantined").await, [text(refused.envelope.id)]);
+    let listed = rig.get("/requests").await.good();
+    let why = |place: usize| (listed["requests"][place]["error"].clone(), listed["requests"][place]["fix"].clone());
+    assert_eq!((why(0), why(1)), ((json!("the key is not known"), json!("make one")), (Value::Null, Value::Null)));
     assert_eq!(by("state=error&source=plain&key=abcdef").await, [text(bad.envelope.id)]);
     assert_eq!(by("to=2026-11-26T12:00:00.001").await, [text(good)]);
     rig.get("/requests?state=good").await.refused(400, "state: 'good'");

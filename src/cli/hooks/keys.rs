@@ -23,7 +23,8 @@ pub enum KeysCommand {
 Examples:
   bugfeed keys create --name bugs.example.org --source kde-bugzilla
   KEY=$(bugfeed keys create --name try --source plain)
-  curl -H \"Authorization: Bearer $KEY\" -d '{\"changes\":[{\"bug\":1234}]}' http://127.0.0.1:8844/hooks/plain
+  curl -H \"Authorization: Bearer $KEY\" http://127.0.0.1:8844/hooks/plain \\
+    -d '{\"changes\":[{\"bug\":1234}]}'
   bugfeed keys create --name ci --source plain --feed kde --expires 90d --owner 'build team'")]
     Create(CreateKeyArgs),
     /// List keys, also those that have expired or were revoked
