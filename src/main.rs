@@ -11,6 +11,7 @@ use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, Watc
 use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
+use bugfeed::hooks_config;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
@@ -88,7 +89,8 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     let (clients, admin) = ports.addresses()?;
     let stop = stop_on_signal(Some(&options.config))?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    let banner = Banner::new(&args, (clients, admin), &program(), is_set);
+    let sources = hooks_config::read(args.config.as_deref())?;
+    let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
     let show_turn = move |turn: &Turn| {
         let text = match turn {
             Turn::Starting => return,

@@ -1,19 +1,24 @@
-//! The banner of the all-in-one. In: its options, its ports, how it was called, which variables are set. Out: a text
-//! with commands that work as printed, in another terminal in the same folder.
+//! The banner of the all-in-one. In: its options, the sources of its configuration, its ports, how it was called, which
+//! variables are set. Out: a text with commands that work as printed, in another terminal in the same folder.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bugfeed_hooks::api::first_token;
+use bugfeed_hooks::config::HooksConfig;
 use bugfeed_runtime::usage::quoted;
 
 use crate::cli::ServeArgs;
+use crate::compose::all_in_one::FEED;
 
 /// The default place of the all-in-one's table. `touch` uses the same one.
 const DATA_DIR: &str = "data";
 const TABLE: &str = "push_notify";
 /// The source that there is without a configuration.
 const PLAIN: &str = "plain";
+
+/// How many sources and feeds the banner names; further ones are counted.
+const NAMED: usize = 5;
 
 /// The texts to print: when this process works, and while another one works on the ledger.
 #[derive(Clone, Debug)]
@@ -25,9 +30,10 @@ pub struct Banner {
 }
 
 impl Banner {
-    /// The banner for these options and bound ports. `is_set` says whether an environment variable is set.
+    /// The banner for these options, sources and bound ports. `is_set` says whether an environment variable is set.
     pub fn new(
         args: &ServeArgs,
+        config: &HooksConfig,
         (clients, admin): (SocketAddr, SocketAddr),
         program: &str,
         is_set: impl Fn(&str) -> bool,
@@ -41,14 +47,20 @@ impl Banner {
         let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL");
         let watch = if is_default { String::new() } else { format!(" --url ws://{reached}/") };
         let touch = touch_options(args, &dir, is_set);
-        let source = if args.config.is_some() { "SOURCE" } else { PLAIN };
+        let sources = config.sources.iter().map(|source| format!("http://{reached}/hooks/{}", source.name)).collect();
+        let none = "none: the configuration has no [[source]]";
+        let feeds =
+            config.feeds().into_iter().filter(|feed| *feed != FEED).map(|feed| format!("ws://{reached}/{feed}/"));
+        let first = format!("ws://{reached}/{everywhere}");
         let places = format!(
             "\x20 live page  http://{reached}/\n\
-             \x20 clients    ws://{reached}/{everywhere}\n\
-             \x20 webhooks   http://{reached}/hooks/{source}\n\
-             \x20 admin      http://{admin}/readyz, /metrics\n\
+             \x20 clients    {clients}\n\
+             \x20 webhooks   {webhooks}\n\
+             \x20 admin      http://{admin}/readyz, /metrics, /api\n\
              \x20 table      {table} in {dir}/bugfeed.db\n\
              \x20 ledger     {dir}/ledger.db\n",
+            clients = lines(std::iter::once(first).chain(feeds).collect(), ""),
+            webhooks = lines(sources, none),
             table = args.table,
         );
         let mut commands = format!(
@@ -82,6 +94,16 @@ impl Banner {
             self.name, self.dir, self.places
         )
     }
+}
+
+/// Addresses, one on a line; of many, the first ones and how many more there are.
+fn lines(mut all: Vec<String>, none: &str) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    all.truncate(NAMED);
+    if more > 0 {
+        all.push(format!("and {more} more"));
+    }
+    if all.is_empty() { none.to_owned() } else { all.join("\n             ") }
 }
 
 /// The options that commands about webhooks need to find this process.
@@ -150,7 +172,8 @@ mod tests {
         let args = ["bugfeed"].iter().chain(options).map(OsString::from);
         let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
         let ports = (listen.parse().unwrap(), "127.0.0.1:8845".parse().unwrap());
-        let banner = Banner::new(&args, ports, "target/release/bugfeed", |name| set.contains(&name));
+        let config = HooksConfig::plain().unwrap();
+        let banner = Banner::new(&args, &config, ports, "target/release/bugfeed", |name| set.contains(&name));
         let waiting = banner.waiting("pid 7");
         assert!(waiting.contains("pid 7") && !waiting.contains("watch 1234"), "{waiting}");
         let text = banner.working();
@@ -190,7 +213,12 @@ mod tests {
             let args = ["bugfeed"].iter().chain(options).map(OsString::from);
             let Command::Serve(args) = Cli::read(args).unwrap().command else { panic!("not serve") };
             let ports = ("0.0.0.0:8844".parse().unwrap(), admin.parse().unwrap());
-            Banner::new(&args, ports, "bugfeed", |_| false).working()
+            let named =
+                |name: &str| format!("[[source]]\nname = \"{name}\"\npreset = \"plain\"\nfeed = \"f-{name}\"\n");
+            let text: String = ["a", "b", "c", "d", "e", "f", "g"].map(named).concat();
+            let file = HooksConfig::read("hooks.toml", &text, &|_| Err(String::new())).unwrap();
+            let config = if args.config.is_some() { file } else { HooksConfig::plain().unwrap() };
+            Banner::new(&args, &config, ports, "bugfeed", |_| false).working()
         };
         let plain = hook(&[], "127.0.0.1:8845");
         let key = "$(bugfeed keys create --name try --source plain)";
@@ -199,7 +227,13 @@ mod tests {
         let key = "--source plain --admin-url http://127.0.0.1:1 --admin-token-file 'my data/admin.token')";
         assert!(other.contains(key), "{other}");
         let configured = hook(&["--config", "hooks.toml"], "127.0.0.1:8845");
-        assert!(configured.contains("/hooks/SOURCE\n") && !configured.contains("curl"), "{configured}");
+        let sources = "  webhooks   http://127.0.0.1:8844/hooks/a\n             http://127.0.0.1:8844/hooks/b\n";
+        let feeds = "  clients    ws://127.0.0.1:8844/, and at every other address of this machine\n             \
+                     ws://127.0.0.1:8844/f-a/\n";
+        for want in [sources, feeds, "/hooks/e\n             and 2 more\n", "/f-d/\n             and 3 more\n"] {
+            assert!(configured.contains(want), "no '{want}' in: {configured}");
+        }
+        assert!(!configured.contains("curl"), "{configured}");
     }
 
     #[test]

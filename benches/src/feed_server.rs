@@ -47,6 +47,7 @@ pub fn run(feed: SocketAddr, args: &[OsString]) -> Result<()> {
         let feeds = Arc::new(BTreeMap::from([(DEFAULT_FEED.to_owned(), parts.feed)]));
         let origins = Origins::new(&serving.origins);
         let state = AppState {
+            webhooks: None,
             feeds,
             demo: None,
             trackers: Arc::default(),

@@ -3,7 +3,7 @@
 //!
 //! Goes in: how many events, and where. Comes out: figures. What is written is compared with an append to a file that is
 //! synchronised to the disk, in the same run, because disks differ more than programs. Starts no server; the whole road, from
-//! HTTP on, is in [`road`].
+//! HTTP on, is in `road`.
 
 mod page;
 mod road;

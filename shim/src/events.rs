@@ -343,7 +343,8 @@ impl Telemetry {
     /// is no history (or it could not be read), `Some(None)` if history is empty.
     pub(crate) fn connected(&self, place: &str, end: Option<Option<&Cursor>>) {
         let history = match end {
-            None => "none, or it could not be read".to_owned(),
+            // Where it should be there and cannot be read, there is a warning.
+            None => "none (normal in the all-in-one, and with --history false)".to_owned(),
             Some(None) => "empty".to_owned(),
             Some(Some(end)) => format!("ends with {end}"),
         };

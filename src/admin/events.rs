@@ -86,6 +86,7 @@ fn note(event: &Value) -> String {
     match event["state"].as_str() {
         Some("completed") if event["cursor"].is_string() => cell(event, "cursor"),
         Some("completed") => format!("row {}", cell(event, "row")),
+        Some("errored") if event["retryable"] == false && event["class"] == "mapping" => "mapping, not kept".to_owned(),
         Some("errored") => format!("{}, next try {}", cell(event, "class"), time(&event["next_try"])),
         Some("dropped") => cell(event, "reason"),
         _ => String::new(),
@@ -111,6 +112,8 @@ fn show_event(event: &Value) -> String {
         ("class", cell(event, "class")),
         ("error", cell(event, "error")),
         ("fix", cell(event, "fix")),
+        ("note", text(&event["note"]["error"])),
+        ("to mend it", text(&event["note"]["fix"])),
         ("trigger", cell(event, "trigger")),
         ("attempts", cell(event, "attempts")),
         ("blocked by", cell(event, "blocked_by")),
@@ -159,6 +162,9 @@ async fn each(session: &mut Session<'_, '_>, order: &str, done: &str, ids: &[Str
     }
 }
 
+/// How many events are named that an order cannot be carried out about.
+const MOST_REFUSED: usize = 10;
+
 async fn many(session: &mut Session<'_, '_>, order: &str, done: &str, args: BulkArgs) -> Result<Outcome, AdminError> {
     if !args.ids.is_empty() {
         return each(session, order, done, &args.ids).await;
@@ -169,21 +175,30 @@ async fn many(session: &mut Session<'_, '_>, order: &str, done: &str, args: Bulk
     }
     let mut body = filter(&args.filter)?;
     body.insert("dry_run".to_owned(), json!(args.dry_run));
-    let (mut count, mut skipped) = (0, 0);
+    let (mut count, mut skipped, mut refused) = (0, 0, Vec::new());
     loop {
         let told = session.api.post(&format!("events/{order}"), &Value::Object(body.clone())).await?;
         count += told["done"].as_u64().unwrap_or(0);
         skipped += told["skipped"].as_u64().unwrap_or(0);
+        let room = MOST_REFUSED - refused.len();
+        refused.extend(told["refused"].as_array().into_iter().flatten().take(room).cloned());
         if !told["next"].is_string() {
             break;
         }
         body.insert("after".to_owned(), told["next"].clone());
     }
-    let total = json!({ "dry_run": args.dry_run, "done": count, "skipped": skipped });
+    let total = json!({ "dry_run": args.dry_run, "done": count, "skipped": skipped, "refused": refused });
     session.print(&total, |_| {
         let would = if args.dry_run { " (a dry run: nothing was done)" } else { "" };
         let rest = if skipped > 0 { format!("; {skipped} cannot be, as they are") } else { String::new() };
-        format!("{count} events {done}{rest}{would}\n")
+        let mut said = format!("{count} events {done}{rest}{would}\n");
+        for one in &refused {
+            said.push_str(&format!("  {}  {}\n", cell(one, "event"), cell(one, "error")));
+        }
+        if skipped > refused.len() as u64 && !refused.is_empty() {
+            said.push_str("  and others\n");
+        }
+        said
     })
 }
 
@@ -197,7 +212,7 @@ async fn prune(session: &mut Session<'_, '_>, args: PruneArgs) -> Result<Outcome
     range(&mut body, args.from.as_deref(), args.to.as_deref())?;
     body.insert("dry_run".to_owned(), json!(true));
     let counted = session.api.post("prune", &Value::Object(body.clone())).await?;
-    if !args.yes {
+    if args.dry_run || !args.yes {
         return session.print(&counted, |counted| format!("{}nothing was done; with --yes it is\n", counts(counted)));
     }
     if !session.is_json {
@@ -247,7 +262,7 @@ pub(super) async fn dead_letters(args: DeadLettersArgs, screen: &mut Screen<'_>)
                 cell(letter, "bug"),
                 cell(letter, "class"),
                 cell(letter, "attempts"),
-                time(&letter["next_try"]),
+                if letter["next_try"].is_null() { "never".to_owned() } else { time(&letter["next_try"]) },
                 time(&letter["expires"]),
                 cell(letter, "waiting"),
                 cell(letter, "error"),

@@ -21,8 +21,11 @@ pub(super) async fn keys(args: KeysArgs, screen: &mut Screen<'_>) -> Result<Outc
             session.list(&rows, none, key_table)
         }
         KeysCommand::Change(args) => change(&mut session, args).await,
-        KeysCommand::Rotate { id, overlap_hours } => {
-            let body = json!({ "overlap_hours": overlap_hours });
+        KeysCommand::Rotate { id, overlap_hours, expires } => {
+            let mut body = json!({ "overlap_hours": overlap_hours });
+            if let Some(expires) = expires.as_deref() {
+                body["expires"] = expiry(expires)?;
+            }
             let key = session.api.post(&format!("keys/{}/rotate", part(&id)), &body).await?;
             let old = match key["old_until"].as_str() {
                 Some(_) => format!("the old key goes on until {} UTC", time(&key["old_until"])),
@@ -80,17 +83,16 @@ async fn change(session: &mut Session<'_, '_>, args: ChangeKeyArgs) -> Result<Ou
     if lists.iter().any(|(_, names, is_all)| *is_all || !names.is_empty()) {
         body.insert("scopes".to_owned(), new_scopes(session, &args.id, lists).await?);
     }
-    match args.expires.as_deref() {
-        None => {}
-        Some("never") => {
-            body.insert("expires".to_owned(), Value::Null);
-        }
-        Some(expires) => {
-            body.insert("expires".to_owned(), json!(times::ahead("expires", expires)?));
-        }
+    if let Some(expires) = args.expires.as_deref() {
+        body.insert("expires".to_owned(), expiry(expires)?);
     }
     let key = session.api.patch(&path, &Value::Object(body)).await?;
     session.print(&key, |key| key_table(std::slice::from_ref(key)))
+}
+
+/// A time to come, or null for never.
+fn expiry(text: &str) -> Result<Value, AdminError> {
+    Ok(if text == "never" { Value::Null } else { json!(times::ahead("expires", text)?) })
 }
 
 /// The API takes both lists together, so the one that is not to be changed is read first.
@@ -114,6 +116,7 @@ async fn new_scopes(
 
 fn key_table(keys: &[Value]) -> String {
     let all = |value: &Value| if value.is_null() { "all".to_owned() } else { text(value) };
+    let expires = |value: &Value| if value.is_null() { "never".to_owned() } else { time(value) };
     let row = |key: &Value| {
         vec![
             cell(key, "id"),
@@ -123,7 +126,7 @@ fn key_table(keys: &[Value]) -> String {
             all(&key["scopes"]["feeds"]),
             cell(key, "owner"),
             time(&key["created"]),
-            time(&key["expires"]),
+            expires(&key["expires"]),
             time(&key["last_used"]),
         ]
     };

@@ -42,11 +42,33 @@ async fn list(session: &mut Session<'_, '_>, args: ListRequestsArgs) -> Result<O
                 cell(request, "items"),
                 cell(request, "status"),
                 cell(request, "state"),
+                note(request),
             ]
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
-        table(&["ID", "RECEIVED", "SOURCE", "FROM", "KEY", "BYTES", "EVENTS", "ANSWER", "STATE"], &rows)
+        table(&["ID", "RECEIVED", "SOURCE", "FROM", "KEY", "BYTES", "EVENTS", "ANSWER", "STATE", "NOTE"], &rows)
     })
+}
+
+/// Why it is in quarantine, or what it brought besides events.
+fn note(request: &Value) -> String {
+    if request["error"].is_string() {
+        return cell(request, "error");
+    }
+    let others = [("connected", "connected"), ("ignored", "ignored")].map(|(member, word)| {
+        let count = request[member].as_u64().unwrap_or(0);
+        if count > 1 { Some(format!("{count} {word}")) } else { (count == 1).then(|| word.to_owned()) }
+    });
+    others.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// How many items of a request were pings and tests, or no change of a bug; nothing where there were none.
+fn count(request: &Value, member: &str) -> String {
+    match request[member].as_u64() {
+        None | Some(0) => String::new(),
+        Some(1) => "1 item".to_owned(),
+        Some(count) => format!("{count} items"),
+    }
 }
 
 fn show(request: &Value, with_body: bool) -> String {
@@ -65,8 +87,8 @@ fn show(request: &Value, with_body: bool) -> String {
         ("error", cell(request, "error")),
         ("fix", cell(request, "fix")),
         ("replays", cell(request, "replays")),
-        ("pings", cell(request, "connected")),
-        ("ignored", cell(request, "ignored")),
+        ("connected", count(request, "connected")),
+        ("ignored", count(request, "ignored")),
     ]);
     for header in request["headers"].as_array().into_iter().flatten() {
         shown.push_str(&format!("  {}: {}\n", text(&header[0]), text(&header[1])));

@@ -40,7 +40,18 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
         .filter(|feed| feed["off_since"].is_string())
         .map(|feed| format!("feed {} is switched off since {}\n", cell(feed, "name"), time(&feed["off_since"])))
         .collect();
-    session.list(rows, "there are no sources", |rows| {
+    let unknown = &told["unknown_sources"]["refused"];
+    let unknown = if unknown["kept"].as_u64().unwrap_or(0) > 0 {
+        format!(
+            "to sources that are not configured, {} requests came in the last 24 h ({} are kept): bugfeed requests list \
+             --state quarantined\n",
+            cell(unknown, "day"),
+            cell(unknown, "kept")
+        )
+    } else {
+        String::new()
+    };
+    session.list(rows, "there are no sources; name them in a file for --config", |rows| {
         let row = |source: &Value| {
             vec![
                 cell(source, "name"),
@@ -49,8 +60,10 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
                 cell(source, "feeds"),
                 access(source),
                 cell(source, "answers"),
-                time(&source["last_request"]),
                 silence(&source["silent_seconds"]),
+                time(&source["last_taken"]),
+                time(&source["connected"]),
+                refused(&source["refused"]),
                 if source["off_since"].is_null() {
                     "on".to_owned()
                 } else {
@@ -59,27 +72,55 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
             ]
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
-        let head = ["NAME", "PRESET", "PATH", "FEEDS", "ACCESS", "ANSWERS", "LAST REQUEST", "SILENT FOR", "SWITCH"];
-        table(&head, &rows) + &off.concat()
+        let head = [
+            "NAME",
+            "PRESET",
+            "PATH",
+            "FEEDS",
+            "ACCESS",
+            "ANSWERS",
+            "LAST REQUEST",
+            "LAST TAKEN",
+            "CONNECTED",
+            "REFUSED",
+            "SWITCH",
+        ];
+        table(&head, &rows) + &off.concat() + &unknown
     })
+}
+
+/// What was refused in the last day, and how much of all that was is kept.
+fn refused(refused: &Value) -> String {
+    match (refused["day"].as_u64().unwrap_or(0), refused["kept"].as_u64().unwrap_or(0)) {
+        (0, 0) => "-".to_owned(),
+        (day, kept) => format!("{day} in 24 h, {kept} kept"),
+    }
 }
 
 fn access(source: &Value) -> String {
     if source["secrets"].as_u64().unwrap_or(0) > 0 {
-        "signature".to_owned()
+        let signatures = source["signatures"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_token = |signature: &Value| signature.as_str().is_some_and(|says| says.starts_with("token "));
+        match (signatures.iter().any(is_token), signatures.iter().all(is_token)) {
+            (true, true) => "token".to_owned(),
+            (true, false) => "token or signature".to_owned(),
+            (false, _) => "signature".to_owned(),
+        }
+    } else if source["lacks_secret"] == true {
+        "no secret".to_owned()
     } else {
         format!("key: {}", text(&source["keys"]))
     }
 }
 
-/// A length of time in the largest unit that fits.
+/// How long ago something was, in the largest unit that fits.
 fn silence(seconds: &Value) -> String {
     let Some(seconds) = seconds.as_u64() else { return "-".to_owned() };
     match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7_199 => format!("{} min", seconds / 60),
-        7_200..=172_799 => format!("{} h", seconds / 3_600),
-        _ => format!("{} d", seconds / 86_400),
+        0..=119 => format!("{seconds} s ago"),
+        120..=7_199 => format!("{} min ago", seconds / 60),
+        7_200..=172_799 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
     }
 }
 

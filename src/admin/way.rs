@@ -28,13 +28,11 @@ fn show(step: &Value) -> String {
         (Some(_), None) => format!(" from {}", text(&came["address"])),
         (None, _) => String::new(),
     };
-    let mut shown = format!(
-        "bug {} changed {} UTC ({}{})\n",
-        cell(step, "bug"),
-        time(&step["when"]),
-        cell(step, "kind"),
-        if step["feed"] == "default" { String::new() } else { format!(", feed {}", cell(step, "feed")) },
-    );
+    let kind = step["kind"].as_str().filter(|kind| !kind.is_empty()).map(|_| cell(step, "kind"));
+    let feed = (step["feed"] != "default").then(|| format!("feed {}", cell(step, "feed")));
+    let more: Vec<String> = kind.into_iter().chain(feed).collect();
+    let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+    let mut shown = format!("bug {} changed {} UTC{more}\n", cell(step, "bug"), time(&step["when"]));
     shown.push_str(&format!("  {}  received by {}{by}\n", time(&step["received"]), cell(step, "source")));
     for line in step["lines"].as_array().into_iter().flatten() {
         let from = if line["before"].is_null() { "new".to_owned() } else { cell(line, "before") };
@@ -46,10 +44,16 @@ fn show(step: &Value) -> String {
         ));
     }
     let at = if step["ended"].is_string() { time(&step["ended"]) } else { " ".repeat(19) };
-    shown.push_str(&format!("  {at}  {}: {}\n", cell(step, "state"), cell(step, "says")));
-    if step["fix"].is_string() {
-        shown.push_str(&format!("  {}  fix: {}\n", " ".repeat(19), cell(step, "fix")));
+    let (state, says) = (cell(step, "state"), cell(step, "says"));
+    // A sentence that begins with the state does not need it twice.
+    let says = if says.starts_with(&state) { says } else { format!("{state}: {says}") };
+    shown.push_str(&format!("  {at}  {says}\n"));
+    for (name, member) in
+        [("fix: ", "fix"), ("request ", "request"), ("event ", "id"), ("row ", "row"), ("number ", "cursor")]
+    {
+        if !step[member].is_null() {
+            shown.push_str(&format!("  {}  {name}{}\n", " ".repeat(19), cell(step, member)));
+        }
     }
-    shown.push_str(&format!("  {}  event {}\n", " ".repeat(19), cell(step, "id")));
     shown
 }

@@ -34,9 +34,14 @@ pub use watch::WatchArgs;
 )]
 #[command(after_help = "\
 Try it:
-  bugfeed                         start everything; the live page is at http://127.0.0.1:8844/
-  bugfeed watch 1234              in a second terminal: print changes of bug 1234
-  bugfeed touch 1234              in a third: change bug 1234
+  bugfeed               # starts everything; the live page is at http://127.0.0.1:8844/
+  bugfeed watch 1234    # in a second terminal: prints changes of bug 1234
+  bugfeed touch 1234    # in a third: changes bug 1234
+
+The same by a webhook, as a tracker that can only POST would:
+  KEY=$(bugfeed keys create --name try --source plain)
+  curl -H \"Authorization: Bearer $KEY\" http://127.0.0.1:8844/hooks/plain \\
+    -d '{\"changes\":[{\"bug\":1234}]}'
 
 With a tracker's database and RabbitMQ:
   bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
@@ -81,7 +86,9 @@ pub enum Command {
 Examples:
   bugfeed serve
   bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
-  sqlite3 data/bugfeed.db \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
+  bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
+  sqlite3 data/bugfeed.db \\
+    \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
     Serve(Box<ServeArgs>),
     /// Run a gateway: changes come from RabbitMQ and go to WebSocket clients
     ///
@@ -99,7 +106,8 @@ Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (fe
 Examples:
   bugfeed touch 1234
   bugfeed touch 1234 5678 --when 2014-04-03T21:13:45
-  bugfeed touch 1234 --source mysql://bugs:secret@127.0.0.1/bugs --table push_notify --timezone Europe/Berlin")]
+  bugfeed touch 1234 --source mysql://bugs:secret@127.0.0.1/bugs --table push_notify \\
+    --timezone Europe/Berlin")]
     Touch(Box<TouchArgs>),
     /// Watch bugs from a terminal or a script: print changes, or run a command for each
     ///
@@ -111,7 +119,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   KEY=$(bugfeed keys create --name try --source plain)
-  curl -H \"Authorization: Bearer $KEY\" -d '{\"changes\":[{\"bug\":1234}]}' http://127.0.0.1:8844/hooks/plain
+  curl -H \"Authorization: Bearer $KEY\" http://127.0.0.1:8844/hooks/plain \\
+    -d '{\"changes\":[{\"bug\":1234}]}'
   bugfeed keys list
   bugfeed keys rotate h4k7np --overlap-hours 48")]
     Keys(Box<KeysArgs>),
@@ -147,7 +156,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed dead-letters
-  bugfeed dead-letters --export failed/      a folder for each bug, a file for each event")]
+  bugfeed dead-letters --export failed/   # a folder for each bug, a file for each event")]
     DeadLetters(Box<DeadLettersArgs>),
     /// Make, list and remove tokens for the API that these commands use
     #[command(after_help = "\
@@ -162,7 +171,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
-  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks --spool-dir /var/lib/bugfeed/spool
+  bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
+    --spool-dir /var/lib/bugfeed/spool
   bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
@@ -218,6 +228,35 @@ mod tests {
 
     fn read(args: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read(std::iter::once("bugfeed").chain(args.iter().copied()).map(OsString::from))
+    }
+
+    /// What a person copies from a help must run as it is: the terminal must not wrap it, and what is no command is a comment.
+    #[test]
+    fn examples_can_be_pasted() {
+        fn look(command: &clap::Command, found: &mut usize) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.starts_with("  ")) {
+                *found += 1;
+                assert!(line.chars().count() <= 100, "{}: {line}", command.get_name());
+                let rest = line.trim_start().split_once("   ").map_or("", |(_, rest)| rest.trim_start());
+                assert!(rest.is_empty() || rest.starts_with('#'), "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(|sub| look(sub, found));
+        }
+        let mut found = 0;
+        look(&Cli::command(), &mut found);
+        assert!(found > 50, "{found}");
+    }
+
+    #[test]
+    fn what_all_commands_over_the_api_share_stands_at_the_end_of_their_helps() {
+        for line in [&["events", "retry", "--help"][..], &["keys", "create", "--help"], &["bug", "--help"]] {
+            let help = read(line).unwrap_err().to_string();
+            let place = |text: &str| help.find(text).unwrap_or_else(|| panic!("no {text} in {help}"));
+            let own = place("\nOptions:");
+            let shared = place("Options of all commands that ask a running bugfeed:");
+            assert!(own < shared && shared < place("--admin-url") && shared < place("--json"), "{help}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct ListenArgs {
     /// Where clients connect (WebSocket, SSE, long-poll, and the live page)
     #[arg(long, env = "BUGFEED_LISTEN", default_value = "127.0.0.1:8844", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: SocketAddr,
-    /// Where /livez, /readyz and /metrics are served; keep it private
+    /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
     /// The sites whose pages may use the feed; repeat for more. '*' is any, 'none' only the gateway's own page

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use bugfeed_gateway::feed::Clock;
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
@@ -21,7 +20,8 @@ use jiff::tz::TimeZone;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::hooks::ConfigFile;
+use super::data_dir;
+use super::hooks::{ConfigFile, start};
 use super::local_feed::LocalFeed;
 use super::local_hooks::LocalHooks;
 use super::serving::{Gateway, Ports, ServingOptions};
@@ -82,9 +82,9 @@ pub async fn run(
     stop: &CancellationToken,
     on_turn: impl Fn(&Turn) + Send + 'static,
 ) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.data_dir)
-        .with_context(|| format!("cannot make the data directory {} (--data-dir)", options.data_dir.display()))?;
+    data_dir::make(&options.data_dir, "data directory", "--data-dir")?;
     let config = options.config.read()?;
+    start::look_at_sources(&config);
     let feeds: BTreeSet<String> = config.feeds().into_iter().chain(std::iter::once(FEED)).map(str::to_owned).collect();
     let mut opened = Vec::new();
     for feed in &feeds {

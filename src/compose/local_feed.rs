@@ -14,6 +14,7 @@ use bugfeed_shim::source::{self, Source, TableSpec};
 use bugfeed_sql::DbUrl;
 use jiff::tz::TimeZone;
 use tokio::sync::{Notify, watch};
+use tracing::Instrument as _;
 
 use super::all_in_one::{AllInOneOptions, FEED};
 use super::hooks::numbers::{Follower, Matching, Noting};
@@ -66,6 +67,8 @@ impl LocalFeed {
         matching: watch::Receiver<Option<Matching>>,
     ) {
         let LocalFeed { name, source, ledger } = self;
+        // Each line of the log says which of the feeds it is about.
+        let span = tracing::info_span!("shim", feed = name.as_str());
         let (ingest, health) = gateway.add_feed(&name, clock);
         let (publisher, bus) = in_process_bus::channel(options.serving.feed.replay.max);
         let (noted, published) = watch::channel(None);
@@ -75,11 +78,12 @@ impl LocalFeed {
         gateway.inner.spawn(bus.run(ingest, health, Arc::clone(&telemetry), stop.clone()));
         gateway.inner.spawn(follower.run(stop.clone()));
         let options = RelayOptions { poll_interval: options.poll_interval, wake, telemetry, ..RelayOptions::default() };
-        gateway.essential.spawn(async move {
+        let relaying = async move {
             let relayed = relay::run(&source, &ledger, &mut publisher, &options, stop).await;
             source.close().await;
             ledger.close().await;
             Ok(relayed?)
-        });
+        };
+        gateway.essential.spawn(relaying.instrument(span));
     }
 }

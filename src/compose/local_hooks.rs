@@ -45,6 +45,7 @@ impl LocalHooks {
         let guest = Guest {
             clients: receiver.routes(&start::RECEIVER_PATHS),
             admin: api.routes(&start::API_PATHS),
+            receiver: Some(start::RECEIVER),
             grace: GRACE,
             ..Guest::default()
         };

@@ -5,6 +5,7 @@
 //! mend. Knows no command line: `cli` makes the options.
 
 pub mod all_in_one;
+mod data_dir;
 pub mod gateway;
 pub mod hooks;
 mod in_process_bus;

@@ -14,7 +14,7 @@ use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::origins::{Origin, Origins};
-use bugfeed_gateway::http::routes::{self, AppState};
+use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
@@ -87,6 +87,8 @@ pub(super) struct Guest {
     pub(super) clients: Router,
     /// Its paths on the admin port.
     pub(super) admin: Router,
+    /// Where it receives webhooks, in a few words, if it does.
+    pub(super) receiver: Option<&'static str>,
     /// An answer that has begun may take at least so long when the listener stops.
     pub(super) grace: Duration,
     /// Cancelled when no new requests are taken.
@@ -164,7 +166,12 @@ impl Gateway {
         if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
             anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
         }
-        let admin_routes = admin::router(self.health.clone(), self.metrics.clone());
+        let (clients, admin) = ports.addresses()?;
+        let webhooks = self.guest.receiver.map(|receiver| WebhookPlaces { receiver, admin_port: admin.port() });
+        let elsewhere = self.guest.receiver.map_or(String::new(), |receiver| {
+            format!(", and the API at /api. On the port for clients, {}: webhooks ({receiver})", clients.port())
+        });
+        let admin_routes = admin::router_with(self.health.clone(), self.metrics.clone(), &elsewhere);
         self.inner.spawn(admin::serve_with(
             ports.admin,
             admin_routes.merge(self.guest.admin.clone()),
@@ -177,6 +184,7 @@ impl Gateway {
             demo,
             trackers: Arc::new(trackers),
             origins: Origins::new(&self.options.origins),
+            webhooks,
             events: Arc::clone(&self.events),
             tracker: self.clients.clone(),
         };

@@ -1,7 +1,9 @@
 //! Events, dead letters, requests, sources, the way of a bug.
 
 use bugfeed::admin::Outcome;
+use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::State;
+use bugfeed_hooks::receive::received::ReceivedItem;
 
 use crate::support::{Rig, failed, item};
 
@@ -38,11 +40,25 @@ async fn events_are_listed_shown_and_ordered_about() {
 }
 
 #[tokio::test]
+async fn what_can_never_be_tried_says_so() {
+    let rig = Rig::start().await;
+    let lost = rig.event(ReceivedItem { kept: None, ..failed("lost") }).await.to_string();
+    let told = rig.run(&["dead-letters"]).await.good();
+    assert!(told.lines().any(|line| line.contains(&lost) && line.contains("  never  ")), "{told}");
+    assert!(rig.run(&["events", "list"]).await.good().contains("mapping, not kept"));
+    let said = rig.run(&["events", "retry", "--source", "plain"]).await.good();
+    assert!(said.starts_with("0 events will be tried again now; 1 cannot be, as they are\n"), "{said}");
+    assert!(said.lines().any(|line| line.contains(&lost) && line.contains("not kept")), "{said}");
+}
+
+#[tokio::test]
 async fn pruning_counts_until_it_is_confirmed() {
     let rig = Rig::start().await;
     let waiting = rig.event(item(1, "a")).await;
-    let counted = rig.run(&["events", "prune", "--key", "abcdef"]).await.good();
-    assert_eq!(counted, "concerned: 1 requests; events: 1 queued\nnothing was done; with --yes it is\n");
+    for args in [&["events", "prune", "--key", "abcdef"][..], &["events", "prune", "--key", "abcdef", "--dry-run"]] {
+        let counted = rig.run(args).await.good();
+        assert_eq!(counted, "concerned: 1 requests; events: 1 queued\nnothing was done; with --yes it is\n");
+    }
     assert_eq!(rig.store.event(waiting).await.unwrap().unwrap().progress.state, State::Queued);
     let pruned = rig.run(&["events", "prune", "--key", "abcdef", "--yes"]).await.good();
     assert_eq!(pruned, "1 events canceled, of 0 the log erased\n");
@@ -69,10 +85,20 @@ async fn the_way_of_a_bug_is_told() {
     for want in [
         "bug 1234 changed 2026-11-26 12:00:00 UTC",
         "received by plain from 192.0.2.1 with key abcdef",
+        "new → queued (accepted)\n",
+        "queued → processing (claimed)\n",
+        "processing → completed (announced)\n",
         "completed: written as row 1",
+        "  request 0",
+        "  row 1\n",
     ] {
         assert!(told.contains(want), "no '{want}' in: {told}");
     }
+    assert!(!told.contains("  number "), "it is not known yet: {told}");
+    rig.event(ReceivedItem { mapping: Mapping::NotMapped, kind: String::new(), ..item(5, "b") }).await;
+    let told = rig.run(&["bug", "5"]).await.good();
+    assert!(told.starts_with("bug 5 changed 2026-11-26 12:00:00 UTC\n"), "no kind, no feed: {told}");
+    assert!(told.contains("  dropped: not_mapped\n"), "{told}");
     let none = rig.run(&["bug", "99", "--feed", "kde"]).await;
     assert!(none.remarks.contains("nothing of bug 99"));
     assert_eq!(rig.json(&["bug", "1234"]).await[0]["steps"].as_array().unwrap().len(), 1);
@@ -89,6 +115,13 @@ async fn requests_are_shown_and_received_again() {
     assert!(shown.contains("{\"changes\":[{\"bug\":7}]}") && !shown.contains('\u{1b}'), "{shown}");
     let told = rig.run(&["requests", "replay", &id]).await.good();
     assert!(told.starts_with("received again as ") && told.contains("queued"), "{told}");
+    rig.refuse("plain").await;
+    rig.refuse("misspelt").await;
+    let table = rig.run(&["requests", "list", "--state", "quarantined"]).await.good();
+    assert!(table.contains("NOTE") && table.contains("  the key is not known\n"), "{table}");
+    assert_eq!(rig.json(&["requests", "list", "--state", "quarantined"]).await[0]["error"], "the key is not known");
+    let table = rig.run(&["sources", "list"]).await.good();
+    assert!(table.contains("  1 in 24 h, 1 kept  ") && table.contains("not configured, 1 requests came"), "{table}");
     rig.run(&["requests", "list", "--state", "x"]).await.error(&["state: 'x'", "quarantined"]);
 }
 
@@ -97,6 +130,11 @@ async fn sources_are_listed_switched_and_tested() {
     let rig = Rig::start().await;
     let table = rig.run(&["sources", "list"]).await.good();
     assert!(table.contains("/hooks/tracked") && table.contains("bugzilla"), "{table}");
+    for head in ["LAST REQUEST", "LAST TAKEN", "CONNECTED", "REFUSED"] {
+        assert!(table.contains(head), "{table}");
+    }
+    let row = |table: &str, name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(row(&table, "gitlab").contains("  token or signature  "), "{table}");
     assert!(rig.run(&["sources", "disable", "plain"]).await.good().contains("switched off since"));
     assert!(rig.run(&["sources", "disable", "--feed", "kde"]).await.good().contains("kde is switched off"));
     let table = rig.run(&["sources", "list"]).await.good();

@@ -1,6 +1,7 @@
 //! Keys and tokens.
 
 use bugfeed_hooks::receive::key::Key;
+use bugfeed_hooks::store::keys::KeyChange;
 use bugfeed_hooks::store::tokens::Token;
 
 use crate::support::{Rig, run};
@@ -36,6 +37,20 @@ async fn a_key_is_printed_alone_and_never_again() {
     assert_eq!(rig.run(&["keys", "list", "--state", "active"]).await.good(), "");
     let said = rig.json(&["keys", "create", "--name", "json"]).await;
     assert!(Key::parse(said[0]["key"].as_str().unwrap()).is_some());
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_needs_another_time() {
+    let rig = Rig::start().await;
+    let text = rig.run(&["keys", "create", "--name", "try"]).await.good();
+    let key = Key::parse(text.trim()).unwrap();
+    let id = key.id();
+    let past = KeyChange { expires_us: Some(Some(1)), ..KeyChange::default() };
+    assert!(rig.store.change_key(id, &past).await.unwrap());
+    rig.run(&["keys", "rotate", id]).await.error(&["has expired", "keys rotate", "--expires", "keys change"]);
+    let said = rig.run(&["keys", "rotate", id, "--expires", "90d"]).await;
+    assert!(said.remarks.contains("the old key is refused from now on"), "{said:?}");
+    assert!(rig.run(&["keys", "list"]).await.good().contains("active"));
 }
 
 #[tokio::test]

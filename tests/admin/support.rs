@@ -16,7 +16,9 @@ use bugfeed_hooks::api::{Api, Check, Service};
 use bugfeed_hooks::config::HooksConfig;
 use bugfeed_hooks::receive::identity::Sha256;
 use bugfeed_hooks::receive::mapped::Kept;
-use bugfeed_hooks::receive::received::{Envelope, Failure, ReceivedItem, ReceivedRequest, RequestId};
+use bugfeed_hooks::receive::received::{
+    Envelope, Failure, Proof, QuarantinedRequest, ReceivedItem, ReceivedRequest, RequestId, Share,
+};
 use bugfeed_hooks::store::apply::Plan;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::{Look, Options, Store};
@@ -37,6 +39,10 @@ const CONFIG: &str = r#"
     feed = "kde"
     tracker = "https://bugs.example.org"
     reconcile = "5m"
+    [[source]]
+    name = "gitlab"
+    preset = "gitlab"
+    secret = "s3cr3t"
 "#;
 
 struct Quiet(Arc<HooksConfig>);
@@ -184,6 +190,16 @@ impl Rig {
         };
         self.store.accept(&[&request]).await.unwrap();
         request
+    }
+
+    /// A request to this source that nobody vouches for.
+    pub async fn refuse(&self, source: &str) {
+        let mut envelope = self.arrive(Vec::new()).await.envelope;
+        (envelope.id, envelope.source) = (RequestId::new(now_us(), rand::random()), source.to_owned());
+        envelope.received_us = now_us();
+        let failure = Failure { error: "the key is not known".to_owned(), fix: "make one".to_owned() };
+        let refused = QuarantinedRequest { envelope, share: Share::KnownSource, failure, proof: Proof::default() };
+        self.store.quarantine(&refused).await.unwrap();
     }
 
     /// One item, and the identifier of its event.

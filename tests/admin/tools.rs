@@ -28,6 +28,10 @@ async fn a_captured_request_is_explained() {
     let item = path("item.json", "{\"m\":5}");
     let said = run(&["hooks", "test", &item, "--config", &config, "--source", "b"]).await.good();
     assert!(said.contains("bug 5"), "{said}");
+    let typo = path("typo.toml", "[[source]]\nname = \"a\"\nbug = \"/m\"\nproject = \"/produkt\"\n");
+    let said = run(&["hooks", "test", &item, "--config", &typo]).await;
+    assert_eq!(said.outcome, Ok(Outcome::NotGood));
+    assert!(said.out.contains("`project` was found in no item (/produkt → nothing)"), "{said:?}");
     run(&["hooks", "test", &item, "--config", &config]).await.error(&["--source", "a, b"]);
     run(&["hooks", "test", &item, "--config", &config, "--source", "c"]).await.error(&["no source 'c'", "a, b"]);
     run(&["hooks", "test", "none.json"]).await.error(&["none.json"]);

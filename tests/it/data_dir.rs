@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_testbed::{Proc, Run, eventually};
+use bugfeed_testbed::{Proc, Run, bin, eventually};
 use serde_json::{Value, json};
 
 use crate::commands::{bugfeed, start};
@@ -195,6 +195,21 @@ async fn passing(client: &mut Client, command: &str) -> Value {
             "heartbeat" | "feed" => {}
             _ => panic!("not a {command}: {message}"),
         }
+    }
+}
+
+/// The file of change tables may hold bodies of webhooks: it is for its owner alone, unless the umask means the group.
+#[tokio::test]
+async fn a_new_file_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let shim = bin("bugfeed-shim").unwrap();
+    for (umask, want) in [("022", 0o600), ("027", 0o600), ("077", 0o600), ("007", 0o660), ("002", 0o660)] {
+        let path = dir.path().join(format!("{umask}.db"));
+        let line = format!("umask {umask}; exec {} init --source sqlite://{}", shim.display(), path.display());
+        Run::new("sh").args(["-c", &line]).succeeds(SOON).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, want, "umask {umask}: {mode:o}");
     }
 }
 

@@ -106,6 +106,7 @@ log_events! {
     // Webhooks that come in; the field `source` names who sends.
     HookRefused = "hook_refused", "A webhook came without a valid key or signature, or for an unknown source.";
     HookNotKept = "hook_not_kept", "The quarantine, or one sender's part of it, is full; refused requests are lost.";
+    HookNoSecret = "hook_no_secret", "A source's sender can only sign, and the source has no secret: all it sends is refused.";
     HookErrored = "hook_errored", "An item of a webhook cannot be read as a change by its source's mapping.";
     HookNotTaken = "hook_not_taken", "Neither the store nor the spool took a webhook; its sender was answered 503.";
     SpoolBegun = "spool_begun", "The store of the hooks is away; what comes is spooled.";
@@ -128,6 +129,8 @@ log_events! {
     HooksListen = "hooks_listen", "The ports of `bugfeed hooks` are open.";
     HooksFirstToken = "hooks_first_token", "The store is new, and the first token for its API is in a file, or could not be written there.";
     HooksConfigRefused = "hooks_config_refused", "The configuration was read again and is wrong; the one before goes on.";
+    HooksNoSource = "hooks_no_source", "The configuration names no source of webhooks; or `bugfeed hooks` has none, and only the source `plain`.";
+    HooksFeedUnused = "hooks_feed_unused", "`--feed` of `bugfeed hooks` names a feed that no source sends to.";
     HooksFeedLater = "hooks_feed_later", "A source names a feed that the all-in-one serves after its next start only.";
     HooksRival = "hooks_rival", "Another ledger publishes to the exchange of a feed; the hooks publish nothing there until it is silent.";
     HooksRivalUnknown = "hooks_rival_unknown", "The broker does not let the hooks listen for other ledgers on a feed's exchange; they publish all the same.";

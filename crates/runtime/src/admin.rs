@@ -49,11 +49,17 @@ pub async fn serve_with(
 
 /// `GET /livez`, `/readyz` and `/metrics`.
 pub fn router(health: Health, metrics: Metrics) -> Router {
+    router_with(health, metrics, "")
+}
+
+/// The same; `elsewhere` is said of other paths: what else is here, and what somebody may be looking for is where.
+pub fn router_with(health: Health, metrics: Metrics, elsewhere: &str) -> Router {
+    let unknown = format!("This is the admin port: /livez, /readyz, /metrics{elsewhere}\n");
     Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { page(&metrics) }))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "This is the admin port: /livez, /readyz, /metrics\n") })
+        .fallback(move || async move { (StatusCode::NOT_FOUND, unknown) })
 }
 
 fn ready(health: &Health) -> Response {

@@ -28,6 +28,7 @@ pub(super) fn source(source: &Source) -> Value {
         "keys": keys,
         "signatures": signatures,
         "secrets": source.secrets.len(),
+        "lacks_secret": source.lacks_secret(),
         "feeds": source.feeds(),
         "answers": match source.answers { Answers::Always200 => "always-200", Answers::Honest => "honest" },
         "duplicates": match source.duplicates { Duplicates::ByContent => "by-content", Duplicates::ByTime => "by-time" },

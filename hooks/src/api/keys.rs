@@ -47,11 +47,13 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Str
 #[serde(deny_unknown_fields, default)]
 struct RotateBody {
     overlap_hours: u64,
+    #[serde(deserialize_with = "given")]
+    expires: Option<Option<String>>,
 }
 
 impl Default for RotateBody {
     fn default() -> RotateBody {
-        RotateBody { overlap_hours: 24 }
+        RotateBody { overlap_hours: 24, expires: None }
     }
 }
 
@@ -146,12 +148,21 @@ pub(super) async fn rotate(Name(id): Name, call: Call) -> Answer {
         return Err(ApiError::bad(error, "the old key may go on for 0 to 168 hours"));
     }
     let mut stored = usable(&call, &id).await?;
+    let is_expired = state_of(&stored, call.now_us) == "expired";
+    let expires = match &body.expires {
+        None if is_expired => return Err(expired(&id)),
+        None => None,
+        Some(text) => Some(check_expiry(text.as_deref(), call.now_us)?),
+    };
     let hours = i64::try_from(body.overlap_hours).unwrap_or(0);
-    let until_us = call.now_us.saturating_add(hours * HOUR_US);
+    // What has expired does not come to life again beside the new one.
+    let until_us = if is_expired { call.now_us } else { call.now_us.saturating_add(hours * HOUR_US) };
     let fresh = with_id(&id, &Key::generate(&random::<[u8; RANDOM_BYTES]>()))
         .ok_or_else(|| ApiError::conflict("the identifier of this key is none", "make a new key"))?;
-    call.audit("keys.rotate", &id, &json!({ "old_until": at(until_us) })).await?;
-    if !call.store().rotate_key(&fresh, until_us).await? {
+    stored.expires_us = expires.unwrap_or(stored.expires_us);
+    let detail = json!({ "old_until": at(until_us), "expires": maybe_at(stored.expires_us) });
+    call.audit("keys.rotate", &id, &detail).await?;
+    if !call.store().rotate_key(&fresh, until_us, stored.expires_us).await? {
         return Err(revoked(&id));
     }
     call.api.service().keys_changed();
@@ -184,6 +195,14 @@ fn unknown(id: &str) -> ApiError {
     ApiError::missing(format!("there is no key {}", id.chars().take(60).collect::<String>()), fix)
 }
 
+fn expired(id: &str) -> ApiError {
+    let fix = format!(
+        "say until when the new one is valid: `bugfeed keys rotate {id} --expires 90d`, in the API \"expires\"; or let the \
+         old one go on with `bugfeed keys change {id} --expires 90d`"
+    );
+    ApiError::conflict(format!("the key {id} has expired, and with another secret it would still be refused"), fix)
+}
+
 fn revoked(id: &str) -> ApiError {
     ApiError::conflict(format!("the key {id} was revoked"), "make a new one; a revoked key stays revoked")
 }
@@ -198,6 +217,12 @@ fn state_of(key: &StoredKey, now_us: i64) -> &'static str {
     }
 }
 
+/// Until when the key before the last rotation is valid.
+fn old_until(key: &StoredKey) -> Option<i64> {
+    let (_, until_us) = key.previous?;
+    Some(key.expires_us.map_or(until_us, |expires_us| until_us.min(expires_us)))
+}
+
 fn shape(key: &StoredKey, now_us: i64) -> Value {
     json!({
         "id": key.id,
@@ -209,7 +234,7 @@ fn shape(key: &StoredKey, now_us: i64) -> Value {
         "expires": maybe_at(key.expires_us),
         "last_used": maybe_at(key.used_us),
         "revoked": maybe_at(key.revoked_us),
-        "old_until": maybe_at(key.previous.map(|(_, until_us)| until_us).filter(|until_us| *until_us > now_us)),
+        "old_until": maybe_at(old_until(key).filter(|until_us| *until_us > now_us)),
     })
 }
 
@@ -269,7 +294,10 @@ fn check_expiry(text: Option<&str>, now_us: i64) -> Result<Option<i64>, ApiError
     let Some(text) = text else { return Ok(None) };
     let expires_us = time("expires", text)?;
     if expires_us <= now_us {
-        return Err(ApiError::bad(format!("expires: {text} has passed"), "give a time to come, or null for never"));
+        return Err(ApiError::bad(
+            format!("expires: {text} has passed"),
+            "give a time to come, or never (in JSON, null)",
+        ));
     }
     Ok(Some(expires_us))
 }

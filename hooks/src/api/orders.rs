@@ -24,7 +24,7 @@ const MOST: usize = 10_000;
 const LONGEST: Duration = Duration::from_secs(20);
 /// How many events are ordered about in one transaction.
 const STEP: usize = 500;
-/// How many identifiers a dry run shows.
+/// How many identifiers are shown of those that are ordered about, and of those that cannot be.
 const SAMPLE: usize = 10;
 
 pub(super) async fn retry(name: Name, call: Call) -> Answer {
@@ -114,6 +114,7 @@ async fn order_many(call: Call, order: Order, deed: &str, states: &[State]) -> A
         "dry_run": body.dry_run,
         "done": run.done,
         "skipped": run.looked_at - run.done,
+        "refused": run.refused.iter().map(|(id, why)| json!({ "event": id.to_string(), "error": why })).collect::<Value>(),
         "sample": run.sample.iter().map(EventId::to_string).collect::<Value>(),
         "next": run.next.map(|id| id.to_string()),
     }))
@@ -154,6 +155,8 @@ struct BulkRun {
     looked_at: usize,
     done: usize,
     sample: Vec<EventId>,
+    /// The first ones that it cannot be done about, and why.
+    refused: Vec<(EventId, String)>,
     next: Option<EventId>,
 }
 
@@ -167,9 +170,14 @@ async fn run(
     let (mut run, begin) = (BulkRun::default(), Instant::now());
     loop {
         let page = call.store().list_events(filter, after, STEP).await?;
-        let events = page.events.iter().map(|stored| &stored.event);
-        let good: Vec<EventId> =
-            events.filter(|event| carry_out(order, event, call.now_us).is_ok()).map(|event| event.id).collect();
+        let mut good: Vec<EventId> = Vec::new();
+        for event in page.events.iter().map(|stored| &stored.event) {
+            match carry_out(order, event, call.now_us) {
+                Ok(_) => good.push(event.id),
+                Err(why) if run.refused.len() < SAMPLE => run.refused.push((event.id, why.to_string())),
+                Err(_) => {}
+            }
+        }
         run.looked_at += page.events.len();
         run.sample.extend(good.iter().take(SAMPLE - run.sample.len()));
         run.done += if is_dry { good.len() } else { call.store().order_all(&good, order, call.now_us).await? };

@@ -42,7 +42,18 @@ pub(super) async fn list(call: Call) -> Answer {
     };
     let page = call.store().requests(&filter, params.after()?, params.limit()?).await?;
     let is_raw = call.caller.has(Scope::Raw);
-    let requests: Vec<Value> = page.requests.iter().map(|request| shapes::request(request, is_raw)).collect();
+    let is_quarantined = |request: &&StoredRequest| request.state == RequestState::Quarantined;
+    let quarantined: Vec<RequestId> =
+        page.requests.iter().filter(is_quarantined).map(|request| request.envelope.id).collect();
+    let why = call.store().why_quarantined(&quarantined).await?;
+    let shape = |request: &StoredRequest| {
+        let mut shape = shapes::request(request, is_raw);
+        if let Value::Object(members) = &mut shape {
+            shapes::add_failure(members, why.get(&request.envelope.id));
+        }
+        shape
+    };
+    let requests: Vec<Value> = page.requests.iter().map(shape).collect();
     answer(json!({ "requests": requests, "next": page.next.map(|id| id.to_string()) }))
 }
 
@@ -84,10 +95,9 @@ pub(super) async fn replay(Name(text): Name, call: Call) -> Answer {
     let body: ReplayBody = call.json()?;
     let request = find(&call, id("id", &text)?).await?;
     let config = call.api.service().config();
-    let source = config.source(&request.envelope.source).ok_or_else(|| {
-        let name = &request.envelope.source;
-        ApiError::conflict(format!("there is no source '{name}' now"), "add it to the configuration, then try again")
-    })?;
+    let Some(source) = config.source(&request.envelope.source) else {
+        return Err(no_source(&call, &request).await?);
+    };
     let is_quarantined = request.state == RequestState::Quarantined;
     let again = if is_quarantined {
         from_quarantine(&call, source, &request, body.trust).await?
@@ -103,6 +113,18 @@ pub(super) async fn replay(Name(text): Name, call: Call) -> Answer {
     }
     call.api.service().wake();
     replayed(&again, &items)
+}
+
+/// Of a request to a source that did not exist, only the head was kept, so adding the source is not enough.
+async fn no_source(call: &Call, request: &StoredRequest) -> Result<ApiError, ApiError> {
+    let is_kept = call.store().body(request.envelope.id).await?.is_some();
+    let fix = if is_kept {
+        "add it to the configuration, then try again"
+    } else {
+        "its body was not kept, so it cannot be received again: add the source to the configuration, and let the sender \
+         send it once more"
+    };
+    Ok(ApiError::conflict(format!("there is no source '{}' now", request.envelope.source), fix))
 }
 
 fn replayed(again: &ReceivedRequest, items: &[AcceptedItem]) -> Result<Response, ApiError> {
@@ -128,10 +150,19 @@ fn replayed(again: &ReceivedRequest, items: &[AcceptedItem]) -> Result<Response,
 }
 
 async fn find(call: &Call, id: RequestId) -> Result<StoredRequest, ApiError> {
-    call.store().request(id).await?.ok_or_else(|| {
-        let fix = "it may have been removed by retention; `bugfeed requests list` has what is kept";
-        ApiError::missing(format!("there is no request {id}"), fix)
-    })
+    if let Some(request) = call.store().request(id).await? {
+        return Ok(request);
+    }
+    // One that left the quarantine is known by what was done about it.
+    if let Some(deed) = call.store().last_deed("requests.replay", &id.to_string()).await? {
+        let detail: Value = serde_json::from_str(&deed.detail).unwrap_or_default();
+        if let Some(again) = detail["request"].as_str() {
+            let error = format!("the request {id} has left the quarantine: it was received again as {again}");
+            return Err(ApiError::missing(error, format!("`bugfeed requests show {again}` shows it")));
+        }
+    }
+    let fix = "it may have been removed by retention; `bugfeed requests list` has what is kept";
+    Err(ApiError::missing(format!("there is no request {id}"), fix))
 }
 
 async fn from_quarantine(
@@ -152,7 +183,9 @@ async fn from_quarantine(
         let hint = if is_trusted || quarantined.envelope.body.is_none() {
             fix
         } else {
-            format!("{fix}; or take it on your word with \"trust\": true")
+            format!(
+                "{fix}; or take it on your word: `bugfeed requests replay {id} --trust`, in the API \"trust\": true"
+            )
         };
         ApiError::conflict(format!("it is still refused: {error}"), hint)
     })

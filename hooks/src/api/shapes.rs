@@ -2,7 +2,7 @@
 //!
 //! Times are texts in UTC, as everywhere in the protocol. A member is there even if it is null.
 
-use bugfeed_core::hooks::event::{EventId, Link, LinkKind, State};
+use bugfeed_core::hooks::event::{ErrorClass, Event, EventId, Link, LinkKind, State};
 use bugfeed_protocol::When;
 use serde_json::{Map, Value, json};
 
@@ -26,10 +26,18 @@ pub(super) fn maybe_at(us: Option<i64>) -> Value {
     us.map_or(Value::Null, at)
 }
 
+/// When an event is tried next. One whose item was not kept is never mapped again; its time is that of its expiry.
+pub(super) fn next_try_us(event: &Event) -> Option<i64> {
+    let progress = &event.progress;
+    let is_final = progress.class == Some(ErrorClass::Mapping) && !event.retryable;
+    let waits = matches!(progress.state, State::Queued | State::Errored) && !is_final;
+    // Whoever is due since it was received is due at once.
+    progress.due_us.filter(|due_us| waits && *due_us > event.received_us)
+}
+
 /// An event, as it is in lists.
 pub(super) fn event(stored: &StoredEvent) -> Value {
     let (event, progress) = (&stored.event, &stored.event.progress);
-    let waits = matches!(progress.state, State::Queued | State::Errored);
     let is_leased = progress.state == State::Processing;
     let number = |number: &(bugfeed_protocol::Epoch, u64)| format!("{}.{}", number.0, number.1);
     json!({
@@ -37,7 +45,7 @@ pub(super) fn event(stored: &StoredEvent) -> Value {
         "request": stored.request().to_string(),
         "item": stored.item,
         "source": &*event.source,
-        "feed": &*event.feed,
+        "feed": Some(&*event.feed).filter(|feed| !feed.is_empty()),
         "bug": event.bug.map(|bug| bug.get()),
         "when": event.when.to_string(),
         "when_from": event.origin.as_str(),
@@ -51,8 +59,7 @@ pub(super) fn event(stored: &StoredEvent) -> Value {
         "class": progress.class.map(|class| class.as_str()),
         "reason": progress.drop.map(|reason| reason.as_str()),
         "attempts": progress.attempts,
-        // Whoever is due since it was received is due at once.
-        "next_try": maybe_at(progress.due_us.filter(|due_us| waits && *due_us > event.received_us)),
+        "next_try": maybe_at(next_try_us(event)),
         "lease_until": maybe_at(progress.due_us.filter(|_| is_leased)),
         "blocked_by": progress.blocked_by.map(|id| id.to_string()),
         "released": progress.released,
@@ -73,7 +80,7 @@ pub(super) fn detail(detail: &Detail) -> Value {
         let repeats = detail.stored.event.repeat_of.map(|id| id.to_string());
         members.insert("repeat_of".to_owned(), json!(repeats));
         members.insert("hash".to_owned(), json!(hex(&detail.stored.event.hash.0)));
-        add_failure(members, detail.reason.as_ref());
+        add_reason(members, &detail.stored.event, detail.reason.as_ref());
         members.insert("kept".to_owned(), json!(detail.is_kept));
         members.insert("links".to_owned(), detail.links.iter().map(link).collect());
         let linked_by = detail.linked_by.iter().map(|(from, kind)| linked_by(*from, *kind));
@@ -81,6 +88,14 @@ pub(super) fn detail(detail: &Detail) -> Value {
         members.insert("lines".to_owned(), detail.lines.iter().map(line).collect());
     }
     shape
+}
+
+/// Why an event failed. Of one that never did, it is a remark.
+pub(super) fn add_reason(members: &mut Map<String, Value>, event: &Event, reason: Option<&Failure>) {
+    let is_remark = event.progress.class.is_none() && event.progress.attempts == 0;
+    let (note, failure) = if is_remark { (reason, None) } else { (None, reason) };
+    add_failure(members, failure);
+    members.insert("note".to_owned(), json!(note));
 }
 
 /// Why something failed, as two members.

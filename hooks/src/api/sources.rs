@@ -17,8 +17,10 @@ use super::shapes::{at, maybe_at};
 use crate::config::Source;
 use crate::store::notes::{Switch, SwitchedOff};
 use crate::store::tokens::Scope;
+use crate::store::traffic::Refused;
 use crate::store::{Store, StoreError};
 
+const DAY_US: i64 = 86_400_000_000;
 /// How many events are switched on in one transaction.
 const STEP: usize = 500;
 
@@ -48,11 +50,15 @@ pub(super) async fn list(call: Call) -> Answer {
     let config = call.api.service().config();
     let off = call.store().switched_off().await?;
     let mut sources = Vec::with_capacity(config.sources.len());
+    let mut refused = call.store().refused(call.now_us - DAY_US).await?;
     for source in &config.sources {
         let mut shape = config_view::source(source);
-        let last_us = call.store().last_request(&source.name).await?;
-        shape["last_request"] = maybe_at(last_us);
-        shape["silent_seconds"] = json!(silence(last_us, call.now_us));
+        let traffic = call.store().traffic(&source.name).await?;
+        shape["last_request"] = maybe_at(traffic.last_us);
+        shape["last_taken"] = maybe_at(traffic.taken_us);
+        shape["connected"] = maybe_at(traffic.connected_us);
+        shape["refused"] = counts(refused.remove(&source.name).unwrap_or_default());
+        shape["silent_seconds"] = json!(silence(traffic.last_us, call.now_us));
         shape["off_since"] = maybe_at(off_since(&off, Switch::Source, &source.name));
         shape["sender"] = call.api.service().sender(&source.name);
         sources.push(shape);
@@ -60,11 +66,18 @@ pub(super) async fn list(call: Call) -> Answer {
     let feed = |name: &&str| json!({ "name": name, "off_since": maybe_at(off_since(&off, Switch::Feed, name)) });
     let is_raw = call.caller.has(Scope::Raw);
     let notify: Vec<Value> = config.notify.iter().map(|notify| config_view::notify(notify, is_raw)).collect();
+    // What is left was sent to sources that the configuration does not name.
+    let unknown = refused.into_values().fold(Refused::default(), Refused::and);
     answer(json!({
         "sources": sources,
+        "unknown_sources": { "refused": counts(unknown) },
         "feeds": config.feeds().iter().map(feed).collect::<Value>(),
         "notify": notify,
     }))
+}
+
+fn counts(refused: Refused) -> Value {
+    json!({ "day": refused.lately, "kept": refused.kept })
 }
 
 /// Whole seconds since a source was last heard of.
@@ -187,6 +200,10 @@ async fn access(call: &Call, source: &Source) -> Result<Check, ApiError> {
         let says = "only requests whose signature fits the secret are accepted".to_owned();
         return Ok(Check { what, is_good: true, says });
     }
+    if source.lacks_secret() {
+        let says = format!("its sender can only sign, and the source has no secret: {}", source.secret_advice());
+        return Ok(Check { what, is_good: false, says });
+    }
     let may = |sources: &Option<Vec<String>>| sources.as_ref().is_none_or(|names| names.contains(&source.name));
     let keys = call.store().keys().await?;
     let good = keys.iter().filter(|key| {
@@ -203,10 +220,23 @@ async fn access(call: &Call, source: &Source) -> Result<Check, ApiError> {
 }
 
 async fn requests(call: &Call, source: &Source) -> Result<Check, ApiError> {
-    let last_us = call.store().last_request(&source.name).await?;
-    let says = match silence(last_us, call.now_us) {
-        Some(seconds) => format!("the last request came {seconds} s ago"),
-        None => format!("no request has come yet; the sender POSTs to /hooks/{}", source.name),
+    let traffic = call.store().traffic(&source.name).await?;
+    let refused = call.store().refused(call.now_us - DAY_US).await?.remove(&source.name).unwrap_or_default();
+    let seconds = |last_us: Option<i64>| silence(last_us, call.now_us).unwrap_or(0);
+    // What comes is no good sign while it is refused.
+    let is_good = traffic.last_us.is_some() && traffic.taken_us == traffic.last_us;
+    let mut says = match (traffic.last_us, traffic.taken_us) {
+        (None, _) => format!("no request has come yet; the sender POSTs to /hooks/{}", source.name),
+        (last_us, None) => format!("the last request came {} s ago and was refused; none was taken", seconds(last_us)),
+        (last_us, taken_us) if taken_us == last_us => format!("the last request came {} s ago", seconds(last_us)),
+        (last_us, taken_us) => {
+            let (last, taken) = (seconds(last_us), seconds(taken_us));
+            format!("the last request came {last} s ago and was refused; the last that was taken came {taken} s ago")
+        }
     };
-    Ok(Check { what: "requests".to_owned(), is_good: last_us.is_some(), says })
+    if refused.lately > 0 {
+        let why = format!("bugfeed requests list --state quarantined --source {}", source.name);
+        says.push_str(&format!("; {} were refused in the last 24 h: {why}", refused.lately));
+    }
+    Ok(Check { what: "requests".to_owned(), is_good, says })
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::call::{Call, Name, answer};
 use super::error::Answer;
 use super::params::bug;
-use super::shapes::{self, add_failure, at};
+use super::shapes::{self, add_reason, at};
 use crate::receive::received::RequestId;
 use crate::store::requests::StoredRequest;
 use crate::store::way::Step;
@@ -57,7 +57,7 @@ fn shape(step: &Step, request: Option<&StoredRequest>, says: &str) -> Value {
         })
     });
     if let Value::Object(members) = &mut shape {
-        add_failure(members, step.reason.as_ref());
+        add_reason(members, &step.stored.event, step.reason.as_ref());
         members.insert("lines".to_owned(), step.lines.iter().map(shapes::line).collect());
         members.insert("came_with".to_owned(), came_with.unwrap_or(Value::Null));
         members.insert("says".to_owned(), json!(says));
@@ -95,7 +95,7 @@ fn explain(step: &Step, links: &[Link], next_us: Option<i64>) -> String {
         State::Canceled => to(LinkKind::CanceledBy).map_or("canceled".to_owned(), |to| format!("canceled by {to}")),
         State::Errored => {
             let expires = time(Some(event.expires_us)).map_or(String::new(), |time| format!(", expires {time}"));
-            format!("failed {} times{why}{}{expires}", progress.attempts, next(progress.due_us))
+            format!("failed {} times{why}{}{expires}", progress.attempts, next(shapes::next_try_us(event)))
         }
         State::Disabled => "waits because its source or feed is switched off".to_owned(),
     }

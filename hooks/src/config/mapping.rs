@@ -4,12 +4,15 @@
 //! replaces what the preset says, member by member; for a member that the user writes for the whole source, also what
 //! the preset's rules say about it.
 
+use std::collections::BTreeSet;
+
 use jiff::tz::TimeZone;
 use regex_lite::Regex;
 
 use super::error::ConfigError;
 use super::feed::{FeedRule, read_feed};
 use super::reader::{Fields, Node};
+use crate::receive::date::DateFormat;
 use crate::receive::lookup::{Glob, Lookup, Place, check_pointer};
 
 /// How a source's requests become items, and items changes.
@@ -34,6 +37,8 @@ pub struct Mapping {
     pub rules: Vec<Rule>,
     /// What is said for the whole source; the rules have taken over what they do not say themselves.
     pub(crate) common: Members,
+    /// The members that the user wrote, not the preset, for the source or for a rule.
+    pub(crate) own: BTreeSet<&'static str>,
 }
 
 /// `[source.on."GLOB"]`: what happens to items of these kinds.
@@ -87,6 +92,7 @@ impl Default for Mapping {
             action: Vec::new(),
             rules: Vec::new(),
             common: Members::default(),
+            own: BTreeSet::new(),
         }
     }
 }
@@ -96,7 +102,7 @@ impl Members {
     fn read(&mut self, fields: &mut Fields<'_>) -> Result<Members, ConfigError> {
         let mut said = Members {
             bug: lookups(fields, "bug")?,
-            when: lookups_or_now(fields, "when")?,
+            when: lookups(fields, "when")?,
             project: lookups(fields, "project")?,
             is_private: lookups(fields, "is_private")?,
             identity: lookups(fields, "identity")?,
@@ -110,6 +116,18 @@ impl Members {
         let before = std::mem::replace(self, said.clone());
         self.fill_from(&before);
         Ok(said)
+    }
+
+    /// The names of what it says something about.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let lists = [
+            ("bug", &self.bug),
+            ("when", &self.when),
+            ("project", &self.project),
+            ("is_private", &self.is_private),
+            ("identity", &self.identity),
+        ];
+        lists.into_iter().filter(|(_, list)| list.is_some()).map(|(name, _)| name)
     }
 
     /// Takes over what this says nothing about.
@@ -159,16 +177,16 @@ impl Mapping {
             }
         }
         if let Some(node) = fields.get("timezone") {
-            let problem = "this is no time zone that this machine knows";
-            let fix = "use a name such as \"UTC\" or \"Europe/Berlin\"";
-            self.timezone = TimeZone::get(node.text()?).map_err(|_| node.error(problem, fix))?;
+            self.timezone = read_zone(&node)?;
         }
         for (name, place) in [("id", &mut self.id), ("kind", &mut self.kind), ("action", &mut self.action)] {
             if let Some(lookups) = lookups(fields, name)? {
                 *place = lookups;
+                self.own.insert(name);
             }
         }
         let said = self.common.read(fields)?;
+        self.own.extend(said.names());
         for rule in &mut self.rules {
             rule.members.yield_to(&said);
         }
@@ -181,14 +199,16 @@ impl Mapping {
         let mut new = Vec::new();
         for (glob, node) in on.table()?.all() {
             check_glob(glob, &node)?;
-            match self.rules.iter_mut().find(|rule| rule.glob.as_str() == glob) {
+            let said = match self.rules.iter_mut().find(|rule| rule.glob.as_str() == glob) {
                 Some(rule) => rule.read(&node)?,
                 None => {
                     let mut rule = Rule::for_kinds(glob);
-                    rule.read(&node)?;
+                    let said = rule.read(&node)?;
                     new.push(rule);
+                    said
                 }
-            }
+            };
+            self.own.extend(said.names());
         }
         new.append(&mut self.rules);
         self.rules = new;
@@ -239,7 +259,7 @@ impl Rule {
         Rule { glob: Glob::new(glob), conditions: Vec::new(), answer: None, members: Members::default() }
     }
 
-    fn read(&mut self, node: &Node<'_>) -> Result<(), ConfigError> {
+    fn read(&mut self, node: &Node<'_>) -> Result<Members, ConfigError> {
         let mut fields = node.table()?;
         if let Some(conditions) = lookups(&mut fields, "if")? {
             self.conditions = conditions;
@@ -252,7 +272,8 @@ impl Rule {
             // A rule of the preset that ignores is changed into one that makes changes.
             self.answer = None;
         }
-        fields.finish()
+        fields.finish()?;
+        Ok(said)
     }
 }
 
@@ -280,10 +301,20 @@ fn read_pointer(node: &Node<'_>) -> Result<String, ConfigError> {
     Ok(text.to_owned())
 }
 
-/// Reads places, of which `now` is none.
+/// Reads the places of a member. `now` and `format` belong to `when`, `public` belongs to `is_private`.
 fn lookups(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<Lookup>>, ConfigError> {
     let Some(node) = fields.get(name) else { return Ok(None) };
     let lookups = read_lookups(&node)?;
+    if name != "is_private" && lookups.iter().any(|lookup| lookup.place == Place::Public) {
+        let fix = "it may stand in is_private = [\"/private\", \"public\"] only";
+        return Err(node.error("\"public\" is an answer", fix));
+    }
+    if name == "when" {
+        return Ok(Some(lookups));
+    }
+    if lookups.iter().any(|lookup| lookup.format.is_some()) {
+        return Err(node.error("only a time has a format", "leave it out here"));
+    }
     if lookups.iter().any(|lookup| lookup.place == Place::Now) {
         return Err(node.error("\"now\" is a time", "it may stand in when = [\"/updated_at\", \"now\"] only"));
     }
@@ -294,29 +325,49 @@ fn lookups(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<Loo
     Ok(Some(lookups))
 }
 
-fn lookups_or_now(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<Vec<Lookup>>, ConfigError> {
-    fields.get(name).map(|node| read_lookups(&node)).transpose()
-}
-
-/// Reads one place or a list: `"/a/b"`, `"header:X"`, `{ from = "/a", match = "^X-([0-9]+)$" }`.
+/// Reads one place or a list: `"/a/b"`, `"header:X"`, `{ from = "/a", match = "^X-([0-9]+)$" }`,
+/// `{ from = "/at", format = "%d.%m.%Y %H:%M", timezone = "Europe/Berlin" }`.
 pub(crate) fn read_lookups(node: &Node<'_>) -> Result<Vec<Lookup>, ConfigError> {
     let mut lookups = Vec::new();
     for node in node.list() {
         if !node.is_table() {
-            lookups.push(Lookup { place: read_place(&node)?, pattern: None });
+            lookups.push(Lookup { place: read_place(&node)?, pattern: None, format: None });
             continue;
         }
         let mut fields = node.table()?;
         let (from, pattern) = (fields.get("from"), fields.get("match"));
+        let (format, zone) = (fields.get("format"), fields.get("timezone"));
         fields.finish()?;
         let example = "write { from = \"/issue/key\", match = \"-([0-9]+)$\" }";
         let from = from.ok_or_else(|| node.error("nothing says where to look", example))?;
         let pattern = pattern.map(|node| read_pattern(&node)).transpose()?;
+        let format = read_format(format.as_ref(), zone.as_ref())?;
         for place in from.list() {
-            lookups.push(Lookup { place: read_place(&place)?, pattern: pattern.clone() });
+            lookups.push(Lookup { place: read_place(&place)?, pattern: pattern.clone(), format: format.clone() });
         }
     }
     Ok(lookups)
+}
+
+/// Reads the form of a date, and its zone where the form has none.
+fn read_format(format: Option<&Node<'_>>, zone: Option<&Node<'_>>) -> Result<Option<DateFormat>, ConfigError> {
+    let Some(format) = format else {
+        let stray = "this goes with a format";
+        let fix =
+            "write format = \"%d.%m.%Y %H:%M\" beside it; for all dates without a zone, write timezone in the source";
+        return zone.map_or(Ok(None), |zone| Err(zone.error(stray, fix)));
+    };
+    let zone = zone.map(read_zone).transpose()?;
+    let fix = "write it as in \"%d.%m.%Y %H:%M:%S %z\"; year, month and day are needed";
+    let format = DateFormat::new(format.text()?, zone)
+        .map_err(|why| format.error(format!("this is no form of a date: {why}"), fix))?;
+    Ok(Some(format))
+}
+
+fn read_zone(node: &Node<'_>) -> Result<TimeZone, ConfigError> {
+    let problem = "this is no time zone that this machine knows";
+    let fix = "use a name such as \"UTC\" or \"Europe/Berlin\"";
+    TimeZone::get(node.text()?).map_err(|_| node.error(problem, fix))
 }
 
 fn read_place(node: &Node<'_>) -> Result<Place, ConfigError> {

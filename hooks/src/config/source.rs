@@ -129,6 +129,9 @@ const SHORTEST_RECONCILE_BUGZILLA: Duration = Duration::from_secs(300);
 /// Presets whose trackers can be asked what changed.
 const CAN_RECONCILE: [&str; 6] = ["bugzilla", "gitea", "github", "gitlab", "redmine", "redmine-plugin"];
 
+/// The presets whose senders have no field for a header or a key.
+const SIGN_ONLY: [&str; 4] = ["github", "jira", "launchpad", "redmine"];
+
 impl Source {
     /// A source of which only the name is known.
     fn named(name: &str) -> Source {
@@ -162,6 +165,7 @@ impl Source {
             source.read_layer(fields, Layer::Preset)?;
             source.mapping.finish(fields)
         })?;
+        source.mapping.own.clear();
         Ok(source)
     }
 
@@ -180,6 +184,7 @@ impl Source {
             let preset = node.one_of(&names)?;
             source.preset = Some(preset);
             presets::read(preset, |fields| source.read_layer(fields, Layer::Preset))?;
+            source.mapping.own.clear();
         }
         source.read_layer(fields, Layer::User(read_file))?;
         fields.finish()?;
@@ -200,7 +205,7 @@ impl Source {
         let auth_node = fields.get("auth");
         let is_preset = matches!(layer, Layer::Preset);
         let auth = auth_node.as_ref().map(|node| read_auth(node, is_preset)).transpose()?.unwrap_or_default();
-        let says_keys = auth.keys.is_some();
+        let (says_keys, says_signatures) = (auth.keys.is_some(), auth.signatures.is_some());
         self.keys = auth.keys.unwrap_or_else(|| self.keys.clone());
         self.signatures = auth.signatures.unwrap_or_else(|| self.signatures.clone());
         if let Some(node) = fields.get("path_key") {
@@ -230,6 +235,10 @@ impl Source {
                 "a source with a secret accepts signatures only, so no key is looked for",
                 "leave out either the secret or the way of the key",
             )),
+            Some(node) if says_signatures && !says_keys && self.secrets.is_empty() => Err(node.error(
+                "the source has no secret by which this could be checked",
+                "add secret_file = \"FILE\"; or, if a header is to carry a key, write auth = { header = \"X-My-Key\" }",
+            )),
             _ => Ok(()),
         }
     }
@@ -245,7 +254,7 @@ impl Source {
             Some(preset) => format!("senders of preset \"{preset}\" sign nothing, so a secret would refuse all"),
             None => "nothing says how the sender signs".to_owned(),
         };
-        let fix = "leave the secret out and give the sender a key, or say how it signs, as in auth = { hmac-sha256 = \"X-Signature\" }";
+        let fix = "leave the secret out and give the sender a key, or say how it signs, as in auth = { hmac-sha256 = \"X-My-Signature\" }, or that it sends the secret itself, as in auth = { token = \"X-My-Token\" }";
         Err(node.error(problem, fix))
     }
 
@@ -324,6 +333,22 @@ impl Source {
             return refuse("reconcile_as_key", problem.to_owned(), "add them, or leave it out");
         }
         Ok(())
+    }
+
+    /// Whether its sender, by its preset, can do nothing but sign, and there is no secret to check that with; nor does the
+    /// user say how a key comes in instead.
+    pub fn lacks_secret(&self) -> bool {
+        let signs = self.preset.is_some_and(|preset| SIGN_ONLY.contains(&preset));
+        signs && self.secrets.is_empty() && self.keys == any_key()
+    }
+
+    /// What to do about a source that lacks a secret.
+    pub fn secret_advice(&self) -> String {
+        let name = &self.name;
+        format!(
+            "add secret_file = \"{name}.secret\" to source '{name}', and enter the same secret at the sender; or add \
+             path_key = true, and let the sender POST to /hooks/{name}/KEY"
+        )
     }
 
     /// The feeds that this source names.

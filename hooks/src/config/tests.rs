@@ -33,7 +33,10 @@ fn each_preset_is_good_and_names_its_feed() {
         assert_eq!(config.feeds().into_iter().collect::<Vec<_>>(), ["default"], "{name}");
         assert!(presets::text(name).is_some_and(|text| text.contains("[[source]]")));
         // A user may copy it, give it a name and change it. Only SHA-1 stays with the preset.
-        let copied = presets::text(name).unwrap_or_default().replace("[[source]]", "[[source]]\nname = \"x\"");
+        // What signs needs a secret then.
+        let is_signed = ["gitea", "github", "jira", "plain", "redmine"].contains(&name);
+        let own = if is_signed { "[[source]]\nname = \"x\"\nsecret = \"s\"" } else { "[[source]]\nname = \"x\"" };
+        let copied = presets::text(name).unwrap_or_default().replace("[[source]]", own);
         match (name, read(&copied)) {
             ("launchpad", Err(error)) => assert!(error.problem.contains("SHA-1"), "{error}"),
             (_, copied) => {
@@ -277,6 +280,16 @@ fn errors_of_access() {
         ("preset = \"github\"\nsecret_file = \"absent\"", "the file cannot be read: no such file"),
         ("preset = \"bugzilla\"\nsecret = \"a\"", "senders of preset \"bugzilla\" sign nothing"),
         ("bug = \"/b\"\nsecret = \"a\"", "nothing says how the sender signs"),
+        ("bug = \"/b\"\nsecret = \"a\"", "as in auth = { token = \"X-My-Token\" }"),
+        (
+            "bug = \"/b\"\nauth = { token = \"X-T\" }",
+            "source.x.auth: the source has no secret by which this could be checked; add secret_file = \"FILE\"; or, if a \
+             header is to carry a key, write auth = { header = \"X-My-Key\" }",
+        ),
+        ("bug = \"/b\"\nauth = { hmac-sha256 = \"X-S\" }", "the source has no secret"),
+        ("preset = \"plain\"\nauth = \"standard-webhooks\"", "the source has no secret"),
+        ("bug = \"/b\"\nauth = [{ token = \"X-T\" }, \"bearer\"]", "no error"),
+        ("bug = \"/b\"\nauth = { token = \"X-T\" }\nsecret_file = \"secret.txt\"", "no error"),
         ("bug = \"/b\"\nauth = { hmac-sha1 = \"X-A\" }", "SHA-1 is too weak"),
         ("bug = \"/b\"\nauth = \"header\"", "nothing says which header"),
         ("bug = \"/b\"\nauth = \"beerer\"", "did you mean \"bearer\"?"),
@@ -291,6 +304,23 @@ fn errors_of_access() {
 }
 
 #[test]
+fn a_source_whose_sender_can_only_sign_lacks_a_secret() {
+    for (members, lacks) in [
+        ("preset = \"github\"", true),
+        ("preset = \"jira\"", true),
+        ("preset = \"github\"\nsecret = \"s\"", false),
+        ("preset = \"github\"\npath_key = true", false),
+        ("preset = \"github\"\nauth = \"bearer\"", false),
+        ("preset = \"gitlab\"", false),
+        ("preset = \"plain\"", false),
+        ("bug = \"/b\"", false),
+    ] {
+        let config = read(&format!("[[source]]\nname = \"x\"\n{members}\n")).unwrap();
+        assert_eq!(config.sources[0].lacks_secret(), lacks, "{members}");
+    }
+}
+
+#[test]
 fn errors_of_mappings() {
     assert_errors(&[
         ("bug = \"b\"", "hooks.toml:3: source.x.bug: this is no place in a request; a JSON Pointer begins with \"/\""),
@@ -299,7 +329,24 @@ fn errors_of_mappings() {
         ("bug = \"/b\"\nidentity = \"root:/x\"", "an item's identity is in the item"),
         ("bug = { from = \"/a\", match = \"([0-9]\" }", "source.x.bug.match: this is no regular expression"),
         ("bug = { match = \"a\" }", "nothing says where to look"),
-        ("bug = { form = \"/a\" }", "did you mean \"from\"?"),
+        ("bug = \"/b\"\nproject = [\"/p\", \"public\"]", "source.x.project: \"public\" is an answer"),
+        ("bug = \"/b\"\nis_private = [\"/p\", \"public\"]", "no error"),
+        ("bug = { from = \"/b\", format = \"%F\" }", "source.x.bug: only a time has a format"),
+        (
+            "bug = \"/b\"\nwhen = { from = \"/a\", format = \"%H:%M\" }",
+            "source.x.when.format: this is no form of a date",
+        ),
+        ("bug = \"/b\"\nwhen = { from = \"/a\", format = \"%!\" }", "this is no form of a date"),
+        (
+            "bug = \"/b\"\nwhen = { from = \"/a\", timezone = \"UTC\" }",
+            "source.x.when.timezone: this goes with a format",
+        ),
+        (
+            "bug = \"/b\"\nwhen = { from = \"/a\", format = \"%F\", timezone = \"Mars\" }",
+            "source.x.when.timezone: this is no time zone",
+        ),
+        ("bug = \"/b\"\nwhen = { from = \"/a\", format = \"%d.%m.%Y %H:%M:%S %z\" }", "no error"),
+        ("bug = { frm = \"/a\" }", "did you mean \"from\"?"),
         ("bug = \"/b\"\nitems = []", "source.x.items: the list is empty"),
         ("bug = \"/b\"\nitems = \"x\"", "this is no JSON Pointer"),
         ("bug = \"/b\"\nunwrap = \"payload\"", "write \"form:FIELD\""),

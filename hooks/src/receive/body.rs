@@ -78,11 +78,33 @@ pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> 
         Ok(root) => Ok(Body { root: Some(root), lines: Vec::new() }),
         Err(_) if mapping.ndjson && looks_like_lines(text) => read_lines(text),
         Err(error) => {
-            let of_forms = "choose the content type application/json in the sender's webhook";
-            let fix = if mapping.unwrap.is_none() { "send JSON" } else { of_forms };
+            let fix = not_json(mapping, headers, payload);
             Err(RequestError::new(format!("the body is not JSON: {}", reason(&error)), fix))
         }
     }
+}
+
+/// The advice about a body that is no JSON. A form may have the JSON in one of its fields.
+fn not_json(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> String {
+    let of_senders = "choose the content type application/json in the sender's webhook".to_owned();
+    if mapping.unwrap.is_some() {
+        return of_senders;
+    }
+    if !is_form(headers, payload) {
+        return "send JSON".to_owned();
+    }
+    let is_json = |text: &str| text.starts_with(['{', '[']) && serde_json::from_str::<Value>(text).is_ok();
+    let field = form_urlencoded::parse(payload).find(|(name, value)| is_plain(name) && is_json(value.trim()));
+    match field {
+        Some((name, _)) => format!("add unwrap = \"form:{name}\" to the source, or {of_senders}"),
+        None => format!("{of_senders}; of a form, a field can be read that holds JSON: unwrap = \"form:FIELD\""),
+    }
+}
+
+/// Whether this is the name of a form's field that may be shown.
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=40).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// How many values and names a JSON text has, at most: what is opened or set off by a sign outside of strings.

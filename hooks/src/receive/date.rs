@@ -2,7 +2,12 @@
 //!
 //! Goes in: a JSON value or a header's text. Comes out: an instant, or why there is none. It knows no clock.
 
+use std::fmt;
+use std::sync::Arc;
+
 use bugfeed_protocol::When;
+use jiff::civil::date;
+use jiff::fmt::strtime::{self, BrokenDownTime};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
@@ -10,6 +15,56 @@ use serde_json::Value;
 const MILLISECONDS_FROM: i64 = 100_000_000_000;
 /// A text of fewer digits is no number of seconds; `20140403` is a date.
 const FEWEST_DIGITS: usize = 9;
+
+/// A form of dates that a source describes, such as `%d.%m.%Y %H:%M:%S %z`.
+#[derive(Clone, Debug)]
+pub struct DateFormat(Arc<Form>);
+
+#[derive(Debug)]
+struct Form {
+    text: String,
+    /// The zone of dates in which none is written; without it, the source's.
+    zone: Option<TimeZone>,
+}
+
+impl DateFormat {
+    /// Checks a form, in the signs of `strptime`, by writing a date and reading it again.
+    ///
+    /// # Errors
+    /// A sign is not known, or year, month and day do not follow from it. A part of a sentence.
+    pub fn new(text: &str, zone: Option<TimeZone>) -> Result<DateFormat, String> {
+        let sample = date(2026, 11, 26).at(13, 14, 15, 0).to_zoned(TimeZone::UTC).map_err(|error| error.to_string())?;
+        let written = strtime::format(text, &sample).map_err(|error| error.to_string())?;
+        let format = DateFormat(Arc::new(Form { text: text.to_owned(), zone }));
+        let read = format.parse(&written, &TimeZone::UTC)?;
+        let day = read.as_micros().abs_diff(sample.timestamp().as_microsecond());
+        if day > 2 * 86_400_000_000 { Err("it does not tell the day".to_owned()) } else { Ok(format) }
+    }
+
+    /// Reads a date. `zone` is that of the source. The error is a part of a sentence.
+    pub(crate) fn read(&self, text: &str, zone: &TimeZone) -> Result<When, String> {
+        self.parse(text.trim(), zone).map_err(|_| format!("it has not the form {self}"))
+    }
+
+    fn parse(&self, text: &str, zone: &TimeZone) -> Result<When, String> {
+        let parts = BrokenDownTime::parse(&self.0.text, text).map_err(|error| error.to_string())?;
+        let zone = self.0.zone.as_ref().unwrap_or(zone);
+        let time = if parts.offset().is_some() || parts.timestamp().is_some() {
+            parts.to_timestamp()
+        } else {
+            // Without an hour, it is the day's beginning.
+            parts.to_datetime().and_then(|local| local.to_zoned(zone.clone())).map(|zoned| zoned.timestamp())
+        };
+        let micros = time.map_err(|error| error.to_string())?.as_microsecond();
+        When::from_micros(micros).ok_or_else(|| "it is not from 1970 to 2199".to_owned())
+    }
+}
+
+impl fmt::Display for DateFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.text)
+    }
+}
 
 /// Reads a date: RFC 3339; without an offset (then in the zone); with a blank for the `T`; with ` UTC`, `+0000` or a
 /// blank before the offset; seconds or milliseconds since 1970, as a number or a text. A fraction is cut off at
@@ -127,6 +182,28 @@ mod tests {
             json!("x".repeat(1000)),
         ] {
             assert!(utc(&value).starts_with("error"), "{value}");
+        }
+    }
+
+    #[test]
+    fn forms_that_a_source_describes() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let read = |form: &str, zone: Option<&TimeZone>, text: &str| {
+            let format = DateFormat::new(form, zone.cloned()).unwrap();
+            format.read(text, &TimeZone::UTC).map_or_else(|error| error, |when| when.to_string())
+        };
+        let full = "%d.%m.%Y %H:%M:%S %z";
+        assert_eq!(read(full, None, " 26.11.2026 12:30:00 +0100 "), "2026-11-26T11:30:00");
+        assert_eq!(read(full, Some(&berlin), "26.11.2026 12:30:00 -0000"), "2026-11-26T12:30:00");
+        assert_eq!(read("%d.%m.%Y %H:%M", None, "26.11.2026 12:30"), "2026-11-26T12:30:00");
+        assert_eq!(read("%d.%m.%Y %H:%M", Some(&berlin), "01.07.2026 12:30"), "2026-07-01T10:30:00");
+        assert_eq!(read("%m/%d/%Y", None, "11/26/2026"), "2026-11-26T00:00:00");
+        assert_eq!(read("%a, %d %b %Y %H:%M:%S %z", None, "Thu, 26 Nov 2026 11:30:00 +0000"), "2026-11-26T11:30:00");
+        assert_eq!(read("%s", None, "1795694400"), "2026-11-26T12:00:00");
+        assert_eq!(read("%d.%m.%Y", None, "2026-11-26"), "it has not the form %d.%m.%Y");
+        assert_eq!(read("%d.%m.%Y", None, "31.02.2026"), "it has not the form %d.%m.%Y");
+        for form in ["", "%d.%m.", "%H:%M", "%!", "2026", "%"] {
+            assert!(DateFormat::new(form, None).is_err(), "{form}");
         }
     }
 

@@ -30,6 +30,17 @@ pub struct Explanation {
     pub access: String,
     /// The items, or why there are none.
     pub items: Result<Vec<ExplainedItem>, RequestError>,
+    /// Members that the user wrote, of which nothing was found in any item.
+    pub absent: Vec<Absent>,
+}
+
+/// A member of the configuration of which nothing was found in any item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The member, such as `project`.
+    pub member: &'static str,
+    /// The places, and what is there.
+    pub places: Vec<String>,
 }
 
 /// What an item would become.
@@ -42,10 +53,12 @@ pub struct ExplainedItem {
 }
 
 impl Explanation {
-    /// Whether each item became a change, or was ignored on purpose.
+    /// Whether each item became a change, or was ignored on purpose, and what the user wrote was found. (`action` may be
+    /// absent: not every event has one.)
     pub fn is_good(&self) -> bool {
         let good = |item: &ExplainedItem| !matches!(item.outcome, Mapped::Errored(_));
-        self.items.as_ref().is_ok_and(|items| items.iter().all(good))
+        let is_found = self.absent.iter().all(|absent| absent.member == "action");
+        is_found && self.items.as_ref().is_ok_and(|items| items.iter().all(good))
     }
 }
 
@@ -61,7 +74,38 @@ pub fn explain(source: &Source, captured: &Captured, now: When) -> Explanation {
         preset: source.preset,
         remarks: captured.remarks.clone(),
         access: access(source, captured, now),
+        absent: absent(source, &items),
         items: mapped.map(|()| items),
+    }
+}
+
+/// The members of which nothing was found, although they were looked for.
+fn absent(source: &Source, items: &[ExplainedItem]) -> Vec<Absent> {
+    let mut found = Vec::new();
+    for member in ["id", "kind", "action", "project", "is_private", "when"] {
+        let steps = || items.iter().flat_map(|item| &item.steps).filter(|step| step.member == member);
+        let is_absent = steps().next().is_some() && steps().all(|step| step.used.is_none());
+        if is_absent && source.mapping.own.contains(member) {
+            let mut places: Vec<String> = steps().map(|step| format!("{} → {}", step.place, step.found)).collect();
+            places.sort_unstable();
+            places.dedup();
+            found.push(Absent { member, places });
+        }
+    }
+    found
+}
+
+impl Absent {
+    /// What follows from it.
+    fn consequence(&self) -> &'static str {
+        match self.member {
+            "id" => "a repeat is then known only if it has the same content and a date",
+            "kind" => "then only rules such as \"*\" fit",
+            "project" => "then the feed cannot depend on it",
+            "when" => "then the time of arrival counts",
+            "is_private" => "then nobody knows which bugs are private",
+            _ => "not every event has to have one",
+        }
     }
 }
 
@@ -114,7 +158,11 @@ impl fmt::Display for Explanation {
                 item.steps.iter().try_for_each(|step| writeln!(f, "  {step}"))?;
                 writeln!(f, "  ⇒ {}", Outcome(&item.outcome))
             }),
-        }
+        }?;
+        self.absent.iter().try_for_each(|absent| {
+            let (member, places) = (absent.member, absent.places.join("; "));
+            writeln!(f, "✗ `{member}` was found in no item ({places}): {}", absent.consequence())
+        })
     }
 }
 
@@ -126,7 +174,13 @@ impl fmt::Display for Outcome<'_> {
         match self.0 {
             Mapped::Item(item) => {
                 write!(f, "bug {} changed at {}, feed {}", item.bug, in_words(item.time), item.feed)?;
-                if item.is_private { f.write_str("; private, but announced") } else { Ok(()) }
+                if item.is_private {
+                    f.write_str("; private, but announced")?;
+                }
+                match &item.unreadable {
+                    Some(remark) => write!(f, "\n    note: {}\n    fix: {}", remark.error, remark.fix),
+                    None => Ok(()),
+                }
             }
             Mapped::Dropped(dropped) => match dropped.reason {
                 DropReason::Private => f.write_str("dropped: it is private, and the source says private = \"drop\""),
@@ -146,5 +200,45 @@ fn in_words(time: Time) -> String {
         TimeOrigin::Tracker => format!("{} UTC", time.when),
         TimeOrigin::Arrival => "the time of arrival".to_owned(),
         TimeOrigin::ArrivalClock => "the time of arrival, because the tracker's is in the future".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HooksConfig;
+    use crate::receive::capture;
+
+    /// Whether the explanation is good, and its lines about what was not found.
+    fn explained(members: &str, body: &str) -> (bool, Vec<String>) {
+        let text = format!("[[source]]\nname = \"x\"\n{members}\n");
+        let config = HooksConfig::read("x", &text, &|_| Err(String::new())).unwrap();
+        let now = When::from_micros(1_795_694_400_000_000).unwrap();
+        let explanation = explain(&config.sources[0], &capture::read(body.as_bytes()), now);
+        let text = explanation.to_string();
+        let lines = text.lines().filter(|line| line.starts_with('✗')).map(str::to_owned).collect();
+        (explanation.is_good(), lines)
+    }
+
+    #[test]
+    fn what_the_user_wrote_and_is_nowhere_is_told() {
+        let body = r#"{"delivery": "d", "items": [{"bug": 1}, {"bug": 2, "team": "red"}]}"#;
+        let items = "items = \"/items\"\nbug = \"/bug\"\n";
+        assert_eq!(explained(items, body), (true, vec![]));
+        let (is_good, lines) = explained(&format!("{items}id = \"/delivery\""), body);
+        let want = "✗ `id` was found in no item (/delivery → nothing in the item; the whole body has it: write \
+                    \"root:/delivery\"): a repeat is then known only if it has the same content and a date";
+        assert_eq!((is_good, lines.as_slice()), (false, &[want.to_owned()][..]));
+        assert_eq!(explained(&format!("{items}id = \"root:/delivery\"\nproject = \"/team\""), body), (true, vec![]));
+        for member in ["kind", "project", "when", "is_private"] {
+            let (is_good, lines) = explained(&format!("{items}private = \"announce\"\n{member} = \"/none\""), body);
+            assert!(!is_good && lines[0].starts_with(&format!("✗ `{member}` was found in no item (/none → nothing)")));
+        }
+        let (is_good, lines) = explained(&format!("{items}action = \"/none\""), body);
+        assert!(is_good && lines.len() == 1, "not every event has one: {lines:?}");
+        let (is_good, _) = explained(&format!("{items}is_private = \"/hiden\""), body);
+        assert!(!is_good, "such items are errored");
+        // What a preset says need not be there.
+        assert_eq!(explained("preset = \"plain\"", "{\"bug\": 1}"), (true, vec![]));
     }
 }

@@ -9,6 +9,8 @@ use std::fmt;
 use regex_lite::Regex;
 use serde_json::Value;
 
+use super::date::DateFormat;
+
 /// A pattern (`match`) and a kind are compared with at most this many bytes, so that a huge text costs no time.
 pub(crate) const LONGEST_TEXT: usize = 4096;
 
@@ -41,6 +43,8 @@ pub enum Place {
     Header(String),
     /// `now`: the time of arrival.
     Now,
+    /// `public`: the answer to `is_private` where nothing else is there.
+    Public,
 }
 
 impl Place {
@@ -48,6 +52,9 @@ impl Place {
     pub fn parse(text: &str) -> Result<Place, &'static str> {
         if text == "now" {
             return Ok(Place::Now);
+        }
+        if text == "public" {
+            return Ok(Place::Public);
         }
         if let Some(name) = text.strip_prefix("header:") {
             return if is_header_name(name) {
@@ -71,6 +78,7 @@ impl fmt::Display for Place {
             Place::Root(pointer) => write!(f, "root:{pointer}"),
             Place::Header(name) => write!(f, "header:{name}"),
             Place::Now => f.write_str("now"),
+            Place::Public => f.write_str("public"),
         }
     }
 }
@@ -100,6 +108,8 @@ pub struct Lookup {
     /// The first group of the pattern counts, or all that matches where it has no group. Without a match, nothing is
     /// found.
     pub pattern: Option<Regex>,
+    /// The form of a date, where it is not one that is known anyway; in `when` only.
+    pub format: Option<DateFormat>,
 }
 
 impl fmt::Display for Lookup {
@@ -107,6 +117,10 @@ impl fmt::Display for Lookup {
         write!(f, "{}", self.place)?;
         match &self.pattern {
             Some(pattern) => write!(f, " (match {})", pattern.as_str()),
+            None => Ok(()),
+        }?;
+        match &self.format {
+            Some(format) => write!(f, " (format {format})"),
             None => Ok(()),
         }
     }
@@ -142,6 +156,7 @@ impl Lookup {
         let json = |value: &'a Value| if value.is_null() { Found::Nothing } else { Found::Json(Cow::Borrowed(value)) };
         let found = match (&self.place, scope.root) {
             (Place::Now, _) => Found::Now,
+            (Place::Public, _) => Found::Text(Cow::Borrowed("public")),
             (Place::Header(name), _) => match scope.headers.get(name) {
                 Some(text) if !text.is_empty() => Found::Text(Cow::Borrowed(text)),
                 _ => Found::Nothing,
@@ -158,6 +173,28 @@ impl Lookup {
             None => found,
             Some(pattern) => matched(pattern, &found),
         }
+    }
+}
+
+impl Lookup {
+    /// Whether the sender says anything at this place; `null` and an empty header are something. `now` and `public` are
+    /// always there.
+    pub(crate) fn is_there(&self, scope: Scope<'_>) -> bool {
+        match (&self.place, scope.root) {
+            (Place::Pointer(pointer), _) => scope.item.pointer(pointer).is_some(),
+            (Place::Root(pointer), Some(root)) => root.pointer(pointer).is_some(),
+            (Place::Root(_), None) => scope.headers.get(&self.place.to_string()).is_some(),
+            (Place::Header(name), _) => scope.headers.get(name).is_some(),
+            (Place::Now | Place::Public, _) => true,
+        }
+    }
+
+    /// The place where it would be found: a pointer into the item that leads to something in the whole body.
+    pub(crate) fn elsewhere(&self, scope: Scope<'_>) -> Option<Place> {
+        let (Place::Pointer(pointer), Some(root)) = (&self.place, scope.root) else { return None };
+        let is_elsewhere = !pointer.is_empty() && scope.item.pointer(pointer).is_none();
+        let found = root.pointer(pointer).filter(|value| is_elsewhere && !value.is_null());
+        found.map(|_| Place::Root(pointer.clone()))
     }
 }
 
@@ -305,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_empty_header_is_none() {
-        let lookup = Lookup { place: Place::Header("X-A".to_owned()), pattern: None };
+        let lookup = Lookup { place: Place::Header("X-A".to_owned()), pattern: None, format: None };
         let find = |value: &str| {
             let headers = vec![("x-a".to_owned(), value.to_owned())];
             matches!(lookup.find(Scope { headers: &headers, root: None, item: &Value::Null }), Found::Text(_))
@@ -318,6 +355,7 @@ mod tests {
         assert_eq!(Place::parse("/a~1b/0"), Ok(Place::Pointer("/a~1b/0".to_owned())));
         assert_eq!(Place::parse(""), Ok(Place::Pointer(String::new())));
         assert_eq!(Place::parse("now"), Ok(Place::Now));
+        assert_eq!(Place::parse("public"), Ok(Place::Public));
         for bad in ["issue/number", "/a~", "/a~2", "header:", "header:a b", "root:x", "NOW"] {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }

@@ -4,6 +4,7 @@ use bugfeed_protocol::{BugId, When};
 
 use super::identity::Sha256;
 use super::lookup::Headers;
+use super::received::Failure;
 use crate::config::mapping::Answer;
 
 /// A request has at most this many items.
@@ -59,6 +60,8 @@ pub struct Item {
     pub bug: BugId,
     /// When it changed.
     pub time: Time,
+    /// Of an item that is dated by arrival although it has a date: why that cannot be read.
+    pub unreadable: Option<Failure>,
     /// Which feed it goes to.
     pub feed: String,
     /// The bug is private, and the source announces such bugs.
@@ -103,6 +106,8 @@ pub struct Dropped {
     pub reason: DropReason,
     /// Which bug, if it is known.
     pub bug: Option<BugId>,
+    /// Which feed it would go to, if there is one for its project.
+    pub feed: Option<String>,
     /// When it changed.
     pub time: Time,
     /// What is needed to map it once more, where another configuration may map it.

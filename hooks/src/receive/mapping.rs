@@ -9,6 +9,7 @@
 use bugfeed_protocol::{BugId, When};
 use serde_json::Value;
 
+use super::advice::{date_remark, no_bug, no_privacy, no_rule};
 use super::body::{self, BrokenLine};
 use super::date;
 use super::identity::{Hasher, Sha256};
@@ -19,6 +20,7 @@ use crate::config::Source;
 use crate::config::feed::{DEFAULT_FEED, FeedRule};
 use crate::config::mapping::{Members, Rule};
 use crate::config::source::Private;
+use crate::receive::received::Failure;
 
 /// A time that is further ahead of the arrival than this is not the tracker's: one of the clocks is wrong.
 pub const MAX_AHEAD_US: i64 = 300_000_000;
@@ -28,7 +30,8 @@ const LONGEST_NAME: usize = 200;
 /// Maps a request. For each item, in this order:
 ///
 /// 1. `kind` and `action` choose the first rule whose glob fits, and whose `if` is found. `answer` ends it there.
-/// 2. If `is_private` says so, and the source drops private bugs, it is dropped, and nothing is kept of it.
+/// 2. If `is_private` says so, and the source drops private bugs, it is dropped, and nothing is kept of it. If nothing is
+///    at any place of `is_private`, it is errored: a bug of which that is not known must not be announced.
 /// 3. `bug` must lead to a number, otherwise it is errored.
 /// 4. `when`: the first date that can be read. Without one, or with one more than 5 minutes ahead: the time of arrival.
 /// 5. `feed`, by `project`. If no feed is named for the project, it is dropped as not mapped.
@@ -96,11 +99,11 @@ fn one(source: &Source, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> M
     };
     let Some(rule) = rule_of(source, &kind, scope, trace) else {
         if drops_private(&mapping.common, trace).1 {
-            let reason = DropReason::Private;
-            return Mapped::Dropped(Dropped { reason, bug: None, time: arrival, kept: None, about });
+            let dropped =
+                Dropped { reason: DropReason::Private, bug: None, feed: None, time: arrival, kept: None, about };
+            return Mapped::Dropped(dropped);
         }
-        let fix = format!("add [source.on.\"{}\"] or [source.on.\"*\"] to source '{}'", about.kind, source.name);
-        let error = format!("no rule of the source is for events of kind \"{}\"", about.kind);
+        let (error, fix) = no_rule(source, &kind, scope);
         return errored(source, scope, error, fix, arrival, about);
     };
     if let Some(answer) = rule.answer {
@@ -110,11 +113,17 @@ fn one(source: &Source, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> M
     let project = first(trace, "project", places(&members.project), scope, name_of);
     let (is_private, is_dropped) = drops_private(members, trace);
     let bug = first(trace, "bug", places(&members.bug), scope, bug_of);
-    let time = time_of(source, members, scope, arrived, trace);
+    let (time, unreadable) = time_of(source, members, scope, arrived, trace);
     let feed = members.feed.as_ref().map_or(Some(DEFAULT_FEED), |feed| feed.choose(project.as_deref()));
     about.project = project.as_deref().map(bounded);
+    let feed_name = feed.map(str::to_owned);
     if is_dropped {
-        return Mapped::Dropped(Dropped { reason: DropReason::Private, bug, time, kept: None, about });
+        let dropped = Dropped { reason: DropReason::Private, bug, feed: feed_name, time, kept: None, about };
+        return Mapped::Dropped(dropped);
+    }
+    if source.private == Private::Drop && !tells_privacy(members, scope) {
+        let (error, fix) = no_privacy(source, members, scope);
+        return errored(source, scope, error, fix, time, about);
     }
     let Some(bug) = bug else {
         let (error, fix) = no_bug(source, rule, scope);
@@ -123,10 +132,11 @@ fn one(source: &Source, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> M
     let Some(feed) = feed else {
         note_feed(trace, members.feed.as_ref(), &about);
         let kept = Some(keep(source, scope));
-        return Mapped::Dropped(Dropped { reason: DropReason::NotMapped, bug: Some(bug), time, kept, about });
+        let reason = DropReason::NotMapped;
+        return Mapped::Dropped(Dropped { reason, bug: Some(bug), feed: None, time, kept, about });
     };
     let identity = identity_of(source, members, scope, bug, time, &kind);
-    Mapped::Item(Item { bug, time, feed: feed.to_owned(), is_private, identity, about })
+    Mapped::Item(Item { bug, time, unreadable, feed: feed.to_owned(), is_private, identity, about })
 }
 
 /// `kind`, and after a dot `action`, where there is one.
@@ -159,7 +169,7 @@ fn rule_of<'a>(source: &'a Source, kind: &str, scope: Scope<'_>, trace: &mut Tra
     })
 }
 
-fn places(lookups: &Option<Vec<Lookup>>) -> &[Lookup] {
+pub(super) fn places(lookups: &Option<Vec<Lookup>>) -> &[Lookup] {
     lookups.as_deref().unwrap_or_default()
 }
 
@@ -181,14 +191,23 @@ fn first<T: Shown>(
         trace.note(|| Step {
             member,
             place: lookup.to_string(),
-            found: found.shown(),
+            found: shown(lookup, &found, scope),
             used: used.as_ref().map(|used| used.as_ref().map(T::shown).map_err(Clone::clone)),
         });
         used.and_then(Result::ok)
     })
 }
 
-const UNMATCHED: &str = "the pattern does not match it";
+/// What is at a place, and where the sender has it instead.
+fn shown(lookup: &Lookup, found: &Found<'_>, scope: Scope<'_>) -> String {
+    match lookup.elsewhere(scope) {
+        Some(place) => format!("nothing in the item; the whole body has it: write \"{place}\""),
+        None => found.shown(),
+    }
+}
+
+/// Why a text cannot be used that a pattern does not match.
+pub(super) const UNMATCHED: &str = "the pattern does not match it";
 
 /// How a trace shows what was made of a value; empty where it is the value itself.
 trait Shown {
@@ -222,7 +241,7 @@ fn name_of(found: &Found<'_>) -> Result<String, String> {
     }
 }
 
-fn bug_of(found: &Found<'_>) -> Result<BugId, String> {
+pub(super) fn bug_of(found: &Found<'_>) -> Result<BugId, String> {
     let text = found.text().ok_or("it is no number")?;
     BugId::parse(&text).ok_or_else(|| "it is no whole number from 1 to 9223372036854775807".to_owned())
 }
@@ -242,21 +261,46 @@ fn says_private(lookup: &Lookup, scope: Scope<'_>, trace: &mut Trace) -> bool {
     trace.note(|| Step {
         member: "is_private",
         place: lookup.to_string(),
-        found: found.shown(),
-        used: (!matches!(found, Found::Nothing)).then(|| Ok(if is_private { "private" } else { "public" }.to_owned())),
+        found: shown(lookup, &found, scope),
+        used: lookup.is_there(scope).then(|| Ok(if is_private { "private" } else { "public" }.to_owned())),
     });
     is_private
 }
 
-fn time_of(source: &Source, members: &Members, scope: Scope<'_>, arrived: When, trace: &mut Trace) -> Time {
+/// Whether anything is said of the bug's privacy, where the mapping looks for it.
+fn tells_privacy(members: &Members, scope: Scope<'_>) -> bool {
+    let lookups = places(&members.is_private);
+    lookups.is_empty() || lookups.iter().any(|lookup| lookup.is_there(scope))
+}
+
+/// The time, and what is wrong with the tracker's where there is one that cannot be read.
+fn time_of(
+    source: &Source,
+    members: &Members,
+    scope: Scope<'_>,
+    arrived: When,
+    trace: &mut Trace,
+) -> (Time, Option<Failure>) {
     let zone = &source.mapping.timezone;
-    let said = first(trace, "when", places(&members.when), scope, |found| match found {
-        Found::Json(value) => date::read(value, zone).map(Some),
-        Found::Text(text) => date::read_text(text, zone).map(Some),
-        Found::Now => Ok(None),
-        Found::Nothing | Found::Unmatched(_) | Found::Unmatchable(_) => Err("it is no date".to_owned()),
+    let mut unreadable = None;
+    let said = places(&members.when).iter().find_map(|lookup| {
+        let read = |found: &Found<'_>| match (found, &lookup.format) {
+            (Found::Now, _) => Ok(None),
+            (found, Some(format)) => format.read(&found.text().ok_or("it is no text")?, zone).map(Some),
+            (Found::Json(value), None) => date::read(value, zone).map(Some),
+            (Found::Text(text), None) => date::read_text(text, zone).map(Some),
+            (_, None) => Err("it is no date".to_owned()),
+        };
+        let said = first(trace, "when", std::slice::from_ref(lookup), scope, read);
+        if said.is_none() && unreadable.is_none() {
+            unreadable = date_remark(source, lookup, &lookup.find(scope));
+        }
+        said
     });
-    match said {
+    if let Some(Some(_)) = said {
+        unreadable = None;
+    }
+    let time = match said {
         Some(Some(when)) if when.as_micros() - arrived.as_micros() > MAX_AHEAD_US => {
             trace.note(|| Step {
                 member: "when",
@@ -268,7 +312,8 @@ fn time_of(source: &Source, members: &Members, scope: Scope<'_>, arrived: When, 
         }
         Some(Some(when)) => Time { when, origin: TimeOrigin::Tracker },
         Some(None) | None => Time { when: arrived, origin: TimeOrigin::Arrival },
-    }
+    };
+    (time, unreadable)
 }
 
 fn note_feed(trace: &mut Trace, rule: Option<&FeedRule>, about: &About) {
@@ -296,33 +341,6 @@ fn identity_of(source: &Source, members: &Members, scope: Scope<'_>, bug: BugId,
         }),
     }
     hasher.finish()
-}
-
-/// The error and the advice for an item whose bug cannot be found.
-fn no_bug(source: &Source, rule: &Rule, scope: Scope<'_>) -> (String, String) {
-    let told = |lookup: &Lookup| match lookup.find(scope) {
-        Found::Nothing | Found::Now => format!("{lookup} is not there"),
-        Found::Unmatched(_) | Found::Unmatchable(_) => format!("{lookup} is there, but {UNMATCHED}"),
-        found => {
-            let why = bug_of(&found).err().unwrap_or_default();
-            // What is longer may be a title or a name, which must not get into logs.
-            let is_harmless = found.text().is_some_and(|text| text.len() <= 20 && !text.contains(' '));
-            let value = if is_harmless { format!(" is {}", found.shown()) } else { " is there".to_owned() };
-            format!("{lookup}{value}, but {why}")
-        }
-    };
-    let tried: Vec<String> = places(&rule.members.bug).iter().map(told).collect();
-    let error = format!("no bug's number was found: {}", tried.join("; "));
-    let fix = if source.preset == Some("plain") {
-        "each change needs \"bug\", a whole number from 1, as in {\"changes\":[{\"bug\":1234}]}".to_owned()
-    } else {
-        format!(
-            "change `bug` for events of kind \"{}\" in source '{}'; `bugfeed hooks test FILE --source {1}` shows each step",
-            rule.glob.as_str(),
-            source.name
-        )
-    };
-    (error, fix)
 }
 
 fn errored(source: &Source, scope: Scope<'_>, error: String, fix: String, time: Time, about: About) -> Mapped {
@@ -365,7 +383,7 @@ fn is_short(text: &str) -> bool {
     text.len() <= LONGEST_TEXT
 }
 
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     cut(text, LONGEST_NAME)
 }
 

@@ -10,6 +10,7 @@
 //! [`explain::explain`] does the first two and tells each step, for people. [`http`] does all of it with sockets, clock
 //! and store, and with the [`spool`] where the store is away; everything else here is pure.
 
+mod advice;
 pub(crate) mod body;
 pub mod capture;
 pub(crate) mod date;

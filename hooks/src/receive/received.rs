@@ -142,9 +142,10 @@ pub struct ReceivedItem {
     /// What the mapping made of it.
     #[serde(with = "mapping")]
     pub mapping: Mapping,
-    /// What is wrong with it: exactly where `mapping` is [`Mapping::Failed`].
+    /// What is wrong with it, where `mapping` is [`Mapping::Failed`]; otherwise a remark, as on a date that cannot be read.
     pub failure: Option<Failure>,
-    /// The feed; the source's first one where the mapping did not get so far.
+    /// The feed; the source's first one where the mapping did not get so far. Empty where there is none for its project,
+    /// so that it is dropped.
     pub feed: String,
     /// The bug, if one was found.
     pub bug: Option<BugId>,

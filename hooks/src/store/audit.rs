@@ -5,7 +5,7 @@
 
 use bugfeed_sql::Value;
 
-use super::cells::{Columns, Rows};
+use super::cells::{Columns, Rows, text_value};
 use super::events::page_size;
 use super::row::needed_id;
 use super::{Store, StoreError};
@@ -51,6 +51,16 @@ impl Store {
         Ok(())
     }
 
+    /// The newest deed of this word about this subject.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn last_deed(&self, deed: &str, subject: &str) -> Result<Option<Deed>, StoreError> {
+        let sql = "SELECT id, at_us, who, deed, subject, detail FROM hooks_audit WHERE subject = ? AND deed = ? ORDER BY \
+                   id DESC LIMIT 1";
+        self.reader.fetch(sql, &[text_value(subject), text_value(deed)]).await?.pop().map(read).transpose()
+    }
+
     /// A page of the audit log, at most 1,000, newest first.
     ///
     /// # Errors
@@ -64,12 +74,13 @@ impl Store {
         let sql = format!(
             "SELECT id, at_us, who, deed, subject, detail FROM hooks_audit{wanted} ORDER BY id DESC LIMIT {limit}"
         );
-        let read = |row| {
-            let mut row = Columns::of(row);
-            let id = RequestId(needed_id(&mut row)?.0);
-            let (at_us, who, deed) = (row.int()?, row.text()?, row.text()?);
-            Ok(Deed { id, at_us, who, deed, subject: row.text()?, detail: row.text()? })
-        };
         self.reader.fetch(&sql, &args).await?.into_iter().map(read).collect()
     }
+}
+
+fn read(row: Vec<Value>) -> Result<Deed, StoreError> {
+    let mut row = Columns::of(row);
+    let id = RequestId(needed_id(&mut row)?.0);
+    let (at_us, who, deed) = (row.int()?, row.text()?, row.text()?);
+    Ok(Deed { id, at_us, who, deed, subject: row.text()?, detail: row.text()? })
 }

@@ -61,6 +61,7 @@ impl Code for DropReason {
         DropReason::Older,
         DropReason::Expired,
         DropReason::ByHand,
+        DropReason::Ignored,
     ];
 }
 
@@ -152,7 +153,9 @@ mod tests {
         );
         check::<ErrorClass>("0 mapping, 1 tracker, 2 ours");
         check::<Trigger>("0 live, 1 retry, 2 drain, 3 replay, 4 reconcile, 5 manual");
-        check::<DropReason>("0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand");
+        check::<DropReason>(
+            "0 private, 1 unknown, 2 not_mapped, 3 project_mismatch, 4 older, 5 expired, 6 by_hand, 7 ignored",
+        );
         let bug = LaneKey::Bug(Arc::from("default"), BugId::new(7).unwrap());
         assert_eq!(lane(&bug), 725_242_516_041_320_596);
         assert_eq!(dedup("s", &DedupKey::Delivery(Arc::from("d"), 1)), Some(2_294_423_455_890_069_353));

@@ -17,7 +17,7 @@ use super::cells::{Columns, text_value};
 use super::codes::{self, Code, event_id, lowest_id};
 use super::requests::failure;
 use super::row::{self, StoredEvent, columns, needed_id};
-use super::{Store, StoreError};
+use super::{Store, StoreError, history};
 use crate::receive::received::{Failure, RequestId};
 
 /// The most rows of a page.
@@ -83,8 +83,8 @@ pub struct EventPage {
 /// A line of an event's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The version of the event afterwards.
-    pub version: u32,
+    /// The version of the event afterwards; `None` for a line that the times of the event tell.
+    pub version: Option<u32>,
     /// When.
     pub at_us: i64,
     /// The state before; `None` on arrival.
@@ -100,8 +100,8 @@ pub struct Line {
 pub struct Detail {
     /// The event.
     pub stored: StoredEvent,
-    /// The lines of its history. The ordinary way (queued, processing, completed) has none: it is in the times of the
-    /// event.
+    /// The lines of its history, also those of the ordinary way (queued, processing, completed), which are stored as times
+    /// of the event.
     pub lines: Vec<Line>,
     /// Its links to other events.
     pub links: Vec<Link>,
@@ -208,7 +208,8 @@ impl Store {
     ) -> Result<EventPage, StoreError> {
         let feeds = match &filter.feed {
             Some(feed) => vec![feed.clone()],
-            None => self.feeds(),
+            // What was dropped because there is no feed for its project has none.
+            None => self.feeds().into_iter().chain([String::new()]).collect(),
         };
         let lanes: Vec<String> =
             feeds.iter().map(|feed| codes::lane(&LaneKey::Bug(Arc::from(feed.as_str()), bug)).to_string()).collect();
@@ -271,7 +272,8 @@ impl Store {
         let Some(stored) = row::read_all(self.reader.fetch(&sql, &name).await?)?.pop() else { return Ok(None) };
         let sql = "SELECT version, at_us, before_state, cause, after_state FROM hooks_lines WHERE event = ? ORDER BY \
                    version LIMIT 1000";
-        let lines = self.reader.fetch(sql, &name).await?.into_iter().map(line).collect::<Result<_, _>>()?;
+        let lines: Vec<Line> = self.reader.fetch(sql, &name).await?.into_iter().map(line).collect::<Result<_, _>>()?;
+        let lines = history::complete(&stored.event, lines);
         let links = self.links(&[id]).await?.remove(&id).unwrap_or_default();
         let sql = "SELECT kind, event FROM hooks_links WHERE other = ? ORDER BY event LIMIT 1000";
         let mut linked_by = Vec::new();
@@ -314,7 +316,7 @@ impl Store {
 fn line(row: Vec<Value>) -> Result<Line, StoreError> {
     let mut row = Columns::of(row);
     Ok(Line {
-        version: row.number32()?,
+        version: Some(row.number32()?),
         at_us: row.int()?,
         before: row.maybe_text()?.as_deref().and_then(State::parse),
         cause: Cause::parse(&row.text()?),

@@ -138,15 +138,16 @@ impl Store {
         Ok(self.db.execute(&sql, &args).await? > 0)
     }
 
-    /// Gives a key another secret; the old one is valid until then. The new key must have the same ID
-    /// ([`with_id`]). Returns whether there is such a key that is not revoked.
+    /// Gives a key another secret; the old one is valid until then, and both expire with the key. The new key must have the
+    /// same ID ([`with_id`]). Returns whether there is such a key that is not revoked.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn rotate_key(&self, new: &Key, old_until_us: i64) -> Result<bool, StoreError> {
-        let sql =
-            "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ? WHERE id = ? AND revoked_us IS NULL";
-        let args = [Value::Int(old_until_us), Value::Text(new.hash().to_string()), text_value(new.id())];
+    pub async fn rotate_key(&self, new: &Key, old_until_us: i64, expires_us: Option<i64>) -> Result<bool, StoreError> {
+        let sql = "UPDATE hooks_keys SET old_hash = hash, old_until_us = ?, hash = ?, expires_us = ? WHERE id = ? AND \
+                   revoked_us IS NULL";
+        let expires = expires_us.map_or(Value::Null, Value::Int);
+        let args = [Value::Int(old_until_us), Value::Text(new.hash().to_string()), expires, text_value(new.id())];
         Ok(self.db.execute(sql, &args).await? > 0)
     }
 

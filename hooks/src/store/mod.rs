@@ -11,7 +11,7 @@
 //! | `accept`, [`intake`] | arriving requests: many in one transaction |
 //! | `lanes` | what is due, and the rows that decide about a lane |
 //! | [`apply`], `changes` | plans as transactions; **`changes` has every statement that changes an event's state** |
-//! | [`events`], [`requests`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
+//! | [`events`], `history`, [`requests`], [`traffic`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
 //! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes share |
 //! | [`bodies`], [`quarantine`], `kept` | what is kept of requests, within bounds |
 //! | [`retention`], [`prune`] | what is removed, in small steps |
@@ -30,6 +30,7 @@ mod codes;
 pub mod dead;
 mod error;
 pub mod events;
+mod history;
 pub mod intake;
 mod kept;
 pub mod keys;
@@ -47,6 +48,7 @@ pub mod retention;
 mod row;
 mod schema;
 pub mod tokens;
+pub mod traffic;
 pub mod way;
 
 use std::collections::BTreeMap;

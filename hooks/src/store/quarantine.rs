@@ -4,12 +4,15 @@
 //! request again. A full share keeps the oldest, so that somebody who floods it cannot hide what he did first. Age is
 //! the business of [`super::retention`].
 
+use std::collections::HashMap;
+
 use bugfeed_sql::{Tx, Value};
 
 use super::cells::{Columns, Rows, text_value};
 use super::requests::{self, failure};
+use super::row::needed_id;
 use super::{Store, StoreError, bodies};
-use crate::receive::received::{Quarantined, QuarantinedRequest, RequestId, Share};
+use crate::receive::received::{Failure, Quarantined, QuarantinedRequest, RequestId, Share};
 
 /// What a share holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +112,24 @@ impl Store {
             failure: failure(&mut row)?,
             proof: serde_json::from_str(&proof).unwrap_or_default(),
         }))
+    }
+
+    /// Why these requests are in quarantine; those that are not there are passed over.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn why_quarantined(&self, ids: &[RequestId]) -> Result<HashMap<RequestId, Failure>, StoreError> {
+        let mut why = HashMap::new();
+        for chunk in ids.chunks(500) {
+            let args: Vec<Value> = chunk.iter().map(|id| Value::Text(id.to_string())).collect();
+            let list = super::cells::marks(args.len());
+            let sql = format!("SELECT request, error, fix FROM hooks_quarantine WHERE request IN ({list})");
+            for row in self.reader.fetch(&sql, &args).await? {
+                let mut row = Columns::of(row);
+                why.insert(RequestId(needed_id(&mut row)?.0), failure(&mut row)?);
+            }
+        }
+        Ok(why)
     }
 
     /// Removes a request from the quarantine, with its body, because it was received again or is not wanted. Returns

@@ -47,7 +47,7 @@ impl RequestState {
         RequestState::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    const fn code(self) -> i64 {
+    pub(super) const fn code(self) -> i64 {
         self as i64
     }
 

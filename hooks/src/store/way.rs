@@ -29,7 +29,7 @@ const MARK_EVERY: u64 = 10_000;
 pub struct Step {
     /// The event. `blocked_by`, `due_us` and the cursor are in it.
     pub stored: StoredEvent,
-    /// The lines of its history, if it did not go the ordinary way.
+    /// The lines of its history.
     pub lines: Vec<Line>,
     /// Why it last failed.
     pub reason: Option<Failure>,

@@ -142,7 +142,7 @@ async fn try_map(shared: &Shared, event: &Event) -> Result<Answer, StoreError> {
                 DropReason::NotMapped => Outcome::NotMapped,
             }));
         }
-        Mapped::Answered { .. } => return Ok(Answer::of(Outcome::NotMapped)),
+        Mapped::Answered { .. } => return Ok(Answer::of(Outcome::Ignored)),
         Mapped::Errored(errored) => return Ok(Answer::failed(ErrorClass::Mapping, errored.error, errored.fix)),
     };
     if !may_feed(shared, event.id, &item.feed).await? {

@@ -1,7 +1,8 @@
 //! Events, dead letters, orders, the way of a bug, pruning.
 
+use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{EventId, State};
-use bugfeed_hooks::receive::received::ReceivedItem;
+use bugfeed_hooks::receive::received::{Failure, ReceivedItem};
 use bugfeed_hooks::store::tokens::Scope;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 use hyper::Method;
@@ -104,6 +105,34 @@ async fn dead_letters_with_their_chains() {
     let files = rig.get("/dead-letters/export").await.good();
     assert_eq!(files["files"][0]["path"], format!("default/without-bug/{}.json", dead[2]));
     assert_eq!(files["files"][0]["event"]["kept_item"]["headers"], json!([["X-Event", "e"]]));
+}
+
+#[tokio::test]
+async fn what_was_not_kept_has_no_next_try_and_is_named() {
+    let rig = Rig::start().await;
+    let lost = rig.arrive(ReceivedItem { kept: None, ..failed("lost") }).await;
+    let kept = rig.arrive(failed("kept")).await;
+    let letters = rig.get("/dead-letters").await.good()["dead_letters"].as_array().unwrap().clone();
+    let next = |id: EventId| &letters.iter().find(|letter| letter["id"] == id.to_string()).unwrap()["next_try"];
+    assert!(next(lost).is_null() && next(kept).is_string());
+    let told = rig.post("/events/retry", json!({ "source": "plain" })).await.good();
+    assert_eq!((&told["done"], &told["skipped"]), (&json!(1), &json!(1)));
+    assert_eq!(told["refused"][0]["event"], lost.to_string());
+    assert!(told["refused"][0]["error"].as_str().unwrap().contains("not kept"), "{told}");
+}
+
+#[tokio::test]
+async fn a_remark_is_no_error_and_a_dropped_event_may_have_no_feed() {
+    let rig = Rig::start().await;
+    let remark = Failure { error: "the date cannot be read".to_owned(), fix: "tell its form".to_owned() };
+    let odd = rig.arrive(ReceivedItem { failure: Some(remark.clone()), ..item(5, 0, "odd") }).await;
+    let shown = rig.get(&format!("/events/{odd}")).await.good();
+    assert_eq!((&shown["error"], &shown["note"]), (&Value::Null, &json!(remark)));
+    let nowhere = ReceivedItem { feed: String::new(), mapping: Mapping::NotMapped, ..item(5, 0, "nowhere") };
+    let nowhere = rig.arrive(nowhere).await;
+    let shown = rig.get(&format!("/events/{nowhere}")).await.good();
+    assert_eq!((&shown["state"], &shown["feed"], &shown["links"]), (&json!("dropped"), &Value::Null, &json!([])));
+    assert_eq!(rig.get("/bugs/5").await.good()["steps"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]

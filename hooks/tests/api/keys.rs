@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::support::Rig;
+use crate::support::{NOON_US, Rig, SECOND_US};
 use bugfeed_hooks::receive::key::Key;
 
 #[tokio::test]
@@ -111,4 +111,29 @@ async fn keys_are_listed_in_pages_and_by_state() {
     assert_eq!((revoked["keys"].as_array().unwrap().len(), &revoked["keys"][0]["id"]), (1, &made[3]));
     assert_eq!(rig.get("/keys?state=active").await.good()["keys"].as_array().unwrap().len(), 24);
     rig.get("/keys?state=good").await.refused(400, "state: 'good'");
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_is_rotated_only_with_a_time_to_come() {
+    let rig = Rig::start().await;
+    let made = rig.post("/keys", json!({ "name": "k", "expires": "2026-11-27" })).await.good();
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/keys/{id}/rotate");
+    // The old one goes on no longer than the key.
+    let rotated = rig.post(&path, json!({ "overlap_hours": 168 })).await.good();
+    assert_eq!(rotated["old_until"], rotated["expires"]);
+    let past = bugfeed_hooks::store::keys::KeyChange { expires_us: Some(Some(NOON_US)), ..Default::default() };
+    rig.store.change_key(id, &past).await.unwrap();
+    let before = rig.store.key(id).await.unwrap();
+    let refused = rig.post(&path, json!({})).await;
+    refused.refused(409, "has expired");
+    let fix = refused.body["fix"].as_str().unwrap();
+    assert!(fix.contains(&format!("keys rotate {id} --expires")) && fix.contains("keys change"), "{fix}");
+    assert_eq!(rig.store.key(id).await.unwrap(), before);
+    rig.post(&path, json!({ "expires": "2026-11-01" })).await.refused(400, "has passed");
+    let rotated = rig.post(&path, json!({ "expires": "2027-01-01" })).await.good();
+    assert_eq!((&rotated["state"], &rotated["old_until"]), (&json!("active"), &json!(null)));
+    assert_eq!(rotated["expires"], "2027-01-01T00:00:00");
+    let stored = rig.store.key(id).await.unwrap().unwrap();
+    assert!(stored.previous.is_some_and(|(_, until_us)| until_us < NOON_US + 2 * 3600 * SECOND_US), "not valid again");
 }

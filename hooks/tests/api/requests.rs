@@ -1,7 +1,7 @@
 //! Requests, and receiving them again.
 
 use bugfeed_hooks::receive::key::{Key, RANDOM_BYTES};
-use bugfeed_hooks::receive::received::{Proof, ReceivedRequest};
+use bugfeed_hooks::receive::received::{Proof, ReceivedRequest, RequestId};
 use bugfeed_hooks::store::keys::{KeyScopes, StoredKey};
 use bugfeed_hooks::store::tokens::Scope;
 use hyper::Method;
@@ -34,6 +34,9 @@ async fn lists_and_one_with_its_events_and_its_body() {
     let text = |id| json!(format!("{id}"));
     assert_eq!(by("").await, [text(refused.envelope.id), text(bad.envelope.id), text(odd), text(good)]);
     assert_eq!(by("state=quarantined").await, [text(refused.envelope.id)]);
+    let listed = rig.get("/requests").await.good();
+    let why = |place: usize| (listed["requests"][place]["error"].clone(), listed["requests"][place]["fix"].clone());
+    assert_eq!((why(0), why(1)), ((json!("the key is not known"), json!("make one")), (Value::Null, Value::Null)));
     assert_eq!(by("state=error&source=plain&key=abcdef").await, [text(bad.envelope.id)]);
     assert_eq!(by("to=2026-11-26T12:00:00.001").await, [text(good)]);
     rig.get("/requests?state=good").await.refused(400, "state: 'good'");
@@ -103,6 +106,21 @@ fn stored(id: &str, scopes: KeyScopes) -> StoredKey {
 }
 
 #[tokio::test]
+async fn the_body_of_an_unknown_source_is_not_there_to_be_received_again() {
+    let rig = Rig::start().await;
+    for (body, want) in [(None, "its body was not kept"), (Some(BODY), "add it to the configuration")] {
+        let mut refused = suspect(NOON_US, BODY, Proof::default());
+        refused.envelope.id = RequestId::new(NOON_US, rand::random());
+        refused.envelope.source = "nobody".to_owned();
+        refused.envelope.body = body.map(Into::into);
+        rig.store.quarantine(&refused).await.unwrap();
+        let answer = rig.post(&format!("/requests/{}/replay", refused.envelope.id), json!({})).await;
+        answer.refused(409, "there is no source 'nobody' now");
+        assert!(answer.body["fix"].as_str().unwrap().starts_with(want), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_way_out_of_quarantine() {
     let rig = Rig::start().await;
     let key = stored("abcdef", KeyScopes::default());
@@ -115,14 +133,24 @@ async fn the_way_out_of_quarantine() {
     rig.store.add_key(&key).await.unwrap();
     let told = rig.post(&path, json!({})).await.good();
     assert_eq!(told["events"][0]["state"], "queued");
-    rig.post(&path, json!({})).await.refused(404, "no request");
+    let again = told["request"].as_str().unwrap();
+    let gone = rig.post(&path, json!({})).await;
+    gone.refused(404, &format!("has left the quarantine: it was received again as {again}"));
+    assert!(gone.body["fix"].as_str().unwrap().contains(&format!("requests show {again}")));
+    rig.get(&format!("/requests/{}", refused.envelope.id)).await.refused(404, again);
     // Nobody vouches for this one but the caller.
     let other = suspect(NOON_US + SECOND_US, BODY, Proof::default());
     rig.store.quarantine(&other).await.unwrap();
     let path = format!("/requests/{}/replay", other.envelope.id);
     let answer = rig.post(&path, json!({})).await;
     answer.refused(409, "still refused");
-    assert!(answer.body["fix"].as_str().unwrap().contains("\"trust\": true"), "{answer:?}");
+    assert!(
+        answer.body["fix"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("bugfeed requests replay {} --trust", other.envelope.id)),
+        "{answer:?}"
+    );
     let told = rig.post(&path, json!({ "trust": true })).await.good();
     let id = told["events"][0]["event"].as_str().unwrap();
     assert!(["queued", "duplicate"].contains(&told["events"][0]["state"].as_str().unwrap()), "{told}");

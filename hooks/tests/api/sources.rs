@@ -5,11 +5,12 @@ use bugfeed_core::hooks::event::Event;
 use bugfeed_core::hooks::event::State;
 use bugfeed_core::hooks::lane::Settings;
 use bugfeed_hooks::api::switch_on;
+use bugfeed_hooks::receive::received::{AnsweredItem as Answered, Proof};
 use bugfeed_hooks::store::Rule;
 use bugfeed_hooks::store::notes::Switch;
 use serde_json::{Value, json};
 
-use crate::support::{NOON_US, Rig, SECOND_US, item};
+use crate::support::{NOON_US, Rig, SECOND_US, item, suspect};
 
 #[tokio::test]
 async fn the_configuration_as_it_was_read() {
@@ -29,6 +30,41 @@ async fn the_configuration_as_it_was_read() {
     assert_eq!((&overview["backlog"], &overview["dead_letters"]), (&json!(1), &json!(0)));
     assert_eq!(overview["warnings"], json!(["the spool holds 3 requests"]));
     assert_eq!(overview["keys"]["active"], 0);
+}
+
+/// A source of which everything is refused does not look healthy because something comes.
+#[tokio::test]
+async fn what_comes_is_not_what_is_taken() {
+    let rig = Rig::start().await;
+    rig.post("/keys", json!({ "name": "k", "scopes": { "sources": ["plain"] } })).await.good();
+    let mut ping = rig.request(Vec::new());
+    ping.answered = vec![Answered { index: 0, is_connected: true, kind: "ping".to_owned(), delivery: None }];
+    rig.store.accept(&[&ping]).await.unwrap();
+    let requests = async || rig.post("/sources/plain/test", json!({})).await.good()["checks"][2].clone();
+    assert_eq!(requests().await["good"], true);
+    // One of yesterday, two of this hour, one for a source that is not configured.
+    for (hours, source) in [(-30, "plain"), (0, "plain"), (0, "plain"), (0, "misspelt")] {
+        let mut refused = suspect(NOON_US + (hours * 3600 + 60) * SECOND_US, "{}", Proof::default());
+        refused.envelope.source = source.to_owned();
+        rig.store.quarantine(&refused).await.unwrap();
+    }
+    let told = rig.get("/sources").await.good();
+    let plain = &told["sources"][0];
+    assert_eq!(plain["last_request"], json!("2026-11-26T12:01:00"));
+    assert_eq!(
+        (&plain["last_taken"], &plain["connected"]),
+        (&json!("2026-11-26T12:00:00"), &json!("2026-11-26T12:00:00"))
+    );
+    assert_eq!(plain["refused"], json!({ "day": 2, "kept": 3 }));
+    assert_eq!(told["unknown_sources"], json!({ "refused": { "day": 1, "kept": 1 } }));
+    let tracked = &told["sources"][1];
+    assert_eq!((&tracked["last_taken"], &tracked["connected"]), (&Value::Null, &Value::Null));
+    assert_eq!(tracked["refused"], json!({ "day": 0, "kept": 0 }));
+    let check = requests().await;
+    let says = check["says"].as_str().unwrap();
+    assert_eq!(check["good"], false);
+    assert!(says.contains("3540 s ago and was refused; the last that was taken came 3600 s ago"), "{says}");
+    assert!(says.contains("2 were refused in the last 24 h: bugfeed requests list"), "{says}");
 }
 
 #[tokio::test]
@@ -97,6 +133,10 @@ async fn questions_to_a_tracker() {
     post("/feeds/default/disable").await.good();
     let test = post("/sources/plain/test").await.good();
     assert_eq!(test["checks"][0]["says"], "feed default is switched off");
+    let test = post("/sources/unsigned/test").await.good();
+    assert_eq!(good(&test), [true, false, false, true]);
+    let says = test["checks"][1]["says"].as_str().unwrap();
+    assert!(says.contains("secret_file") && says.contains("path_key = true"), "{says}");
     assert_eq!(good(&post("/sources/signed/test").await.good()), [true, true, false, true]);
 }
 

@@ -56,6 +56,10 @@ const CONFIG: &str = r#"
     preset = "github"
     secret = "hidden-secret"
     feed = "kde"
+    [[source]]
+    name = "unsigned"
+    preset = "github"
+    feed = "kde"
     [[notify]]
     on = "all"
     url = "https://chat.example.org/hook/hidden-path"

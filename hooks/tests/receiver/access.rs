@@ -114,7 +114,7 @@ async fn project_and_key_must_agree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_must_fit_and_a_key_is_no_replacement() {
     let rig = Rig::new().await;
-    let body = r#"{"action":"opened","issue":{"number":5,"updated_at":"2026-11-26T11:59:50Z"},"repository":{"full_name":"octo/hello"}}"#;
+    let body = r#"{"action":"opened","issue":{"number":5,"updated_at":"2026-11-26T11:59:50Z"},"repository":{"full_name":"octo/hello","private":false}}"#;
     let good = format!("sha256={}", hex_hmac("It's a Secret to Everybody", body));
     let event = ("X-GitHub-Event", "issues");
     let answer = rig.post_with("/hooks/github", &[event, ("X-Hub-Signature-256", &good)], body).await;

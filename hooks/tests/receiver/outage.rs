@@ -187,7 +187,8 @@ async fn one_request_that_the_store_never_takes_does_not_hold_up_the_others() {
         rig.post("/hooks/plain", bug(number)).await.is(200, "ok", &["spooled"]);
     }
     rig.store.set(Mode::Refuses(2));
-    rig.store.wait_for(|rows| rows.requests.len() == 2).await;
+    // The third may be behind the second: what was spooled after the replay had begun is in the next piece.
+    rig.store.wait_for(|rows| !rows.requests.is_empty()).await;
     // While nobody else sends, it may as well be the store: it is tried again and again. Others show that it is not.
     let begin = std::time::Instant::now();
     let mut number = 10;
@@ -209,9 +210,9 @@ async fn what_the_store_takes_no_more_in_the_middle_of_a_replay_is_not_set_aside
     for number in 1..=3 {
         rig.post("/hooks/plain", bug(number)).await.is(200, "ok", &["spooled"]);
     }
-    // It takes two of three, and is away then, for many tries.
+    // It takes one or two of three, and is away then, for many tries.
     rig.store.set(Mode::Refuses(2));
-    rig.store.wait_for(|rows| rows.requests.len() == 2).await;
+    rig.store.wait_for(|rows| !rows.requests.is_empty()).await;
     rig.store.set(Mode::Away);
     for number in 10..100 {
         rig.post("/hooks/plain", bug(number)).await.is(200, "ok", &["spooled"]);

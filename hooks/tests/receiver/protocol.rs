@@ -18,11 +18,12 @@ use crate::store::Mode;
 use crate::support::{Answer, Options, Rig, key, read, row};
 
 /// Exchanges with a receiver that works, in the order in which they happen.
-const ORDINARY: [&str; 45] = [
+const ORDINARY: [&str; 47] = [
     "queued",
     "duplicate",
     "same-delivery",
     "same-time",
+    "unreadable-date",
     "partly",
     "all-errored",
     "not-retryable",
@@ -61,6 +62,7 @@ const ORDINARY: [&str; 45] = [
     "wrong-signature",
     "malformed-signature",
     "not-signed",
+    "no-secret",
     "honest-stale-signature",
     "too-large",
     "honest-too-large",

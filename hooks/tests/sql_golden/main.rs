@@ -215,7 +215,7 @@ async fn access(store: &Store, told: &Recorder) {
     store.add_key(&stored).await.unwrap();
     store.keys().await.unwrap();
     store.change_key(key.id(), &KeyChange { name: Some("m".to_owned()), ..KeyChange::default() }).await.unwrap();
-    store.rotate_key(&key, NOON_US).await.unwrap();
+    store.rotate_key(&key, NOON_US, None).await.unwrap();
     store.note_key_uses(&[(key.id().to_owned(), NOON_US)]).await.unwrap();
     store.revoke_key(key.id(), NOON_US).await.unwrap();
     told.section("tokens");

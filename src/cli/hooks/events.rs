@@ -60,8 +60,8 @@ With a filter, only dead letters are dropped, unless --state says queued or disa
     /// Take back what a source, a key, a request or a time has brought: counts first, and does it with --yes
     #[command(after_help = "\
 Examples:
-  bugfeed events prune --key h4k7np                 count only
-  bugfeed events prune --key h4k7np --yes           do it
+  bugfeed events prune --key h4k7np --dry-run     # counts, as without --yes
+  bugfeed events prune --key h4k7np --yes         # does it
   bugfeed events prune --source flood --from 2026-11-26T12:00:00 --to 2026-11-26T13:00:00 --yes
 
 Queued events are canceled; of those that have ended, the log is erased down to hash and identifiers.
@@ -146,8 +146,11 @@ pub struct PruneArgs {
     #[arg(long, value_name = "WHEN")]
     pub to: Option<String>,
     /// Do it; without this, only count
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     pub yes: bool,
+    /// Only count, which is also what is done without --yes
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Options of `dead-letters`.

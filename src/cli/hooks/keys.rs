@@ -23,7 +23,8 @@ pub enum KeysCommand {
 Examples:
   bugfeed keys create --name bugs.example.org --source kde-bugzilla
   KEY=$(bugfeed keys create --name try --source plain)
-  curl -H \"Authorization: Bearer $KEY\" -d '{\"changes\":[{\"bug\":1234}]}' http://127.0.0.1:8844/hooks/plain
+  curl -H \"Authorization: Bearer $KEY\" http://127.0.0.1:8844/hooks/plain \\
+    -d '{\"changes\":[{\"bug\":1234}]}'
   bugfeed keys create --name ci --source plain --feed kde --expires 90d --owner 'build team'")]
     Create(CreateKeyArgs),
     /// List keys, also those that have expired or were revoked
@@ -49,6 +50,9 @@ Examples:
         /// How many hours the old key goes on, up to 168
         #[arg(long, value_name = "HOURS", default_value_t = 24)]
         overlap_hours: u64,
+        /// When the key expires from now on: a date, a time from now such as 90d, or never; needed of a key that has expired
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
     },
     /// Revoke a key: from now on it is refused, and its sender is told so
     Revoke {

@@ -23,11 +23,15 @@ pub use role::HooksRoleArgs;
 pub use sources::{SourcesArgs, SourcesCommand, SwitchArgs};
 pub use tools::{HooksArgs, HooksCommand, TestArgs, TokenArgs};
 
+/// In helps, what all commands over the API have in common stands under this heading, after each command's own options.
+const HEADING: &str = "Options of all commands that ask a running bugfeed";
+const LAST: usize = 900;
+
 /// Where the API is, and how its answers are printed.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
     /// The admin port [default: http://127.0.0.1:8845, and if no webhooks are there, http://127.0.0.1:8847]
-    #[arg(long, env = "BUGFEED_ADMIN_URL", value_name = "URL", global = true)]
+    #[arg(long, env = "BUGFEED_ADMIN_URL", value_name = "URL", global = true, help_heading = HEADING, display_order = LAST)]
     pub admin_url: Option<AdminUrl>,
     /// The file with a token for it; the first one is made when bugfeed is started for the first time
     #[arg(
@@ -35,11 +39,13 @@ pub struct AdminArgs {
         env = "BUGFEED_ADMIN_TOKEN_FILE",
         value_name = "FILE",
         default_value = "data/admin.token",
-        global = true
+        global = true,
+        help_heading = HEADING,
+        display_order = LAST
     )]
     pub admin_token_file: PathBuf,
     /// Print one JSON object a line, as the API gives it
-    #[arg(long, env = "BUGFEED_JSON", value_parser = BoolishValueParser::new(), global = true)]
+    #[arg(long, env = "BUGFEED_JSON", value_parser = BoolishValueParser::new(), global = true, help_heading = HEADING, display_order = LAST)]
     pub json: bool,
 }
 

@@ -39,7 +39,7 @@ States: ok, partly (some items are errored), error, quarantined (nobody vouches 
     #[command(after_help = "\
 Examples:
   bugfeed requests replay 01a1ee56-5e7b-7fff-bfff-ffff7fffffff
-  bugfeed requests replay 01a1ee56-5e7b-7fff-bfff-ffff7fffffff --trust    of the quarantine, on your word
+  bugfeed requests replay 01a1ee56-5e7b-7fff-bfff-ffff7fffffff --trust   # on your word
 
 One of the quarantine is checked again by the keys and secrets of now.")]
     Replay {

@@ -26,7 +26,8 @@ pub enum HooksCommand {
     #[command(after_help = "\
 Examples:
   bugfeed hooks test issue.json --source tickets --config hooks.toml
-  curl -s https://tracker.example.org/last-webhook | bugfeed hooks test - --source tickets --config hooks.toml
+  curl -s https://tracker.example.org/last-webhook |
+    bugfeed hooks test - --source tickets --config hooks.toml
 
 The file is a body alone, or a whole request as HTTP/1.1: a request line, headers, an empty line,
 the body. Exit status: 0 if every item would become a change or be ignored, 1 if not.")]

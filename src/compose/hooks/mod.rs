@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
@@ -126,6 +128,11 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let health = Health::new();
     let config = options.config.read()?;
     let feeds: Vec<String> = config.feeds().into_iter().map(str::to_owned).collect();
+    start::look_at_sources(&config);
+    if options.config.path.is_none() {
+        tracing::info!(event = %LogEvent::HooksNoSource, "there is no --config, so the only source is plain, at /hooks/plain");
+    }
+    warn_of_unused(options.publish.exchanges.keys(), &feeds);
     make_folder(&options.store)?;
     let hook_options = HooksOptions::new(config, options.store.clone(), SpoolOptions::new(options.spool_dir.clone()));
     let (no_more, connections) = (hook_options.stop.clone(), hook_options.connections.clone());
@@ -138,7 +145,9 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let api = Late::new(STORE_AWAY);
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
     let metrics = Metrics::of(&[&hooks, &by_feed]);
-    let admin_routes = admin::router(health.clone(), metrics).merge(api.routes(&start::API_PATHS));
+    let (senders_at, admin_at) = ports.addresses()?;
+    let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
+    let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
     health.down(PART, "starting");
     inner.spawn(admin::serve_with(ports.admin, admin_routes, Arc::clone(&events), inner.clone(), inner_stop.clone()));
     // Senders that connect meanwhile stay in the listener's queue.
@@ -146,7 +155,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     health.up(PART);
     let listening = CancellationToken::new();
     let limits = ListenLimits { connections: options.connections, grace: GRACE, ..admin::LIMITS };
-    let serving = http::serve(ports.senders, hooks.routes(), limits, events, connections.clone(), listening.clone());
+    let routes = hooks.routes().fallback(move || async move { lost(admin_at.port()) });
+    let serving = http::serve(ports.senders, routes, limits, events, connections.clone(), listening.clone());
     connections.spawn(serving);
 
     until_stop(&options.config, &hooks, &mut shims, stop).await;
@@ -165,6 +175,26 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     // Tasks that still run end with the process; they have nothing to finish.
     let _ = tokio::time::timeout(Duration::from_secs(5), inner.wait()).await;
     Ok(())
+}
+
+/// The answer at a path where nothing is received.
+fn lost(admin_port: u16) -> Response {
+    let body = format!(
+        "{{\"error\":\"nothing is received at this path; webhooks: {}; the API, /readyz and /metrics are on the admin port, \
+         {admin_port} (--admin-listen)\"}}\n",
+        start::RECEIVER
+    );
+    // A body was not read.
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CONNECTION, "close")];
+    (StatusCode::NOT_FOUND, headers, body).into_response()
+}
+
+/// An exchange for a feed that no source names is probably one for a feed whose name is misspelt.
+fn warn_of_unused<'a>(named: impl Iterator<Item = &'a String>, feeds: &[String]) {
+    for feed in named.filter(|feed| !feeds.contains(feed)) {
+        let known = feeds.join(", ");
+        tracing::warn!(feed, known, event = %LogEvent::HooksFeedUnused, "--feed names a feed that no source sends to; is it misspelt?");
+    }
 }
 
 /// Reads the configuration again whenever that is wished.

@@ -28,6 +28,9 @@ pub(in crate::compose) const API_PATHS: [&str; 2] = ["/api", "/api/{*rest}"];
 /// Where requests come in.
 pub(in crate::compose) const RECEIVER_PATHS: [&str; 3] = ["/hooks/{*rest}", "/h/{*rest}", "/public/webhook/{*rest}"];
 
+/// The same in a few words, for who looks for it elsewhere.
+pub(in crate::compose) const RECEIVER: &str = "POST /hooks/SOURCE";
+
 /// The file with the sources, and the wish to read it again.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigFile {
@@ -46,12 +49,22 @@ impl ConfigFile {
     /// Reads it again, and has the service go by it. What is wrong is logged, and the old one goes on. Returns whether
     /// another one holds now.
     pub(in crate::compose) fn reload(&self, hooks: &Hooks) -> bool {
-        let reloaded = self.read().and_then(|config| Ok(hooks.reload(config)?));
+        let reloaded = self.read().and_then(|config| {
+            look_at_sources(&config);
+            Ok(hooks.reload(config)?)
+        });
         if let Err(error) = &reloaded {
             let reason = format!("{error:#}");
             tracing::error!(reason, event = %LogEvent::HooksConfigRefused, "the configuration is wrong, and the one before goes on");
         }
         reloaded.is_ok()
+    }
+}
+
+/// Warns of a configuration that receives nothing.
+pub(in crate::compose) fn look_at_sources(config: &HooksConfig) {
+    if config.sources.is_empty() {
+        tracing::warn!(event = %LogEvent::HooksNoSource, "the configuration has no [[source]], so no webhook is received: give each sender a name and a preset");
     }
 }
 

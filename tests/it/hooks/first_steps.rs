@@ -1,5 +1,6 @@
 //! What the documents promise for the first ten minutes.
 
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::{Proc, Run, eventually};
 use serde_json::json;
 
@@ -70,15 +71,73 @@ async fn who_has_no_key_is_told_and_kept_aside() {
     assert_eq!(status, 401, "{body}");
 }
 
+/// Whoever asks at a wrong address is told the right one.
+#[tokio::test]
+async fn a_wrong_address_names_the_right_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = Receiver::start(dir.path(), &[]).await;
+    let asked = async |address, method: &str, path: &str| {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        request(address, &head).await
+    };
+    let (admin, port) = (serve.admin.port().to_string(), serve.port.port().to_string());
+    for (method, path, status) in [
+        ("POST", "/", 405),
+        ("POST", "/hook/krn", 404),
+        ("GET", "/hook/krn", 404),
+        ("POST", "/hooks", 405),
+        ("POST", "/HOOKS/krn", 404),
+        ("POST", "/webhooks/krn", 404),
+    ] {
+        let (found, said) = asked(serve.port, method, path).await;
+        assert!(found == status && said.contains("webhooks: POST /hooks/SOURCE"), "{method} {path}: {found} {said}");
+    }
+    for (method, path) in [("GET", "/nonsense/"), ("POST", "/nonsense/changes")] {
+        let (found, said) = asked(serve.port, method, path).await;
+        assert!(found == 404 && !said.contains("webhooks"), "a client: {method} {path}: {found} {said}");
+    }
+    for path in ["/api", "/api/keys"] {
+        let (_, said) = asked(serve.port, "POST", path).await;
+        assert!(said.contains(&format!("admin port, {admin}")), "{path}: {said}");
+    }
+    let (status, said) = asked(serve.admin, "POST", "/hooks/plain").await;
+    assert!(status == 404 && said.contains(&port) && said.contains("POST /hooks/SOURCE"), "{said}");
+
+    let args = ["hooks", "--amqp", "amqp://127.0.0.1:1/", "--feed", "kdee=x"];
+    let dir = tempfile::tempdir().unwrap();
+    let role = Receiver::start(dir.path(), &args).await;
+    let (admin, port) = (role.admin.port().to_string(), role.port.port().to_string());
+    for path in ["/", "/hook/krn", "/HOOKS/krn", "/api/keys"] {
+        let (status, said) = asked(role.port, "POST", path).await;
+        assert!(status == 404 && said.contains("POST /hooks/SOURCE") && said.contains(&admin), "{path}: {said}");
+    }
+    let (status, said) = asked(role.admin, "POST", "/hooks/plain").await;
+    assert!(status == 404 && said.contains(&port) && said.contains("POST /hooks/SOURCE"), "{said}");
+    let log = role.proc.output();
+    assert_eq!(role.proc.events(LogEvent::HooksFeedUnused), 1, "{log}");
+    assert!(log.contains("feed=kdee") || log.contains("feed=\"kdee\""), "{log}");
+}
+
 /// A configuration names feeds; each is served at its path, from tables of its own.
 #[tokio::test]
 async fn each_feed_of_a_source_is_served() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("empty.toml"), "").unwrap();
+    let mut empty = Receiver::start(dir.path(), &["serve", "--config", "empty.toml"]).await;
+    assert_eq!(empty.proc.events(LogEvent::HooksNoSource), 1, "{}", empty.proc.output());
+    assert!(empty.proc.output().contains("webhooks   none"), "{}", empty.proc.output());
+    empty.proc.stop(SOON).await.unwrap();
     let config = "[[source]]\nname = \"kde\"\npreset = \"plain\"\nfeed = \"kde\"\n\
                   [[source]]\nname = \"gnome\"\npreset = \"plain\"\nfeed = \"gnome-shell\"\n\
                   [[source]]\nname = \"rest\"\npreset = \"plain\"\n";
     std::fs::write(dir.path().join("hooks.toml"), config).unwrap();
     let mut serve = Receiver::start(dir.path(), &["serve", "--config", "hooks.toml"]).await;
+    for feed in ["default", "gnome-shell", "kde"] {
+        let line = format!("shim{{feed=\"{feed}\"}}");
+        let log = serve.proc.output();
+        let named = log.lines().any(|found| found.contains(&line) && found.contains("working on this ledger"));
+        assert!(named, "no {line} in {log}");
+    }
     let all = [("kde", "/kde/"), ("gnome", "/gnome-shell/"), ("rest", "/")];
     let mut keys = Vec::new();
     for (source, path) in all {
@@ -139,6 +198,7 @@ async fn what_is_wrong_at_the_start_is_named() {
         (&["serve", "--config", "none.toml"], 1, &["none.toml", "--config"]),
         (&["serve", "--config", "same.toml", "--table", "push_notify_kde"], 1, &["--table", "feed 'kde'"]),
         (&["gateway", "--feed", "endpoints=x"], 2, &["'endpoints'", "another name"]),
+        (&["serve", "--data-dir", "/proc"], 1, &["/proc", "--data-dir", "not writable", "uid "]),
         (&["hooks", "--feed", "h=x"], 2, &["'h'", "another name"]),
         (&["hooks", "--feed", "a=x,b=x"], 2, &["exchange 'x' twice"]),
         (&["hooks", "--store", "none.db"], 2, &["--store", "sqlite://"]),

@@ -154,6 +154,8 @@ words! {
         NotMapped = "not_mapped",
         /// The key is not allowed for the project that the item names.
         ProjectMismatch = "project_mismatch",
+        /// A repeated mapping says that it concerns no bug.
+        Ignored = "ignored",
         /// A newer event of the same bug was announced: `dropped_for`.
         Older = "older",
         /// It failed for seven days.

@@ -30,6 +30,8 @@ pub enum Outcome {
     NotMapped,
     /// The key is not allowed for the project.
     ProjectMismatch,
+    /// The mapping says that the item concerns no bug.
+    Ignored,
     /// Nothing was found out, or the mapping failed.
     Failed(ErrorClass),
     /// The process ends in order and has no answer yet. The next one begins the event again at once, and nothing counts: a
@@ -51,6 +53,7 @@ pub fn conclude(lane: &Lane, id: EventId, version: u32, outcome: &Outcome, world
         Outcome::Mapped(mapped) => draft.mapped(at, mapped),
         Outcome::NotMapped => draft.drop_claimed(at, Cause::NotMapped, DropReason::NotMapped),
         Outcome::ProjectMismatch => draft.drop_claimed(at, Cause::ProjectMismatch, DropReason::ProjectMismatch),
+        Outcome::Ignored => draft.drop_claimed(at, Cause::Ignored, DropReason::Ignored),
         Outcome::Failed(class) => draft.fail(at, *class, Cause::Failed, None),
         Outcome::GivenBack => draft.give_back(at),
     }

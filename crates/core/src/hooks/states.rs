@@ -14,7 +14,7 @@
 //! | queued, processing, errored | `announced` | completed |
 //! | queued, processing, errored | `repeated` | duplicate |
 //! | queued, processing, errored | `private`, `older` | dropped |
-//! | processing | `unknown`, `not_mapped`, `project_mismatch` | dropped |
+//! | processing | `unknown`, `not_mapped`, `project_mismatch`, `ignored` | dropped |
 //! | queued, errored, disabled | `by_hand` | dropped |
 //! | errored | `expired` | dropped |
 //! | queued, processing, errored, disabled | `superseded` | canceled |
@@ -45,6 +45,8 @@ words! {
         NotMapped = "not_mapped",
         /// The key is not allowed for the item's project.
         ProjectMismatch = "project_mismatch",
+        /// A repeated mapping says that the item concerns no bug.
+        Ignored = "ignored",
         /// The mapping failed on arrival.
         MappingFailed = "mapping_failed",
         /// Its source or feed is switched off.
@@ -142,6 +144,7 @@ pub const TRANSITIONS: &[Transition] = &[
     line(PROCESSING, Cause::Unknown, State::Dropped),
     line(PROCESSING, Cause::NotMapped, State::Dropped),
     line(PROCESSING, Cause::ProjectMismatch, State::Dropped),
+    line(PROCESSING, Cause::Ignored, State::Dropped),
     line(PROCESSING, Cause::Failed, State::Errored),
     line(PROCESSING, Cause::LeasesLost, State::Errored),
     line(PROCESSING, Cause::LeaseRanOut, State::Queued),

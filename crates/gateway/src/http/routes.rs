@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,6 +21,15 @@ use crate::feed::Feed;
 pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
 use bugfeed_runtime::http::{ConnectionEvents as _, Hijack};
 
+/// What is said to who looks for webhooks, or their API, at a path where they are not.
+#[derive(Clone, Copy, Debug)]
+pub struct WebhookPlaces {
+    /// Where webhooks are received, in a few words.
+    pub receiver: &'static str,
+    /// The port of the API: the admin port.
+    pub admin_port: u16,
+}
+
 /// What all routes share.
 #[derive(Clone, Debug)]
 pub struct AppState {
@@ -32,6 +41,8 @@ pub struct AppState {
     pub trackers: Arc<BTreeMap<String, String>>,
     /// Which sites' pages may use the feeds.
     pub origins: Origins,
+    /// Where webhooks and their API are, if this process receives some: for who asks at a wrong place.
+    pub webhooks: Option<WebhookPlaces>,
     /// Counts what is refused.
     pub events: Arc<Events>,
     /// Tracks the tasks of hijacked connections.
@@ -88,7 +99,7 @@ async fn named(
 
 fn feed(state: &AppState, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
     match state.feeds.get(name) {
-        None => no_such_feed(state),
+        None => no_such_feed(state, request.method(), request.uri().path()),
         Some(feed) if wants_websocket(request.headers()) => upgrade(state, feed, hijack, request),
         Some(_) => page::html(depth),
     }
@@ -113,7 +124,7 @@ async fn named_sse(
 
 async fn event_stream(state: &AppState, name: &str, hijack: &Hijack, request: Request) -> Response {
     match state.feeds.get(name) {
-        None => no_such_feed(state),
+        None => no_such_feed(state, request.method(), request.uri().path()),
         Some(feed) => sse::serve(feed, &state.tracker, hijack, request).await,
     }
 }
@@ -128,7 +139,7 @@ async fn named_changes(State(state): State<AppState>, Path(name): Path<String>, 
 
 async fn changes(state: &AppState, name: &str, request: Request) -> Response {
     match state.feeds.get(name) {
-        None => no_such_feed(state),
+        None => no_such_feed(state, request.method(), request.uri().path()),
         Some(feed) => poll::serve(feed, &state.tracker, request).await,
     }
 }
@@ -197,18 +208,35 @@ fn feeds_are(state: &AppState) -> String {
     format!("there is no feed here; feeds: {}", feeds.join(", "))
 }
 
-fn no_such_feed(state: &AppState) -> Response {
-    *query::refuse(StatusCode::NOT_FOUND, &feeds_are(state))
+fn no_such_feed(state: &AppState, method: &Method, path: &str) -> Response {
+    let text = feeds_are(state) + &webhooks_are(state, method, path);
+    *query::refuse(StatusCode::NOT_FOUND, &text)
 }
 
-async fn unknown_path(State(state): State<AppState>) -> Response {
-    no_such_feed(&state)
+/// Where webhooks or their API are, if that is what somebody seems to look for here; otherwise nothing.
+fn webhooks_are(state: &AppState, method: &Method, path: &str) -> String {
+    let Some(places) = state.webhooks else { return String::new() };
+    let first = path.split('/').nth(1).unwrap_or_default().to_ascii_lowercase();
+    // A client's own POST ends with one of these words.
+    let is_client = path.ends_with("/changes") || path.ends_with("/sse");
+    if first == "api" {
+        format!("; the API is on the admin port, {} (--admin-listen)", places.admin_port)
+    } else if first.starts_with("hook") || first.starts_with("webhook") || (*method == Method::POST && !is_client) {
+        format!("; webhooks: {}", places.receiver)
+    } else {
+        String::new()
+    }
 }
 
-async fn wrong_method(method: Method) -> Response {
+async fn unknown_path(State(state): State<AppState>, method: Method, uri: Uri) -> Response {
+    no_such_feed(&state, &method, uri.path())
+}
+
+async fn wrong_method(State(state): State<AppState>, method: Method, uri: Uri) -> Response {
     let text = format!(
         "{method} is not allowed here; connect with a WebSocket client, or open this page in a browser; \
-        see also /sse?bugs=1234 and /changes?bugs=1234"
+        see also /sse?bugs=1234 and /changes?bugs=1234{}",
+        webhooks_are(&state, &method, uri.path())
     );
     *query::refuse(StatusCode::METHOD_NOT_ALLOWED, &text)
 }

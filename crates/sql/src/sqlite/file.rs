@@ -9,26 +9,13 @@
 //! beside it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, accessat};
 
 use crate::{Fault, SqlError};
-
-/// Creates an empty file with the mode that the umask gives, unless there is one.
-pub(super) fn make(path: &Path) -> std::io::Result<()> {
-    // No descriptor: another thread may open the file as soon as it is there.
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{FileType, Mode, mknodat};
-        mknodat(CWD, path, FileType::RegularFile, Mode::from_raw_mode(0o666), 0)?;
-    }
-    #[cfg(not(target_os = "linux"))]
-    std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
-    Ok(())
-}
 
 #[derive(Debug)]
 pub(super) struct File {
@@ -105,6 +92,9 @@ impl File {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use std::path::Path;
+
     use super::*;
 
     #[test]

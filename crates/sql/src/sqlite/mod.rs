@@ -1,5 +1,6 @@
 //! SQLite: a database in a file, whose library is linked into this program.
 
+mod create;
 mod dialect;
 mod fault;
 mod file;
@@ -56,11 +57,9 @@ impl Address for SqliteAddress {
 
     fn open(&self, purpose: Use, stale: &Stale) -> Arc<dyn Pool> {
         let path = self.0.get_filename();
-        if purpose == (Use::Setup { create: true }) {
-            // SQLite creates a file that only its own user may write, whatever the umask is, and gives the files beside
-            // it the same mode. But a tracker often runs as another user of the same group. So the file is created
-            // here, with the umask. If this fails, SQLite says why.
-            let _ = file::make(path);
+        if matches!(purpose, Use::Setup { create: true } | Use::Ledger { create: true }) {
+            // If this fails, the file is there, or SQLite says why.
+            let _ = create::create(path);
         }
         let mut options = self.0.clone().busy_timeout(Duration::from_secs(2)).thread_name(|_| "sqlite".to_owned());
         if let Use::Ledger { create } | Use::Setup { create } = purpose {

@@ -65,6 +65,10 @@ pub(super) fn by_head(source: &Source, keys: &KeyTable, head: &Head) -> Access {
             format!("what stands {} is no key", at(&place)),
             format!("a key looks like bf_ID_SECRET; {}", KeyError::Unknown.fix(&source.name)),
         ),
+        FoundKey::Missing if source.lacks_secret() || is_signed(source, head) => refuse(
+            "there is no key, and the source has no secret by which a signature could be checked".to_owned(),
+            source.secret_advice(),
+        ),
         FoundKey::Missing => {
             let places: Vec<String> = source.keys.iter().map(at).collect();
             let fix = format!("send a key {}; {}", places.join(", or "), KeyError::Unknown.fix(&source.name));
@@ -73,6 +77,12 @@ pub(super) fn by_head(source: &Source, keys: &KeyTable, head: &Head) -> Access {
             refuse(format!("there is no key{hint}"), fix)
         }
     }
+}
+
+/// Whether the request has a signature of the form that the source's sender makes.
+fn is_signed(source: &Source, head: &Head) -> bool {
+    let is_there = |form| head.headers.get(signature_header(form)).is_some_and(|value| !value.trim().is_empty());
+    source.signatures.iter().any(is_there)
 }
 
 fn by_key(source: &Source, keys: &KeyTable, key: &Key, now_us: i64) -> Access {

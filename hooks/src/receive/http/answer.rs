@@ -47,6 +47,9 @@ pub(super) struct ItemAnswer {
     links: BTreeMap<&'static str, String>,
     #[serde(flatten)]
     failure: Option<Failure>,
+    /// What is odd about an item with which nothing is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<Failure>,
     /// Told only where it is false: an errored item that cannot be kept for another try.
     #[serde(skip_serializing_if = "Option::is_none")]
     retryable: Option<bool>,
@@ -99,7 +102,16 @@ impl Answer {
 
 impl ItemAnswer {
     fn new(item: u32, state: &'static str) -> ItemAnswer {
-        ItemAnswer { item, state, event: None, reason: None, links: BTreeMap::new(), failure: None, retryable: None }
+        ItemAnswer {
+            item,
+            state,
+            event: None,
+            reason: None,
+            links: BTreeMap::new(),
+            failure: None,
+            note: None,
+            retryable: None,
+        }
     }
 }
 
@@ -112,6 +124,8 @@ fn stored_item(item: &ReceivedItem, stored: &AcceptedItem) -> ItemAnswer {
     answer.links = links.map(|link| (link.kind.as_str(), link.to.to_string())).collect();
     if stored.state == State::Errored {
         answer.fail(item, stored.is_retryable);
+    } else {
+        answer.note.clone_from(&item.failure);
     }
     answer
 }
@@ -122,6 +136,8 @@ fn spooled_item(request: &ReceivedRequest, item: &ReceivedItem) -> ItemAnswer {
     answer.event = Some(request.envelope.id.event(item.index).to_string());
     if is_errored {
         answer.fail(item, item.kept.is_some());
+    } else {
+        answer.note.clone_from(&item.failure);
     }
     answer
 }

@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use tracing::{error, info, warn};
 
 use super::intake::StoreAway;
+use crate::config::HooksConfig;
 use crate::receive::received::{QuarantinedRequest, ReceivedItem, ReceivedRequest, Share};
 use crate::receive::spool::{Scan, Spool};
 
@@ -24,6 +25,8 @@ use crate::receive::spool::{Scan, Spool};
 const STORE: &str = "hooks store";
 /// The name of the spool there.
 const SPOOL: &str = "hooks spool";
+/// The name of the sources there.
+const SOURCES: &str = "hooks sources";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
@@ -79,6 +82,22 @@ impl ReceiverEvents {
             errored: Throttle::new(1000, Duration::from_secs(60)),
             lost: few(),
             aside: few(),
+        }
+    }
+
+    /// The configuration holds from now on. Warns of sources to which nobody can send.
+    pub(super) fn configured(&self, config: &HooksConfig) {
+        let mut names = Vec::new();
+        for source in config.sources.iter().filter(|source| source.lacks_secret()) {
+            let (name, advice) = (&source.name, source.secret_advice());
+            warn!(source = name, advice, event = %LogEvent::HookNoSecret, "the sender can only sign, and the source has no secret; what it sends is refused");
+            names.push(name.as_str());
+        }
+        if names.is_empty() {
+            self.health.calm(SOURCES);
+        } else {
+            let fix = "their senders can only sign: add secret_file or path_key = true";
+            self.health.warn(SOURCES, format!("without a secret: {}; {fix}", names.join(", ")));
         }
     }
 
@@ -212,5 +231,25 @@ impl Register for ReceiverEvents {
         r.register("replayed", "Requests that the store took from the spool", self.replayed.clone());
         r.register("spool_bytes", "Bytes in the spool", self.spool_bytes.clone());
         r.register("spool_requests", "Requests in the spool", self.spool_requests.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_without_its_secret_is_a_warning_until_it_has_one() {
+        let health = Health::new();
+        let events = ReceiverEvents::new(health.clone());
+        let read = |secret: &str| {
+            let text = format!("[[source]]\nname = \"forge\"\npreset = \"github\"\n{secret}\n");
+            HooksConfig::read("x", &text, &|_| Err(String::new())).unwrap()
+        };
+        events.configured(&read(""));
+        let report = health.report();
+        assert!(report.ready && report.lines[0].starts_with("hooks sources: without a secret: forge;"), "{report:?}");
+        events.configured(&read("secret = \"s\""));
+        assert_eq!(health.report().lines, [""; 0]);
     }
 }

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
+use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::Trigger;
 
 use super::Inner;
@@ -132,7 +133,7 @@ impl Inner {
         if request.failure.is_some() {
             self.events.item(&source.name, "errored");
         }
-        for item in request.items.iter().filter(|item| item.failure.is_some()) {
+        for item in request.items.iter().filter(|item| item.mapping == Mapping::Failed) {
             self.events.errored(&request, item);
         }
         answer.with(status)

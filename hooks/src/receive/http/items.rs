@@ -108,6 +108,7 @@ fn item(source: &Source, index: u32, mapped: Mapped) -> ReceivedItem {
             bug: Some(item.bug),
             hash: item.identity,
             is_private: item.is_private,
+            failure: item.unreadable,
             ..blank(source, index, item.time, item.about)
         },
         Mapped::Dropped(dropped) => {
@@ -116,7 +117,9 @@ fn item(source: &Source, index: u32, mapped: Mapped) -> ReceivedItem {
             let hash = hash(source, "dropped", dropped.bug, dropped.time, &dropped.about, dropped.kept.as_ref());
             let kept = dropped.kept.filter(|kept| may_keep(source, kept));
             let blank = blank(source, index, dropped.time, dropped.about);
-            ReceivedItem { mapping, bug: dropped.bug, hash, is_private, kept, ..blank }
+            // Numbers are per project: what goes to no feed must not stand beside another project's bug.
+            let feed = dropped.feed.unwrap_or_default();
+            ReceivedItem { mapping, feed, bug: dropped.bug, hash, is_private, kept, ..blank }
         }
         Mapped::Errored(errored) => {
             let hash = hash(source, "errored", None, errored.time, &errored.about, Some(&errored.kept));

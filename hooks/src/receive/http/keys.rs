@@ -39,6 +39,9 @@ pub enum KeyError {
     /// It was valid until a time that has passed.
     #[error("the key has expired")]
     Expired,
+    /// It was rotated, and the time of the old one is over.
+    #[error("the key was rotated, and the old one is refused now")]
+    Rotated,
     /// A person revoked it.
     #[error("the key was revoked")]
     Revoked,
@@ -57,7 +60,12 @@ impl KeyError {
                 )
             }
             KeyError::Expired => {
-                "rotate the key with `bugfeed keys rotate`, and enter the new one at the sender".to_owned()
+                "let it go on with `bugfeed keys change ID --expires 90d`; or give it another secret with `bugfeed keys \
+                 rotate ID --expires 90d`, and enter the new key at the sender. ID is what stands between bf_ and the next _"
+                    .to_owned()
+            }
+            KeyError::Rotated => {
+                "enter the new key at the sender; if it was lost, make another with `bugfeed keys rotate ID`".to_owned()
             }
             KeyError::OtherSource => {
                 format!(
@@ -128,7 +136,7 @@ impl KeyTable {
         match (is_current, is_previous) {
             (false, false) => Err(KeyError::Unknown),
             _ if row.is_revoked => Err(KeyError::Revoked),
-            (false, true) if is_over => Err(KeyError::Expired),
+            (false, true) if is_over => Err(KeyError::Rotated),
             _ if row.expires_us.is_some_and(|expires_us| expires_us <= now_us) => Err(KeyError::Expired),
             _ if !row.may_send_to(source) => Err(KeyError::OtherSource),
             _ => Ok(row),
@@ -187,6 +195,6 @@ mod tests {
         assert_eq!(check(of_another, &key, 5), Err(KeyError::OtherSource));
         let rotated = KeyRow { previous: Some((other_secret.hash(), 9)), ..row(&key) };
         assert!(check(rotated.clone(), &other_secret, 8).is_ok() && check(rotated.clone(), &key, 10).is_ok());
-        assert_eq!(check(rotated, &other_secret, 9), Err(KeyError::Expired));
+        assert_eq!(check(rotated, &other_secret, 9), Err(KeyError::Rotated));
     }
 }

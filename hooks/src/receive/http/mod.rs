@@ -97,6 +97,7 @@ impl Receiver {
     /// A receiver. The caller serves [`Receiver::routes`] and runs [`Receiver::replay_spool`].
     pub fn new(parts: ReceiverParts) -> Receiver {
         let ReceiverParts { config, intake, keys, spool, body_folder, limits, events, tracker, stop } = parts;
+        events.configured(&config);
         let desk = Desk::new(intake, spool, keys, config, Arc::clone(&events), &limits);
         let places = Places::new(limits, body_folder, stop);
         let clock = || When::from_system_time(SystemTime::now()).as_micros();
@@ -114,6 +115,7 @@ impl Receiver {
 
     /// Goes by another configuration from now on. Requests that are being worked on go by the old one.
     pub fn reload(&self, config: Arc<HooksConfig>) {
+        self.0.events.configured(&config);
         *self.0.desk.config.write().unwrap_or_else(PoisonError::into_inner) = config;
     }
 

@@ -21,7 +21,7 @@ use crate::receive::lookup::Headers as _;
 use crate::receive::mapped::Request;
 use crate::receive::mapping::map;
 use crate::receive::received::{Envelope, Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId};
-use crate::receive::signature::verify;
+use crate::receive::signature::{SignatureError, verify};
 
 /// The most bytes of a body after decompression.
 const LONGEST_BODY: usize = 25 * 1024 * 1024;
@@ -116,8 +116,30 @@ fn check_signature(
     let headers: Vec<(String, String)> = signature.iter().chain(&quarantined.envelope.headers).cloned().collect();
     let mut signed_only = source.clone();
     signed_only.signatures.retain(|form| !matches!(form, Signature::Token { .. }));
-    verify(&signed_only, &headers, body, received)
-        .map_err(|error| Failure { error: error.to_string(), fix: error.fix().to_owned() })
+    let refused = |error: SignatureError| Failure { error: error.to_string(), fix: error.fix().to_owned() };
+    match verify(&signed_only, &headers, body, received) {
+        Ok(()) => Ok(()),
+        Err(SignatureError::Missing(others)) => Err(refused(no_token(source, signature, others))),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// The error of a request of which no signature was kept but, perhaps, the hash of a token that does not fit. `others`: the
+/// headers of the other forms, which are missing.
+fn no_token(source: &Source, kept: &[(String, String)], others: String) -> SignatureError {
+    let headers = source.signatures.iter().filter_map(|form| match form {
+        Signature::Token { header } => Some(header.clone()),
+        Signature::Hmac { .. } | Signature::StandardWebhooks => None,
+    });
+    let headers: Vec<String> = headers.collect();
+    let sent = headers.iter().find(|header| kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)));
+    match sent {
+        Some(header) => SignatureError::Wrong(header.clone()),
+        None => {
+            let all: Vec<String> = headers.into_iter().chain((!others.is_empty()).then_some(others)).collect();
+            SignatureError::Missing(all.join(" or "))
+        }
+    }
 }
 
 /// Whether a token, of which the hash was kept, is one of the source's secrets.
@@ -131,4 +153,23 @@ fn has_token(source: &Source, kept: &[(String, String)]) -> bool {
         source.secrets.iter().any(equal)
     };
     tokens.filter_map(|(_, hash)| Sha256::parse(hash)).any(|hash| fits(&hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HooksConfig;
+
+    #[test]
+    fn a_missing_token_is_named_and_a_wrong_one_is_wrong() {
+        let error = |auth: &str, kept: &[(&str, &str)]| {
+            let text = format!("[[source]]\nname = \"x\"\nbug = \"/bug\"\nsecret = \"s\"\nauth = {auth}\n");
+            let source = HooksConfig::read("x", &text, &|_| Err(String::new())).unwrap().sources.remove(0);
+            let kept: Vec<_> = kept.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            no_token(&source, &kept, String::new()).to_string()
+        };
+        let token = "{ token = \"X-T\" }";
+        assert_eq!(error(token, &[]), "the request is not signed: X-T is missing or empty");
+        assert_eq!(error(token, &[("x-t", "00")]), "the signature in X-T does not fit");
+    }
 }

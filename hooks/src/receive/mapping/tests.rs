@@ -216,7 +216,7 @@ fn the_clock_of_the_tracker() {
 
 #[test]
 fn which_messages_are_the_same_event() {
-    let event = json!({"bug": {"id": 5}, "webhook_id": 1, "event": {
+    let event = json!({"bug": {"id": 5, "is_private": false}, "webhook_id": 1, "event": {
         "target": "bug", "action": "modify", "routing_key": "bug.modify:status", "time": "2026-11-26T11:00:00",
         "changes": [{"field": "status", "removed": "NEW", "added": "ASSIGNED"}]}});
     let bugzilla = source("preset = \"bugzilla\"");
@@ -245,4 +245,105 @@ fn which_messages_are_the_same_event() {
     let plain = source("preset = \"plain\"");
     assert_eq!(identity(&plain, &json!({"bug": 1, "x": 1})), identity(&plain, &json!({"x": 1, "bug": 1})));
     assert_ne!(identity(&plain, &json!({"bug": 1, "x": 1})), identity(&plain, &json!({"bug": 1, "x": 2})));
+}
+
+#[test]
+fn what_does_not_say_whether_it_is_private_is_not_announced() {
+    let error = |source: &Source, body: &Value| match map_one(source, body) {
+        Mapped::Errored(errored) => errored.error,
+        other => panic!("{other:?}"),
+    };
+    let strict = source("bug = \"/bug\"\nis_private = [\"/hiden\", \"header:X-Private\"]");
+    let body = json!({"bug": 1, "hidden": true});
+    assert_eq!(
+        error(&strict, &body),
+        "nothing says whether the bug is private: /hiden is not there; header:X-Private is not there"
+    );
+    assert_eq!(item(map_one(&strict, &json!({"bug": 1, "hiden": null}))).bug.get(), 1, "null is an answer");
+    let mapped = map_text(&strict, &[("X-Private", "")], &body.to_string()).unwrap().remove(0);
+    assert_eq!(item(mapped).bug.get(), 1, "so is an empty header");
+    let lenient = source("bug = \"/bug\"\nis_private = [\"/hidden\", \"public\"]");
+    assert_eq!(item(map_one(&lenient, &json!({"bug": 1}))).bug.get(), 1);
+    assert!(matches!(map_one(&lenient, &body), Mapped::Dropped(_)));
+    let announces = source("bug = \"/bug\"\nis_private = \"/hiden\"\nprivate = \"announce\"");
+    assert_eq!(item(map_one(&announces, &body)).bug.get(), 1);
+    // It is beside the items.
+    let items = source("items = \"/items\"\nbug = \"/bug\"\nis_private = \"/private\"");
+    let said = error(&items, &json!({"private": true, "items": [{"bug": 1}]}));
+    assert_eq!(said, "nothing says whether the bug is private: /private is not there (root:/private is)");
+    for (preset, body) in [
+        ("bugzilla", json!({"bug": {"id": 1}})),
+        ("plain", json!({"bug": 1})),
+        ("redmine-plugin", json!({"payload": {"issue": {"id": 1}}})),
+    ] {
+        let is_errored = matches!(map_one(&source(&format!("preset = \"{preset}\"")), &body), Mapped::Errored(_));
+        assert_eq!(is_errored, preset == "bugzilla", "{preset}");
+    }
+}
+
+#[test]
+fn a_rule_whose_condition_is_not_found_is_named() {
+    let source = source("kind = \"/kind\"\nbug = \"/bug\"\n[source.on.a]\nif = \"/x\"\n[source.on.b]");
+    let error = |kind: &str| match map_one(&source, &json!({"bug": 1, "kind": kind})) {
+        Mapped::Errored(errored) => (errored.error, errored.fix),
+        other => panic!("{other:?}"),
+    };
+    let (why, fix) = error("a");
+    assert_eq!(why, "the rule for \"a\" fits the kind, but its `if` was not found: /x is not there");
+    assert!(fix.starts_with("change `if` of [source.on.\"a\"]"), "{fix}");
+    assert!(error("c").0.starts_with("no rule of the source is for events of kind \"c\""));
+}
+
+#[test]
+fn a_date_in_a_form_of_its_own() {
+    let body = json!({"bug": 1, "at": "26.11.2026 12:30:00 +0100", "local": "26.11.2026 12:30"});
+    let formed = source("bug = \"/bug\"\nwhen = { from = \"/at\", format = \"%d.%m.%Y %H:%M:%S %z\" }");
+    let time = item(map_one(&formed, &body)).time;
+    assert_eq!((time.when.to_string().as_str(), time.origin), ("2026-11-26T11:30:00", TimeOrigin::Tracker));
+    let zone = "format = \"%d.%m.%Y %H:%M\", timezone = \"Europe/Berlin\"";
+    let local = source(&format!("bug = \"/bug\"\nwhen = [\"/at\", {{ from = \"/local\", {zone} }}]"));
+    let mapped = item(map_one(&local, &body));
+    assert_eq!((mapped.time.when.to_string().as_str(), mapped.unreadable), ("2026-11-26T11:30:00", None));
+}
+
+#[test]
+fn a_date_that_cannot_be_read_leaves_a_remark() {
+    let plain = source("preset = \"plain\"");
+    let remark = |when: Value| item(map_one(&plain, &json!({"bug": 1, "when": when}))).unreadable;
+    assert_eq!((remark(json!("2026-11-26T11:00:00Z")), remark(json!(null))), (None, None));
+    let Some(Failure { error, fix }) = remark(json!("26.11.2026 11:00")) else { panic!() };
+    assert_eq!(error, "the date at /when cannot be read (\"26.11.2026 11:00\"); the time of arrival counts");
+    assert!(fix.contains("when = { from = \"/when\", format = "), "{fix}");
+    for title in [json!("Crash of Ann's PC in 2026"), json!([1]), json!("1234 ".repeat(9))] {
+        let error = remark(title).unwrap().error;
+        assert_eq!(error, "the date at /when cannot be read; the time of arrival counts");
+    }
+}
+
+#[test]
+fn what_is_dropped_goes_to_no_other_projects_feed() {
+    let source = source(
+        "bug = \"/bug\"\nis_private = \"/p\"\nfeed = { from = \"/project\", map = { a = \"feed-a\", b = \"feed-b\" } }",
+    );
+    for (private, project, feed) in [(true, "b", Some("feed-b")), (true, "c", None), (false, "c", None)] {
+        match map_one(&source, &json!({"bug": 1, "p": private, "project": project})) {
+            Mapped::Dropped(dropped) => assert_eq!(dropped.feed.as_deref(), feed, "{project}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_form_that_holds_json_is_recognised() {
+    let own = source("bug = \"/bug\"");
+    let form = [("Content-Type", "application/x-www-form-urlencoded")];
+    for (body, want) in [
+        ("a=b&payload=%7B%22bug%22%3A1%7D", "add unwrap = \"form:payload\" to the source, or choose"),
+        ("a=b", "choose the content type application/json in the sender's webhook; of a form"),
+        ("a%20%22=%7B%7D", "choose the content type application/json"),
+    ] {
+        let fix = map_text(&own, &form, body).unwrap_err().fix;
+        assert!(fix.starts_with(want), "{body}: {fix}");
+    }
+    assert_eq!(map_text(&own, &[], "a=b").unwrap_err().fix, "send JSON");
 }

@@ -273,7 +273,7 @@ async fn an_item_that_the_new_mapping_drops_is_dropped() {
     })
     .await;
     let progress = store.event(id).await.unwrap().unwrap().progress;
-    assert_eq!((progress.drop, progress.class), (Some(DropReason::NotMapped), Some(ErrorClass::Mapping)));
+    assert_eq!((progress.drop, progress.class), (Some(DropReason::Ignored), Some(ErrorClass::Mapping)));
     service.stop().await;
 }
 

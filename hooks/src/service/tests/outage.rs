@@ -161,5 +161,6 @@ async fn child() {
         }
     }
     // Killed, so that nothing is written in the end.
+    #[expect(clippy::exit, reason = "a process of a test that is to end at once")]
     std::process::exit(0);
 }

@@ -140,7 +140,7 @@ impl Store {
                 if let Some(kept) = planned.item.kept.as_ref().filter(|_| is_kept(event)) {
                     keep.push(KeptItem { event: event.id, source: &event.source, until_us: event.expires_us, kept });
                 }
-                let failure = planned.item.failure.clone().filter(|_| event.progress.state == State::Errored);
+                let failure = planned.item.failure.clone().filter(|_| event.progress.state != State::Duplicate);
                 reasons.extend(failure.map(|failure| (event.id, failure)));
             }
         }

@@ -44,7 +44,7 @@ pub(super) async fn keys(rig: &Rig) {
     assert_eq!(store.key(&want.id).await.unwrap(), Some(want.clone()));
     let fresh = with_id(&want.id, &Key::generate(&[9; RANDOM_BYTES])).unwrap();
     assert_eq!((fresh.id(), fresh.expose().len()), (key.id(), 32));
-    assert!(store.rotate_key(&fresh, NOON_US + 9).await.unwrap());
+    assert!(store.rotate_key(&fresh, NOON_US + 9, None).await.unwrap());
     (want.hash, want.previous) = (fresh.hash(), Some((key.hash(), NOON_US + 9)));
     store.note_key_uses(&[(want.id.clone(), 50), (want.id.clone(), 40), ("none".to_owned(), 1)]).await.unwrap();
     want.used_us = Some(50);
@@ -52,7 +52,7 @@ pub(super) async fn keys(rig: &Rig) {
     assert!(store.revoke_key(&want.id, NOON_US + 1).await.unwrap());
     assert!(!store.revoke_key(&want.id, NOON_US + 2).await.unwrap(), "once");
     assert!(!store.change_key(&want.id, &KeyChange::default()).await.unwrap());
-    assert!(!store.rotate_key(&fresh, NOON_US).await.unwrap());
+    assert!(!store.rotate_key(&fresh, NOON_US, None).await.unwrap());
     assert_eq!(store.key(&want.id).await.unwrap().unwrap().revoked_us, Some(NOON_US + 1));
     assert!(!store.revoke_key("none", 1).await.unwrap());
 }

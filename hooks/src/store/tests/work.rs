@@ -65,6 +65,16 @@ pub(super) async fn ordinary_events_are_completed_together(rig: &Rig) {
     assert!(text[0].starts_with("2026-11-26 12:00:00"), "{text:?}");
     assert_eq!(rig.store.due_lanes(&look(now_us), false, 10).await.unwrap(), []);
     assert_eq!(rig.count("hooks_lines").await, 0, "the ordinary way is in the row");
+    let detail = rig.store.detail(rig.all().await[0].event.id).await.unwrap().unwrap();
+    let lines: Vec<_> = detail.lines.iter().map(|line| (line.at_us, line.before, line.after.unwrap())).collect();
+    let (queued, processing) = (Some(State::Queued), Some(State::Processing));
+    let received_us = detail.stored.event.received_us;
+    let want = [
+        (received_us, None, State::Queued),
+        (now_us, queued, State::Processing),
+        (now_us, processing, State::Completed),
+    ];
+    assert_eq!(lines, want, "people read it as lines all the same");
     // All plans are stale now.
     let applied = rig.store.apply_many(&plans[..3]).await.unwrap();
     assert_eq!(applied, [Applied::Stale; 3]);
@@ -134,8 +144,10 @@ pub(super) async fn a_dead_letter_holds_its_chain_and_lets_it_go(rig: &Rig) {
     assert_eq!(rig.rows().await.len(), 3);
     let detail = rig.store.detail(head).await.unwrap().unwrap();
     let causes: Vec<String> = detail.lines.iter().map(|line| line.cause.unwrap().to_string()).collect();
-    assert_eq!(causes, ["failed", "claimed", "failed", "claimed"]);
-    assert!(detail.lines.is_sorted_by_key(|line| line.version));
+    assert_eq!(causes, ["accepted", "failed", "claimed", "failed", "claimed", "announced"]);
+    assert!(detail.lines.is_sorted_by_key(|line| line.at_us));
+    let stored: Vec<u32> = detail.lines.iter().filter_map(|line| line.version).collect();
+    assert!(stored.len() == 4 && stored.is_sorted(), "{stored:?}");
 }
 
 pub(super) async fn one_event_of_a_lane_is_processed_at_a_time(rig: &Rig) {
