@@ -196,6 +196,11 @@ impl World {
         let at = request.endpoint;
         self.say(|| format!("endpoint {at} answers {outcome:?}, has taken it: {taken}"));
         let feed = self.feed_of(&request.send);
+        if let (Some(feed), What::Batch(batch)) = (feed, &request.send.what)
+            && outcome != Outcome::Success
+        {
+            self.failed.insert((at, feed), (Arc::clone(batch), self.rows[at].watch.clone()));
+        }
         let Some(on) = self.nodes[node].as_mut().filter(|on| on.life == life) else { return Ok(()) };
         let Some(served) = on.served.get_mut(&at).filter(|served| served.term == term) else { return Ok(()) };
         if outcome == Outcome::Success

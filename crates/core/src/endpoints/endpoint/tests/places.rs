@@ -1,0 +1,90 @@
+//! Where an endpoint stands, where a cursor alone does not say it.
+
+use super::*;
+
+fn at(text: &str) -> Order {
+    Order::Recover { feed: None, to: Recovery::Cursor(Cursor::parse(text).unwrap()) }
+}
+
+/// A change that came late moves no cursor, and is sent once all the same.
+#[test]
+fn a_late_change_is_sent_once() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.news();
+    bed.end(Outcome::Success);
+    bed.late_change(2);
+    bed.news();
+    bed.end(Outcome::Success);
+    assert_eq!(bed.sent(), ["update 1@1", "update 2@1"]);
+    bed.news();
+    bed.now_us = 100 * SECOND_US;
+    bed.step(Input::Tick);
+    assert_eq!(bed.sent(), [""; 0]);
+    // The same bug again: equal in bug and cursor, so receivers tell them apart by the time of the change.
+    bed.late_change(2);
+    bed.news();
+    assert_eq!(bed.sent(), ["update 2@1"]);
+    bed.end(Outcome::Success);
+    // Who knows the cursor only must send it again.
+    bed.sent();
+    bed.take_over();
+    assert_eq!(bed.sent(), ["latest 2@1"]);
+}
+
+/// Another replica had more. What it has sent is not sent again when it comes here.
+#[test]
+fn who_is_ahead_is_sent_what_it_does_not_have() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    for bug in 1..=3 {
+        bed.change(bug);
+    }
+    bed.order(&at("E.5"));
+    bed.news();
+    assert_eq!(bed.sent(), [""; 0]);
+    for bug in [4, 5, 6] {
+        bed.change(bug);
+        bed.news();
+    }
+    assert_eq!(bed.sent(), ["update 6@6"]);
+    bed.end(Outcome::Success);
+    bed.change(7);
+    bed.news();
+    assert_eq!(bed.sent(), ["update 7@7"]);
+}
+
+/// A late change is sent to who is ahead, and its cursor does not take back what its receiver has.
+#[test]
+fn a_late_change_does_not_take_back_the_cursor_of_who_is_ahead() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    for bug in 1..=3 {
+        bed.change(bug);
+    }
+    bed.order(&at("E.5"));
+    bed.news();
+    bed.late_change(9);
+    bed.news();
+    assert_eq!(bed.sent(), ["complete 9@5"]);
+    bed.end(Outcome::Success);
+    for bug in [4, 5, 6] {
+        bed.change(bug);
+        bed.news();
+    }
+    assert_eq!(bed.sent(), ["update 6@6"]);
+}
+
+/// The number that it has may never come.
+#[test]
+fn who_stays_ahead_is_told_a_gap() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.order(&at("E.5"));
+    bed.news();
+    let wake_us = bed.endpoint.wake_us(0).unwrap();
+    assert_eq!(wake_us, 5 * SECOND_US);
+    bed.now_us = wake_us;
+    bed.step(Input::Tick);
+    assert_eq!(bed.sent(), ["gap"]);
+    bed.end(Outcome::Success);
+    assert_eq!(bed.endpoint.row().cursor("f").unwrap().seq, 1);
+}
