@@ -226,6 +226,9 @@ impl Endpoint {
             let mut live = before.map_or_else(|| self.new_live(now_us), |before| std::mem::take(&mut lives[before]));
             live.news = true;
             live.live &= !old.paused || self.row.paused;
+            if old.watch != self.row.watch {
+                live.forget_place(&line.since);
+            }
             self.lives.push(live);
         }
         // A person's order is news: what waits is tried again with it, if the counters allow it.

@@ -20,6 +20,17 @@ impl Live {
         let ahead_us = self.ahead_since_us.filter(|_| !self.news).map(|since_us| since_us + AHEAD_US);
         ahead_us.map_or(self.quiet_us, |ahead_us| self.quiet_us.min(ahead_us))
     }
+
+    /// Other bugs are watched from now on. A place may lie behind changes of theirs that the cursor does not claim, so the
+    /// cursor alone says what is owed.
+    pub(super) fn forget_place(&mut self, since: &Since) {
+        if matches!(since, Since::Cursor(_)) {
+            self.place = None;
+        }
+        if let Some(frozen) = &mut self.frozen {
+            Arc::make_mut(frozen).place = None;
+        }
+    }
 }
 
 impl Endpoint {
@@ -280,7 +291,9 @@ impl Endpoint {
         let more = more || batch.kind == Kind::Gap;
         live.news |= more;
         live.live = !more;
-        (live.place, live.frozen, live.ahead_since_us) = (batch.place, None, None);
+        // The frozen batch is this one, and knows whether other bugs are watched by now.
+        live.place = live.frozen.take().and_then(|frozen| frozen.place);
+        live.ahead_since_us = None;
         let left_out = more && batch.kind == Kind::Updates { complete: false };
         let since = Since::Cursor(batch.cursor.clone());
         let feed = Arc::clone(&batch.feed);

@@ -32,6 +32,29 @@ fn a_late_change_is_sent_once() {
     assert_eq!(bed.sent(), ["latest 2@1"]);
 }
 
+/// A place says that nothing is owed up to there of the bugs that were watched. Of others, the cursor says it, so that a
+/// verdict does not depend on which process sends.
+#[test]
+fn other_bugs_are_owed_what_comes_after_the_cursor() {
+    let bugs = |numbers: &[u64]| Watch::Bugs(numbers.iter().map(|&number| BugId::new(number).unwrap()).collect());
+    for in_flight in [false, true] {
+        let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+        bed.order(&Order::Watch(bugs(&[1, 2])));
+        for bug in [1, 3] {
+            bed.change(bug);
+        }
+        bed.news();
+        if !in_flight {
+            bed.end(Outcome::Success);
+        }
+        bed.order(&Order::Watch(bugs(&[1, 3])));
+        if in_flight {
+            bed.end(Outcome::Success);
+        }
+        assert_eq!(bed.sent(), ["update 1@1", "update 3@2"], "in flight: {in_flight}");
+    }
+}
+
 /// Another replica had more. What it has sent is not sent again when it comes here.
 #[test]
 fn who_is_ahead_is_sent_what_it_does_not_have() {
