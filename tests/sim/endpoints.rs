@@ -116,6 +116,8 @@ struct World {
     requests: Vec<Request>,
     /// What was sent last and failed, by endpoint and feed, and what the endpoint watched then.
     failed: BTreeMap<(usize, usize), (Arc<Batch>, Watch)>,
+    /// The term in which each endpoint was sent to last.
+    sender: BTreeMap<usize, u64>,
     /// The number that each receiver must know in the end, by endpoint, feed and bug.
     owed: BTreeMap<(usize, usize, BugId), u64>,
     happened: Happened,
@@ -153,6 +155,7 @@ impl World {
             lives: 0,
             requests: Vec::new(),
             failed: BTreeMap::new(),
+            sender: BTreeMap::new(),
             owed: BTreeMap::new(),
             happened: Happened::new(),
             weights,

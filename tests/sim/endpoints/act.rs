@@ -140,6 +140,12 @@ impl World {
         let served = &self.nodes[node].as_ref().unwrap().served[&at];
         let (life, term) = (self.nodes[node].as_ref().unwrap().life, served.term);
         self.check_send(node, at, &send)?;
+        if self.sender.insert(at, term) != Some(term) {
+            for (feed, ledger) in self.ledgers.iter().enumerate() {
+                let stored = self.rows[at].cursor(&ledger.name).map_or(0, |cursor| cursor.seq);
+                self.receivers[at].begin_at(feed, stored);
+            }
+        }
         let turn = match &send.what {
             What::Batch(batch) => {
                 let line = self.nodes[node].as_ref().unwrap().served[&at].planner.row().lines.iter();

@@ -55,6 +55,24 @@ fn other_bugs_are_owed_what_comes_after_the_cursor() {
     }
 }
 
+/// A process without history does not know what came before its first change.
+#[test]
+fn who_has_a_cursor_is_told_a_gap_by_a_feed_that_begins_later() {
+    let (recorder, cache) = replay(ReplayLimits::default());
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.news();
+    bed.end(Outcome::Success);
+    bed.sent();
+    bed.feeds = Cache(cache);
+    bed.sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
+    bed.take_over();
+    bed.head = 4;
+    bed.change(3);
+    bed.news();
+    assert_eq!(bed.sent(), ["gap"]);
+}
+
 /// Another replica had more. What it has sent is not sent again when it comes here.
 #[test]
 fn who_is_ahead_is_sent_what_it_does_not_have() {
