@@ -72,6 +72,23 @@ fn what_the_store_has_is_not_counted_again() {
     }
 }
 
+/// Another URL was ordered before it was stored that the old one had accepted a change: the new one is sent it, too.
+#[test]
+fn what_another_url_accepted_is_sent_to_the_new_one() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.news();
+    let mut read = bed.endpoint.row().clone();
+    carry_out(&mut read, &Order::Url).unwrap();
+    bed.slow = true;
+    bed.end(Outcome::Success);
+    bed.slow = false;
+    bed.change(2);
+    bed.sent();
+    bed.step(Input::NotStored(Some(Box::new(read))));
+    assert_eq!(bed.sent(), ["complete 1@1 2@2"]);
+}
+
 /// The store fails: it is tried again a second later, with what has come together until then.
 #[test]
 fn a_write_is_tried_again_after_a_second() {
