@@ -61,9 +61,12 @@ impl Endpoint {
 
     fn ask(&self, at: usize, bound: Bound, view: &View<'_>) -> Answer {
         let (line, live) = (&self.row.lines[at], &self.lives[at]);
+        let ask = |since, place| view.feeds.ask(&line.feed, &Ask { watch: &self.row.watch, since, place, bound });
         let overdue = live.ahead_since_us.is_some_and(|since_us| view.now_us >= since_us + AHEAD_US);
-        let (since, place) = if overdue { (&Since::Unknown, None) } else { (&line.since, live.place) };
-        view.feeds.ask(&line.feed, &Ask { watch: &self.row.watch, since, place, bound })
+        match ask(&line.since, live.place) {
+            Answer::Ahead(_) if overdue => ask(&Since::Unknown, None),
+            answer => answer,
+        }
     }
 
     /// Notes an answer that brings nothing to send. Returns false for one that does. `store`: the cursor is to be stored.

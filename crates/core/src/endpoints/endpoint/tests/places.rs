@@ -129,3 +129,18 @@ fn who_stays_ahead_is_told_a_gap() {
     bed.end(Outcome::Success);
     assert_eq!(bed.endpoint.row().cursor("f").unwrap().seq, 1);
 }
+
+/// The number came, but nobody looked at it before the time was over.
+#[test]
+fn who_is_ahead_no_longer_is_told_no_gap() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.order(&at("E.3"));
+    bed.news();
+    for bug in [2, 3, 4] {
+        bed.change(bug);
+    }
+    bed.now_us = 100 * SECOND_US;
+    bed.step(Input::Tick);
+    assert_eq!(bed.sent(), ["complete 4@4"]);
+}
