@@ -177,7 +177,7 @@ impl Local {
                 let forgotten = position < floor;
                 assert!(!proven || forgotten || lost_late, "a gap after {cursor} is not true: {:?}", self.order);
             }
-            (Since::Time(_), _) => assert!(lost_late),
+            (Since::Time(_), _) => assert!(lost_late || floor > 0 || self.proven != Some(0)),
         }
     }
 }

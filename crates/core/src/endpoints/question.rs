@@ -223,6 +223,9 @@ fn from_store<'a>(replay: &Replay, since: &Since) -> Begin<'a> {
         },
         Since::Time(when) => {
             let after = replay.before(*when);
+            if !replay.is_whole_after(after) {
+                return Begin::Gap;
+            }
             Begin::After(Owed { after, hold: None, has: None, ahead: false, time: Some(*when) })
         }
     }

@@ -73,6 +73,37 @@ fn who_has_a_cursor_is_told_a_gap_by_a_feed_that_begins_later() {
     assert_eq!(bed.sent(), ["gap"]);
 }
 
+/// What was recorded before a process began is known to it only if it has everything from the first number on.
+#[test]
+fn a_recovery_from_a_time_before_the_feed_began_is_a_gap() {
+    let time = |second: i64| When::from_micros(second * SECOND_US).unwrap();
+    let since = |second| Order::Recover { feed: None, to: Recovery::Since(time(second)) };
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    let (recorder, cache) = replay(ReplayLimits::default());
+    bed.feeds = Cache(cache);
+    bed.sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
+    bed.sequencer.go_on_after(&Cursor::parse("E.4").unwrap());
+    bed.take_over();
+    bed.head = 4;
+    let message = |second: i64| BusMessage {
+        change: Change { bug: BugId::new(7).unwrap(), when: time(second) },
+        cursor: Cursor::parse(&format!("E.{}", second - 95)),
+        after: None,
+    };
+    for second in [100, 101, 102] {
+        bed.sequencer.accept_gap(&message(second), None, time(second));
+    }
+    bed.news();
+    bed.end(Outcome::Success);
+    bed.end(Outcome::Success);
+    bed.sent();
+    bed.order(&since(100));
+    assert_eq!(bed.sent(), ["gap"], "what was recorded just before the first change is not known");
+    bed.end(Outcome::Success);
+    bed.order(&since(101));
+    assert_eq!(bed.sent(), ["latest 7@7"]);
+}
+
 /// Another replica had more. What it has sent is not sent again when it comes here.
 #[test]
 fn who_is_ahead_is_sent_what_it_does_not_have() {
