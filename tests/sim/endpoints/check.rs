@@ -109,7 +109,7 @@ impl World {
         let feed = self.ledgers.iter().position(|ledger| ledger.name == batch.feed).unwrap();
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
         let turn = line.turn;
-        self.check_verdict(feed, row, batch, number(&line.since))?;
+        self.check_verdict((at, feed), row, batch, number(&line.since))?;
         if trigger == Trigger::Retry {
             self.happens(Happens::Retry);
         }
@@ -144,8 +144,8 @@ impl World {
     fn check_elsewhere(&mut self, node: usize, of: (usize, usize), row: &Row, batch: &Arc<Batch>) -> Checked {
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
         let (Some(sent), Some((before, watch))) = (&line.sent, self.failed.get(&of)) else { return Ok(()) };
-        let is_stored = (sent.kind, &sent.cursor, sent.count as usize)
-            == (before.kind, &before.cursor, before.changes.len());
+        let is_stored =
+            (sent.kind, &sent.cursor, sent.count as usize) == (before.kind, &before.cursor, before.changes.len());
         if !is_stored || *watch != row.watch || before.generation != line.turn || before.kind == Kind::Gap {
             return Ok(());
         }
@@ -164,8 +164,9 @@ impl World {
         Ok(())
     }
 
-    /// Where the verdict is `complete`, nothing was left out.
-    fn check_verdict(&self, feed: usize, row: &Row, batch: &Batch, stored: Option<u64>) -> Checked {
+    /// Where the verdict is `complete`, nothing was left out. What was told before with a cursor that was held back lies
+    /// after the stored cursor, and its receiver knows it.
+    fn check_verdict(&self, (at, feed): (usize, usize), row: &Row, batch: &Batch, stored: Option<u64>) -> Checked {
         let complete = matches!(batch.kind, Kind::Update | Kind::Updates { complete: true });
         let Some(stored) = stored.filter(|_| complete) else { return Ok(()) };
         let watches = |bug| match &row.watch {
@@ -174,7 +175,8 @@ impl World {
         };
         for (number, change) in (1..).zip(&self.ledgers[feed].changes) {
             let within = number > stored && number <= batch.last() && watches(change.bug);
-            if within && !batch.changes.iter().any(|told| told.change == *change) {
+            let known = self.receivers[at].known.get(&(feed, change.bug)).is_some_and(|&known| known >= number);
+            if within && !known && !batch.changes.iter().any(|told| told.change == *change) {
                 return Err(format!("{number} is left out after {stored}: {batch:?}"));
             }
         }
