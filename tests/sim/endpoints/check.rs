@@ -109,7 +109,10 @@ impl World {
         let feed = self.ledgers.iter().position(|ledger| ledger.name == batch.feed).unwrap();
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
         let turn = line.turn;
-        self.check_verdict((at, feed), row, batch, number(&line.since))?;
+        // An order may have come between the decision and the request: then the batch is of what was before it.
+        if batch.generation == turn {
+            self.check_verdict((at, feed), row, batch, number(&line.since))?;
+        }
         if trigger == Trigger::Retry {
             self.happens(Happens::Retry);
         }
