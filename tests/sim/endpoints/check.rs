@@ -108,9 +108,9 @@ impl World {
     fn check_batch(&mut self, node: usize, at: usize, row: &Row, batch: &Arc<Batch>, trigger: Trigger) -> Checked {
         let feed = self.ledgers.iter().position(|ledger| ledger.name == batch.feed).unwrap();
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
-        let turn = line.turn;
+        let turn = batch.generation;
         // An order may have come between the decision and the request: then the batch is of what was before it.
-        if batch.generation == turn {
+        if line.turn == turn {
             self.check_verdict((at, feed), row, batch, number(&line.since))?;
         }
         if trigger == Trigger::Retry {
