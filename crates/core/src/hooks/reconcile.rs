@@ -204,16 +204,13 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Begins, with what the store has kept. The first round is due at once, but not within `least` of the last one: a
-    /// process that is started again and again must not ask each time.
+    /// Begins, with what the store has kept. The first round is due at once.
     pub fn new(settings: Settings, mark: Option<Mark>, now_us: i64) -> Reconciler {
-        // By a clock that was wrong, the last round may have begun in the future.
-        let began_us = mark.map(|mark| mark.asked_us.min(now_us));
         Reconciler {
             settings,
             mark,
-            due_us: began_us.map_or(now_us, |began_us| now_us.max(began_us + settings.least_us)),
-            began_us,
+            due_us: now_us,
+            began_us: None,
             failures: 0,
             heard_us: now_us,
             round: None,

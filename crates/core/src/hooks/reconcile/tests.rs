@@ -92,22 +92,6 @@ fn a_restart_goes_on_from_the_mark() {
 }
 
 #[test]
-fn a_process_that_is_started_again_and_again_does_not_ask_each_time() {
-    let mut reconciler = reconciler(Paging::ByTime);
-    round(&mut reconciler, 600, &[], &nothing);
-    let (settings, mark) = (reconciler.settings, reconciler.mark());
-    assert_eq!(Reconciler::new(settings, mark, us(610)).next(us(610)), Next::Wait { until_us: us(630) });
-    let mut again = Reconciler::new(settings, mark, us(629));
-    again.hurry(us(629));
-    assert_eq!(again.next(us(629)), Next::Wait { until_us: us(630) });
-    assert!(matches!(again.next(us(630)), Next::Ask(_)));
-    // The clock was wrong when the last round began.
-    let mut before = Reconciler::new(settings, mark, us(300));
-    assert_eq!(before.next(us(300)), Next::Wait { until_us: us(330) });
-    assert!(matches!(before.next(us(330)), Next::Ask(_)));
-}
-
-#[test]
 fn what_is_newer_than_all_that_is_known_is_missing() {
     let mut reconciler = reconciler(Paging::ByNumber);
     let bugs = [seen(1, 100), seen(2, 101)];
