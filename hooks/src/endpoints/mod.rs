@@ -5,8 +5,26 @@
 //! [`bugfeed_core::endpoints`]. One task owns them all; requests, reading and writing are done around it, so nothing that a
 //! receiver or the store does makes an endpoint wait for another one. It may be killed at any moment: what is not stored was
 //! not accepted, and is sent again by whoever takes over.
+//!
+//! | file | what |
+//! |---|---|
+//! | `desk.rs`, `desk/` | the task that owns the planners: their inputs, and what they say |
+//! | `feeds.rs` | what is asked of feeds, and who has news |
+//! | `around.rs` | leases, reading of rows |
+//! | `request.rs`, `content.rs`, `target.rs` | one attempt: what is sent, where to, what came of it |
+//! | `callers.rs` | receivers that call |
+//! | `events.rs` | what is logged, counted and told |
 
+mod around;
+mod callers;
+mod content;
+mod desk;
 mod events;
+mod feeds;
+mod request;
+mod target;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +34,17 @@ use axum::Router;
 use bugfeed_core::endpoints::question::{Answer, Ask, Bound};
 use bugfeed_core::endpoints::schedule::Limits;
 use bugfeed_protocol::{BugId, When};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::around::Around;
+use self::callers::Calls;
+use self::desk::Desk;
 pub use self::events::{EndpointEvents, Raise};
 use crate::client;
 use crate::deliver::address::Rules;
+use crate::deliver::send::Sender;
 use crate::deliver::template::Link;
 use crate::store::Store;
 use crate::tracker::Clock;
@@ -125,17 +147,17 @@ pub struct Endpoints {
 impl Endpoints {
     /// Begins once the store is there; [`std::future::ready`] for one that is open.
     pub fn start(opened: impl Future<Output = Store> + Send + 'static, taps: Taps, parts: EndpointsParts) -> Endpoints {
+        let (nudged, any, stop) = (Arc::<Notify>::default(), watch::Sender::new(false), CancellationToken::new());
+        let store = watch::Sender::new(None);
+        let calls = Calls::new(store.subscribe(), taps.clone(), Arc::clone(&nudged), Arc::clone(&parts.options.clock));
         let mut tasks = JoinSet::new();
+        let (seen, now, stopping) = (any.subscribe(), Arc::clone(&nudged), stop.clone());
         tasks.spawn(async move {
-            let _ = (opened.await, taps, parts);
+            let Some(opened) = stopping.run_until_cancelled(opened).await else { return };
+            store.send_replace(Some(opened.clone()));
+            run(opened, taps, parts, (now, any), stopping).await;
         });
-        Endpoints {
-            routes: Router::new(),
-            nudged: Arc::default(),
-            any: watch::channel(false).1,
-            stop: CancellationToken::new(),
-            tasks,
-        }
+        Endpoints { routes: callers::routes(calls), nudged, any: seen, stop, tasks }
     }
 
     /// What receivers call: `POST /endpoints/ID/ready` and `GET /endpoints/ID/changes`. To be served on the clients' port.
@@ -160,6 +182,35 @@ impl Endpoints {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// So many pieces of news wait for the desk.
+const NEWS: usize = 16;
+
+async fn run(
+    store: Store,
+    taps: Taps,
+    parts: EndpointsParts,
+    (nudged, any): (Arc<Notify>, watch::Sender<bool>),
+    stop: CancellationToken,
+) {
+    let (news, heard) = mpsc::channel(NEWS);
+    let (say, words) = mpsc::unbounded_channel();
+    let events = Arc::clone(&parts.events);
+    let desk = Desk::new(store.clone(), parts.clone(), say);
+    let around = Around { store, parts, news, nudged, any };
+    tokio::join!(desk.run(heard, taps, stop.clone()), around.run(words, stop));
+    events.stopped();
+}
+
+/// A time of the clock. One that no date can have is that of a clock that is wrong: then signatures are refused anyway.
+fn when(us: i64) -> When {
+    When::from_micros(us).unwrap_or_else(|| When::from_system_time(SystemTime::UNIX_EPOCH))
+}
+
+/// Sends requests of endpoints.
+fn sender(options: &EndpointsOptions) -> Sender {
+    Sender::new(options.client.clone(), options.rules.clone()).within(options.within)
 }
 
 impl fmt::Debug for Endpoints {
