@@ -37,6 +37,7 @@ use self::opening::{Opening, Running};
 use crate::api::Service;
 use crate::client::{self, Client};
 use crate::config::HooksConfig;
+use crate::endpoints::{Endpoints, EndpointsOptions, EndpointsParts, Taps};
 use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
@@ -222,6 +223,18 @@ impl Hooks {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Begins to deliver to endpoints, from these feeds. [`Endpoints::stop`] comes before [`Hooks::stop`].
+    pub fn endpoints(&self, taps: Taps, options: EndpointsOptions) -> Endpoints {
+        let opened = self.opened();
+        let alerts = Arc::clone(&self.parts.alerts);
+        let parts = EndpointsParts {
+            options: EndpointsOptions { is_alone: self.parts.options.grace.is_zero(), ..options },
+            events: Arc::clone(&self.counted.endpoints),
+            raise: Arc::new(move |subject, cause, text| alerts.raise(subject, None, cause, text)),
+        };
+        Endpoints::start(async move { opened.await.0 }, taps, parts)
     }
 
     /// What the API needs of this process.

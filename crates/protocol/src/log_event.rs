@@ -142,4 +142,13 @@ log_events! {
     SenderTroubled = "sender_troubled", "A sender's own list of webhooks says that one is off, or has a backlog.";
     HookDeed = "hook_deed", "Somebody changed something through the API of the hooks; it is in their audit log too.";
     NotifyFailed = "notify_failed", "An alert could not be delivered to a target of `[[notify]]`.";
+    // Endpoints.
+    EndpointsWait = "endpoints_wait", "The store of the hooks does not answer; deliveries to endpoints wait.";
+    EndpointCooling = "endpoint_cooling", "Deliveries to an endpoint failed; it is tried again later.";
+    EndpointFailing = "endpoint_failing", "An endpoint is on its way to being disabled; `percent` says how far.";
+    EndpointDisabled = "endpoint_disabled", "An endpoint is disabled, until somebody enables it or a test of it succeeds.";
+    EndpointEnabled = "endpoint_enabled", "Somebody has enabled an endpoint that was disabled.";
+    EndpointRecovered = "endpoint_recovered", "An endpoint that failed takes deliveries again.";
+    EndpointGap = "endpoint_gap", "An endpoint was told that changes may be missing.";
+    EndpointsStopped = "endpoints_stopped", "Deliveries to endpoints have ended in good order.";
 }
