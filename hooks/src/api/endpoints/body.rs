@@ -19,16 +19,14 @@ use crate::deliver::address::{BadUrl, Rules};
 use crate::deliver::headers::UserHeaders;
 use crate::deliver::sign::SigningSecret;
 use crate::deliver::template::Template;
-use crate::store::endpoints::FeedChoice;
+use crate::store::endpoints::{FeedChoice, MAX_BUGS};
 
-/// An endpoint watches at most so many bugs; or all of them.
-pub const MOST_BUGS: usize = 10_000;
 /// An endpoint has at most so many requests in a second, if it has a limit at all.
-pub const HIGHEST_RATE: u32 = 10_000;
+pub(super) const HIGHEST_RATE: u32 = 10_000;
 /// The longest description, in characters.
-pub const LONGEST_DESCRIPTION: usize = 500;
+pub(super) const LONGEST_DESCRIPTION: usize = 500;
 /// The chats whose bodies are known by name.
-pub const CHATS: [&str; 5] = ["slack", "mattermost", "matrix", "teams", "discord"];
+pub(super) const CHATS: [&str; 5] = ["slack", "mattermost", "matrix", "teams", "discord"];
 
 /// What a person writes of an endpoint.
 #[derive(Debug, Default, Deserialize)]
@@ -155,8 +153,8 @@ fn watch(value: &Value) -> Result<Watch, ApiError> {
     }
     let bugs = list.iter().map(bug).collect::<Result<Vec<BugId>, ApiError>>()?;
     let Watch::Bugs(bugs) = Watch::Bugs(bugs.into()).sorted() else { return Ok(Watch::All) };
-    if bugs.len() > MOST_BUGS {
-        let fix = format!("name at most {MOST_BUGS}, write \"all\", or make several endpoints");
+    if bugs.len() > MAX_BUGS {
+        let fix = format!("name at most {MAX_BUGS}, write \"all\", or make several endpoints");
         return Err(ApiError::bad(format!("bugs: {} are too many", bugs.len()), fix));
     }
     Ok(Watch::Bugs(bugs))
