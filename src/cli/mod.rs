@@ -17,7 +17,7 @@ use bugfeed_protocol::BugId;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use gateway::{FeedArg, GatewayArgs};
-use hooks::{BugArgs, DeadLettersArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
+use hooks::{BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -30,7 +30,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -124,6 +124,19 @@ Examples:
   bugfeed keys list
   bugfeed keys rotate h4k7np --overlap-hours 48")]
     Keys(Box<KeysArgs>),
+    /// Have changes POSTed to bots, CI and chats: make, list, change, test and delete endpoints
+    #[command(after_help = "\
+First steps on one machine, where bugfeed runs with --allow-network 127.0.0.0/8:
+  bugfeed endpoints create --url http://127.0.0.1:9000/hook --bugs 1234   # prints the secret
+  bugfeed endpoints list
+  bugfeed endpoints test ep_abcdefghijklmnopqrst
+
+Examples:
+  bugfeed endpoints create --url https://chat.example.org/hooks/TOKEN --bugs all --template slack
+  bugfeed endpoints attempts ep_abcdefghijklmnopqrst
+  bugfeed endpoints enable ep_abcdefghijklmnopqrst
+  bugfeed endpoints create --help   # policies, templates, more first steps")]
+    Endpoints(Box<EndpointsArgs>),
     /// Look at what webhooks have brought, and retry, drop, release or prune it
     #[command(after_help = "\
 Examples:

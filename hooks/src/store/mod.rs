@@ -13,6 +13,7 @@
 //! | [`apply`], `changes` | plans as transactions; **`changes` has every statement that changes an event's state** |
 //! | [`events`], `history`, [`requests`], [`traffic`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
 //! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes share |
+//! | [`endpoints`] | where webhooks go out to, how far each receiver has got, what was tried |
 //! | [`bodies`], [`quarantine`], `kept` | what is kept of requests, within bounds |
 //! | [`retention`], [`prune`] | what is removed, in small steps |
 //!
@@ -28,6 +29,7 @@ pub mod change_table;
 mod changes;
 mod codes;
 pub mod dead;
+pub mod endpoints;
 mod error;
 pub mod events;
 mod history;
