@@ -130,7 +130,7 @@ log_events! {
     HooksFirstToken = "hooks_first_token", "The store is new, and the first token for its API is in a file, or could not be written there.";
     HooksConfigRefused = "hooks_config_refused", "The configuration was read again and is wrong; the one before goes on.";
     HooksNoSource = "hooks_no_source", "The configuration names no source of webhooks; or `bugfeed hooks` has none, and only the source `plain`.";
-    HooksFeedUnused = "hooks_feed_unused", "`--feed` of `bugfeed hooks` names a feed that no source sends to.";
+    HooksFeedUnused = "hooks_feed_unused", "`--feed` of `bugfeed hooks` names a feed that no source sends to: it is only delivered to endpoints.";
     HooksFeedLater = "hooks_feed_later", "A source names a feed that the all-in-one serves after its next start only.";
     HooksRival = "hooks_rival", "Another ledger publishes to the exchange of a feed; the hooks publish nothing there until it is silent.";
     HooksRivalUnknown = "hooks_rival_unknown", "The broker does not let the hooks listen for other ledgers on a feed's exchange; they publish all the same.";

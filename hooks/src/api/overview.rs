@@ -45,10 +45,18 @@ pub(super) async fn overview(call: Call) -> Answer {
         "dead_letters": store.count_dead_letters().await?,
         "quarantine": held.collect::<Value>(),
         "body_bytes": store.body_bytes(),
+        "endpoints": endpoints(&call).await?,
         "keys": keys(&call).await?,
         "sources": sources,
         "feeds": feeds,
         "warnings": call.api.service().warnings(),
+    }))
+}
+
+async fn endpoints(call: &Call) -> Result<Value, super::error::ApiError> {
+    let count = call.store().count_endpoints(call.now_us).await?;
+    Ok(json!({
+        "active": count.active, "cooling": count.cooling, "disabled": count.disabled, "paused": count.paused,
     }))
 }
 
