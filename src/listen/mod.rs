@@ -95,9 +95,8 @@ impl Output<'_> {
 pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut Signals) -> Result<Stop, ListenError> {
     let mut pending = Pending::default();
     let (to_store, handed_out) = watch::channel(None);
-    let mut feed = Feed::builder(options.url.expose())?
-        .bugs(options.bugs.iter().map(|bug| bug.get()))
-        .heartbeat(HEARTBEAT);
+    let mut feed =
+        Feed::builder(options.url.expose())?.bugs(options.bugs.iter().map(|bug| bug.get())).heartbeat(HEARTBEAT);
     let mut state = None;
     if let Some(path) = &options.state {
         let mut file = StateFile::open(path, &options.url.to_string(), &options.bugs)?;
@@ -114,9 +113,12 @@ pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut
     }
     if options.is_new_secret {
         let secret = options.secret.expose();
-        output.remark(&format!("requests are signed with {secret}; the next run makes another, unless --secret names one"));
+        output.remark(&format!(
+            "requests are signed with {secret}; the next run makes another, unless --secret names one"
+        ));
     }
-    let all = Rules { allowed: ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()).collect(), https_only: false };
+    let all =
+        Rules { allowed: ["0.0.0.0/0", "::/0"].iter().filter_map(|all| all.parse().ok()).collect(), https_only: false };
     let listen = Listen {
         options,
         output,

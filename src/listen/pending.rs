@@ -203,7 +203,8 @@ mod tests {
             let seq = Cursor::parse(change["cursor"].as_str().unwrap()).unwrap().seq;
             (change["bug"].as_u64().unwrap_or_default(), seq)
         };
-        let changes = body["changes"].as_array().map_or_else(|| vec![number(&body)], |all| all.iter().map(number).collect());
+        let changes =
+            body["changes"].as_array().map_or_else(|| vec![number(&body)], |all| all.iter().map(number).collect());
         let word = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
         Some((word("command"), word("replay"), changes))
     }

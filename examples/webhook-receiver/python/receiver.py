@@ -122,8 +122,8 @@ def verified(body: bytes, headers: dict[str, str]) -> Optional[dict[str, Any]]:
     for secret in SECRETS:
         try:
             return Webhook(secret).verify(body, headers)
-        except (WebhookVerificationError, UnicodeDecodeError):
-            pass  # The other secret may fit.
+        except (WebhookVerificationError, ValueError):
+            pass  # The other secret may fit. (A ValueError: what should be Base64 or text is none.)
     return None
 
 

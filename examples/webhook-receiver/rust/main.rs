@@ -10,7 +10,7 @@
 //! start for what it missed, and says that it is ready. In a package of its own it needs `axum`, `base64`,
 //! `form_urlencoded`, `rand`, `ring`, `tokio` (`full`), `serde` (`derive`) and `serde_json`.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 
 mod signature;
 mod state;
@@ -109,8 +109,9 @@ async fn call(bot: &Bot, hooks: &str, method: &str, path: &str) -> Result<String
 async fn catch_up(bot: &Bot, hooks: &str, endpoint: &str) -> Result<(), Failed> {
     for (feed, mut cursor) in bot.store.places() {
         loop {
-            let query: String =
-                form_urlencoded::Serializer::new(String::new()).extend_pairs([("feed", &feed), ("cursor", &cursor)]).finish();
+            let query: String = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([("feed", &feed), ("cursor", &cursor)])
+                .finish();
             let answer = call(bot, hooks, "GET", &format!("/endpoints/{endpoint}/changes?{query}")).await?;
             let mut missed: Value = serde_json::from_str(&answer)?;
             let more = missed["more"] == true;
@@ -135,15 +136,14 @@ fn now_s() -> u64 {
 
 async fn run() -> Result<(), Failed> {
     let or = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-    let secrets = Secrets::read(&or("BUGFEED_SECRET", "")).ok_or("set BUGFEED_SECRET to the endpoint's secret, whsec_…")?;
+    let secrets =
+        Secrets::read(&or("BUGFEED_SECRET", "")).ok_or("set BUGFEED_SECRET to the endpoint's secret, whsec_…")?;
     let bot = Arc::new(Bot { secrets, store: Store::open(or("STATE", "receiver.json"))? });
     let listener = TcpListener::bind(or("LISTEN", "127.0.0.1:9000")).await?;
     println!("listens on {}", listener.local_addr()?);
     tokio::spawn(work(Arc::clone(&bot)));
-    let routes = Router::new()
-        .route("/", post(receive))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .with_state(Arc::clone(&bot));
+    let routes =
+        Router::new().route("/", post(receive)).layer(DefaultBodyLimit::max(LONGEST_BODY)).with_state(Arc::clone(&bot));
     if let (Ok(hooks), Ok(endpoint)) = (env::var("HOOKS"), env::var("ENDPOINT")) {
         let hooks = hooks.trim_start_matches("http://").trim_end_matches('/').to_owned();
         tokio::spawn(async move {

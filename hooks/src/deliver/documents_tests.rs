@@ -51,7 +51,13 @@ fn chats_are_sent_what_they_take() {
         let body = Template::named(name).unwrap().body("kde", Say::Change(change), Some(&link));
         let body = String::from_utf8(body).unwrap();
         assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), want, "{name}");
-        assert!(text.contains(&format!("\n{body}\n")), "docs/hooks/endpoints.md does not show the body of {name}: {body}");
-        assert!(text.contains(&format!("--template {name} ")), "docs/hooks/endpoints.md does not say how {name} is told");
+        assert!(
+            text.contains(&format!("\n{body}\n")),
+            "docs/hooks/endpoints.md does not show the body of {name}: {body}"
+        );
+        assert!(
+            text.contains(&format!("--template {name} ")),
+            "docs/hooks/endpoints.md does not say how {name} is told"
+        );
     }
 }

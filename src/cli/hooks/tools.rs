@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use bugfeed_sql::DbUrl;
 use clap::{Args, Subcommand};
 
-use super::listen::{self, ListenArgs};
 use super::HooksRoleArgs;
+use super::listen::{self, ListenArgs};
 
 /// Options of `hooks`.
 #[derive(Clone, Debug, Args)]

@@ -66,7 +66,8 @@ impl Hooks {
             return (StatusCode::UNAUTHORIZED, refused.to_string());
         }
         hooks.asked.lock().unwrap().push(format!("{} {target}", call.method));
-        let answer = if target.contains("/changes?") { hooks.missed.lock().unwrap().to_string() } else { String::new() };
+        let answer =
+            if target.contains("/changes?") { hooks.missed.lock().unwrap().to_string() } else { String::new() };
         (StatusCode::OK, answer)
     }
 
@@ -146,7 +147,10 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
 
     // A change, the same again in a backlog, and what is no change.
     assert_eq!(receiver.send(&update(1, 5)).await, 204);
-    assert_eq!(first.wait_for_line("look at bug", SOON).await.unwrap(), format!("look at bug 1 of kde, changed at {T}"));
+    assert_eq!(
+        first.wait_for_line("look at bug", SOON).await.unwrap(),
+        format!("look at bug 1 of kde, changed at {T}")
+    );
     assert_eq!(receiver.send(&update(1, 5)).await, 204);
     let change = |bug: u64, seq: u64| json!({ "bug": bug, "when": T, "cursor": format!("E.{seq}") });
     let backlog = json!({ "command": "updates", "replay": "complete", "cursor": "E.7", "feed": "kde",
