@@ -1,8 +1,9 @@
-//! `bugfeed hooks listen`: an endpoint on a developer's machine. The changes of some bugs come by a socket, and are POSTed to an
-//! address of this machine, as an endpoint's requests would be: bodies, identifiers, signatures.
+//! `bugfeed hooks listen`: an endpoint on a developer's machine. The changes of some bugs come by a socket, and are POSTed
+//! to an address of this machine, as an endpoint's requests would be: bodies, identifiers, signatures.
 //!
-//! In: bugs, a gateway, an address, a secret. Out: requests, and a line about each. What the receiver took (2xx) moves the cursor
-//! in the state file. It never has two requests on their way, never gives up, and needs nothing of the server but its feed.
+//! In: bugs, a gateway, an address, a secret. Out: requests, and a line about each. What the receiver took (2xx) moves the
+//! cursor in the state file. It never has two requests on their way, never gives up, and needs nothing of the server but
+//! its feed.
 
 mod pending;
 

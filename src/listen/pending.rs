@@ -1,8 +1,8 @@
-//! What the receiver is yet to be sent. In: changes with their cursors, gaps, and how each request ended. Out: one request at a
-//! time, with the body and the id that an endpoint's would have.
+//! What the receiver is yet to be sent. In: changes with their cursors, gaps, and how each request ended. Out: one request
+//! at a time, with the body and the id that an endpoint's would have.
 //!
-//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs. A request that failed is
-//! sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
+//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs. A request that failed
+//! is sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -104,7 +104,8 @@ impl Pending {
         self.is_empty() || self.gap && self.cursor.is_none()
     }
 
-    /// What is to be sent now: what failed before, or what is next. `None`: nothing, or a gap of which no cursor is known yet.
+    /// What is to be sent now: what failed before, or what is next. `None`: nothing, or a gap of which no cursor is known
+    /// yet.
     pub(super) fn request(&mut self, feed: &str) -> Option<Request> {
         if self.sent.is_none() {
             self.sent = self.next(feed);

@@ -156,7 +156,6 @@ async fn of_what_comes_while_the_receiver_is_away_the_newest_of_each_bug_is_sent
     proc.wait_for_line("the receiver answers 503", SOON).await.unwrap();
     let changes = (0..300_i64).map(|second| (1 + second.unsigned_abs() % 3, second));
     serve.touch_many(changes).await;
-    // The last of them is number 302; a client of the same gateway has heard of it when the process has, or a moment before.
     eventually(SOON, "a retry with what came", async || {
         receiver.got().last().is_some_and(|got| seq(&got.body()) == 302)
     })

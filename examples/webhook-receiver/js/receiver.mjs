@@ -1,10 +1,10 @@
-// Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work after
-// that; so it may be killed at any moment, and misses nothing.
+// Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work
+// after that; so it may be killed at any moment, and misses nothing.
 //     npm install
 //     BUGFEED_SECRET=whsec_… node receiver.mjs
-// In the environment: BUGFEED_SECRET (while it is being replaced: the new one and the old one, with a blank between them),
-// LISTEN (127.0.0.1:9000) and STATE (receiver.json). With HOOKS (http://127.0.0.1:8844/) and ENDPOINT (ep_…) it asks at the
-// start for what it missed, and says that it is ready.
+// In the environment: BUGFEED_SECRET (while it is being replaced: the new one and the old one, with a blank between
+// them), LISTEN (127.0.0.1:9000) and STATE (receiver.json). With HOOKS (http://127.0.0.1:8844/) and ENDPOINT (ep_…) it
+// asks at the start for what it missed, and says that it is ready.
 import { randomUUID } from "node:crypto";
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -29,7 +29,7 @@ async function look({ feed, bug, when }) {
   else console.log(`look at bug ${bug} of ${feed}, changed at ${when}`);
 }
 
-/** What is stored: how far each feed is, the last changes that were taken, and the work that is left. Never changed in place. */
+/** What is stored: how far each feed is, the last changes that were taken, the work that is left. Never changed in place. */
 let state = existsSync(STATE) ? JSON.parse(readFileSync(STATE, "utf8")) : { cursors: {}, taken: [], todo: [] };
 let wake = () => {};
 
@@ -127,7 +127,8 @@ async function call(method, path) {
     "webhook-timestamp": `${Math.floor(now / 1000)}`,
     "webhook-signature": webhooks[0].sign(id, now, `${method} ${path}.`), // The body, which is empty, follows the dot.
   };
-  const answer = await fetch(new URL(path, HOOKS), { method, headers, redirect: "error", signal: AbortSignal.timeout(15_000) });
+  const signal = AbortSignal.timeout(15_000);
+  const answer = await fetch(new URL(path, HOOKS), { method, headers, redirect: "error", signal });
   const text = await answer.text();
   if (!answer.ok) throw new Error(`${method} ${path.split("?")[0]}: ${answer.status} ${text.slice(0, 200)}`);
   return text;

@@ -1,5 +1,5 @@
-// What bugfeed signs is verified by the library of standardwebhooks.com, and what that signs is taken by bugfeed: the requests of
-// hooks/golden/deliver/signed.json.
+// What bugfeed signs is verified by the library of standardwebhooks.com, and what that signs is taken by bugfeed: the
+// requests of hooks/golden/deliver/signed.json.
 //     npm install && node --test
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

@@ -1,12 +1,12 @@
-"""Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work after
-that; so it may be killed at any moment, and misses nothing.
+"""Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work
+after that; so it may be killed at any moment, and misses nothing.
 
     pip install 'standardwebhooks>=1.1,<2'
     BUGFEED_SECRET=whsec_… python receiver.py
 
-In the environment: BUGFEED_SECRET (while it is being replaced: the new one and the old one, with a blank between them), LISTEN
-(127.0.0.1:9000) and STATE (receiver.db, a SQLite file). With HOOKS (http://127.0.0.1:8844/) and ENDPOINT (ep_…) it asks at the
-start for what it missed, and says that it is ready.
+In the environment: BUGFEED_SECRET (while it is being replaced: the new one and the old one, with a blank between them),
+LISTEN (127.0.0.1:9000) and STATE (receiver.db, a SQLite file). With HOOKS (http://127.0.0.1:8844/) and ENDPOINT (ep_…)
+it asks at the start for what it missed, and says that it is ready.
 """
 
 import json

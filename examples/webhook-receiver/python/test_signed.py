@@ -1,5 +1,5 @@
-"""What bugfeed signs is verified by the library of standardwebhooks.com, and what that signs is taken by bugfeed: the requests of
-hooks/golden/deliver/signed.json.
+"""What bugfeed signs is verified by the library of standardwebhooks.com, and what that signs is taken by bugfeed: the
+requests of hooks/golden/deliver/signed.json.
 
     pip install 'standardwebhooks>=1.1,<2' && python test_signed.py
 """

@@ -1,13 +1,13 @@
-//! Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work after
-//! that; so it may be killed at any moment, and misses nothing.
+//! Receives bugfeed's webhooks: a bot to start from. It answers once it has a change on the disk, and does the work
+//! after that; so it may be killed at any moment, and misses nothing.
 //!
 //! ```sh
 //! BUGFEED_SECRET=whsec_… cargo run --example webhook-receiver
 //! ```
 //!
-//! In the environment: `BUGFEED_SECRET` (while it is being replaced: the new one and the old one, with a blank between them),
-//! `LISTEN` (127.0.0.1:9000) and `STATE` (receiver.json). With `HOOKS` (127.0.0.1:8844) and `ENDPOINT` (ep_…) it asks at the
-//! start for what it missed, and says that it is ready. In a package of its own it needs `axum`, `base64`,
+//! In the environment: `BUGFEED_SECRET` (while it is being replaced: the new one and the old one, with a blank between
+//! them), `LISTEN` (127.0.0.1:9000) and `STATE` (receiver.json). With `HOOKS` (http://127.0.0.1:8844/) and `ENDPOINT` (ep_…)
+//! it asks at the start for what it missed, and says that it is ready. In a package of its own it needs `axum`, `base64`,
 //! `form_urlencoded`, `rand`, `ring`, `tokio` (`full`), `serde` (`derive`) and `serde_json`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, unreachable_pub)]

@@ -1,5 +1,5 @@
-//! Signatures of Standard Webhooks: <https://www.standardwebhooks.com>. In: secrets, headers, a body, the time. Out: whether one
-//! of the signatures fits one of the secrets. It compares in constant time.
+//! Signatures of Standard Webhooks: <https://www.standardwebhooks.com>. In: secrets, headers, a body, the time. Out:
+//! whether one of the signatures fits one of the secrets. It compares in constant time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,6 +1,6 @@
-//! `hooks/golden/deliver/signed.json`: the golden bodies, signed; and calls of a receiver, signed as we expect it. The libraries of
-//! standardwebhooks.com verify the first and make the second (`examples/webhook-receiver`). `BUGFEED_GOLDEN=write` writes the
-//! file anew.
+//! `hooks/golden/deliver/signed.json`: the golden bodies, signed; and calls of a receiver, signed as we expect it. The
+//! libraries of standardwebhooks.com verify the first and make the second (`examples/webhook-receiver`).
+//! `BUGFEED_GOLDEN=write` writes the file anew.
 
 use std::fs;
 use std::path::Path;

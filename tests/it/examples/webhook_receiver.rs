@@ -1,5 +1,5 @@
-//! The receivers of webhooks, in each language, with requests as bugfeed makes them: killed, repeated, forged. And that the libraries of
-//! standardwebhooks.com agree with us about signatures.
+//! The receivers of webhooks, in each language, with requests as bugfeed makes them: killed, repeated, forged. And that the
+//! libraries of standardwebhooks.com agree with us about signatures.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
