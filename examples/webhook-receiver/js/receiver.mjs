@@ -134,24 +134,26 @@ async function call(method, path) {
   return text;
 }
 
-/** Takes what came while this program was away, and has deliveries that wait begin again. */
-async function catchUp() {
-  for (const feed of Object.keys(state.cursors)) {
-    for (let more = true; more; ) {
-      const query = new URLSearchParams({ feed, cursor: state.cursors[feed] });
-      const missed = JSON.parse(await call("GET", `/endpoints/${ENDPOINT}/changes?${query}`));
-      take({ command: missed.replay === "gap" ? "gap" : "updates", feed, ...missed });
-      more = missed.more;
-    }
+/** Takes what came of a feed while this program was away. */
+async function missed(feed) {
+  for (let more = true; more; ) {
+    const query = new URLSearchParams({ feed, cursor: state.cursors[feed] });
+    const answer = JSON.parse(await call("GET", `/endpoints/${ENDPOINT}/changes?${query}`));
+    take({ ...answer, command: answer.replay === "gap" ? "gap" : "updates", feed });
+    more = answer.more;
   }
-  await call("POST", `/endpoints/${ENDPOINT}/ready`);
-  console.log("said that this is ready");
+}
+
+/** Asks for what was missed, and has deliveries that wait begin again. Where this fails, bugfeed's own attempts go on. */
+async function catchUp() {
+  const failed = (error) => console.error(error.message);
+  for (const feed of Object.keys(state.cursors)) await missed(feed).catch(failed);
+  await call("POST", `/endpoints/${ENDPOINT}/ready`).then(() => console.log("said that this is ready"), failed);
 }
 
 const [, host, port] = /^(.*):(\d+)$/.exec(LISTEN);
 createServer((request, response) => answer(request, response).catch(() => response.destroy())).listen(port, host, () => {
   console.log(`listens on ${LISTEN}`);
-  // bugfeed's own attempts go on if this fails.
-  if (HOOKS && ENDPOINT) catchUp().catch((error) => console.error(error.message));
+  if (HOOKS && ENDPOINT) catchUp();
 });
 await work();

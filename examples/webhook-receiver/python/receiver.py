@@ -21,7 +21,7 @@ import urllib.request
 import uuid
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -174,31 +174,37 @@ def call(method: str, path: str) -> bytes:
         return answer.read()
 
 
+def missed(feed: str, cursor: str) -> None:
+    """Takes what came of a feed while this program was away."""
+    more = True
+    while more:
+        query = urllib.parse.urlencode({"feed": feed, "cursor": cursor})
+        answer = json.loads(call("GET", f"/endpoints/{ENDPOINT}/changes?{query}"))
+        take({**answer, "command": "gap" if answer.get("replay") == "gap" else "updates", "feed": feed})
+        cursor, more = answer["cursor"], answer.get("more", False)
+
+
 def catch_up() -> None:
-    """Takes what came while this program was away, and has deliveries that wait begin again."""
+    """Asks for what was missed, and has deliveries that wait begin again. If this fails, bugfeed's own attempts go on."""
     state = open_state()
     places = state.execute("SELECT feed, cursor FROM place").fetchall()
     state.close()
     for feed, cursor in places:
-        more = True
-        while more:
-            query = urllib.parse.urlencode({"feed": feed, "cursor": cursor})
-            missed = json.loads(call("GET", f"/endpoints/{ENDPOINT}/changes?{query}"))
-            command = "gap" if missed.get("replay") == "gap" else "updates"
-            take({**missed, "command": command, "feed": feed})
-            cursor, more = missed["cursor"], missed.get("more", False)
-    call("POST", f"/endpoints/{ENDPOINT}/ready")
-    say("said that this is ready")
+        attempt(missed, feed, cursor)
+    if attempt(call, "POST", f"/endpoints/{ENDPOINT}/ready"):
+        say("said that this is ready")
 
 
-def try_to_catch_up() -> None:
-    """If this fails, bugfeed's own attempts go on."""
+def attempt(what: Callable[..., object], *args: str) -> bool:
+    """Whether it was done; says why not."""
     try:
-        catch_up()
+        what(*args)
+        return True
     except urllib.error.HTTPError as error:
         print(f"{error.code} {error.read(200).decode(errors='replace')}", file=sys.stderr, flush=True)
     except (OSError, ValueError, KeyError) as error:
         print(error, file=sys.stderr, flush=True)
+    return False
 
 
 def main() -> None:
@@ -209,7 +215,7 @@ def main() -> None:
     threading.Thread(target=work, daemon=True).start()
     say(f"listens on {LISTEN}")
     if HOOKS and ENDPOINT:
-        threading.Thread(target=try_to_catch_up, daemon=True).start()
+        threading.Thread(target=catch_up, daemon=True).start()
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -105,29 +105,36 @@ async fn call(bot: &Bot, hooks: &str, method: &str, path: &str) -> Result<String
     }
 }
 
-/// Takes what came while this program was away, and has deliveries that wait begin again.
-async fn catch_up(bot: &Bot, hooks: &str, endpoint: &str) -> Result<(), Failed> {
-    for (feed, mut cursor) in bot.store.places() {
-        loop {
-            let query: String = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs([("feed", &feed), ("cursor", &cursor)])
-                .finish();
-            let answer = call(bot, hooks, "GET", &format!("/endpoints/{endpoint}/changes?{query}")).await?;
-            let mut missed: Value = serde_json::from_str(&answer)?;
-            let more = missed["more"] == true;
-            missed["command"] = if missed["replay"] == "gap" { "gap" } else { "updates" }.into();
-            missed["feed"] = feed.clone().into();
-            let missed: Message = serde_json::from_value(missed)?;
-            cursor.clone_from(&missed.cursor);
-            bot.store.take(missed)?;
-            if !more {
-                break;
-            }
+/// Takes what came of a feed while this program was away.
+async fn missed(bot: &Bot, hooks: &str, endpoint: &str, feed: &str, mut cursor: String) -> Result<(), Failed> {
+    loop {
+        let query: String =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs([("feed", feed), ("cursor", &cursor)]).finish();
+        let answer = call(bot, hooks, "GET", &format!("/endpoints/{endpoint}/changes?{query}")).await?;
+        let mut answer: Value = serde_json::from_str(&answer)?;
+        let more = answer["more"] == true;
+        answer["command"] = if answer["replay"] == "gap" { "gap" } else { "updates" }.into();
+        answer["feed"] = feed.into();
+        let message: Message = serde_json::from_value(answer)?;
+        cursor.clone_from(&message.cursor);
+        bot.store.take(message)?;
+        if !more {
+            return Ok(());
         }
     }
-    call(bot, hooks, "POST", &format!("/endpoints/{endpoint}/ready")).await?;
-    println!("said that this is ready");
-    Ok(())
+}
+
+/// Asks for what was missed, and has deliveries that wait begin again. Where this fails, bugfeed's own attempts go on.
+async fn catch_up(bot: Arc<Bot>, hooks: String, endpoint: String) {
+    for (feed, cursor) in bot.store.places() {
+        if let Err(error) = missed(&bot, &hooks, &endpoint, &feed, cursor).await {
+            eprintln!("{error}");
+        }
+    }
+    match call(&bot, &hooks, "POST", &format!("/endpoints/{endpoint}/ready")).await {
+        Ok(_) => println!("said that this is ready"),
+        Err(error) => eprintln!("{error}"),
+    }
 }
 
 fn now_s() -> u64 {
@@ -146,12 +153,7 @@ async fn run() -> Result<(), Failed> {
         Router::new().route("/", post(receive)).layer(DefaultBodyLimit::max(LONGEST_BODY)).with_state(Arc::clone(&bot));
     if let (Ok(hooks), Ok(endpoint)) = (env::var("HOOKS"), env::var("ENDPOINT")) {
         let hooks = hooks.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        tokio::spawn(async move {
-            // If this fails, bugfeed's own attempts go on.
-            if let Err(error) = catch_up(&bot, &hooks, &endpoint).await {
-                eprintln!("{error}");
-            }
-        });
+        tokio::spawn(catch_up(bot, hooks, endpoint));
     }
     axum::serve(listener, routes).await?;
     Ok(())
