@@ -185,7 +185,7 @@ def missed(feed: str, cursor: str) -> None:
 
 
 def catch_up() -> None:
-    """Asks for what was missed, and has deliveries that wait begin again. If this fails, bugfeed's own attempts go on."""
+    """Asks for what was missed, and has deliveries that wait begin again. If not, bugfeed's own attempts go on."""
     state = open_state()
     places = state.execute("SELECT feed, cursor FROM place").fetchall()
     state.close()

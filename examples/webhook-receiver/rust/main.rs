@@ -108,8 +108,9 @@ async fn call(bot: &Bot, hooks: &str, method: &str, path: &str) -> Result<String
 /// Takes what came of a feed while this program was away.
 async fn missed(bot: &Bot, hooks: &str, endpoint: &str, feed: &str, mut cursor: String) -> Result<(), Failed> {
     loop {
-        let query: String =
-            form_urlencoded::Serializer::new(String::new()).extend_pairs([("feed", feed), ("cursor", &cursor)]).finish();
+        let query: String = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("feed", feed), ("cursor", &cursor)])
+            .finish();
         let answer = call(bot, hooks, "GET", &format!("/endpoints/{endpoint}/changes?{query}")).await?;
         let mut answer: Value = serde_json::from_str(&answer)?;
         let more = answer["more"] == true;
