@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use bugfeed_core::endpoints::policy::{Health, Outcome, Policy};
 use bugfeed_protocol::{BugId, Change};
 use serde_json::{Value, json};
 
@@ -60,4 +61,45 @@ fn chats_are_sent_what_they_take() {
             "docs/hooks/endpoints.md does not say how {name} is told"
         );
     }
+}
+
+/// The cool-down, or the time until what failed is sent again without news, after each of so many failures in a row.
+fn waits(policy: Policy, outcome: Outcome, failures: usize) -> Vec<String> {
+    let (mut health, mut now_us) = (Health::default(), 1_800_000_000_000_000);
+    let mut wait = || {
+        health.count(policy, outcome, now_us);
+        if health.disabled(policy).is_some() {
+            return "disabled".to_owned();
+        }
+        let until_us = health.disabled_until_us.or(health.again_us).unwrap();
+        let seconds = (until_us - now_us) / 1_000_000;
+        now_us = until_us + 1;
+        if seconds < 1_000 { seconds.to_string() } else { format!("{},{:03}", seconds / 1_000, seconds % 1_000) }
+    };
+    (0..failures).map(|_| wait()).collect()
+}
+
+#[test]
+fn the_tables_of_policies_are_those_of_the_planner() {
+    let text = document("docs/hooks/endpoints.md");
+    let shows = |line: &str| assert!(text.contains(line), "docs/hooks/endpoints.md does not say: {line}");
+    let server = Outcome::Server { retry_after_us: None };
+    let classic = waits(Policy::Classic, server, 30);
+    shows(&format!("\n| seconds | {} |\n", classic[..9].join(" | ")));
+    assert!(classic[9..].iter().all(|wait| *wait == classic[8]), "{classic:?}");
+    let refused = waits(Policy::Classic, Outcome::Refused, 4);
+    assert_eq!(refused[..3], [refused[0].as_str(); 3]);
+    assert_eq!(refused[3], "disabled");
+    shows(&format!("| + 1 | | with the next change, or after {} s |", refused[0]));
+    let current = waits(Policy::Current, server, 40);
+    assert!(current[..3].iter().all(|wait| *wait == current[0]));
+    shows(&format!("\n| 1st, 2nd, 3rd | with the next change, or after {} s |\n", current[0]));
+    shows(&format!("\n| 4th, 5th, 6th, 7th, 8th | after {} s |\n", current[3..8].join(", ")));
+    shows(&format!("\n| 9th to 14th | after {} s |\n", current[8..14].join(", ")));
+    assert!(current[14..39].iter().all(|wait| *wait == current[14]), "{current:?}");
+    shows(&format!("\n| 15th to 39th | after {} s |\n| 40th, or", current[14]));
+    assert_eq!(current[39], "disabled");
+    let off = waits(Policy::Off, server, 50);
+    shows(&format!("Cool-downs of {} … s", off[..5].join(", ")));
+    assert!(off[5..].iter().all(|wait| *wait == off[4]), "{off:?}");
 }
