@@ -103,7 +103,7 @@ fn measure(options: &HooksDeliver) -> Result<Figures> {
     let to = receiver::start(Arc::clone(&board))?;
     let bench = Bench { options, program, board, to, takes, hangs, first_of_slow, first_of_away, probe: last + 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let measured = runtime.block_on(async {
+    let measured: Result<Figures> = runtime.block_on(async {
         let mut figures = Figures::default();
         bench.idle(&mut figures).await?;
         bench.full_speed(&mut figures).await?;
@@ -172,7 +172,11 @@ impl Bench<'_> {
         let (begin, cpu) = (Instant::now(), Cpu::of(self.program.pid())?);
         sleep(Duration::from_secs(5)).await;
         let cpu = Cpu::of(self.program.pid())?.since(cpu);
-        figures.add("processor time while nothing happens", "%", cpu.ns as f64 / begin.elapsed().as_nanos() as f64 * 100.0);
+        figures.add(
+            "processor time while nothing happens",
+            "%",
+            cpu.ns as f64 / begin.elapsed().as_nanos() as f64 * 100.0,
+        );
         Ok(())
     }
 
@@ -212,10 +216,10 @@ impl Bench<'_> {
             ours.push(Cost { seconds, cpu_ns });
         }
         let count = self.takes as f64;
-        let median = |costs: &[Cost], of: fn(&Cost) -> f64| {
-            crate::report::median(&costs.iter().map(of).collect::<Vec<_>>())
-        };
-        let (rate, bare_rate) = (count / median(&ours, |cost| cost.seconds), count / median(&bare, |cost| cost.seconds));
+        let median =
+            |costs: &[Cost], of: fn(&Cost) -> f64| crate::report::median(&costs.iter().map(of).collect::<Vec<_>>());
+        let (rate, bare_rate) =
+            (count / median(&ours, |cost| cost.seconds), count / median(&bare, |cost| cost.seconds));
         let each = |costs: &[Cost]| median(costs, |cost| cost.cpu_ns as f64) / count / 1000.0;
         figures.add("deliveries of single changes", "requests/s", rate);
         figures.add("processor time of a delivery", "µs", each(&ours));
@@ -228,7 +232,8 @@ impl Bench<'_> {
 
     fn bare(&self) -> Result<Cost> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        let output = command.args(["post-loop", "--to", &self.to.to_string(), "--count", &self.takes.to_string()]).output()?;
+        let output =
+            command.args(["post-loop", "--to", &self.to.to_string(), "--count", &self.takes.to_string()]).output()?;
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the bare loop failed: {}", String::from_utf8_lossy(&output.stderr)))
     }

@@ -75,5 +75,7 @@ async fn send(to: SocketAddr, count: u64) -> Result<Cost> {
 
 fn request(to: SocketAddr) -> String {
     let length = BODY.len();
-    format!("POST /takes HTTP/1.1\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{BODY}")
+    format!(
+        "POST /takes HTTP/1.1\r\nHost: {to}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{BODY}"
+    )
 }
