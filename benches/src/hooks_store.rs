@@ -5,7 +5,7 @@
 //! synchronised to the disk, in the same run, because disks differ more than programs. Starts no server; the whole road, from
 //! HTTP on, is in `road`.
 
-mod page;
+mod aims;
 mod road;
 mod turns;
 
@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::road::Road;
 use self::turns::Turns;
+use crate::figures::{self, Figure, Figures, ms};
 use crate::report::Report;
 
 /// When the first event is received.
@@ -87,9 +88,6 @@ pub struct HooksStore {
     pub json: bool,
 }
 
-/// A figure: its name, its unit, and its value.
-type Figure = (String, &'static str, f64);
-
 /// Measures.
 ///
 /// # Errors
@@ -99,7 +97,7 @@ pub fn run(options: &HooksStore) -> Result<Report> {
     let mut report = Report::new("hooks-store", format!("{} events, {} bugs", options.events, options.bugs));
     let figures = measure(options)?;
     if let Some(page) = &options.page {
-        page::write(page, &page::table(&figures, &report))?;
+        figures::write(page, &figures::table(aims::AIMS, &figures, &report))?;
     }
     for (name, unit, value) in figures {
         report.row(name, unit, vec![value]);
@@ -120,7 +118,7 @@ fn measure(options: &HooksStore) -> Result<Vec<Figure>> {
         let path = dir.path().join("append");
         let times = tokio::task::spawn_blocking(move || appends(&path)).await??;
         let appends = times.len() as f64 * 1000.0 / times.iter().sum::<f64>();
-        let mut bench = Bench { options: options.clone(), store, figures: Vec::new(), next: 0, appends };
+        let mut bench = Bench { options: options.clone(), store, figures: Figures::default(), next: 0, appends };
         bench.figure("synchronised appends", "appends/s", appends);
         bench.latencies("synchronised append", times);
         bench.road(dir.path()).await?;
@@ -130,14 +128,14 @@ fn measure(options: &HooksStore) -> Result<Vec<Figure>> {
         bench.singles().await?;
         bench.retention().await?;
         bench.store.close().await;
-        Ok(bench.figures)
+        Ok(bench.figures.0)
     })
 }
 
 struct Bench {
     options: HooksStore,
     store: Store,
-    figures: Vec<Figure>,
+    figures: Figures,
     next: u64,
     /// Synchronised appends a second.
     appends: f64,
@@ -196,28 +194,13 @@ fn now_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// The value below which so many of a hundred lie.
-fn percentile(sorted: &[f64], percent: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
-    let place = (last as f64 * percent / 100.0).round() as usize;
-    sorted.get(place).copied().unwrap_or(f64::NAN)
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
 impl Bench {
     fn figure(&mut self, name: impl Into<String>, unit: &'static str, value: f64) {
-        self.figures.push((name.into(), unit, value));
+        self.figures.add(name, unit, value);
     }
 
-    fn latencies(&mut self, name: &str, mut times: Vec<f64>) {
-        times.sort_by(f64::total_cmp);
-        for (word, percent) in [("p50", 50.0), ("p99", 99.0), ("longest", 100.0)] {
-            self.figure(format!("{name}, {word}"), "ms", percentile(&times, percent));
-        }
+    fn latencies(&mut self, name: &str, times: Vec<f64>) {
+        self.figures.latencies(name, times);
     }
 
     fn received_us(&self) -> i64 {

@@ -24,7 +24,8 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::turns::Turns;
-use super::{ITEMS, ms, scatter};
+use super::{ITEMS, scatter};
+use crate::figures::ms;
 
 /// Senders of bulk.
 const BULK_SENDERS: u64 = 4;
