@@ -28,7 +28,7 @@ impl Rig {
         self.store.endpoint(id).await.unwrap().unwrap()
     }
 
-    async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send) {
+    async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send + Sync) {
         let change = |_: &mut _, row: &mut Row| {
             change(row);
             row.version += 1;
