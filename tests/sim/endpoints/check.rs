@@ -144,8 +144,8 @@ impl World {
     fn check_elsewhere(&mut self, node: usize, of: (usize, usize), row: &Row, batch: &Arc<Batch>) -> Checked {
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
         let (Some(sent), Some((before, watch))) = (&line.sent, self.failed.get(&of)) else { return Ok(()) };
-        let is_stored = (sent.kind, &sent.cursor, sent.count as usize)
-            == (before.kind, &before.cursor, before.changes.len());
+        let is_stored =
+            (sent.kind, &sent.cursor, sent.count as usize) == (before.kind, &before.cursor, before.changes.len());
         if !is_stored || *watch != row.watch || before.generation != line.turn || before.kind == Kind::Gap {
             return Ok(());
         }

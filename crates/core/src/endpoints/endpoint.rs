@@ -224,9 +224,10 @@ impl Endpoint {
         for at in 0..self.row.lines.len() {
             let line = &self.row.lines[at];
             // Another URL has what the row says, and nothing that was accepted since.
-            let before = old.lines.iter().position(|before| {
-                (&before.feed, before.turn, old.turn) == (&line.feed, line.turn, self.row.turn)
-            });
+            let before = old
+                .lines
+                .iter()
+                .position(|before| (&before.feed, before.turn, old.turn) == (&line.feed, line.turn, self.row.turn));
             let mut live = before.map_or_else(|| self.new_live(now_us), |before| std::mem::take(&mut lives[before]));
             live.news = true;
             live.live &= !old.paused || self.row.paused;

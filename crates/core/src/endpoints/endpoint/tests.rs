@@ -41,7 +41,8 @@ impl Bed {
         let row = Row::new(policy, Watch::All, ["f".into()]);
         let fence = Fence { term: 1, from_us: 0, until_us: i64::MAX };
         let endpoint = Endpoint::new(row, fence, Bound::default(), 0, 0);
-        let mut bed = Bed { sequencer, feeds: Cache(cache), head: 0, now_us: 0, endpoint, out: Vec::new(), slow: false };
+        let mut bed =
+            Bed { sequencer, feeds: Cache(cache), head: 0, now_us: 0, endpoint, out: Vec::new(), slow: false };
         bed.step(Input::Tick);
         bed
     }
@@ -307,7 +308,10 @@ fn a_single_change_costs_little() {
         spent += begun.elapsed();
     }
     assert_eq!(bed.sent().len(), usize::try_from(count).unwrap());
-    println!("{:?} for a single change, from the news to the stored row: five steps", spent / u32::try_from(count).unwrap());
+    println!(
+        "{:?} for a single change, from the news to the stored row: five steps",
+        spent / u32::try_from(count).unwrap()
+    );
 }
 
 mod frozen;
@@ -315,4 +319,3 @@ mod frozen;
 mod gates;
 
 mod places;
-
