@@ -3,9 +3,9 @@
 //! Goes in: rounds of the leases. Comes out: what is loaded, what is let go, and whether a request may be begun now. It goes by
 //! the monotonic clock, so no setting of a clock makes two processes send to the same endpoint.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bugfeed_core::endpoints::endpoint::{Input, REQUEST_US};
+use bugfeed_core::endpoints::endpoint::Input;
 use bugfeed_core::subscriptions::Slot;
 
 use super::{Desk, Word};
@@ -37,7 +37,8 @@ impl Desk {
         for Taken { partition, term, waits } in round.taken {
             self.lose(partition);
             let waits = waits && !self.parts.options.is_alone;
-            let opens = if waits { now + Duration::from_micros(REQUEST_US.unsigned_abs()) } else { now };
+            // A request of the holder before lasts no longer than one of this process.
+            let opens = if waits { now + self.parts.options.within } else { now };
             let taken = Partition { term, opens, busy: 0, gives: false, is_stale: false };
             self.partitions.insert(partition, taken);
         }
