@@ -52,8 +52,8 @@ const WRITING: Duration = Duration::from_secs(3);
 pub(super) enum News {
     /// A round of the leases.
     Leases(Round),
-    /// Rows of partitions that were taken over.
-    Taken(Vec<Stored>),
+    /// Rows of partitions that were taken over under these terms, and whether these are the last ones.
+    Taken(Arc<BTreeMap<u16, u64>>, Vec<Stored>, bool),
     /// Rows that people have changed, wherever.
     Changed(Vec<Stored>),
 }
@@ -212,7 +212,12 @@ impl Desk {
     fn hear(&mut self, news: News) {
         match news {
             News::Leases(round) => self.round(round),
-            News::Taken(rows) => rows.into_iter().for_each(|row| self.found(row)),
+            News::Taken(terms, rows, is_last) => {
+                rows.into_iter().for_each(|row| self.taken(&terms, row));
+                if is_last {
+                    self.all_taken(&terms);
+                }
+            }
             News::Changed(rows) => rows.into_iter().for_each(|row| self.found(row)),
         }
     }
