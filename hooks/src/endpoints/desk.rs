@@ -17,11 +17,10 @@ use bugfeed_core::endpoints::policy::State;
 use bugfeed_core::endpoints::question::Told;
 use bugfeed_core::endpoints::schedule::Schedule;
 use bugfeed_core::subscriptions::Slot;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::partitions::Partition;
