@@ -17,7 +17,9 @@ use bugfeed_protocol::BugId;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use gateway::{FeedArg, GatewayArgs};
-use hooks::{BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
+use hooks::{
+    BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
