@@ -108,6 +108,8 @@ pub struct Bounds {
     pub quarantined_bytes: i64,
     /// Requests in each share of the quarantine from one sender's address to one source.
     pub quarantined_of_sender: i64,
+    /// Bytes of the log of attempts. The oldest go.
+    pub attempt_bytes: i64,
 }
 
 impl Default for Bounds {
@@ -120,6 +122,7 @@ impl Default for Bounds {
             quarantined: 1000,
             quarantined_bytes: 16 * MIB,
             quarantined_of_sender: 100,
+            attempt_bytes: 64 * MIB,
         }
     }
 }
@@ -148,10 +151,12 @@ struct Shared {
     zones: BTreeMap<String, TimeZone>,
     /// Bytes of bodies, as far as this process knows. Corrected by each look at the table.
     body_bytes: AtomicI64,
+    /// Bytes of attempts, as far as this process knows. Corrected by each look at the table.
+    attempt_bytes: AtomicI64,
     /// Lines about feeds whose table cannot be written.
     feed_lines: Throttle,
     /// Held as long as the store is open.
-    _lock: Option<lock::Lock>,
+    lock: Option<lock::Lock>,
 }
 
 impl std::fmt::Debug for Store {
@@ -189,8 +194,9 @@ impl Store {
             })),
             zones: options.zones,
             body_bytes: AtomicI64::new(0),
+            attempt_bytes: AtomicI64::new(0),
             feed_lines: Throttle::new(10, Duration::from_secs(60)),
-            _lock: lock,
+            lock,
         };
         let store = Store { db: write, lanes: read(), reader: read(), shared: Arc::new(shared) };
         store.count_bodies().await?;

@@ -18,10 +18,11 @@
 
 pub mod attempts;
 mod change;
-mod columns;
+pub(in crate::store) mod columns;
 pub mod leases;
-mod read;
+pub mod read;
 pub mod save;
+pub(in crate::store) mod schema;
 pub mod settings;
 pub mod writer;
 
@@ -113,4 +114,65 @@ pub struct Stored {
     pub row: Row,
     /// What the counter of people's changes said when they changed it last.
     pub mark: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers() {
+        let id = EndpointId::new(std::array::from_fn(|at| u8::try_from(at * 19).unwrap()));
+        assert_eq!(id.as_str(), "ep_aajsmokmlzzilgfly7jb");
+        assert_eq!(EndpointId::new([255; 13]).as_str(), format!("ep_{}", "7".repeat(20)));
+        assert_eq!(EndpointId::parse(id.as_str()), Some(id.clone()));
+        for bad in [
+            "",
+            "ep_",
+            "ep_aajsmokmlzzilgfly7j",
+            "ep_aajsmokmlzzilgfly7jbb",
+            "ep_Aajsmokmlzzilgfly7jb",
+            "ep_1ajsmokmlzzilgfly7jb",
+        ] {
+            assert_eq!(EndpointId::parse(bad), None, "{bad}");
+        }
+        assert!(!id.as_str().contains(['-', '.']));
+    }
+
+    /// Partitions stand in stores that exist.
+    #[test]
+    fn partitions_never_change_and_are_about_equal() {
+        assert_eq!(EndpointId::new([1; 13]).partition(), 0);
+        let mut counts = [0; PARTITIONS as usize];
+        for n in 0..3200_u32 {
+            let mut random = [0; 13];
+            random[..4].copy_from_slice(&n.to_be_bytes());
+            counts[usize::from(EndpointId::new(random).partition())] += 1;
+        }
+        assert!(counts.iter().all(|count| (60..150).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_server_of_a_url() {
+        let mut settings = Settings {
+            url: String::new(),
+            secret: crate::deliver::sign::SigningSecret::generate(&[1; 32]),
+            previous: None,
+            headers: crate::deliver::headers::UserHeaders::default(),
+            description: String::new(),
+            feeds: FeedChoice::All,
+            template: None,
+            created_us: 0,
+        };
+        for (url, want) in [
+            ("https://a.example:8443/x?y", "https://a.example:8443"),
+            ("https://a.example?y", "https://a.example"),
+            ("https://a.example", "https://a.example"),
+            ("https://user:pass@a.example/x", ""),
+            ("", ""),
+        ] {
+            settings.url = url.to_owned();
+            assert_eq!(settings.server(), want);
+        }
+    }
 }
