@@ -28,7 +28,7 @@ impl Rig {
         self.store.endpoint(id).await.unwrap().unwrap()
     }
 
-    async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send + Sync) {
+    async fn plan(&self, id: &EndpointId, mut change: impl FnMut(&mut Row) + Send) {
         let change = |_: &mut _, row: &mut Row| {
             change(row);
             row.version += 1;
@@ -107,8 +107,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
         format!("@{}", path.display())
     };
     let (template, headers) = (file("t.json", "{\"text\":\"Bug {bug}\"}\n"), file("h.txt", "X-A: 1\nX-B: 2\n"));
-    let more = ["--all-feeds", "--policy", "current", "--rate", "5", "--template", &template, "--header", &headers,
-        "--header", "X-C: 3", "--description", "build bot"];
+    let more = [
+        "--all-feeds",
+        "--policy",
+        "current",
+        "--rate",
+        "5",
+        "--template",
+        &template,
+        "--header",
+        &headers,
+        "--header",
+        "X-C: 3",
+        "--description",
+        "build bot",
+    ];
     let id = rig.endpoint(&more).await;
     let stored = rig.stored(&id).await;
     assert_eq!(stored.settings.template.as_deref(), Some("{\"text\":\"Bug {bug}\"}"));
@@ -118,8 +131,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
     for want in ["build bot", "current", "5 a second", "cursor of kde: none yet", "  x-c: 3", "active: all is well"] {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
-    let change = ["endpoints", "change", id.as_str(), "--bugs", "all", "--feed", "default", "--no-rate", "--no-template",
-        "--no-header", "X-A", "--header", "X-B: new"];
+    let change = [
+        "endpoints",
+        "change",
+        id.as_str(),
+        "--bugs",
+        "all",
+        "--feed",
+        "default",
+        "--no-rate",
+        "--no-template",
+        "--no-header",
+        "X-A",
+        "--header",
+        "X-B: new",
+    ];
     rig.run(&change).await.good();
     let stored = rig.stored(&id).await;
     assert_eq!((&stored.row.watch, stored.row.rate, stored.settings.template), (&Watch::All, None, None));
@@ -151,6 +177,8 @@ async fn orders_are_given_to_several_endpoints() {
     let said = rig.run(&["endpoints", "delete", none.as_str(), two.as_str()]).await;
     assert_eq!((&said.outcome, said.out.as_str()), (&Ok(Outcome::NotGood), format!("{two}  is deleted\n").as_str()));
     assert!(said.remarks.contains(&format!("{none}: there is no endpoint")), "{said:?}");
+    let told = rig.run(&["bug", "1234"]).await;
+    assert!(told.out.contains(&format!("{one}  default  {URL}  active")), "{told:?}");
     rig.run(&["endpoints", "show", two.as_str()]).await.error(&["no endpoint", "bugfeed endpoints list"]);
 }
 
@@ -223,7 +251,9 @@ async fn refusals_say_what_to_do() {
     let said = rig.run(&["endpoints", "list"]).await;
     assert!(said.remarks.contains("there are no endpoints; make one: bugfeed endpoints create"), "{said:?}");
     let shown = rig.run(&["endpoints", "preview", "--url", URL, "--bugs", "1234", "--template", "slack"]).await.good();
-    for want in ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"] {
+    for want in
+        ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"]
+    {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
     assert!(run(&["endpoints", "list", "--admin-token-file", "/none"]).await.outcome.unwrap_err().contains("/none"));

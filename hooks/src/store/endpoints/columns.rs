@@ -335,7 +335,7 @@ fn line(text: LineText) -> Option<Line> {
         SinceText::Cursor(cursor) => Since::Cursor(Cursor::parse(&cursor)?),
         SinceText::TimeUs(at_us) => Since::Time(When::from_micros(at_us)?),
     };
-    Some(Line { feed: text.feed.into(), since, left_out: text.left_out, turn: text.turn })
+    Some(Line { feed: text.feed.into(), since, left_out: text.left_out, turn: text.turn, sent: None })
 }
 
 fn wish(text: &WishText) -> Option<Wish> {
