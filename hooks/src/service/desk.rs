@@ -16,6 +16,7 @@ use crate::api::service::Doing;
 use crate::api::{Check, Service};
 use crate::config::{HooksConfig, Source};
 use crate::receive::received::Failure;
+use crate::store::endpoints::EndpointId;
 use crate::store::notes::Switch;
 use crate::tracker::{Asker, Scope};
 use crate::work::{self, Parts, Shared};
@@ -97,6 +98,13 @@ impl Service for Desk {
 
     fn warnings(&self) -> Vec<String> {
         self.health.report().lines
+    }
+
+    fn endpoint_enabled(&self, id: &EndpointId, who: &str) {
+        if let Some(shared) = self.shared() {
+            let text = format!("endpoint {id} was disabled, and {who} has enabled it");
+            shared.alerts.raise("endpoint.enabled", None, id.as_str(), text);
+        }
     }
 }
 
