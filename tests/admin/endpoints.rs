@@ -28,7 +28,7 @@ impl Rig {
         self.store.endpoint(id).await.unwrap().unwrap()
     }
 
-    async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send + Sync) {
+    async fn plan(&self, id: &EndpointId, mut change: impl FnMut(&mut Row) + Send) {
         let change = |_: &mut _, row: &mut Row| {
             change(row);
             row.version += 1;
@@ -177,6 +177,8 @@ async fn orders_are_given_to_several_endpoints() {
     let said = rig.run(&["endpoints", "delete", none.as_str(), two.as_str()]).await;
     assert_eq!((&said.outcome, said.out.as_str()), (&Ok(Outcome::NotGood), format!("{two}  is deleted\n").as_str()));
     assert!(said.remarks.contains(&format!("{none}: there is no endpoint")), "{said:?}");
+    let told = rig.run(&["bug", "1234"]).await;
+    assert!(told.out.contains(&format!("{one}  default  {URL}  active")), "{told:?}");
     rig.run(&["endpoints", "show", two.as_str()]).await.error(&["no endpoint", "bugfeed endpoints list"]);
 }
 
