@@ -1,5 +1,7 @@
 //! Endpoints.
 
+use std::pin::pin;
+
 use bugfeed::admin::Outcome;
 use bugfeed_core::endpoints::policy::Outcome as Sent;
 use bugfeed_core::endpoints::question::{Since, Watch};
@@ -10,7 +12,7 @@ use bugfeed_hooks::receive::received::RequestId;
 use bugfeed_hooks::store::endpoints::{AttemptRow, EndpointId, FeedChoice, Save, Stored};
 use bugfeed_protocol::Cursor;
 
-use crate::support::{Rig, now_us, run};
+use crate::support::{Rig, Said, now_us, run};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const URL: &str = "https://bot.example.org/hook/hidden";
@@ -61,8 +63,17 @@ impl Rig {
         attempt
     }
 
-    /// Waits until something is asked for, and lets this come of it.
-    async fn answer_wish(&self, id: &EndpointId, trigger: Trigger, status: u16, webhook_id: &str) {
+    /// What this command says, while the endpoint's first order is carried out in this way.
+    async fn while_asked(&self, id: &EndpointId, sent: (Trigger, u16, &str), args: &[&str]) -> Said {
+        let mut command = pin!(self.run(args));
+        tokio::select! {
+            said = &mut command => return said,
+            () = self.answer_wish(id, sent) => {}
+        }
+        command.await
+    }
+
+    async fn answer_wish(&self, id: &EndpointId, (trigger, status, webhook_id): (Trigger, u16, &str)) {
         while self.stored(id).await.row.wishes.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -188,10 +199,10 @@ async fn a_test_and_a_redelivery_say_what_came_of_them() {
     let id = rig.endpoint(&[]).await;
     let test = ["endpoints", "test", id.as_str(), "--wait", "20"];
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g1");
-    let (said, ()) = tokio::join!(rig.run(&test), rig.answer_wish(&id, Trigger::Manual, 204, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Manual, 204, &webhook_id), &test).await;
     assert_eq!(said.good(), "the receiver took it: 204 in 12 ms\n  thank\u{fffd}[31m you\n");
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g2");
-    let (said, ()) = tokio::join!(rig.run(&test), rig.answer_wish(&id, Trigger::Manual, 500, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Manual, 500, &webhook_id), &test).await;
     assert_eq!(said.outcome, Ok(Outcome::NotGood));
     assert!(said.out.contains("500 in 12 ms; a failed test counts nothing"), "{said:?}");
     let said = rig.run(&["endpoints", "test", id.as_str(), "--wait", "0"]).await;
@@ -208,7 +219,7 @@ async fn a_test_and_a_redelivery_say_what_came_of_them() {
     assert!(shown.contains("sent:\n{\"command\":\"test\"}\n") && !shown.contains('\u{1b}'), "{shown}");
     let again = ["endpoints", "redeliver", attempt, "--wait", "20"];
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g1");
-    let (said, ()) = tokio::join!(rig.run(&again), rig.answer_wish(&id, Trigger::Replay, 200, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Replay, 200, &webhook_id), &again).await;
     assert!(said.good().starts_with("the receiver took it: 200"));
     rig.run(&["endpoints", "redeliver", "x"]).await.error(&["id: 'x'"]);
 }

@@ -30,8 +30,8 @@ async fn enabling_and_resetting() {
     let rig = Rig::start().await;
     let id = rig.endpoint(body()).await;
     let order = async |word: &str| rig.post(&format!("/endpoints/{id}/{word}"), json!({})).await.good();
-    rig.plan(&id, |row| fail(row, Outcome::Gone, 1)).await;
     rig.plan(&id, |row| fail(row, Outcome::Fault, 2)).await;
+    rig.plan(&id, |row| fail(row, Outcome::Gone, 1)).await;
     rig.told();
     let reset = order("reset").await;
     assert_eq!((&reset["state"], &reset["reason"]), (&json!("disabled"), &json!("gone")), "410 stays");
