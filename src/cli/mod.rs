@@ -192,6 +192,26 @@ impl FromStr for BugList {
     }
 }
 
+/// Bugs to watch, as a person writes them: `all`, or a [`BugList`].
+#[derive(Clone, Debug)]
+pub enum WatchList {
+    /// All bugs of the feed.
+    All,
+    /// These.
+    These(BugList),
+}
+
+impl FromStr for WatchList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WatchList, String> {
+        if text.trim() == "all" {
+            return Ok(WatchList::All);
+        }
+        text.parse().map(WatchList::These).map_err(|error: <BugId as FromStr>::Err| format!("{error}, or 'all'"))
+    }
+}
+
 /// All bugs of these lists, in the order given.
 fn all_bugs(lists: &[BugList]) -> Vec<BugId> {
     lists.iter().flat_map(|BugList(bugs)| bugs).copied().collect()

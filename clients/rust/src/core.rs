@@ -86,6 +86,8 @@ enum FailureKind {
 /// application that stored the cursor and died would never hear of the gap.
 struct Pending {
     bugs: BTreeSet<BugId>,
+    /// It is a gap of all bugs.
+    all: bool,
     cursor: Option<String>,
     at: Duration,
 }
@@ -94,6 +96,8 @@ struct Pending {
 struct Asked {
     command: &'static str,
     bugs: Vec<BugId>,
+    /// It is about all bugs; then `bugs` is empty.
+    all: bool,
     /// The cursor that it resumes from. A classic gateway is not sent it; the client only remembers it.
     cursor: Option<String>,
     /// Whether this is the first subscribe of the connection, the one that resumes.
@@ -108,6 +112,8 @@ struct Connection {
     resumed: bool,
     /// The bugs that the gateway was asked for.
     sent: BTreeSet<BugId>,
+    /// Whether it was asked for all.
+    sent_all: bool,
     /// The commands that are not answered yet, oldest first.
     asked: VecDeque<Asked>,
     /// The time from one heartbeat to the next.
@@ -133,6 +139,8 @@ pub(crate) struct Core {
     cursor: Option<String>,
     /// The bugs that the application watches.
     bugs: BTreeSet<BugId>,
+    /// Whether it watches all bugs of the feed; then `bugs` says nothing.
+    all: bool,
     /// Whether `bugs` may differ from what the gateway was asked for. (Comparing ten thousand bugs for each message
     /// would be too slow.)
     bugs_changed: bool,
@@ -161,6 +169,7 @@ impl Core {
             head: None,
             cursor: None,
             bugs,
+            all: false,
             bugs_changed: false,
             connection: None,
             timer: None,
@@ -170,6 +179,16 @@ impl Core {
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
         }
+    }
+
+    /// Makes it a feed of all bugs. [`Core::flush`] asks the gateway for them.
+    pub(crate) fn watch_all(&mut self) {
+        self.all = true;
+        self.bugs_changed = true;
+    }
+
+    pub(crate) fn watches_all(&self) -> bool {
+        self.all
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -254,6 +273,12 @@ impl Core {
         if !std::mem::take(&mut self.bugs_changed) {
             return;
         }
+        if self.all {
+            if !std::mem::replace(&mut connection.sent_all, true) {
+                self.ask_for(Vec::new());
+            }
+            return;
+        }
         let drop: Vec<BugId> = connection.sent.difference(&self.bugs).copied().collect();
         let add: Vec<BugId> = self.bugs.difference(&connection.sent).copied().collect();
         if drop.is_empty() && add.is_empty() {
@@ -262,7 +287,7 @@ impl Core {
         connection.sent.clone_from(&self.bugs);
         if !drop.is_empty() {
             let message = json!({ "command": "unsubscribe", "bugs": drop });
-            self.ask(Asked { command: "unsubscribe", bugs: drop, cursor: None, first: false }, &message);
+            self.ask(Asked { command: "unsubscribe", bugs: drop, all: false, cursor: None, first: false }, &message);
         }
         if !add.is_empty() {
             self.ask_for(add);
@@ -325,7 +350,7 @@ impl Core {
         } else {
             self.heard(now);
             let message = json!({ "command": "hello", "heartbeat": self.heartbeat_s });
-            self.ask(Asked { command: "hello", bugs: Vec::new(), cursor: None, first: false }, &message);
+            self.ask(Asked { command: "hello", bugs: Vec::new(), all: false, cursor: None, first: false }, &message);
         }
         self.flush();
     }
@@ -386,6 +411,7 @@ impl Core {
             is_new: false,
             resumed: false,
             sent: BTreeSet::new(),
+            sent_all: false,
             asked: VecDeque::new(),
             interval: Duration::from_secs(self.heartbeat_s),
             retry_after: None,
@@ -428,10 +454,13 @@ impl Core {
 
     // What the gateway is asked for.
 
+    /// Asks for these bugs; in a feed of all, for all.
     fn ask_for(&mut self, bugs: Vec<BugId>) {
+        let all = self.all;
         let Some(connection) = &mut self.connection else { return };
         let first = !std::mem::replace(&mut connection.resumed, true);
-        let mut message = json!({ "command": "subscribe", "bugs": bugs });
+        let which = if all { json!("all") } else { json!(bugs) };
+        let mut message = json!({ "command": "subscribe", "bugs": which });
         let mut cursor = self.cursor.clone().filter(|_| first);
         if let Some(since) = cursor.as_deref().and_then(|cursor| cursor.strip_prefix(SINCE)) {
             message["since"] = since.into();
@@ -439,7 +468,7 @@ impl Core {
         } else if let Some(cursor) = cursor.as_deref().filter(|_| !self.classic) {
             message["cursor"] = cursor.into();
         }
-        self.ask(Asked { command: "subscribe", bugs, cursor, first }, &message);
+        self.ask(Asked { command: "subscribe", bugs, all, cursor, first }, &message);
     }
 
     fn ask(&mut self, asked: Asked, message: &Value) {

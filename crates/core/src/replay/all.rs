@@ -256,8 +256,8 @@ mod tests {
         record(1, "E.9", Continuity::Late);
         assert!(replay.newest_of_any_is_lost(2), "bug 1 has position 1, which has left the ring");
         assert_eq!(
-            (replay.last_late_in(0, 3), replay.last_late_in(0, 2), replay.last_late_in(3, 9)),
-            (Some(3), None, None)
+            [(0, 3), (0, 2), (3, 3)].map(|(after, upto)| replay.last_late_in(after, upto)),
+            [Some(3), None, None]
         );
         record(3, "E.11", Continuity::Next);
         record(3, "E.12", Continuity::Next);

@@ -72,7 +72,7 @@ impl<P: Peer> Shard<P> {
     }
 
     /// Looks up a page of changes of all bugs after the last change that is encoded.
-    pub(super) fn look_up_page(&mut self, query: Query, mut batch: Batch) -> LookUp {
+    pub(super) fn look_up_page(&mut self, mut query: Query, mut batch: Batch) -> LookUp {
         let after = query.after.max(batch.sent);
         let newest_only = query.upto.saturating_sub(after) > query.limit as u64;
         // What has left the ring is not known one by one.
@@ -83,6 +83,10 @@ impl<P: Peer> Shard<P> {
         let is_first = batch.sent <= query.after;
         self.tally.conflated += u64::from(is_first && conflated && query.limit > 0);
         self.tally.gaps += u64::from(lost);
+        if newest_only {
+            // Of the last pages as well.
+            query.limit = 0;
+        }
         let (upto, since) = (query.upto, query.since);
         let wanted = WantedOfAll { after, after_old: batch.sent, upto, since, newest_only };
         batch.searched = self.replay.page(&wanted, self.page_size(self.limits.page), &mut batch.found);
