@@ -17,7 +17,8 @@ from ._words import plain, shown
 
 log = logging.getLogger("bugfeed_client")
 
-#: Events that may wait for a slow reader, and twice the bugs (who watches all: those that changed); beyond that, only the newest change of each bug.
+#: Events that may wait for a slow reader, and twice the bugs (who watches all: those that changed); beyond that, only
+#: the newest change of each bug.
 MAX_WAITING = 10_000
 
 _Waiting = tuple[Union[Event, BugfeedError, None], Optional[str]]
@@ -113,9 +114,10 @@ class Bugfeed:
         await self._sockets.finish()
 
     def watch(self, bugs: Iterable[Union[int, str]] = ()) -> AsyncIterator[Event]:
-        """Watches these bugs besides those that are watched already, and yields changes and gaps as they come. Instead of
-        bugs, ``"all"`` watches every bug of the feed, where the operator allows it (``--allow-all``); a gap then has
-        ``all`` set, and no bugs.
+        """Watches these bugs besides those that are watched already, and yields changes and gaps as they come.
+
+        Instead of bugs, ``"all"`` watches every bug of the feed, where the operator allows it (``--allow-all``); a gap
+        then has ``all`` set, and no bugs.
 
         The cursor is saved when the loop asks for the next event: a bot that dies, or leaves the feed, while it deals
         with one gets that one again when it is run the next time. After leaving the loop, ``watch()`` goes on.
@@ -132,7 +134,7 @@ class Bugfeed:
         return _Reader(self._next)
 
     def subscribe(self, *bugs: Union[int, str]) -> None:
-        """Watches more bugs, or ``"all"``, connected or not; ``ValueError`` if one is none, and then nothing changes."""
+        """Watches more bugs, or ``"all"``, connected or not; ``ValueError`` if one is none: then nothing changes."""
         if ALL in bugs:
             return self._running.subscribe_to_all()
         self._running.subscribe([number(bug) for bug in bugs])

@@ -448,11 +448,9 @@ class Core:
             since = message.get("since")
             self._fed(state, since if isinstance(since, str) else None)
 
-    def _lose(
-        self, bugs: Iterable[int], cursor: Optional[str], spread: float = 0.0, all_bugs: bool = False
-    ) -> None:
-        """Nobody can tell what these bugs, or all, went through up to the cursor. To be told within ``spread`` seconds, by
-        chance: a gap is told to everybody, and nobody shall ask the tracker at the same moment as all others."""
+    def _lose(self, bugs: Iterable[int], cursor: Optional[str], spread: float = 0.0, all_bugs: bool = False) -> None:
+        """Nobody can tell what these bugs, or all, went through up to the cursor. To be told within ``spread`` seconds,
+        by chance: a gap is told to everybody, and nobody shall ask the tracker at the same moment as all others."""
         lost = self.bugs.intersection(bugs)
         if not lost and not all_bugs:
             return self._move(cursor)

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::client::errors::INVALID_COMMAND;
-use bugfeed_protocol::close::Close;
 use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
-use crate::connection_end::ConnectionEnd;
+use crate::connection_end::{ConnectionEnd, is_final_code, is_final_status};
 use crate::words::{advice, shown};
 use crate::{Error, Event, Protocol, State};
 
@@ -494,14 +493,4 @@ impl Core {
             self.deliveries.push_back(Delivery { item: event.map(Ok), cursor });
         }
     }
-}
-
-/// Whether the gateway's answer to the handshake would be the same after another attempt. Three of the 4xx codes (408,
-/// 425, 429) mean "later".
-fn is_final_status(status: u16) -> bool {
-    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
-}
-
-fn is_final_code(code: u16) -> bool {
-    Close::ALL.iter().any(|close| close.code() == code && !close.reconnect())
 }
