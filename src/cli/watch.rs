@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use bugfeed_protocol::When;
-use bugfeed_protocol::client::WhichBugs;
 use clap::Args;
 
-use super::{BugList, WatchList, all_bugs};
+use super::{WatchList, watched};
 use crate::watch::{ColorChoice, GatewayUrl, Template, WatchOptions, parse_template, parse_url};
 
 /// The end of the text of `--help`.
@@ -79,25 +78,10 @@ pub struct WatchArgs {
 }
 
 impl WatchArgs {
-    /// All bugs, if they are among those named; otherwise the single ones, ascending.
-    fn bugs(&self) -> WhichBugs {
-        let mut lists: Vec<BugList> = Vec::new();
-        for list in &self.bugs {
-            match list {
-                WatchList::All => return WhichBugs::All,
-                WatchList::These(list) => lists.push(list.clone()),
-            }
-        }
-        let mut bugs = all_bugs(&lists);
-        bugs.sort_unstable();
-        bugs.dedup();
-        WhichBugs::These(bugs)
-    }
-
     /// The options for watching.
     pub fn options(&self) -> WatchOptions {
         WatchOptions {
-            bugs: self.bugs(),
+            bugs: watched(&self.bugs),
             url: self.url.clone(),
             since: self.since,
             count: self.count,

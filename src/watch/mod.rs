@@ -7,14 +7,14 @@
 mod exec;
 mod screen;
 mod signals;
-mod state;
+pub(crate) mod state;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bugfeed_client::{Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
+use bugfeed_client::{Builder, Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
 use bugfeed_protocol::When;
 use bugfeed_protocol::client::WhichBugs;
 
@@ -32,6 +32,13 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 /// A checked `ws://` or `wss://` address. It is shown without its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GatewayUrl(String);
+
+impl GatewayUrl {
+    /// The address with its secrets, to connect to.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for GatewayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +84,7 @@ pub enum WatchError {
         error: io::Error,
     },
     /// The file exists, and is not a state file.
-    #[error("{0} is no state file of bugfeed watch; choose another one with --state, or remove it to start from now")]
+    #[error("{0} is no state file of bugfeed; choose another one with --state, or remove it to start from now")]
     StateForeign(PathBuf),
 }
 
@@ -125,11 +132,7 @@ pub async fn run<O: Write, S: Write>(
         Some(path) => Some(StateFile::open(path, &options.url.to_string(), &options.bugs)?),
         None => None,
     };
-    let mut feed = Feed::builder(&options.url.0)?.heartbeat(HEARTBEAT).classic(options.classic);
-    feed = match &options.bugs {
-        WhichBugs::All => feed.all(),
-        WhichBugs::These(bugs) => feed.bugs(bugs.iter().map(|bug| bug.get())),
-    };
+    let mut feed = of(Feed::builder(&options.url.0)?, &options.bugs).heartbeat(HEARTBEAT).classic(options.classic);
     if let Some(since) = options.since {
         feed = feed.since(since);
     }
@@ -147,6 +150,14 @@ pub async fn run<O: Write, S: Write>(
         feed = feed.store(state);
     }
     watch.all(feed.connect()).await
+}
+
+/// The feed of these bugs.
+pub(crate) fn of(feed: Builder, bugs: &WhichBugs) -> Builder {
+    match bugs {
+        WhichBugs::All => feed.all(),
+        WhichBugs::These(bugs) => feed.bugs(bugs.iter().map(|bug| bug.get())),
+    }
 }
 
 struct Watch<'a, O, S> {

@@ -63,7 +63,7 @@ struct Content {
 
 /// A state file that can be written.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     url: String,
     bugs: Bugs,
@@ -77,7 +77,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be read or written, or is not a state file.
-    pub(super) fn open(path: &Path, url: &str, bugs: &WhichBugs) -> Result<StateFile, WatchError> {
+    pub(crate) fn open(path: &Path, url: &str, bugs: &WhichBugs) -> Result<StateFile, WatchError> {
         let bugs = Bugs::of(bugs);
         let (url, path) = (url.to_owned(), path.to_owned());
         let before = match fs::read(&path) {
@@ -110,12 +110,12 @@ impl StateFile {
     }
 
     /// The address of the last run, if it was another one.
-    pub(super) fn other_url(&self) -> Option<&str> {
+    pub(crate) fn other_url(&self) -> Option<&str> {
         self.before.as_ref().map(|content| &*content.url).filter(|url| *url != self.url)
     }
 
     /// The bugs that the last run, if there was one, did not watch; ascending.
-    pub(super) fn new_bugs(&self) -> WhichBugs {
+    pub(crate) fn new_bugs(&self) -> WhichBugs {
         self.before.as_ref().map(|before| self.bugs.new_since(&before.bugs)).unwrap_or_default()
     }
 
@@ -123,7 +123,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn adopt(&self) -> Result<(), WatchError> {
+    pub(crate) fn adopt(&self) -> Result<(), WatchError> {
         let cursor = self.before.as_ref().and_then(|content| content.cursor.as_deref());
         self.write(&self.content(cursor)).map_err(WatchError::StateWrite)
     }
