@@ -19,6 +19,8 @@ use crate::{Error, Event, Protocol, State};
 
 mod said;
 
+use said::Pending;
+
 /// How long a connection attempt may take.
 const CONNECT: Duration = Duration::from_secs(15);
 /// The client never waits longer than this before it reconnects, whatever a gateway asks for, and never delays a gap
@@ -79,16 +81,6 @@ enum FailureKind {
     Status(u16),
     /// There was no answer, because of this fault.
     Fault(&'static str),
-}
-
-/// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
-/// application that stored the cursor and died would never hear of the gap.
-struct Pending {
-    bugs: BTreeSet<BugId>,
-    /// It is a gap of all bugs.
-    all: bool,
-    cursor: Option<String>,
-    at: Duration,
 }
 
 /// A command that was sent and is not answered yet.

@@ -8,8 +8,18 @@ use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, Change, When};
 use serde_json::{Map, Value};
 
-use super::{Asked, Connection, Core, Delivery, MAX_WAIT, Now, Pending, SINCE, UNKNOWN};
+use super::{Asked, Connection, Core, Delivery, MAX_WAIT, Now, SINCE, UNKNOWN};
 use crate::{Error, Event, Protocol, State};
+
+/// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
+/// application that stored the cursor and died would never hear of the gap.
+pub(super) struct Pending {
+    pub(super) bugs: BTreeSet<BugId>,
+    /// It is a gap of all bugs.
+    pub(super) all: bool,
+    pub(super) cursor: Option<String>,
+    pub(super) at: Duration,
+}
 
 impl Core {
     /// A text message was received.
