@@ -5,6 +5,8 @@
 //! or token that was just made is printed alone, so that `$(…)` takes it.
 
 mod connection;
+mod endpoint_bodies;
+mod endpoints;
 mod events;
 mod keys;
 mod requests;
@@ -21,7 +23,8 @@ use serde_json::Value;
 
 use crate::cli::Command;
 use crate::cli::hooks::{
-    AdminArgs, BugArgs, DeadLettersArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+    AdminArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs,
+    TokensArgs,
 };
 use crate::listen::ListenError;
 use connection::Connection;
@@ -33,6 +36,8 @@ pub enum AdminCommand {
     Keys(KeysArgs),
     /// `tokens`
     Tokens(TokensArgs),
+    /// `endpoints`
+    Endpoints(EndpointsArgs),
     /// `events`
     Events(EventsArgs),
     /// `requests`
@@ -56,6 +61,7 @@ impl AdminCommand {
         Ok(match command {
             Command::Keys(args) => AdminCommand::Keys(*args),
             Command::Tokens(args) => AdminCommand::Tokens(*args),
+            Command::Endpoints(args) => AdminCommand::Endpoints(*args),
             Command::Events(args) => AdminCommand::Events(*args),
             Command::Requests(args) => AdminCommand::Requests(*args),
             Command::Sources(args) => AdminCommand::Sources(*args),
@@ -140,6 +146,7 @@ pub async fn run(command: AdminCommand, screen: &mut Screen<'_>) -> Result<Outco
     match command {
         AdminCommand::Keys(args) => keys::keys(args, screen).await,
         AdminCommand::Tokens(args) => keys::tokens(args, screen).await,
+        AdminCommand::Endpoints(args) => endpoints::endpoints(args, screen).await,
         AdminCommand::Events(args) => events::events(args, screen).await,
         AdminCommand::Requests(args) => requests::requests(args, screen).await,
         AdminCommand::Sources(args) => sources::sources(args, screen).await,

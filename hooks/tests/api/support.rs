@@ -12,12 +12,14 @@ use bugfeed_hooks::api::service::Doing;
 use bugfeed_hooks::api::{Api, Check, Service};
 use bugfeed_hooks::client::{Address, Client, Options as ClientOptions, Request};
 use bugfeed_hooks::config::HooksConfig;
+use bugfeed_hooks::deliver::template::Link;
 use bugfeed_hooks::receive::identity::Sha256;
 use bugfeed_hooks::receive::mapped::Kept;
 use bugfeed_hooks::receive::received::{
     Envelope, Failure, Proof, QuarantinedRequest, ReceivedItem, ReceivedRequest, RequestId, Share,
 };
 use bugfeed_hooks::store::apply::Plan;
+use bugfeed_hooks::store::endpoints::EndpointId;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
 use bugfeed_hooks::store::{Look, Options, Store};
@@ -110,6 +112,18 @@ impl Service for Told {
 
     fn warnings(&self) -> Vec<String> {
         vec!["the spool holds 3 requests".to_owned()]
+    }
+
+    fn link(&self, feed: &str) -> Option<Link> {
+        (feed == "kde").then(|| Link::parse("https://bugs.example.org/{bug}").unwrap())
+    }
+
+    fn endpoint_changed(&self, id: &EndpointId) {
+        self.note(format!("endpoint {id}"));
+    }
+
+    fn endpoint_enabled(&self, id: &EndpointId, who: &str) {
+        self.note(format!("enabled {id} by {who}"));
     }
 }
 

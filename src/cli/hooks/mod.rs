@@ -1,6 +1,7 @@
-//! The role that receives webhooks, and the commands about them: plain structs. All commands but those of `hooks`
+//! The role that receives and sends webhooks, and the commands about them: plain structs. All commands but those of `hooks`
 //! go over the API of a running process.
 
+mod endpoints;
 mod events;
 mod keys;
 mod listen;
@@ -15,6 +16,10 @@ use bugfeed_hooks::api::client::AdminUrl;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+pub use endpoints::{
+    ChangeEndpointArgs, CreateEndpointArgs, EndpointIdsArgs, EndpointSettingsArgs, EndpointsArgs, EndpointsCommand,
+    ListEndpointsArgs, RecoverArgs,
+};
 pub use events::{
     BugArgs, BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, ListEventsArgs, PruneArgs,
 };
