@@ -5,6 +5,8 @@
 //! or token that was just made is printed alone, so that `$(…)` takes it.
 
 mod connection;
+mod endpoint_bodies;
+mod endpoints;
 mod events;
 mod keys;
 mod requests;
@@ -21,8 +23,10 @@ use serde_json::Value;
 
 use crate::cli::Command;
 use crate::cli::hooks::{
-    AdminArgs, BugArgs, DeadLettersArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+    AdminArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs,
+    TokensArgs,
 };
+use crate::listen::ListenError;
 use connection::Connection;
 
 /// A command.
@@ -32,6 +36,8 @@ pub enum AdminCommand {
     Keys(KeysArgs),
     /// `tokens`
     Tokens(TokensArgs),
+    /// `endpoints`
+    Endpoints(EndpointsArgs),
     /// `events`
     Events(EventsArgs),
     /// `requests`
@@ -42,7 +48,7 @@ pub enum AdminCommand {
     DeadLetters(DeadLettersArgs),
     /// `bug`
     Bug(BugArgs),
-    /// `hooks test`, `hooks token`
+    /// `hooks test`, `hooks token`, `hooks listen`
     Hooks(HooksCommand),
 }
 
@@ -55,6 +61,7 @@ impl AdminCommand {
         Ok(match command {
             Command::Keys(args) => AdminCommand::Keys(*args),
             Command::Tokens(args) => AdminCommand::Tokens(*args),
+            Command::Endpoints(args) => AdminCommand::Endpoints(*args),
             Command::Events(args) => AdminCommand::Events(*args),
             Command::Requests(args) => AdminCommand::Requests(*args),
             Command::Sources(args) => AdminCommand::Sources(*args),
@@ -98,6 +105,9 @@ pub enum AdminError {
     /// The configuration is wrong, or cannot be read.
     #[error(transparent)]
     Config(#[from] crate::hooks_config::ConfigFileError),
+    /// Listening has failed.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -110,6 +120,8 @@ pub enum Outcome {
     Good,
     /// It did its work, and what it looked at is not good.
     NotGood,
+    /// Ctrl-C ended it.
+    Interrupted,
 }
 
 /// Where a command prints.
@@ -134,6 +146,7 @@ pub async fn run(command: AdminCommand, screen: &mut Screen<'_>) -> Result<Outco
     match command {
         AdminCommand::Keys(args) => keys::keys(args, screen).await,
         AdminCommand::Tokens(args) => keys::tokens(args, screen).await,
+        AdminCommand::Endpoints(args) => endpoints::endpoints(args, screen).await,
         AdminCommand::Events(args) => events::events(args, screen).await,
         AdminCommand::Requests(args) => requests::requests(args, screen).await,
         AdminCommand::Sources(args) => sources::sources(args, screen).await,

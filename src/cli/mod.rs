@@ -3,6 +3,7 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod endpoints;
 mod gateway;
 pub mod hooks;
 mod serve;
@@ -14,10 +15,14 @@ use std::ffi::OsString;
 use std::str::FromStr;
 
 use bugfeed_protocol::BugId;
+use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
-use hooks::{BugArgs, DeadLettersArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
+use hooks::{
+    BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -30,7 +35,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -87,6 +92,7 @@ Examples:
   bugfeed serve
   bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
   bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
+  bugfeed serve --allow-network 127.0.0.0/8   # webhooks to receivers on this machine, too
   sqlite3 data/bugfeed.db \\
     \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
     Serve(Box<ServeArgs>),
@@ -124,6 +130,19 @@ Examples:
   bugfeed keys list
   bugfeed keys rotate h4k7np --overlap-hours 48")]
     Keys(Box<KeysArgs>),
+    /// Have changes POSTed to bots, CI and chats: make, list, change, test and delete endpoints
+    #[command(after_help = "\
+First steps on one machine, where bugfeed runs with --allow-network 127.0.0.0/8:
+  bugfeed endpoints create --url http://127.0.0.1:9000/hook --bugs 1234   # prints the secret
+  bugfeed endpoints list
+  bugfeed endpoints test ep_abcdefghijklmnopqrst
+
+Examples:
+  bugfeed endpoints create --url https://chat.example.org/hooks/TOKEN --bugs all --template slack
+  bugfeed endpoints attempts ep_abcdefghijklmnopqrst
+  bugfeed endpoints enable ep_abcdefghijklmnopqrst
+  bugfeed endpoints create --help   # policies, templates, more first steps")]
+    Endpoints(Box<EndpointsArgs>),
     /// Look at what webhooks have brought, and retry, drop, release or prune it
     #[command(after_help = "\
 Examples:
@@ -164,16 +183,21 @@ Examples:
   bugfeed tokens create --name dashboard --scope read
   bugfeed tokens list")]
     Tokens(Box<TokensArgs>),
-    /// Receive webhooks of trackers and publish what they tell to RabbitMQ; or try a mapping, or make a token
+    /// Receive webhooks of trackers, publish what they tell to RabbitMQ, and send webhooks to endpoints; or try a mapping, or
+    /// make a token
     ///
     /// Each request is on the disk before its sender hears 200: in --store, or in --spool-dir while the store is away. Its
     /// items become rows of change tables in the store, one for each feed, which are numbered and published as a shim does.
+    ///
+    /// Endpoints are sent the changes of these feeds, and of those that only --feed names. They are made by `bugfeed endpoints
+    /// create`, and may be at public addresses and in the networks of --allow-network.
     #[command(after_help = "\
 Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
   bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
     --spool-dir /var/lib/bugfeed/spool
   bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
+  bugfeed hooks --feed default=bugfeed.default --allow-network 10.0.0.0/8
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
     Hooks(Box<HooksArgs>),
@@ -190,6 +214,41 @@ impl FromStr for BugList {
         let text = text.trim().trim_end_matches(',');
         text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(BugList)
     }
+}
+
+/// Bugs to watch, as a person writes them: `all`, or a [`BugList`].
+#[derive(Clone, Debug)]
+pub enum WatchList {
+    /// All bugs of the feed.
+    All,
+    /// These.
+    These(BugList),
+}
+
+impl FromStr for WatchList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WatchList, String> {
+        if text.trim() == "all" {
+            return Ok(WatchList::All);
+        }
+        text.parse().map(WatchList::These).map_err(|error: <BugId as FromStr>::Err| format!("{error}, or 'all'"))
+    }
+}
+
+/// All bugs of the feed, if they are among those named; otherwise the single ones, ascending.
+fn watched(lists: &[WatchList]) -> WhichBugs {
+    let mut named: Vec<BugList> = Vec::new();
+    for list in lists {
+        match list {
+            WatchList::All => return WhichBugs::All,
+            WatchList::These(list) => named.push(list.clone()),
+        }
+    }
+    let mut bugs = all_bugs(&named);
+    bugs.sort_unstable();
+    bugs.dedup();
+    WhichBugs::These(bugs)
 }
 
 /// All bugs of these lists, in the order given.
@@ -273,6 +332,8 @@ mod tests {
             (&["gateway", "--amqp", "http://x"], &["--amqp", "amqp://"]),
             (&["--tracker-url", "https://x/"], &["--tracker-url", "{bug}"]),
             (&["--tracker-url", "kde=javascript:{bug}"], &["--tracker-url", "https://HOST"]),
+            (&["--allow-network", "10.1.0.0/8"], &["--allow-network", "10.0.0.0/8"]),
+            (&["hooks", "--allow-network", "10.0.0.0/99"], &["--allow-network", "fd00::/8"]),
             (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
             (&["--allow-origin", "https://*.x.example"], &["--allow-origin", "each site in full"]),
             (&["touch", "0"], &["0", "whole number"]),
@@ -284,6 +345,7 @@ mod tests {
             (&["watch", "1", "--exec", "echo ${bug}"], &["--exec", "$BUGFEED_BUG"]),
             (&["watch", "1", "--color", "green"], &["--color", "green", "always"]),
             (&["watch", "1", "--count", "0"], &["--count", "0"]),
+            (&["hooks", "listen", "1", "--forward", "127.0.0.1:9000"], &["--forward", "http://127.0.0.1:9000/"]),
         ] {
             let error = read(args).expect_err("refused").to_string();
             for want in wants {

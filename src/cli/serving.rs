@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bugfeed_core::budget::Budgets;
+use bugfeed_core::budget::{Budget, Budgets, SESSIONS_WITH_ALL};
 use bugfeed_core::input::SessionLimits;
 use bugfeed_core::replay::ReplayLimits;
 use bugfeed_gateway::feed::FeedOptions;
@@ -40,6 +41,13 @@ pub struct ListenArgs {
     /// Bugs one client may watch
     #[arg(long, env = "BUGFEED_MAX_SUBSCRIPTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_subscriptions: u32,
+    /// Lets clients follow all bugs of a feed ("bugs":"all", ?bugs=all) instead of bugs that they name: for dashboards and
+    /// indexes. Set it on all gateways of a feed
+    #[arg(long, env = "BUGFEED_ALLOW_ALL", value_parser = clap::builder::BoolishValueParser::new())]
+    pub allow_all: bool,
+    /// Clients that may follow all bugs at a time, of all feeds together
+    #[arg(long, env = "BUGFEED_MAX_ALL", default_value_t = SESSIONS_WITH_ALL, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
+    pub max_all: u32,
     /// The largest message a client may send, in bytes
     #[arg(long, env = "BUGFEED_MAX_MESSAGE_BYTES", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216), hide_short_help = true)]
     pub max_message_bytes: u32,
@@ -102,7 +110,7 @@ pub struct TrackerUrl {
     pub template: String,
 }
 
-fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
+pub(super) fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
     let is_web = |text: &str| text.starts_with("https://") || text.starts_with("http://");
     let (feed, template) = match text.split_once('=') {
         Some((feed, template)) if !is_web(text) => (feed, template),
@@ -116,6 +124,11 @@ fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
     Ok(TrackerUrl { feed: feed.to_owned(), template: template.to_owned() })
 }
 
+/// The addresses of bugs, by feed.
+pub(super) fn trackers(args: &[TrackerUrl]) -> BTreeMap<String, String> {
+    args.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone())).collect()
+}
+
 impl ListenArgs {
     /// How clients are served.
     ///
@@ -123,14 +136,13 @@ impl ListenArgs {
     /// If two options contradict each other (which the parsers of single options cannot see); the error names both.
     pub fn serving(&self) -> Result<ServingOptions, String> {
         self.check()?;
-        let trackers = self.tracker_url.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone()));
         Ok(ServingOptions {
             listen: self.listen,
             admin_listen: self.admin_listen,
             limits: self.limits(),
             feed: self.feed(),
             origins: self.allow_origin.clone(),
-            trackers: trackers.collect::<BTreeMap<_, _>>(),
+            trackers: trackers(&self.tracker_url),
             drain_delay: Duration::from_millis(self.drain_delay_ms),
             drain_window: Duration::from_millis(self.drain_window_ms),
             shutdown_timeout: Duration::from_millis(self.shutdown_timeout_ms),
@@ -149,6 +161,7 @@ impl ListenArgs {
             },
             session: SessionLimits {
                 subscriptions: self.max_subscriptions as usize,
+                all: self.allow_all,
                 catch_up: self.max_catch_up as usize,
                 ping_interval_ms: self.ping_interval_ms,
                 idle_timeout_ms: self.idle_timeout_ms,
@@ -156,7 +169,7 @@ impl ListenArgs {
                 message_bytes: self.max_message_bytes as usize,
                 ..SessionLimits::default()
             },
-            budgets: Budgets::default(),
+            budgets: Budgets { all: Arc::new(Budget::new(self.max_all as usize)), ..Budgets::default() },
         }
     }
 

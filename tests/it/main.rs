@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 
+mod all;
 mod amqps;
 mod answers;
 mod bad_input;
@@ -20,6 +21,7 @@ mod greedy;
 mod hooks;
 mod hygiene;
 mod layers;
+mod listen;
 mod old_clients;
 mod plain_http;
 mod real;

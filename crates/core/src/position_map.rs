@@ -238,6 +238,23 @@ impl PositionMap {
         positions.rfind(|&pos| self.is_late(pos))
     }
 
+    /// The last position after `after`, up to `upto`, whose change came late.
+    pub fn last_late_in(&self, after: Pos, upto: Pos) -> Option<Pos> {
+        if self.late == 0 || after >= upto {
+            return None;
+        }
+        let (mut at, mut last) = (self.runs.partition_point(|run| run.first <= upto), upto);
+        while last > after {
+            at = at.checked_sub(1)?;
+            let run = self.runs.get(at)?;
+            if !run.steps {
+                return Some(last);
+            }
+            last = run.first.checked_sub(1)?;
+        }
+        None
+    }
+
     /// The cursor just before the change at `pos`, in that change's own numbering.
     pub fn cursor_before(&self, pos: Pos) -> Option<Cursor> {
         match self.run_of(pos) {

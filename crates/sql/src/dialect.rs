@@ -86,6 +86,19 @@ pub trait Dialect: fmt::Debug + Send + Sync {
         false
     }
 
+    /// The end of a `SELECT` in a transaction, after which nobody changes the rows that were read before the transaction
+    /// ends. Empty where nobody else writes anyway.
+    fn shared_lock(&self) -> &'static str {
+        ""
+    }
+
+    /// A statement at the beginning of a transaction whose commit need not be on the disk when it is reported: it may be
+    /// lost when the machine of the database fails, and not when a process does. `None` where there is no such
+    /// statement for one transaction.
+    fn commit_without_waiting(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The end of a `CREATE TABLE`, which makes sure that the table has transactions.
     fn table_options(&self) -> &'static str {
         ""

@@ -113,11 +113,21 @@ impl Call {
 
     /// Writes a deed into the audit log. It is done afterwards.
     pub(super) async fn audit(&self, deed: &str, subject: &str, detail: &Value) -> Result<(), ApiError> {
+        self.store().audit(&self.deed(deed, subject, detail)).await?;
+        self.log(deed, subject);
+        Ok(())
+    }
+
+    /// A line of the audit log, to be written together with what is done.
+    pub(super) fn deed(&self, deed: &str, subject: &str, detail: &Value) -> Deed {
         let detail = if detail.is_null() { String::new() } else { detail.to_string() };
-        self.store().audit(&Deed::new(self.api.now_us(), &self.caller.who(), deed, subject, detail)).await?;
+        Deed::new(self.api.now_us(), &self.caller.who(), deed, subject, detail)
+    }
+
+    /// Says in the log that somebody does something.
+    pub(super) fn log(&self, deed: &str, subject: &str) {
         let who = self.caller.who();
         tracing::info!(who, deed, subject, event = %LogEvent::HookDeed, "somebody changes something through the API");
-        Ok(())
     }
 }
 

@@ -2,8 +2,9 @@
 //! person can do about it. The commands and the console are built on it.
 //!
 //! Goes in: HTTP requests with `Authorization: Bearer TOKEN`. Comes out: JSON; of each refusal
-//! `{"error":…,"fix":…}` with a status that fits. It decides nothing about events (that is [`bugfeed_core::hooks::orders`]),
-//! talks to no tracker (that is [`Service`]), and shows no secret, except a key or token once, in the answer that makes it.
+//! `{"error":…,"fix":…}` with a status that fits. It decides nothing about events and endpoints (that is
+//! [`bugfeed_core::hooks::orders`], [`bugfeed_core::endpoints::orders`]), talks to no tracker (that is [`Service`]), and shows
+//! no secret, except a key, token or signing secret once, in the answer that makes it.
 //!
 //! | part | what |
 //! |---|---|
@@ -12,13 +13,14 @@
 //! | `keys`, `tokens` | who may send, who may ask |
 //! | `requests`, `events`, `orders`, `dead`, `prune`, `way` | what came, and what became of it |
 //! | `sources`, `config_view` | the configuration as it was read, switches, questions to trackers |
+//! | `endpoints` | where changes are POSTed to, and what came of it |
 //! | `mapping` | what a captured request would become |
 //! | `overview`, `audit` | the system, and who did what |
 //! | [`service`] | what the process around the API does for it |
 //! | [`first_token`] | the first token, and the file that it is in |
 //!
-//! **Every write is in the audit log**, with the identifier and the name of the token. The line is written before the deed,
-//! so that no deed is without one.
+//! **Every write is in the audit log**, with the identifier and the name of the token. The line is written before the deed
+//! or together with it, so that no deed is without one.
 
 mod access;
 mod audit;
@@ -26,6 +28,7 @@ mod call;
 pub mod client;
 mod config_view;
 mod dead;
+mod endpoints;
 mod error;
 mod events;
 pub mod first_token;
@@ -140,6 +143,19 @@ fn table() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/sources/{name}/test", post(sources::test)),
         ("/feeds/{name}/disable", post(sources::disable_feed)),
         ("/feeds/{name}/enable", post(sources::enable_feed)),
+        ("/endpoints", get(endpoints::list).post(endpoints::create)),
+        ("/endpoints/preview", post(endpoints::preview::preview)),
+        ("/endpoints/{id}", get(endpoints::one).patch(endpoints::change).delete(endpoints::remove)),
+        ("/endpoints/{id}/test", post(endpoints::orders::test)),
+        ("/endpoints/{id}/enable", post(endpoints::orders::enable)),
+        ("/endpoints/{id}/reset", post(endpoints::orders::reset)),
+        ("/endpoints/{id}/pause", post(endpoints::orders::pause)),
+        ("/endpoints/{id}/resume", post(endpoints::orders::resume)),
+        ("/endpoints/{id}/rotate", post(endpoints::orders::rotate)),
+        ("/endpoints/{id}/recover", post(endpoints::orders::recover)),
+        ("/endpoints/{id}/attempts", get(endpoints::attempts::list)),
+        ("/attempts/{id}", get(endpoints::attempts::one)),
+        ("/attempts/{id}/redeliver", post(endpoints::attempts::redeliver)),
         ("/bugs/{bug}", get(way::way)),
         ("/mapping/try", post(mapping::try_out)),
     ]

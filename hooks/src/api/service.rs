@@ -1,4 +1,5 @@
-//! What the process around the API does for it: it knows the configuration, and it talks to trackers.
+//! What the process around the API does for it: it knows the configuration, talks to trackers, and
+//! serves endpoints.
 //!
 //! The composition of the process implements this. No call waits for long, except the questions to a tracker, which have
 //! bounds of their own.
@@ -7,10 +8,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bugfeed_core::endpoints::question::Since;
 use serde_json::Value;
 
 use crate::config::HooksConfig;
+use crate::deliver::address::Rules;
+use crate::deliver::template::Link;
 use crate::receive::received::Failure;
+use crate::store::endpoints::EndpointId;
 use crate::store::notes::Switch;
 
 /// What is being done.
@@ -54,4 +59,32 @@ pub trait Service: Send + Sync + 'static {
 
     /// Warnings and errors as `/readyz` has them, a sentence each.
     fn warnings(&self) -> Vec<String>;
+
+    /// The feeds that an endpoint may name: those that are served here.
+    fn feeds(&self) -> Vec<String> {
+        self.config().feeds().into_iter().map(str::to_owned).collect()
+    }
+
+    /// Where requests to endpoints may go.
+    fn rules(&self) -> Rules {
+        Rules::default()
+    }
+
+    /// Where the bugs of a feed can be looked at, if that is known.
+    fn link(&self, _feed: &str) -> Option<Link> {
+        None
+    }
+
+    /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
+    fn begin(&self, _feed: &str, _now_us: i64) -> Since {
+        Since::Head
+    }
+
+    /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.
+    /// Returns at once.
+    fn endpoint_changed(&self, _id: &EndpointId) {}
+
+    /// A person has enabled an endpoint that was disabled: those are told who want to know. `who`: the name of the token.
+    /// Returns at once.
+    fn endpoint_enabled(&self, _id: &EndpointId, _who: &str) {}
 }

@@ -1,5 +1,5 @@
 //! A bug's way: for each of its newest events the request, the event, the row, the number on the bus; and in a sentence,
-//! what it waits for.
+//! what it waits for. At the end, the endpoints that are told of the bug.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,6 +9,7 @@ use bugfeed_protocol::When;
 use serde_json::{Value, json};
 
 use super::call::{Call, Name, answer};
+use super::endpoints::watching::watching;
 use super::error::Answer;
 use super::params::bug;
 use super::shapes::{self, add_reason, at};
@@ -44,7 +45,8 @@ pub(super) async fn way(Name(text): Name, call: Call) -> Answer {
         let came_with = requests.get(&request).and_then(Option::as_ref);
         shown.push(shape(step, came_with, &explain(step, links, next_us)));
     }
-    answer(json!({ "bug": bug.get(), "feed": params.text("feed"), "steps": shown }))
+    let endpoints = watching(&call, bug, params.text("feed"), &steps).await?;
+    answer(json!({ "bug": bug.get(), "feed": params.text("feed"), "steps": shown, "endpoints": endpoints }))
 }
 
 fn shape(step: &Step, request: Option<&StoredRequest>, says: &str) -> Value {

@@ -48,7 +48,7 @@
 //!
 //! # Members of `[[notify]]`
 //!
-//! `on`: some of [`notify::SUBJECTS`], or `"all"`; `sources`: of which sources (all); and one of `url`,
+//! `on`: some of [`notify::SUBJECTS`], `"endpoints"` or `"all"`; `sources`: of which sources (all); and one of `url`,
 //! `command = ["PROGRAM", …]`, `smtp = { server, from, to }`.
 //!
 //! # Files

@@ -17,12 +17,15 @@ pub const SUBJECTS: [&str; 14] = [
     "quarantine",
     "not-kept",
     "digest",
-    "endpoint.failing",
+    "endpoint.warning",
     "endpoint.cooling",
     "endpoint.disabled",
     "endpoint.recovered",
     "endpoint.enabled",
 ];
+
+/// Words for several of them: all; all about endpoints.
+const GROUPS: [&str; 2] = ["all", "endpoints"];
 
 /// One target, and what it is told.
 #[derive(Clone, Debug)]
@@ -55,13 +58,14 @@ pub enum Target {
 
 /// Reads one `[[notify]]`, given the names of all sources.
 pub(crate) fn read_notify(fields: &mut Fields<'_>, known: &[&str]) -> Result<Notify, ConfigError> {
-    let words: Vec<_> = SUBJECTS.iter().map(|word| (*word, *word)).collect();
+    let words: Vec<(&str, &'static str)> = SUBJECTS.into_iter().chain(GROUPS).map(|word| (word, word)).collect();
     let mut on = Vec::new();
     if let Some(node) = fields.get("on") {
         for node in node.list() {
-            match node.text()? {
+            match node.one_of(&words)? {
                 "all" => on.extend(SUBJECTS),
-                _ => on.push(node.one_of(&words)?),
+                "endpoints" => on.extend(SUBJECTS.iter().filter(|word| word.starts_with("endpoint."))),
+                word => on.push(word),
             }
         }
     }
@@ -78,9 +82,8 @@ pub(crate) fn read_notify(fields: &mut Fields<'_>, known: &[&str]) -> Result<Not
     let (url, command, smtp) = (fields.get("url"), fields.get("command"), fields.get("smtp"));
     fields.finish()?;
     if on.is_empty() {
-        return Err(
-            fields.error("this tells of nothing", format!("add on = [\"all\"], or some of {}", SUBJECTS.join(", ")))
-        );
+        let fix = format!("add on = [\"all\"], or some of {}, endpoints", SUBJECTS.join(", "));
+        return Err(fields.error("this tells of nothing", fix));
     }
     let target = match (url, command, smtp) {
         (Some(url), None, None) => Target::Url(read_url(&url)?),

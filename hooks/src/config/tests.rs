@@ -82,7 +82,7 @@ fn all_options_of_a_source() {
         on = "all"
         command = ["/usr/bin/logger", "-t", "bugfeed"]
         [[notify]]
-        on = "digest"
+        on = ["digest", "endpoints"]
         smtp = { server = "smtp://u:PASSWORD@mail.example.org", from = "a@example.org", to = ["b@example.org"] }
         "#,
     )
@@ -96,6 +96,8 @@ fn all_options_of_a_source() {
     assert_eq!(source.feeds(), ["kde"]);
     assert_eq!(config.notify[0].on, ["dead-letters", "endpoint.disabled", "silence"]);
     assert!(matches!(&config.notify[1].target, Target::Command(words) if words.len() == 3));
+    let endpoints = ["warning", "cooling", "disabled", "recovered", "enabled"].map(|word| format!("endpoint.{word}"));
+    assert_eq!(config.notify[2].on, [&["digest".to_owned()][..], &endpoints].concat());
     let shown = format!("{config:?}");
     assert!(!shown.contains("TOKEN") && !shown.contains("PASSWORD"), "{shown}");
 }

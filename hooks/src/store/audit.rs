@@ -3,7 +3,7 @@
 //! Goes in: a deed, when it is done. Comes out: pages, newest first. Rows are never changed; old ones go by
 //! [`super::retention`].
 
-use bugfeed_sql::Value;
+use bugfeed_sql::{Tx, Value};
 
 use super::cells::{Columns, Rows, text_value};
 use super::events::page_size;
@@ -36,18 +36,31 @@ impl Deed {
     }
 }
 
+const INTO: &str = "hooks_audit (id, at_us, who, deed, subject, detail)";
+
+fn rows(deed: &Deed) -> Rows {
+    let mut rows = Rows::default();
+    let mut row = rows.row();
+    row.text(&deed.id.to_string()).int(deed.at_us).short(&deed.who, 200).short(&deed.deed, 64);
+    row.short(&deed.subject, 200).text(&deed.detail);
+    rows
+}
+
+/// Writes a deed down in the transaction that does it.
+pub(super) async fn insert(tx: &mut Tx, deed: &Deed) -> Result<(), StoreError> {
+    let rows = rows(deed);
+    tx.execute(&rows.insert(INTO), &rows.args).await?;
+    Ok(())
+}
+
 impl Store {
     /// Writes a deed down.
     ///
     /// # Errors
     /// When the database cannot be written. What is to be audited must then not be done, or be undone.
     pub async fn audit(&self, deed: &Deed) -> Result<(), StoreError> {
-        let mut rows = Rows::default();
-        let mut row = rows.row();
-        row.text(&deed.id.to_string()).int(deed.at_us).short(&deed.who, 200).short(&deed.deed, 64);
-        row.short(&deed.subject, 200).text(&deed.detail);
-        let into = "hooks_audit (id, at_us, who, deed, subject, detail)";
-        self.db.execute(&rows.insert(into), &rows.args).await?;
+        let rows = rows(deed);
+        self.db.execute(&rows.insert(INTO), &rows.args).await?;
         Ok(())
     }
 

@@ -138,6 +138,20 @@ impl Row<'_> {
         self.parameter(text_value(text))
     }
 
+    /// A cell that is made already.
+    pub(super) fn value(&mut self, value: Value) -> &mut Self {
+        match value {
+            Value::Int(number) => self.int(number),
+            Value::Text(_) => self.parameter(value),
+            Value::Null => self.null(),
+        }
+    }
+
+    /// Cells that are made already.
+    pub(super) fn values(&mut self, values: impl IntoIterator<Item = Value>) -> &mut Self {
+        values.into_iter().fold(self, Row::value)
+    }
+
     fn parameter(&mut self, value: Value) -> &mut Self {
         self.cell();
         self.text.push('?');

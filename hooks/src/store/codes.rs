@@ -92,7 +92,7 @@ pub(super) fn time_of(id: EventId) -> i64 {
 }
 
 /// The first 63 bits of the SHA-256 of these parts; each is set off from the next.
-fn number(parts: &[&[u8]]) -> i64 {
+pub(super) fn number(parts: &[&[u8]]) -> i64 {
     let mut bytes = Vec::with_capacity(96);
     for part in parts {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());

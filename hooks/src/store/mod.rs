@@ -13,6 +13,7 @@
 //! | [`apply`], `changes` | plans as transactions; **`changes` has every statement that changes an event's state** |
 //! | [`events`], `history`, [`requests`], [`traffic`], [`dead`], [`way`] | reading, for people and the API; matching of rows to numbers |
 //! | [`keys`], [`tokens`], [`audit`], [`notes`], [`leases`] | who may what, who did what, what processes share |
+//! | [`endpoints`] | where webhooks go out to, how far each receiver has got, what was tried |
 //! | [`bodies`], [`quarantine`], `kept` | what is kept of requests, within bounds |
 //! | [`retention`], [`prune`] | what is removed, in small steps |
 //!
@@ -28,6 +29,7 @@ pub mod change_table;
 mod changes;
 mod codes;
 pub mod dead;
+pub mod endpoints;
 mod error;
 pub mod events;
 mod history;
@@ -106,6 +108,8 @@ pub struct Bounds {
     pub quarantined_bytes: i64,
     /// Requests in each share of the quarantine from one sender's address to one source.
     pub quarantined_of_sender: i64,
+    /// Bytes of the log of attempts. The oldest go.
+    pub attempt_bytes: i64,
 }
 
 impl Default for Bounds {
@@ -118,6 +122,7 @@ impl Default for Bounds {
             quarantined: 1000,
             quarantined_bytes: 16 * MIB,
             quarantined_of_sender: 100,
+            attempt_bytes: 64 * MIB,
         }
     }
 }
@@ -146,10 +151,12 @@ struct Shared {
     zones: BTreeMap<String, TimeZone>,
     /// Bytes of bodies, as far as this process knows. Corrected by each look at the table.
     body_bytes: AtomicI64,
+    /// Bytes of attempts, as far as this process knows. Corrected by each look at the table.
+    attempt_bytes: AtomicI64,
     /// Lines about feeds whose table cannot be written.
     feed_lines: Throttle,
     /// Held as long as the store is open.
-    _lock: Option<lock::Lock>,
+    lock: Option<lock::Lock>,
 }
 
 impl std::fmt::Debug for Store {
@@ -187,8 +194,9 @@ impl Store {
             })),
             zones: options.zones,
             body_bytes: AtomicI64::new(0),
+            attempt_bytes: AtomicI64::new(0),
             feed_lines: Throttle::new(10, Duration::from_secs(60)),
-            _lock: lock,
+            lock,
         };
         let store = Store { db: write, lanes: read(), reader: read(), shared: Arc::new(shared) };
         store.count_bodies().await?;

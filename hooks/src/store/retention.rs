@@ -37,6 +37,8 @@ pub struct Keep {
     pub quarantine_us: i64,
     /// Lines of the audit log that are older go, in microseconds.
     pub audit_us: i64,
+    /// Attempts at endpoints that are older go, in microseconds.
+    pub attempts_us: i64,
 }
 
 impl Default for Keep {
@@ -48,6 +50,7 @@ impl Default for Keep {
             bodies_us: 7 * DAY_US,
             quarantine_us: 7 * DAY_US,
             audit_us: 730 * DAY_US,
+            attempts_us: 7 * DAY_US,
         }
     }
 }
@@ -77,6 +80,7 @@ enum Stage {
     Bodies,
     Quarantine,
     Audit,
+    Attempts,
     Done,
 }
 
@@ -120,6 +124,7 @@ impl Store {
                 self.step_quarantine(run, lowest_id(now_us.saturating_sub(keep.quarantine_us))).await?
             }
             Stage::Audit => self.step_audit(run, lowest_id(now_us.saturating_sub(keep.audit_us))).await?,
+            Stage::Attempts => self.step_attempts(run, lowest_id(now_us.saturating_sub(keep.attempts_us))).await?,
             Stage::Done => 0,
         };
         run.pace(begin.elapsed());
@@ -249,6 +254,20 @@ impl Store {
         self.remove_listed(run, ids, "hooks_audit", "id").await
     }
 
+    /// Removes attempts: old ones, then the oldest of too many.
+    async fn step_attempts(&self, run: &mut Run, below: EventId) -> Result<u64, StoreError> {
+        let sql = format!("SELECT id FROM hooks_attempts WHERE id < ? ORDER BY id LIMIT {}", run.rows.min(500));
+        let ids = self.lanes.fetch(&sql, &[Value::Text(below.to_string())]).await?;
+        if !ids.is_empty() {
+            return self.remove_listed(run, ids, "hooks_attempts", "id").await;
+        }
+        if self.count_attempts().await? > self.shared.bounds.attempt_bytes {
+            return self.remove_oldest_attempts().await;
+        }
+        run.next();
+        Ok(0)
+    }
+
     async fn remove_listed(
         &self,
         run: &mut Run,
@@ -304,7 +323,8 @@ impl Run {
             Stage::Kept => Stage::Bodies,
             Stage::Bodies => Stage::Quarantine,
             Stage::Quarantine => Stage::Audit,
-            Stage::Audit | Stage::Done => Stage::Done,
+            Stage::Audit => Stage::Attempts,
+            Stage::Attempts | Stage::Done => Stage::Done,
         };
     }
 

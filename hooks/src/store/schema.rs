@@ -27,11 +27,13 @@
 
 use bugfeed_sql::Dialect;
 
+use super::endpoints;
+
 /// One migration: the statements that lead from the version before to this one.
 pub(super) type Migration = fn(&dyn Dialect) -> Vec<String>;
 
 /// All migrations, in order. The version of a store is how many of them it has. One that was released is never changed.
-pub(super) const MIGRATIONS: &[Migration] = &[first];
+pub(super) const MIGRATIONS: &[Migration] = &[first, endpoints::schema::tables];
 
 /// The meta row: the version of the tables.
 pub(super) fn meta(dialect: &dyn Dialect) -> String {
@@ -101,12 +103,12 @@ fn paced_index(dialect: &dyn Dialect) -> String {
     statement
 }
 
-fn table(dialect: &dyn Dialect, name: &str, columns: &str) -> String {
+pub(super) fn table(dialect: &dyn Dialect, name: &str, columns: &str) -> String {
     format!("CREATE TABLE IF NOT EXISTS hooks_{name} ({columns}){}", dialect.exact_table_options())
 }
 
 /// An index; with `only`, where the database can do that, of the rows in which this column is set.
-fn index(dialect: &dyn Dialect, name: &str, on: &str, only: Option<&str>) -> String {
+pub(super) fn index(dialect: &dyn Dialect, name: &str, on: &str, only: Option<&str>) -> String {
     let (unique, name) = name.strip_prefix("unique ").map_or(("", name), |name| ("UNIQUE ", name));
     let table = name.split('_').next().unwrap_or(name);
     let filter = only.map(|column| dialect.where_set(column)).unwrap_or_default();

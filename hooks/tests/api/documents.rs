@@ -6,9 +6,12 @@ use hyper::Method;
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use bugfeed_hooks::receive::received::Proof;
+use bugfeed_core::hooks::event::Trigger;
+use bugfeed_hooks::receive::received::{Proof, RequestId};
+use bugfeed_hooks::store::endpoints::{AttemptRow, EndpointId};
 use bugfeed_hooks::store::tokens::Scope;
 
+use crate::endpoints_sent::attempt;
 use crate::support::{NOON_US, Rig, SECOND_US, failed, item, suspect};
 
 /// Every path of the API stands in openapi.yaml, and no other one.
@@ -64,6 +67,11 @@ fn mask(value: &Value) -> Value {
         (r"bf_[a-z0-9]{6}_[a-z0-9]{22}", "bf_abcdef_ghijkmnpqrstuvwxyz2345"),
         (r"bt_[a-z0-9]{6}_[a-z0-9]{32}", "bt_abcdef_ghijkmnpqrstuvwxyz23456789abcdef"),
         (r"2026-11-26T1[34]:[0-9:.]*", "2026-11-26T13:00:00"),
+        (r"ep_[a-z2-7]{20}", "ep_abcdefghijklmnopqrst"),
+        (r"(ep_[a-z2-7]{20}-[0-9a-zA-Z-]*)-[0-9a-f]{12}", "$1-0123456789ab"),
+        (r"whsec_[A-Za-z0-9+/]{43}=", "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+        (r"v1,[A-Za-z0-9+/]{43}=", "v1,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+        (r#"\["webhook-timestamp","\d+"\]"#, "[\"webhook-timestamp\",\"1795698000\"]"),
         (r"/[^ ]*/hooks\.db", "/data/hooks.db"),
         (r#""id":"[a-z0-9]{6}""#, "\"id\":\"abcdef\""),
         (r#""who":"[a-z0-9]{6} "#, "\"who\":\"abcdef "),
@@ -129,11 +137,53 @@ async fn events_and_requests(notes: &mut Notes<'_>) {
     notes.post("/api/prune", "", json!({ "source": "plain", "dry_run": false })).await;
 }
 
+async fn endpoints(notes: &mut Notes<'_>) {
+    let rig = notes.rig;
+    let body = json!({
+        "url": "https://bot.example.org/hook?x=1", "bugs": [1234, 5678], "feeds": ["default"], "policy": "current", "rate": 5,
+        "template": { "text": "Bug {bug}" }, "headers": { "X-Api-Key": "k" }, "description": "build bot",
+    });
+    let id = text(&notes.post("/api/endpoints", "", body).await["id"]);
+    let all = json!({ "url": "https://chat.example.org/", "bugs": "all", "feeds": "all", "template": "slack" });
+    notes.post("/api/endpoints", "", all).await;
+    notes.post("/api/endpoints", "", json!({ "url": "http://127.0.0.1/", "bugs": "all" })).await;
+    notes.post("/api/endpoints/preview", "", json!({ "url": "https://bot.example.org/", "bugs": [1234] })).await;
+    notes.get("/api/endpoints", "", "?state=active&feed=default&bug=1234").await;
+    notes.get("/api/endpoints/{id}", &id, "").await;
+    notes.get("/api/endpoints/{id}", "none", "").await;
+    let change = json!({ "bugs": [1234], "template": null, "headers": { "X-Api-Key": null } });
+    notes.ask(Method::PATCH, "/api/endpoints/{id}", &id, "", change).await;
+    for order in ["enable", "reset", "pause", "resume"] {
+        notes.post(&format!("/api/endpoints/{{id}}/{order}"), &id, Value::Null).await;
+    }
+    notes.post("/api/endpoints/{id}/rotate", &id, json!({ "overlap_hours": 168 })).await;
+    notes.post("/api/endpoints/{id}/recover", &id, json!({ "cursor": "E.5", "feed": "default" })).await;
+    let endpoint = EndpointId::parse(&id).unwrap();
+    let sent = attempt(&endpoint, NOON_US, Trigger::Live, &format!("{id}-E-4-5-0123456789ab"));
+    rig.attempted(AttemptRow {
+        status: None,
+        fault: Some("refused".into()),
+        error: Some("nobody".into()),
+        ..sent.clone()
+    })
+    .await;
+    notes.post("/api/endpoints/{id}/test", &id, json!({ "wait": 0 })).await;
+    rig.attempted(attempt(&endpoint, NOON_US + SECOND_US, Trigger::Manual, &format!("{id}-E-test-5-0123456789ab-g3")))
+        .await;
+    notes.post("/api/endpoints/{id}/test", &id, json!({ "wait": 0 })).await;
+    notes.get("/api/endpoints/{id}/attempts", &id, "?limit=2").await;
+    let attempt = RequestId(sent.id).to_string();
+    notes.get("/api/attempts/{id}", &attempt, "").await;
+    notes.post("/api/attempts/{id}/redeliver", &attempt, json!({ "wait": 0 })).await;
+    notes.ask(Method::DELETE, "/api/endpoints/{id}", &id, "", Value::Null).await;
+}
+
 #[tokio::test]
 async fn the_answers_are_those_that_the_documents_are_checked_with() {
     let rig = Rig::start().await;
     let mut notes = Notes { rig: &rig, noted: Vec::new() };
     keys_and_tokens(&mut notes).await;
+    endpoints(&mut notes).await;
     events_and_requests(&mut notes).await;
     notes.post("/api/sources/{name}/disable", "plain", Value::Null).await;
     notes.get("/api/sources", "", "").await;

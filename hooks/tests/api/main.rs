@@ -4,6 +4,10 @@
 
 mod access;
 mod documents;
+mod endpoints;
+mod endpoints_change;
+mod endpoints_orders;
+mod endpoints_sent;
 mod events;
 mod first_token;
 mod keys;

@@ -1,5 +1,6 @@
 //! The API on a port of its own, over a store of its own, with a service that notes what it is told.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,12 +13,14 @@ use bugfeed_hooks::api::service::Doing;
 use bugfeed_hooks::api::{Api, Check, Service};
 use bugfeed_hooks::client::{Address, Client, Options as ClientOptions, Request};
 use bugfeed_hooks::config::HooksConfig;
+use bugfeed_hooks::deliver::template::Link;
 use bugfeed_hooks::receive::identity::Sha256;
 use bugfeed_hooks::receive::mapped::Kept;
 use bugfeed_hooks::receive::received::{
     Envelope, Failure, Proof, QuarantinedRequest, ReceivedItem, ReceivedRequest, RequestId, Share,
 };
 use bugfeed_hooks::store::apply::Plan;
+use bugfeed_hooks::store::endpoints::EndpointId;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
 use bugfeed_hooks::store::{Look, Options, Store};
@@ -33,11 +36,14 @@ use tokio::net::TcpListener;
 pub const NOON_US: i64 = 1_795_694_400_000_000;
 pub const SECOND_US: i64 = 1_000_000;
 
-static TICKS: AtomicI64 = AtomicI64::new(0);
+thread_local! {
+    /// Of one test: each has a thread of its own.
+    static TICKS: Cell<i64> = const { Cell::new(0) };
+}
 
 /// An hour after noon, and a millisecond later each time that somebody looks.
 fn clock() -> i64 {
-    NOON_US + 3600 * SECOND_US + 1000 * TICKS.fetch_add(1, Ordering::Relaxed)
+    NOON_US + 3600 * SECOND_US + 1000 * TICKS.replace(TICKS.get() + 1)
 }
 
 const CONFIG: &str = r#"
@@ -110,6 +116,18 @@ impl Service for Told {
 
     fn warnings(&self) -> Vec<String> {
         vec!["the spool holds 3 requests".to_owned()]
+    }
+
+    fn link(&self, feed: &str) -> Option<Link> {
+        (feed == "kde").then(|| Link::parse("https://bugs.example.org/{bug}").unwrap())
+    }
+
+    fn endpoint_changed(&self, id: &EndpointId) {
+        self.note(format!("endpoint {id}"));
+    }
+
+    fn endpoint_enabled(&self, id: &EndpointId, who: &str) {
+        self.note(format!("enabled {id} by {who}"));
     }
 }
 

@@ -1,8 +1,10 @@
-//! The role that receives webhooks, and the commands about them: plain structs. All commands but `hooks test` and `hooks
-//! token` go over the API of a running process.
+//! The role that receives and sends webhooks, and the commands about them: plain structs. All commands but those of `hooks`
+//! go over the API of a running process.
 
+mod endpoints;
 mod events;
 mod keys;
+mod listen;
 mod requests;
 mod role;
 mod sources;
@@ -14,10 +16,15 @@ use bugfeed_hooks::api::client::AdminUrl;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+pub use endpoints::{
+    ChangeEndpointArgs, CreateEndpointArgs, EndpointIdsArgs, EndpointSettingsArgs, EndpointsArgs, EndpointsCommand,
+    ListEndpointsArgs, RecoverArgs,
+};
 pub use events::{
     BugArgs, BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, ListEventsArgs, PruneArgs,
 };
 pub use keys::{ChangeKeyArgs, CreateKeyArgs, CreateTokenArgs, KeysArgs, KeysCommand, TokensArgs, TokensCommand};
+pub use listen::ListenArgs;
 pub use requests::{ListRequestsArgs, RequestsArgs, RequestsCommand};
 pub use role::HooksRoleArgs;
 pub use sources::{SourcesArgs, SourcesCommand, SwitchArgs};

@@ -8,14 +8,15 @@
 //!
 //! The rules by which a failing endpoint is tried again ([`policy`]); what the store has of an endpoint, and what people
 //! order ([`row`], [`orders`]); the planner of one endpoint ([`endpoint`]); who may send next of all endpoints
-//! ([`schedule`]); whose bugs a change concerns ([`interest`]). Times are microseconds since 1970 by the clock of the
-//! process, unless a name says otherwise.
+//! ([`schedule`]); whose bugs a change concerns ([`interest`]); which process serves which endpoints ([`partitions`]). Times
+//! are microseconds since 1970 by the clock of the process, unless a name says otherwise.
 
 pub mod batch;
 pub mod endpoint;
 pub mod interest;
 pub mod orders;
 mod pacing;
+pub mod partitions;
 pub mod policy;
 pub mod question;
 pub mod row;

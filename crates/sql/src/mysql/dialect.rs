@@ -73,6 +73,10 @@ impl Dialect for MySqlDialect {
         CountedIds::Query("SELECT LAST_INSERT_ID(), @@auto_increment_increment")
     }
 
+    fn shared_lock(&self) -> &'static str {
+        " LOCK IN SHARE MODE"
+    }
+
     fn table_options(&self) -> &'static str {
         " ENGINE=InnoDB"
     }

@@ -62,6 +62,14 @@ impl Dialect for PostgresDialect {
         format!("(VALUES ({}),({}))", nulls.join(","), rows.join("),("))
     }
 
+    fn shared_lock(&self) -> &'static str {
+        " FOR SHARE"
+    }
+
+    fn commit_without_waiting(&self) -> Option<&'static str> {
+        Some("SET LOCAL synchronous_commit = off")
+    }
+
     fn insert_or_ignore(&self, into: &str) -> String {
         format!("INSERT INTO {into} ON CONFLICT DO NOTHING")
     }

@@ -17,7 +17,7 @@ use crate::store::{Options, Store};
 const CHILD: &str = "BUGFEED_HOOKS_STORE_CHILD";
 
 /// Runs a future for about so long, and then drops it wherever it is.
-async fn cut<T>(future: impl Future<Output = T>, turns: u32) {
+pub(super) async fn cut<T>(future: impl Future<Output = T>, turns: u32) {
     let mut future = pin!(future);
     for _ in 0..turns {
         let mut context = Context::from_waker(Waker::noop());

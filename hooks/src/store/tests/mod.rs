@@ -3,6 +3,7 @@
 mod access;
 mod arrivals;
 mod crash;
+mod endpoints;
 mod history;
 mod keeping;
 mod property;
@@ -10,6 +11,7 @@ mod rig;
 mod versions;
 mod work;
 
+use endpoints::{attempts, leasing, people, saving};
 use rig::Rig;
 
 /// Each scenario as a test on each database.
@@ -87,7 +89,31 @@ on_each_database! {
     access::the_audit_log,
     access::notes_and_switches,
     access::leases,
+    people::an_endpoint_is_made_and_read_back,
+    people::endpoints_are_listed,
+    people::a_change_and_its_deed_are_one,
+    people::changes_at_once_at_two_stores,
+    people::what_was_changed_is_found,
+    people::deleted_endpoints,
+    people::bounds,
+    saving::many_rows_are_saved_and_taken_over,
+    saving::somebody_else_was_quicker,
+    saving::a_save_may_be_repeated,
+    saving::nothing_is_saved_under_a_lost_lease,
+    saving::a_takeover_waits_for_a_save,
+    saving::a_save_that_is_cut_off_happens_as_a_whole_or_not_at_all,
+    saving::the_queue_writes_what_waits_together,
+    saving::a_row_that_the_database_refuses_holds_up_no_other,
+    attempts::pages,
+    attempts::they_go_by_time,
+    attempts::they_go_by_size,
+    leasing::two_processes_share,
+    leasing::a_silent_process_loses_its_leases,
+    leasing::what_was_let_go_is_given_back,
+    leasing::a_take_whose_outcome_is_not_known,
+    leasing::many_processes_at_once,
     versions::a_store_is_made_once,
+    versions::endpoints_come_to_a_store_of_the_version_before,
     versions::an_older_version_is_migrated,
     versions::a_newer_version_is_refused,
     versions::two_processes_migrate_at_once,

@@ -8,14 +8,14 @@ use crate::store::tokens::{self, NewToken, Scope, Token};
 use crate::store::{Options, Store, StoreError, migrate};
 
 /// A migration as a later version may have it.
-fn second(_: &dyn Dialect) -> Vec<String> {
+fn third(_: &dyn Dialect) -> Vec<String> {
     vec![
         "ALTER TABLE hooks_events ADD COLUMN later BIGINT".to_owned(),
         "CREATE INDEX hooks_events_later ON hooks_events (later)".to_owned(),
     ]
 }
 
-const LATER: &[Migration] = &[MIGRATIONS[0], second];
+const LATER: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], third];
 
 fn token() -> NewToken {
     let token = Token::generate(&[1; tokens::RANDOM_BYTES]);
@@ -49,15 +49,42 @@ pub(super) async fn an_older_version_is_migrated(rig: &Rig) {
     let db = Db::new(&rig.url, Use::Ledger { create: true });
     let look = Options { create: false, ..Options::default() };
     let refused = migrate::with(&db, LATER, &look).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Older { found: 1, known: 2, .. }), "{refused}");
+    assert!(matches!(refused, StoreError::Older { found: 2, known: 3, .. }), "{refused}");
     // A process died after the first statement.
-    rig.store.db.execute(&second(rig.store.db.dialect())[0], &[]).await.unwrap();
+    rig.store.db.execute(&third(rig.store.db.dialect())[0], &[]).await.unwrap();
     let is_new = migrate::with(&db, LATER, &Options::default()).await.unwrap();
     assert!(!is_new);
     assert!(!migrate::with(&db, LATER, &Options::default()).await.unwrap(), "nothing is left to do");
     assert_eq!(count(&rig.store, "hooks_events WHERE later IS NULL").await, 1);
     assert_eq!(rig.stored(id).await.event.bug.unwrap().get(), 1);
     db.close().await;
+}
+
+/// A store that was made before there were endpoints, with what was in it.
+pub(super) async fn endpoints_come_to_a_store_of_the_version_before(rig: &Rig) {
+    let id = rig.arrive(item(1, 0, "d")).await;
+    let run = async |sql: &str| rig.store.db.execute(sql, &[]).await.unwrap();
+    for table in ["hooks_endpoints", "hooks_attempts", "hooks_counters"] {
+        run(&format!("DROP TABLE {table}")).await;
+    }
+    run("DELETE FROM hooks_leases").await;
+    run("INSERT INTO hooks_leases (name, term, beat, holder) VALUES ('retention', 5, 6, 'somebody')").await;
+    run("UPDATE hooks_meta SET version = 1").await;
+    let look = Options { create: false, works: false, ..Options::default() };
+    let refused = Store::open(&rig.url, look).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Older { found: 1, known: 2, .. }), "{refused}");
+    // A process died in the middle of the migration.
+    for statement in &MIGRATIONS[1](rig.store.db.dialect())[..4] {
+        run(statement).await;
+    }
+    let store = rig.other().await;
+    assert_eq!(rig.stored(id).await.event.bug.unwrap().get(), 1);
+    assert_eq!(count(&store, "hooks_leases WHERE name = 'retention' AND term = 5").await, 1);
+    assert_eq!(count(&store, "hooks_leases WHERE name LIKE 'endpoints-%' AND holder IS NULL").await, 32);
+    assert_eq!(store.endpoints_mark().await.unwrap(), 0);
+    let made = super::endpoints::create(&store, 1).await;
+    assert_eq!(store.endpoint(&made.id).await.unwrap().unwrap().row, made.row);
+    store.close().await;
 }
 
 pub(super) async fn a_newer_version_is_refused(rig: &Rig) {
@@ -78,5 +105,5 @@ pub(super) async fn two_processes_migrate_at_once(rig: &Rig) {
     };
     let (one, two, three) = tokio::join!(open(), open(), open());
     assert_eq!([one.unwrap(), two.unwrap(), three.unwrap()], [false; 3]);
-    assert_eq!(count(&rig.store, "hooks_meta WHERE version = 2").await, 1);
+    assert_eq!(count(&rig.store, "hooks_meta WHERE version = 3").await, 1);
 }
