@@ -121,7 +121,9 @@ impl Receiver {
             before = told.cursor.seq;
             let number = ledger.changes.iter().position(|change| *change == told.change).unwrap() as u64 + 1;
             let known = self.known.entry((feed, told.change.bug)).or_insert(0);
-            *known = (*known).max(number);
+            // Whoever is told of a bug asks for it, and the cursor says that nothing up to it is still to come. So a late change
+            // may stand for one with a higher number.
+            *known = (*known).max(number).max(told.cursor.seq);
         }
         if before != last {
             return Err(format!("the cursor of a request is that of its last change: {batch:?}"));

@@ -219,6 +219,16 @@ mod tests {
         assert_eq!(carry_out(&mut row, &Order::Pause), Err(Refused::Deleted));
     }
 
+    /// What was sent before a feed was taken away moves no cursor of the one that was added.
+    #[test]
+    fn a_feed_that_is_added_again_is_another_line() {
+        let mut row = row();
+        carry_out(&mut row, &Order::Feeds(vec!["b".into()])).unwrap();
+        carry_out(&mut row, &Order::Feeds(vec!["b".into(), "a".into(), "b".into()])).unwrap();
+        let lines: Vec<(&str, u32)> = row.lines.iter().map(|line| (&*line.feed, line.turn)).collect();
+        assert_eq!((lines, row.generation), (vec![("b", 0), ("a", 1)], 1));
+    }
+
     #[test]
     fn a_reset_leaves_what_answered_410_disabled_and_enabling_does_not() {
         use super::super::policy::{Bar, Outcome};

@@ -84,6 +84,22 @@ fn a_gap_stands_as_long_as_the_feed_can_go_on_from_it() {
     assert_eq!(bed.sent(), ["complete 2@2"]);
 }
 
+/// A test has an identifier of its own. Those of changes stay what they are, also where a process died before it knew what
+/// came of its request.
+#[test]
+fn a_test_is_no_new_generation_of_changes() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    for bug in [1, 2] {
+        bed.change(bug);
+    }
+    bed.news();
+    let before = content(&batch(&bed));
+    bed.order(&Order::Test);
+    bed.take_over();
+    bed.end(Outcome::Success);
+    assert_eq!((content(&batch(&bed)), bed.endpoint.row().generation), (before, 1));
+}
+
 #[test]
 fn a_recovery_forgets_what_was_sent_before_it() {
     let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
