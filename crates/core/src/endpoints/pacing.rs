@@ -75,6 +75,15 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_set_back_does_not_stop_the_ramp() {
+        let mut pacing = Pacing::default();
+        pacing.begin_ramp(100 * SECOND_US);
+        pacing.take(100 * SECOND_US);
+        assert_eq!(pacing.next_us(100 * SECOND_US), 101 * SECOND_US);
+        assert!(pacing.next_us(50 * SECOND_US) <= 50 * SECOND_US);
+    }
+
+    #[test]
     fn a_rate_is_kept() {
         let mut pacing = Pacing::default();
         pacing.set_rate(Some(5));

@@ -99,3 +99,109 @@ fn a_write_is_tried_again_after_a_second() {
     bed.step(Input::Tick);
     assert_eq!(bed.out.iter().filter_map(stored).collect::<Vec<_>>(), [version]);
 }
+
+/// What changed while a write was under way is written after it.
+#[test]
+fn what_changes_during_a_write_is_written_after_it() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.order(&Order::Watch(Watch::Bugs([BugId::new(1).unwrap()].into())));
+    bed.change(1);
+    bed.news();
+    bed.slow = true;
+    bed.out.clear();
+    bed.end(Outcome::Success);
+    let version = bed.out.iter().find_map(stored).unwrap();
+    bed.change(2);
+    bed.now_us = 60 * SECOND_US;
+    bed.step(Input::Tick);
+    bed.out.clear();
+    bed.step(Input::Stored(version));
+    let cursors: Vec<u64> = bed.out.iter().filter_map(stored_cursor).collect();
+    assert_eq!(cursors, [2], "the cursor of a quiet feed has moved meanwhile");
+}
+
+fn stored_cursor(action: &Action) -> Option<u64> {
+    if let Action::Store(row, _) = action { row.cursor("f").map(|cursor| cursor.seq) } else { None }
+}
+
+#[test]
+fn the_cursor_of_a_quiet_feed_is_stored_every_minute() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.order(&Order::Watch(Watch::Bugs([BugId::new(1).unwrap()].into())));
+    bed.news();
+    bed.change(2);
+    bed.out.clear();
+    let wake_us = bed.endpoint.wake_us(0).unwrap();
+    assert!(wake_us <= 60 * SECOND_US);
+    bed.now_us = wake_us;
+    bed.step(Input::Tick);
+    assert_eq!(bed.out.iter().filter_map(stored_cursor).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_row_that_is_older_than_what_is_known_changes_nothing() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    let old = bed.endpoint.row().clone();
+    bed.order(&Order::Pause);
+    bed.step(Input::Changed(Box::new(old)));
+    assert!(bed.endpoint.row().paused);
+}
+
+#[test]
+fn who_lost_its_lease_forgets_the_endpoint() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.out.clear();
+    bed.step(Input::Lost);
+    bed.news();
+    assert_eq!((&bed.out[..], bed.endpoint.wake_us(0)), (&[Action::Gone][..], None));
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_keep_an_endpoint_cooling() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.now_us = 100 * 86_400 * SECOND_US;
+    bed.change(1);
+    bed.news();
+    bed.end(Outcome::Fault);
+    bed.now_us = 0;
+    bed.step(Input::Tick);
+    assert_eq!(bed.endpoint.row().health.disabled_until_us, Some(86_400 * SECOND_US));
+}
+
+#[test]
+fn slow_and_failing_receivers_are_told_apart_from_others() {
+    let mut bed = Bed::new(Policy::Current, ReplayLimits::default());
+    bed.change(1);
+    bed.news();
+    bed.now_us = 2 * SECOND_US;
+    bed.end(Outcome::Success);
+    bed.out.clear();
+    bed.change(2);
+    bed.news();
+    assert_eq!(bed.out[0], Action::Want(Class::Slow));
+    bed.end(Outcome::Fault);
+    bed.out.clear();
+    bed.change(3);
+    bed.news();
+    assert_eq!(bed.out[0], Action::Want(Class::Again));
+}
+
+/// One request is bounded in bytes, and one change is always taken.
+#[test]
+fn a_request_is_bounded_in_bytes() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    for (bytes, want) in
+        [(150, &["complete 1@1 2@2", "complete 3@3"][..]), (1, &["complete 1@4", "complete 2@5", "complete 3@6"])]
+    {
+        bed.endpoint.bound.bytes = bytes;
+        for bug in [1, 2, 3] {
+            bed.change(bug);
+        }
+        bed.news();
+        for _ in want {
+            bed.end(Outcome::Success);
+        }
+        assert_eq!(bed.sent(), want);
+    }
+}
