@@ -19,7 +19,9 @@ use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
-use hooks::{BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
+use hooks::{
+    BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};

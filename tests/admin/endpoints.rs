@@ -107,8 +107,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
         format!("@{}", path.display())
     };
     let (template, headers) = (file("t.json", "{\"text\":\"Bug {bug}\"}\n"), file("h.txt", "X-A: 1\nX-B: 2\n"));
-    let more = ["--all-feeds", "--policy", "current", "--rate", "5", "--template", &template, "--header", &headers,
-        "--header", "X-C: 3", "--description", "build bot"];
+    let more = [
+        "--all-feeds",
+        "--policy",
+        "current",
+        "--rate",
+        "5",
+        "--template",
+        &template,
+        "--header",
+        &headers,
+        "--header",
+        "X-C: 3",
+        "--description",
+        "build bot",
+    ];
     let id = rig.endpoint(&more).await;
     let stored = rig.stored(&id).await;
     assert_eq!(stored.settings.template.as_deref(), Some("{\"text\":\"Bug {bug}\"}"));
@@ -118,8 +131,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
     for want in ["build bot", "current", "5 a second", "cursor of kde: none yet", "  x-c: 3", "active: all is well"] {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
-    let change = ["endpoints", "change", id.as_str(), "--bugs", "all", "--feed", "default", "--no-rate", "--no-template",
-        "--no-header", "X-A", "--header", "X-B: new"];
+    let change = [
+        "endpoints",
+        "change",
+        id.as_str(),
+        "--bugs",
+        "all",
+        "--feed",
+        "default",
+        "--no-rate",
+        "--no-template",
+        "--no-header",
+        "X-A",
+        "--header",
+        "X-B: new",
+    ];
     rig.run(&change).await.good();
     let stored = rig.stored(&id).await;
     assert_eq!((&stored.row.watch, stored.row.rate, stored.settings.template), (&Watch::All, None, None));
@@ -223,7 +249,9 @@ async fn refusals_say_what_to_do() {
     let said = rig.run(&["endpoints", "list"]).await;
     assert!(said.remarks.contains("there are no endpoints; make one: bugfeed endpoints create"), "{said:?}");
     let shown = rig.run(&["endpoints", "preview", "--url", URL, "--bugs", "1234", "--template", "slack"]).await.good();
-    for want in ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"] {
+    for want in
+        ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"]
+    {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
     assert!(run(&["endpoints", "list", "--admin-token-file", "/none"]).await.outcome.unwrap_err().contains("/none"));

@@ -176,6 +176,11 @@ impl PositionMap {
         self.breaks
     }
 
+    /// The first position after the last break. `None` as long as nothing is known of what comes next.
+    pub fn unbroken_from(&self) -> Option<Pos> {
+        self.runs.get(self.unbroken).map(|run| run.first)
+    }
+
     /// Where those stand who have everything up to `head`, the last position that was recorded. `None` as long as nothing
     /// is known of what comes next.
     pub fn standing(&self, head: Pos) -> Option<Standing> {

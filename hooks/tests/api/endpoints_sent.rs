@@ -161,7 +161,10 @@ async fn an_attempt_is_delivered_again() {
     assert_eq!((&told["attempt"]["ok"], &told["attempt"]["trigger"]), (&json!(true), &json!("replay")));
     assert_eq!(told["attempt"]["webhook_id"], webhook_id);
     let log = rig.get("/audit").await.good();
-    assert_eq!((&log["deeds"][0]["deed"], &log["deeds"][0]["subject"]), (&json!("attempts.redeliver"), &json!(id.as_str())));
+    assert_eq!(
+        (&log["deeds"][0]["deed"], &log["deeds"][0]["subject"]),
+        (&json!("attempts.redeliver"), &json!(id.as_str()))
+    );
     assert_eq!(log["deeds"][0]["detail"]["webhook_id"], webhook_id);
     rig.post("/attempts/01a1ee56-5e7b-7fff-bfff-ffff7fffffff/redeliver", json!({})).await.refused(404, "no attempt");
     rig.call(&rig.token, Method::DELETE, &format!("/endpoints/{id}"), "").await.good();

@@ -87,7 +87,10 @@ pub(super) async fn create(call: Call) -> Answer {
 /// A new endpoint. Where nothing is said, it has the usual value.
 fn new(api: &Api, said: Said, now_us: i64) -> Result<(Settings, Row), ApiError> {
     let url = said.url.ok_or_else(|| {
-        ApiError::bad("url: the endpoint has no URL", "add \"url\": where changes are POSTed to, as https://example.org/hook")
+        ApiError::bad(
+            "url: the endpoint has no URL",
+            "add \"url\": where changes are POSTed to, as https://example.org/hook",
+        )
     })?;
     let watch = said.watch.ok_or_else(|| {
         ApiError::bad("bugs: nothing is said of which bugs", "add \"bugs\": [1234, 5678], or \"bugs\": \"all\"")
@@ -124,7 +127,8 @@ fn lines(feeds: &FeedChoice, known: &[String]) -> Vec<Arc<str>> {
 pub(super) async fn change(Name(text): Name, call: Call) -> Answer {
     let said = call.json::<EndpointBody>()?.check(call.api.service())?;
     if said.secret.is_some() {
-        let fix = "POST /api/endpoints/ID/rotate, or `bugfeed endpoints rotate ID`, so that the old one goes on for a while";
+        let fix =
+            "POST /api/endpoints/ID/rotate, or `bugfeed endpoints rotate ID`, so that the old one goes on for a while";
         return Err(ApiError::bad("secret: it is not changed here", fix));
     }
     let detail = audited_change(&said);
