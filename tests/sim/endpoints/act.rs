@@ -147,10 +147,7 @@ impl World {
             }
         }
         let turn = match &send.what {
-            What::Batch(batch) => {
-                let line = self.nodes[node].as_ref().unwrap().served[&at].planner.row().lines.iter();
-                line.clone().find(|line| line.feed == batch.feed).map_or(0, |line| line.turn)
-            }
+            What::Batch(batch) => batch.generation,
             _ => 0,
         };
         self.requests.push(Request { endpoint: at, from: (node, life, term), send, turn, done: false });

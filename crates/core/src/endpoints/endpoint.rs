@@ -258,7 +258,7 @@ impl Endpoint {
     fn batch_from_us(&self, now_us: i64) -> Option<i64> {
         let health_us = self.row.health.from_us(self.row.policy, self.fresh)?;
         let health_us = if self.is_ready() { i64::MIN } else { health_us };
-        (!self.row.paused).then(|| health_us.max(self.pacing.from_us(now_us)))
+        (!self.row.paused).then(|| health_us.max(self.pacing.next_us(now_us)))
     }
 
     /// Asks for a place where there may be something to send.

@@ -25,6 +25,7 @@ impl Feeds for Cache {
 struct Bed {
     sequencer: Sequencer,
     feeds: Cache,
+    epoch: Epoch,
     head: u64,
     now_us: i64,
     endpoint: Endpoint,
@@ -37,20 +38,20 @@ impl Bed {
     fn new(policy: Policy, limits: ReplayLimits) -> Bed {
         let (recorder, cache) = replay(limits);
         let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
-        sequencer.begin(Epoch::parse("E").unwrap());
+        let epoch = Epoch::parse("E").unwrap();
+        sequencer.begin(epoch.clone());
         let row = Row::new(policy, Watch::All, ["f".into()]);
         let fence = Fence { term: 1, from_us: 0, until_us: i64::MAX };
         let endpoint = Endpoint::new(row, fence, Bound::default(), 0, 0);
         let mut bed =
-            Bed { sequencer, feeds: Cache(cache), head: 0, now_us: 0, endpoint, out: Vec::new(), slow: false };
+            Bed { sequencer, feeds: Cache(cache), epoch, head: 0, now_us: 0, endpoint, out: Vec::new(), slow: false };
         bed.step(Input::Tick);
         bed
     }
 
     fn change(&mut self, bug: u64) {
         self.head += 1;
-        let cursor = Cursor::new(Epoch::parse("E").unwrap(), self.head);
-        self.record(bug, Some(cursor));
+        self.record(bug, Some(Cursor::new(self.epoch.clone(), self.head)));
     }
 
     /// A change that moves no cursor, as one that came late.
