@@ -6,5 +6,6 @@ pub mod admin;
 pub mod cli;
 pub mod compose;
 pub mod hooks_config;
+pub mod listen;
 pub mod watch;
 pub mod welcome;

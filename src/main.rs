@@ -12,6 +12,7 @@ use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
 use bugfeed::hooks_config;
+use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
@@ -177,8 +178,13 @@ async fn ask(command: AdminCommand) -> anyhow::Result<ExitCode> {
     match admin::run(command, &mut screen).await {
         Ok(Outcome::Good) => Ok(ExitCode::SUCCESS),
         Ok(Outcome::NotGood) => Ok(ExitCode::FAILURE),
+        Ok(Outcome::Interrupted) => Ok(ExitCode::from(130)),
         // The program that reads the output has closed it: that is a normal end.
-        Err(AdminError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(AdminError::Output(error) | AdminError::Listen(ListenError::Output(error)))
+            if error.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            Ok(ExitCode::SUCCESS)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -160,6 +160,10 @@ pub enum Command {
     ///
     /// Starts no server and pins nothing to a processor.
     HooksStore(crate::hooks_store::HooksStore),
+    /// Webhooks out: single signed changes to 10,000 endpoints, beside a bare loop of POSTs; receivers that hang or are slow
+    ///
+    /// Starts the all-in-one on SQLite, and pins nothing to a processor. Receivers are in this process.
+    HooksDeliver(crate::hooks_deliver::HooksDeliver),
     /// One part of a comparison with other servers; benches/compare runs them all
     ///
     /// Prints a JSON object, of which `table` makes a table.
@@ -182,6 +186,16 @@ pub enum Command {
     /// (started by `chain`) a tracker
     #[command(hide = true)]
     Writer,
+    /// (started by `hooks-deliver`) a bare loop of POSTs
+    #[command(hide = true)]
+    PostLoop {
+        /// Where they go
+        #[arg(long)]
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u64,
+    },
     /// (started by the others) the floor
     #[command(hide = true)]
     FloorServer {

@@ -5,14 +5,15 @@
 //! synchronised to the disk, in the same run, because disks differ more than programs. Starts no server; the whole road, from
 //! HTTP on, is in `road`.
 
-mod page;
+mod aims;
 mod road;
+mod turns;
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -34,6 +35,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use self::road::Road;
+use self::turns::Turns;
+use crate::figures::{self, Figure, Figures, ms};
 use crate::report::Report;
 
 /// When the first event is received.
@@ -46,6 +49,12 @@ const ITEMS: u64 = 500;
 const REQUESTS: u64 = 10;
 /// The time from one request to the next while the store is filled, in microseconds.
 const APART_US: i64 = 10_000;
+
+/// The pace at which latencies are measured, in requests a second: the target. At full speed a request waits for those that
+/// stand before it, and the latency is the number of senders divided by the rate, whatever the store does.
+const PACE: u32 = 3000;
+/// Requests at a pace have numbers from here on.
+const PACED_FROM: u64 = 500_000_000;
 
 /// What to measure.
 #[derive(Clone, Debug, Args)]
@@ -79,9 +88,6 @@ pub struct HooksStore {
     pub json: bool,
 }
 
-/// A figure: its name, its unit, and its value.
-type Figure = (String, &'static str, f64);
-
 /// Measures.
 ///
 /// # Errors
@@ -91,7 +97,7 @@ pub fn run(options: &HooksStore) -> Result<Report> {
     let mut report = Report::new("hooks-store", format!("{} events, {} bugs", options.events, options.bugs));
     let figures = measure(options)?;
     if let Some(page) = &options.page {
-        page::write(page, &page::table(&figures, &report))?;
+        figures::write(page, &figures::table(aims::AIMS, &figures, &report))?;
     }
     for (name, unit, value) in figures {
         report.row(name, unit, vec![value]);
@@ -112,7 +118,7 @@ fn measure(options: &HooksStore) -> Result<Vec<Figure>> {
         let path = dir.path().join("append");
         let times = tokio::task::spawn_blocking(move || appends(&path)).await??;
         let appends = times.len() as f64 * 1000.0 / times.iter().sum::<f64>();
-        let mut bench = Bench { options: options.clone(), store, figures: Vec::new(), next: 0, appends };
+        let mut bench = Bench { options: options.clone(), store, figures: Figures::default(), next: 0, appends };
         bench.figure("synchronised appends", "appends/s", appends);
         bench.latencies("synchronised append", times);
         bench.road(dir.path()).await?;
@@ -122,14 +128,14 @@ fn measure(options: &HooksStore) -> Result<Vec<Figure>> {
         bench.singles().await?;
         bench.retention().await?;
         bench.store.close().await;
-        Ok(bench.figures)
+        Ok(bench.figures.0)
     })
 }
 
 struct Bench {
     options: HooksStore,
     store: Store,
-    figures: Vec<Figure>,
+    figures: Figures,
     next: u64,
     /// Synchronised appends a second.
     appends: f64,
@@ -188,28 +194,13 @@ fn now_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// The value below which so many of a hundred lie.
-fn percentile(sorted: &[f64], percent: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
-    let place = (last as f64 * percent / 100.0).round() as usize;
-    sorted.get(place).copied().unwrap_or(f64::NAN)
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
-}
-
 impl Bench {
     fn figure(&mut self, name: impl Into<String>, unit: &'static str, value: f64) {
-        self.figures.push((name.into(), unit, value));
+        self.figures.add(name, unit, value);
     }
 
-    fn latencies(&mut self, name: &str, mut times: Vec<f64>) {
-        times.sort_by(f64::total_cmp);
-        for (word, percent) in [("p50", 50.0), ("p99", 99.0), ("longest", 100.0)] {
-            self.figure(format!("{name}, {word}"), "ms", percentile(&times, percent));
-        }
+    fn latencies(&mut self, name: &str, times: Vec<f64>) {
+        self.figures.latencies(name, times);
     }
 
     fn received_us(&self) -> i64 {
@@ -329,11 +320,13 @@ impl Bench {
             return Ok(());
         }
         let road = Road::start(dir).await?;
-        let (times, took) = road.singles(senders, seconds, bugs).await?;
+        let (times, took) = road.singles(senders, bugs, Turns::begin(0, seconds, None)).await?;
         let rate = times.len() as f64 / took.as_secs_f64();
         self.figure("road: single POSTs", "requests/s", rate);
         self.figure("road: single POSTs, for each append", "", rate / self.appends);
         self.latencies("road: single POST", times);
+        let (times, _) = road.singles(senders, bugs, Turns::begin(PACED_FROM, seconds, Some(PACE))).await?;
+        self.latencies("road: single POST at a pace", times);
         let bulk = road.bulk(items, bugs).await?;
         let rate = |took: Duration| items.div_ceil(ITEMS) as f64 * ITEMS as f64 / took.as_secs_f64();
         self.figure("road: NDJSON, answered", "items/s", rate(bulk.answered));
@@ -344,24 +337,31 @@ impl Bench {
 
     /// Single requests through the group commit.
     async fn singles(&mut self) -> Result<()> {
+        let (times, took) = self.group_commit(None).await?;
+        let rate = times.len() as f64 / took.as_secs_f64();
+        self.figure("single requests", "requests/s", rate);
+        self.figure("single requests, for each append", "", rate / self.appends);
+        self.latencies("single request", times);
+        let (times, _) = self.group_commit(Some(PACE)).await?;
+        self.latencies("single request at a pace", times);
+        Ok(())
+    }
+
+    async fn group_commit(&mut self, rate: Option<u32>) -> Result<(Vec<f64>, Duration)> {
         let (intake, task) = intake(&self.store);
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
-        let until = Instant::now() + Duration::from_secs(self.options.seconds);
-        let counter = Arc::new(AtomicU64::new(self.next));
-        let begin = Instant::now();
+        let turns = Arc::new(Turns::begin(self.next, self.options.seconds, rate));
         let mut senders = Vec::new();
         for _ in 0..self.options.senders {
-            let (intake, counter, bugs) = (intake.clone(), Arc::clone(&counter), self.options.bugs);
+            let (intake, turns, bugs) = (intake.clone(), Arc::clone(&turns), self.options.bugs);
             senders.push(tokio::spawn(async move {
                 let mut times = Vec::new();
-                while Instant::now() < until {
-                    let number = counter.fetch_add(1, Ordering::Relaxed);
+                while let Some((number, due)) = turns.next().await {
                     let at_us = now_us().max(BEGIN_US) + i64::try_from(number).unwrap_or(0);
                     let request = request("github", at_us, vec![item(number, bugs, at_us)]);
-                    let begin = Instant::now();
                     intake.accept(Arc::new(request)).await?;
-                    times.push(ms(begin.elapsed()));
+                    times.push(ms(due.elapsed()));
                 }
                 Ok::<_, anyhow::Error>(times)
             }));
@@ -370,14 +370,11 @@ impl Bench {
         for sender in senders {
             times.extend(sender.await??);
         }
-        let rate = times.len() as f64 / begin.elapsed().as_secs_f64();
+        let took = turns.elapsed();
         stop.cancel();
         task.await?;
-        self.next = counter.load(Ordering::Relaxed);
-        self.figure("single requests", "requests/s", rate);
-        self.figure("single requests, for each append", "", rate / self.appends);
-        self.latencies("single request", times);
-        Ok(())
+        self.next = turns.unused();
+        Ok((times, took))
     }
 
     /// A fifth of the events goes, while single requests arrive.

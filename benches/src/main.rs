@@ -8,7 +8,7 @@ use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin_self;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{chain, compare, feed_server, floor, hooks_store, load};
+use bugfeed_bench::{chain, compare, feed_server, floor, hooks_deliver, hooks_store, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -18,6 +18,7 @@ fn main() -> Result<()> {
             return load::worker::run();
         }
         Command::Writer => return chain::writer::run(),
+        Command::PostLoop { to, count } => return hooks_deliver::bare::run(to, count),
         Command::FloorServer { core } => {
             pin_self(core)?;
             return floor::run();
@@ -66,6 +67,9 @@ fn main() -> Result<()> {
         }
         Command::HooksStore(options) => {
             return show(&hooks_store::run(&options)?, options.json);
+        }
+        Command::HooksDeliver(options) => {
+            return show(&hooks_deliver::run(&options)?, options.json);
         }
         Command::Against(against) => {
             println!("{}", serde_json::to_string(&against::run(&against)?)?);

@@ -3,8 +3,9 @@
 //! [`config`] reads the mapping, [`receive`] applies it. Both are pure (no IO, no clock, no randomness, no async runtime;
 //! time, random bytes and the contents of files are arguments), except [`receive::http`], which serves the requests, and
 //! [`receive::spool`], which keeps them while the store is away. [`client`] speaks HTTP, [`tracker`] asks trackers with it,
-//! [`notify`] tells people, and [`deliver`] sends changes to endpoints. [`store`] is the database, [`work`] carries out what
-//! the planners decide, [`service`] composes all of it, and [`api`] is what people and commands see of it.
+//! [`notify`] tells people, [`deliver`] makes one request to an endpoint, [`endpoints`] delivers changes to all of them.
+//! [`store`] is the database, [`work`] carries out what the planners of events decide, [`service`] composes all of it, and
+//! [`api`] is what people and commands see of it.
 //!
 //! ```
 //! use bugfeed_hooks::config::HooksConfig;
@@ -43,6 +44,7 @@ pub mod api;
 pub mod client;
 pub mod config;
 pub mod deliver;
+pub mod endpoints;
 pub mod notify;
 pub mod receive;
 pub mod service;

@@ -15,7 +15,7 @@ mod opening;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -31,12 +31,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 pub use self::counted::Counted;
-use self::desk::Desk;
+use self::desk::{Desk, Sending};
 use self::intake::StoreIntake;
 use self::opening::{Opening, Running};
 use crate::api::Service;
 use crate::client::{self, Client};
 use crate::config::HooksConfig;
+use crate::endpoints::{Endpoints, EndpointsOptions, EndpointsParts, Taps};
 use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
@@ -124,6 +125,7 @@ pub struct Hooks {
     health: Health,
     running: watch::Sender<Option<Arc<Running>>>,
     matches: mpsc::Sender<Matched>,
+    sending: Arc<OnceLock<Sending>>,
     /// Cancelled once no more requests come: what was handed over is committed before the task ends.
     intake_stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -182,8 +184,20 @@ impl Hooks {
         tasks.spawn(opening.run(first));
         tasks.spawn(replay(receiver.clone(), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
-        let guard = stop.drop_guard();
-        Ok(Hooks { receiver, spool, parts, counted, health, running, matches, intake_stop, tasks, _guard: guard })
+        let (sending, guard) = (Arc::default(), stop.drop_guard());
+        Ok(Hooks {
+            receiver,
+            spool,
+            parts,
+            counted,
+            health,
+            running,
+            matches,
+            sending,
+            intake_stop,
+            tasks,
+            _guard: guard,
+        })
     }
 
     /// The paths at which requests come in.
@@ -224,9 +238,25 @@ impl Hooks {
         }
     }
 
+    /// Begins to deliver to endpoints, from these feeds; to be called once. [`Endpoints::stop`] comes before [`Hooks::stop`].
+    pub fn endpoints(&self, taps: Taps, options: EndpointsOptions) -> Endpoints {
+        let (opened, rules, fed) = (self.opened(), options.rules.clone(), taps.clone());
+        let alerts = Arc::clone(&self.parts.alerts);
+        let parts = EndpointsParts {
+            options: EndpointsOptions { is_alone: self.parts.options.grace.is_zero(), ..options },
+            events: Arc::clone(&self.counted.endpoints),
+            raise: Arc::new(move |subject, cause, text| alerts.raise(subject, None, cause, text)),
+        };
+        let endpoints = Endpoints::start(async move { opened.await.0 }, taps, parts);
+        // The API hears of the first call only.
+        let _ = self.sending.set(Sending { nudge: Box::new(endpoints.nudge()), rules, taps: fed });
+        endpoints
+    }
+
     /// What the API needs of this process.
     pub fn desk(&self) -> Arc<dyn Service> {
-        Arc::new(Desk::new(self.parts.clone(), self.running.subscribe(), self.health.clone()))
+        let sending = Arc::clone(&self.sending);
+        Arc::new(Desk::new(self.parts.clone(), sending, self.running.subscribe(), self.health.clone()))
     }
 
     /// Where numbered changes of the bus go, so that events learn their cursors.

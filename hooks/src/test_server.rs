@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,10 @@ pub(crate) enum Reply {
     Last(Vec<u8>),
     /// Sends this, then nothing more.
     Hang(Vec<u8>),
+    /// Sends this after some time, and keeps the connection.
+    Later(Duration, Vec<u8>),
+    /// Sends the beginning of a body without end, until so many bytes were sent.
+    Flood(usize),
     /// Closes at once.
     Close,
 }
@@ -115,6 +120,22 @@ async fn serve(mut stream: TcpStream, connection: usize, handler: Arc<Handler>, 
             Reply::Hang(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.read(&mut [0]).await;
+                return;
+            }
+            Reply::Later(pause, bytes) => {
+                tokio::time::sleep(pause).await;
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Reply::Flood(total) => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n");
+                let (mut sent, piece) = (0, vec![b'x'; 64 * 1024]);
+                let mut is_open = stream.write_all(head.as_bytes()).await.is_ok();
+                while is_open && sent < total {
+                    is_open = stream.write_all(&piece).await.is_ok();
+                    sent += piece.len();
+                }
                 return;
             }
             Reply::Close => return,

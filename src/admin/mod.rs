@@ -26,6 +26,7 @@ use crate::cli::hooks::{
     AdminArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs,
     TokensArgs,
 };
+use crate::listen::ListenError;
 use connection::Connection;
 
 /// A command.
@@ -47,7 +48,7 @@ pub enum AdminCommand {
     DeadLetters(DeadLettersArgs),
     /// `bug`
     Bug(BugArgs),
-    /// `hooks test`, `hooks token`
+    /// `hooks test`, `hooks token`, `hooks listen`
     Hooks(HooksCommand),
 }
 
@@ -104,6 +105,9 @@ pub enum AdminError {
     /// The configuration is wrong, or cannot be read.
     #[error(transparent)]
     Config(#[from] crate::hooks_config::ConfigFileError),
+    /// Listening has failed.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -116,6 +120,8 @@ pub enum Outcome {
     Good,
     /// It did its work, and what it looked at is not good.
     NotGood,
+    /// Ctrl-C ended it.
+    Interrupted,
 }
 
 /// Where a command prints.

@@ -1,4 +1,4 @@
-//! `bugfeed hooks test`, `bugfeed hooks token`: what needs no running process.
+//! `bugfeed hooks test`, `bugfeed hooks token`, `bugfeed hooks listen`: what needs no API.
 
 use std::fs;
 use std::io::Read as _;
@@ -14,13 +14,26 @@ use bugfeed_protocol::When;
 
 use super::table::harmless;
 use super::{AdminError, Outcome, Screen};
-use crate::cli::hooks::{HooksCommand, TestArgs, TokenArgs};
+use crate::cli::hooks::{HooksCommand, ListenArgs, TestArgs, TokenArgs};
 use crate::hooks_config;
+use crate::listen::{self, Output};
+use crate::watch::{Signals, Stop};
 
 pub(super) async fn hooks(command: HooksCommand, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
     match command {
         HooksCommand::Test(args) => test(&args, screen),
         HooksCommand::Token(args) => token(args, screen).await,
+        HooksCommand::Listen(args) => listen(&args, screen).await,
+    }
+}
+
+async fn listen(args: &ListenArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
+    let options = args.options(&rand::random()).map_err(AdminError::Value)?;
+    let mut signals = Signals::listen()?;
+    let mut output = Output { out: &mut *screen.out, remarks: &mut *screen.remarks };
+    match listen::run(&options, &mut output, &mut signals).await? {
+        Stop::Interrupt => Ok(Outcome::Interrupted),
+        Stop::Terminate => Ok(Outcome::Good),
     }
 }
 

@@ -70,6 +70,7 @@ impl GatewayArgs {
                 queue_max_bytes: self.queue_max_bytes,
                 prefetch: self.prefetch,
                 alone,
+                patient: false,
                 history: self.history.then(|| bounds.clone()),
             };
             (name, options)

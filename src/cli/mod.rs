@@ -3,6 +3,7 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod endpoints;
 mod gateway;
 pub mod hooks;
 mod serve;
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use bugfeed_protocol::BugId;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
 use hooks::{
     BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
@@ -32,7 +34,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -89,6 +91,7 @@ Examples:
   bugfeed serve
   bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
   bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
+  bugfeed serve --allow-network 127.0.0.0/8   # webhooks to receivers on this machine, too
   sqlite3 data/bugfeed.db \\
     \"INSERT INTO push_notify (bug_id, delta_ts) VALUES (1234, datetime('now'))\"")]
     Serve(Box<ServeArgs>),
@@ -179,16 +182,21 @@ Examples:
   bugfeed tokens create --name dashboard --scope read
   bugfeed tokens list")]
     Tokens(Box<TokensArgs>),
-    /// Receive webhooks of trackers and publish what they tell to RabbitMQ; or try a mapping, or make a token
+    /// Receive webhooks of trackers, publish what they tell to RabbitMQ, and send webhooks to endpoints; or try a mapping, or
+    /// make a token
     ///
     /// Each request is on the disk before its sender hears 200: in --store, or in --spool-dir while the store is away. Its
     /// items become rows of change tables in the store, one for each feed, which are numbered and published as a shim does.
+    ///
+    /// Endpoints are sent the changes of these feeds, and of those that only --feed names. They are made by `bugfeed endpoints
+    /// create`, and may be at public addresses and in the networks of --allow-network.
     #[command(after_help = "\
 Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
   bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
     --spool-dir /var/lib/bugfeed/spool
   bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
+  bugfeed hooks --feed default=bugfeed.default --allow-network 10.0.0.0/8
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
     Hooks(Box<HooksArgs>),
@@ -288,6 +296,8 @@ mod tests {
             (&["gateway", "--amqp", "http://x"], &["--amqp", "amqp://"]),
             (&["--tracker-url", "https://x/"], &["--tracker-url", "{bug}"]),
             (&["--tracker-url", "kde=javascript:{bug}"], &["--tracker-url", "https://HOST"]),
+            (&["--allow-network", "10.1.0.0/8"], &["--allow-network", "10.0.0.0/8"]),
+            (&["hooks", "--allow-network", "10.0.0.0/99"], &["--allow-network", "fd00::/8"]),
             (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
             (&["--allow-origin", "https://*.x.example"], &["--allow-origin", "each site in full"]),
             (&["touch", "0"], &["0", "whole number"]),
@@ -299,6 +309,7 @@ mod tests {
             (&["watch", "1", "--exec", "echo ${bug}"], &["--exec", "$BUGFEED_BUG"]),
             (&["watch", "1", "--color", "green"], &["--color", "green", "always"]),
             (&["watch", "1", "--count", "0"], &["--count", "0"]),
+            (&["hooks", "listen", "1", "--forward", "127.0.0.1:9000"], &["--forward", "http://127.0.0.1:9000/"]),
         ] {
             let error = read(args).expect_err("refused").to_string();
             for want in wants {

@@ -8,6 +8,7 @@ use bugfeed_shim::source::TableSpec;
 use bugfeed_sql::Name;
 use clap::Args;
 
+use super::endpoints::EndpointArgs;
 use super::millis;
 use super::serving::{ListenArgs, LogArgs};
 use crate::compose::all_in_one::AllInOneOptions;
@@ -29,6 +30,9 @@ pub struct ServeArgs {
     /// Takes webhooks while the change table's file cannot be written [default: the folder spool in --data-dir]
     #[arg(long, env = "BUGFEED_SPOOL_DIR", value_name = "DIR", hide_short_help = true)]
     pub spool_dir: Option<PathBuf>,
+    /// Where webhooks may be sent.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
     /// The change table's name; made if it is not there
     #[arg(long, env = "BUGFEED_TABLE", default_value = "push_notify", value_name = "NAME")]
     pub table: Name,
@@ -61,6 +65,7 @@ impl ServeArgs {
             demo: self.demo,
             config: ConfigFile { path: self.config.clone(), ..ConfigFile::default() },
             spool_dir: self.spool_dir.clone(),
+            rules: self.endpoints.rules(),
         })
     }
 }

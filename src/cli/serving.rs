@@ -102,7 +102,7 @@ pub struct TrackerUrl {
     pub template: String,
 }
 
-fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
+pub(super) fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
     let is_web = |text: &str| text.starts_with("https://") || text.starts_with("http://");
     let (feed, template) = match text.split_once('=') {
         Some((feed, template)) if !is_web(text) => (feed, template),
@@ -116,6 +116,11 @@ fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
     Ok(TrackerUrl { feed: feed.to_owned(), template: template.to_owned() })
 }
 
+/// The addresses of bugs, by feed.
+pub(super) fn trackers(args: &[TrackerUrl]) -> BTreeMap<String, String> {
+    args.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone())).collect()
+}
+
 impl ListenArgs {
     /// How clients are served.
     ///
@@ -123,14 +128,13 @@ impl ListenArgs {
     /// If two options contradict each other (which the parsers of single options cannot see); the error names both.
     pub fn serving(&self) -> Result<ServingOptions, String> {
         self.check()?;
-        let trackers = self.tracker_url.iter().map(|tracker| (tracker.feed.clone(), tracker.template.clone()));
         Ok(ServingOptions {
             listen: self.listen,
             admin_listen: self.admin_listen,
             limits: self.limits(),
             feed: self.feed(),
             origins: self.allow_origin.clone(),
-            trackers: trackers.collect::<BTreeMap<_, _>>(),
+            trackers: trackers(&self.tracker_url),
             drain_delay: Duration::from_millis(self.drain_delay_ms),
             drain_window: Duration::from_millis(self.drain_window_ms),
             shutdown_timeout: Duration::from_millis(self.shutdown_timeout_ms),

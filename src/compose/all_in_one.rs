@@ -1,4 +1,4 @@
-//! `bugfeed serve`: the shim, the gateway and the receiver of webhooks in one process, on SQLite, with channels between them.
+//! `bugfeed serve`: the shim, the gateway, and webhooks in and out in one process, on SQLite, with channels between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use bugfeed_gateway::feed::Clock;
 use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
+use bugfeed_hooks::deliver::address::Rules;
+use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Counted, HooksOptions};
 use bugfeed_protocol::When;
@@ -25,6 +27,7 @@ use super::hooks::{ConfigFile, start};
 use super::local_feed::LocalFeed;
 use super::local_hooks::LocalHooks;
 use super::serving::{Gateway, Ports, ServingOptions};
+use super::taps;
 
 /// The name of the feed that is always served.
 pub const FEED: &str = DEFAULT_FEED;
@@ -53,6 +56,8 @@ pub struct AllInOneOptions {
     pub config: ConfigFile,
     /// What takes webhooks while the file of the tables cannot be written; in the data directory, if nothing is said.
     pub spool_dir: Option<PathBuf>,
+    /// Where endpoints may be.
+    pub rules: Rules,
 }
 
 impl AllInOneOptions {
@@ -110,9 +115,17 @@ pub async fn run(
 
     let mut hook_options = options.hooks(config);
     hook_options.counted = Some(counted);
-    let config = options.config.clone();
-    let hooks =
-        LocalHooks { options: hook_options, data_dir: options.data_dir.clone(), config, feeds, health, matching };
+    let trackers = &options.serving.trackers;
+    let hooks = LocalHooks {
+        options: hook_options,
+        sending: EndpointsOptions { rules: options.rules.clone(), ..EndpointsOptions::default() },
+        taps: gateway.feeds.values().map(|feed| taps::tap(feed, trackers)).collect(),
+        data_dir: options.data_dir.clone(),
+        config: options.config.clone(),
+        feeds,
+        health,
+        matching,
+    };
     let receiving = hooks.start(&mut gateway, telemetry.turn());
 
     let (address, _) = ports.addresses()?;

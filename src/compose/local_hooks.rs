@@ -1,13 +1,15 @@
-//! The receiving half of hooks in the all-in-one: its store is the file of the change tables.
+//! Webhooks in and out in the all-in-one: their store is the file of the change tables.
 //!
 //! Goes in: whose turn it is to work on the data directory. Comes out: paths on the gateway's ports, which answer 503 until
 //! this process has its turn, because another one has the store and the spool until then.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bugfeed_hooks::api::first_token::{self, FirstToken};
+use bugfeed_hooks::endpoints::{EndpointsOptions, FeedTap};
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::health::Health;
@@ -29,6 +31,10 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// What receives webhooks in the all-in-one.
 pub(super) struct LocalHooks {
     pub(super) options: HooksOptions,
+    /// How endpoints are served.
+    pub(super) sending: EndpointsOptions,
+    /// The feeds, as endpoints are served from them.
+    pub(super) taps: Vec<Arc<dyn FeedTap>>,
     pub(super) data_dir: PathBuf,
     pub(super) config: ConfigFile,
     /// The feeds that are served.
@@ -43,7 +49,7 @@ impl LocalHooks {
         self.health.down(PART, "starting");
         let (receiver, api) = (Late::new(NOT_YET), Late::new(STORE_AWAY));
         let guest = Guest {
-            clients: receiver.routes(&start::RECEIVER_PATHS),
+            clients: receiver.routes(&[&start::RECEIVER_PATHS[..], &start::ENDPOINT_PATHS].concat()),
             admin: api.routes(&start::API_PATHS),
             receiver: Some(start::RECEIVER),
             grace: GRACE,
@@ -67,20 +73,25 @@ impl LocalHooks {
     ) -> anyhow::Result<()> {
         let Some(begun) = guest.end.run_until_cancelled(self.begin(turn)).await else { return Ok(()) };
         let (hooks, first) = begun?;
-        receiver.set(hooks.routes());
+        let taps = watch::Sender::new(self.taps.clone());
+        let endpoints = hooks.endpoints(taps.subscribe(), self.sending.clone());
+        receiver.set(hooks.routes().merge(endpoints.routes()));
         start::once_open(&hooks, first, api, self.matching.clone(), &guest.tasks, &guest.end).await;
         self.health.up(PART);
         receiving.cancel();
         self.watch_feeds(&hooks);
         loop {
             tokio::select! {
-                () = guest.end.cancelled() => break,
+                () = guest.no_more.cancelled() => break,
                 () = self.config.again.notified() => {}
             }
             if self.config.reload(&hooks) {
                 self.watch_feeds(&hooks);
             }
         }
+        // What has begun gets a few seconds, as clients do meanwhile.
+        endpoints.stop().await;
+        guest.end.cancelled().await;
         hooks.stop().await;
         Ok(())
     }

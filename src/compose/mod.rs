@@ -12,3 +12,4 @@ mod in_process_bus;
 mod local_feed;
 mod local_hooks;
 pub mod serving;
+mod taps;

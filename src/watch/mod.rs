@@ -7,7 +7,7 @@
 mod exec;
 mod screen;
 mod signals;
-mod state;
+pub(crate) mod state;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -28,6 +28,13 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 /// A checked `ws://` or `wss://` address. It is shown without its secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GatewayUrl(String);
+
+impl GatewayUrl {
+    /// The address with its secrets, to connect to.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for GatewayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +80,7 @@ pub enum WatchError {
         error: io::Error,
     },
     /// The file exists, and is not a state file.
-    #[error("{0} is no state file of bugfeed watch; choose another one with --state, or remove it to start from now")]
+    #[error("{0} is no state file of bugfeed; choose another one with --state, or remove it to start from now")]
     StateForeign(PathBuf),
 }
 

@@ -23,7 +23,7 @@ struct Content {
 
 /// A state file that can be written.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct StateFile {
     path: PathBuf,
     url: String,
     bugs: Vec<BugId>,
@@ -37,7 +37,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be read or written, or is not a state file.
-    pub(super) fn open(path: &Path, url: &str, bugs: &[BugId]) -> Result<StateFile, WatchError> {
+    pub(crate) fn open(path: &Path, url: &str, bugs: &[BugId]) -> Result<StateFile, WatchError> {
         let mut bugs = bugs.to_vec();
         bugs.sort_unstable();
         bugs.dedup();
@@ -72,12 +72,12 @@ impl StateFile {
     }
 
     /// The address of the last run, if it was another one.
-    pub(super) fn other_url(&self) -> Option<&str> {
+    pub(crate) fn other_url(&self) -> Option<&str> {
         self.before.as_ref().map(|content| &*content.url).filter(|url| *url != self.url)
     }
 
     /// The bugs that the last run, if there was one, did not watch; ascending.
-    pub(super) fn new_bugs(&self) -> Vec<BugId> {
+    pub(crate) fn new_bugs(&self) -> Vec<BugId> {
         let Some(before) = &self.before else { return Vec::new() };
         self.bugs.iter().filter(|bug| !before.bugs.contains(bug)).copied().collect()
     }
@@ -86,7 +86,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn adopt(&self) -> Result<(), WatchError> {
+    pub(crate) fn adopt(&self) -> Result<(), WatchError> {
         let cursor = self.before.as_ref().and_then(|content| content.cursor.as_deref());
         self.write(&self.content(cursor)).map_err(WatchError::StateWrite)
     }

@@ -20,6 +20,7 @@ mod greedy;
 mod hooks;
 mod hygiene;
 mod layers;
+mod listen;
 mod old_clients;
 mod plain_http;
 mod real;

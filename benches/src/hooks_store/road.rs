@@ -23,7 +23,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{ITEMS, ms, scatter};
+use super::turns::Turns;
+use super::{ITEMS, scatter};
+use crate::figures::ms;
 
 /// Senders of bulk.
 const BULK_SENDERS: u64 = 4;
@@ -82,22 +84,18 @@ impl Road {
     }
 
     /// Requests with one change each, from so many senders, each of which waits for its answer. Returns the times of all
-    /// answers in milliseconds, and how long it took.
-    pub(super) async fn singles(&self, senders: u32, seconds: u64, bugs: u64) -> Result<(Vec<f64>, Duration)> {
-        let begin = Instant::now();
-        let until = begin + Duration::from_secs(seconds);
-        let counter = Arc::new(AtomicU64::new(0));
+    /// answers in milliseconds, counted from when the request was due, and how long it took.
+    pub(super) async fn singles(&self, senders: u32, bugs: u64, turns: Turns) -> Result<(Vec<f64>, Duration)> {
+        let before = self.rows().await?;
+        let turns = Arc::new(turns);
         let mut tasks = Vec::new();
         for _ in 0..senders {
-            let (mut sender, counter) = (Sender::connect(self).await?, Arc::clone(&counter));
+            let (mut sender, turns) = (Sender::connect(self).await?, Arc::clone(&turns));
             tasks.push(tokio::spawn(async move {
                 let mut times = Vec::new();
-                while Instant::now() < until {
-                    let number = counter.fetch_add(1, Ordering::Relaxed);
-                    let body = line(number, bugs);
-                    let begin = Instant::now();
-                    sender.post(&body).await?;
-                    times.push(ms(begin.elapsed()));
+                while let Some((number, due)) = turns.next().await {
+                    sender.post(&line(number, bugs)).await?;
+                    times.push(ms(due.elapsed()));
                 }
                 Ok::<_, anyhow::Error>(times)
             }));
@@ -106,9 +104,9 @@ impl Road {
         for task in tasks {
             times.extend(task.await??);
         }
-        let took = begin.elapsed();
+        let took = turns.elapsed();
         // What follows begins with an idle worker.
-        self.wait_for(times.len() as u64).await?;
+        self.wait_for(before + times.len() as u64).await?;
         Ok((times, took))
     }
 

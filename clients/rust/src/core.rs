@@ -124,6 +124,8 @@ pub(crate) struct Core {
     classic: bool,
     state: State,
     protocol: Option<Protocol>,
+    /// The feed's name, as the gateway said it.
+    feed_name: Option<String>,
     feed_state: FeedState,
     /// The last verdict on a resume.
     replay: Option<Verdict>,
@@ -156,6 +158,7 @@ impl Core {
             classic,
             state: State::Connecting,
             protocol: None,
+            feed_name: None,
             feed_state: FeedState::Live,
             replay: None,
             head: None,
@@ -178,6 +181,10 @@ impl Core {
 
     pub(crate) fn protocol(&self) -> Option<Protocol> {
         self.protocol
+    }
+
+    pub(crate) fn feed_name(&self) -> Option<&str> {
+        self.feed_name.as_deref()
     }
 
     pub(crate) fn feed_state(&self) -> FeedState {

@@ -58,6 +58,11 @@ impl DeliveryQueue {
         item
     }
 
+    /// The cursor of the item in hand, if it has one.
+    pub(crate) fn in_hand_cursor(&self) -> Option<&str> {
+        self.in_hand_cursor.as_deref()
+    }
+
     /// The item in hand is dealt with, and so are the cursors without an item that follow it.
     pub(crate) fn dealt_with(&mut self) {
         self.in_hand = false;

@@ -155,6 +155,12 @@ impl Feed {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
+    /// The cursor of the event that was handed out last: what is stored once that event is dealt with. `None` if it has none,
+    /// for example because a gap is about to be told, or if there is no event in hand.
+    pub fn cursor_in_hand(&self) -> Option<String> {
+        self.handle.shared.lock().delivery_queue.in_hand_cursor().map(str::to_owned)
+    }
+
     /// A handle for other tasks: to subscribe, to read the state, to close.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -293,6 +299,11 @@ impl Handle {
     /// Which protocol the gateway speaks; `None` until it has answered.
     pub fn protocol(&self) -> Option<Protocol> {
         self.shared.lock().core.protocol()
+    }
+
+    /// The feed's name, as the gateway says it; `None` until it has answered, and if it speaks the protocol of 2014.
+    pub fn feed_name(&self) -> Option<String> {
+        self.shared.lock().core.feed_name().map(str::to_owned)
     }
 
     /// Whether changes can arrive, as the gateway said last. If it has said nothing, they can.

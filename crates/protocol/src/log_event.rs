@@ -130,7 +130,7 @@ log_events! {
     HooksFirstToken = "hooks_first_token", "The store is new, and the first token for its API is in a file, or could not be written there.";
     HooksConfigRefused = "hooks_config_refused", "The configuration was read again and is wrong; the one before goes on.";
     HooksNoSource = "hooks_no_source", "The configuration names no source of webhooks; or `bugfeed hooks` has none, and only the source `plain`.";
-    HooksFeedUnused = "hooks_feed_unused", "`--feed` of `bugfeed hooks` names a feed that no source sends to.";
+    HooksFeedUnused = "hooks_feed_unused", "`--feed` of `bugfeed hooks` names a feed that no source sends to: it is only delivered to endpoints.";
     HooksFeedLater = "hooks_feed_later", "A source names a feed that the all-in-one serves after its next start only.";
     HooksRival = "hooks_rival", "Another ledger publishes to the exchange of a feed; the hooks publish nothing there until it is silent.";
     HooksRivalUnknown = "hooks_rival_unknown", "The broker does not let the hooks listen for other ledgers on a feed's exchange; they publish all the same.";
@@ -142,4 +142,13 @@ log_events! {
     SenderTroubled = "sender_troubled", "A sender's own list of webhooks says that one is off, or has a backlog.";
     HookDeed = "hook_deed", "Somebody changed something through the API of the hooks; it is in their audit log too.";
     NotifyFailed = "notify_failed", "An alert could not be delivered to a target of `[[notify]]`.";
+    // Endpoints.
+    EndpointsWait = "endpoints_wait", "The store of the hooks does not answer; deliveries to endpoints wait.";
+    EndpointCooling = "endpoint_cooling", "Deliveries to an endpoint failed; it is tried again later.";
+    EndpointFailing = "endpoint_failing", "An endpoint is on its way to being disabled; `percent` says how far.";
+    EndpointDisabled = "endpoint_disabled", "An endpoint is disabled, until somebody enables it or a test of it succeeds.";
+    EndpointEnabled = "endpoint_enabled", "Somebody has enabled an endpoint that was disabled.";
+    EndpointRecovered = "endpoint_recovered", "An endpoint that failed takes deliveries again.";
+    EndpointGap = "endpoint_gap", "An endpoint was told that changes may be missing.";
+    EndpointsStopped = "endpoints_stopped", "Deliveries to endpoints have ended in good order.";
 }

@@ -23,6 +23,7 @@ struct Reported {
 struct ReportedFeed {
     state: FeedState,
     notes: Vec<String>,
+    aside: bool,
 }
 
 /// What a feed reports about itself.
@@ -73,7 +74,15 @@ impl Health {
 
     /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
     pub fn feed(&self, name: &str) -> FeedHealth {
-        let health = FeedHealth { health: self.clone(), name: name.to_owned() };
+        self.begin(FeedHealth { health: self.clone(), name: name.to_owned(), aside: false })
+    }
+
+    /// Registers a feed without which this process does its work: what it reports are warnings.
+    pub fn feed_aside(&self, name: &str) -> FeedHealth {
+        self.begin(FeedHealth { health: self.clone(), name: name.to_owned(), aside: true })
+    }
+
+    fn begin(&self, health: FeedHealth) -> FeedHealth {
         health.set(FeedState::Starting("not yet connected".to_owned()), Vec::new());
         health
     }
@@ -82,10 +91,10 @@ impl Health {
     pub fn report(&self) -> Report {
         let reported = self.reported();
         let mut lines: Vec<_> = reported.down.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
-        let feeds = || reported.feeds.values().map(|feed| &feed.state);
+        let feeds = || reported.feeds.values().filter(|feed| !feed.aside).map(|feed| &feed.state);
         let ready = lines.is_empty()
             && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
-            && (reported.feeds.is_empty() || feeds().any(|state| *state == FeedState::Up));
+            && (feeds().next().is_none() || feeds().any(|state| *state == FeedState::Up));
         lines.extend(reported.warnings.iter().map(|(part, text)| format!("{part}: {text}")));
         for (name, feed) in &reported.feeds {
             let reason = match &feed.state {
@@ -107,12 +116,13 @@ impl Health {
 pub struct FeedHealth {
     health: Health,
     name: String,
+    aside: bool,
 }
 
 impl FeedHealth {
     /// Sets the feed's state, and notes for people.
     pub fn set(&self, state: FeedState, notes: Vec<String>) {
-        self.health.reported().feeds.insert(self.name.clone(), ReportedFeed { state, notes });
+        self.health.reported().feeds.insert(self.name.clone(), ReportedFeed { state, notes, aside: self.aside });
     }
 }
 
@@ -146,6 +156,20 @@ mod tests {
         health.up("relay");
         health.up("relay");
         assert!(health.report().ready);
+    }
+
+    #[test]
+    fn a_feed_aside_is_shown_and_leaves_the_process_ready() {
+        let health = Health::new();
+        let aside = health.feed_aside("kde");
+        let report = health.report();
+        assert_eq!((report.ready, report.lines), (true, vec!["feed kde: not yet connected".to_owned()]));
+        aside.set(FeedState::Down("no broker".to_owned()), Vec::new());
+        assert!(health.report().ready);
+        aside.set(FeedState::Up, Vec::new());
+        assert_eq!(health.report(), Report { ready: true, lines: Vec::new() });
+        let _needed = health.feed("gnome");
+        assert!(!health.report().ready, "the one aside does not stand for it");
     }
 
     /// The process must not be "ready" before the feeds have reported.

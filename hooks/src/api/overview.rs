@@ -18,10 +18,12 @@ pub(super) async fn overview(call: Call) -> Answer {
     let mut sources = Vec::with_capacity(config.sources.len());
     for source in &config.sources {
         let last_us = store.last_request(&source.name).await?;
+        let taken_us = store.last_taken(&source.name).await?;
         sources.push(json!({
             "name": source.name,
             "last_request": maybe_at(last_us),
-            "silent_seconds": silence(last_us, now_us),
+            "last_taken": maybe_at(taken_us),
+            "silent_seconds": silence(taken_us, now_us),
             "off_since": maybe_at(off_since(&off, Switch::Source, &source.name)),
         }));
     }

@@ -58,7 +58,7 @@ pub(super) async fn list(call: Call) -> Answer {
         shape["last_taken"] = maybe_at(traffic.taken_us);
         shape["connected"] = maybe_at(traffic.connected_us);
         shape["refused"] = counts(refused.remove(&source.name).unwrap_or_default());
-        shape["silent_seconds"] = json!(silence(traffic.last_us, call.now_us));
+        shape["silent_seconds"] = json!(silence(traffic.taken_us, call.now_us));
         shape["off_since"] = maybe_at(off_since(&off, Switch::Source, &source.name));
         shape["sender"] = call.api.service().sender(&source.name);
         sources.push(shape);

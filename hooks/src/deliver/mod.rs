@@ -8,8 +8,12 @@
 pub mod address;
 pub mod body;
 pub mod callers;
+#[cfg(test)]
+mod documents_tests;
 pub mod headers;
 pub mod network;
 pub mod send;
 pub mod sign;
+#[cfg(test)]
+mod signed_tests;
 pub mod template;

@@ -69,7 +69,7 @@ impl SigningSecret {
         self.text.expose()
     }
 
-    pub(super) fn key(&self) -> &hmac::Key {
+    pub(crate) fn key(&self) -> &hmac::Key {
         &self.key
     }
 }

@@ -6,20 +6,26 @@ use bugfeed_runtime::health::Health;
 use bugfeed_runtime::metrics::Register;
 use prometheus_client::registry::Registry;
 
+use crate::endpoints::EndpointEvents;
 use crate::receive::http::ReceiverEvents;
 use crate::work::WorkEvents;
 
-/// Counters of the receiver and of the executor. A clone shares them.
+/// Counters of the receiver and of both executors. A clone shares them.
 #[derive(Clone, Debug)]
 pub struct Counted {
     pub(super) receiver: Arc<ReceiverEvents>,
     pub(super) work: Arc<WorkEvents>,
+    pub(super) endpoints: Arc<EndpointEvents>,
 }
 
 impl Counted {
     /// All counters at zero. `health` is what `/readyz` reads.
     pub fn new(health: Health) -> Counted {
-        Counted { receiver: Arc::new(ReceiverEvents::new(health.clone())), work: Arc::new(WorkEvents::new(health)) }
+        Counted {
+            receiver: Arc::new(ReceiverEvents::new(health.clone())),
+            work: Arc::new(WorkEvents::new(health.clone())),
+            endpoints: Arc::new(EndpointEvents::new(health)),
+        }
     }
 }
 
@@ -27,5 +33,6 @@ impl Register for Counted {
     fn register(&self, registry: &mut Registry) {
         self.receiver.register(registry);
         self.work.register(registry);
+        self.endpoints.register(registry);
     }
 }

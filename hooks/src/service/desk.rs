@@ -4,7 +4,7 @@
 //! trackers. Everything durable is in the store before anything is said here, so what gets lost here is only a delay.
 
 use std::future::ready;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bugfeed_core::hooks::reconcile::Question;
 use bugfeed_runtime::health::Health;
@@ -15,6 +15,9 @@ use super::Running;
 use crate::api::service::Doing;
 use crate::api::{Check, Service};
 use crate::config::{HooksConfig, Source};
+use crate::deliver::address::Rules;
+use crate::deliver::template::Link;
+use crate::endpoints::Taps;
 use crate::receive::received::Failure;
 use crate::store::endpoints::EndpointId;
 use crate::store::notes::Switch;
@@ -24,16 +27,33 @@ use crate::work::{self, Parts, Shared};
 /// The most projects of a tracker that a test asks for.
 const SCOPES: usize = 5;
 
+/// What delivers to endpoints in this process, as the API needs it.
+pub(super) struct Sending {
+    /// Has rows read at once that were changed here.
+    pub(super) nudge: Box<dyn Fn() + Send + Sync>,
+    /// Where endpoints may be.
+    pub(super) rules: Rules,
+    /// The feeds.
+    pub(super) taps: Taps,
+}
+
 /// The process, as the API sees it.
 pub(super) struct Desk {
     parts: Parts,
+    /// Empty where nothing is delivered.
+    sending: Arc<OnceLock<Sending>>,
     running: watch::Receiver<Option<Arc<Running>>>,
     health: Health,
 }
 
 impl Desk {
-    pub(super) fn new(parts: Parts, running: watch::Receiver<Option<Arc<Running>>>, health: Health) -> Desk {
-        Desk { parts, running, health }
+    pub(super) fn new(
+        parts: Parts,
+        sending: Arc<OnceLock<Sending>>,
+        running: watch::Receiver<Option<Arc<Running>>>,
+        health: Health,
+    ) -> Desk {
+        Desk { parts, sending, running, health }
     }
 
     /// The executor; `None` once the process ends.
@@ -98,6 +118,26 @@ impl Service for Desk {
 
     fn warnings(&self) -> Vec<String> {
         self.health.report().lines
+    }
+
+    fn feeds(&self) -> Vec<String> {
+        let Some(sending) = self.sending.get() else { return Vec::new() };
+        sending.taps.borrow().iter().map(|tap| tap.name().to_string()).collect()
+    }
+
+    fn rules(&self) -> Rules {
+        self.sending.get().map(|sending| sending.rules.clone()).unwrap_or_default()
+    }
+
+    fn link(&self, feed: &str) -> Option<Link> {
+        let taps = self.sending.get()?.taps.borrow();
+        taps.iter().find(|tap| &**tap.name() == feed)?.link().cloned()
+    }
+
+    fn endpoint_changed(&self, _id: &EndpointId) {
+        if let Some(sending) = self.sending.get() {
+            (sending.nudge)();
+        }
     }
 
     fn endpoint_enabled(&self, id: &EndpointId, who: &str) {

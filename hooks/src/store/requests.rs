@@ -265,6 +265,18 @@ impl Store {
         let row = self.reader.fetch(sql, &[text_value(source), text_value(RECONCILED)]).await?.pop();
         row.map(|row| Columns::of(row).int()).transpose()
     }
+
+    /// The same of what was taken: a sender whose key or signature is refused is as silent as one that sends nothing.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn last_taken(&self, source: &str) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT received_us FROM hooks_requests WHERE source = ? AND path <> ? AND replays IS NULL AND state <> ? \
+                   ORDER BY id DESC LIMIT 1";
+        let args = [text_value(source), text_value(RECONCILED), Value::Int(RequestState::Quarantined.code())];
+        let row = self.reader.fetch(sql, &args).await?.pop();
+        row.map(|row| Columns::of(row).int()).transpose()
+    }
 }
 
 /// Why an errored event, or a request in quarantine, is there.

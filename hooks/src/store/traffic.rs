@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bugfeed_sql::Value;
 
 use super::cells::{Columns, text_value};
+use super::known::RECONCILED;
 use super::requests::RequestState;
 use super::{Store, StoreError};
 
@@ -44,17 +45,17 @@ impl Refused {
 }
 
 impl Store {
-    /// When a source was last heard of.
+    /// When a source was last heard of. What a reconciler found, or a person received again, was not sent and does not count.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn traffic(&self, source: &str) -> Result<Traffic, StoreError> {
         let sql = format!(
             "SELECT MAX(received_us), MAX(CASE WHEN state <> ? THEN received_us END), MAX(CASE WHEN connected > 0 THEN \
-             received_us END) FROM (SELECT received_us, state, connected FROM hooks_requests WHERE source = ? ORDER BY id \
-             DESC LIMIT {SCAN}) r"
+             received_us END) FROM (SELECT received_us, state, connected FROM hooks_requests WHERE source = ? AND path <> ? \
+             AND replays IS NULL ORDER BY id DESC LIMIT {SCAN}) r"
         );
-        let args = [Value::Int(RequestState::Quarantined.code()), text_value(source)];
+        let args = [Value::Int(RequestState::Quarantined.code()), text_value(source), text_value(RECONCILED)];
         let Some(row) = self.reader.fetch(&sql, &args).await?.pop() else { return Ok(Traffic::default()) };
         let mut row = Columns::of(row);
         Ok(Traffic { last_us: row.maybe_int()?, taken_us: row.maybe_int()?, connected_us: row.maybe_int()? })

@@ -1,6 +1,6 @@
 //! Whether sources are silent for longer than usual, and whether dead letters grow: what the pure parts need of the store.
 //!
-//! Goes in: when each source was last heard, and how many dead letters there are. Comes out: alerts. What was learned of
+//! Goes in: when something of each source was last taken, and how many dead letters there are. Comes out: alerts. What was learned of
 //! each source is kept in a note, so that a restart does not forget it.
 
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ impl Silences {
     }
 
     async fn look(&mut self, shared: &Shared, name: &str, now_us: i64) -> Result<(), StoreError> {
-        let last_us = shared.store.last_request(name).await?.unwrap_or(0);
+        let last_us = shared.store.last_taken(name).await?.unwrap_or(0);
         if !self.sources.contains_key(name) {
             let learned = shared.store.note(&note(name)).await?.as_deref().map(read).unwrap_or_default();
             let known = Known { silence: Silence::new(&learned, now_us), heard_us: last_us };

@@ -51,6 +51,10 @@ async fn what_comes_is_not_what_is_taken() {
     let told = rig.get("/sources").await.good();
     let plain = &told["sources"][0];
     assert_eq!(plain["last_request"], json!("2026-11-26T12:01:00"));
+    assert_eq!(plain["silent_seconds"], 3600, "what is refused does not end a silence");
+    let overview = rig.get("/overview").await.good();
+    assert_eq!(overview["sources"][0]["last_request"], json!("2026-11-26T12:01:00"));
+    assert_eq!(overview["sources"][0]["silent_seconds"], 3600);
     assert_eq!(
         (&plain["last_taken"], &plain["connected"]),
         (&json!("2026-11-26T12:00:00"), &json!("2026-11-26T12:00:00"))

@@ -1,9 +1,10 @@
-//! The role that receives and sends webhooks, and the commands about them: plain structs. All commands but `hooks test` and `hooks
-//! token` go over the API of a running process.
+//! The role that receives and sends webhooks, and the commands about them: plain structs. All commands but those of `hooks`
+//! go over the API of a running process.
 
 mod endpoints;
 mod events;
 mod keys;
+mod listen;
 mod requests;
 mod role;
 mod sources;
@@ -23,6 +24,7 @@ pub use events::{
     BugArgs, BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, ListEventsArgs, PruneArgs,
 };
 pub use keys::{ChangeKeyArgs, CreateKeyArgs, CreateTokenArgs, KeysArgs, KeysCommand, TokensArgs, TokensCommand};
+pub use listen::ListenArgs;
 pub use requests::{ListRequestsArgs, RequestsArgs, RequestsCommand};
 pub use role::HooksRoleArgs;
 pub use sources::{SourcesArgs, SourcesCommand, SwitchArgs};

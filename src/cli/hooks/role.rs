@@ -12,8 +12,9 @@ use bugfeed_sql::DbUrl;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use crate::cli::endpoints::EndpointArgs;
 use crate::cli::gateway::{FeedArg, feed, feeds};
-use crate::cli::serving::LogArgs;
+use crate::cli::serving::{LogArgs, TrackerUrl, tracker_url, trackers};
 use crate::compose::hooks::{ConfigFile, HooksRoleOptions, PublishOptions};
 
 /// Options of `hooks` without a subcommand.
@@ -44,9 +45,15 @@ pub struct HooksRoleArgs {
     /// Takes what comes while the store is away: a folder of its own for each process, on a disk that outlives it
     #[arg(long, env = "BUGFEED_SPOOL_DIR", default_value = "data/spool", value_name = "DIR")]
     pub spool_dir: PathBuf,
-    /// Another exchange for a feed than bugfeed.NAME; repeat for more
+    /// Another exchange for a feed than bugfeed.NAME, or a feed that no source sends to, for endpoints; repeat for more
     #[arg(long = "feed", env = "BUGFEED_FEED", value_name = "NAME=EXCHANGE", value_delimiter = ',', value_parser = feed)]
     pub feeds: Vec<FeedArg>,
+    /// Where webhooks may be sent.
+    #[command(flatten)]
+    pub endpoints: EndpointArgs,
+    /// Where links to bugs lead in messages to chats, with {bug} for the number; with NAME= before it, for that feed only
+    #[arg(long, env = "BUGFEED_TRACKER_URL", value_name = "[NAME=]URL", value_parser = tracker_url)]
+    pub tracker_url: Vec<TrackerUrl>,
     /// Where the first token for the API is written, if this start makes the store
     #[arg(long, env = "BUGFEED_ADMIN_TOKEN_FILE", default_value = "data/admin.token", value_name = "FILE")]
     pub admin_token_file: PathBuf,
@@ -110,6 +117,8 @@ impl HooksRoleArgs {
                 poll_interval: Duration::from_millis(self.poll_interval_ms),
                 keep: Keep { age: self.ledger_max_age, max: self.ledger_max_changes },
             },
+            rules: self.endpoints.rules(),
+            trackers: trackers(&self.tracker_url),
             connections: self.max_connections as usize,
             drain_delay: Duration::from_millis(self.drain_delay_ms),
         })

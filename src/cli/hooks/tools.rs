@@ -6,6 +6,7 @@ use bugfeed_sql::DbUrl;
 use clap::{Args, Subcommand};
 
 use super::HooksRoleArgs;
+use super::listen::{self, ListenArgs};
 
 /// Options of `hooks`.
 #[derive(Clone, Debug, Args)]
@@ -38,6 +39,11 @@ Examples:
   (umask 077; bugfeed hooks token --store sqlite://data/hooks.db >data/admin.token)
   bugfeed hooks token --store mysql://bugfeed:secret@db/hooks --file data/admin.token")]
     Token(TokenArgs),
+    /// Deliver changes from a gateway to an address of this machine, as an endpoint would; for trying out a receiver
+    ///
+    /// Nothing is stored at the server, and it need not be able to reach this machine.
+    #[command(after_help = listen::HELP)]
+    Listen(ListenArgs),
 }
 
 /// Options of `hooks test`.

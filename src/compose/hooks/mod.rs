@@ -1,31 +1,39 @@
-//! `bugfeed hooks`: receives webhooks, and publishes what they tell to RabbitMQ.
+//! `bugfeed hooks`: receives webhooks, publishes what they tell to RabbitMQ, and sends webhooks to endpoints.
 //!
 //! Goes in: checked options, bound ports, a token that stops. Comes out: nothing, or the fault that a person must mend. A
 //! store or a broker that is away stops nothing, also at the start.
 //!
 //! Shutdown goes from the outside to the inside: 1. `/readyz` says no; 2. no new requests, and bodies that arrive get a few
-//! seconds; 3. the service ends, so that the store has what was answered; 4. the shims finish the batch in hand.
+//! seconds, as do requests to endpoints; 3. the service ends, so that the store has what was answered; 4. the shims finish
+//! the batch in hand.
 //!
 //! | file | what |
 //! |---|---|
 //! | `start.rs` | configuration, first token, API, reload: also of the all-in-one |
-//! | `shims.rs` | a shim for each feed |
+//! | `shims.rs` | a shim for each feed that a source sends to |
+//! | `feeds.rs` | the feeds from which endpoints are served |
 //! | `rival.rs` | whether another ledger publishes to a feed's exchange |
 //! | `numbers.rs` | numbers that changes got, back to the events: also of the all-in-one |
 
+mod feeds;
 pub(super) mod numbers;
 mod rival;
 pub(super) mod shims;
 pub(super) mod start;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use bugfeed_gateway::events::Events;
+use bugfeed_hooks::deliver::address::Rules;
+use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
@@ -40,6 +48,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::feeds::Feeds;
 pub use self::shims::PublishOptions;
 use self::shims::Shims;
 pub use self::start::ConfigFile;
@@ -66,8 +75,12 @@ pub struct HooksRoleOptions {
     pub spool_dir: PathBuf,
     /// Where the first token is written.
     pub token_file: PathBuf,
-    /// How changes get to the broker.
+    /// How changes get to the broker, and from there to endpoints.
     pub publish: PublishOptions,
+    /// Where endpoints may be.
+    pub rules: Rules,
+    /// Where people read about bugs, by feed: an address with `{bug}` for the number.
+    pub trackers: BTreeMap<String, String>,
     /// Connections of senders at a time.
     pub connections: usize,
     /// How long requests are still taken after `/readyz` says no.
@@ -132,7 +145,7 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     if options.config.path.is_none() {
         tracing::info!(event = %LogEvent::HooksNoSource, "there is no --config, so the only source is plain, at /hooks/plain");
     }
-    warn_of_unused(options.publish.exchanges.keys(), &feeds);
+    note_delivered_only(options.publish.exchanges.keys(), &feeds);
     make_folder(&options.store)?;
     let hook_options = HooksOptions::new(config, options.store.clone(), SpoolOptions::new(options.spool_dir.clone()));
     let (no_more, connections) = (hook_options.stop.clone(), hook_options.connections.clone());
@@ -141,10 +154,16 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let by_feed = ShimsByFeed::default();
     let mut shims = Shims::new(options.publish.clone(), options.store.clone(), health.clone(), by_feed.clone());
     shims.serve(feeds.iter().map(String::as_str), &hooks);
+    let counted = Arc::new(Events::new());
+    let delivered = Feeds::new(options.publish.clone(), options.trackers, health.clone(), Arc::clone(&counted));
+    delivered.serve(feeds.iter().chain(options.publish.exchanges.keys()).map(String::as_str));
+    let sending = EndpointsOptions { rules: options.rules, ..EndpointsOptions::default() };
+    let endpoints = hooks.endpoints(delivered.taps(), sending);
+    delivered.begin_when(endpoints.has_any());
     let (inner, inner_stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Late::new(STORE_AWAY);
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
-    let metrics = Metrics::of(&[&hooks, &by_feed]);
+    let metrics = Metrics::of(&[&hooks, &by_feed, &*counted]);
     let (senders_at, admin_at) = ports.addresses()?;
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
@@ -155,20 +174,25 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     health.up(PART);
     let listening = CancellationToken::new();
     let limits = ListenLimits { connections: options.connections, grace: GRACE, ..admin::LIMITS };
-    let routes = hooks.routes().fallback(move || async move { lost(admin_at.port()) });
+    let routes: Router = hooks.routes().merge(endpoints.routes());
+    let routes = routes.fallback(move || async move { lost(admin_at.port()) });
     let serving = http::serve(ports.senders, routes, limits, events, connections.clone(), listening.clone());
     connections.spawn(serving);
 
-    until_stop(&options.config, &hooks, &mut shims, stop).await;
+    until_stop(&options.config, &hooks, (&mut shims, &delivered), stop).await;
     health.down(PART, "shutting down");
     tokio::time::sleep(options.drain_delay).await;
     no_more.cancel();
     listening.cancel();
     connections.close();
-    if tokio::time::timeout(GRACE + Duration::from_secs(2), connections.wait()).await.is_err() {
+    let answered = tokio::time::timeout(GRACE + Duration::from_secs(2), connections.wait());
+    // Both have bounds of their own.
+    let (answered, ()) = tokio::join!(answered, endpoints.stop());
+    if answered.is_err() {
         tracing::warn!(event = %LogEvent::ClientsLeft, "some senders did not end in time; leaving them");
     }
     hooks.stop().await;
+    delivered.stop().await;
     shims.stop().await;
     inner_stop.cancel();
     inner.close();
@@ -180,8 +204,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
 /// The answer at a path where nothing is received.
 fn lost(admin_port: u16) -> Response {
     let body = format!(
-        "{{\"error\":\"nothing is received at this path; webhooks: {}; the API, /readyz and /metrics are on the admin port, \
-         {admin_port} (--admin-listen)\"}}\n",
+        "{{\"error\":\"nothing is received at this path; webhooks: {}; endpoints call POST /endpoints/ID/ready and GET \
+         /endpoints/ID/changes; the API, /readyz and /metrics are on the admin port, {admin_port} (--admin-listen)\"}}\n",
         start::RECEIVER
     );
     // A body was not read.
@@ -189,16 +213,21 @@ fn lost(admin_port: u16) -> Response {
     (StatusCode::NOT_FOUND, headers, body).into_response()
 }
 
-/// An exchange for a feed that no source names is probably one for a feed whose name is misspelt.
-fn warn_of_unused<'a>(named: impl Iterator<Item = &'a String>, feeds: &[String]) {
+/// A feed that no source sends to is delivered to endpoints. That is said, because its name may be misspelt.
+fn note_delivered_only<'a>(named: impl Iterator<Item = &'a String>, feeds: &[String]) {
     for feed in named.filter(|feed| !feeds.contains(feed)) {
         let known = feeds.join(", ");
-        tracing::warn!(feed, known, event = %LogEvent::HooksFeedUnused, "--feed names a feed that no source sends to; is it misspelt?");
+        tracing::info!(feed, known, event = %LogEvent::HooksFeedUnused, "no source sends to this feed of --feed, so it is only delivered to endpoints; or is its name misspelt?");
     }
 }
 
 /// Reads the configuration again whenever that is wished.
-async fn until_stop(config: &ConfigFile, hooks: &Hooks, shims: &mut Shims, stop: &CancellationToken) {
+async fn until_stop(
+    config: &ConfigFile,
+    hooks: &Hooks,
+    (shims, delivered): (&mut Shims, &Feeds),
+    stop: &CancellationToken,
+) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -207,6 +236,7 @@ async fn until_stop(config: &ConfigFile, hooks: &Hooks, shims: &mut Shims, stop:
         if config.reload(hooks) {
             let config = hooks.sources().config();
             shims.serve(config.feeds(), hooks);
+            delivered.serve(config.feeds());
         }
     }
 }

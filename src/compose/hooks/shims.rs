@@ -55,6 +55,13 @@ pub struct PublishOptions {
     pub keep: Keep,
 }
 
+impl PublishOptions {
+    /// The exchange of a feed.
+    pub(super) fn exchange(&self, feed: &str) -> String {
+        self.exchanges.get(feed).cloned().unwrap_or_else(|| format!("bugfeed.{feed}"))
+    }
+}
+
 /// The shims of this process.
 pub(super) struct Shims {
     options: PublishOptions,
@@ -115,10 +122,9 @@ impl Shims {
     }
 
     fn amqp(&self, feed: &str) -> AmqpOptions {
-        let exchange = self.options.exchanges.get(feed).cloned();
         AmqpOptions {
             url: self.options.amqp.clone(),
-            exchange: exchange.unwrap_or_else(|| format!("bugfeed.{feed}")),
+            exchange: self.options.exchange(feed),
             format: Format::Native,
             batch: BatchOptions::default(),
             history: self.options.history.clone(),

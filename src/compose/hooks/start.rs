@@ -1,4 +1,4 @@
-//! What belongs to the receiving half of hooks in every composition: its configuration, the first token, the API, and
+//! What belongs to hooks in every composition: its configuration, the first token, the API, and
 //! reading the configuration again.
 //!
 //! Goes in: checked options, and a running service. Comes out: paths of the admin port that answer once the store is open.
@@ -27,8 +27,10 @@ use crate::hooks_config;
 pub(in crate::compose) const API_PATHS: [&str; 2] = ["/api", "/api/{*rest}"];
 /// Where requests come in.
 pub(in crate::compose) const RECEIVER_PATHS: [&str; 3] = ["/hooks/{*rest}", "/h/{*rest}", "/public/webhook/{*rest}"];
+/// Where receivers of webhooks call.
+pub(in crate::compose) const ENDPOINT_PATHS: [&str; 1] = ["/endpoints/{*rest}"];
 
-/// The same in a few words, for who looks for it elsewhere.
+/// Where requests come in, in a few words, for who looks for it elsewhere.
 pub(in crate::compose) const RECEIVER: &str = "POST /hooks/SOURCE";
 
 /// The file with the sources, and the wish to read it again.

@@ -6,5 +6,6 @@ mod curl;
 mod node_bot;
 mod python_bot;
 mod real;
-mod site;
+pub mod site;
 pub mod tools;
+mod webhook_receiver;

@@ -36,9 +36,15 @@ impl Python {
 
 /// Node, if the packages of the bot are there too.
 pub fn node() -> Option<PathBuf> {
-    let node = tool("node").ok().filter(|_| example("node-bot/node_modules/ws").exists());
+    node_with("node-bot", "ws")
+}
+
+/// Node, if an example has this package.
+pub fn node_with(folder: &str, package: &str) -> Option<PathBuf> {
+    let packages = example(folder).join("node_modules");
+    let node = tool("node").ok().filter(|_| packages.join(package).exists());
     if node.is_none() {
-        skipped("node or examples/node-bot/node_modules is missing; run tests/run, or npm ci in examples/node-bot");
+        skipped(&format!("node or {} is missing; run tests/run, or npm ci there", packages.display()));
     }
     node
 }

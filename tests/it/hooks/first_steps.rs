@@ -96,6 +96,10 @@ async fn a_wrong_address_names_the_right_one() {
         let (found, said) = asked(serve.port, method, path).await;
         assert!(found == 404 && !said.contains("webhooks"), "a client: {method} {path}: {found} {said}");
     }
+    for path in ["/endpoints", "/endpoints/"] {
+        let (found, said) = asked(serve.port, "POST", path).await;
+        assert!(found >= 404 && said.contains("POST /endpoints/ID/ready"), "{path}: {found} {said}");
+    }
     for path in ["/api", "/api/keys"] {
         let (_, said) = asked(serve.port, "POST", path).await;
         assert!(said.contains(&format!("admin port, {admin}")), "{path}: {said}");

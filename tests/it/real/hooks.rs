@@ -12,7 +12,7 @@ use crate::hooks::{Receiver, key_in};
 use crate::support::{Client, SOON, get, init};
 
 /// The feed `kde`, which goes to this exchange.
-fn options<'a>(store: &'a str, amqp: &'a str, feed: &'a str, spool: &'a str) -> Vec<&'a str> {
+pub fn options<'a>(store: &'a str, amqp: &'a str, feed: &'a str, spool: &'a str) -> Vec<&'a str> {
     vec![
         "hooks",
         "--store",
@@ -30,7 +30,7 @@ fn options<'a>(store: &'a str, amqp: &'a str, feed: &'a str, spool: &'a str) -> 
     ]
 }
 
-fn configure(dir: &Path, feeds: &[&str]) {
+pub fn configure(dir: &Path, feeds: &[&str]) {
     let source = |feed: &&str| format!("[[source]]\nname = \"{feed}\"\npreset = \"plain\"\nfeed = \"{feed}\"\n");
     std::fs::write(dir.join("hooks.toml"), feeds.iter().map(source).collect::<String>()).unwrap();
 }
@@ -42,7 +42,7 @@ async fn watching(gateway: &Gateway, feed: &str, bugs: &[u64]) -> Client {
 }
 
 /// The first token is where the role was told to write it.
-async fn key(receiver: &Receiver, dir: &Path, source: &str) -> String {
+pub async fn key(receiver: &Receiver, dir: &Path, source: &str) -> String {
     let token = ["--admin-token-file", "admin.token"];
     let args = [&["keys", "create", "--name", "try", "--source", source][..], &token].concat();
     key_in(&receiver.command(dir, &args).await)

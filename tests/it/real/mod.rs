@@ -5,6 +5,7 @@ mod bus;
 mod chaos;
 mod deploy;
 mod end_to_end;
+mod endpoints;
 mod gateway;
 mod history;
 mod hooks;

@@ -1,5 +1,6 @@
 //! The all-in-one in this process on ports of its own, and a classic client.
 
+pub mod bot;
 mod programs;
 pub mod tls;
 

@@ -111,7 +111,10 @@ impl Core {
         let error = (message.get("result").and_then(Value::as_str) == Some("error"))
             .then(|| message.get("error").and_then(Value::as_str).unwrap_or("without saying why").to_owned());
         match (asked.command, error) {
-            ("hello", error) => self.welcomed(message.get("heartbeat").and_then(Value::as_f64), cursor, error, now),
+            ("hello", error) => {
+                self.feed_name = message.get("feed").and_then(Value::as_str).map(str::to_owned);
+                self.welcomed(message.get("heartbeat").and_then(Value::as_f64), cursor, error, now);
+            }
             (_, Some(error)) => self.refused(asked, error),
             ("subscribe", None) => {
                 self.subscribed(asked, message.get("replay").and_then(Value::as_str), cursor, now);

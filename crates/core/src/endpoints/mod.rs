@@ -21,5 +21,6 @@ pub mod policy;
 pub mod question;
 pub mod row;
 pub mod schedule;
+pub mod sent;
 
 pub use crate::hooks::SECOND_US;

@@ -11,6 +11,7 @@ use bugfeed_protocol::Cursor;
 
 use super::policy::{Health, Outcome, Policy, State, Tidings};
 use super::question::{Since, Watch};
+use super::sent::Sent;
 
 /// The most wishes that wait for one endpoint.
 pub const MAX_WISHES: usize = 16;
@@ -64,14 +65,18 @@ pub struct Line {
     pub since: Since,
     /// In the backlog that is being sent, a change was left out.
     pub left_out: bool,
-    /// Counts the recoveries by hand. What was sent before one moves no cursor.
+    /// The row's generation when this feed was recovered by hand the last time, or was added. What was sent before that
+    /// moves no cursor.
     pub turn: u32,
+    /// What was sent last, if it failed. It is sent again as it was, also by another process, unless something newer of
+    /// its bugs has come.
+    pub sent: Option<Sent>,
 }
 
 impl Line {
     /// A line that begins at the head of its feed.
     pub fn new(feed: Arc<str>) -> Line {
-        Line { feed, since: Since::Head, left_out: false, turn: 0 }
+        Line { feed, since: Since::Head, left_out: false, turn: 0, sent: None }
     }
 }
 

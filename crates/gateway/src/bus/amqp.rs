@@ -22,7 +22,8 @@ const FAULT_RETRY: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Only for what a person must mend, only before the first connection succeeded, and only where it stops everything: a
-/// refused login, or the only feed there is. Of several feeds, one that cannot be served leaves the others alone.
+/// refused login, or the only feed there is. Of several feeds, one that cannot be served leaves the others alone. Never for
+/// a patient one.
 pub async fn run(
     options: AmqpOptions,
     ingest: Ingest,
@@ -49,7 +50,7 @@ pub async fn run(
             }
             Err(error) => error,
         };
-        let fault = lost.needs_a_person() && !connected_before;
+        let fault = lost.needs_a_person() && !connected_before && !options.patient;
         if fault && (options.alone || matches!(lost, AmqpError::Login { .. })) {
             return Err(lost);
         }

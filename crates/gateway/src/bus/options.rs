@@ -21,4 +21,6 @@ pub struct AmqpOptions {
     pub prefetch: u16,
     /// It is the only feed: what a person must mend ends the start.
     pub alone: bool,
+    /// Nothing ends it: also what a person must mend is tried again from time to time.
+    pub patient: bool,
 }

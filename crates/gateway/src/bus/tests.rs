@@ -28,6 +28,7 @@ mod real {
             history: None,
             prefetch: 100,
             alone: true,
+            patient: false,
         };
         let (health, stop) = (Health::new(), CancellationToken::new());
         let mut running = Box::pin(run(options, ingest, health.feed("default"), stop.clone()));

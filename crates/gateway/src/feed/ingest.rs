@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::Breaks;
 use super::gate::Gate;
 use super::shard_task::Door;
+use super::tap::Signal;
 use crate::events::Events;
 use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
 use bugfeed_core::replay::Recorder;
@@ -43,6 +44,7 @@ pub struct Ingest {
     fork_lines: Throttle,
     gap_lines: Throttle,
     breaks: Breaks,
+    signal: Arc<Signal>,
     gate: Arc<Gate>,
 }
 
@@ -52,7 +54,7 @@ impl Ingest {
         recorder: Recorder,
         shards: Vec<Door>,
         events: Arc<Events>,
-        breaks: Breaks,
+        (breaks, signal): (Breaks, Arc<Signal>),
         gate: Arc<Gate>,
     ) -> Ingest {
         let changes = events.changes(&feed);
@@ -70,6 +72,7 @@ impl Ingest {
             fork_lines: Throttle::once_a_minute(),
             gap_lines: Throttle::once_a_minute(),
             breaks,
+            signal,
             gate,
         }
     }
@@ -191,6 +194,7 @@ impl Ingest {
         if breaks {
             self.breaks.step();
         }
+        self.signal.hear(&tell);
         for shard in &self.shards {
             if let Tell::Update(update) = &tell
                 && self.is_alone

@@ -11,6 +11,7 @@ mod gate;
 mod ingest;
 mod read;
 mod shard_task;
+mod tap;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +29,8 @@ use gate::Gate;
 pub use ingest::{Ingest, ticks};
 pub use shard_task::ShardTask;
 use shard_task::shard_task;
+use tap::Signal;
+pub use tap::Tap;
 
 use crate::events::Events;
 use bugfeed_core::budget::{Budgets, Share};
@@ -108,6 +111,7 @@ pub struct Feed {
     /// A random number of this feed in this process; part of [`Feed::mark`].
     born: u32,
     breaks: Breaks,
+    tap: Tap,
     gate: Arc<Gate>,
 }
 
@@ -138,14 +142,17 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
         shards.push(task);
         doors.push(door);
     }
-    let breaks = Breaks::default();
-    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), breaks.clone(), Arc::clone(&gate));
+    let (breaks, signal) = (Breaks::default(), Arc::new(Signal::default()));
+    let tap = Tap::new(name, &cache, &signal);
+    let heard = (breaks.clone(), signal);
+    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), heard, Arc::clone(&gate));
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,
         next: AtomicUsize::new(0),
         born: rand::random(),
         breaks,
+        tap,
         common: Arc::new(Common {
             max_bugs: options.session.subscriptions,
             message_bytes: options.session.message_bytes,
@@ -227,6 +234,11 @@ impl Feed {
     /// gateway knows no number: a client that polls again sends the mark back, and is not told the same gap again.
     pub fn mark(&self) -> String {
         format!("{:x}-{}", self.born, self.breaks.0.load(Ordering::Acquire))
+    }
+
+    /// What endpoints ask, and hear from.
+    pub fn tap(&self) -> Tap {
+        self.tap.clone()
     }
 
     /// How long a message may take from its first byte to its last.

@@ -215,8 +215,14 @@ fn no_such_feed(state: &AppState, method: &Method, path: &str) -> Response {
 
 /// Where webhooks or their API are, if that is what somebody seems to look for here; otherwise nothing.
 fn webhooks_are(state: &AppState, method: &Method, path: &str) -> String {
-    let Some(places) = state.webhooks else { return String::new() };
     let first = path.split('/').nth(1).unwrap_or_default().to_ascii_lowercase();
+    // No feed has this name, so nobody looks for another thing there.
+    if first == "endpoints" {
+        return "; POST /endpoints/ID/ready and GET /endpoints/ID/changes are on the port of bugfeed hooks for senders \
+                (its --listen), or on this port of bugfeed serve"
+            .to_owned();
+    }
+    let Some(places) = state.webhooks else { return String::new() };
     // A client's own POST ends with one of these words.
     let is_client = path.ends_with("/changes") || path.ends_with("/sse");
     if first == "api" {

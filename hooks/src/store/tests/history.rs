@@ -116,6 +116,9 @@ pub(super) async fn requests_are_listed(rig: &Rig) {
     again.replays = Some(ids[0]);
     rig.store.accept(&[&found, &again]).await.unwrap();
     assert_eq!(rig.store.last_request("s").await.unwrap(), Some(NOON_US + 8000));
+    assert_eq!(rig.store.last_taken("s").await.unwrap(), Some(NOON_US + 8000));
+    let traffic = rig.store.traffic("s").await.unwrap();
+    assert_eq!((traffic.last_us, traffic.taken_us), (Some(NOON_US + 8000), Some(NOON_US + 8000)));
 }
 
 fn numbered(epoch: &str, seq: u64, bug: u64, second: i64) -> Numbered {

@@ -14,6 +14,7 @@ use super::check::{self, Stored};
 use super::faults;
 use super::github::{self, GitHub};
 use super::listener::Listeners;
+use super::receivers::Receivers;
 use super::site::{self, Around, FEEDS, Parts, SOURCES};
 use super::store::Kind;
 use crate::real::soak::chaos::{CATCH_UP, from_env};
@@ -98,6 +99,8 @@ impl People {
         for listeners in &listeners {
             listeners.hear().await;
         }
+        let heard = async || around.receivers.have_heard();
+        eventually(CATCH_UP, "every receiver has taken something", heard).await.unwrap();
         People { bugzilla, github, listeners }
     }
 
@@ -108,10 +111,13 @@ impl People {
         self.bugzilla.drained(CATCH_UP).await.err().into_iter().collect()
     }
 
-    /// What clients were not told of.
-    fn missing(&self) -> Vec<String> {
+    /// What clients and receivers were not told of.
+    fn missing(&self, receivers: &Receivers) -> Vec<String> {
         let [one, other] = &self.listeners;
-        [one.missing(&self.bugzilla.tracker.edits()), other.missing(&self.github.tracker.edits())].concat()
+        let (bugzilla, github) = (self.bugzilla.tracker.edits(), self.github.tracker.edits());
+        let told = [one.missing(&bugzilla), other.missing(&github)];
+        let taken = [receivers.missing(FEEDS[0], &bugzilla), receivers.missing(FEEDS[1], &github)];
+        [told, taken].concat().concat()
     }
 }
 
@@ -138,7 +144,7 @@ async fn settle(parts: &Parts, around: &Around, people: &People, limit: Duration
     let look = async || {
         check::open(&store).await?;
         let spooled = around.spooled();
-        let missing = people.missing();
+        let missing = people.missing(&around.receivers);
         match (&spooled[..], &missing[..]) {
             ([], []) => Ok(()),
             (spooled, missing) => Err(format!("spools: {spooled:?}; missing: {} {:?}", missing.len(), missing.first())),
@@ -146,7 +152,7 @@ async fn settle(parts: &Parts, around: &Around, people: &People, limit: Duration
     };
     let settled = eventually(limit, "everything is known everywhere", look).await;
     let mut wrong: Vec<String> = settled.err().map(|error| error.to_string()).into_iter().collect();
-    wrong.extend(people.missing());
+    wrong.extend(people.missing(&around.receivers));
     match Stored::read(&store).await {
         Ok(stored) => wrong.extend(report(&stored, around, people)),
         Err(error) => wrong.push(format!("the store cannot be read: {error}")),
@@ -169,6 +175,8 @@ fn report(stored: &Stored, around: &Around, people: &People) -> Vec<String> {
         wrong.extend(stored.judge(source, &edits, journal));
         wrong.extend(people.listeners[index].wrong());
     }
+    println!("{}", around.receivers.lines());
+    wrong.extend(around.receivers.wrong());
     wrong
 }
 
@@ -181,6 +189,9 @@ async fn survive(plan: Plan) {
     let calm = Instant::now();
     parts.ready(&around).await;
     let mut wrong = people.calm().await;
+    let store = parts.database.open().await;
+    around.receivers.calm(&store).await;
+    store.close().await;
     let begin = Instant::now();
     if !plan.is_patient {
         // Reconcilers ask at once when they are started; otherwise a tracker is asked every few minutes only.

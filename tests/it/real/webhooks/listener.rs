@@ -49,18 +49,37 @@ pub enum Announced {
 impl Heard {
     fn take(&mut self, event: &Event) {
         match event {
-            Event::Change(Change { bug, when }) => {
-                self.count += 1;
-                self.updates.entry(bug.get()).or_default().push((*when, Instant::now()));
-            }
-            Event::Gap(_) => self.gaps.push(Instant::now()),
+            Event::Change(Change { bug, when }) => self.change(bug.get(), *when),
+            Event::Gap(_) => self.gap(),
             Event::Subscribed { replay, .. } => {
                 self.subscribed = true;
-                self.complete += u32::from(*replay == Some(Verdict::Complete));
-                self.latest += u32::from(*replay == Some(Verdict::Latest));
+                if let Some(verdict) = replay {
+                    self.verdict(*verdict == Verdict::Complete);
+                }
             }
             _ => {}
         }
+    }
+
+    /// It was told of a change.
+    pub fn change(&mut self, bug: u64, when: When) {
+        self.count += 1;
+        self.updates.entry(bug).or_default().push((when, Instant::now()));
+    }
+
+    /// It was told of a gap.
+    pub fn gap(&mut self) {
+        self.gaps.push(Instant::now());
+    }
+
+    /// It was told whether it got each change of its backlog, or the newest of each bug.
+    pub fn verdict(&mut self, is_complete: bool) {
+        *(if is_complete { &mut self.complete } else { &mut self.latest }) += 1;
+    }
+
+    /// How many changes it was told of.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// How a change was announced.

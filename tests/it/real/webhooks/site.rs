@@ -9,9 +9,10 @@ use bugfeed_hooks::receive::key::Key;
 use bugfeed_testbed::{RabbitMq, eventually};
 use tokio::task::AbortHandle;
 
-use super::github;
+use super::receivers::Receivers;
 use super::store::{Database, Kind};
 use super::tracker::{REPOSITORY, Tracker};
+use super::{bugzilla, github};
 use crate::real::rolling::service::Service;
 use crate::real::soak::chaos::CATCH_UP;
 use crate::real::soak::pause;
@@ -38,6 +39,7 @@ pub struct Around {
     pub service: Arc<Service>,
     pub key: Key,
     pub trackers: [Arc<Tracker>; 2],
+    pub receivers: Receivers,
     pub missed: Arc<Missed>,
     /// Cursors, spools, configuration, and a store that is a file.
     pub folder: tempfile::TempDir,
@@ -57,7 +59,8 @@ pub async fn start(kind: Kind, replicas: usize, verify: bool, seed: u64) -> Opti
     let folder = tempfile::tempdir().unwrap();
     let (database, rabbit) = tokio::join!(Database::start(kind, folder.path()), RabbitMq::start_or_skip());
     let (database, rabbit) = (database?, rabbit?);
-    let key = database.prepare(seed).await;
+    let receivers = Receivers::start([(FEEDS[0], bugzilla::BUGS), (FEEDS[1], github::ISSUES)], seed).await;
+    let key = database.prepare(seed, &receivers).await;
     let trackers = [Arc::new(Tracker::start().await), Arc::new(Tracker::start().await)];
     let logs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("webhooks-{seed}"));
     std::fs::create_dir_all(&logs).unwrap();
@@ -73,6 +76,8 @@ pub async fn start(kind: Kind, replicas: usize, verify: bool, seed: u64) -> Opti
         let (spool, token) = (own.join("spool").display().to_string(), own.join("token").display().to_string());
         let mut args = vec!["hooks", "--listen", &senders, "--admin-listen", &admin, "--store", &store];
         args.extend(["--config", &config, "--amqp", &amqp, "--spool-dir", &spool, "--admin-token-file", &token]);
+        // Receivers are on this machine.
+        args.extend(["--allow-network", "127.0.0.0/8"]);
         Program::new(&format!("hooks{index}"), "bugfeed", &args, &logs)
     };
     let mut hooks: Vec<Program> = (0..replicas).map(replica).collect();
@@ -86,7 +91,7 @@ pub async fn start(kind: Kind, replicas: usize, verify: bool, seed: u64) -> Opti
         tokio::spawn(async move { counted.watch(&of, replicas).await }).abort_handle(),
     ];
     let parts = Parts { database, rabbit, gateway, hooks };
-    let around = Around { pods, service, key, trackers, missed, folder, logs, replicas, tasks };
+    let around = Around { pods, service, key, trackers, receivers, missed, folder, logs, replicas, tasks };
     parts.ready(&around).await;
     Some((parts, around))
 }

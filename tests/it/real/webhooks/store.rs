@@ -16,6 +16,7 @@ use bugfeed_testbed::{MariaDb, Postgres};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::receivers::Receivers;
 use crate::real::soak::pause;
 
 /// Which database.
@@ -149,8 +150,8 @@ impl Database {
         Store::open(&self.url().parse().unwrap(), options).await.unwrap().store
     }
 
-    /// Makes the store, with a key in it.
-    pub async fn prepare(&self, seed: u64) -> Key {
+    /// Makes the store, with a key and endpoints in it.
+    pub async fn prepare(&self, seed: u64, receivers: &Receivers) -> Key {
         let mut bytes = [0; RANDOM_BYTES];
         SmallRng::seed_from_u64(seed).fill(&mut bytes);
         let key = Key::generate(&bytes);
@@ -168,6 +169,7 @@ impl Database {
         };
         let store = self.open().await;
         store.add_key(&stored).await.unwrap();
+        receivers.create(&store).await;
         store.close().await;
         key
     }

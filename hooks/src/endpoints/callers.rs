@@ -1,0 +1,344 @@
+//! Receivers that call: `POST /endpoints/ID/ready` and `GET /endpoints/ID/changes`, signed with the endpoint's secret.
+//!
+//! Goes in: a request. Comes out: an order in the endpoint's row, or what a feed answers. Any replica takes them, also one
+//! that does not serve the endpoint: whoever does finds the order. An unknown endpoint and a wrong signature get the same
+//! answer, after the same time. Bodies, calls that wait, and questions to the store are bounded. The stored cursor is never
+//! moved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bugfeed_core::endpoints::orders::{self, Order, carry_out};
+use bugfeed_core::endpoints::question::{Answer, Ask, Batch, Bound, Since};
+use bugfeed_core::endpoints::row::Row;
+use bugfeed_core::input::AHEAD_MS;
+use bugfeed_protocol::Cursor;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::{FeedTap, Taps, target};
+use crate::deliver::callers::{Call, Callers, Moment, Refused};
+use crate::receive::lookup::Headers;
+use crate::store::Store;
+use crate::store::endpoints::{ChangeError, EndpointId, Stored};
+use crate::tracker::Clock;
+
+/// The longest body of a call.
+const LONGEST_BODY: usize = 4096;
+/// So many questions to the store are under way at a time.
+const QUESTIONS: usize = 16;
+/// A call waits for its turn and for the store so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A refusal is answered after this time, whatever it was that was looked at.
+const REFUSED_AFTER: Duration = Duration::from_millis(20);
+/// So many calls wait for changes at a time; more are answered at once.
+const WAITING: usize = 256;
+/// The longest time to wait for changes, in seconds.
+const LONGEST_WAIT_S: u64 = 60;
+/// An answer has so many changes at most.
+const FULL: usize = 1000;
+/// A waiting call looks at most so often.
+const LOOK: Duration = Duration::from_millis(50);
+/// A cursor that is ahead of this feed is a gap after this time.
+const AHEAD: Duration = Duration::from_millis(AHEAD_MS);
+
+/// What calls are answered with.
+pub(super) struct Calls {
+    store: watch::Receiver<Option<Store>>,
+    taps: Taps,
+    nudged: Arc<Notify>,
+    clock: Clock,
+    begun: std::time::Instant,
+    callers: Callers,
+    questions: Semaphore,
+    waiting: Semaphore,
+}
+
+impl Calls {
+    pub(super) fn new(
+        store: watch::Receiver<Option<Store>>,
+        taps: Taps,
+        nudged: Arc<Notify>,
+        clock: Clock,
+    ) -> Arc<Calls> {
+        Arc::new(Calls {
+            store,
+            taps,
+            nudged,
+            clock,
+            begun: std::time::Instant::now(),
+            callers: Callers::new(&rand::random()),
+            questions: Semaphore::new(QUESTIONS),
+            waiting: Semaphore::new(WAITING),
+        })
+    }
+}
+
+/// The routes.
+pub(super) fn routes(calls: Arc<Calls>) -> Router {
+    Router::new()
+        .route("/endpoints/{id}/ready", post(ready))
+        .route("/endpoints/{id}/changes", get(changes))
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .with_state(calls)
+}
+
+/// A refusal or a failure.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn away() -> Refusal {
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer just now; try again".to_owned())
+    }
+
+    fn of(status: StatusCode, text: &str) -> Refusal {
+        Refusal(status, text.to_owned())
+    }
+
+    fn respond(self) -> Response {
+        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
+        if matches!(self.0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The parts of a request that are signed.
+struct Request {
+    id: String,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+struct HeadersOf<'a>(&'a HeaderMap);
+
+impl Headers for HeadersOf<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+async fn ready(
+    State(calls): State<Arc<Calls>>,
+    Path(id): Path<String>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = Request { id, method, uri, headers, body };
+    let answer = async {
+        let (store, stored) = calls.admit(&request).await?;
+        let order = |row: &mut Row| carry_out(row, &Order::Ready);
+        let ordering = store.change_endpoint(&stored.id, None, |_, row| order(row));
+        let (stored, ()) = match tokio::time::timeout(PATIENCE, ordering).await {
+            Ok(Ok(changed)) => changed,
+            Ok(Err(ChangeError::Missing | ChangeError::Refused(orders::Refused::Deleted))) => {
+                return Err(Refusal::of(StatusCode::UNAUTHORIZED, &Refused::Unauthorized.to_string()));
+            }
+            Ok(Err(ChangeError::Refused(refused))) => {
+                return Err(Refusal::of(StatusCode::TOO_MANY_REQUESTS, &refused.to_string()));
+            }
+            Ok(Err(ChangeError::TooManyBugs | ChangeError::Store(_))) | Err(_) => return Err(Refusal::away()),
+        };
+        calls.nudged.notify_one();
+        Ok(json!({ "state": stored.row.state((calls.clock)()).as_str() }))
+    };
+    respond(answer.await)
+}
+
+async fn changes(
+    State(calls): State<Arc<Calls>>,
+    Path(id): Path<String>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = Request { id, method, uri, headers, body };
+    let answer = async {
+        let (_, stored) = calls.admit(&request).await?;
+        let query = Query::read(request.uri.query().unwrap_or_default())?;
+        let feed = feed_of(&stored.row, query.feed.as_deref())?;
+        calls.answer(&stored.row, &feed, &query).await
+    };
+    respond(answer.await)
+}
+
+fn respond(answer: Result<Value, Refusal>) -> Response {
+    match answer {
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Err(refusal) => refusal.respond(),
+    }
+}
+
+/// The feed that is meant.
+fn feed_of(row: &Row, named: Option<&str>) -> Result<Arc<str>, Refusal> {
+    let feeds: Vec<&Arc<str>> = row.lines.iter().map(|line| &line.feed).collect();
+    let refuse = |text: String| Err(Refusal(StatusCode::BAD_REQUEST, text));
+    match (named, feeds.as_slice()) {
+        (Some(named), feeds) => match feeds.iter().find(|feed| &****feed == named) {
+            Some(feed) => Ok(Arc::clone(feed)),
+            None => refuse(orders::Refused::NoSuchFeed.to_string()),
+        },
+        (None, [feed]) => Ok(Arc::clone(feed)),
+        (None, []) => refuse(orders::Refused::NoSuchFeed.to_string()),
+        (None, _) => refuse(format!("{}, as in feed=NAME", orders::Refused::WhichFeed)),
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    /// Since when; the head if there is none.
+    since: Option<Since>,
+    feed: Option<String>,
+    wait: Duration,
+}
+
+impl Query {
+    fn read(query: &str) -> Result<Query, Refusal> {
+        let mut read = Query { since: None, feed: None, wait: Duration::ZERO };
+        let refuse = |text: &str| Refusal::of(StatusCode::BAD_REQUEST, text);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "cursor" if value == "unknown" => read.since = Some(Since::Unknown),
+                "cursor" => {
+                    let cursor = Cursor::parse(&value);
+                    read.since = Some(Since::Cursor(cursor.ok_or_else(|| refuse("invalid cursor"))?));
+                }
+                "feed" => read.feed = Some(value.into_owned()),
+                "wait" => {
+                    let seconds = value.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT_S);
+                    let wrong = || refuse("invalid wait; must be a number of seconds from 0 to 60");
+                    read.wait = Duration::from_secs(seconds.ok_or_else(wrong)?);
+                }
+                _ => return Err(refuse("unknown parameter; allowed are cursor, feed and wait")),
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl Calls {
+    /// The endpoint, if it was the endpoint that called.
+    async fn admit(&self, request: &Request) -> Result<(Store, Stored), Refusal> {
+        let begun = Instant::now();
+        let admitted = self.check(request).await;
+        if let Err(Refusal(StatusCode::UNAUTHORIZED, _)) = &admitted {
+            tokio::time::sleep_until(begun + REFUSED_AFTER).await;
+        }
+        admitted
+    }
+
+    async fn check(&self, request: &Request) -> Result<(Store, Stored), Refusal> {
+        let store = self.store.borrow().clone().ok_or_else(Refusal::away)?;
+        let stored = match EndpointId::parse(&request.id) {
+            Some(id) => {
+                tokio::time::timeout(PATIENCE, self.look_up(&store, &id)).await.map_err(|_| Refusal::away())??
+            }
+            None => None,
+        };
+        let secrets = stored.as_ref().map(|stored| target::secrets(&stored.settings));
+        let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        let call = Call {
+            headers: &HeadersOf(&request.headers),
+            method: request.method.as_str(),
+            target,
+            body: &request.body,
+        };
+        let clock = super::when((self.clock)());
+        let now = Moment { clock, uptime: self.begun.elapsed() };
+        let checked = self.callers.check(&request.id, secrets.as_ref(), &call, now);
+        checked.map_err(|refused| {
+            let status = StatusCode::from_u16(refused.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+            Refusal(status, refused.to_string())
+        })?;
+        // What was checked with a secret is there.
+        stored.map(|stored| (store, stored)).ok_or_else(Refusal::away)
+    }
+
+    async fn look_up(&self, store: &Store, id: &EndpointId) -> Result<Option<Stored>, Refusal> {
+        let _turn = self.questions.acquire().await.map_err(|_| Refusal::away())?;
+        store.endpoint(id).await.map_err(|_| Refusal::away())
+    }
+
+    /// What a feed answers, at once or as soon as it has something.
+    async fn answer(&self, row: &Row, feed: &str, query: &Query) -> Result<Value, Refusal> {
+        let tap = self.taps.borrow().iter().find(|tap| &**tap.name() == feed).cloned();
+        let Some(tap) = tap else {
+            return Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "this process does not have the feed just now"));
+        };
+        let (begun, mut seen) = (Instant::now(), tap.seen());
+        let place = self.waiting.try_acquire().ok();
+        let until = begun + place.as_ref().map_or(Duration::ZERO, |_| query.wait);
+        loop {
+            seen.borrow_and_update();
+            let since = query.since.as_ref().unwrap_or(&Since::Head);
+            let answer = ask(&*tap, row, since);
+            let is_ahead = matches!(answer, Answer::Ahead(_));
+            let until = if is_ahead && place.is_some() { until.max(begun + AHEAD) } else { until };
+            let now = Instant::now();
+            if says_something(&answer) || now >= until {
+                // A number that has not come until now may never come.
+                let is_gap = is_ahead && now >= begun + AHEAD;
+                let answer = if is_gap { ask(&*tap, row, &Since::Unknown) } else { answer };
+                return Ok(told(feed, query, answer));
+            }
+            let moved = async { seen.changed().await.is_ok() };
+            if !tokio::time::timeout_at(until, moved).await.unwrap_or(true) {
+                return Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "this process is about to end; try again"));
+            }
+            tokio::time::sleep_until((Instant::now() + LOOK).min(until)).await;
+        }
+    }
+}
+
+fn ask(tap: &dyn FeedTap, row: &Row, since: &Since) -> Answer {
+    let bound = Bound { entries: FULL, bytes: usize::MAX };
+    tap.ask(&Ask { watch: &row.watch, since, place: None, bound })
+}
+
+fn says_something(answer: &Answer) -> bool {
+    match answer {
+        Answer::Changes(batch) => !batch.changes.is_empty(),
+        Answer::Gap(..) => true,
+        Answer::NotYet(_) | Answer::Ahead(_) => false,
+    }
+}
+
+/// The answer of `/changes`, with the feed.
+fn told(feed: &str, query: &Query, answer: Answer) -> Value {
+    let asked = match &query.since {
+        Some(Since::Cursor(cursor)) => cursor.to_string(),
+        _ => "unknown".to_owned(),
+    };
+    match answer {
+        Answer::Changes(Batch { changes, more, left_out, cursor, .. }) => {
+            let changes: Vec<_> = changes.iter().map(|told| told.change).collect();
+            let mut answer = json!({ "changes": changes, "cursor": cursor.to_string(), "feed": feed });
+            if query.since.is_some() {
+                answer["replay"] = json!(if left_out { "latest" } else { "complete" });
+            }
+            if more {
+                answer["more"] = json!(true);
+            }
+            answer
+        }
+        Answer::Gap(cursor, _) => {
+            json!({ "changes": [], "replay": "gap", "cursor": cursor.to_string(), "feed": feed })
+        }
+        Answer::Ahead(_) => json!({ "changes": [], "cursor": asked, "feed": feed }),
+        Answer::NotYet(_) => json!({ "changes": [], "cursor": asked, "state": "paused", "feed": feed }),
+    }
+}

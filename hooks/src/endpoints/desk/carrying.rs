@@ -1,0 +1,203 @@
+//! What the planners say is carried out: requests, writes, what people are told.
+
+use std::sync::Arc;
+
+use bugfeed_core::endpoints::batch::Batch;
+use bugfeed_core::endpoints::endpoint::{Action, Attempt, Event, Input, Send, What};
+use bugfeed_core::endpoints::policy::Outcome;
+use bugfeed_core::endpoints::row::Row;
+use bugfeed_protocol::{Cursor, Epoch};
+
+use super::*;
+use crate::endpoints::content::{self, Style};
+use crate::endpoints::request::{Job, Load};
+use crate::store::endpoints::Save;
+
+/// So many changes are remembered that a chat took of attempts that failed later.
+const MOST_TOLD: usize = 64;
+
+impl Desk {
+    pub(super) fn carry_out(&mut self, slot: Slot, action: Action) {
+        match action {
+            Action::Want(class) => {
+                let now_us = self.now_us();
+                if let Some(served) = self.served(slot) {
+                    served.owed.new_us.get_or_insert(now_us);
+                }
+                self.schedule.want(slot, class);
+            }
+            Action::Release => {
+                if let Some(served) = self.served(slot) {
+                    served.owed.new_us = None;
+                }
+                self.schedule.done(slot);
+            }
+            Action::Send(send) => self.send(slot, &send),
+            Action::Store(row, _) => self.write(slot, Some(*row)),
+            Action::Attempt(attempt) => self.attempted(slot, &attempt),
+            Action::Event(event) => self.tell(slot, event),
+            Action::Gone => self.forget(slot),
+        }
+    }
+
+    fn send(&mut self, slot: Slot, send: &Send) {
+        let within = self.parts.options.within;
+        let until = tokio::time::Instant::now() + within;
+        let Some(served) = self.endpoints.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        let (feed, load) = match &send.what {
+            What::Batch(batch) => (Some(Arc::clone(&batch.feed)), of_batch(served, &self.feeds, batch)),
+            What::Test { feed, cursor, generation } => {
+                (feed.clone(), of_test(served, &self.feeds, feed.as_ref(), cursor.as_ref(), *generation))
+            }
+            What::Redelivery { attempt } => (None, Load::Again(*attempt)),
+        };
+        let job = Job {
+            endpoint: served.id.clone(),
+            target: Arc::clone(&served.target),
+            feed,
+            trigger: send.trigger,
+            load,
+            until,
+        };
+        let courier = self.courier.clone();
+        let flight = self.requests.spawn(async move { courier.carry(job).await });
+        let (partition, term) = (served.partition, served.term);
+        self.flying.insert(flight.id(), Flying { slot, serial: served.serial, partition, term });
+        served.flight = Some(flight);
+        let new_us = served.owed.new_us.take();
+        served.owed.sent_us = served.owed.sent_us.or(new_us);
+        self.busy(partition, term, 1);
+    }
+
+    /// Requests have ended.
+    pub(super) fn ended(&mut self, first: Result<(tokio::task::Id, Ended), JoinError>) {
+        let mut next = Some(first);
+        for _ in 0..TOGETHER {
+            let Some(ended) = next.take().or_else(|| self.requests.try_join_next_with_id()) else { return };
+            self.one_ended(ended);
+        }
+    }
+
+    fn one_ended(&mut self, ended: Result<(tokio::task::Id, Ended), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, ended)) => (id, Some(ended)),
+            // It was given up: its receiver may have taken it, and nothing is counted.
+            Err(error) if error.is_cancelled() => (error.id(), None),
+            Err(error) => (error.id(), Some(Ended::broken())),
+        };
+        let Some(Flying { slot, serial, partition, term }) = self.flying.remove(&id) else { return };
+        if let Some(ended) = ended
+            && let Some(served) = self.same(slot, serial)
+        {
+            served.flight = None;
+            served.ended = ended.rows;
+            match ended.outcome {
+                Outcome::Success => (served.told.1, served.owed.sent_us) = (Vec::new(), None),
+                _ => served.told.1.extend(ended.told),
+            }
+            let many = served.told.1.len().saturating_sub(MOST_TOLD);
+            served.told.1.drain(..many);
+            self.events().attempted(ended.outcome, ended.took);
+            self.step(slot, Input::Ended(ended.outcome));
+        }
+        self.busy(partition, term, -1);
+    }
+
+    /// The planner has counted the attempt.
+    fn attempted(&mut self, slot: Slot, attempt: &Attempt) {
+        self.schedule.done(slot);
+        let Some(served) = self.served(slot) else { return };
+        let mut rows = std::mem::take(&mut served.ended);
+        // Of several messages, the last one decided.
+        if let Some(last) = rows.last_mut() {
+            last.counts = attempt.counts;
+        }
+        served.attempts.append(&mut rows);
+    }
+
+    /// Writes a row, with what the log lacks.
+    pub(super) fn write(&mut self, slot: Slot, row: Option<Row>) {
+        let Some(served) = self.endpoints.get(slot as usize).and_then(Option::as_deref) else { return };
+        let Served { serial, partition, term, .. } = *served;
+        let (id, attempts) = (served.id.clone(), served.attempts.len());
+        let version = row.as_ref().map_or(0, |row| row.version);
+        let saving = self.saves.save(Save { id, row, partition, term, attempts: served.attempts.clone() });
+        let written = async move { Written { slot, serial, partition, term, attempts, version, saved: saving.await } };
+        self.writes.push(written.boxed());
+        self.busy(partition, term, 1);
+    }
+
+    /// Writes have ended.
+    pub(super) fn written(&mut self, first: Written) {
+        let mut next = Some(first);
+        for _ in 0..TOGETHER {
+            let Some(written) = next.take().or_else(|| self.writes.next().now_or_never().flatten()) else { return };
+            self.one_written(written);
+        }
+    }
+
+    fn one_written(&mut self, written: Written) {
+        let Written { slot, serial, partition, term, attempts, version, saved } = written;
+        match &saved {
+            Ok(_) => self.events().store_works(),
+            Err(error) => self.events().store_failed(error),
+        }
+        if let Some(served) = self.same(slot, serial) {
+            if saved.is_ok() {
+                // The log has them, whatever became of the row.
+                served.attempts.drain(..attempts);
+            }
+            match saved {
+                Ok(Saved::Stored) => self.step(slot, Input::Stored(version)),
+                Ok(Saved::Conflict(Some(row))) => {
+                    // The settings may be others, too.
+                    self.say(Word::Look);
+                    self.step(slot, Input::NotStored(Some(row)));
+                }
+                Ok(Saved::Conflict(None)) | Ok(Saved::Lost) => self.step(slot, Input::Lost),
+                Err(_) => self.step(slot, Input::NotStored(None)),
+            }
+        }
+        self.busy(partition, term, -1);
+    }
+
+    fn tell(&mut self, slot: Slot, event: Event) {
+        let Some(served) = self.endpoints.get(slot as usize).and_then(Option::as_deref) else { return };
+        let host = Arc::clone(&served.target.host);
+        self.parts.events.tell(&served.id, &host, event, self.now_us(), &self.parts.raise);
+    }
+}
+
+/// What a batch says.
+fn of_batch(served: &mut Served, feeds: &AllFeeds, batch: &Batch) -> Load {
+    if served.told.0 != batch.generation {
+        // Somebody has asked for the same changes once more.
+        served.told = (batch.generation, Vec::new());
+    }
+    let style = style(served, feeds, Some(&batch.feed));
+    Load::Messages(content::of_batch(&style, batch, &served.told.1))
+}
+
+fn of_test(
+    served: &Served,
+    feeds: &AllFeeds,
+    feed: Option<&Arc<str>>,
+    cursor: Option<&Cursor>,
+    generation: u32,
+) -> Load {
+    let style = style(served, feeds, feed.map(|feed| &**feed));
+    let known = cursor.cloned().or_else(|| feeds.head(feed?));
+    // No feed has a number yet: no ledger has this epoch, so whoever asks with such a cursor is told a gap.
+    let cursor = known.or_else(|| Some(Cursor::new(Epoch::parse("none")?, 0)));
+    let feed = feed.cloned().unwrap_or_else(|| Arc::from(""));
+    let message = cursor.map(|cursor| content::of_test(&style, &feed, &cursor, generation));
+    Load::Messages(message.into_iter().collect())
+}
+
+fn style<'a>(served: &'a Served, feeds: &'a AllFeeds, feed: Option<&str>) -> Style<'a> {
+    Style {
+        endpoint: served.id.as_str(),
+        template: served.target.template.as_ref(),
+        link: feed.and_then(|feed| feeds.link(feed)),
+    }
+}

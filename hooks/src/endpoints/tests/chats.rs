@@ -1,0 +1,93 @@
+//! Endpoints with a template: several messages for a backlog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use bugfeed_core::endpoints::policy::Policy;
+use bugfeed_core::endpoints::question::Watch;
+use bugfeed_core::endpoints::row::Row;
+
+use super::rig::{Place, json, settings, until};
+use crate::store::endpoints::{EndpointId, Settings};
+use crate::test_server::{Got, Reply, Server};
+
+fn text(got: &Got) -> String {
+    json(got)["text"].as_str().unwrap().to_owned()
+}
+
+async fn chat(place: &Place, server: &Server) -> EndpointId {
+    let settings = Settings { template: Some("slack".to_owned()), ..settings(&server.url("/")) };
+    place.endpoint_with(settings, Row::new(Policy::Off, Watch::All, ["kde".into()])).await
+}
+
+/// A backlog of bugs 1 to this number.
+async fn backlog(place: &Place, id: &EndpointId, number: u64) {
+    let endpoints = place.start();
+    place.until_row(id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    endpoints.stop().await;
+    for bug in 1..=number {
+        place.feed.change(bug);
+    }
+}
+
+#[tokio::test]
+async fn of_a_backlog_ten_changes_are_told_and_then_how_many_more() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let id = chat(&place, &server).await;
+    backlog(&place, &id, 14).await;
+    let endpoints = place.start();
+    place.until_cursor(&id, 14).await;
+    let texts: Vec<String> = server.got().iter().map(text).collect();
+    assert_eq!(texts.len(), 11, "{texts:?}");
+    assert!(texts[0].starts_with("Bug 1 changed at ") && texts[0].ends_with(": https://bugs.example.org/1"));
+    assert!(texts[9].starts_with("Bug 10 ") && texts[10] == "4 more bugs of kde changed", "{texts:?}");
+    let mut ids: Vec<String> = server.got().iter().map(|got| got.header("webhook-id").unwrap().to_owned()).collect();
+    assert!(ids[0].starts_with(&format!("{id}-epoch-kde-1-14-")) && ids[0].ends_with("-1"), "{ids:?}");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 11);
+    let attempts = place.attempts(&id).await;
+    assert_eq!(attempts.iter().map(|attempt| attempt.counts).filter(|counts| *counts).count(), 1);
+    assert_eq!(attempts.len(), 11);
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_chat_took_of_an_attempt_that_failed_is_not_told_again() {
+    let failing = Arc::new(AtomicI64::new(3));
+    let server = Server::start({
+        let failing = Arc::clone(&failing);
+        // The third request fails.
+        move |_| Reply::full(if failing.fetch_sub(1, Ordering::SeqCst) == 1 { 503 } else { 200 }, "", "")
+    })
+    .await;
+    let place = Place::new().await;
+    let id = chat(&place, &server).await;
+    backlog(&place, &id, 5).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    place.ahead_us.store(11_000_000, Ordering::SeqCst);
+    place.until_cursor(&id, 5).await;
+    let bugs: Vec<String> = server.got().iter().map(|got| text(got).split(' ').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(bugs, ["1", "2", "3", "3", "4", "5"]);
+    let got = server.got();
+    assert_eq!(got[2].header("webhook-id"), got[3].header("webhook-id"));
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn a_gap_and_a_test_are_told_in_words() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let id = chat(&place, &server).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.order(&id, bugfeed_core::endpoints::orders::Order::Test).await;
+    until("a test", async || (server.got().len() == 1).then_some(())).await;
+    place.feed.change(1);
+    place.until_cursor(&id, 1).await;
+    place.feed.lose();
+    place.feed.change(2);
+    until("a gap", async || server.got().iter().any(|got| text(got).contains("may be missing")).then_some(())).await;
+    assert!(text(&server.got()[0]).starts_with("A test by bugfeed"));
+    endpoints.stop().await;
+}

@@ -1,0 +1,85 @@
+//! A receiver that takes long, while much changes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use bugfeed_core::endpoints::question::Watch;
+use bugfeed_protocol::When;
+
+use super::rig::{Place, bugs, json, told, until};
+use crate::endpoints::EndpointsOptions;
+use crate::test_server::{Reply, Server};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_of_one_second_keeps_a_backlog_of_at_most_one_entry_of_each_bug() {
+    const BUGS: u64 = 200;
+    let server = Server::start(|_| {
+        Reply::Later(Duration::from_secs(1), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())
+    })
+    .await;
+    let place = Place::new().await;
+    let id = place.endpoint(&server.url("/"), Watch::All).await;
+    let endpoints = place.start_with(EndpointsOptions { within: Duration::from_secs(5), ..place.options() });
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    let (begun, mut number) = (Instant::now(), 0);
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    while begun.elapsed() < Duration::from_secs(4) {
+        pace.tick().await;
+        for _ in 0..10 {
+            place.feed.change(number % BUGS + 1);
+            number += 1;
+        }
+    }
+    place.until_cursor(&id, number).await;
+    let now_us = When::from_system_time(SystemTime::now()).as_micros();
+    let got = server.got();
+    for got in &got[1..] {
+        let bugs = told(got);
+        let each: HashSet<u64> = bugs.iter().copied().collect();
+        assert!(bugs.len() as u64 <= BUGS && each.len() == bugs.len(), "{bugs:?}");
+        for change in json(got)["changes"].as_array().unwrap() {
+            let when: When = change["when"].as_str().unwrap().parse().unwrap();
+            assert!(now_us - when.as_micros() < 30_000_000);
+        }
+    }
+    // Each request has all bugs, so nothing is ever older than two requests.
+    assert!(got.len() <= 12, "{}", got.len());
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn receivers_that_hang_leave_room_for_others() {
+    let hanging = Arc::new(AtomicUsize::new(0));
+    let server = Server::start({
+        let hanging = Arc::clone(&hanging);
+        move |got| match got.path() {
+            "/hangs" => {
+                hanging.fetch_add(1, Ordering::SeqCst);
+                Reply::Hang(Vec::new())
+            }
+            _ => Reply::full(200, "", ""),
+        }
+    })
+    .await;
+    let place = Place::new().await;
+    let mut options = EndpointsOptions { within: Duration::from_millis(700), ..place.options() };
+    (options.limits.places, options.limits.of_host) = (16, 16);
+    let endpoints = place.start_with(options);
+    for _ in 0..40 {
+        place.endpoint(&server.url("/hangs"), bugs(&[1])).await;
+    }
+    let good = place.endpoint(&server.url("/good"), bugs(&[1])).await;
+    place.until_row(&good, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.feed.change(1);
+    until("they hang", async || (hanging.load(Ordering::SeqCst) >= 16).then_some(())).await;
+    place.until_cursor(&good, 1).await;
+    // From now on, those that failed hold a quarter of the places at most.
+    until("all have hung", async || (hanging.load(Ordering::SeqCst) >= 40).then_some(())).await;
+    let begun = Instant::now();
+    let seq = place.feed.change(1);
+    place.until_cursor(&good, seq).await;
+    assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+    endpoints.stop().await;
+}
