@@ -1,7 +1,8 @@
 //! What the receiver is yet to be sent. In: changes with their cursors, gaps, and how each request ended. Out: one request
 //! at a time, with the body and the id that an endpoint's would have.
 //!
-//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs. A request that failed
+//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs; where all are listened to,
+//! by that of the bugs that changed. A request that failed
 //! is sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,7 +43,9 @@ pub(super) struct Pending {
     arrivals: u64,
     /// A gap is to be told before the changes.
     gap: bool,
-    /// The newest cursor that is known, for a gap.
+    /// Where the gap ends, if that is known.
+    gap_end: Option<Cursor>,
+    /// The newest cursor that is known.
     cursor: Option<Cursor>,
     sent: Option<Sent>,
     /// The changes are a backlog, until all are taken.
@@ -73,6 +76,7 @@ impl Pending {
     pub(super) fn gap(&mut self, cursor: Option<Cursor>) {
         self.gap = true;
         self.cursor = cursor.or(self.cursor.take());
+        self.gap_end.clone_from(&self.cursor);
         self.items.clear();
         self.arrival_of.clear();
         self.sent = None;
@@ -151,7 +155,7 @@ impl Pending {
 
     fn next(&mut self, feed: &str) -> Option<Sent> {
         if self.gap {
-            let cursor = self.cursor.clone()?;
+            let cursor = self.gap_end.as_ref().or(self.cursor.as_ref())?.clone();
             let request = request(feed, Content::Gap, &cursor, "a gap: treat all bugs as changed".to_owned());
             return Some(Sent { request, cursor, arrivals: Vec::new(), is_stale: false });
         }

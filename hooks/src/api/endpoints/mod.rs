@@ -103,6 +103,9 @@ fn new(api: &Api, said: Said, now_us: i64) -> Result<(Settings, Row), ApiError> 
     };
     let mut row = Row::new(said.policy.unwrap_or(Policy::Classic), watch, lines(&feeds, &known));
     row.rate = said.rate.flatten();
+    for line in &mut row.lines {
+        line.since = api.service().begin(&line.feed, now_us);
+    }
     let settings = Settings {
         url,
         secret: said.secret.unwrap_or_else(|| SigningSecret::generate(&random::<[u8; RANDOM_BYTES]>())),
