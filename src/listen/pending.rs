@@ -89,6 +89,10 @@ impl Pending {
             self.in_backlog = true;
             self.left_out |= verdict == Verdict::Latest;
             self.until = head;
+            // Where the receiver was at the head already, nothing follows.
+            if self.until.is_some() {
+                self.end_backlog();
+            }
         }
     }
 
@@ -273,12 +277,19 @@ mod tests {
             }
             pending.add(item(1, 10));
             assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]), "it was over");
-            // Nothing was missed.
-            let mut pending = Pending::default();
-            pending.resumed(verdict, Some(cursor(9)));
-            pending.known(cursor(9));
-            pending.add(item(1, 10));
-            assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]));
+            // Nothing was missed, which shows before the resume or after it.
+            for is_before in [true, false] {
+                let mut pending = Pending::default();
+                if is_before {
+                    pending.known(cursor(9));
+                }
+                pending.resumed(verdict, Some(cursor(9)));
+                if !is_before {
+                    pending.known(cursor(9));
+                }
+                pending.add(item(1, 10));
+                assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]));
+            }
         }
         // While nothing is sent, of each bug the newest is left.
         let mut pending = Pending::default();
