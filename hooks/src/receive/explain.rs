@@ -13,7 +13,6 @@ use super::mapped::{DropReason, Mapped, Request, RequestError, Time, TimeOrigin}
 use super::mapping::map_each;
 use super::signature;
 use super::trace::{Step, Trace};
-use super::written;
 use crate::config::Source;
 use crate::config::auth::KeyPlace;
 use crate::config::mapping::Answer;
@@ -148,10 +147,10 @@ fn unknown_word(item: &ExplainedItem) -> Option<(&str, &str)> {
 fn unknown_privacy(items: &[ExplainedItem]) -> Option<String> {
     let words: Option<Vec<_>> = items.iter().map(unknown_word).collect();
     let (place, word) = words?.first().copied()?;
-    let rule = format!("is_private = {{ from = {}, match = \"WHAT IS PRIVATE\" }}", written::text(place));
+    // No rule is shown: which texts are private is not known here, and a wrong pattern would announce them.
     Some(format!(
         "every item is private, because \"{word}\" at {place} is none of the texts that mean public; if it does mean \
-         public, tell by a pattern what is private: {rule}"
+         public, `is_private` needs a `match` that finds each text that means private"
     ))
 }
 
