@@ -1,7 +1,10 @@
 /** How a feed is made. */
 export interface Options {
-  /** The bugs to begin with; the same as calling `subscribe`. */
-  bugs?: Iterable<number | string>;
+  /**
+   * The bugs to begin with; the same as calling `subscribe`. `"all"`: every bug of the feed, where the operator allows it
+   * (`--allow-all`).
+   */
+  bugs?: Iterable<number | string> | "all";
   /** Closes the feed when it is aborted. */
   signal?: AbortSignal;
   /**
@@ -49,6 +52,8 @@ export interface Change {
 export interface Gap {
   type: "gap";
   bugs: number[];
+  /** Any bug of the feed, and `bugs` is empty: told to who watches all. */
+  all?: true;
 }
 
 /** `waiting` until the next attempt, `connecting` until the gateway has answered, `open`, or `closed` for good. */
@@ -82,7 +87,7 @@ export interface Details {
   /** When that changes, and since when (UTC, by the gateway's clock), where it was told. */
   feed: { state: FeedState; since?: string };
   /** From now on these bugs are watched. `replay` is null where nothing was resumed. */
-  subscribed: { bugs: number[]; replay: Replay | null };
+  subscribed: { bugs: number[]; all?: true; replay: Replay | null };
   error: BugfeedError;
 }
 
@@ -99,6 +104,8 @@ export class BugfeedError extends Error {
   status?: number;
   /** The bugs that were refused. */
   bugs?: number[];
+  /** All were, and `bugs` is empty. */
+  all?: true;
 }
 
 /**
@@ -141,11 +148,14 @@ export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> 
   cursor: string | null;
   /** What is watched, or will be once there is a connection. */
   readonly bugs: number[];
+  /** Whether every bug of the feed is watched; then the single ones make no difference. */
+  readonly all: boolean;
 
   /**
    * Watches bugs, from now on, also across reconnects. With a cursor, name the bugs it speaks for in the first call.
    * @throws RangeError if one is no whole number from 1 to 2^53 - 1; then nothing changes
    */
+  subscribe(all: "all"): void;
   subscribe(...bugs: (number | string | readonly (number | string)[])[]): void;
   /** Stops watching bugs. No change of them comes any more. */
   unsubscribe(...bugs: (number | string | readonly (number | string)[])[]): void;

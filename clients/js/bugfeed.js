@@ -16,6 +16,8 @@ const SUBSCRIBE = "subscribe";
 const CLASSIC = "classic";
 const HELLO = "hello";
 const ERROR = "error";
+/** What stands for bugs where all of them are meant. */
+const ALL = "all";
 /** The cursor of those who were given none: no gateway made it, so that resuming from it is a gap. */
 const UNKNOWN = "unknown";
 
@@ -80,6 +82,9 @@ const address = (text) => {
   return url;
 };
 
+/** Whose changes these are, as the application is told. */
+const told = (bugs) => (bugs.includes(ALL) ? { bugs: [], all: true } : { bugs });
+
 /** The date, if the cursor is one. */
 const dateOf = (cursor) => cursor?.split(SINCE)[1];
 
@@ -142,7 +147,7 @@ export class Bugfeed extends EventTarget {
     this.#heartbeat = heartbeat;
     this.#others = !transport && { withCredentials };
     this.#transport = transport ?? webSocket(WebSocket);
-    this.#bugs = new Set(numbers([...bugs]));
+    this.#bugs = new Set(bugs === ALL ? [ALL] : numbers([...bugs]));
     this.#store = (cursor) => storage?.setItem(key, cursor);
     this.#saved = storage?.getItem(key);
     this.cursor = cursor ?? this.#saved ?? null;
@@ -155,7 +160,11 @@ export class Bugfeed extends EventTarget {
   }
 
   get bugs() {
-    return [...this.#bugs];
+    return [...this.#bugs].filter(Number);
+  }
+
+  get all() {
+    return this.#bugs.has(ALL);
   }
 
   subscribe(...bugs) {
@@ -297,17 +306,25 @@ export class Bugfeed extends EventTarget {
 
   /** Sent in a moment, so that bugs subscribed one by one are resumed together: a cursor speaks for all of them. */
   #change(how, bugs) {
-    for (const bug of numbers(bugs)) this.#bugs[how](bug);
+    // All may be added, and nothing else be said of them.
+    for (const bug of how === "add" && bugs.includes(ALL) ? [ALL] : numbers(bugs)) this.#bugs[how](bug);
     soon(() => this.#flush());
   }
 
   #flush() {
-    if (!this.#sent) return;
+    if (!this.#sent || this.#sent.has(ALL)) return;
+    if (this.all) {
+      this.#sent.add(ALL);
+      return this.#askFor(ALL);
+    }
     const drop = [...this.#sent].filter((bug) => !this.#bugs.has(bug));
     const bugs = this.bugs.filter((bug) => !this.#sent.has(bug));
     this.#sent = new Set(this.#bugs);
     if (drop.length) this.#ask({ command: "unsubscribe", bugs: drop });
-    if (!bugs.length) return;
+    if (bugs.length) this.#askFor(bugs);
+  }
+
+  #askFor(bugs) {
     const position = (!this.#resumed && this.cursor) || undefined;
     const since = dateOf(position);
     const command = { command: SUBSCRIBE, bugs, since, cursor: since ? undefined : position };
@@ -352,7 +369,7 @@ export class Bugfeed extends EventTarget {
               !(when <= dateOf(this.cursor)) &&
               when < new Date().toISOString() &&
               SINCE + when),
-          this.#bugs.has(bug) && { type: "change", bug, bugs: [bug], when },
+          (this.all || this.#bugs.has(bug)) && { type: "change", bug, bugs: [bug], when },
         );
     } else if (command === "gap") {
       this.#missed(cursor, [...this.#sent], spread);
@@ -382,24 +399,26 @@ export class Bugfeed extends EventTarget {
 
   #subscribed({ bugs, cursor }, replay, now, spread) {
     this.replay = replay;
-    this.#tell("subscribed", { bugs, replay });
+    this.#tell("subscribed", { ...told(bugs), replay });
     // Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
     if (cursor && !["complete", "latest"].includes(replay)) this.#missed(now, bugs, spread);
     else this.#move(now ?? (this.cursor ? null : UNKNOWN));
   }
 
   #refused(asked, error) {
-    for (const bug of asked.bugs) {
+    for (const bug of [asked.bugs].flat()) {
       this.#bugs.delete(bug);
       this.#sent.delete(bug);
     }
     if (asked === this.#resumed) this.#resumed = null;
-    this.#move(null, new BugfeedError(`${asked.command} refused: ${error}`, { bugs: asked.bugs }));
+    this.#move(null, new BugfeedError(`${asked.command} refused: ${error}`, told(asked.bugs)));
+    // Where it was all, single ones may be left.
+    this.#change("add", []);
   }
 
   #missed(cursor, bugs, spread) {
-    bugs = bugs.filter((bug) => this.#bugs.has(bug));
-    this.#move(cursor, bugs.length && { type: "gap", bugs }, spread);
+    bugs = [bugs].flat().filter((bug) => this.#bugs.has(bug));
+    this.#move(cursor, bugs.length && { type: "gap", ...told(bugs) }, spread);
   }
 
   // What the application hears.

@@ -179,9 +179,10 @@ class Session {
     let position = {};
     for (const { command, bugs, cursor, since, heartbeat } of this.#asked) {
       if (command === "hello") this.heartbeat = Math.min(heartbeat, QUIET_S);
-      if (command === "unsubscribe") for (const bug of bugs) wanted.delete(bug);
+      if (command === "unsubscribe") for (const bug of [bugs].flat()) wanted.delete(bug);
       if (command !== "subscribe") continue;
-      for (const bug of bugs) wanted.add(bug);
+      // All of them are a word.
+      for (const bug of [bugs].flat()) wanted.add(bug);
       if (cursor || since) position = { cursor, since };
     }
     // New bugs are resumed with the others: then they may tell of what happened just before, but nothing gets lost.
@@ -191,7 +192,7 @@ class Session {
     const parameters = Object.entries({ ...position, ...more })
       .filter(([, value]) => value !== undefined)
       .map(([name, value]) => `&${name}=${encodeURIComponent(value)}`);
-    return { limit, parameters: `bugs=${[...wanted]}${parameters.join("")}` };
+    return { limit, parameters: `bugs=${wanted.has("all") ? "all" : [...wanted]}${parameters.join("")}` };
   }
 
   #request(parameters, signal) {

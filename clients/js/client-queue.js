@@ -4,7 +4,8 @@
  * told later. bugfeed.js loads this module when it has reason to; where somebody listens from the start, it has none.
  */
 
-/** Events that may wait, and twice the bugs; beyond that, only the newest change of each bug. */
+const ALL = "all";
+/** Events that may wait, and twice the bugs (who watches all: those that changed); beyond that, only the newest change of each bug. */
 const MAX_WAITING = 10_000;
 /** No gap is told later than this, in ms. */
 const MAX_SPREAD_MS = 300_000;
@@ -19,7 +20,7 @@ const newest = (waiting) => {
     const [item] = entry;
     const key = item?.bug ?? (item?.type === "gap" ? "gap" : item);
     const gap = key === "gap" && kept.get(key);
-    if (gap) gap[0] = { ...item, bugs: [...new Set([...gap[0].bugs, ...item.bugs])] };
+    if (gap) gap[0] = { ...gap[0], ...item, bugs: [...new Set([...gap[0].bugs, ...item.bugs])] };
     else {
       kept.delete(key);
       kept.set(key, entry);
@@ -37,6 +38,7 @@ export class Queue {
   #soon; // The bugs of a gap that is told later. Until then, nothing is stored…
   #dealt; // …but what would be.
   #timers = []; // The first of them tells it.
+  #left = 0; // How much was left when only the newest was kept: who watches all may have any number of bugs.
   #isClosed = false;
   #calls;
   #feed;
@@ -81,7 +83,7 @@ export class Queue {
   add(item, cursor, spread) {
     const wait = typeof spread === "number" && spread > 0 ? Math.random() * Math.min(spread, MAX_SPREAD_MS) : 0;
     const isLater = item?.type === "gap" && (this.#soon || wait > 0) && !this.#isClosed;
-    if (isLater) this.#soon = new Set([...(this.#soon ?? []), ...item.bugs]);
+    if (isLater) this.#soon = new Set([...(this.#soon ?? []), ...(item.all ? [ALL] : item.bugs)]);
     this.#enter("push", [isLater ? null : item, cursor]);
     if (!isLater) return;
     if (wait === 0) return this.#due();
@@ -95,16 +97,21 @@ export class Queue {
   #due() {
     const watched = new Set(this.#feed.bugs);
     const bugs = [...this.#soon].filter((bug) => watched.has(bug));
+    const gap = this.#soon.has(ALL) && this.#feed.all ? { bugs: [], all: true } : bugs.length && { bugs };
     const cursor = this.#hand ?? this.#dealt;
     this.#soon = this.#hand = this.#dealt = null;
     this.#timers.splice(0).forEach(clearTimeout);
-    if (this.#feed.state !== "closed") this.#enter("unshift", [bugs.length ? { type: "gap", bugs } : null, cursor]);
+    if (this.#feed.state !== "closed") this.#enter("unshift", [gap ? { type: "gap", ...gap } : null, cursor]);
   }
 
   #enter(how, entry) {
     if (this.#isClosed) return;
-    const most = MAX_WAITING + 2 * this.#feed.bugs.length;
-    if (this.#waiting[how](entry) > most) this.#waiting = newest(this.#waiting);
+    if (!this.#waiting.length) this.#left = 0;
+    const most = MAX_WAITING + 2 * Math.max(this.#feed.bugs.length, this.#left);
+    if (this.#waiting[how](entry) > most) {
+      this.#waiting = newest(this.#waiting);
+      this.#left = this.#waiting.length;
+    }
     this.#wake?.();
     this.#offer([entry]);
   }

@@ -24,6 +24,9 @@ const PACE_MS = 500;
 /** How often is asked for a change that was rung for and is not there: another gateway may be a little behind. */
 const TRIES = 4;
 
+const ALL = "all";
+const wire = (bugs) => (bugs.includes(ALL) ? ALL : bugs);
+
 const alone = () => ALONE_MS[world.document?.hidden ? 1 : 0];
 
 /** Asks, and holds no connection: what a page does that shares none. */
@@ -95,14 +98,15 @@ class Leader {
 
   /** Asks for what is missing; those for whom it is get a ring when it is there, for what came before. */
   #cover(members) {
-    const wanted = new Set([...this.#members.values()].flat());
+    const each = [...this.#members.values()].flat();
+    const wanted = new Set(each.includes(ALL) ? [ALL] : each);
     const drop = [...this.#covered].filter((bug) => !wanted.has(bug));
     const bugs = [...wanted].filter((bug) => !this.#covered.has(bug));
     this.#covered = wanted;
-    if (drop.length) this.#link.send({ command: "unsubscribe", bugs: drop });
+    if (drop.length) this.#link.send({ command: "unsubscribe", bugs: wire(drop) });
     if (bugs.length) {
       this.#asked.push({ members, bugs });
-      this.#link.send({ command: "subscribe", bugs });
+      this.#link.send({ command: "subscribe", bugs: wire(bugs) });
     } else if (this.#asked.length) this.#asked.at(-1).members.push(...members);
     else this.#tell({ covers: members });
   }
@@ -209,7 +213,7 @@ class Member extends Poll {
       this.#isAlone = isAlone;
       this.#ask();
     }
-    if (this.bugs.has(bug)) {
+    if (bug && (this.bugs.has(bug) || this.bugs.has(ALL))) {
       this.#count(bug, when, 1);
       this.#tries = 0;
       this.#ask();

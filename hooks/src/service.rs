@@ -185,7 +185,19 @@ impl Hooks {
         tasks.spawn(replay(receiver.clone(), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
         let (sending, guard) = (Arc::default(), stop.drop_guard());
-        Ok(Hooks { receiver, spool, parts, counted, health, running, matches, sending, intake_stop, tasks, _guard: guard })
+        Ok(Hooks {
+            receiver,
+            spool,
+            parts,
+            counted,
+            health,
+            running,
+            matches,
+            sending,
+            intake_stop,
+            tasks,
+            _guard: guard,
+        })
     }
 
     /// The paths at which requests come in.

@@ -213,7 +213,10 @@ fn show(endpoint: &Value) -> String {
         ("recent failures", cell(endpoint, "recent_failures")),
         ("back-offs", cell(endpoint, "backoff_count")),
         ("next try", time(&endpoint["next_try"])),
-        ("orders waiting", endpoint["orders"].as_u64().filter(|count| *count > 0).map_or(String::new(), |n| n.to_string())),
+        (
+            "orders waiting",
+            endpoint["orders"].as_u64().filter(|count| *count > 0).map_or(String::new(), |n| n.to_string()),
+        ),
         ("old secret until", time(&endpoint["old_secret_until"])),
         ("made", time(&endpoint["created"])),
     ]);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::table::{cell, text, time};
+use super::table::{cell, table, text, time};
 use super::{AdminError, Outcome, Screen, Session};
 use crate::cli::hooks::BugArgs;
 
@@ -17,7 +17,19 @@ pub(super) async fn bug(args: BugArgs, screen: &mut Screen<'_>) -> Result<Outcom
         return session.print(&told, |_| String::new());
     }
     let none = format!("nothing of bug {} was received", args.bug);
-    session.list(steps, &none, |steps| steps.iter().map(show).collect())
+    session.list(steps, &none, |steps| steps.iter().map(show).collect())?;
+    write!(session.screen.out, "{}", endpoints(&told))?;
+    Ok(Outcome::Good)
+}
+
+/// The endpoints that are told of the bug.
+fn endpoints(told: &Value) -> String {
+    let watching = told["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let row = |one: &Value| {
+        vec![cell(one, "endpoint"), cell(one, "feed"), cell(one, "url"), cell(one, "state"), cell(one, "says")]
+    };
+    let rows: Vec<_> = watching.iter().map(row).collect();
+    if rows.is_empty() { String::new() } else { table(&["ENDPOINT", "FEED", "URL", "STATE", ""], &rows) }
 }
 
 /// One change: where it came from, and how far it is.

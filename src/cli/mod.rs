@@ -15,11 +15,14 @@ use std::ffi::OsString;
 use std::str::FromStr;
 
 use bugfeed_protocol::BugId;
+use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
-use hooks::{BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs};
+use hooks::{
+    BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+};
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -211,6 +214,41 @@ impl FromStr for BugList {
         let text = text.trim().trim_end_matches(',');
         text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map(BugList)
     }
+}
+
+/// Bugs to watch, as a person writes them: `all`, or a [`BugList`].
+#[derive(Clone, Debug)]
+pub enum WatchList {
+    /// All bugs of the feed.
+    All,
+    /// These.
+    These(BugList),
+}
+
+impl FromStr for WatchList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WatchList, String> {
+        if text.trim() == "all" {
+            return Ok(WatchList::All);
+        }
+        text.parse().map(WatchList::These).map_err(|error: <BugId as FromStr>::Err| format!("{error}, or 'all'"))
+    }
+}
+
+/// All bugs of the feed, if they are among those named; otherwise the single ones, ascending.
+fn watched(lists: &[WatchList]) -> WhichBugs {
+    let mut named: Vec<BugList> = Vec::new();
+    for list in lists {
+        match list {
+            WatchList::All => return WhichBugs::All,
+            WatchList::These(list) => named.push(list.clone()),
+        }
+    }
+    let mut bugs = all_bugs(&named);
+    bugs.sort_unstable();
+    bugs.dedup();
+    WhichBugs::These(bugs)
 }
 
 /// All bugs of these lists, in the order given.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bugfeed_core::budget::Budgets;
+use bugfeed_core::budget::{Budget, Budgets, SESSIONS_WITH_ALL};
 use bugfeed_core::input::SessionLimits;
 use bugfeed_core::replay::ReplayLimits;
 use bugfeed_gateway::feed::FeedOptions;
@@ -40,6 +41,13 @@ pub struct ListenArgs {
     /// Bugs one client may watch
     #[arg(long, env = "BUGFEED_MAX_SUBSCRIPTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_subscriptions: u32,
+    /// Lets clients follow all bugs of a feed ("bugs":"all", ?bugs=all) instead of bugs that they name: for dashboards and
+    /// indexes. Set it on all gateways of a feed
+    #[arg(long, env = "BUGFEED_ALLOW_ALL", value_parser = clap::builder::BoolishValueParser::new())]
+    pub allow_all: bool,
+    /// Clients that may follow all bugs at a time, of all feeds together
+    #[arg(long, env = "BUGFEED_MAX_ALL", default_value_t = SESSIONS_WITH_ALL, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
+    pub max_all: u32,
     /// The largest message a client may send, in bytes
     #[arg(long, env = "BUGFEED_MAX_MESSAGE_BYTES", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1024..=16_777_216), hide_short_help = true)]
     pub max_message_bytes: u32,
@@ -153,6 +161,7 @@ impl ListenArgs {
             },
             session: SessionLimits {
                 subscriptions: self.max_subscriptions as usize,
+                all: self.allow_all,
                 catch_up: self.max_catch_up as usize,
                 ping_interval_ms: self.ping_interval_ms,
                 idle_timeout_ms: self.idle_timeout_ms,
@@ -160,7 +169,7 @@ impl ListenArgs {
                 message_bytes: self.max_message_bytes as usize,
                 ..SessionLimits::default()
             },
-            budgets: Budgets::default(),
+            budgets: Budgets { all: Arc::new(Budget::new(self.max_all as usize)), ..Budgets::default() },
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bugfeed_protocol::When;
 use clap::Args;
 
-use super::{BugList, all_bugs};
+use super::{WatchList, watched};
 use crate::watch::{ColorChoice, GatewayUrl, Template, WatchOptions, parse_template, parse_url};
 
 /// The end of the text of `--help`.
@@ -18,14 +18,16 @@ Examples:
   bugfeed watch 1234 5678 --exec 'curl -s https://bugs.example.org/rest/bug/{bug} >bug-{bug}.json'
   bugfeed watch 1234 5678 --exec './look-at {bug}' --state bot.state    # a bot that misses nothing
   bugfeed watch 1234 --count 1 --quiet && echo 'it changed'
+  bugfeed watch all --json    # every change of the feed, where the gateway allows it (--allow-all)
 
 With --json each line is one object: {\"bug\":1234,\"when\":\"2014-04-03T21:13:45\"}
 or, when changes may have been missed, {\"gap\":true,\"bugs\":[1234]}: look at all of them.
+(Who watches all is told \"bugs\":\"all\" then.)
 
 With --exec, `sh -c` runs the command for each change, one after the other, with {bug} and
 {when} replaced by a number and a date such as 2014-04-03T21:13:45 (no quotes needed), which are
 also in $BUGFEED_BUG and $BUGFEED_WHEN. On a gap it runs for each of the bugs, with an empty
-{when}. It has no standard input. If it fails, that is said, and the next one runs. When
+{when}; who watches all: once, with the word all for {bug}. It has no standard input. If it fails, that is said, and the next one runs. When
 watching is ended, so is the command: SIGTERM, and SIGKILL two seconds later.
 
 With --state, the next run goes on where this one ended. A change counts once it is printed and
@@ -40,9 +42,9 @@ option.";
 /// Options of `watch`.
 #[derive(Clone, Debug, Args)]
 pub struct WatchArgs {
-    /// The bugs to watch
+    /// The bugs to watch, or 'all', where the gateway allows it (--allow-all)
     #[arg(required = true, value_name = "BUG")]
-    bugs: Vec<BugList>,
+    bugs: Vec<WatchList>,
     /// The gateway: ws://HOST:PORT/ or wss://HOST/, with the feed's name as path if it is not the default; the address of
     /// its live page (http://…) does as well
     #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = parse_url)]
@@ -79,7 +81,7 @@ impl WatchArgs {
     /// The options for watching.
     pub fn options(&self) -> WatchOptions {
         WatchOptions {
-            bugs: all_bugs(&self.bugs),
+            bugs: watched(&self.bugs),
             url: self.url.clone(),
             since: self.since,
             count: self.count,

@@ -21,7 +21,8 @@ use bugfeed_hooks::deliver::headers::UserHeaders;
 use bugfeed_hooks::deliver::send::{Attempt, Delivery, Outcome, Sender};
 use bugfeed_hooks::deliver::sign::{Secrets, SigningSecret};
 use bugfeed_protocol::backoff::Backoff;
-use bugfeed_protocol::{BugId, Cursor, When};
+use bugfeed_protocol::client::WhichBugs;
+use bugfeed_protocol::{Cursor, When};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -55,7 +56,7 @@ pub enum ListenError {
 #[derive(Clone, Debug)]
 pub struct ListenOptions {
     /// The bugs.
-    pub bugs: Vec<BugId>,
+    pub bugs: WhichBugs,
     /// The gateway.
     pub url: GatewayUrl,
     /// Where requests go.
@@ -96,8 +97,7 @@ impl Output<'_> {
 pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut Signals) -> Result<Stop, ListenError> {
     let mut pending = Pending::default();
     let (to_store, handed_out) = watch::channel(None);
-    let mut feed =
-        Feed::builder(options.url.expose())?.bugs(options.bugs.iter().map(|bug| bug.get())).heartbeat(HEARTBEAT);
+    let mut feed = crate::watch::of(Feed::builder(options.url.expose())?, &options.bugs).heartbeat(HEARTBEAT);
     let mut state = None;
     if let Some(path) = &options.state {
         let mut file = StateFile::open(path, &options.url.to_string(), &options.bugs)?;
@@ -109,7 +109,7 @@ pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut
         if let Some(cursor) = cursor.clone() {
             pending.known(cursor);
         }
-        if !file.new_bugs().is_empty() {
+        if file.new_bugs().count() > 0 {
             // The cursor says nothing of them.
             pending.gap(cursor);
         }
@@ -221,7 +221,7 @@ impl Listen<'_, '_> {
                 // A gap is about to be told, and this change is in it.
                 None => {}
             },
-            Event::Gap(_) => self.pending.gap(cursor),
+            Event::Gap(_) | Event::GapOfAll => self.pending.gap(cursor),
             Event::Subscribed { replay, .. } => {
                 if let Some(verdict) = replay {
                     let head = self.feed.handle().head();

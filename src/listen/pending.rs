@@ -1,7 +1,8 @@
 //! What the receiver is yet to be sent. In: changes with their cursors, gaps, and how each request ended. Out: one request
 //! at a time, with the body and the id that an endpoint's would have.
 //!
-//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs. A request that failed
+//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs; where all are listened to,
+//! by that of the bugs that changed. A request that failed
 //! is sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap};

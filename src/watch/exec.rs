@@ -5,7 +5,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::When;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
@@ -41,19 +41,19 @@ pub(super) enum Outcome {
 }
 
 impl Template {
-    /// The command for the shell. A number and a date need no quotes.
-    fn command(&self, bug: BugId, when: Option<When>) -> String {
+    /// The command for the shell. A number (or "all") and a date need no quotes.
+    fn command(&self, bug: &str, when: Option<When>) -> String {
         let when = when.map(|when| when.to_string()).unwrap_or_default();
-        self.0.replace("{bug}", &bug.to_string()).replace("{when}", &when)
+        self.0.replace("{bug}", bug).replace("{when}", &when)
     }
 
     /// Runs the command to its end, or until a signal comes.
-    pub(super) async fn run(&self, bug: BugId, when: Option<When>, signals: &mut Signals) -> io::Result<Outcome> {
+    pub(super) async fn run(&self, bug: &str, when: Option<When>, signals: &mut Signals) -> io::Result<Outcome> {
         let mut command = Command::new("sh");
         command.arg("-c").arg(self.command(bug, when)).stdin(Stdio::null()).kill_on_drop(true);
         // The command gets a process group of its own, so that everything it starts can be ended with it, and so that
         // Ctrl-C reaches only this program.
-        command.process_group(0).env("BUGFEED_BUG", bug.to_string());
+        command.process_group(0).env("BUGFEED_BUG", bug);
         match when {
             Some(when) => command.env("BUGFEED_WHEN", when.to_string()),
             None => command.env_remove("BUGFEED_WHEN"),
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn bug_and_when_are_put_in_and_nothing_else_is_touched() {
-        let bug = BugId::new(1234).unwrap();
+        let bug = "1234";
         let when = When::parse_utc("2014-04-03T21:13:45.5").unwrap();
         for (template, want) in [
             ("look {bug} {when}", "look 1234 2014-04-03T21:13:45.5"),

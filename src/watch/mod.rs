@@ -14,13 +14,17 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bugfeed_client::{Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
-use bugfeed_protocol::{BugId, When};
+use bugfeed_client::{Builder, Error as ClientError, Event, Feed, FeedState, Protocol, State, Verdict, shown};
+use bugfeed_protocol::When;
+use bugfeed_protocol::client::WhichBugs;
 
 pub use self::exec::{Template, parse_template};
 pub use self::screen::{ColorChoice, Screen, use_color};
 pub use self::signals::{Signals, Stop};
 use self::state::StateFile;
+
+/// What stands for the bugs where all of them are meant.
+const ALL: &str = "all";
 
 /// How often the gateway is asked for a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -97,7 +101,7 @@ pub enum Ended {
 #[derive(Clone, Debug)]
 pub struct WatchOptions {
     /// The bugs to watch.
-    pub bugs: Vec<BugId>,
+    pub bugs: WhichBugs,
     /// The gateway.
     pub url: GatewayUrl,
     /// Changes since this time come first; only in the first run.
@@ -128,10 +132,7 @@ pub async fn run<O: Write, S: Write>(
         Some(path) => Some(StateFile::open(path, &options.url.to_string(), &options.bugs)?),
         None => None,
     };
-    let mut feed = Feed::builder(&options.url.0)?
-        .bugs(options.bugs.iter().map(|bug| bug.get()))
-        .heartbeat(HEARTBEAT)
-        .classic(options.classic);
+    let mut feed = of(Feed::builder(&options.url.0)?, &options.bugs).heartbeat(HEARTBEAT).classic(options.classic);
     if let Some(since) = options.since {
         feed = feed.since(since);
     }
@@ -149,6 +150,14 @@ pub async fn run<O: Write, S: Write>(
         feed = feed.store(state);
     }
     watch.all(feed.connect()).await
+}
+
+/// The feed of these bugs.
+pub(crate) fn of(feed: Builder, bugs: &WhichBugs) -> Builder {
+    match bugs {
+        WhichBugs::All => feed.all(),
+        WhichBugs::These(bugs) => feed.bugs(bugs.iter().map(|bug| bug.get())),
+    }
 }
 
 struct Watch<'a, O, S> {
@@ -197,13 +206,14 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
         match event {
             Event::Change(change) => {
                 self.screen.change(change, self.options.json)?;
-                let stop = self.exec(change.bug, Some(change.when)).await?;
+                let stop = self.exec(&change.bug.to_string(), Some(change.when)).await?;
                 if stop.is_none() {
                     self.left = self.left.map(|left| left - 1);
                 }
                 return Ok(stop);
             }
-            Event::Gap(bugs) => return self.gap(&bugs).await,
+            Event::Gap(bugs) => return self.gap(&WhichBugs::These(bugs)).await,
+            Event::GapOfAll => return self.gap(&WhichBugs::All).await,
             Event::State(State::Connecting) => self.screen.progress(&format!("connecting to {}", self.options.url)),
             Event::State(state @ State::Waiting { .. }) => self.screen.status(&state.to_string()),
             Event::Subscribed { replay, .. } => {
@@ -229,20 +239,22 @@ impl<O: Write, S: Write> Watch<'_, O, S> {
     }
 
     /// Prints a gap: changes of these bugs may be missing, so a program that acts on changes must look at all of them.
-    async fn gap(&mut self, bugs: &[BugId]) -> Result<Option<Stop>, WatchError> {
-        if bugs.is_empty() {
+    async fn gap(&mut self, bugs: &WhichBugs) -> Result<Option<Stop>, WatchError> {
+        if bugs.count() == 0 {
             return Ok(None);
         }
         self.screen.gap(bugs, self.options.json)?;
-        for &bug in bugs {
-            if let Some(stop) = self.exec(bug, None).await? {
+        let WhichBugs::These(bugs) = bugs else { return self.exec(ALL, None).await };
+        for bug in bugs {
+            if let Some(stop) = self.exec(&bug.to_string(), None).await? {
                 return Ok(Some(stop));
             }
         }
         Ok(None)
     }
 
-    async fn exec(&mut self, bug: BugId, when: Option<When>) -> Result<Option<Stop>, WatchError> {
+    /// Runs the command for a bug, or for [`ALL`].
+    async fn exec(&mut self, bug: &str, when: Option<When>) -> Result<Option<Stop>, WatchError> {
         let Some(template) = &self.options.exec else { return Ok(None) };
         self.screen.hide();
         let outcome = template.run(bug, when, self.signals).await.map_err(WatchError::Exec)?;

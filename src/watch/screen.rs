@@ -7,7 +7,8 @@
 use std::ffi::OsStr;
 use std::io::{self, Write};
 
-use bugfeed_protocol::{BugId, Change};
+use bugfeed_protocol::Change;
+use bugfeed_protocol::client::WhichBugs;
 
 const BOLD: &str = "\x1b[1m";
 const DIM: &str = "\x1b[2m";
@@ -82,14 +83,23 @@ impl<O: Write, S: Write> Screen<O, S> {
     ///
     /// # Errors
     /// When the stream of changes cannot be written to.
-    pub fn gap(&mut self, bugs: &[BugId], json: bool) -> io::Result<()> {
+    pub fn gap(&mut self, bugs: &WhichBugs, json: bool) -> io::Result<()> {
         if json {
+            let bugs = match bugs {
+                WhichBugs::All => serde_json::json!(super::ALL),
+                WhichBugs::These(bugs) => serde_json::json!(bugs),
+            };
             return self.print(&serde_json::json!({ "gap": true, "bugs": bugs }).to_string());
         }
         let (yellow, reset) = if self.color { (YELLOW, RESET) } else { ("", "") };
-        let list: Vec<String> = bugs.iter().map(ToString::to_string).collect();
-        let list = list.join(", ");
-        self.print(&format!("{yellow}gap{reset}: changes may have been missed; look at all of these bugs: {list}"))
+        let which = match bugs {
+            WhichBugs::All => "bugs".to_owned(),
+            WhichBugs::These(bugs) => {
+                let list: Vec<String> = bugs.iter().map(ToString::to_string).collect();
+                format!("of these bugs: {}", list.join(", "))
+            }
+        };
+        self.print(&format!("{yellow}gap{reset}: changes may have been missed; look at all {which}"))
     }
 
     /// Shows the state of the connection.
@@ -153,7 +163,7 @@ impl<O: Write, S: Write> Screen<O, S> {
 
 #[cfg(test)]
 mod tests {
-    use bugfeed_protocol::When;
+    use bugfeed_protocol::{BugId, When};
 
     use super::*;
 
@@ -176,7 +186,7 @@ mod tests {
 
     #[test]
     fn lines_for_people_and_for_programs() {
-        let both = [BugId::new(1).unwrap(), BugId::new(2).unwrap()];
+        let both = WhichBugs::These(vec![BugId::new(1).unwrap(), BugId::new(2).unwrap()]);
         for (color, json, want) in [
             (
                 false,
@@ -198,6 +208,15 @@ mod tests {
             });
             assert_eq!((&*out, &*status), (want, ""));
         }
+    }
+
+    #[test]
+    fn a_gap_of_all_bugs() {
+        let (out, _) = shown(false, false, false, |screen| {
+            screen.gap(&WhichBugs::All, false).unwrap();
+            screen.gap(&WhichBugs::All, true).unwrap();
+        });
+        assert_eq!(out, "gap: changes may have been missed; look at all bugs\n{\"bugs\":\"all\",\"gap\":true}\n");
     }
 
     #[test]

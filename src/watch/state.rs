@@ -1,5 +1,5 @@
-//! `--state`: keeps how far a bot has got, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`. The
-//! address is stored without its secrets.
+//! `--state`: keeps how far a bot has got, in a file of JSON: `{"url":"ws://…","bugs":[1234],"cursor":"…"}`, or with
+//! `"bugs":"all"`. The address is stored without its secrets.
 //!
 //! In: cursors, the address, the bugs of this run. Out: the cursor of the last run, and the bugs that the last run did
 //! not watch, because the cursor says nothing about those. Never overwrites a file that is not a state file.
@@ -10,14 +10,54 @@ use std::path::{Path, PathBuf};
 
 use bugfeed_client::{Store, replace_file, shown};
 use bugfeed_protocol::BugId;
+use bugfeed_protocol::client::WhichBugs;
 use serde::{Deserialize, Serialize};
 
 use super::WatchError;
 
+/// The bugs of a run, as the file has them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+enum Bugs {
+    All(Word),
+    These(Vec<BugId>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    All,
+}
+
+impl Bugs {
+    fn of(bugs: &WhichBugs) -> Bugs {
+        match bugs {
+            WhichBugs::All => Bugs::All(Word::All),
+            WhichBugs::These(bugs) => {
+                let mut bugs = bugs.clone();
+                bugs.sort_unstable();
+                bugs.dedup();
+                Bugs::These(bugs)
+            }
+        }
+    }
+
+    /// Those of these bugs that `before` did not hold.
+    fn new_since(&self, before: &Bugs) -> WhichBugs {
+        match (self, before) {
+            (_, Bugs::All(_)) => WhichBugs::default(),
+            (Bugs::All(_), Bugs::These(_)) => WhichBugs::All,
+            (Bugs::These(bugs), Bugs::These(before)) => {
+                WhichBugs::These(bugs.iter().filter(|bug| !before.contains(bug)).copied().collect())
+            }
+        }
+    }
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 struct Content {
     url: String,
-    bugs: Vec<BugId>,
+    bugs: Bugs,
     cursor: Option<String>,
 }
 
@@ -26,7 +66,7 @@ struct Content {
 pub(crate) struct StateFile {
     path: PathBuf,
     url: String,
-    bugs: Vec<BugId>,
+    bugs: Bugs,
     /// The state of the last run, if there was one that has received something.
     before: Option<Content>,
 }
@@ -37,10 +77,8 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be read or written, or is not a state file.
-    pub(crate) fn open(path: &Path, url: &str, bugs: &[BugId]) -> Result<StateFile, WatchError> {
-        let mut bugs = bugs.to_vec();
-        bugs.sort_unstable();
-        bugs.dedup();
+    pub(crate) fn open(path: &Path, url: &str, bugs: &WhichBugs) -> Result<StateFile, WatchError> {
+        let bugs = Bugs::of(bugs);
         let (url, path) = (url.to_owned(), path.to_owned());
         let before = match fs::read(&path) {
             // An empty file (a power cut can cause it) is no fresh start. It becomes a cursor that the gateway answers
@@ -77,9 +115,8 @@ impl StateFile {
     }
 
     /// The bugs that the last run, if there was one, did not watch; ascending.
-    pub(crate) fn new_bugs(&self) -> Vec<BugId> {
-        let Some(before) = &self.before else { return Vec::new() };
-        self.bugs.iter().filter(|bug| !before.bugs.contains(bug)).copied().collect()
+    pub(crate) fn new_bugs(&self) -> WhichBugs {
+        self.before.as_ref().map(|before| self.bugs.new_since(&before.bugs)).unwrap_or_default()
     }
 
     /// Writes the bugs and the address of this run into the file. Call it after the gap of the new bugs was told.
@@ -116,8 +153,24 @@ impl Store for StateFile {
 mod tests {
     use super::*;
 
-    fn bugs(numbers: &[u64]) -> Vec<BugId> {
-        numbers.iter().map(|&bug| BugId::new(bug).unwrap()).collect()
+    fn bugs(numbers: &[u64]) -> WhichBugs {
+        WhichBugs::These(numbers.iter().map(|&bug| BugId::new(bug).unwrap()).collect())
+    }
+
+    #[test]
+    fn all_bugs_are_kept_as_a_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bot.state");
+        let open = |bugs: &WhichBugs| StateFile::open(&path, "ws://a/", bugs).unwrap();
+        open(&bugs(&[1, 2])).save("E.5").unwrap();
+        let mut all = open(&WhichBugs::All);
+        assert_eq!(all.new_bugs(), WhichBugs::All, "the last run watched two");
+        all.adopt().unwrap();
+        all.save("E.6").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"url\":\"ws://a/\",\"bugs\":\"all\",\"cursor\":\"E.6\"}\n");
+        let mut again = open(&WhichBugs::All);
+        assert_eq!((again.load().unwrap().as_deref(), again.new_bugs()), (Some("E.6"), bugs(&[])));
+        assert_eq!(open(&bugs(&[7])).new_bugs(), bugs(&[]));
     }
 
     #[test]
@@ -126,13 +179,17 @@ mod tests {
         let path = dir.path().join("bot.state");
         let open = |url: &str, numbers: &[u64]| StateFile::open(&path, url, &bugs(numbers)).unwrap();
         let mut first = open("ws://a/", &[2, 1, 2]);
-        assert_eq!((first.load().unwrap(), first.new_bugs(), first.other_url()), (None, vec![], None), "a fresh start");
+        assert_eq!(
+            (first.load().unwrap(), first.new_bugs(), first.other_url()),
+            (None, bugs(&[]), None),
+            "a fresh start"
+        );
         // A run that received nothing has no changes to miss.
         let mut first = open("ws://a/", &[1, 2, 3]);
-        assert_eq!((first.load().unwrap(), first.new_bugs()), (None, vec![]));
+        assert_eq!((first.load().unwrap(), first.new_bugs()), (None, bugs(&[])));
         first.save("E.5").unwrap();
         let mut same = open("ws://a/", &[1, 2]);
-        assert_eq!((same.load().unwrap().as_deref(), same.new_bugs()), (Some("E.5"), vec![]));
+        assert_eq!((same.load().unwrap().as_deref(), same.new_bugs()), (Some("E.5"), bugs(&[])));
         let more = open("ws://b/", &[1, 4, 9]);
         assert_eq!((more.new_bugs(), more.other_url()), (bugs(&[4, 9]), Some("ws://a/")));
         // The run died before it told the gap, so these bugs are still new.

@@ -1,5 +1,7 @@
 //! Endpoints.
 
+use std::pin::pin;
+
 use bugfeed::admin::Outcome;
 use bugfeed_core::endpoints::policy::Outcome as Sent;
 use bugfeed_core::endpoints::question::{Since, Watch};
@@ -10,7 +12,7 @@ use bugfeed_hooks::receive::received::RequestId;
 use bugfeed_hooks::store::endpoints::{AttemptRow, EndpointId, FeedChoice, Save, Stored};
 use bugfeed_protocol::Cursor;
 
-use crate::support::{Rig, now_us, run};
+use crate::support::{Rig, Said, now_us, run};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const URL: &str = "https://bot.example.org/hook/hidden";
@@ -28,7 +30,7 @@ impl Rig {
         self.store.endpoint(id).await.unwrap().unwrap()
     }
 
-    async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send + Sync) {
+    async fn plan(&self, id: &EndpointId, mut change: impl FnMut(&mut Row) + Send) {
         let change = |_: &mut _, row: &mut Row| {
             change(row);
             row.version += 1;
@@ -61,8 +63,17 @@ impl Rig {
         attempt
     }
 
-    /// Waits until something is asked for, and lets this come of it.
-    async fn answer_wish(&self, id: &EndpointId, trigger: Trigger, status: u16, webhook_id: &str) {
+    /// What this command says, while the endpoint's first order is carried out in this way.
+    async fn while_asked(&self, id: &EndpointId, sent: (Trigger, u16, &str), args: &[&str]) -> Said {
+        let mut command = pin!(self.run(args));
+        tokio::select! {
+            said = &mut command => return said,
+            () = self.answer_wish(id, sent) => {}
+        }
+        command.await
+    }
+
+    async fn answer_wish(&self, id: &EndpointId, (trigger, status, webhook_id): (Trigger, u16, &str)) {
         while self.stored(id).await.row.wishes.is_empty() {
             tokio::task::yield_now().await;
         }
@@ -107,8 +118,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
         format!("@{}", path.display())
     };
     let (template, headers) = (file("t.json", "{\"text\":\"Bug {bug}\"}\n"), file("h.txt", "X-A: 1\nX-B: 2\n"));
-    let more = ["--all-feeds", "--policy", "current", "--rate", "5", "--template", &template, "--header", &headers,
-        "--header", "X-C: 3", "--description", "build bot"];
+    let more = [
+        "--all-feeds",
+        "--policy",
+        "current",
+        "--rate",
+        "5",
+        "--template",
+        &template,
+        "--header",
+        &headers,
+        "--header",
+        "X-C: 3",
+        "--description",
+        "build bot",
+    ];
     let id = rig.endpoint(&more).await;
     let stored = rig.stored(&id).await;
     assert_eq!(stored.settings.template.as_deref(), Some("{\"text\":\"Bug {bug}\"}"));
@@ -118,8 +142,21 @@ async fn all_that_an_endpoint_has_can_be_said_and_changed() {
     for want in ["build bot", "current", "5 a second", "cursor of kde: none yet", "  x-c: 3", "active: all is well"] {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
-    let change = ["endpoints", "change", id.as_str(), "--bugs", "all", "--feed", "default", "--no-rate", "--no-template",
-        "--no-header", "X-A", "--header", "X-B: new"];
+    let change = [
+        "endpoints",
+        "change",
+        id.as_str(),
+        "--bugs",
+        "all",
+        "--feed",
+        "default",
+        "--no-rate",
+        "--no-template",
+        "--no-header",
+        "X-A",
+        "--header",
+        "X-B: new",
+    ];
     rig.run(&change).await.good();
     let stored = rig.stored(&id).await;
     assert_eq!((&stored.row.watch, stored.row.rate, stored.settings.template), (&Watch::All, None, None));
@@ -151,6 +188,8 @@ async fn orders_are_given_to_several_endpoints() {
     let said = rig.run(&["endpoints", "delete", none.as_str(), two.as_str()]).await;
     assert_eq!((&said.outcome, said.out.as_str()), (&Ok(Outcome::NotGood), format!("{two}  is deleted\n").as_str()));
     assert!(said.remarks.contains(&format!("{none}: there is no endpoint")), "{said:?}");
+    let told = rig.run(&["bug", "1234"]).await;
+    assert!(told.out.contains(&format!("{one}  default  {URL}  active")), "{told:?}");
     rig.run(&["endpoints", "show", two.as_str()]).await.error(&["no endpoint", "bugfeed endpoints list"]);
 }
 
@@ -160,10 +199,10 @@ async fn a_test_and_a_redelivery_say_what_came_of_them() {
     let id = rig.endpoint(&[]).await;
     let test = ["endpoints", "test", id.as_str(), "--wait", "20"];
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g1");
-    let (said, ()) = tokio::join!(rig.run(&test), rig.answer_wish(&id, Trigger::Manual, 204, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Manual, 204, &webhook_id), &test).await;
     assert_eq!(said.good(), "the receiver took it: 204 in 12 ms\n  thank\u{fffd}[31m you\n");
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g2");
-    let (said, ()) = tokio::join!(rig.run(&test), rig.answer_wish(&id, Trigger::Manual, 500, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Manual, 500, &webhook_id), &test).await;
     assert_eq!(said.outcome, Ok(Outcome::NotGood));
     assert!(said.out.contains("500 in 12 ms; a failed test counts nothing"), "{said:?}");
     let said = rig.run(&["endpoints", "test", id.as_str(), "--wait", "0"]).await;
@@ -180,7 +219,7 @@ async fn a_test_and_a_redelivery_say_what_came_of_them() {
     assert!(shown.contains("sent:\n{\"command\":\"test\"}\n") && !shown.contains('\u{1b}'), "{shown}");
     let again = ["endpoints", "redeliver", attempt, "--wait", "20"];
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g1");
-    let (said, ()) = tokio::join!(rig.run(&again), rig.answer_wish(&id, Trigger::Replay, 200, &webhook_id));
+    let said = rig.while_asked(&id, (Trigger::Replay, 200, &webhook_id), &again).await;
     assert!(said.good().starts_with("the receiver took it: 200"));
     rig.run(&["endpoints", "redeliver", "x"]).await.error(&["id: 'x'"]);
 }
@@ -223,7 +262,9 @@ async fn refusals_say_what_to_do() {
     let said = rig.run(&["endpoints", "list"]).await;
     assert!(said.remarks.contains("there are no endpoints; make one: bugfeed endpoints create"), "{said:?}");
     let shown = rig.run(&["endpoints", "preview", "--url", URL, "--bugs", "1234", "--template", "slack"]).await.good();
-    for want in ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"] {
+    for want in
+        ["POST https://bot", "webhook-signature: v1,", "{\"text\":\"Bug 1234", "secret for samples", "would be sent"]
+    {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
     assert!(run(&["endpoints", "list", "--admin-token-file", "/none"]).await.outcome.unwrap_err().contains("/none"));

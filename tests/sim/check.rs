@@ -83,6 +83,7 @@ impl Client {
                 Ok(())
             }
             ("subscribe", Pending::All(asked)) => {
+                promise!(value.get("all").is_some() == self.all, "told that it has all bugs, or not told");
                 let could_tell = self.begins(&self.bugs.iter().copied().collect::<Vec<_>>());
                 self.subscribed(asked, could_tell, value["replay"].as_str(), cursor, truth)
             }
@@ -91,6 +92,13 @@ impl Client {
                 self.begins(&bugs);
                 self.moved(cursor, truth)?;
                 self.bugs.extend(bugs);
+                Ok(())
+            }
+            ("subscribe", Pending::Whole(bugs)) => {
+                promise!(value["all"] == true, "not told that it has all bugs");
+                self.begins(&bugs);
+                self.moved(cursor, truth)?;
+                self.has_all();
                 Ok(())
             }
             ("unsubscribe", Pending::Fewer(_)) => self.moved(cursor, truth),

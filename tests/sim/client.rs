@@ -25,6 +25,8 @@ pub enum Pending {
     All(Option<Cursor>),
     /// To these bugs more.
     More(Vec<BugId>),
+    /// To all bugs as one subscription, of which these are new.
+    Whole(Vec<BugId>),
     Fewer(Vec<BugId>),
 }
 
@@ -71,6 +73,12 @@ pub struct Client {
     /// How many changes a catch-up sends one by one.
     pub catch_up: usize,
     pub bugs: BTreeSet<BugId>,
+    /// All bugs that there are.
+    every: BTreeSet<BugId>,
+    /// It watches all bugs as one subscription.
+    pub all: bool,
+    /// Beside that, it watches these by name in this session.
+    named: BTreeSet<BugId>,
     pub cursor: Option<Cursor>,
     pub since: Option<When>,
     /// It has asked the tracker, at least once.
@@ -95,9 +103,17 @@ impl Client {
         while bugs.is_empty() {
             bugs = (1..=swarm.bugs).filter(|_| random.random_bool(0.6)).filter_map(BugId::new).collect();
         }
+        let every: BTreeSet<BugId> = (1..=swarm.bugs).filter_map(BugId::new).collect();
+        let modern = random.random_bool(0.7);
+        let all = modern && random.random_bool(0.25);
+        if all {
+            bugs.clone_from(&every);
+        }
         Client {
             name,
-            modern: random.random_bool(0.7),
+            modern,
+            every,
+            all,
             by_hello: random.random_bool(0.4),
             whole_seconds: random.random_bool(0.5),
             catch_up: swarm.limits.catch_up,
@@ -116,6 +132,9 @@ impl Client {
             phantom: true,
             catch_up: self.catch_up,
             bugs: self.bugs.clone(),
+            every: self.every.clone(),
+            all: self.all,
+            named: BTreeSet::new(),
             cursor: self.cursor.clone(),
             since: self.since,
             synced: self.synced,
@@ -151,6 +170,7 @@ impl Client {
     }
 
     pub fn connect(&mut self, pod: usize, life: &mut Life, room: usize, lane: usize) {
+        self.named.clear();
         let wire = Rc::new(Wire::default());
         wire.room.set(room);
         life.connect(&wire, lane);
@@ -189,7 +209,7 @@ impl Client {
 
     /// Subscribes to all of its bugs, from what it has stored.
     pub fn subscribe(&mut self) {
-        let bugs = list(&self.bugs);
+        let bugs = if self.all { "\"all\"".to_owned() } else { format!("[{}]", list(&self.bugs)) };
         let from = match (&self.cursor, self.since) {
             (Some(cursor), _) if self.modern => format!(r#","cursor":"{cursor}""#),
             (_, Some(since)) if !self.modern => {
@@ -203,7 +223,7 @@ impl Client {
         if let Some(session) = self.session.as_mut().filter(|_| from.is_empty()) {
             session.fresh = true;
         }
-        self.say(format!(r#"{{"command":"subscribe","bugs":[{bugs}]{from}}}"#), Pending::All(asked));
+        self.say(format!(r#"{{"command":"subscribe","bugs":{bugs}{from}}}"#), Pending::All(asked));
     }
 
     fn say(&mut self, text: String, pending: Pending) {
@@ -218,7 +238,13 @@ impl Client {
         if !session.subscribed || !session.pending.is_empty() {
             return;
         }
-        if !self.bugs.contains(&bug) {
+        if self.all {
+            return self.change_all(bug, truth);
+        }
+        let others: Vec<BugId> = self.every.difference(&self.bugs).copied().collect();
+        if self.modern && others == [bug] {
+            self.say(r#"{"command":"subscribe","bugs":"all"}"#.to_owned(), Pending::Whole(others));
+        } else if !self.bugs.contains(&bug) {
             self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(vec![bug]));
         } else if self.bugs.len() > 1 {
             // From now on it does not matter any more.
@@ -226,6 +252,25 @@ impl Client {
             self.missing.retain(|&fact| truth.all[fact].change.bug != bug);
             self.say(format!(r#"{{"command":"unsubscribe","bugs":{bug}}}"#), Pending::Fewer(vec![bug]));
         }
+    }
+
+    /// It watches all bugs: it names one of them as well, which changes nothing, or from now on watches only those that it
+    /// has named.
+    fn change_all(&mut self, bug: BugId, truth: &Truth) {
+        if self.named.insert(bug) {
+            return self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(Vec::new()));
+        }
+        self.all = false;
+        self.bugs = std::mem::take(&mut self.named);
+        self.missing.retain(|&fact| self.bugs.contains(&truth.all[fact].change.bug));
+        let leaving = self.every.difference(&self.bugs).copied().collect();
+        self.say(r#"{"command":"unsubscribe","bugs":"all"}"#.to_owned(), Pending::Fewer(leaving));
+    }
+
+    /// Everything that it watched by name it now also watches as one of all.
+    pub fn has_all(&mut self) {
+        self.named = std::mem::replace(&mut self.bugs, self.every.clone());
+        self.all = true;
     }
 
     /// Goes away; what has not been read is lost.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bugfeed_core::endpoints::SECOND_US;
+use bugfeed_core::endpoints::batch::Batch;
 use bugfeed_core::endpoints::endpoint::{Endpoint, Fence, Input, REQUEST_US, Send};
 use bugfeed_core::endpoints::orders::carry_out;
 use bugfeed_core::endpoints::policy::Policy;
@@ -76,6 +77,7 @@ enum Happens {
     Ahead,
     Retry,
     SameAgain,
+    SameElsewhere,
     Dissolved,
     Probe,
     Ready,
@@ -112,6 +114,10 @@ struct World {
     nodes: Vec<Option<Node>>,
     lives: u64,
     requests: Vec<Request>,
+    /// What was sent last and failed, by endpoint and feed, and what the endpoint watched then.
+    failed: BTreeMap<(usize, usize), (Arc<Batch>, Watch)>,
+    /// The term in which each endpoint was sent to last.
+    sender: BTreeMap<usize, u64>,
     /// The number that each receiver must know in the end, by endpoint, feed and bug.
     owed: BTreeMap<(usize, usize, BugId), u64>,
     happened: Happened,
@@ -148,6 +154,8 @@ impl World {
             nodes: Vec::new(),
             lives: 0,
             requests: Vec::new(),
+            failed: BTreeMap::new(),
+            sender: BTreeMap::new(),
             owed: BTreeMap::new(),
             happened: Happened::new(),
             weights,

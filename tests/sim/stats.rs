@@ -27,6 +27,8 @@ stats! {
     changes,
     heard,
     sessions,
+    /// Those that watch all bugs.
+    with_all,
     complete,
     latest,
     gaps,

@@ -151,7 +151,8 @@ impl Swarm {
         let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
         let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
         let catch_up = if random.random_bool(0.2) { random.random_range(1..6) } else { 20_000 };
-        let limits = SessionLimits { catch_up, ..SessionLimits::default() };
+        let page = *[1, 2, 7, 8192].choose(random).unwrap();
+        let limits = SessionLimits { catch_up, all: true, page, ..SessionLimits::default() };
         Swarm {
             pods: random.random_range(1..4),
             shards: random.random_range(1..3),

@@ -55,13 +55,13 @@ class OverHttp extends Script {
       const answer = ask(...how);
       const { bugs } = requests.at(-1).question;
       // Each is for all that is wanted, but for those that follow a refusal.
-      if (!link.refused) assert.deepEqual(sorted(bugs ? bugs.split(",").map(Number) : []), sorted(link.watched));
+      if (!link.refused) assert.deepEqual(sorted(bugs ? bugs.split(",").map((bug) => (bug === "all" ? bug : +bug)) : []), sorted(link.watched));
       return answer;
     };
     const session = this.transport()(fetch)(link.url, link.on);
     return {
       send: (command) => {
-        for (const bug of command.bugs ?? [])
+        for (const bug of [command.bugs ?? []].flat())
           command.command === "subscribe" ? link.watched.add(bug) : link.watched.delete(bug);
         send(command);
         session.send(command);

@@ -15,9 +15,9 @@ const [esbuild, typescript] = await Promise.all([load("esbuild"), load("typescri
 const unless = (module) => ({ skip: !module && "run npm ci" });
 
 /** What each module may weigh, minified. Only the first one is always loaded; the others where there is reason to. */
-const BUDGETS = { "bugfeed.js": 6500, "client-queue.js": 2200, "client-fallback.js": 7600, "client-shared.js": 4500 };
+const BUDGETS = { "bugfeed.js": 6800, "client-queue.js": 2400, "client-fallback.js": 7600, "client-shared.js": 4500 };
 
-test("small: 6.5 kB minified, and more only where it is needed; without dependencies", unless(esbuild), async () => {
+test("small: 6.8 kB minified, and more only where it is needed; without dependencies", unless(esbuild), async () => {
   for (const [name, most] of Object.entries(BUDGETS)) {
     const source = readFileSync(new URL(name, folder), "utf8");
     const { code } = await esbuild.transform(source, { minify: true, format: "esm", target: "es2022" });

@@ -9,7 +9,7 @@ import { Clock, settled } from "./support.mjs";
 
 const folder = new URL("../../conformance/cases/", import.meta.url);
 export const sorted = (bugs) => [...bugs].sort((a, b) => a - b);
-const normal = (message) => (message.bugs ? { ...message, bugs: sorted(message.bugs) } : message);
+const normal = (message) => (Array.isArray(message.bugs) ? { ...message, bugs: sorted(message.bugs) } : message);
 
 export class Script {
   begun = []; // Connections that the client opened and the server has not looked at.
@@ -41,7 +41,7 @@ export class Script {
     const note = (event) => feed === this.feed && this.events.push(event);
     feed.addEventListener("change", ({ detail: { bug, when } }) => note({ change: bug, when }));
     feed.addEventListener("feed", ({ detail: { state } }) => note({ feed: state }));
-    feed.addEventListener("gap", ({ detail: { bugs } }) => note({ gap: sorted(bugs) }));
+    feed.addEventListener("gap", ({ detail: { bugs, all } }) => note({ gap: all ? "all" : sorted(bugs) }));
     feed.addEventListener("error", ({ detail }) => note({ error: detail }));
   }
 
@@ -124,9 +124,9 @@ export class Script {
   };
 
   pick(about) {
-    const { state, protocol, replay, feedState, head, bugs } = this.feed;
-    const all = { state, protocol, replay, feed: feedState, head, bugs: sorted(bugs) };
-    return Object.fromEntries(Object.keys(about).map((name) => [name, all[name]]));
+    const { state, protocol, replay, feedState, head, bugs, all } = this.feed;
+    const known = { state, protocol, replay, feed: feedState, head, bugs: all ? "all" : sorted(bugs) };
+    return Object.fromEntries(Object.keys(about).map((name) => [name, known[name]]));
   }
 
   end(why) {

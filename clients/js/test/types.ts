@@ -16,6 +16,8 @@ feed.addEventListener("feed", ({ detail }) => detail.state === "paused" && detai
 feed.addEventListener("subscribed", ({ detail }) => detail.replay === "complete");
 feed.subscribe(1, "2", [3]);
 feed.subscribe(...[1, 2], [3, 4] as const);
+feed.subscribe("all");
+new Bugfeed("wss://bugs.example/", { bugs: "all" }).addEventListener("gap", ({ detail }) => detail.all === true && feed.all);
 feed.cursor = feed.head;
 setTimeout(feed.close, 1);
 // @ts-expect-error

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Callable, Optional, Union
 from urllib.parse import urlsplit
 
-from ._core import Core, Transport, number
+from ._core import ALL, Core, Transport, number
 from ._events import BugfeedError, Change, Event
 from ._state import FileState, State
 from ._websocket import WebSocketTransport
@@ -17,7 +17,8 @@ from ._words import plain, shown
 
 log = logging.getLogger("bugfeed_client")
 
-#: Events that may wait for a slow reader, and twice the bugs; beyond that, only the newest change of each bug.
+#: Events that may wait for a slow reader, and twice the bugs (who watches all: those that changed); beyond that, only
+#: the newest change of each bug.
 MAX_WAITING = 10_000
 
 _Waiting = tuple[Union[Event, BugfeedError, None], Optional[str]]
@@ -73,6 +74,8 @@ class Bugfeed:
         self._on_state, self._on_feed, self._on_trouble = on_state, on_feed, on_trouble
         self._core: Optional[Core] = None
         self._queue: deque[_Waiting] = deque()
+        #: How much was left when only the newest was kept.
+        self._left = 0
         self._more: asyncio.Event  # Made when entered: in Python 3.9 it belongs to the loop it is made in.
         self._reader: Optional[_Reader] = None
         self._asking: object = None
@@ -113,6 +116,9 @@ class Bugfeed:
     def watch(self, bugs: Iterable[Union[int, str]] = ()) -> AsyncIterator[Event]:
         """Watches these bugs besides those that are watched already, and yields changes and gaps as they come.
 
+        Instead of bugs, ``"all"`` watches every bug of the feed, where the operator allows it (``--allow-all``); a gap
+        then has ``all`` set, and no bugs.
+
         The cursor is saved when the loop asks for the next event: a bot that dies, or leaves the feed, while it deals
         with one gets that one again when it is run the next time. After leaving the loop, ``watch()`` goes on.
 
@@ -124,11 +130,13 @@ class Bugfeed:
             cursor cannot be saved, or trying again would not help
         :raises ValueError: if one is no bug number (1 to 2^63 - 1)
         """
-        self.subscribe(*bugs)
+        self.subscribe(*([ALL] if bugs == ALL else bugs))
         return _Reader(self._next)
 
     def subscribe(self, *bugs: Union[int, str]) -> None:
-        """Watches more bugs, connected or not; ``ValueError`` if one is none, and then nothing changes."""
+        """Watches more bugs, or ``"all"``, connected or not; ``ValueError`` if one is none: then nothing changes."""
+        if ALL in bugs:
+            return self._running.subscribe_to_all()
         self._running.subscribe([number(bug) for bug in bugs])
 
     def unsubscribe(self, *bugs: Union[int, str]) -> None:
@@ -246,8 +254,11 @@ class Bugfeed:
                 self._dealt_with()
             except BugfeedError as error:
                 self._queue.append((error, None))
-        if len(self._queue) > MAX_WAITING + 2 * len(self._running.bugs):
+        if len(self._queue) == 1:
+            self._left = 0
+        if len(self._queue) > MAX_WAITING + 2 * max(len(self._running.bugs), self._left):
             self._queue = deque(_newest(self._queue))
+            self._left = len(self._queue)
         self._more.set()
 
     def _dealt_with(self) -> None:

@@ -30,6 +30,8 @@ TRIES = 3
 SINCE = "since:"
 #: The cursor of those who were given none: no gateway made it, so that resuming from it is a gap.
 UNKNOWN = "unknown"
+#: What stands for bugs where all of them are meant.
+ALL = "all"
 MAX_BUG = 2**63 - 1
 
 
@@ -101,7 +103,8 @@ class _Asked:
 
     def __init__(self, command: Mapping[str, Any], first: bool) -> None:
         self.command: str = command["command"]
-        self.bugs: list[int] = command.get("bugs", [])
+        self.all = command.get("bugs") == ALL
+        self.bugs: list[int] = [] if self.all else command.get("bugs", [])
         self.cursor: Optional[str] = command.get("cursor")
         self.first = first
 
@@ -112,6 +115,7 @@ class _Pending:
 
     def __init__(self) -> None:
         self.bugs: set[int] = set()
+        self.all = False
         self.cursor: Optional[str] = None
         self.at = float("inf")
         self.timer: Optional[Timer] = None
@@ -128,6 +132,7 @@ class _Connection:
         self.is_new = False
         self.resumed = False
         self.sent: set[int] = set()
+        self.sent_all = False
         self.asked: list[_Asked] = []
         self.interval = float(core.heartbeat)
         self.retry_after: Optional[float] = None
@@ -180,6 +185,8 @@ class Core:
         self.head: Optional[str] = None
         self.cursor = cursor
         self.bugs: set[int] = set(bugs)
+        #: Whether all bugs of the feed are watched; then the single ones make no difference.
+        self.all = False
         self.heartbeat = heartbeat
         self.connection: Optional[_Connection] = None
         self._transport = transport
@@ -207,6 +214,10 @@ class Core:
 
     def subscribe(self, bugs: Iterable[int]) -> None:
         self.bugs.update(bugs)
+        self._flush()
+
+    def subscribe_to_all(self) -> None:
+        self.all = True
         self._flush()
 
     def unsubscribe(self, bugs: Iterable[int]) -> None:
@@ -291,7 +302,8 @@ class Core:
             self._updated(message.get("bug"), message.get("when"), cursor)
         elif command == "gap":
             spread_ms = _within(message.get("spread_ms"), 0, float("inf"))
-            self._lose(connection.sent, cursor, min((spread_ms or 0.0) / 1000, MAX_WAIT_S))
+            spread = min((spread_ms or 0.0) / 1000, MAX_WAIT_S)
+            self._lose(connection.sent, cursor, spread, connection.sent_all)
         elif command == "goaway":
             delay_ms = _within(message.get("retry_after_ms"), 0, float("inf"))
             if delay_ms is not None:
@@ -348,13 +360,20 @@ class Core:
         connection = self.connection
         if not connection or not connection.is_open:
             return
+        if self.all:
+            if not connection.sent_all:
+                connection.sent_all = True
+                self._ask_for(connection, ALL)
+            return
         drop, add = sorted(connection.sent - self.bugs), sorted(self.bugs - connection.sent)
         connection.sent = set(self.bugs)
         if drop:
             self._ask(connection, {"command": "unsubscribe", "bugs": drop})
-        if not add:
-            return
-        command: dict[str, Any] = {"command": "subscribe", "bugs": add}
+        if add:
+            self._ask_for(connection, add)
+
+    def _ask_for(self, connection: _Connection, bugs: Union[str, list[int]]) -> None:
+        command: dict[str, Any] = {"command": "subscribe", "bugs": bugs}
         first = not connection.resumed
         if first and self.cursor:
             if self.cursor.startswith(SINCE):
@@ -374,7 +393,7 @@ class Core:
     def _updated(self, bug: object, when: object, cursor: Optional[str]) -> None:
         if isinstance(bug, bool) or not isinstance(bug, int) or not isinstance(when, str):
             return
-        self._move(cursor or self._since(when), Change(bug, when) if bug in self.bugs else None)
+        self._move(cursor or self._since(when), Change(bug, when) if self.all or bug in self.bugs else None)
 
     def _answered(
         self, connection: _Connection, asked: _Asked, message: Mapping[str, Any], cursor: Optional[str]
@@ -406,15 +425,20 @@ class Core:
         self.replay = replay if isinstance(replay, str) else None
         # Verdict gap, or none on a cursor (classic gateways do not know cursors): nobody can tell what was missed.
         missed = asked.cursor and replay not in ("complete", "latest")
-        self._lose(asked.bugs if missed else (), cursor or (None if self.cursor else UNKNOWN))
+        begun = cursor or (None if self.cursor else UNKNOWN)
+        self._lose(asked.bugs if missed else (), begun, all_bugs=bool(missed) and asked.all)
 
     def _refused(self, connection: _Connection, asked: _Asked, error: str) -> None:
         self.bugs.difference_update(asked.bugs)
         connection.sent.difference_update(asked.bugs)
+        if asked.all:
+            self.all = connection.sent_all = False
         if asked.first:
             connection.resumed = False
         message = f"{asked.command} refused by the gateway: {error}"
         self._deliver(BugfeedError(message, bugs=tuple(asked.bugs)), None)
+        # Where it was all, single ones may be left.
+        self._flush()
 
     def _flows(self, message: Mapping[str, Any]) -> None:
         """What the message says of whether anything can arrive."""
@@ -424,14 +448,15 @@ class Core:
             since = message.get("since")
             self._fed(state, since if isinstance(since, str) else None)
 
-    def _lose(self, bugs: Iterable[int], cursor: Optional[str], spread: float = 0.0) -> None:
-        """Nobody can tell what these bugs went through up to the cursor. To be told within ``spread`` seconds, by
-        chance: a gap is told to everybody, and nobody shall ask the tracker at the same moment as all others."""
+    def _lose(self, bugs: Iterable[int], cursor: Optional[str], spread: float = 0.0, all_bugs: bool = False) -> None:
+        """Nobody can tell what these bugs, or all, went through up to the cursor. To be told within ``spread`` seconds,
+        by chance: a gap is told to everybody, and nobody shall ask the tracker at the same moment as all others."""
         lost = self.bugs.intersection(bugs)
-        if not lost:
+        if not lost and not all_bugs:
             return self._move(cursor)
         pending = self._pending = self._pending or _Pending()
         pending.bugs |= lost
+        pending.all |= all_bugs
         self._move(cursor)
         delay = spread and spread * self._chance()
         at = self._clock.time() + delay
@@ -447,6 +472,8 @@ class Core:
         if pending:
             if pending.timer:
                 pending.timer.cancel()
+            if pending.all and self.all:
+                return self._move(pending.cursor, Gap((), all=True))
             lost = tuple(sorted(self.bugs & pending.bugs))
             self._move(pending.cursor, Gap(lost) if lost else None)
 

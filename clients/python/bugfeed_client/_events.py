@@ -30,6 +30,8 @@ class Gap:
     """Nobody can tell what these bugs went through: treat all of them as changed, ask the tracker."""
 
     bugs: tuple[int, ...]
+    #: Any bug of the feed, and ``bugs`` is empty: told to who watches all.
+    all: bool = False
 
 
 Event = Union[Change, Gap]
@@ -55,5 +57,5 @@ class BugfeedError(Exception):
         self.code = code
         #: The HTTP status, if that was it.
         self.status = status
-        #: The bugs that were refused, and are not watched.
+        #: The bugs that were refused, and are not watched. Empty where all were.
         self.bugs = bugs

@@ -36,7 +36,12 @@ fn numbers(value: &Value) -> Vec<BugId> {
 
 fn new_core(client: &Value) -> Core {
     let heartbeat_s = client["heartbeat"].as_u64().unwrap_or(30);
-    Core::new("ws://gateway.test/".to_owned(), numbers(&client["bugs"]).into_iter().collect(), heartbeat_s, false)
+    let bugs = numbers(&client["bugs"]).into_iter().collect();
+    let mut core = Core::new("ws://gateway.test/".to_owned(), bugs, heartbeat_s, false);
+    if client["bugs"] == "all" {
+        core.watch_all();
+    }
+    core
 }
 
 impl Script {
@@ -220,7 +225,7 @@ impl Script {
             "replay": self.core.replay(),
             "feed": self.core.feed_state(),
             "head": self.core.head(),
-            "bugs": self.core.bugs(),
+            "bugs": if self.core.watches_all() { json!("all") } else { json!(self.core.bugs()) },
             "cursor": self.stored,
         });
         for (name, wanted) in about.as_object().unwrap() {
@@ -234,6 +239,7 @@ fn shown(item: Result<Event, Error>) -> Option<Value> {
     let error = match item {
         Ok(Event::Change(change)) => return Some(json!({ "change": change.bug, "when": change.when })),
         Ok(Event::Gap(bugs)) => return Some(json!({ "gap": bugs })),
+        Ok(Event::GapOfAll) => return Some(json!({ "gap": "all" })),
         Ok(Event::Feed { state, .. }) => return Some(json!({ "feed": state })),
         Ok(Event::Trouble { status, .. }) => {
             return Some(json!({ "error": { "final": false, "bugs": [], "code": null, "status": status } }));

@@ -15,3 +15,14 @@ pub(crate) enum ConnectionEnd {
     /// Anything else.
     Broken(String),
 }
+
+/// Whether the gateway's answer to the handshake would be the same after another attempt. Three of the 4xx codes (408,
+/// 425, 429) mean "later".
+pub(crate) fn is_final_status(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
+}
+
+/// Whether the same would be closed with this code again.
+pub(crate) fn is_final_code(code: u16) -> bool {
+    bugfeed_protocol::close::Close::ALL.iter().any(|close| close.code() == code && !close.reconnect())
+}

@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::client::errors::INVALID_COMMAND;
-use bugfeed_protocol::close::Close;
 use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
-use crate::connection_end::ConnectionEnd;
+use crate::connection_end::{ConnectionEnd, is_final_code, is_final_status};
 use crate::words::{advice, shown};
 use crate::{Error, Event, Protocol, State};
 
 mod said;
+
+use said::Pending;
 
 /// How long a connection attempt may take.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -82,18 +83,12 @@ enum FailureKind {
     Fault(&'static str),
 }
 
-/// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
-/// application that stored the cursor and died would never hear of the gap.
-struct Pending {
-    bugs: BTreeSet<BugId>,
-    cursor: Option<String>,
-    at: Duration,
-}
-
 /// A command that was sent and is not answered yet.
 struct Asked {
     command: &'static str,
     bugs: Vec<BugId>,
+    /// It is about all bugs; then `bugs` is empty.
+    all: bool,
     /// The cursor that it resumes from. A classic gateway is not sent it; the client only remembers it.
     cursor: Option<String>,
     /// Whether this is the first subscribe of the connection, the one that resumes.
@@ -108,6 +103,8 @@ struct Connection {
     resumed: bool,
     /// The bugs that the gateway was asked for.
     sent: BTreeSet<BugId>,
+    /// Whether it was asked for all.
+    sent_all: bool,
     /// The commands that are not answered yet, oldest first.
     asked: VecDeque<Asked>,
     /// The time from one heartbeat to the next.
@@ -135,6 +132,8 @@ pub(crate) struct Core {
     cursor: Option<String>,
     /// The bugs that the application watches.
     bugs: BTreeSet<BugId>,
+    /// Whether it watches all bugs of the feed; then `bugs` says nothing.
+    all: bool,
     /// Whether `bugs` may differ from what the gateway was asked for. (Comparing ten thousand bugs for each message
     /// would be too slow.)
     bugs_changed: bool,
@@ -164,6 +163,7 @@ impl Core {
             head: None,
             cursor: None,
             bugs,
+            all: false,
             bugs_changed: false,
             connection: None,
             timer: None,
@@ -173,6 +173,16 @@ impl Core {
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
         }
+    }
+
+    /// Makes it a feed of all bugs. [`Core::flush`] asks the gateway for them.
+    pub(crate) fn watch_all(&mut self) {
+        self.all = true;
+        self.bugs_changed = true;
+    }
+
+    pub(crate) fn watches_all(&self) -> bool {
+        self.all
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -261,6 +271,12 @@ impl Core {
         if !std::mem::take(&mut self.bugs_changed) {
             return;
         }
+        if self.all {
+            if !std::mem::replace(&mut connection.sent_all, true) {
+                self.ask_for(Vec::new());
+            }
+            return;
+        }
         let drop: Vec<BugId> = connection.sent.difference(&self.bugs).copied().collect();
         let add: Vec<BugId> = self.bugs.difference(&connection.sent).copied().collect();
         if drop.is_empty() && add.is_empty() {
@@ -269,7 +285,7 @@ impl Core {
         connection.sent.clone_from(&self.bugs);
         if !drop.is_empty() {
             let message = json!({ "command": "unsubscribe", "bugs": drop });
-            self.ask(Asked { command: "unsubscribe", bugs: drop, cursor: None, first: false }, &message);
+            self.ask(Asked { command: "unsubscribe", bugs: drop, all: false, cursor: None, first: false }, &message);
         }
         if !add.is_empty() {
             self.ask_for(add);
@@ -332,7 +348,7 @@ impl Core {
         } else {
             self.heard(now);
             let message = json!({ "command": "hello", "heartbeat": self.heartbeat_s });
-            self.ask(Asked { command: "hello", bugs: Vec::new(), cursor: None, first: false }, &message);
+            self.ask(Asked { command: "hello", bugs: Vec::new(), all: false, cursor: None, first: false }, &message);
         }
         self.flush();
     }
@@ -393,6 +409,7 @@ impl Core {
             is_new: false,
             resumed: false,
             sent: BTreeSet::new(),
+            sent_all: false,
             asked: VecDeque::new(),
             interval: Duration::from_secs(self.heartbeat_s),
             retry_after: None,
@@ -435,10 +452,13 @@ impl Core {
 
     // What the gateway is asked for.
 
+    /// Asks for these bugs; in a feed of all, for all.
     fn ask_for(&mut self, bugs: Vec<BugId>) {
+        let all = self.all;
         let Some(connection) = &mut self.connection else { return };
         let first = !std::mem::replace(&mut connection.resumed, true);
-        let mut message = json!({ "command": "subscribe", "bugs": bugs });
+        let which = if all { json!("all") } else { json!(bugs) };
+        let mut message = json!({ "command": "subscribe", "bugs": which });
         let mut cursor = self.cursor.clone().filter(|_| first);
         if let Some(since) = cursor.as_deref().and_then(|cursor| cursor.strip_prefix(SINCE)) {
             message["since"] = since.into();
@@ -446,7 +466,7 @@ impl Core {
         } else if let Some(cursor) = cursor.as_deref().filter(|_| !self.classic) {
             message["cursor"] = cursor.into();
         }
-        self.ask(Asked { command: "subscribe", bugs, cursor, first }, &message);
+        self.ask(Asked { command: "subscribe", bugs, all, cursor, first }, &message);
     }
 
     fn ask(&mut self, asked: Asked, message: &Value) {
@@ -472,14 +492,4 @@ impl Core {
             self.deliveries.push_back(Delivery { item: event.map(Ok), cursor });
         }
     }
-}
-
-/// Whether the gateway's answer to the handshake would be the same after another attempt. Three of the 4xx codes (408,
-/// 425, 429) mean "later".
-fn is_final_status(status: u16) -> bool {
-    (400..500).contains(&status) && !matches!(status, 408 | 425 | 429)
-}
-
-fn is_final_code(code: u16) -> bool {
-    Close::ALL.iter().any(|close| close.code() == code && !close.reconnect())
 }

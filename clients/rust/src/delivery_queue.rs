@@ -12,7 +12,8 @@ use bugfeed_protocol::BugId;
 use crate::core::Delivery;
 use crate::{Error, Event};
 
-/// How many items may wait for a slow reader; twice the number of watched bugs may wait in addition.
+/// How many items may wait for a slow reader; twice the number of watched bugs (of a feed of all: of those that changed) may
+/// wait in addition.
 const MAX_WAITING: usize = 10_000;
 
 type Item = Result<Event, Error>;
@@ -27,6 +28,8 @@ pub(crate) struct DeliveryQueue {
     in_hand_cursor: Option<String>,
     /// The newest cursor up to which everything was dealt with; empty again once it was taken to be stored.
     dealt: Option<String>,
+    /// How many items the last conflation left. A feed of all bugs may have any number of them.
+    left: usize,
 }
 
 impl DeliveryQueue {
@@ -36,8 +39,12 @@ impl DeliveryQueue {
         if !self.in_hand {
             self.pass_cursors();
         }
-        if self.waiting.len() > MAX_WAITING + 2 * bugs {
+        if self.waiting.len() == 1 {
+            self.left = 0;
+        }
+        if self.waiting.len() > MAX_WAITING + 2 * bugs.max(self.left) {
             self.conflate();
+            self.left = self.waiting.len();
         }
     }
 
@@ -104,7 +111,7 @@ impl DeliveryQueue {
             let is_newest = match &delivery.item {
                 Some(Ok(Event::Change(change))) => changed.insert(change.bug),
                 // Gaps and errors are all kept.
-                Some(Ok(Event::Gap(_)) | Err(_)) => true,
+                Some(Ok(Event::Gap(_) | Event::GapOfAll) | Err(_)) => true,
                 Some(Ok(event)) => kinds.insert(Some(std::mem::discriminant(event))),
                 None => kinds.insert(None),
             };
@@ -120,7 +127,13 @@ impl DeliveryQueue {
     fn merge_gaps(&mut self) {
         let mut all = BTreeSet::new();
         let mut first: Option<usize> = None;
+        let mut is_of_all = false;
         for (place, delivery) in self.waiting.iter_mut().enumerate() {
+            if let Some(Ok(Event::GapOfAll)) = &delivery.item
+                && std::mem::replace(&mut is_of_all, true)
+            {
+                delivery.item = None;
+            }
             if let Some(Ok(Event::Gap(bugs))) = &delivery.item {
                 all.extend(bugs.iter().copied());
                 if first.is_some() {

@@ -39,11 +39,11 @@ pub enum Error {
     #[error("the gateway refuses this client: {0}")]
     NotWelcome(String),
     /// The gateway refused a command. The bugs of that command are not watched; the feed goes on with the others.
-    #[error("the gateway refuses to {command} {} bugs: {text}", bugs.len())]
+    #[error("the gateway refuses to {command} {}: {text}", which(bugs))]
     Refused {
         /// `subscribe` or `unsubscribe`.
         command: &'static str,
-        /// Which bugs, ascending.
+        /// Which bugs, ascending; none if it was about all.
         bugs: Vec<BugId>,
         /// What it said.
         text: String,
@@ -58,6 +58,10 @@ pub enum Error {
     /// The feed has ended.
     #[error("the feed has ended; its stream tells why")]
     Ended,
+}
+
+fn which(bugs: &[BugId]) -> String {
+    if bugs.is_empty() { "all bugs".to_owned() } else { format!("{} bugs", bugs.len()) }
 }
 
 impl Error {

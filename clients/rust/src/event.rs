@@ -15,13 +15,16 @@ pub enum Event {
     /// Changes of these bugs may have been missed: treat all of them as changed, and ask the tracker. Ascending, never
     /// empty.
     Gap(Vec<BugId>),
+    /// The same of a feed of all bugs ([`Builder::all`](crate::Builder::all)): changes of any bug may have been missed.
+    GapOfAll,
     /// The state of the connection has changed.
     State(State),
     /// The gateway has accepted these bugs: from here on, their changes come.
     Subscribed {
-        /// The bugs of this command, ascending.
+        /// The bugs of this command, ascending; none if it was for all.
         bugs: Vec<BugId>,
-        /// The verdict, if this was a resume and the gateway gave one. A gap is told as [`Event::Gap`] in addition.
+        /// The verdict, if this was a resume and the gateway gave one. A gap is told as [`Event::Gap`] or
+        /// [`Event::GapOfAll`] in addition.
         replay: Option<Verdict>,
     },
     /// The gateway says that changes can arrive again, or no longer. While the state is [`FeedState::Paused`], the
@@ -44,7 +47,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The bugs to look at: that of a change, those of a gap, none for other events.
+    /// The bugs to look at: that of a change, those of a gap; none for other events, also for [`Event::GapOfAll`].
     pub fn bugs(&self) -> &[BugId] {
         match self {
             Event::Change(change) => std::slice::from_ref(&change.bug),

@@ -27,6 +27,7 @@ use crate::{Error, Event, Protocol, State, link, words};
 pub struct Builder {
     url: String,
     bugs: Result<BTreeSet<BugId>, Error>,
+    all: bool,
     store: Option<Box<dyn Store>>,
     since: Option<When>,
     heartbeat: Duration,
@@ -53,6 +54,14 @@ impl Builder {
                 Err(error) => self.bugs = Err(error),
             }
         }
+        self
+    }
+
+    /// Watches all bugs of the feed, where the operator allows it (`--allow-all`; otherwise the stream's first item is
+    /// [`Error::Refused`]). A gap is told as [`Event::GapOfAll`]. Single bugs make no difference then.
+    #[must_use]
+    pub fn all(mut self) -> Builder {
+        self.all = true;
         self
     }
 
@@ -102,8 +111,11 @@ impl Builder {
             Ok(bugs) => (bugs, None),
             Err(error) => (BTreeSet::new(), Some(error)),
         };
-        let shared =
-            Arc::new(Shared::new(Core::new(self.url.clone(), bugs, heartbeat_s(self.heartbeat), self.classic)));
+        let mut core = Core::new(self.url.clone(), bugs, heartbeat_s(self.heartbeat), self.classic);
+        if self.all {
+            core.watch_all();
+        }
+        let shared = Arc::new(Shared::new(core));
         if let Some(error) = fault {
             shared.tell(|core, _| core.fail(error));
         }
@@ -139,6 +151,7 @@ impl Feed {
         Ok(Builder {
             url: link::address(url)?,
             bugs: Ok(BTreeSet::new()),
+            all: false,
             store: None,
             since: None,
             heartbeat: Duration::from_secs(30),
@@ -260,7 +273,7 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     /// Watches more bugs, connected or not. Bugs that are added before the feed's task runs next are asked for in one
-    /// command.
+    /// command. A feed of all bugs has them already.
     ///
     /// # Errors
     /// [`Error::Bug`] if one is no bug number; then nothing changes.
@@ -269,6 +282,12 @@ impl Handle {
         self.shared.lock().core.subscribe(bugs);
         self.shared.work.notify_one();
         Ok(())
+    }
+
+    /// Watches all bugs of the feed, as [`Builder::all`] does.
+    pub fn subscribe_to_all(&self) {
+        self.shared.lock().core.watch_all();
+        self.shared.work.notify_one();
     }
 
     /// Stops watching these bugs. Changes of them that are in the queue already may still come.
@@ -326,7 +345,12 @@ impl Handle {
         self.shared.lock().core.cursor().map(str::to_owned)
     }
 
-    /// The watched bugs, also those not yet asked for because there is no connection; ascending.
+    /// Whether all bugs of the feed are watched.
+    pub fn watches_all(&self) -> bool {
+        self.shared.lock().core.watches_all()
+    }
+
+    /// The bugs that are watched by name, also those not yet asked for because there is no connection; ascending.
     pub fn bugs(&self) -> Vec<BugId> {
         self.shared.lock().core.bugs().iter().copied().collect()
     }

@@ -13,8 +13,9 @@
 //! All changes of phase are listed in [`TRANSITIONS`], all changes of the request in [`REQUESTS`]. A change that is not
 //! listed stops the process. `docs/design/session.md` shows both tables, and a test compares it with them.
 
+use bugfeed_protocol::When;
+use bugfeed_protocol::client::WhichBugs;
 use bugfeed_protocol::close::Close;
-use bugfeed_protocol::{BugId, When};
 
 use super::cursor_hold::CursorHold;
 use super::frame;
@@ -53,7 +54,8 @@ pub(super) enum Phase {
         hold: Option<CursorHold>,
     },
     /// A catch-up was looked up, because a command asked for it, or because a session without backpressure missed
-    /// changes. The batch holds all changes that were found and are not encoded yet.
+    /// changes. The batch holds all changes that were found and are not encoded yet; of a catch-up for all bugs, those of
+    /// one page.
     CatchUp {
         /// What was looked up.
         query: Query,
@@ -71,7 +73,7 @@ pub(super) enum Phase {
     /// The newest change of each bug that changed while the session lagged. It lasts only as long as the socket takes
     /// bytes: a session that has to wait drops it, and looks for newer changes later.
     Conflation {
-        /// The position up to which the replay cache was searched.
+        /// The position up to which the replay cache was searched. Of a session that watches all bugs, that is one page.
         upto: Pos,
         /// The changes that were found.
         batch: Batch,
@@ -95,13 +97,16 @@ pub(super) struct Batch {
     pub(super) sent: Pos,
     /// As long as this hold lasts, a change is sent with another cursor than its own.
     pub(super) hold: Option<CursorHold>,
+    /// The position up to which the search has come. It ends early only where it is for all bugs: they are searched a
+    /// page at a time.
+    pub(super) searched: Pos,
 }
 
 /// What a catch-up asks the replay cache for. It is kept for as long as it may have to be asked again.
 #[derive(Debug)]
 pub(super) struct Query {
     /// The bugs.
-    pub(super) bugs: Vec<BugId>,
+    pub(super) bugs: WhichBugs,
     /// Only changes up to and including this position.
     pub(super) upto: Pos,
     /// Only changes after this position.
@@ -265,7 +270,8 @@ impl Backlog {
         self.outgoing.compact();
         match &self.phase {
             Phase::Conflation { .. } => self.turn(Phase::drop_conflation),
-            Phase::CatchUp { batch, .. } if batch.left() > KEEP => self.turn(Phase::cut),
+            // A page of all bugs may be kept, because to look it up again may cost a pass over the table of all bugs.
+            Phase::CatchUp { query, batch } if batch.left() > KEEP && !query.bugs.is_all() => self.turn(Phase::cut),
             _ => {}
         }
         if let Some(batch) = self.phase.batch() {
@@ -328,11 +334,17 @@ impl Phase {
         Phase::Behind { after, hold: None }
     }
 
+    /// All of a conflation is encoded. A late change that is yet to come, because the search has not come so far, goes on
+    /// holding the cursor back.
+    pub(super) fn conflated(upto: Pos, batch: &Batch) -> Phase {
+        Phase::Behind { after: upto, hold: batch.hold.filter(|hold| hold.until > upto) }
+    }
+
     /// Drops a conflation. What it has left is not worth the memory: the newest changes can be looked up again, and may
     /// be newer then.
     fn drop_conflation(self) -> Phase {
         match self {
-            Phase::Conflation { upto, batch } if batch.left() == 0 => Phase::behind(upto),
+            Phase::Conflation { upto, batch } if batch.left() == 0 => Phase::conflated(upto, &batch),
             Phase::Conflation { batch, .. } => Phase::Behind { after: batch.sent, hold: batch.hold_left() },
             other => other,
         }
@@ -391,6 +403,12 @@ impl Batch {
         self.found.clear();
         self.next = 0;
         self
+    }
+
+    /// An empty batch for the next page, which begins where the search of this one ended.
+    pub(super) fn next_page(self) -> Batch {
+        let searched = self.searched;
+        Batch { sent: searched, ..self }.next_batch()
     }
 
     fn assert_holds(&self, upto: Pos) {

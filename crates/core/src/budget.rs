@@ -80,6 +80,8 @@ pub struct Budgets {
     pub message_bytes: Arc<Budget>,
     /// Bugs that sessions watch; a bug counts once for each session that watches it.
     pub subscriptions: Arc<Budget>,
+    /// Sessions that watch all bugs.
+    pub all: Arc<Budget>,
 }
 
 /// Room for 256 messages of the largest size.
@@ -88,11 +90,15 @@ const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// About 700 MB of memory.
 const SUBSCRIPTIONS: usize = 20_000_000;
 
+/// About 20 MB of memory, if all of them lag.
+pub const SESSIONS_WITH_ALL: u32 = 100;
+
 impl Default for Budgets {
     fn default() -> Budgets {
         Budgets {
             message_bytes: Arc::new(Budget::new(MESSAGE_BYTES)),
             subscriptions: Arc::new(Budget::new(SUBSCRIPTIONS)),
+            all: Arc::new(Budget::new(SESSIONS_WITH_ALL as usize)),
         }
     }
 }

@@ -35,7 +35,18 @@ impl CursorHold {
         from: Pos,
         gap_told: bool,
     ) -> Option<CursorHold> {
-        let until = replay.last_late(found)?;
+        CursorHold::until(replay.last_late(found), held, from, gap_told)
+    }
+
+    /// The same, where the position of the last change that came late is known. It may be of a change that is not sent,
+    /// because a newer one replaces it.
+    pub(super) fn until(
+        last_late: Option<Pos>,
+        held: Option<CursorHold>,
+        from: Pos,
+        gap_told: bool,
+    ) -> Option<CursorHold> {
+        let until = last_late?;
         Some(CursorHold { until, ..held.unwrap_or(CursorHold { at: from, gap_told, until }) })
     }
 

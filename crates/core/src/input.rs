@@ -82,8 +82,12 @@ pub const AHEAD_MS: u64 = 5_000;
 pub struct SessionLimits {
     /// Bugs one session may watch.
     pub subscriptions: usize,
+    /// Whether a session may watch all bugs of its feed.
+    pub all: bool,
     /// Changes that one catch-up sends one by one. If it finds more, it sends only the newest of each bug.
     pub catch_up: usize,
+    /// Changes that are looked up at a time for a session that watches all bugs.
+    pub page: usize,
     /// How often a ping is sent, in milliseconds.
     pub ping_interval_ms: u64,
     /// How long a peer may stay silent although it is sent pings, in milliseconds.
@@ -101,7 +105,9 @@ impl Default for SessionLimits {
     fn default() -> Self {
         SessionLimits {
             subscriptions: 10_000,
+            all: false,
             catch_up: 20_000,
+            page: 8192,
             ping_interval_ms: 30_000,
             idle_timeout_ms: 75_000,
             write_timeout_ms: 30_000,
@@ -114,6 +120,8 @@ impl Default for SessionLimits {
 /// What happened, counted since the last [`Shard::take_tally`](super::shard::Shard::take_tally).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// Sessions that began to watch all bugs, less those that stopped.
+    pub all: i64,
     /// Updates that were written live.
     pub live: u64,
     /// Updates that were written by a catch-up.

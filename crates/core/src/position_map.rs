@@ -176,6 +176,11 @@ impl PositionMap {
         self.breaks
     }
 
+    /// The first position after the last break. `None` as long as nothing is known of what comes next.
+    pub fn unbroken_from(&self) -> Option<Pos> {
+        self.runs.get(self.unbroken).map(|run| run.first)
+    }
+
     /// Where those stand who have everything up to `head`, the last position that was recorded. `None` as long as nothing
     /// is known of what comes next.
     pub fn standing(&self, head: Pos) -> Option<Standing> {
@@ -231,6 +236,23 @@ impl PositionMap {
             return None;
         }
         positions.rfind(|&pos| self.is_late(pos))
+    }
+
+    /// The last position after `after`, up to `upto`, whose change came late.
+    pub fn last_late_in(&self, after: Pos, upto: Pos) -> Option<Pos> {
+        if self.late == 0 || after >= upto {
+            return None;
+        }
+        let (mut at, mut last) = (self.runs.partition_point(|run| run.first <= upto), upto);
+        while last > after {
+            at = at.checked_sub(1)?;
+            let run = self.runs.get(at)?;
+            if !run.steps {
+                return Some(last);
+            }
+            last = run.first.checked_sub(1)?;
+        }
+        None
     }
 
     /// The cursor just before the change at `pos`, in that change's own numbering.

@@ -422,6 +422,9 @@ impl Replay {
     }
 }
 
+mod all;
+pub use all::{PageSize, WantedOfAll};
+
 mod cursors;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use bugfeed_protocol::client::WhichBugs;
 use bugfeed_protocol::server::Notice;
 use bugfeed_protocol::{BugId, Cursor};
 
@@ -39,7 +40,7 @@ pub trait Peer {
 #[derive(Debug)]
 pub(super) struct Session<P> {
     pub(super) peer: P,
-    /// The bugs that the session watches, ascending.
+    /// The single bugs that the session watches, ascending.
     pub(super) bugs: Vec<BugId>,
     pub(super) state: State,
     /// The state of the modern protocol, of a client that said hello.
@@ -55,6 +56,8 @@ pub(super) struct Modern {
     pub(super) next_heartbeat_ms: u64,
     /// What the client already has from another gateway, if this gateway has less. It is not sent again.
     pub(super) watermark: Option<Watermark>,
+    /// Whether the session watches all bugs of the feed.
+    pub(super) all: bool,
 }
 
 /// How far a client is that has seen more at another gateway than this shard has processed.
@@ -125,6 +128,27 @@ pub(super) struct KeepAlive<'a> {
     pub(super) now_ms: u64,
 }
 
+impl<P> Session<P> {
+    /// Whether the session watches all bugs of the feed.
+    pub(super) fn watches_all(&self) -> bool {
+        self.modern.as_ref().is_some_and(|modern| modern.all)
+    }
+
+    pub(super) fn watches_nothing(&self) -> bool {
+        self.bugs.is_empty() && !self.watches_all()
+    }
+
+    /// How many subscriptions the session has; all bugs count as one.
+    pub(super) fn count(&self) -> usize {
+        self.bugs.len() + usize::from(self.watches_all())
+    }
+
+    /// Whose changes the session is sent.
+    pub(super) fn watched(&self) -> WhichBugs {
+        if self.watches_all() { WhichBugs::All } else { WhichBugs::These(self.bugs.clone()) }
+    }
+}
+
 impl<P: Peer> Session<P> {
     /// Makes the session wait until its socket takes more, and frees the memory that it does not need meanwhile.
     // Not inlined into the loops that write to open sessions.
@@ -170,7 +194,7 @@ impl<P: Peer> Session<P> {
             return;
         }
         modern.next_heartbeat_ms = now_ms + modern.heartbeat_ms;
-        if self.bugs.is_empty() {
+        if self.bugs.is_empty() && !modern.all {
             // The client may be about to resume from a cursor of its own, which it must not replace by this one yet.
             let mut frame = Vec::new();
             frame::push_text(&mut frame, &Notice::Heartbeat { cursor: None, paused }.encode());

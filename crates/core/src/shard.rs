@@ -11,14 +11,14 @@
 
 use std::sync::Arc;
 
-use bugfeed_protocol::client::{Command, Refusal, Resume, errors};
+use bugfeed_protocol::client::{Command, Refusal, Resume, WhichBugs, errors};
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::server::{FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Cursor, When};
 use slab::Slab;
 
 use super::backlog::{Backlog, Batch, Query};
-use super::budget::Budget;
+use super::budget::{Budget, Budgets};
 use super::frame;
 pub use super::input::{About, Input, SessionLimits, Tally, Update, Work};
 use super::input::{Drain, spread};
@@ -60,6 +60,10 @@ pub struct Shard<P> {
     staged: Staged,
     /// The bugs that all sessions of the process may watch together.
     subscriptions: Arc<Budget>,
+    /// The sessions that watch all bugs.
+    all: Vec<Slot>,
+    /// The sessions of the process that may watch all bugs.
+    all_sessions: Arc<Budget>,
 }
 
 impl<P: Peer> Shard<P> {
@@ -81,13 +85,16 @@ impl<P: Peer> Shard<P> {
             tally: Tally::default(),
             staged: Staged::default(),
             subscriptions: Arc::default(),
+            all: Vec::new(),
+            all_sessions: Arc::default(),
         }
     }
 
-    /// Makes the bugs of this shard's sessions count towards a budget that it shares with other shards.
+    /// Makes this shard's sessions count towards budgets that it shares with other shards.
     #[must_use]
-    pub fn within(mut self, subscriptions: Arc<Budget>) -> Shard<P> {
-        self.subscriptions = subscriptions;
+    pub fn within(mut self, budgets: &Budgets) -> Shard<P> {
+        self.subscriptions = Arc::clone(&budgets.subscriptions);
+        self.all_sessions = Arc::clone(&budgets.all);
         self
     }
 
@@ -143,6 +150,7 @@ impl<P: Peer> Shard<P> {
     }
 
     fn detach(&mut self, slot: Slot) {
+        self.leave_all(slot);
         if let Some(session) = self.sessions.try_remove(slot as usize) {
             self.subscriptions.give(session.bugs.len());
             for bug in session.bugs {
@@ -217,11 +225,17 @@ impl<P: Peer> Shard<P> {
                 return Ok(());
             }
             Command::Subscriptions => {}
-            Command::Unsubscribe { bugs } => {
-                self.unsubscribe(slot, bugs);
+            Command::Unsubscribe { bugs: WhichBugs::These(bugs) } => self.unsubscribe(slot, bugs),
+            Command::Unsubscribe { bugs: WhichBugs::All } => {
+                self.check_modern(slot, name)?;
+                self.leave_all(slot);
             }
             Command::Subscribe { bugs, since, resume } => {
-                if !self.subscribe(slot, &bugs, name)? {
+                let has_room = match &bugs {
+                    WhichBugs::All => self.subscribe_to_all(slot, name)?,
+                    WhichBugs::These(bugs) => self.subscribe(slot, bugs, name)?,
+                };
+                if !has_room {
                     self.tally.no_room += 1;
                     backlog.close(Close::NoRoom);
                     return Ok(());
@@ -244,7 +258,7 @@ impl<P: Peer> Shard<P> {
     }
 
     /// Looks up what changed since a date.
-    fn catch_up_since(&mut self, slot: Slot, bugs: Vec<BugId>, since: When) -> LookUp {
+    fn catch_up_since(&mut self, slot: Slot, bugs: WhichBugs, since: When) -> LookUp {
         let (after, limit) = (self.replay.before(since), self.limits.catch_up);
         let query = Query { bugs, upto: self.processed, after, since: Some(since), limit };
         self.look_up(slot, query, Batch::after(0))
@@ -254,8 +268,8 @@ impl<P: Peer> Shard<P> {
         let session = &mut self.sessions[slot as usize];
         let heartbeat_ms = heartbeat_s * 1000;
         let next_heartbeat_ms = self.now_ms + heartbeat_ms;
-        let watermark = session.modern.take().and_then(|modern| modern.watermark);
-        session.modern = Some(Box::new(Modern { heartbeat_ms, next_heartbeat_ms, watermark }));
+        let (watermark, all) = session.modern.take().map_or((None, false), |modern| (modern.watermark, modern.all));
+        session.modern = Some(Box::new(Modern { heartbeat_ms, next_heartbeat_ms, watermark, all }));
         let limits = Limits { subscriptions: self.limits.subscriptions, message_bytes: self.limits.message_bytes };
         let (version, feed) = (&*self.about.version, &*self.about.feed);
         let cursor = self.cursor(slot);
@@ -280,7 +294,7 @@ impl<P: Peer> Shard<P> {
     fn subscribe(&mut self, slot: Slot, bugs: &[BugId], name: &str) -> Result<bool, Refusal> {
         let session = &mut self.sessions[slot as usize];
         let new: Vec<BugId> = bugs.iter().copied().filter(|bug| session.bugs.binary_search(bug).is_err()).collect();
-        if session.bugs.len() + new.len() > self.limits.subscriptions {
+        if session.count() + new.len() > self.limits.subscriptions {
             return Err(Refusal { command: Some(name.to_owned()), error: errors::TOO_MANY });
         }
         if !self.subscriptions.take(new.len()) {
@@ -311,7 +325,7 @@ impl<P: Peer> Shard<P> {
     }
 
     /// Looks up what a client missed since its cursor: the verdict and the cursor for the reply, and what was found.
-    fn resume(&mut self, slot: Slot, bugs: Vec<BugId>, resume: Resume) -> (Verdict, Option<Cursor>, Option<LookUp>) {
+    fn resume(&mut self, slot: Slot, bugs: WhichBugs, resume: Resume) -> (Verdict, Option<Cursor>, Option<LookUp>) {
         let Resume::From(cursor) = resume else {
             self.tally.gaps += 1;
             return (Verdict::Gap, self.cursor(slot), None);
@@ -369,22 +383,24 @@ impl<P: Peer> Shard<P> {
     ) {
         let session = &self.sessions[slot as usize];
         let text = if session.modern.is_none() || command == "subscriptions" {
-            Reply::Bugs { command, bugs: &session.bugs }.encode()
+            Reply::Bugs { command, bugs: &session.bugs, all: session.watches_all() }.encode()
         } else {
             let (verdict, cursor) = match verdict {
                 Some((verdict, cursor)) => (Some(verdict), cursor),
                 // The cursor of a catch-up by date is the one before the first change that was found.
-                None => match look_up.and_then(LookUp::first) {
-                    Some(first) => (None, self.replay.cursor_at(first.pos - 1)),
+                None => match look_up.and_then(LookUp::begins_after) {
+                    Some(pos) => (None, self.replay.cursor_at(pos)),
                     None => (None, self.cursor(slot)),
                 },
             };
-            let count = session.bugs.len();
-            Reply::Count { command, count, replay: verdict, cursor: cursor.as_ref() }.encode()
+            let (count, all) = (session.count(), session.watches_all());
+            Reply::Count { command, count, all, replay: verdict, cursor: cursor.as_ref() }.encode()
         };
         frame::push_text(backlog.outgoing.buffer(), &text);
     }
 }
+
+mod all;
 
 mod catch_up;
 
@@ -394,6 +410,9 @@ mod state;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod all_tests;
 
 #[cfg(test)]
 mod modern_tests;

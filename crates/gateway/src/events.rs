@@ -59,6 +59,7 @@ pub struct Events {
     hot: Hot,
     lagged: Counter,
     conflated: Counter,
+    all: Gauge,
     refused_commands: Counter,
 }
 
@@ -263,6 +264,9 @@ impl Events {
         count(&self.resumes, "complete", tally.complete);
         count(&self.resumes, "latest", tally.latest);
         count(&self.resumes, "gap", tally.gaps);
+        if tally.all != 0 {
+            self.all.inc_by(tally.all);
+        }
         for (counter, by) in [
             (&self.hot.live, tally.live),
             (&self.hot.caught_up, tally.caught_up),
@@ -303,6 +307,7 @@ impl Register for Events {
             "Catch-ups over the limit, cut to the newest change of each bug",
             self.conflated.clone(),
         );
+        r.register("sessions_all", "Sessions that watch all bugs of their feed now", self.all.clone());
         r.register("commands_refused", "Commands answered with an error", self.refused_commands.clone());
     }
 }

@@ -16,8 +16,8 @@ pub enum Command {
     },
     /// Send the changes of these bugs from now on, and first those since `since` (inclusive).
     Subscribe {
-        /// Which bugs, each once, in the order given.
-        bugs: Vec<BugId>,
+        /// Which bugs.
+        bugs: WhichBugs,
         /// From which time on to catch up.
         since: Option<When>,
         /// The cursor after which to catch up. Only the modern protocol has it; in the classic one it is an unknown
@@ -26,13 +26,52 @@ pub enum Command {
     },
     /// Stop sending the changes of these bugs.
     Unsubscribe {
-        /// Which bugs, each once, in the order given.
-        bugs: Vec<BugId>,
+        /// Which bugs.
+        bugs: WhichBugs,
     },
     /// List the session's bugs.
     Subscriptions,
     /// Say which version runs.
     Version,
+}
+
+/// The bugs that a command is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhichBugs {
+    /// All bugs of the feed, also those that change for the first time later. Only the modern protocol has it; in the
+    /// classic one it is an invalid bug. It is a subscription of its own, beside those to single bugs.
+    All,
+    /// These, ascending, each once.
+    These(Vec<BugId>),
+}
+
+impl WhichBugs {
+    /// How many subscriptions that is.
+    pub fn count(&self) -> usize {
+        match self {
+            WhichBugs::All => 1,
+            WhichBugs::These(bugs) => bugs.len(),
+        }
+    }
+
+    /// Whether it is all bugs.
+    pub fn is_all(&self) -> bool {
+        matches!(self, WhichBugs::All)
+    }
+}
+
+impl Default for WhichBugs {
+    /// No bugs.
+    fn default() -> WhichBugs {
+        WhichBugs::These(Vec::new())
+    }
+}
+
+impl From<Vec<BugId>> for WhichBugs {
+    /// These bugs, which must be ascending, each once.
+    fn from(bugs: Vec<BugId>) -> WhichBugs {
+        WhichBugs::These(bugs)
+    }
 }
 
 /// The seconds between heartbeats that a client may ask for. A client that does not say gets one every 30 s.
@@ -92,6 +131,9 @@ pub mod errors {
     pub const INVALID_CURSOR: &str = "invalid cursor; must be a text as the gateway sent it";
     /// A `heartbeat` that is no number.
     pub const INVALID_HEARTBEAT: &str = "invalid heartbeat; must be a number of seconds from 1 to 300";
+    /// All bugs, on a gateway that does not serve them together.
+    pub const ALL_NOT_ALLOWED: &str =
+        "this gateway does not serve \"all\"; the operator allows it with the option --allow-all";
     /// More subscriptions than a session may have.
     pub const TOO_MANY: &str = "too many subscriptions";
 }
@@ -135,13 +177,15 @@ fn shorten(command: &str) -> String {
     command.chars().take(64).collect()
 }
 
-fn take_bugs(bugs: Option<Bugs>) -> Result<Vec<BugId>, &'static str> {
-    let mut bugs = bugs.ok_or(errors::MISSING_BUGS)?.0.ok_or(errors::INVALID_BUG)?;
-    bugs.sort_unstable();
-    bugs.dedup();
-    // The list may wait in memory for a slow client.
-    bugs.shrink_to_fit();
-    Ok(bugs)
+fn take_bugs(bugs: Option<Bugs>) -> Result<WhichBugs, &'static str> {
+    let mut which = bugs.ok_or(errors::MISSING_BUGS)?.0.ok_or(errors::INVALID_BUG)?;
+    if let WhichBugs::These(bugs) = &mut which {
+        bugs.sort_unstable();
+        bugs.dedup();
+        // The list may wait in memory for a slow client.
+        bugs.shrink_to_fit();
+    }
+    Ok(which)
 }
 
 fn take_heartbeat(value: Option<Value>) -> Result<u64, &'static str> {
@@ -178,8 +222,8 @@ mod tests {
     use super::errors::*;
     use super::*;
 
-    fn bugs(numbers: &[u64]) -> Vec<BugId> {
-        numbers.iter().map(|n| BugId::new(*n).unwrap()).collect()
+    fn bugs(numbers: &[u64]) -> WhichBugs {
+        WhichBugs::These(numbers.iter().map(|n| BugId::new(*n).unwrap()).collect())
     }
 
     #[test]
@@ -196,6 +240,11 @@ mod tests {
             (r#"{"command":"subscribe","bugs":1,"since":0}"#, subscribe(&[1])),
             (r#"{"command":"subscribe","bugs":1,"since":false}"#, subscribe(&[1])),
             (r#"{"command":"unsubscribe","bugs":"7"}"#, Command::Unsubscribe { bugs: bugs(&[7]) }),
+            (
+                r#"{"command":"subscribe","bugs":" all "}"#,
+                Command::Subscribe { bugs: WhichBugs::All, since: None, resume: None },
+            ),
+            (r#"{"command":"unsubscribe","bugs":"all"}"#, Command::Unsubscribe { bugs: WhichBugs::All }),
             (r#" {"command":"subscriptions"} "#, Command::Subscriptions),
             (r#"{"command":"version","bugs":"ignored"}"#, Command::Version),
         ] {
@@ -209,7 +258,7 @@ mod tests {
     #[test]
     fn a_list_of_repeats_keeps_no_memory() {
         let text = format!(r#"{{"command":"subscribe","bugs":[{}1]}}"#, "1,".repeat(100_000));
-        let Ok(Command::Subscribe { bugs, .. }) = parse(&text) else { panic!("refused") };
+        let Ok(Command::Subscribe { bugs: WhichBugs::These(bugs), .. }) = parse(&text) else { panic!("refused") };
         assert!(bugs.len() == 1 && bugs.capacity() < 10, "{}", bugs.capacity());
     }
 
@@ -266,6 +315,9 @@ mod tests {
             (r#"{"command":"subscribe","bugs":[[1]]}"#, Some("subscribe"), INVALID_BUG),
             (r#"{"command":"subscribe","bugs":[1,"x"]}"#, Some("subscribe"), INVALID_BUG),
             (r#"{"command":"unsubscribe","bugs":["x"]}"#, Some("unsubscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":["all"]}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":["all",1]}"#, Some("subscribe"), INVALID_BUG),
+            (r#"{"command":"subscribe","bugs":"ALL"}"#, Some("subscribe"), INVALID_BUG),
             (r#"{"command":"subscribe","bugs":1,"cursor":42}"#, Some("subscribe"), INVALID_CURSOR),
             (r#"{"command":"hello","heartbeat":"often"}"#, Some("hello"), INVALID_HEARTBEAT),
             (r#"{"command":"subscribe","bugs":1,"since":"soon"}"#, Some("subscribe"), INVALID_SINCE),

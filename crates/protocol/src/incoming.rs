@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::Value;
 
 use crate::change::BugId;
+use crate::client::WhichBugs;
 
 /// The members that a message may have. If a member comes twice, the last one counts.
 #[derive(Default)]
@@ -18,8 +19,11 @@ pub(crate) struct Members {
     pub(crate) heartbeat: Option<Value>,
 }
 
-/// One bug or a list of bugs, each a number or a text; `None` if an element is no bug number.
-pub(crate) struct Bugs(pub(crate) Option<Vec<BugId>>);
+/// The text [`ALL`], one bug or a list of bugs, each a number or a text; `None` if an element is no bug number.
+pub(crate) struct Bugs(pub(crate) Option<WhichBugs>);
+
+/// Instead of bugs: all of them.
+const ALL: &str = "all";
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -52,16 +56,18 @@ impl<'de> Deserialize<'de> for Members {
 
 impl<'de> Deserialize<'de> for Bugs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut bugs = Vec::new();
-        let good = deserializer.deserialize_any(Reading { bugs: &mut bugs, list: true })?;
-        Ok(Bugs(good.then_some(bugs)))
+        let (mut bugs, mut all) = (Vec::new(), false);
+        let good = deserializer.deserialize_any(Reading { bugs: &mut bugs, all: Some(&mut all) })?;
+        let which = if all { WhichBugs::All } else { WhichBugs::These(bugs) };
+        Ok(Bugs(good.then_some(which)))
     }
 }
 
-/// Appends what it reads to `bugs`, and returns whether it was one bug, or (if `list` is set) a list of bugs.
+/// Appends what it reads to `bugs`, and returns whether it was one bug. If `all` is there, a list of bugs is good too, and
+/// so is the text [`ALL`], for which it is set.
 struct Reading<'a> {
     bugs: &'a mut Vec<BugId>,
-    list: bool,
+    all: Option<&'a mut bool>,
 }
 
 impl Reading<'_> {
@@ -91,7 +97,14 @@ impl<'de> Visitor<'de> for Reading<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<bool, E> {
-        Ok(self.bug(BugId::parse(text)))
+        let Reading { bugs, all } = self;
+        match all {
+            Some(all) if text.trim() == ALL => {
+                *all = true;
+                Ok(true)
+            }
+            _ => Ok(Reading { bugs, all: None }.bug(BugId::parse(text))),
+        }
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<bool, E> {
@@ -111,9 +124,9 @@ impl<'de> Visitor<'de> for Reading<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-        let mut good = self.list;
+        let mut good = self.all.is_some();
         while good {
-            match seq.next_element_seed(Reading { bugs: &mut *self.bugs, list: false })? {
+            match seq.next_element_seed(Reading { bugs: &mut *self.bugs, all: None })? {
                 Some(one) => good = one,
                 None => return Ok(true),
             }

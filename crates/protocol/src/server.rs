@@ -33,12 +33,14 @@ pub struct Limits {
 /// A reply to a command.
 #[derive(Clone, Debug)]
 pub enum Reply<'a> {
-    /// To subscribe, unsubscribe and subscriptions: all bugs the session now has.
+    /// To subscribe and unsubscribe in the classic protocol, and to subscriptions: all bugs the session now has.
     Bugs {
         /// The command answered.
         command: &'a str,
-        /// All current subscriptions, ascending.
+        /// All current subscriptions to single bugs, ascending.
         bugs: &'a [BugId],
+        /// Whether the session also has all bugs.
+        all: bool,
     },
     /// To hello.
     Hello {
@@ -57,8 +59,10 @@ pub enum Reply<'a> {
     Count {
         /// The command answered.
         command: &'a str,
-        /// How many bugs the session now has.
+        /// How many subscriptions the session now has; all bugs count as one.
         count: usize,
+        /// Whether the session has all bugs.
+        all: bool,
         /// The verdict on a resume.
         replay: Option<Verdict>,
         /// The cursor after which updates follow.
@@ -86,6 +90,8 @@ struct Fields<'a> {
     heartbeat: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<usize>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     replay: Option<Verdict>,
     /// Shown as null where the gateway has no cursor to give.
@@ -100,7 +106,7 @@ impl Reply<'_> {
     pub fn encode(&self) -> Vec<u8> {
         let empty = Fields { result: "ok", ..Fields::default() };
         let fields = match *self {
-            Reply::Bugs { command, bugs } => Fields { command: Some(command), bugs: Some(bugs), ..empty },
+            Reply::Bugs { command, bugs, all } => Fields { command: Some(command), bugs: Some(bugs), all, ..empty },
             Reply::Hello { version, feed, heartbeat_s, cursor, limits } => Fields {
                 command: Some("hello"),
                 version: Some(version),
@@ -110,8 +116,8 @@ impl Reply<'_> {
                 limits: Some(limits),
                 ..empty
             },
-            Reply::Count { command, count, replay, cursor } => {
-                Fields { command: Some(command), count: Some(count), replay, cursor: Some(cursor), ..empty }
+            Reply::Count { command, count, all, replay, cursor } => {
+                Fields { command: Some(command), count: Some(count), all, replay, cursor: Some(cursor), ..empty }
             }
             Reply::Version(version) => Fields { command: Some("version"), version: Some(version), ..empty },
             Reply::Refused(refusal) => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bugfeed_protocol::bus::{self, BusMessage, Format, Head, Message};
-use bugfeed_protocol::client::{self, Command, Refusal, Resume, errors};
+use bugfeed_protocol::client::{self, Command, Refusal, Resume, WhichBugs, errors};
 use bugfeed_protocol::server::{self, FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
 
@@ -44,9 +44,13 @@ fn what_the_gateway_sends() {
     };
     let refused =
         |command: Option<&str>, error| Reply::Refused(&Refusal { command: command.map(str::to_owned), error }).encode();
-    let reply = |command, bugs: &[BugId]| Reply::Bugs { command, bugs }.encode();
-    let count =
-        |command, count, replay, seq| Reply::Count { command, count, replay, cursor: Some(&cursor(seq)) }.encode();
+    let reply = |command, bugs: &[BugId]| Reply::Bugs { command, bugs, all: false }.encode();
+    let count = |command, count, replay, seq| {
+        Reply::Count { command, count, all: false, replay, cursor: Some(&cursor(seq)) }.encode()
+    };
+    let all = |replay, seq| {
+        Reply::Count { command: "subscribe", count: 1, all: true, replay, cursor: Some(&cursor(seq)) }.encode()
+    };
     let mut update_modern = Vec::new();
     server::write_update_with_cursor(&mut update_modern, change(), &cursor(57));
     let hello = Reply::Hello {
@@ -65,6 +69,10 @@ fn what_the_gateway_sends() {
         ("subscribe-latest", count("subscribe", 2, Some(Verdict::Latest), 42)),
         ("subscribe-gap", count("subscribe", 2, Some(Verdict::Gap), 88)),
         ("unsubscribe-modern", count("unsubscribe", 1, None, 88)),
+        ("subscribe-all", all(None, 88)),
+        ("subscribe-all-complete", all(Some(Verdict::Complete), 42)),
+        ("subscriptions-all", Reply::Bugs { command: "subscriptions", bugs: &[bug(5678)], all: true }.encode()),
+        ("error-all-not-allowed", refused(Some("subscribe"), errors::ALL_NOT_ALLOWED)),
         ("update-modern", update_modern),
         ("heartbeat", heartbeat(false)),
         ("heartbeat-paused", heartbeat(true)),
@@ -98,7 +106,8 @@ fn what_the_gateway_sends() {
 
 #[test]
 fn what_clients_send() {
-    let bugs = || vec![bug(1234), bug(5678)];
+    let bugs = || WhichBugs::These(vec![bug(1234), bug(5678)]);
+    let all = || WhichBugs::All;
     let understood: BTreeMap<String, Command> =
         files("client").into_iter().map(|(name, text)| (name, client::parse(&text).unwrap())).collect();
     let want = [
@@ -106,7 +115,13 @@ fn what_clients_send() {
         ("subscribe", Command::Subscribe { bugs: bugs(), since: None, resume: None }),
         ("subscribe-since", Command::Subscribe { bugs: bugs(), since: Some(change().when), resume: None }),
         ("subscribe-resume", Command::Subscribe { bugs: bugs(), since: None, resume: Some(Resume::From(cursor(42))) }),
-        ("unsubscribe", Command::Unsubscribe { bugs: vec![bug(1234)] }),
+        ("unsubscribe", Command::Unsubscribe { bugs: vec![bug(1234)].into() }),
+        ("subscribe-all", Command::Subscribe { bugs: all(), since: None, resume: None }),
+        (
+            "subscribe-all-resume",
+            Command::Subscribe { bugs: all(), since: None, resume: Some(Resume::From(cursor(42))) },
+        ),
+        ("unsubscribe-all", Command::Unsubscribe { bugs: all() }),
         ("subscriptions", Command::Subscriptions),
         ("version", Command::Version),
     ];

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bugfeed_core::endpoints::question::Since;
 use serde_json::Value;
 
 use crate::config::HooksConfig;
@@ -72,6 +73,11 @@ pub trait Service: Send + Sync + 'static {
     /// Where the bugs of a feed can be looked at, if that is known.
     fn link(&self, _feed: &str) -> Option<Link> {
         None
+    }
+
+    /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
+    fn begin(&self, _feed: &str, _now_us: i64) -> Since {
+        Since::Head
     }
 
     /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.

@@ -3,6 +3,7 @@
 //! Goes in: the store, what the desk says. Comes out: news for the desk. A store that does not answer makes all of it wait,
 //! and the desk goes on with what it has, as long as its leases hold.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,22 +151,24 @@ impl Around {
 
     /// Reads the rows of what was taken. Whoever had them writes nothing any more.
     fn load(&self, round: &Round, loading: &mut JoinSet<()>) {
-        let partitions: Vec<u16> = round.taken.iter().map(|taken| taken.partition).collect();
-        if !partitions.is_empty() {
+        let terms: BTreeMap<u16, u64> = round.taken.iter().map(|taken| (taken.partition, taken.term)).collect();
+        if !terms.is_empty() {
             let around = self.clone();
-            loading.spawn(async move { around.read(&partitions).await });
+            loading.spawn(async move { around.read(terms).await });
         }
     }
 
-    async fn read(&self, partitions: &[u16]) {
+    async fn read(&self, terms: BTreeMap<u16, u64>) {
+        let (partitions, terms): (Vec<u16>, _) = (terms.keys().copied().collect(), Arc::new(terms));
         let (mut after, mut backoff): (Option<EndpointId>, _) = (None, Backoff::SERVER);
         loop {
-            match self.store.endpoints_of(partitions, after.as_ref(), PAGE).await {
+            match self.store.endpoints_of(&partitions, after.as_ref(), PAGE).await {
                 Ok(rows) => {
                     backoff.reset();
                     let is_last = rows.len() < PAGE;
                     after = rows.last().map(|row| row.id.clone()).or(after);
-                    if self.news.send(News::Taken(rows)).await.is_err() || is_last {
+                    let news = News::Taken(Arc::clone(&terms), rows, is_last);
+                    if self.news.send(news).await.is_err() || is_last {
                         return;
                     }
                 }

@@ -17,11 +17,10 @@ use bugfeed_core::endpoints::policy::State;
 use bugfeed_core::endpoints::question::Told;
 use bugfeed_core::endpoints::schedule::Schedule;
 use bugfeed_core::subscriptions::Slot;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::partitions::Partition;
@@ -52,8 +51,8 @@ const WRITING: Duration = Duration::from_secs(3);
 pub(super) enum News {
     /// A round of the leases.
     Leases(Round),
-    /// Rows of partitions that were taken over.
-    Taken(Vec<Stored>),
+    /// Rows of partitions that were taken over under these terms, and whether these are the last ones.
+    Taken(Arc<BTreeMap<u16, u64>>, Vec<Stored>, bool),
     /// Rows that people have changed, wherever.
     Changed(Vec<Stored>),
 }
@@ -212,7 +211,12 @@ impl Desk {
     fn hear(&mut self, news: News) {
         match news {
             News::Leases(round) => self.round(round),
-            News::Taken(rows) => rows.into_iter().for_each(|row| self.found(row)),
+            News::Taken(terms, rows, is_last) => {
+                rows.into_iter().for_each(|row| self.taken(&terms, row));
+                if is_last {
+                    self.all_taken(&terms);
+                }
+            }
             News::Changed(rows) => rows.into_iter().for_each(|row| self.found(row)),
         }
     }

@@ -13,7 +13,7 @@ use bugfeed_core::endpoints::interest::Interest;
 use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::subscriptions::Slot;
-use bugfeed_protocol::Cursor;
+use bugfeed_protocol::{Cursor, When};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -177,6 +177,15 @@ impl AllFeeds {
 fn cheap(tap: &dyn FeedTap) -> Answer {
     let nobody = Watch::Bugs([].into());
     tap.ask(&Ask { watch: &nobody, since: &Since::Head, place: None, bound: Bound { entries: 1, bytes: 1 } })
+}
+
+/// Where an endpoint begins that is made now: what changes from now on concerns it, also while the feed is away.
+pub(crate) fn begin(tap: &dyn FeedTap, now: When) -> Since {
+    match cheap(tap) {
+        Answer::Changes(batch) => Since::Cursor(batch.cursor),
+        // Where its head is cannot be told just now.
+        _ => Since::Time(now),
+    }
 }
 
 fn answers(tap: &dyn FeedTap) -> bool {

@@ -6,7 +6,9 @@
 use std::future::ready;
 use std::sync::{Arc, OnceLock};
 
+use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::hooks::reconcile::Question;
+use bugfeed_protocol::When;
 use bugfeed_runtime::health::Health;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,7 +19,7 @@ use crate::api::{Check, Service};
 use crate::config::{HooksConfig, Source};
 use crate::deliver::address::Rules;
 use crate::deliver::template::Link;
-use crate::endpoints::Taps;
+use crate::endpoints::{self, Taps};
 use crate::receive::received::Failure;
 use crate::store::endpoints::EndpointId;
 use crate::store::notes::Switch;
@@ -132,6 +134,17 @@ impl Service for Desk {
     fn link(&self, feed: &str) -> Option<Link> {
         let taps = self.sending.get()?.taps.borrow();
         taps.iter().find(|tap| &**tap.name() == feed)?.link().cloned()
+    }
+
+    fn begin(&self, feed: &str, now_us: i64) -> Since {
+        let tap = self.sending.get().and_then(|sending| {
+            let taps = sending.taps.borrow();
+            taps.iter().find(|tap| &**tap.name() == feed).cloned()
+        });
+        match (tap, When::from_micros(now_us)) {
+            (Some(tap), Some(now)) => endpoints::begin(&*tap, now),
+            _ => Since::Head,
+        }
     }
 
     fn endpoint_changed(&self, _id: &EndpointId) {

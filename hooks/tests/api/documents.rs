@@ -160,10 +160,16 @@ async fn endpoints(notes: &mut Notes<'_>) {
     notes.post("/api/endpoints/{id}/recover", &id, json!({ "cursor": "E.5", "feed": "default" })).await;
     let endpoint = EndpointId::parse(&id).unwrap();
     let sent = attempt(&endpoint, NOON_US, Trigger::Live, &format!("{id}-E-4-5-0123456789ab"));
-    rig.attempted(AttemptRow { status: None, fault: Some("refused".into()), error: Some("nobody".into()), ..sent.clone() })
-        .await;
+    rig.attempted(AttemptRow {
+        status: None,
+        fault: Some("refused".into()),
+        error: Some("nobody".into()),
+        ..sent.clone()
+    })
+    .await;
     notes.post("/api/endpoints/{id}/test", &id, json!({ "wait": 0 })).await;
-    rig.attempted(attempt(&endpoint, NOON_US + SECOND_US, Trigger::Manual, &format!("{id}-E-test-5-0123456789ab-g3"))).await;
+    rig.attempted(attempt(&endpoint, NOON_US + SECOND_US, Trigger::Manual, &format!("{id}-E-test-5-0123456789ab-g3")))
+        .await;
     notes.post("/api/endpoints/{id}/test", &id, json!({ "wait": 0 })).await;
     notes.get("/api/endpoints/{id}/attempts", &id, "?limit=2").await;
     let attempt = RequestId(sent.id).to_string();

@@ -39,7 +39,7 @@ impl Rig {
     }
 
     /// Changes a row as its planner would.
-    pub async fn plan(&self, id: &EndpointId, change: impl Fn(&mut Row) + Send) {
+    pub async fn plan(&self, id: &EndpointId, mut change: impl FnMut(&mut Row) + Send) {
         let change = |_: &mut _, row: &mut Row| {
             change(row);
             row.version += 1;

@@ -30,8 +30,8 @@ async fn enabling_and_resetting() {
     let rig = Rig::start().await;
     let id = rig.endpoint(body()).await;
     let order = async |word: &str| rig.post(&format!("/endpoints/{id}/{word}"), json!({})).await.good();
-    rig.plan(&id, |row| fail(row, Outcome::Gone, 1)).await;
     rig.plan(&id, |row| fail(row, Outcome::Fault, 2)).await;
+    rig.plan(&id, |row| fail(row, Outcome::Gone, 1)).await;
     rig.told();
     let reset = order("reset").await;
     assert_eq!((&reset["state"], &reset["reason"]), (&json!("disabled"), &json!("gone")), "410 stays");
@@ -43,7 +43,10 @@ async fn enabling_and_resetting() {
     rig.plan(&id, |row| fail(row, Outcome::Fault, 1)).await;
     let cooling = rig.get(&format!("/endpoints/{id}")).await.good();
     assert_eq!((&cooling["state"], &cooling["backoff_count"]), (&json!("cooling"), &json!(1)));
-    assert_eq!((&cooling["disabled_until"], &cooling["next_try"]), (&json!("2026-11-26T13:10:00"), &json!("2026-11-26T13:10:00")));
+    assert_eq!(
+        (&cooling["disabled_until"], &cooling["next_try"]),
+        (&json!("2026-11-26T13:10:00"), &json!("2026-11-26T13:10:00"))
+    );
     assert_eq!(order("enable").await["state"], "active");
     assert_eq!(rig.told(), [format!("endpoint {id}")], "it was not disabled");
     rig.post(&format!("/endpoints/{id}/enable"), json!({ "force": true })).await.refused(400, "unknown member `force`");

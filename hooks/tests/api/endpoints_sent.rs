@@ -1,5 +1,7 @@
 //! What was sent, is sent again, or would be sent.
 
+use std::pin::pin;
+
 use bugfeed_core::endpoints::policy::Outcome;
 use bugfeed_core::endpoints::row::{Asked, Row};
 use bugfeed_core::hooks::event::Trigger;
@@ -12,7 +14,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::endpoints::{HIDDEN, SECRET, body, fail, shows_nothing_hidden};
-use crate::support::{NOON_US, Rig, SECOND_US};
+use crate::support::{Answer, NOON_US, Rig, SECOND_US};
 
 /// An attempt that was answered 204.
 pub fn attempt(endpoint: &EndpointId, at_us: i64, trigger: Trigger, webhook_id: &str) -> AttemptRow {
@@ -41,7 +43,21 @@ impl Rig {
         self.store.save_endpoints(&[save]).await.unwrap();
     }
 
-    /// Waits until something is asked for, and lets this come of it.
+    /// What this call is answered, while the endpoint's first order is carried out in this way.
+    async fn while_asked(
+        &self,
+        id: &EndpointId,
+        answer: impl Fn(Asked) -> AttemptRow,
+        call: impl Future<Output = Answer>,
+    ) -> Answer {
+        let mut call = pin!(call);
+        tokio::select! {
+            told = &mut call => return told,
+            () = self.answer_wish(id, answer) => {}
+        }
+        call.await
+    }
+
     async fn answer_wish(&self, id: &EndpointId, answer: impl Fn(Asked) -> AttemptRow) {
         loop {
             let wish = self.stored(id).await.row.wishes.first().copied();
@@ -83,8 +99,7 @@ async fn a_test_is_answered_with_what_comes_of_it() {
             let webhook_id = format!("{id}-E-test-5-0123456789ab-g{number}");
             AttemptRow { status, fault, error, ..attempt(&id, fresh_us(), Trigger::Manual, &webhook_id) }
         };
-        let (told, ()) = tokio::join!(test(20), rig.answer_wish(&id, answer));
-        let told = told.good();
+        let told = rig.while_asked(&id, answer, test(20)).await.good();
         assert_eq!((&told["says"], &told["attempt"]["ok"]), (&json!(says), &json!(ok)));
         assert_eq!(told["attempt"]["response"], "hidden-text");
     }
@@ -92,8 +107,8 @@ async fn a_test_is_answered_with_what_comes_of_it() {
     let write = rig.token_with(&[Scope::Write]).await;
     let answer = |_| attempt(&id, fresh_us(), Trigger::Manual, &format!("{id}-E-test-5-0123456789ab-g5"));
     let path = format!("/endpoints/{id}/test");
-    let (told, ()) = tokio::join!(rig.call(&write, Method::POST, &path, "{\"wait\":20}"), rig.answer_wish(&id, answer));
-    let told = told.good();
+    let call = rig.call(&write, Method::POST, &path, "{\"wait\":20}");
+    let told = rig.while_asked(&id, answer, call).await.good();
     assert_eq!(told["attempt"]["response"], "…");
     shows_nothing_hidden(&told.to_string());
 }
@@ -156,12 +171,14 @@ async fn an_attempt_is_delivered_again() {
         assert_eq!(asked, Asked::Redeliver { attempt: old.id });
         attempt(&id, fresh_us(), Trigger::Replay, &webhook_id)
     };
-    let (told, ()) = tokio::join!(rig.post(&path, json!({ "wait": 20 })), rig.answer_wish(&id, again));
-    let told = told.good();
+    let told = rig.while_asked(&id, again, rig.post(&path, json!({ "wait": 20 }))).await.good();
     assert_eq!((&told["attempt"]["ok"], &told["attempt"]["trigger"]), (&json!(true), &json!("replay")));
     assert_eq!(told["attempt"]["webhook_id"], webhook_id);
     let log = rig.get("/audit").await.good();
-    assert_eq!((&log["deeds"][0]["deed"], &log["deeds"][0]["subject"]), (&json!("attempts.redeliver"), &json!(id.as_str())));
+    assert_eq!(
+        (&log["deeds"][0]["deed"], &log["deeds"][0]["subject"]),
+        (&json!("attempts.redeliver"), &json!(id.as_str()))
+    );
     assert_eq!(log["deeds"][0]["detail"]["webhook_id"], webhook_id);
     rig.post("/attempts/01a1ee56-5e7b-7fff-bfff-ffff7fffffff/redeliver", json!({})).await.refused(404, "no attempt");
     rig.call(&rig.token, Method::DELETE, &format!("/endpoints/{id}"), "").await.good();

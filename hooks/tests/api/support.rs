@@ -1,5 +1,6 @@
 //! The API on a port of its own, over a store of its own, with a service that notes what it is told.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,11 +36,14 @@ use tokio::net::TcpListener;
 pub const NOON_US: i64 = 1_795_694_400_000_000;
 pub const SECOND_US: i64 = 1_000_000;
 
-static TICKS: AtomicI64 = AtomicI64::new(0);
+thread_local! {
+    /// Of one test: each has a thread of its own.
+    static TICKS: Cell<i64> = const { Cell::new(0) };
+}
 
 /// An hour after noon, and a millisecond later each time that somebody looks.
 fn clock() -> i64 {
-    NOON_US + 3600 * SECOND_US + 1000 * TICKS.fetch_add(1, Ordering::Relaxed)
+    NOON_US + 3600 * SECOND_US + 1000 * TICKS.replace(TICKS.get() + 1)
 }
 
 const CONFIG: &str = r#"

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod endpoints;
 mod recorder;
 
 use std::path::Path;
@@ -34,7 +35,7 @@ use bugfeed_hooks::store::prune::{PruneCount, PruneFilter, PruneRun};
 use bugfeed_hooks::store::requests::{RequestFilter, RequestState};
 use bugfeed_hooks::store::retention::Keep;
 use bugfeed_hooks::store::tokens::{self, NewToken, Scope, Token};
-use bugfeed_hooks::store::{Look, Options, Store};
+use bugfeed_hooks::store::{Bounds, Look, Options, Store};
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, When};
 use bugfeed_sql::DbUrl;
 use bugfeed_testbed::shared;
@@ -261,7 +262,10 @@ async fn sent(told: &Recorder, url: &str) -> impl Fn() -> String {
     told.section("a store is made");
     let token = Token::generate(&[2; tokens::RANDOM_BYTES]);
     let new = NewToken { token, name: "first".to_owned(), scopes: Scope::ALL.to_vec(), created_us: NOON_US };
-    let opened = Store::open(&url, Options { first_token: Some(new), ..Options::default() }).await.unwrap();
+    // So the log of attempts has always more than its bound.
+    let bounds = Bounds { attempt_bytes: 0, ..Bounds::default() };
+    let options = Options { first_token: Some(new), bounds, ..Options::default() };
+    let opened = Store::open(&url, options).await.unwrap();
     assert!(opened.is_new);
     let store = opened.store;
     told.section("a feed is served");
@@ -270,10 +274,11 @@ async fn sent(told: &Recorder, url: &str) -> impl Fn() -> String {
     processed(&store, told).await;
     read(&store, told).await;
     access(&store, told).await;
+    endpoints::endpoints(&store, told).await;
     removed(&store, told).await;
     store.close().await;
     let place = url.to_string();
-    move || without_sizes(&told.text().replace(&place, "URL"))
+    move || endpoints::without_names(&without_sizes(&told.text().replace(&place, "URL")))
 }
 
 /// How many rows a step of retention takes depends on how long the last one took.

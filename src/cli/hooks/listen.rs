@@ -6,7 +6,7 @@ use bugfeed_hooks::client::Address;
 use bugfeed_hooks::deliver::sign::{RANDOM_BYTES, SigningSecret};
 use clap::Args;
 
-use crate::cli::{BugList, all_bugs};
+use crate::cli::{WatchList, watched};
 use crate::listen::ListenOptions;
 use crate::watch::{GatewayUrl, parse_url};
 
@@ -27,9 +27,9 @@ Exit status: 130 on Ctrl-C, 0 on SIGTERM, 1 when trying again would not help, 2 
 /// Options of `hooks listen`.
 #[derive(Clone, Debug, Args)]
 pub struct ListenArgs {
-    /// The bugs whose changes are delivered
+    /// The bugs whose changes are delivered, or 'all', where the gateway allows it (--allow-all)
     #[arg(required = true, value_name = "BUG")]
-    bugs: Vec<BugList>,
+    bugs: Vec<WatchList>,
     /// The gateway: ws://HOST:PORT/ or wss://HOST/, with the feed's name as path if it is not the default; the address of
     /// its live page (http://...) does as well
     #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = parse_url)]
@@ -60,7 +60,7 @@ impl ListenArgs {
             None => SigningSecret::generate(random),
         };
         Ok(ListenOptions {
-            bugs: all_bugs(&self.bugs),
+            bugs: watched(&self.bugs),
             url: self.url.clone(),
             forward: self.forward.clone(),
             secret,

@@ -107,7 +107,8 @@ async fn everything_dies(store: &mut impl Store, url: &str) {
     let mut arrived = async |want: &BTreeMap<u64, String>| {
         for (bugs, bot) in &mut bots {
             let is_of = |bug: &u64| *bugs == "all" || bugs.split(',').any(|own| own == bug.to_string());
-            let own: BTreeMap<u64, String> = want.iter().filter(|(bug, _)| is_of(bug)).map(|(&b, w)| (b, w.clone())).collect();
+            let own: BTreeMap<u64, String> =
+                want.iter().filter(|(bug, _)| is_of(bug)).map(|(&b, w)| (b, w.clone())).collect();
             bot.until(&own, TAKEN_OVER).await;
         }
     };
@@ -162,7 +163,10 @@ async fn a_feed_that_is_only_delivered() {
     let args = options("sqlite://data/hooks.db", &rabbit.url, &feeds, "data/spool");
     let hooks = Receiver::start(dir.path(), &local(&args)).await;
     let (_, metrics) = get(hooks.admin, "/metrics").await;
-    assert!(!metrics.contains("bugfeed_bus_up{feed=\"kde\"} 1"), "no connection before there is an endpoint: {metrics}");
+    assert!(
+        !metrics.contains("bugfeed_bus_up{feed=\"kde\"} 1"),
+        "no connection before there is an endpoint: {metrics}"
+    );
     let mut bot = Bot::start().await;
     let id = create(&hooks, dir.path(), &bot, "5", "kde").await;
     served(&hooks, dir.path(), &id, &mut bot).await;

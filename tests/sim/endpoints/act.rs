@@ -140,11 +140,14 @@ impl World {
         let served = &self.nodes[node].as_ref().unwrap().served[&at];
         let (life, term) = (self.nodes[node].as_ref().unwrap().life, served.term);
         self.check_send(node, at, &send)?;
-        let turn = match &send.what {
-            What::Batch(batch) => {
-                let line = self.nodes[node].as_ref().unwrap().served[&at].planner.row().lines.iter();
-                line.clone().find(|line| line.feed == batch.feed).map_or(0, |line| line.turn)
+        if self.sender.insert(at, term) != Some(term) {
+            for (feed, ledger) in self.ledgers.iter().enumerate() {
+                let stored = self.rows[at].cursor(&ledger.name).map_or(0, |cursor| cursor.seq);
+                self.receivers[at].begin_at(feed, stored);
             }
+        }
+        let turn = match &send.what {
+            What::Batch(batch) => batch.generation,
             _ => 0,
         };
         self.requests.push(Request { endpoint: at, from: (node, life, term), send, turn, done: false });
@@ -196,6 +199,11 @@ impl World {
         let at = request.endpoint;
         self.say(|| format!("endpoint {at} answers {outcome:?}, has taken it: {taken}"));
         let feed = self.feed_of(&request.send);
+        if let (Some(feed), What::Batch(batch)) = (feed, &request.send.what)
+            && outcome != Outcome::Success
+        {
+            self.failed.insert((at, feed), (Arc::clone(batch), self.rows[at].watch.clone()));
+        }
         let Some(on) = self.nodes[node].as_mut().filter(|on| on.life == life) else { return Ok(()) };
         let Some(served) = on.served.get_mut(&at).filter(|served| served.term == term) else { return Ok(()) };
         if outcome == Outcome::Success

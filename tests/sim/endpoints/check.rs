@@ -16,7 +16,7 @@ use super::receiver::Mood;
 use super::{Checked, Happens, NODES, World};
 
 /// Everything that is counted.
-pub(super) const ALL: [Happens; 27] = [
+pub(super) const ALL: [Happens; 28] = [
     Happens::Update,
     Happens::Complete,
     Happens::Latest,
@@ -25,6 +25,7 @@ pub(super) const ALL: [Happens; 27] = [
     Happens::Ahead,
     Happens::Retry,
     Happens::SameAgain,
+    Happens::SameElsewhere,
     Happens::Dissolved,
     Happens::Probe,
     Happens::Ready,
@@ -107,15 +108,20 @@ impl World {
     fn check_batch(&mut self, node: usize, at: usize, row: &Row, batch: &Arc<Batch>, trigger: Trigger) -> Checked {
         let feed = self.ledgers.iter().position(|ledger| ledger.name == batch.feed).unwrap();
         let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
-        let turn = line.turn;
-        self.check_verdict(feed, row, batch, number(&line.since))?;
+        let turn = batch.generation;
+        // An order may have come between the decision and the request: then the batch is of what was before it.
+        if line.turn == turn {
+            self.check_verdict((at, feed), row, batch, number(&line.since))?;
+        }
         if trigger == Trigger::Retry {
             self.happens(Happens::Retry);
         }
         let on = self.nodes[node].as_mut().unwrap();
         let served = on.served.get_mut(&at).unwrap();
         let now = (Arc::clone(batch), turn, row.watch.clone());
-        let Some((before, of_turn, watch)) = served.unaccepted.insert(feed, now) else { return Ok(()) };
+        let Some((before, of_turn, watch)) = served.unaccepted.insert(feed, now) else {
+            return self.check_elsewhere(node, (at, feed), row, batch);
+        };
         if of_turn != turn || watch != row.watch {
             return Ok(());
         }
@@ -136,8 +142,34 @@ impl World {
         Ok(())
     }
 
-    /// Where the verdict is `complete`, nothing was left out.
-    fn check_verdict(&self, feed: usize, row: &Row, batch: &Batch, stored: Option<u64>) -> Checked {
+    /// This holder sends a first batch. If another one's failed, and that was stored, it is sent again as it was, where this
+    /// replica finds its changes first.
+    fn check_elsewhere(&mut self, node: usize, of: (usize, usize), row: &Row, batch: &Arc<Batch>) -> Checked {
+        let line = row.lines.iter().find(|line| line.feed == batch.feed).ok_or("a batch of another's feed")?;
+        let (Some(sent), Some((before, watch))) = (&line.sent, self.failed.get(&of)) else { return Ok(()) };
+        let is_stored =
+            (sent.kind, &sent.cursor, sent.count as usize) == (before.kind, &before.cursor, before.changes.len());
+        if !is_stored || *watch != row.watch || before.generation != line.turn || before.kind == Kind::Gap {
+            return Ok(());
+        }
+        let same = (&batch.changes, batch.kind, &batch.cursor, batch.generation)
+            == (&before.changes, before.kind, &before.cursor, before.generation);
+        let (ledger, local) = (&self.ledgers[of.1], &self.nodes[node].as_ref().unwrap().feeds[of.1]);
+        let numbers: Vec<u64> = before.changes.iter().map(|told| told.cursor.seq).collect();
+        let found = number(&line.since).and_then(|after| local.newest_after(ledger, after, watch));
+        let lags = before.changes.starts_with(&batch.changes);
+        if !same && !lags && batch.kind != Kind::Gap && found.is_some_and(|found| found.starts_with(&numbers)) {
+            return Err(format!("another holder's batch was changed without need: {before:?} is {batch:?}"));
+        }
+        if same {
+            self.happens(Happens::SameElsewhere);
+        }
+        Ok(())
+    }
+
+    /// Where the verdict is `complete`, nothing was left out. What was told before with a cursor that was held back lies
+    /// after the stored cursor, and its receiver knows it.
+    fn check_verdict(&self, (at, feed): (usize, usize), row: &Row, batch: &Batch, stored: Option<u64>) -> Checked {
         let complete = matches!(batch.kind, Kind::Update | Kind::Updates { complete: true });
         let Some(stored) = stored.filter(|_| complete) else { return Ok(()) };
         let watches = |bug| match &row.watch {
@@ -146,7 +178,8 @@ impl World {
         };
         for (number, change) in (1..).zip(&self.ledgers[feed].changes) {
             let within = number > stored && number <= batch.last() && watches(change.bug);
-            if within && !batch.changes.iter().any(|told| told.change == *change) {
+            let known = self.receivers[at].known.get(&(feed, change.bug)).is_some_and(|&known| known >= number);
+            if within && !known && !batch.changes.iter().any(|told| told.change == *change) {
                 return Err(format!("{number} is left out after {stored}: {batch:?}"));
             }
         }

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bugfeed_core::endpoints::question::{self, Answer, Ask, Since};
+use bugfeed_core::endpoints::question::{self, Answer, Ask, Since, Watch};
 use bugfeed_core::replay::{Replay, ReplayLimits, replay};
 use bugfeed_core::sequencer::{Sequencer, Taken};
 use bugfeed_protocol::bus::BusMessage;
@@ -130,6 +130,18 @@ impl Local {
         of_bug.last().is_some_and(|&last| last != than)
     }
 
+    /// The newest numbers of the watched bugs after this one, in their order; none where changes came late.
+    pub fn newest_after(&self, ledger: &Ledger, after: u64, watch: &Watch) -> Option<Vec<u64>> {
+        let bug = |number: u64| ledger.changes[usize::try_from(number).unwrap() - 1].bug;
+        let watches = |bug| match watch {
+            Watch::All => true,
+            Watch::Bugs(bugs) => bugs.contains(&bug),
+        };
+        let of: Vec<u64> = self.order.iter().copied().filter(|&n| n > after && watches(bug(n))).collect();
+        let newest = of.iter().copied().filter(|&n| !of.iter().any(|&later| later > n && bug(later) == bug(n)));
+        (self.lates == 0).then(|| newest.collect())
+    }
+
     pub fn ask(&self, ledger: &Ledger, ask: &Ask<'_>, stored: Option<u64>) -> Answer {
         let answer = if self.current { question::answer(&self.cache, ask) } else { Answer::NotYet(None) };
         let kind = match &answer {
@@ -165,7 +177,7 @@ impl Local {
                 let forgotten = position < floor;
                 assert!(!proven || forgotten || lost_late, "a gap after {cursor} is not true: {:?}", self.order);
             }
-            (Since::Time(_), _) => assert!(lost_late),
+            (Since::Time(_), _) => assert!(lost_late || floor > 0 || self.proven != Some(0)),
         }
     }
 }

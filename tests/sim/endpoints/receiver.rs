@@ -86,6 +86,14 @@ impl Receiver {
         }
     }
 
+    /// Another holder sends to it from now on, which knows of this cursor of a feed only. What it was sent beyond that, and
+    /// nobody stored, may come again in smaller pieces.
+    pub fn begin_at(&mut self, feed: usize, stored: u64) {
+        if let Some((_, highest)) = self.highest.get_mut(&feed) {
+            *highest = (*highest).min(stored);
+        }
+    }
+
     /// It takes a batch. `turn`: how often the feed was recovered by hand when it was sent.
     pub fn take(&mut self, feed: usize, batch: &Arc<Batch>, turn: u32, ledger: &Ledger) -> Result<(), String> {
         let last = batch.last();

@@ -8,8 +8,18 @@ use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, Change, When};
 use serde_json::{Map, Value};
 
-use super::{Asked, Core, Delivery, MAX_WAIT, Now, Pending, SINCE, UNKNOWN};
+use super::{Asked, Connection, Core, Delivery, MAX_WAIT, Now, SINCE, UNKNOWN};
 use crate::{Error, Event, Protocol, State};
+
+/// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
+/// application that stored the cursor and died would never hear of the gap.
+pub(super) struct Pending {
+    pub(super) bugs: BTreeSet<BugId>,
+    /// It is a gap of all bugs.
+    pub(super) all: bool,
+    pub(super) cursor: Option<String>,
+    pub(super) at: Duration,
+}
 
 impl Core {
     /// A text message was received.
@@ -57,7 +67,7 @@ impl Core {
             // The bug changed, but the date cannot be read. That is told as a gap: look at this bug.
             Err(_) => (Event::Gap(vec![bug]), cursor),
         };
-        self.tell(Some(event).filter(|_| self.bugs.contains(&bug)), cursor);
+        self.tell(Some(event).filter(|_| self.all || self.bugs.contains(&bug)), cursor);
     }
 
     /// Reads from a message whether changes can arrive. An absent or unknown state means that they can.
@@ -73,21 +83,30 @@ impl Core {
     /// The gateway lost continuity, and tells all its clients. Each client delays the gap by a random part of
     /// `spread_ms`, so that they do not all ask the tracker at the same moment (thundering herd).
     fn lost_continuity(&mut self, spread_ms: Option<&Value>, cursor: Option<String>, now: Now) {
-        let sent = self.connection.as_ref().map(|connection| connection.sent.clone()).unwrap_or_default();
+        let sent = |connection: &Connection| (connection.sent.clone(), connection.sent_all);
+        let (sent, all) = self.connection.as_ref().map(sent).unwrap_or_default();
         let spread_ms = spread_ms.and_then(Value::as_f64).filter(|ms| *ms >= 0.0).unwrap_or(0.0);
         let spread = Duration::try_from_secs_f64(spread_ms / 1000.0).unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        self.schedule_gap(sent, cursor, now.clock + spread.mul_f64(now.chance), now);
+        self.schedule_gap(sent, all, cursor, now.clock + spread.mul_f64(now.chance), now);
     }
 
-    /// Changes of these bugs, up to the cursor, may be missing: makes the gap pending, to be told at time `at`. If a
-    /// gap is pending already, the two are joined and told at the earlier of their times.
-    fn schedule_gap(&mut self, bugs: impl IntoIterator<Item = BugId>, cursor: Option<String>, at: Duration, now: Now) {
+    /// Changes of these bugs, or of all, up to the cursor, may be missing: makes the gap pending, to be told at time `at`.
+    /// If a gap is pending already, the two are joined and told at the earlier of their times.
+    fn schedule_gap(
+        &mut self,
+        bugs: impl IntoIterator<Item = BugId>,
+        all: bool,
+        cursor: Option<String>,
+        at: Duration,
+        now: Now,
+    ) {
         let affected: BTreeSet<BugId> = bugs.into_iter().filter(|bug| self.bugs.contains(bug)).collect();
-        if affected.is_empty() {
+        if affected.is_empty() && !all {
             return self.tell(None, cursor);
         }
-        let pending = self.pending.get_or_insert(Pending { bugs: BTreeSet::new(), cursor: None, at });
+        let pending = self.pending.get_or_insert(Pending { bugs: BTreeSet::new(), all: false, cursor: None, at });
         pending.bugs.extend(affected);
+        pending.all |= all;
         pending.at = pending.at.min(at);
         let is_due = pending.at <= now.clock;
         self.tell(None, cursor);
@@ -98,7 +117,10 @@ impl Core {
 
     /// Tells the pending gap, for those of its bugs that are still watched.
     pub(super) fn tell_gap(&mut self) {
-        if let Some(Pending { bugs, cursor, .. }) = self.pending.take() {
+        if let Some(Pending { bugs, all, cursor, .. }) = self.pending.take() {
+            if all && self.all {
+                return self.tell(Some(Event::GapOfAll), cursor);
+            }
             let affected: Vec<BugId> = bugs.intersection(&self.bugs).copied().collect();
             self.tell(Some(Event::Gap(affected)).filter(|gap| !gap.bugs().is_empty()), cursor);
         }
@@ -160,19 +182,25 @@ impl Core {
         // Changes may be missing if the verdict is gap, or if a cursor got no verdict (classic gateways do not know
         // cursors).
         let kept = matches!(self.replay, Some(Verdict::Complete | Verdict::Latest));
-        let affected = if asked.cursor.is_some() && !kept { asked.bugs } else { Vec::new() };
+        let is_gap = asked.cursor.is_some() && !kept;
+        let affected = if is_gap { asked.bugs } else { Vec::new() };
         // From now on this client is no fresh start. Without any cursor it would resume silently after a lost
         // connection, so it gets one that is answered with a gap.
         let begun = self.cursor.is_none().then(|| UNKNOWN.to_owned());
-        self.schedule_gap(affected, cursor.or(begun), now.clock, now);
+        self.schedule_gap(affected, is_gap && asked.all, cursor.or(begun), now.clock, now);
     }
 
     fn refused(&mut self, asked: Asked, text: String) {
         self.unsubscribe(asked.bugs.iter().copied());
+        if asked.all {
+            // Single ones may be left.
+            (self.all, self.bugs_changed) = (false, true);
+        }
         if let Some(connection) = &mut self.connection {
             for bug in &asked.bugs {
                 connection.sent.remove(bug);
             }
+            connection.sent_all &= !asked.all;
             connection.resumed &= !asked.first;
         }
         let error = Error::Refused { command: asked.command, bugs: asked.bugs, text };

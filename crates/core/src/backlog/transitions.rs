@@ -45,7 +45,7 @@ pub(super) enum RequestName {
 pub(super) type Transition<N> = (N, N, &'static str);
 
 /// Every change of a session's phase.
-pub(super) const TRANSITIONS: [Transition<Name>; 21] = {
+pub(super) const TRANSITIONS: [Transition<Name>; 22] = {
     use Name::{Behind, CatchUp, Closing, Conflation, Cut, Ended, GapOwed, Open};
     [
         (Open, Behind, "work came, or the socket took less than it was given"),
@@ -66,8 +66,9 @@ pub(super) const TRANSITIONS: [Transition<Name>; 21] = {
         (Behind, Closing, "the connection asks for its end, or there is no room for its bugs"),
         (Behind, Ended, "the peer is dead or too slow, or the gateway shuts down"),
         (CatchUp, Behind, "all of it is encoded"),
+        (CatchUp, CatchUp, "a page of all bugs is encoded, and the next one is looked up"),
         (CatchUp, Cut, "the session has to wait, and there is more than it may keep"),
-        (CatchUp, GapOwed, "continuity was lost"),
+        (CatchUp, GapOwed, "continuity was lost, or the rest is not known any more"),
         (CatchUp, Ended, "the peer is dead or too slow, or the gateway shuts down"),
         (Cut, CatchUp, "what was kept is encoded, and the rest is looked up again"),
         (Cut, GapOwed, "continuity was lost, or the rest is not known any more"),

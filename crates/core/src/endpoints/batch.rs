@@ -33,13 +33,13 @@ pub struct Batch {
     pub changes: Vec<Told>,
     /// What the receiver has once it has taken this.
     pub cursor: Cursor,
-    /// Part of the identifier. A recovery by hand begins a new one, so that a receiver that knows the identifiers that it
-    /// has seen takes the same changes again.
+    /// Part of the identifier: the line's [`turn`](super::row::Line::turn). A recovery by hand begins a new one, so that a
+    /// receiver that knows the identifiers that it has seen takes the same changes again.
     pub generation: u32,
     /// There is more.
     pub(super) more: bool,
-    /// The endpoint's place once this was accepted.
-    pub(super) place: Place,
+    /// The endpoint's place once this was accepted; none if only the cursor says it.
+    pub(super) place: Option<Place>,
 }
 
 impl Batch {

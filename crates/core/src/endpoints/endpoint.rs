@@ -5,7 +5,8 @@
 //! through [`Feeds`], at the moment at which a request may be sent, so that it brings what is newest then.
 //!
 //! - At most one request is in flight, and none is sent before the outcome of the one before is stored. So the cursors
-//!   that a receiver is sent never fall, whenever the process dies, except after a recovery by hand.
+//!   that a receiver is sent never fall below one that it has accepted, whenever the process dies, except after a recovery
+//!   by hand. (Where it died with a request in flight, the next holder may send less than that request had.)
 //! - A holder sends only between the two times of its [`Fence`]; a request must end within [`REQUEST_US`]. So two holders
 //!   never have a request in flight at the same time.
 //! - A batch that was sent is frozen. Its retry has the same content, unless a newer change of one of its bugs has come;
@@ -222,10 +223,17 @@ impl Endpoint {
         let mut lives = std::mem::take(&mut self.lives);
         for at in 0..self.row.lines.len() {
             let line = &self.row.lines[at];
-            let before = old.lines.iter().position(|before| before.feed == line.feed && before.turn == line.turn);
+            // Another URL has what the row says, and nothing that was accepted since.
+            let before = old
+                .lines
+                .iter()
+                .position(|before| (&before.feed, before.turn, old.turn) == (&line.feed, line.turn, self.row.turn));
             let mut live = before.map_or_else(|| self.new_live(now_us), |before| std::mem::take(&mut lives[before]));
             live.news = true;
             live.live &= !old.paused || self.row.paused;
+            if old.watch != self.row.watch {
+                live.forget_place(&line.since);
+            }
             self.lives.push(live);
         }
         // A person's order is news: what waits is tried again with it, if the counters allow it.
@@ -250,7 +258,7 @@ impl Endpoint {
     fn batch_from_us(&self, now_us: i64) -> Option<i64> {
         let health_us = self.row.health.from_us(self.row.policy, self.fresh)?;
         let health_us = if self.is_ready() { i64::MIN } else { health_us };
-        (!self.row.paused).then(|| health_us.max(self.pacing.from_us(now_us)))
+        (!self.row.paused).then(|| health_us.max(self.pacing.next_us(now_us)))
     }
 
     /// Asks for a place where there may be something to send.

@@ -119,23 +119,27 @@ fn change(row: &mut Row, order: &Order) -> Result<(), Refused> {
         Order::Ready => wish(row, Asked::Ready)?,
         Order::Redeliver { attempt } => wish(row, Asked::Redeliver { attempt: *attempt })?,
         Order::Recover { feed, to } => {
+            let generation = row.generation + 1;
             let line = line(row, feed.as_deref())?;
             line.since = match to {
                 Recovery::Cursor(cursor) => Since::Cursor(cursor.clone()),
                 Recovery::Since(when) => Since::Time(*when),
             };
-            line.left_out = false;
-            line.turn += 1;
-            row.generation += 1;
+            (line.left_out, line.sent, line.turn) = (false, None, generation);
+            row.generation = generation;
         }
         Order::Watch(watch) => row.watch = watch.clone().sorted(),
         Order::Feeds(feeds) => {
             let old = std::mem::take(&mut row.lines);
             for feed in feeds {
-                let kept = old.iter().find(|line| line.feed == *feed).cloned();
-                if !row.lines.iter().any(|line| line.feed == *feed) {
-                    row.lines.push(kept.unwrap_or_else(|| Line::new(Arc::clone(feed))));
+                if row.lines.iter().any(|line| line.feed == *feed) {
+                    continue;
                 }
+                let kept = old.iter().find(|line| line.feed == *feed).cloned();
+                row.lines.push(kept.unwrap_or_else(|| {
+                    row.generation += 1;
+                    Line { turn: row.generation, ..Line::new(Arc::clone(feed)) }
+                }));
             }
         }
         Order::Url => {

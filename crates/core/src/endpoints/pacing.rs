@@ -36,7 +36,7 @@ impl Pacing {
     }
 
     /// From when on the next request may be sent.
-    pub(super) fn from_us(&self, now_us: i64) -> i64 {
+    pub(super) fn next_us(&self, now_us: i64) -> i64 {
         let rate_us = self.rate.as_ref().map_or(i64::MIN, |(_, bucket)| bucket.next_us(now_us));
         let ramp_us = self.ramp_us.map_or(i64::MIN, |begun_us| {
             let doublings = ((now_us - begun_us) / SECOND_US).max(0);
@@ -66,7 +66,7 @@ mod tests {
         pacing.begin_ramp(0);
         let mut in_second = [0; 6];
         for now_us in (0..6 * SECOND_US).step_by(1000) {
-            if pacing.from_us(now_us) <= now_us {
+            if pacing.next_us(now_us) <= now_us {
                 pacing.take(now_us);
                 in_second[usize::try_from(now_us / SECOND_US).unwrap()] += 1;
             }
@@ -80,7 +80,7 @@ mod tests {
         pacing.set_rate(Some(5));
         let mut sent = 0;
         for now_us in (0..10 * SECOND_US).step_by(1000) {
-            if pacing.from_us(now_us) <= now_us {
+            if pacing.next_us(now_us) <= now_us {
                 pacing.take(now_us);
                 sent += 1;
             }

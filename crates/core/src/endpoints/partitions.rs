@@ -51,7 +51,7 @@ pub fn plan(view: &View<'_>) -> Plan {
     for lease in &view.leases {
         match lease.holder {
             Some(holder) if !lease.is_silent || holder == view.me => {
-                held.entry(holder).or_default().push(lease.partition)
+                held.entry(holder).or_default().push(lease.partition);
             }
             _ => free.push(lease.partition),
         }

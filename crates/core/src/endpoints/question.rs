@@ -171,8 +171,10 @@ impl Owed<'_> {
 /// Answers a question from a replay cache.
 pub fn answer(replay: &Replay, ask: &Ask<'_>) -> Answer {
     let Some(standing) = replay.standing() else {
+        // What comes from now on is all that is owed to who begins here; who has a cursor may be owed more.
+        let begins = replay.head() == 0 && matches!(ask.since, Since::Head | Since::Unknown);
         let place = Place { pos: 0, breaks: replay.breaks(), hold: None, ahead: false };
-        return Answer::NotYet((replay.head() == 0).then_some(place));
+        return Answer::NotYet(begins.then_some(place));
     };
     let head = Place { pos: standing.head, breaks: standing.breaks, hold: None, ahead: false };
     let place = ask.place.filter(|place| place.breaks == standing.breaks);
@@ -221,6 +223,9 @@ fn from_store<'a>(replay: &Replay, since: &Since) -> Begin<'a> {
         },
         Since::Time(when) => {
             let after = replay.before(*when);
+            if !replay.is_whole_after(after) {
+                return Begin::Gap;
+            }
             Begin::After(Owed { after, hold: None, has: None, ahead: false, time: Some(*when) })
         }
     }

@@ -116,6 +116,8 @@ pub(super) enum Effect {
     /// The receiver has everything up to here, or nothing of its bugs changed up to here. `turns`: of row and line when
     /// that was asked for.
     Moved { feed: Arc<str>, turns: (u32, u32), since: Since, left_out: bool },
+    /// What was sent last failed. `turns` as above.
+    Failed { feed: Arc<str>, turns: (u32, u32), sent: Sent },
     /// A wish was fulfilled.
     Done { wish: u32 },
     /// The clock had been wrong.
@@ -155,6 +157,11 @@ impl Row {
         })
     }
 
+    fn line_of(&mut self, feed: &str, turns: (u32, u32)) -> Option<&mut Line> {
+        let turn = self.turn;
+        self.lines.iter_mut().find(|line| &*line.feed == feed && (turn, line.turn) == turns)
+    }
+
     /// Applies an effect. What it meant may be void by now; then nothing changes.
     pub(super) fn apply(&mut self, effect: &Effect) -> Tidings {
         match effect {
@@ -166,9 +173,13 @@ impl Row {
                 return Tidings { recovered, ..Tidings::default() };
             }
             Effect::Moved { feed, turns, since, left_out } => {
-                let of_turn = |line: &&mut Line| line.feed == *feed && (self.turn, line.turn) == *turns;
-                if let Some(line) = self.lines.iter_mut().find(of_turn) {
-                    (line.since, line.left_out) = (since.clone(), *left_out);
+                if let Some(line) = self.line_of(feed, *turns) {
+                    (line.since, line.left_out, line.sent) = (since.clone(), *left_out, None);
+                }
+            }
+            Effect::Failed { feed, turns, sent } => {
+                if let Some(line) = self.line_of(feed, *turns) {
+                    line.sent = Some(sent.clone());
                 }
             }
             Effect::Done { wish } => self.wishes.retain(|other| other.id != *wish),

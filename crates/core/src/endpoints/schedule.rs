@@ -204,6 +204,7 @@ impl Schedule {
     }
 
     /// The next endpoint that may send, if there is one and a place for it. Its place is taken until [`Schedule::done`].
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: after the end there may be a place again")]
     pub fn next(&mut self) -> Option<Slot> {
         BY_RANK.into_iter().find_map(|class| {
             while self.load.has_room(class, self.limits.places) {

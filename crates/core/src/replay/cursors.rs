@@ -106,6 +106,18 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").breaks()
     }
 
+    /// Whether nothing is missing of what was recorded from a time on. `after` is what [`Replay::before`] says of it.
+    ///
+    /// A change at that position that is in the ring was recorded before the time, so whatever this process missed before it
+    /// was, too. Otherwise the time lies before the ring, and only a process that has everything from the first number on can
+    /// tell.
+    pub fn is_whole_after(&self, after: Pos) -> bool {
+        let numbering = self.numbering.read().expect("nobody panics holding it");
+        let Some(first) = numbering.unbroken_from() else { return false };
+        let has_all = || self.floor() == 0 && numbering.cursor_before(1).is_some_and(|cursor| cursor.seq == 0);
+        after >= first.max(self.start()) || first == 1 && has_all()
+    }
+
     /// Where a client's cursor lies.
     pub fn place_of(&self, cursor: &Cursor) -> CursorPlace {
         // The head is read first: changes that are recorded after that can only make the cursor look further behind.

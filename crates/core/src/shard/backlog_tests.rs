@@ -27,6 +27,7 @@ fn every_transition_that_is_listed_happens() {
         for changes in [1, 200, KEEP as u64 + 200] {
             catch_up(changes, then);
         }
+        pages(then);
         conflation(then);
         gap(then);
     }
@@ -70,6 +71,17 @@ fn catch_up(changes: u64, then: Then) {
     let wire = modern(&mut bed);
     wire.room.set(10);
     bed.send(&wire, r#"{"command":"subscribe","bugs":[1],"since":"1970-01-01"}"#);
+    go_on(&mut bed, &wire, then);
+}
+
+/// The same for all bugs.
+fn pages(then: Then) {
+    let limits = SessionLimits { all: true, page: 100, ..SessionLimits::default() };
+    let mut bed = Bed::new(limits, crate::replay::ReplayLimits::default());
+    (0..350).for_each(|second| bed.publish(change(1, second)));
+    let wire = modern(&mut bed);
+    wire.room.set(10);
+    bed.send(&wire, r#"{"command":"subscribe","bugs":"all","since":"1970-01-01"}"#);
     go_on(&mut bed, &wire, then);
 }
 

@@ -6,11 +6,13 @@
 
 use std::ops::ControlFlow;
 
+use bugfeed_protocol::client::WhichBugs;
+
 use super::{PIECE, PIECES, Shard};
 use crate::backlog::{Backlog, Batch, Phase, Query, Request};
 use crate::cursor_hold::CursorHold;
 use crate::frame;
-use crate::replay::{Found, Pos, Wanted};
+use crate::replay::{Pos, Wanted};
 use crate::session::{Peer, State, write};
 use crate::subscriptions::Slot;
 
@@ -32,19 +34,25 @@ pub(super) enum Stop {
 /// What was found in the replay cache.
 #[derive(Debug)]
 pub(super) struct LookUp {
-    query: Query,
-    batch: Batch,
+    pub(super) query: Query,
+    pub(super) batch: Batch,
     /// More was found than the query's limit, so these are only the newest changes of each bug.
     pub(super) conflated: bool,
     /// A change is not known any more that every cursor would claim
     /// ([`Replay::newest_is_lost`](crate::replay::Replay::newest_is_lost)): the client is told a gap instead.
-    lost: bool,
+    pub(super) lost: bool,
 }
 
 impl LookUp {
-    /// The first change that was found.
-    pub(super) fn first(&self) -> Option<&Found> {
-        self.batch.found.first()
+    /// A position before the first change that is sent, of a look-up by date; `None` if nothing was found.
+    pub(super) fn begins_after(&self) -> Option<Pos> {
+        let before_first = self.batch.found.first().map(|found| found.pos - 1);
+        let rest = (self.batch.searched < self.query.upto).then_some(self.batch.searched);
+        match self.query.bugs {
+            WhichBugs::These(_) => before_first,
+            // Of all bugs, every change after the date is sent, so there is no need to look for the first.
+            WhichBugs::All => before_first.or(rest).map(|pos| pos.min(self.query.after)),
+        }
     }
 
     pub(super) fn into_phase(self) -> Phase {
@@ -94,6 +102,8 @@ impl<P: Peer> Shard<P> {
                     assert!(after == self.processed && hold.is_none(), "not as far as its shard: {backlog:?}");
                     self.next_request(slot, backlog)?;
                 }
+                // The next page was looked up, and perhaps nothing was found in it.
+                Phase::CatchUp { ref query, .. } if query.bugs.is_all() => {}
                 Phase::CatchUp { .. } | Phase::Cut { .. } | Phase::Conflation { .. } => {
                     unreachable!("a batch that is not all encoded leaves bytes to write: {backlog:?}")
                 }
@@ -124,7 +134,9 @@ impl<P: Peer> Shard<P> {
         while backlog.outgoing.left().len() < PIECE {
             let Some((batch, out)) = backlog.batch_and_buffer() else { return };
             let Some(&found) = batch.found.get(batch.next) else {
-                self.end_batch(slot, backlog);
+                if self.end_batch(slot, backlog) {
+                    return;
+                }
                 continue;
             };
             batch.next += 1;
@@ -144,13 +156,21 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    /// All of a batch is encoded. The rest of a catch-up that was cut is looked up; otherwise nothing is in hand.
-    fn end_batch(&mut self, slot: Slot, backlog: &mut Backlog) {
+    /// All of a batch is encoded. The rest of a catch-up that was cut, or the next page of all bugs, is looked up; otherwise
+    /// nothing is in hand. Returns whether a page was looked up, which is enough for one step.
+    fn end_batch(&mut self, slot: Slot, backlog: &mut Backlog) -> bool {
+        let mut paged = false;
         backlog.turn(|phase| match phase {
-            Phase::CatchUp { query: Query { upto, .. }, .. } | Phase::Conflation { upto, .. } => Phase::behind(upto),
+            Phase::CatchUp { query, batch } if batch.searched < query.upto => {
+                paged = true;
+                self.look_up(slot, query, batch.next_page()).into_phase()
+            }
+            Phase::CatchUp { query: Query { upto, .. }, .. } => Phase::behind(upto),
+            Phase::Conflation { upto, batch } => Phase::conflated(upto, &batch),
             Phase::Cut { query, batch } => self.look_up(slot, query, batch.next_batch()).into_phase(),
             Phase::Behind { .. } | Phase::GapOwed | Phase::Closing => unreachable!("no batch: {phase:?}"),
         });
+        paged
     }
 
     /// Writes what the socket takes of the outgoing bytes.
@@ -177,10 +197,11 @@ impl<P: Peer> Shard<P> {
     /// dropped conflation has left.
     fn look_up_missed(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>, backlog: &mut Backlog) {
         let session = &self.sessions[slot as usize];
-        let lost = || {
-            after < self.replay.floor()
-                || backlog.conflates() && self.replay.newest_is_lost(&session.bugs, self.processed)
+        let newest_is_lost = || match session.watches_all() {
+            true => self.replay.newest_of_any_is_lost(self.processed),
+            false => self.replay.newest_is_lost(&session.bugs, self.processed),
         };
+        let lost = || after < self.replay.floor() || backlog.conflates() && newest_is_lost();
         if session.modern.is_some() && lost() {
             self.tally.gaps += 1;
             return backlog.enter(Phase::GapOwed);
@@ -198,15 +219,19 @@ impl<P: Peer> Shard<P> {
 
     /// Every change that a session missed, as if it had been sent live.
     fn every_missed(&mut self, slot: Slot, after: Pos) -> Phase {
-        let bugs = self.sessions[slot as usize].bugs.clone();
+        let bugs = self.sessions[slot as usize].watched();
         let query = Query { bugs, upto: self.processed, after, since: None, limit: self.limits.catch_up };
         self.look_up(slot, query, Batch::after(after)).into_phase()
     }
 
     /// The newest change of each bug, of the changes that a session missed.
     fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
+        let session = &self.sessions[slot as usize];
+        if session.watches_all() {
+            return self.newest_missed_of_all(after, hold);
+        }
         let mut batch = Batch::after(after);
-        self.replay.newest(&self.sessions[slot as usize].bugs, after, self.processed, &mut batch.found);
+        self.replay.newest(&session.bugs, after, self.processed, &mut batch.found);
         batch.hold = CursorHold::over(&self.replay, &batch.found, hold, after, true);
         Phase::Conflation { upto: self.processed, batch }
     }
@@ -214,8 +239,12 @@ impl<P: Peer> Shard<P> {
     /// Looks up what lies after the last change that is encoded; `batch` is empty and says where that is.
     pub(super) fn look_up(&mut self, slot: Slot, query: Query, mut batch: Batch) -> LookUp {
         debug_assert!(batch.found.is_empty() && query.upto <= self.processed, "{query:?}, {batch:?}");
+        let bugs = match &query.bugs {
+            WhichBugs::All => return self.look_up_page(query, batch),
+            WhichBugs::These(bugs) => bugs,
+        };
         let wanted = Wanted {
-            bugs: &query.bugs,
+            bugs,
             after: query.after.max(batch.sent),
             after_old: batch.sent,
             upto: query.upto,
@@ -223,9 +252,10 @@ impl<P: Peer> Shard<P> {
             limit: query.limit,
         };
         let conflated = self.replay.every(&wanted, &mut batch.found);
+        batch.searched = query.upto;
         self.tally.conflated += u64::from(conflated && query.limit > 0);
         let modern = self.sessions[slot as usize].modern.is_some();
-        let lost = conflated && modern && self.replay.newest_is_lost(&query.bugs, query.upto);
+        let lost = conflated && modern && self.replay.newest_is_lost(bugs, query.upto);
         self.tally.gaps += u64::from(lost);
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
         // A client that asks from a date was not told a gap before the first change that was found.

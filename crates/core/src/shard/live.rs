@@ -9,7 +9,7 @@ use super::{Shard, Update};
 use crate::backlog::{Backlog, Phase};
 use crate::frame;
 use crate::replay::Pos;
-use crate::session::{Peer, State, write};
+use crate::session::{Peer, Session, State, write};
 use crate::subscriptions::Slot;
 
 /// The most updates that are staged; a session's share is a set of this many bits.
@@ -110,6 +110,33 @@ impl Frames {
     }
 }
 
+/// What becomes of an update for one session.
+enum Share {
+    /// It is written to it.
+    Live,
+    /// Nothing: the session lags, or its client has the update.
+    None,
+    /// The client has seen more at another gateway, and nobody can tell whether it has the update.
+    NotComparable,
+    /// The update lies beyond what the client has seen at another gateway.
+    Beyond,
+}
+
+impl<P> Session<P> {
+    #[inline(always)]
+    fn share(&self, update: &Update) -> Share {
+        if !matches!(self.state, State::Open) {
+            return Share::None;
+        }
+        match self.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
+            None => Share::Live,
+            Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => Share::None,
+            Some(modern) if modern.cannot_tell(update.number.as_ref()) => Share::NotComparable,
+            Some(_) => Share::Beyond,
+        }
+    }
+}
+
 impl<P: Peer> Shard<P> {
     /// Whether the next update cannot be staged before [`Shard::flush`].
     pub fn stage_is_full(&self) -> bool {
@@ -136,19 +163,19 @@ impl<P: Peer> Shard<P> {
         self.resumes_at = None;
         let bit = self.staged.updates.len();
         let watchers = self.index.watchers(update.change.bug);
-        let is_watched = !watchers.is_empty();
+        let mut is_watched = !watchers.is_empty();
         let (mut not_comparable, mut beyond) = (Vec::new(), Vec::new());
         for &slot in watchers {
-            let session = &self.sessions[slot as usize];
-            if !matches!(session.state, State::Open) {
-                continue;
+            match self.sessions[slot as usize].share(update) {
+                Share::Live => self.staged.share_with(slot, bit),
+                Share::None => {}
+                Share::NotComparable => not_comparable.push(slot),
+                Share::Beyond => beyond.push(slot),
             }
-            match session.modern.as_deref().filter(|modern| modern.watermark.is_some()) {
-                None => self.staged.share_with(slot, bit),
-                Some(modern) if update.number.as_ref().is_some_and(|number| modern.has(number)) => {}
-                Some(modern) if modern.cannot_tell(update.number.as_ref()) => not_comparable.push(slot),
-                Some(_) => beyond.push(slot),
-            }
+        }
+        if !self.all.is_empty() {
+            is_watched = true;
+            self.stage_for_all(update, bit, &mut not_comparable, &mut beyond);
         }
         let pos = update.pos;
         // The update lies beyond what these clients have seen at another gateway. So it is known now whether that was
@@ -166,6 +193,21 @@ impl<P: Peer> Shard<P> {
         }
         if !forked.is_empty() {
             self.lag_behind(&forked, pos, true);
+        }
+    }
+
+    /// Adds an update to the shares of the sessions that watch all bugs. Kept apart from [`Shard::stage`], whose loop is the
+    /// hot path. A session that also watches this very bug is looked at twice, and has one share all the same.
+    #[cold]
+    #[inline(never)]
+    fn stage_for_all(&mut self, update: &Update, bit: usize, not_comparable: &mut Vec<Slot>, beyond: &mut Vec<Slot>) {
+        for &slot in &self.all {
+            match self.sessions[slot as usize].share(update) {
+                Share::Live => self.staged.share_with(slot, bit),
+                Share::None => {}
+                Share::NotComparable => not_comparable.push(slot),
+                Share::Beyond => beyond.push(slot),
+            }
         }
     }
 

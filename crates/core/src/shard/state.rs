@@ -32,7 +32,7 @@ impl<P: Peer> Shard<P> {
         for (_, session) in &mut self.sessions {
             let Some(modern) = &mut session.modern else { continue };
             modern.watermark = None;
-            if session.bugs.is_empty() {
+            if session.watches_nothing() {
                 continue;
             }
             self.tally.gaps += 1;
@@ -120,7 +120,7 @@ impl<P: Peer> Shard<P> {
                     reason = Close::Restart;
                     // This delay is independent of the one after which the session is closed.
                     let retry_after_ms = spread(slot.wrapping_mul(31).wrapping_add(7), drain.window_ms);
-                    let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.bugs.is_empty());
+                    let cursor = modern.cursor(cursor.as_ref()).filter(|_| !session.watches_nothing());
                     frame::push_text(&mut out, &Notice::GoAway { retry_after_ms, cursor }.encode());
                 }
                 out.extend_from_slice(&frame::close(reason));

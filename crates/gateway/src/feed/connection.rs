@@ -44,6 +44,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Common {
     /// Bugs a session may watch.
     pub(super) max_bugs: usize,
+    /// Whether a session may watch all bugs.
+    pub(super) allows_all: bool,
     /// The largest message a client may send, in bytes.
     pub(super) message_bytes: usize,
     /// How long a message may take from its first byte to its last.
@@ -282,7 +284,7 @@ fn next(
 fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
     let command = client::parse(text)?;
     match &command {
-        Command::Subscribe { bugs, .. } | Command::Unsubscribe { bugs } if bugs.len() > max_bugs => {
+        Command::Subscribe { bugs, .. } | Command::Unsubscribe { bugs } if bugs.count() > max_bugs => {
             Err(Refusal { command: Some(command.name().to_owned()), error: errors::TOO_MANY })
         }
         _ => Ok(command),

@@ -135,8 +135,7 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
     for _ in 0..options.shards.max(1) {
         let queue = mpsc::channel(SHARD_QUEUE);
         senders.push(queue.0.clone());
-        let shard = Shard::new(Arc::clone(&cache), options.session, about.clone())
-            .within(Arc::clone(&options.budgets.subscriptions));
+        let shard = Shard::new(Arc::clone(&cache), options.session, about.clone()).within(&options.budgets);
         let tick = tick_of(&options.session);
         let (task, door) = shard_task(shard, queue, tick, clock, Arc::clone(events), Arc::clone(&gate));
         shards.push(task);
@@ -155,6 +154,7 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
         tap,
         common: Arc::new(Common {
             max_bugs: options.session.subscriptions,
+            allows_all: options.session.all,
             message_bytes: options.session.message_bytes,
             message_timeout: Duration::from_millis(options.session.message_timeout_ms),
             budgets: options.budgets.clone(),
@@ -223,6 +223,11 @@ impl Feed {
     /// Bugs a session may watch.
     pub fn max_bugs(&self) -> usize {
         self.common.max_bugs
+    }
+
+    /// Whether a session may watch all bugs.
+    pub fn allows_all(&self) -> bool {
+        self.common.allows_all
     }
 
     /// The largest message a client may send, in bytes.

@@ -302,7 +302,7 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..count {
             let bugs = vec![BugId::parse(bug).unwrap()];
-            let mut client = feed.open([Command::Subscribe { bugs, since: None, resume: None }], tracker);
+            let mut client = feed.open([Command::Subscribe { bugs: bugs.into(), since: None, resume: None }], tracker);
             assert!(client.next().await.is_some());
             clients.push(client);
         }

@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(tap.bugs_since(mark), None);
         let mark = tap.mark();
         assert_eq!(tap.bugs_since(mark), Some((vec![], mark)), "and once only");
-        change(&mut ingest, 6, "E.2").await;
+        change(&mut ingest, 6, "E.3").await;
         assert!(matches!(ask(&tap, &[6], &since("E.1")), Answer::Gap(..)));
     }
 

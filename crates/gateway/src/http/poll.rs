@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
-use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume};
+use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, WhichBugs};
 use bugfeed_protocol::{BugId, Change, Cursor, When};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -70,7 +70,7 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
 
 /// A command that changes nothing; its reply tells the session's cursor.
 fn ask_for_cursor() -> Command {
-    Command::Unsubscribe { bugs: Vec::new() }
+    Command::Unsubscribe { bugs: WhichBugs::These(Vec::new()) }
 }
 
 #[derive(Debug, Default, Serialize)]

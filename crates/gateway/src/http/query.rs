@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, errors};
+use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, WhichBugs, errors};
 use bugfeed_protocol::{BugId, Cursor, When};
 use futures::StreamExt as _;
 
@@ -26,8 +26,8 @@ pub const MAX_WAIT_S: u64 = 60;
 /// The parameters, checked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// The bugs to watch: ascending, each once.
-    pub bugs: Vec<BugId>,
+    /// The bugs to watch.
+    pub bugs: WhichBugs,
     /// From which time on to catch up, if there is no cursor.
     pub since: Option<When>,
     /// Up to where the client has been sent everything.
@@ -65,7 +65,11 @@ pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>>
     for seen in head.headers.get_all("last-event-id") {
         attempts.header.add(&String::from_utf8_lossy(seen.as_bytes()));
     }
-    parse(pairs, feed.max_bugs(), attempts).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error))
+    let query = parse(pairs, feed.max_bugs(), attempts).map_err(|error| refuse(StatusCode::BAD_REQUEST, &error))?;
+    if query.bugs.is_all() && !feed.allows_all() {
+        return Err(refuse(StatusCode::BAD_REQUEST, errors::ALL_NOT_ALLOWED));
+    }
+    Ok(query)
 }
 
 /// Reads a form, within the bounds that a message over WebSocket has.
@@ -194,7 +198,7 @@ fn parse(
     max_bugs: usize,
     mut attempts: Attempts,
 ) -> Result<Query, String> {
-    let mut bugs = None;
+    let mut named: Option<Named> = None;
     let mut query = Query::default();
     for (name, value) in pairs {
         let (name, value) = (normalised(&name), value.trim());
@@ -203,7 +207,7 @@ fn parse(
             continue;
         }
         match name.as_str() {
-            "bugs" => read_bugs(value, bugs.get_or_insert_default())?,
+            "bugs" => named.get_or_insert_default().read(value)?,
             "since" if value.is_empty() => query.since = None,
             "since" => query.since = Some(When::parse_utc(value).map_err(|_| errors::INVALID_SINCE)?),
             "heartbeat" => {
@@ -219,24 +223,49 @@ fn parse(
         }
     }
     (query.resume, query.mark) = attempts.resume();
-    query.bugs = bugs.ok_or_else(|| format!("{}, such as ?bugs=1234,5678", errors::MISSING_BUGS))?;
-    query.bugs.sort_unstable();
-    query.bugs.dedup();
-    if query.bugs.len() > max_bugs {
-        return Err(format!("{}: {} bugs, at most {max_bugs}", errors::TOO_MANY, query.bugs.len()));
-    }
+    let named = named.ok_or_else(|| format!("{}, such as ?bugs=1234,5678", errors::MISSING_BUGS))?;
+    query.bugs = named.which(max_bugs)?;
     Ok(query)
 }
 
-fn read_bugs(text: &str, bugs: &mut Vec<BugId>) -> Result<(), String> {
-    for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
-        let bug = part.parse().map_err(|_| {
-            let part: String = part.chars().take(40).collect();
-            format!("{}: '{part}'", errors::INVALID_BUG)
-        })?;
-        bugs.push(bug);
+/// The bugs that the parameters name.
+#[derive(Debug, Default)]
+struct Named {
+    bugs: Vec<BugId>,
+    all: bool,
+}
+
+impl Named {
+    fn read(&mut self, text: &str) -> Result<(), String> {
+        for part in text.split([',', ' ']).filter(|part| !part.is_empty()) {
+            if part == "all" {
+                self.all = true;
+                continue;
+            }
+            let bug = part.parse().map_err(|_| {
+                let part: String = part.chars().take(40).collect();
+                format!("{}: '{part}'", errors::INVALID_BUG)
+            })?;
+            self.bugs.push(bug);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn which(self, max_bugs: usize) -> Result<WhichBugs, String> {
+        let Named { mut bugs, all } = self;
+        if all && bugs.is_empty() {
+            return Ok(WhichBugs::All);
+        }
+        if all {
+            return Err(format!("{}: 'all' stands alone, as ?bugs=all", errors::INVALID_BUG));
+        }
+        bugs.sort_unstable();
+        bugs.dedup();
+        if bugs.len() > max_bugs {
+            return Err(format!("{}: {} bugs, at most {max_bugs}", errors::TOO_MANY, bugs.len()));
+        }
+        Ok(WhichBugs::These(bugs))
+    }
 }
 
 #[cfg(test)]
@@ -250,8 +279,8 @@ mod tests {
         parse(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())), 5, Attempts::default())
     }
 
-    fn bugs(numbers: &[u64]) -> Vec<BugId> {
-        numbers.iter().map(|&number| BugId::new(number).unwrap()).collect()
+    fn bugs(numbers: &[u64]) -> WhichBugs {
+        WhichBugs::These(numbers.iter().map(|&number| BugId::new(number).unwrap()).collect())
     }
 
     #[test]
@@ -263,6 +292,8 @@ mod tests {
             ("bugs=5678%2C1234&x=y", only(&[1234, 5678])),
             ("bugs=2,+1,,2,&bugs=3", only(&[1, 2, 3])),
             ("bugs=", only(&[])),
+            ("bugs=all", Query { bugs: WhichBugs::All, ..Query::default() }),
+            ("bugs=&bugs=+all+,", Query { bugs: WhichBugs::All, ..Query::default() }),
             ("bugs=1&since=", only(&[1])),
             ("bugs=1&cursor=E.42", Query { resume: Some(Resume::From(cursor)), ..only(&[1]) }),
             ("bugs=1&cursor=unknown", Query { resume: Some(Resume::Unreadable), ..only(&[1]) }),
@@ -363,6 +394,9 @@ mod tests {
             ("bugs=1,x", "invalid bug id; must be integer: 'x'"),
             ("bugs=-1", "invalid bug id; must be integer: '-1'"),
             ("bugs=0", "invalid bug id; must be integer: '0'"),
+            ("bugs=all,1", "invalid bug id; must be integer: 'all' stands alone, as ?bugs=all"),
+            ("bugs=1&bugs=all", "invalid bug id; must be integer: 'all' stands alone, as ?bugs=all"),
+            ("bugs=All", "invalid bug id; must be integer: 'All'"),
             ("bugs=1,2,3,4,5,6", "too many subscriptions: 6 bugs, at most 5"),
             ("bugs=1&wait=61", "invalid wait; must be a number of seconds from 0 to 60"),
             ("bugs=1&wait=soon", "invalid wait; must be a number of seconds from 0 to 60"),

@@ -40,7 +40,8 @@ pub(in crate::api) async fn redeliver(Name(text): Name, call: Call) -> Answer {
     let row = find(&call, &text).await?;
     let newest = call.store().attempts(&row.endpoint, None, 1).await?.first().map(|newest| newest.id);
     let what = Order::Redeliver { attempt: row.id };
-    let change = |_: &mut Settings, endpoint: &mut Row| carry_out(endpoint, &what).map_err(|why| refused(why, endpoint));
+    let change =
+        |_: &mut Settings, endpoint: &mut Row| carry_out(endpoint, &what).map_err(|why| refused(why, endpoint));
     let detail = json!({ "attempt": RequestId(row.id).to_string(), "webhook_id": row.webhook_id });
     let done = order(&call, row.endpoint.as_str(), "attempts.redeliver", detail, change).await;
     let stored = done.map_err(|error| of_a_deleted_one(error, &row))?.0;
@@ -54,7 +55,10 @@ fn of_a_deleted_one(error: ApiError, row: &AttemptRow) -> ApiError {
     if error.status != axum::http::StatusCode::NOT_FOUND {
         return error;
     }
-    ApiError::conflict(format!("the endpoint {} was deleted", row.endpoint), "make another one: `bugfeed endpoints create`")
+    ApiError::conflict(
+        format!("the endpoint {} was deleted", row.endpoint),
+        "make another one: `bugfeed endpoints create`",
+    )
 }
 
 async fn find(call: &Call, text: &str) -> Result<AttemptRow, ApiError> {

@@ -87,7 +87,10 @@ pub(super) async fn create(call: Call) -> Answer {
 /// A new endpoint. Where nothing is said, it has the usual value.
 fn new(api: &Api, said: Said, now_us: i64) -> Result<(Settings, Row), ApiError> {
     let url = said.url.ok_or_else(|| {
-        ApiError::bad("url: the endpoint has no URL", "add \"url\": where changes are POSTed to, as https://example.org/hook")
+        ApiError::bad(
+            "url: the endpoint has no URL",
+            "add \"url\": where changes are POSTed to, as https://example.org/hook",
+        )
     })?;
     let watch = said.watch.ok_or_else(|| {
         ApiError::bad("bugs: nothing is said of which bugs", "add \"bugs\": [1234, 5678], or \"bugs\": \"all\"")
@@ -100,6 +103,9 @@ fn new(api: &Api, said: Said, now_us: i64) -> Result<(Settings, Row), ApiError> 
     };
     let mut row = Row::new(said.policy.unwrap_or(Policy::Classic), watch, lines(&feeds, &known));
     row.rate = said.rate.flatten();
+    for line in &mut row.lines {
+        line.since = api.service().begin(&line.feed, now_us);
+    }
     let settings = Settings {
         url,
         secret: said.secret.unwrap_or_else(|| SigningSecret::generate(&random::<[u8; RANDOM_BYTES]>())),
@@ -124,7 +130,8 @@ fn lines(feeds: &FeedChoice, known: &[String]) -> Vec<Arc<str>> {
 pub(super) async fn change(Name(text): Name, call: Call) -> Answer {
     let said = call.json::<EndpointBody>()?.check(call.api.service())?;
     if said.secret.is_some() {
-        let fix = "POST /api/endpoints/ID/rotate, or `bugfeed endpoints rotate ID`, so that the old one goes on for a while";
+        let fix =
+            "POST /api/endpoints/ID/rotate, or `bugfeed endpoints rotate ID`, so that the old one goes on for a while";
         return Err(ApiError::bad("secret: it is not changed here", fix));
     }
     let detail = audited_change(&said);
@@ -170,7 +177,7 @@ pub(super) async fn remove(Name(text): Name, call: Call) -> Answer {
     answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
 }
 
-/// Changes an endpoint, with a line in the audit log, and tells whoever serves it. A version counts one write.
+/// Changes an endpoint, with a line in the audit log, and tells whoever serves it. What changes nothing is no deed.
 async fn order<T: Send>(
     call: &Call,
     text: &str,
@@ -180,15 +187,16 @@ async fn order<T: Send>(
 ) -> Result<(Stored, T), ApiError> {
     let id = EndpointId::parse(text).ok_or_else(|| missing(text))?;
     let deed: Deed = call.deed(deed, id.as_str(), &detail);
-    let once = |settings: &mut Settings, row: &mut Row| {
-        let before = row.version;
-        let told = change(settings, row)?;
-        row.version = row.version.min(before + 1);
-        Ok(told)
+    let mut before = 0;
+    let noted = |settings: &mut Settings, row: &mut Row| {
+        before = row.version;
+        change(settings, row)
     };
-    let done = call.store().change_endpoint(&id, Some(&deed), once).await.map_err(|error| not_changed(error, text))?;
-    call.log(&deed.deed, id.as_str());
-    call.api.service().endpoint_changed(&id);
+    let done = call.store().change_endpoint(&id, Some(&deed), noted).await.map_err(|error| not_changed(error, text))?;
+    if done.0.row.version != before {
+        call.log(&deed.deed, id.as_str());
+        call.api.service().endpoint_changed(&id);
+    }
     Ok(done)
 }
 

@@ -34,7 +34,8 @@ pub(super) fn endpoint(stored: &Stored, is_raw: bool, now_us: i64) -> Value {
         true => settings.headers.expose().map(|(name, value)| (name.to_owned(), json!(value))).collect(),
         false => settings.headers.masked().map(|(name, value)| (name.to_owned(), json!(value))).collect(),
     };
-    let cursors: Map<String, Value> = row.lines.iter().map(|line| (line.feed.to_string(), cursor(row, &line.feed))).collect();
+    let cursors: Map<String, Value> =
+        row.lines.iter().map(|line| (line.feed.to_string(), cursor(row, &line.feed))).collect();
     let only = match row.lines.as_slice() {
         [line] => cursor(row, &line.feed),
         _ => Value::Null,
@@ -145,7 +146,8 @@ pub(super) fn says(row: &Row, now_us: i64) -> String {
         (State::Paused, _) => "a person has paused it".to_owned(),
         (State::Disabled, Some(Bar::Gone)) => "it answered 410 (gone): enable it if that was a mistake".to_owned(),
         (State::Disabled, Some(Bar::Forbidden)) => {
-            "nothing may be sent to the address in its URL: change the URL, or allow the network, then enable it".to_owned()
+            "nothing may be sent to the address in its URL: change the URL, or allow the network, then enable it"
+                .to_owned()
         }
         (State::Disabled, Some(Bar::Nameless)) => {
             "its name has had no permitted address for 24 h: mend the name, then enable it".to_owned()

@@ -57,5 +57,9 @@ fn newest<'a>(steps: &'a [Step], feed: &str) -> Option<(&'a Epoch, u64)> {
     let numbers = steps.iter().filter(|step| &*step.stored.event.feed == feed);
     let mut numbers = numbers.filter_map(|step| step.stored.cursor.as_ref().map(|(epoch, seq)| (epoch, *seq)));
     let first = numbers.next()?;
-    Some(numbers.filter(|(epoch, _)| *epoch == first.0).fold(first, |best, next| if next.1 > best.1 { next } else { best }))
+    Some(
+        numbers
+            .filter(|(epoch, _)| *epoch == first.0)
+            .fold(first, |best, next| if next.1 > best.1 { next } else { best }),
+    )
 }

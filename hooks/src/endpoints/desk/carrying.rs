@@ -6,12 +6,17 @@ use bugfeed_core::endpoints::batch::Batch;
 use bugfeed_core::endpoints::endpoint::{Action, Attempt, Event, Input, Send, What};
 use bugfeed_core::endpoints::policy::Outcome;
 use bugfeed_core::endpoints::row::Row;
+use bugfeed_core::subscriptions::Slot;
 use bugfeed_protocol::{Cursor, Epoch};
+use futures::FutureExt as _;
+use futures::stream::StreamExt as _;
+use tokio::task::JoinError;
 
-use super::*;
+use super::{Desk, Flying, Served, TOGETHER, Word, Written};
 use crate::endpoints::content::{self, Style};
-use crate::endpoints::request::{Job, Load};
-use crate::store::endpoints::Save;
+use crate::endpoints::feeds::AllFeeds;
+use crate::endpoints::request::{Ended, Job, Load};
+use crate::store::endpoints::{Save, Saved};
 
 /// So many changes are remembered that a chat took of attempts that failed later.
 const MOST_TOLD: usize = 64;

@@ -3,26 +3,37 @@
 //! Goes in: rounds of the leases. Comes out: what is loaded, what is let go, and whether a request may be begun now. It goes by
 //! the monotonic clock, so no setting of a clock makes two processes send to the same endpoint.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bugfeed_core::endpoints::endpoint::{Input, REQUEST_US};
+use bugfeed_core::endpoints::endpoint::Input;
 use bugfeed_core::subscriptions::Slot;
 
 use super::{Desk, Word};
+use crate::store::endpoints::Stored;
 use crate::store::endpoints::leases::{FENCE, Round, Taken};
 
 /// A partition that is held.
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) term: u64,
+    /// All its rows were read.
+    pub(super) is_loaded: bool,
+    /// Rows that people have changed, until then.
+    pub(super) early: Vec<Stored>,
     /// Nothing is sent before: the holder before may have a request in flight.
-    pub(super) opens: Instant,
+    opens: Instant,
     /// Requests and writes under way.
     busy: usize,
     /// Others should have it.
     gives: bool,
     /// The lease was not renewed in time, and planners know that.
     is_stale: bool,
+}
+
+impl Partition {
+    fn new(term: u64, opens: Instant) -> Partition {
+        Partition { term, is_loaded: false, early: Vec::new(), opens, busy: 0, gives: false, is_stale: false }
+    }
 }
 
 impl Desk {
@@ -37,9 +48,9 @@ impl Desk {
         for Taken { partition, term, waits } in round.taken {
             self.lose(partition);
             let waits = waits && !self.parts.options.is_alone;
-            let opens = if waits { now + Duration::from_micros(REQUEST_US.unsigned_abs()) } else { now };
-            let taken = Partition { term, opens, busy: 0, gives: false, is_stale: false };
-            self.partitions.insert(partition, taken);
+            // A request of the holder before lasts no longer than one of this process.
+            let opens = if waits { now + self.parts.options.within } else { now };
+            self.partitions.insert(partition, Partition::new(term, opens));
         }
         for partition in round.give {
             if let Some(held) = self.partitions.get_mut(&partition) {

@@ -1,5 +1,6 @@
 //! Endpoints come, change and go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bugfeed_core::endpoints::endpoint::{Endpoint, Fence, Input};
@@ -12,16 +13,44 @@ use crate::endpoints::target::Target;
 use crate::store::endpoints::{FeedChoice, Stored};
 
 impl Desk {
-    /// A row was read: of an endpoint that is served, or of one that is to be served from now on.
+    /// A row that people have changed was read: of an endpoint that is served, or of one that is to be served from now on.
     pub(super) fn found(&mut self, stored: Stored) {
         let partition = stored.id.partition();
         if let Some(&slot) = self.by_id.get(&stored.id) {
-            self.changed(slot, stored);
-        } else if let Some(held) = self.partitions.get(&partition)
-            && self.ending.is_none()
-        {
+            return self.changed(slot, stored);
+        }
+        let Some(held) = self.partitions.get_mut(&partition).filter(|_| self.ending.is_none()) else { return };
+        if held.is_loaded {
+            // It is new: otherwise it would have been among those that were read.
             let term = held.term;
             self.add(partition, term, stored);
+        } else {
+            // It may have been read before the partition was taken, and the holder before may have changed it since.
+            held.early.push(stored);
+        }
+    }
+
+    /// A row of a partition was read under these terms.
+    pub(super) fn taken(&mut self, terms: &BTreeMap<u16, u64>, stored: Stored) {
+        let partition = stored.id.partition();
+        let term = terms.get(&partition).copied().unwrap_or(0);
+        let is_held = self.partitions.get(&partition).is_some_and(|held| held.term == term);
+        match self.by_id.get(&stored.id) {
+            Some(&slot) => self.changed(slot, stored),
+            None if is_held && self.ending.is_none() => self.add(partition, term, stored),
+            None => {}
+        }
+    }
+
+    /// All rows of these partitions were read.
+    pub(super) fn all_taken(&mut self, terms: &BTreeMap<u16, u64>) {
+        for (partition, term) in terms {
+            let held = self.partitions.get_mut(partition).filter(|held| held.term == *term);
+            let Some(held) = held else { continue };
+            held.is_loaded = true;
+            for stored in std::mem::take(&mut held.early) {
+                self.found(stored);
+            }
         }
     }
 

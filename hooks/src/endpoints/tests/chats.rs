@@ -85,7 +85,7 @@ async fn a_gap_and_a_test_are_told_in_words() {
     until("a test", async || (server.got().len() == 1).then_some(())).await;
     place.feed.change(1);
     place.until_cursor(&id, 1).await;
-    place.feed.lose();
+    place.feed.miss();
     place.feed.change(2);
     until("a gap", async || server.got().iter().any(|got| text(got).contains("may be missing")).then_some(())).await;
     assert!(text(&server.got()[0]).starts_with("A test by bugfeed"));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::rig::{Place, bugs, number, until};
+use super::rig::{Place, bugs, number, told, until};
 use crate::endpoints::EndpointsOptions;
 use crate::store::endpoints::EndpointId;
 use crate::test_server::{Reply, Server};
@@ -121,5 +121,37 @@ async fn two_executors_never_send_to_the_same_endpoint_at_once() {
     first.stop().await;
     for (path, (_, most)) in flights.0.lock().unwrap().iter() {
         assert_eq!(*most, 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_given_up_when_the_lease_is_lost_and_counts_nothing() {
+    let (server, place) = (Server::start(slow_once()).await, Place::new().await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let options = EndpointsOptions { within: Duration::from_secs(8), ..options(&place) };
+    let endpoints = place.start_with(options);
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.feed.change(1);
+    until("a request", async || (server.got().len() == 1).then_some(())).await;
+    // Another process takes all leases, and dies at once.
+    let db = place.db();
+    let taken = "UPDATE hooks_leases SET term = term + 1, holder = 'another' WHERE name LIKE 'endpoints-%'";
+    db.execute(taken, &[]).await.unwrap();
+    db.close().await;
+    place.until_cursor(&id, 1).await;
+    assert_eq!(server.got().len(), 2);
+    assert_eq!(told(&server.got()[1]), [1]);
+    // The first attempt ended nowhere.
+    assert_eq!(place.attempts(&id).await.len(), 1);
+    assert!(!place.subjects().contains(&"endpoint.recovered"));
+    endpoints.stop().await;
+}
+
+/// Never answers the first request, and all others at once.
+fn slow_once() -> impl Fn(&crate::test_server::Got) -> Reply + Send + Sync + 'static {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        0 => Reply::Hang(Vec::new()),
+        _ => Reply::full(200, "", ""),
     }
 }

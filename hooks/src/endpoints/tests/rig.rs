@@ -91,10 +91,9 @@ impl Feed {
         seq
     }
 
-    /// Continuity is lost.
-    pub(super) fn lose(&self) {
-        self.sequencer.lock().unwrap().0.lose();
-        self.moves();
+    /// A change does not come: the one after it shows that something was missed.
+    pub(super) fn miss(&self) {
+        self.sequencer.lock().unwrap().1 += 1;
     }
 
     pub(super) fn set_current(&self, current: bool) {

@@ -184,7 +184,11 @@ impl Store {
     }
 
     /// Where there are more bytes of attempts than the bound: removes the oldest, step by step, down to seven eighths of it.
-    pub(super) async fn bound_attempts(&self) -> Result<u64, StoreError> {
+    /// [`SaveQueue`](super::SaveQueue) calls it. Returns how many went.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub async fn bound_attempts(&self) -> Result<u64, StoreError> {
         let bound = self.shared.bounds.attempt_bytes;
         if self.attempt_bytes() <= bound || self.count_attempts().await? <= bound {
             return Ok(0);

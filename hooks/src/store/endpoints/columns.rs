@@ -6,6 +6,7 @@ use std::time::Duration;
 use bugfeed_core::endpoints::policy::{Bar, Health, Policy};
 use bugfeed_core::endpoints::question::{Since, Watch};
 use bugfeed_core::endpoints::row::{Applied, Asked, Line, Row, Wish};
+use bugfeed_core::endpoints::sent::Sent;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_protocol::{BugId, Cursor, When};
 use bugfeed_runtime::throttle::Throttle;
@@ -89,6 +90,8 @@ struct LineText {
     left_out: bool,
     #[serde(default, skip_serializing_if = "is_zero")]
     turn: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sent: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -204,6 +207,7 @@ fn progress(row: &Row) -> String {
         },
         left_out: line.left_out,
         turn: line.turn,
+        sent: line.sent.as_ref().map(Sent::to_string),
     };
     let wish = |wish: &Wish| WishText {
         id: wish.id,
@@ -335,7 +339,11 @@ fn line(text: LineText) -> Option<Line> {
         SinceText::Cursor(cursor) => Since::Cursor(Cursor::parse(&cursor)?),
         SinceText::TimeUs(at_us) => Since::Time(When::from_micros(at_us)?),
     };
-    Some(Line { feed: text.feed.into(), since, left_out: text.left_out, turn: text.turn })
+    let sent = match text.sent {
+        Some(sent) => Some(Sent::parse(&sent)?),
+        None => None,
+    };
+    Some(Line { feed: text.feed.into(), since, left_out: text.left_out, turn: text.turn, sent })
 }
 
 fn wish(text: &WishText) -> Option<Wish> {

@@ -73,6 +73,9 @@ pub struct Leases {
     /// The holder of what it holds.
     me: String,
     held: BTreeMap<u16, u64>,
+    /// What was let go, and may not have been given back yet, because the database failed. It is never held again under the
+    /// same term: who serves an endpoint numbers its effects from 1 in its term.
+    let_go: BTreeSet<u16>,
     seen: Seen,
 }
 
@@ -149,8 +152,16 @@ impl Leases {
     /// The same with a clock.
     pub fn with_clock(store: &Store, clock: Clock) -> Leases {
         let id = format!("{:016x}", rand::random::<u64>());
-        let (name, me) = (format!("{PREFIX}@{id}"), format!("{id}, {}", lock::holder()));
-        Leases { store: store.clone(), clock, name, me, held: BTreeMap::new(), seen: Seen::default() }
+        let (name, me) = (format!("{PREFIX}:{id}"), format!("{id}, {}", lock::holder()));
+        Leases {
+            store: store.clone(),
+            clock,
+            name,
+            me,
+            held: BTreeMap::new(),
+            let_go: BTreeSet::new(),
+            seen: Seen::default(),
+        }
     }
 
     /// Shows that this process lives, and takes what is free and its share.
@@ -158,6 +169,7 @@ impl Leases {
     /// # Errors
     /// When the database cannot be read or written. What was held is then held on, until its fence ends.
     pub async fn round(&mut self) -> Result<Round, StoreError> {
+        self.give_back().await?;
         let begun = (self.clock)();
         self.beat().await?;
         // What was read may be as old as this. It counts as seen from the time after it was read.
@@ -269,17 +281,23 @@ impl Leases {
     /// Gives these back: others may serve them at once. Nothing of them may be in flight.
     ///
     /// # Errors
-    /// When the database cannot be written; others then wait for the silence.
+    /// When the database cannot be written; the next round tries again.
     pub async fn release(&mut self, partitions: &[u16]) -> Result<(), StoreError> {
         self.held.retain(|partition, _| !partitions.contains(partition));
-        if partitions.is_empty() {
+        self.let_go.extend(partitions);
+        self.give_back().await
+    }
+
+    async fn give_back(&mut self) -> Result<(), StoreError> {
+        if self.let_go.is_empty() {
             return Ok(());
         }
-        let mut args = names(partitions.iter().copied());
+        let mut args = names(self.let_go.iter().copied());
         let list = marks(args.len());
         args.push(Value::Text(self.me.clone()));
         let sql = format!("UPDATE hooks_leases SET holder = NULL WHERE name IN ({list}) AND holder = ?");
         self.store.db.execute(&sql, &args).await?;
+        self.let_go.clear();
         Ok(())
     }
 

@@ -52,6 +52,8 @@ impl SaveQueue {
 }
 
 async fn write(store: Store, mut waiting: UnboundedReceiver<Waiting>) {
+    // If this fails, retention counts them, at the latest.
+    let _ = store.count_attempts().await;
     let (mut taken, mut rest) = (Vec::new(), Vec::new());
     loop {
         taken.append(&mut rest);

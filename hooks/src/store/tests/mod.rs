@@ -109,6 +109,7 @@ on_each_database! {
     attempts::they_go_by_size,
     leasing::two_processes_share,
     leasing::a_silent_process_loses_its_leases,
+    leasing::what_was_let_go_is_given_back,
     leasing::a_take_whose_outcome_is_not_known,
     leasing::many_processes_at_once,
     versions::a_store_is_made_once,

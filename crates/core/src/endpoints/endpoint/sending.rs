@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Action, Attempt, Endpoint, Event, Flight, Live, QUIET_US, REQUEST_US, SLOW_US, Send, View, What};
 use crate::endpoints::batch::{Batch, Kind};
 use crate::endpoints::policy::{Health, LONGEST_US, Outcome, Tidings};
-use crate::endpoints::question::{self, Answer, Ask, Place, Since};
+use crate::endpoints::question::{self, Answer, Ask, Bound, Since};
 use crate::endpoints::row::{Asked, Effect};
+use crate::endpoints::sent::Sent;
 use crate::hooks::event::Trigger;
 use crate::input::AHEAD_MS;
 
@@ -18,6 +19,17 @@ impl Live {
     pub(super) fn look_us(&self) -> i64 {
         let ahead_us = self.ahead_since_us.filter(|_| !self.news).map(|since_us| since_us + AHEAD_US);
         ahead_us.map_or(self.quiet_us, |ahead_us| self.quiet_us.min(ahead_us))
+    }
+
+    /// Other bugs are watched from now on. A place may lie behind changes of theirs that the cursor does not claim, so the
+    /// cursor alone says what is owed.
+    pub(super) fn forget_place(&mut self, since: &Since) {
+        if matches!(since, Since::Cursor(_)) {
+            self.place = None;
+        }
+        if let Some(frozen) = &mut self.frozen {
+            Arc::make_mut(frozen).place = None;
+        }
     }
 }
 
@@ -42,20 +54,19 @@ impl Endpoint {
                 live.news |= live.ahead_since_us.is_some();
                 continue;
             }
-            let answer = self.ask(at, view);
+            let answer = self.ask(at, self.bound, view);
             self.lives[at].news = !self.settle(at, answer, now_us, true);
         }
     }
 
-    fn ask(&self, at: usize, view: &View<'_>) -> Answer {
+    fn ask(&self, at: usize, bound: Bound, view: &View<'_>) -> Answer {
         let (line, live) = (&self.row.lines[at], &self.lives[at]);
+        let ask = |since, place| view.feeds.ask(&line.feed, &Ask { watch: &self.row.watch, since, place, bound });
         let overdue = live.ahead_since_us.is_some_and(|since_us| view.now_us >= since_us + AHEAD_US);
-        let (since, place) = if overdue { (&Since::Unknown, None) } else { (&line.since, live.place) };
-        self.ask_from(at, since, place, view)
-    }
-
-    fn ask_from(&self, at: usize, since: &Since, place: Option<Place>, view: &View<'_>) -> Answer {
-        view.feeds.ask(&self.row.lines[at].feed, &Ask { watch: &self.row.watch, since, place, bound: self.bound })
+        match ask(&line.since, live.place) {
+            Answer::Ahead(_) if overdue => ask(&Since::Unknown, None),
+            answer => answer,
+        }
     }
 
     /// Notes an answer that brings nothing to send. Returns false for one that does. `store`: the cursor is to be stored.
@@ -81,8 +92,9 @@ impl Endpoint {
                 (live.place, live.live, live.ahead_since_us) = (Some(batch.place), true, None);
                 live.frozen = None;
                 let since = Since::Cursor(batch.cursor);
-                let first = !matches!(line.since, Since::Cursor(_)) || line.left_out;
-                if (store || first) && (line.since != since || line.left_out) {
+                let told = line.left_out || line.sent.is_some();
+                let first = !matches!(line.since, Since::Cursor(_)) || told;
+                if (store || first) && (line.since != since || told) {
                     self.effect(Effect::Moved { feed, turns, since, left_out: false });
                 }
             }
@@ -132,7 +144,7 @@ impl Endpoint {
             if !std::mem::take(&mut self.lives[at].news) {
                 continue;
             }
-            let answer = self.ask(at, view);
+            let answer = self.ask(at, self.bound, view);
             let found = match &answer {
                 Answer::Changes(found) => found.changes.len() + usize::from(found.more),
                 _ => 0,
@@ -146,7 +158,10 @@ impl Endpoint {
             };
             self.turn = (at + 1) % count;
             let clean = self.row.health.is_clean();
-            let again = self.lives[at].frozen.as_ref() == Some(&batch);
+            let again = match &self.lives[at].frozen {
+                Some(frozen) => *frozen == batch,
+                None => self.row.lines[at].sent.as_ref().is_some_and(|sent| *sent == Sent::of(&batch)),
+            };
             let trigger = match () {
                 () if again || !clean => Trigger::Retry,
                 () if self.lives[at].live => Trigger::Live,
@@ -167,39 +182,62 @@ impl Endpoint {
 
     /// The batch that this answer gives: the frozen one where it still holds.
     fn batch(&mut self, at: usize, answer: Answer, view: &View<'_>) -> Option<Arc<Batch>> {
-        let frozen = self.lives[at].frozen.clone();
+        let frozen = self.lives[at].frozen.clone().or_else(|| self.restored(at, &answer, view));
         match (&frozen, &answer) {
             (Some(frozen), Answer::Changes(found)) if frozen.kind != Kind::Gap && frozen.begins(&found.changes) => {
                 return Some(Arc::clone(frozen));
             }
             // A gap that was sent still holds if the feed can go on from it.
             (Some(frozen), Answer::Gap(..)) if frozen.kind == Kind::Gap => {
-                let since = Since::Cursor(frozen.cursor.clone());
-                match self.ask_from(at, &since, Some(frozen.place), view) {
+                let (watch, since) = (&self.row.watch, &Since::Cursor(frozen.cursor.clone()));
+                let ask = Ask { watch, since, place: frozen.place, bound: self.bound };
+                match view.feeds.ask(&frozen.feed, &ask) {
                     Answer::Gap(..) => {}
                     _ => return Some(Arc::clone(frozen)),
                 }
             }
             _ => {}
         }
-        let generation = self.row.generation;
+        let generation = self.row.lines[at].turn;
         let feed = Arc::clone(&self.row.lines[at].feed);
         match answer {
             Answer::Gap(cursor, place) => {
-                let (kind, changes) = (Kind::Gap, Vec::new());
+                let (kind, changes, place) = (Kind::Gap, Vec::new(), Some(place));
                 Some(Arc::new(Batch { feed, kind, changes, cursor, generation, more: false, place }))
             }
             Answer::Changes(question::Batch { changes, more, left_out, cursor, place }) if !changes.is_empty() => {
                 let left_out = left_out || self.row.lines[at].left_out;
                 let single = self.lives[at].live && changes.len() == 1 && !more && !left_out;
                 let kind = if single { Kind::Update } else { Kind::Updates { complete: !left_out } };
-                Some(Arc::new(Batch { feed, kind, changes, cursor, generation, more, place }))
+                Some(Arc::new(Batch { feed, kind, changes, cursor, generation, more, place: Some(place) }))
             }
             answer => {
                 self.settle(at, answer, view.now_us, false);
                 None
             }
         }
+    }
+
+    /// The batch that was sent in another process, and failed there, if it still holds.
+    fn restored(&self, at: usize, answer: &Answer, view: &View<'_>) -> Option<Arc<Batch>> {
+        let line = &self.row.lines[at];
+        let sent = line.sent.as_ref()?;
+        let (changes, cursor, more, place) = match answer {
+            Answer::Gap(..) if sent.kind == Kind::Gap => (Vec::new(), sent.cursor.clone(), false, None),
+            Answer::Changes(found) if sent.kind != Kind::Gap && sent.begins(&found.changes) => {
+                // Asked for these alone, the feed says where the endpoint stands once it has them.
+                let bound = Bound { entries: usize::try_from(sent.count).ok()?, bytes: usize::MAX };
+                match self.ask(at, bound, view) {
+                    Answer::Changes(found) if found.changes.len() == bound.entries && sent.begins(&found.changes) => {
+                        (found.changes, found.cursor, found.more, Some(found.place))
+                    }
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        let (feed, kind, generation) = (Arc::clone(&line.feed), sent.kind, line.turn);
+        Some(Arc::new(Batch { feed, kind, changes, cursor, generation, more, place }))
     }
 
     /// The request in flight has ended.
@@ -246,12 +284,19 @@ impl Endpoint {
         if self.row.turn != turns.0 || !success {
             // What another URL was sent is sent anew.
             (live.news, live.live) = (true, false);
+            let (feed, sent) = (Arc::clone(&batch.feed), Sent::of(batch));
+            if self.row.lines[at].sent.as_ref() != Some(&sent) {
+                self.effect(Effect::Failed { feed, turns, sent });
+            }
             return;
         }
         // A gap is the beginning of what comes after it.
-        live.news |= more || batch.kind == Kind::Gap;
+        let more = more || batch.kind == Kind::Gap;
+        live.news |= more;
         live.live = !more;
-        (live.place, live.frozen, live.ahead_since_us) = (Some(batch.place), None, None);
+        // The frozen batch is this one, and knows whether other bugs are watched by now.
+        live.place = live.frozen.take().and_then(|frozen| frozen.place);
+        live.ahead_since_us = None;
         let left_out = more && batch.kind == Kind::Updates { complete: false };
         let since = Since::Cursor(batch.cursor.clone());
         let feed = Arc::clone(&batch.feed);

@@ -179,7 +179,7 @@ fn a_name_without_an_address_is_final_after_a_day() {
         }
         assert_eq!(health.disabled(policy), disables.then_some(Bar::Nameless), "{policy}");
         if disables {
-            assert!(now_us >= DAY && now_us < 3 * DAY, "{policy}: {now_us}");
+            assert!((DAY..3 * DAY).contains(&now_us), "{policy}: {now_us}");
             assert_eq!(warnings.last(), Some(&100));
         }
     }

@@ -112,7 +112,8 @@ fn against_a_plain_model() {
                 (0, _) | (_, None) => drop(states.insert(schedule.add(&host), Turn::Idle)),
                 (1, Some(slot)) if random.random_bool(0.3) => {
                     schedule.remove(slot);
-                    (states.remove(&slot), sends.remove(&slot));
+                    states.remove(&slot);
+                    sends.remove(&slot);
                 }
                 (2, Some(slot)) => schedule.move_to(slot, &host),
                 (3, Some(slot)) => {

@@ -54,6 +54,7 @@ fn full() -> Row {
         carry_out(&mut row, &order).unwrap();
     }
     row.lines[1].left_out = true;
+    row.lines[1].sent = Sent::parse("latest 20 cbf29ce484222325 E.7");
     row.health.bar = Some(Bar::Gone);
     row.health.disabled_until_us = Some(9);
     row.applied = Applied { term: 3, effect: 4 };
@@ -130,6 +131,7 @@ fn damage_is_found_and_not_shown() {
         ("bar", Value::Int(9)),
         ("progress", Value::Text("{".to_owned())),
         ("progress", Value::Text(r#"{"v":1,"lines":[{"feed":"a","since":{"cursor":"no"}}]}"#.to_owned())),
+        ("progress", Value::Text(r#"{"v":1,"lines":[{"feed":"a","since":"head","sent":"no"}]}"#.to_owned())),
         ("bugs", Value::Text(",1,x,".to_owned())),
         ("secrets", Value::Text(r#"{"v":1,"secret":"s3cret"}"#.to_owned())),
         ("headers", Value::Text(r#"[["host","s3cret"]]"#.to_owned())),
