@@ -64,7 +64,7 @@ pub fn recheck(
     };
     let body = plain(old, body);
     let mapped = map(source, Request { headers: &old.headers, body: &body, arrived: received });
-    let items = match mapped {
+    let mut items = match mapped {
         Ok(mapped) => Items::of(source, mapped, key.as_deref()),
         Err(error) => Items::failed(source, error.into(), received, Sha256::of(&body)),
     };
@@ -74,6 +74,9 @@ pub fn recheck(
     (envelope.body_hash, envelope.body) = (Some(Sha256::of(&body)), Some(body));
     if source.bodies != Bodies::All && !items.has_errors() {
         envelope.body = None;
+    }
+    if items.failure.is_some() {
+        items.advise(id, source.bodies != Bodies::None);
     }
     let Items { failure, items, answered } = items;
     Ok(ReceivedRequest { envelope, trigger: Trigger::Replay, replays: None, failure, items, answered })
@@ -134,7 +137,7 @@ fn no_token(source: &Source, kept: &[(String, String)], others: String) -> Signa
     let headers: Vec<String> = headers.collect();
     let sent = headers.iter().find(|header| kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)));
     match sent {
-        Some(header) => SignatureError::Wrong(header.clone()),
+        Some(header) => SignatureError::WrongToken(header.clone()),
         None => {
             let all: Vec<String> = headers.into_iter().chain((!others.is_empty()).then_some(others)).collect();
             SignatureError::Missing(all.join(" or "))
@@ -170,6 +173,6 @@ mod tests {
         };
         let token = "{ token = \"X-T\" }";
         assert_eq!(error(token, &[]), "the request is not signed: X-T is missing or empty");
-        assert_eq!(error(token, &[("x-t", "00")]), "the signature in X-T does not fit");
+        assert_eq!(error(token, &[("x-t", "00")]), "the token in X-T is not the source's secret");
     }
 }
