@@ -60,7 +60,7 @@ pub(super) struct Ended {
 impl Ended {
     /// Nothing is known of it.
     pub(super) fn broken() -> Ended {
-        Ended { outcome: Outcome::Fault, rows: Vec::new(), told: Vec::new(), took: Duration::ZERO }
+        Ended { outcome: Outcome::Ours, rows: Vec::new(), told: Vec::new(), took: Duration::ZERO }
     }
 }
 
@@ -179,6 +179,7 @@ fn outcome(outcome: &send::Outcome) -> Outcome {
         send::Outcome::Answered { status, retry_after_us } => Outcome::of_status(*status, *retry_after_us),
         send::Outcome::Failed { class: FaultClass::Forbidden, is_final: true, .. } => Outcome::Forbidden,
         send::Outcome::Failed { class: FaultClass::Forbidden, .. } => Outcome::Nameless,
+        send::Outcome::Failed { class: FaultClass::Ours, .. } => Outcome::Ours,
         // A name that cannot be looked up may be the fault of a resolver: it never disables.
         send::Outcome::Failed { .. } => Outcome::Fault,
     }
