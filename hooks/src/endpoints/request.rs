@@ -24,6 +24,9 @@ use crate::tracker::Clock;
 /// Between two tries to read the attempt that is to be sent again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// The request ends so long before the attempt has to.
+const EARLIER: Duration = Duration::from_millis(20);
+
 /// What is POSTed.
 #[derive(Clone, Debug)]
 pub(super) enum Load {
@@ -117,7 +120,10 @@ impl Courier {
         let now = super::when(now_us);
         let delivery = Delivery { to, headers, id: &message.id, body: &message.body, secrets, now };
         let begun = Instant::now();
-        match tokio::time::timeout_at(job.until, self.sender.deliver(&delivery)).await {
+        // The sender gives up first, because it knows how far the request came.
+        let left = job.until.saturating_duration_since(begun).saturating_sub(EARLIER);
+        let sender = self.sender.clone().within(left);
+        match tokio::time::timeout_at(job.until, sender.deliver(&delivery)).await {
             Ok(attempt) => attempt,
             Err(_) => {
                 let why = "the attempt took too long in all".to_owned();
