@@ -324,7 +324,8 @@ impl World {
         let slot = on.schedule.add(&format!("host{}", at % 2));
         let inbox = [Input::Tick].into();
         let (outbox, unaccepted) = Default::default();
-        on.served.insert(at, Served { planner, inbox, outbox, term, slot, unaccepted, beat_us: now_us });
+        let served = Served { planner, inbox, outbox, term, slot, decided: None, unaccepted, beat_us: now_us };
+        on.served.insert(at, served);
     }
 
     /// Gives a lease back, if nothing is under way.

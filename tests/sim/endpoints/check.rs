@@ -7,9 +7,10 @@ use bugfeed_core::endpoints::batch::{Batch, Kind};
 use bugfeed_core::endpoints::endpoint::{Action, Send, What};
 use bugfeed_core::endpoints::orders::Order;
 use bugfeed_core::endpoints::policy::Policy;
-use bugfeed_core::endpoints::question::Watch;
+use bugfeed_core::endpoints::question::{Told, Watch};
 use bugfeed_core::endpoints::row::{Asked, Row};
 use bugfeed_core::hooks::event::Trigger;
+use bugfeed_protocol::Cursor;
 
 use super::node::number;
 use super::receiver::Mood;
@@ -47,6 +48,11 @@ pub(super) const ALL: [Happens; 28] = [
     Happens::Deleted,
 ];
 
+/// What the body and the identifier of a request are made from.
+fn content(batch: &Batch) -> (&[Told], Kind, &Cursor, u32) {
+    (&batch.changes, batch.kind, &batch.cursor, batch.generation)
+}
+
 /// An action in a trace.
 pub(super) fn told(action: &Action) -> String {
     match action {
@@ -67,7 +73,7 @@ impl World {
         if let Some(other) = self.requests.iter().find(|request| request.endpoint == at) {
             return Err(format!("two requests of endpoint {at} in flight: {:?} and {send:?}", other.send));
         }
-        let row = self.nodes[node].as_ref().unwrap().served[&at].planner.row().clone();
+        let row = self.nodes[node].as_ref().unwrap().served[&at].decided.clone().ok_or("nothing was decided")?;
         if send.until_us <= self.now_us {
             // It was stalled between the decision and the request: the executor does not send it.
             return Ok(());
@@ -118,14 +124,15 @@ impl World {
         }
         let on = self.nodes[node].as_mut().unwrap();
         let served = on.served.get_mut(&at).unwrap();
-        let now = (Arc::clone(batch), turn, row.watch.clone());
-        let Some((before, of_turn, watch)) = served.unaccepted.insert(feed, now) else {
+        let turns = (row.turn, turn);
+        let now = (Arc::clone(batch), turns, row.watch.clone());
+        let Some((before, of_turns, watch)) = served.unaccepted.insert(feed, now) else {
             return self.check_elsewhere(node, (at, feed), row, batch);
         };
-        if of_turn != turn || watch != row.watch {
+        if of_turns != turns || watch != row.watch {
             return Ok(());
         }
-        if before == *batch {
+        if content(&before) == content(batch) {
             self.happens(Happens::SameAgain);
             return Ok(());
         }
@@ -152,8 +159,7 @@ impl World {
         if !is_stored || *watch != row.watch || before.generation != line.turn || before.kind == Kind::Gap {
             return Ok(());
         }
-        let same = (&batch.changes, batch.kind, &batch.cursor, batch.generation)
-            == (&before.changes, before.kind, &before.cursor, before.generation);
+        let same = content(batch) == content(before);
         let (ledger, local) = (&self.ledgers[of.1], &self.nodes[node].as_ref().unwrap().feeds[of.1]);
         let numbers: Vec<u64> = before.changes.iter().map(|told| told.cursor.seq).collect();
         let found = number(&line.since).and_then(|after| local.newest_after(ledger, after, watch));

@@ -8,6 +8,7 @@ use bugfeed_core::endpoints::batch::Batch;
 use bugfeed_core::endpoints::endpoint::{Action, Endpoint, Feeds, Input, View};
 use bugfeed_core::endpoints::interest::Interest;
 use bugfeed_core::endpoints::question::{Answer, Ask, Since, Watch};
+use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::endpoints::schedule::{Limits, Schedule};
 
 use super::feed::{Ledger, Local};
@@ -18,8 +19,10 @@ pub struct Served {
     pub outbox: VecDeque<Action>,
     pub term: u64,
     pub slot: u32,
-    /// What was sent last of each feed and not accepted, and under which recovery and which watch.
-    pub unaccepted: BTreeMap<usize, (Arc<Batch>, u32, Watch)>,
+    /// The row when its last request was decided. An order may come before it is sent.
+    pub decided: Option<Row>,
+    /// What was sent last of each feed and not accepted, and to which URL, under which recovery and which watch.
+    pub unaccepted: BTreeMap<usize, (Arc<Batch>, (u32, u32), Watch)>,
     /// When its lease was shown to be held last.
     pub beat_us: i64,
 }
@@ -83,6 +86,9 @@ impl Node {
         let asking = Asking { feeds: &self.feeds, ledgers, stored };
         let mut out = Vec::new();
         served.planner.step(input, &View { now_us, feeds: &asking }, &mut out);
+        if out.iter().any(|action| matches!(action, Action::Send(_))) {
+            served.decided = Some(served.planner.row().clone());
+        }
         served.outbox.extend(out);
         self.schedule.wake(served.slot, served.planner.wake_us(now_us));
     }

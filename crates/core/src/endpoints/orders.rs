@@ -145,6 +145,7 @@ fn change(row: &mut Row, order: &Order) -> Result<(), Refused> {
         Order::Url => {
             row.turn += 1;
             row.health = Health::default();
+            row.lines.iter_mut().for_each(|line| line.sent = None);
         }
         Order::Policy(policy) if row.policy == *policy => {}
         Order::Policy(policy) => {

@@ -103,6 +103,20 @@ fn a_recovery_forgets_what_was_sent_before_it() {
     assert_eq!(bed.sent(), ["complete 2@2 3@3"]);
 }
 
+/// Nothing was sent to another URL yet.
+#[test]
+fn another_url_forgets_what_was_sent_before_it() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.change(1);
+    bed.news();
+    bed.end(Outcome::Refused);
+    bed.sent();
+    bed.change(2);
+    bed.order(&Order::Url);
+    assert_eq!(bed.endpoint.row().lines[0].sent, None);
+    assert_eq!(bed.sent(), ["complete 1@1 2@2"]);
+}
+
 /// The verdict is that of the whole backlog, whoever sends its parts.
 #[test]
 fn what_was_left_out_once_is_said_to_the_end_of_the_backlog() {
