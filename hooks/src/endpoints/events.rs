@@ -158,7 +158,7 @@ impl EndpointEvents {
                     warn!(endpoint = %id, server, percent, event = %LogEvent::EndpointFailing, "an endpoint is on its way to being disabled");
                 }
                 let text = format!("endpoint {id} ({server}) fails: {percent} % of the way to being disabled");
-                raise("endpoint.failing", &format!("{id} {percent}"), text);
+                raise("endpoint.warning", &format!("{id} {percent}"), text);
             }
             Event::Gap => {
                 if !quiet {
