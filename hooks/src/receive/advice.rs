@@ -121,9 +121,10 @@ fn date_fix(source: &Source, lookups: &[Lookup], index: usize, found: &Found<'_>
     let mut all = lookups.to_vec();
     all.insert(index + 1, Lookup { format: form, ..lookups[index].clone() });
     let rule = written::member("when", &all);
-    match is_known {
-        true => format!("tell its form; in source '{name}', write {rule}"),
-        false => format!("tell its form in source '{name}', as in {rule}, with the signs of strptime"),
+    if is_known {
+        format!("tell its form; in source '{name}', write {rule}")
+    } else {
+        format!("tell its form in source '{name}', as in {rule}, with the signs of strptime")
     }
 }
 

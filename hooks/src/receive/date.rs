@@ -3,7 +3,7 @@
 //! Goes in: a JSON value or a header's text. Comes out: an instant, or why there is none. It knows no clock.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bugfeed_protocol::When;
 use jiff::civil::date;
@@ -152,8 +152,9 @@ const FORMS: &[&str] = &[
 
 /// The form in which a text is a date, if it is one of those that are known by their look.
 pub(crate) fn form_of(text: &str) -> Option<DateFormat> {
-    let forms = FORMS.iter().filter_map(|form| DateFormat::new(form, None).ok());
-    forms.into_iter().find(|form| form.read(text, &TimeZone::UTC).is_ok())
+    static KNOWN: LazyLock<Vec<DateFormat>> =
+        LazyLock::new(|| FORMS.iter().filter_map(|form| DateFormat::new(form, None).ok()).collect());
+    KNOWN.iter().find(|form| form.read(text, &TimeZone::UTC).is_ok()).cloned()
 }
 
 /// Whether a text that cannot be read begins as RFC 3339 says, or is a number: then no form mends it, because it is a day

@@ -57,12 +57,18 @@ impl Items {
     }
 
     /// Says of a request of which nothing can be taken what can be done once its cause is mended. `is_kept`: its body is.
-    pub(super) fn advise(&mut self, request: RequestId, is_kept: bool) {
-        let then = match is_kept {
-            true => format!(
-                "the request is kept: once this is mended, `bugfeed requests replay {request}` receives it again"
-            ),
-            false => "the request is not kept, so its sender must send it again".to_owned(),
+    /// `is_too_much`: it can be taken in parts only.
+    pub(super) fn advise(&mut self, request: RequestId, is_kept: bool, is_too_much: bool) {
+        let then = match (is_kept, is_too_much) {
+            (true, false) => {
+                format!(
+                    "the request is kept: once this is mended, `bugfeed requests replay {request}` receives it again"
+                )
+            }
+            (true, true) => {
+                format!("the request is kept: `bugfeed requests show {request} --body` prints it, to be sent in parts")
+            }
+            (false, _) => "the request is not kept, so its sender must send it again".to_owned(),
         };
         for failure in self.failure.iter_mut().chain(self.items.iter_mut().filter_map(|item| item.failure.as_mut())) {
             failure.fix = format!("{}; {then}", failure.fix);

@@ -64,7 +64,7 @@ pub fn recheck(
     };
     let body = plain(old, body);
     let mapped = map(source, Request { headers: &old.headers, body: &body, arrived: received });
-    let mut items = match mapped {
+    let items = match mapped {
         Ok(mapped) => Items::of(source, mapped, key.as_deref()),
         Err(error) => Items::failed(source, error.into(), received, Sha256::of(&body)),
     };
@@ -74,9 +74,6 @@ pub fn recheck(
     (envelope.body_hash, envelope.body) = (Some(Sha256::of(&body)), Some(body));
     if source.bodies != Bodies::All && !items.has_errors() {
         envelope.body = None;
-    }
-    if items.failure.is_some() {
-        items.advise(id, source.bodies != Bodies::None);
     }
     let Items { failure, items, answered } = items;
     Ok(ReceivedRequest { envelope, trigger: Trigger::Replay, replays: None, failure, items, answered })
