@@ -163,13 +163,7 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     let mut status = shared.status.clone();
     let text = String::from_utf8(body.to_vec()).unwrap();
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let post = Post {
-        id,
-        headers,
-        body: serde_json::from_str(&text).unwrap_or_default(),
-        text,
-        at: Instant::now(),
-    };
+    let post = Post { id, headers, body: serde_json::from_str(&text).unwrap_or_default(), text, at: Instant::now() };
     // A test that has ended hears no more.
     let _ = shared.posts.send(post);
     let answer = status.wait_for(Option::is_some).await.map_or(503, |status| status.unwrap_or(503));
