@@ -152,13 +152,6 @@ impl Service for Desk {
             (sending.nudge)();
         }
     }
-
-    fn endpoint_enabled(&self, id: &EndpointId, who: &str) {
-        if let Some(shared) = self.shared() {
-            let text = format!("endpoint {id} was disabled, and {who} has enabled it");
-            shared.alerts.raise("endpoint.enabled", None, id.as_str(), text);
-        }
-    }
 }
 
 fn ending() -> Failure {
