@@ -42,6 +42,35 @@ pub fn read(path: Option<&Path>) -> Result<HooksConfig, ConfigFileError> {
     Ok(config)
 }
 
+/// What a configuration does, in a few lines for people: who may send where, to which feeds it goes, who is told.
+pub fn describe(path: Option<&Path>, config: &HooksConfig) -> String {
+    let file = path.map_or("no --config, so the one source is plain".to_owned(), |path| path.display().to_string());
+    let mut lines = vec![format!("{file}: good")];
+    for source in &config.sources {
+        let by = source.preset.map_or("a mapping of its own".to_owned(), |preset| format!("preset {preset}"));
+        let proof = match (source.secrets.len(), source.lacks_secret()) {
+            (0, true) => format!("NOTHING CAN BE RECEIVED: {}", source.secret_advice()),
+            (0, false) => "with a key".to_owned(),
+            (_, _) => "signed, or with the source's token".to_owned(),
+        };
+        lines.push(format!("  POST /hooks/{}: {by}, {proof}", source.name));
+        let mut asks = Vec::new();
+        asks.extend(
+            source.tracker.as_deref().filter(|_| source.verify).map(|tracker| format!("verified at {tracker}")),
+        );
+        asks.extend(source.reconcile.map(|every| format!("reconciled every {} s", every.as_secs())));
+        let asks = if asks.is_empty() { String::new() } else { format!("; {}", asks.join(", ")) };
+        lines.push(format!("    feeds: {}{asks}", source.feeds().join(", ")));
+    }
+    if config.sources.is_empty() {
+        lines.push("  no [[source]]: no webhook is received".to_owned());
+    }
+    if !config.notify.is_empty() {
+        lines.push(format!("  [[notify]]: {} targets", config.notify.len()));
+    }
+    lines.join("\n") + "\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +90,23 @@ mod tests {
         let error = read(Some(&dir.path().join("other.toml"))).unwrap_err().to_string();
         assert!(error.contains("other.toml") && error.contains("--config"), "{error}");
         assert_eq!(read(None).unwrap().sources[0].name, "plain");
+    }
+
+    #[test]
+    fn what_a_configuration_does_is_told_without_its_secrets() {
+        let text = "[[source]]\nname = \"a\"\npreset = \"github\"\nsecret = \"hidden\"\nfeed = \"kde\"\n\
+                    [[source]]\nname = \"b\"\npreset = \"github\"\n[[source]]\nname = \"c\"\nbug = \"/n\"\n";
+        let config = HooksConfig::read("x", text, &|_| Err(String::new())).unwrap();
+        let told = describe(Some(Path::new("x")), &config);
+        assert!(!told.contains("hidden"), "{told}");
+        for want in [
+            "x: good",
+            "POST /hooks/a: preset github, signed",
+            "feeds: kde",
+            "b: preset github, NOTHING",
+            "c: a mapping of its own, with a key",
+        ] {
+            assert!(told.contains(want), "{want}: {told}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The `bugfeed` command: parse, bind, run, exit code.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -84,8 +85,20 @@ fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
+/// What the configuration of sources would do. No port is bound, and nothing is opened.
+fn tell_configuration(path: Option<&Path>) -> anyhow::Result<()> {
+    let config = hooks_config::read(path)?;
+    bugfeed_hooks::service::check(&config)?;
+    let text = hooks_config::describe(path, &config);
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
 async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
     let options = check(args.options(), usage);
+    if args.check {
+        return tell_configuration(args.config.as_deref());
+    }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     let stop = stop_on_signal(Some(&options.config))?;
@@ -114,11 +127,12 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
 
 async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
     let options = check(args.options(), usage);
+    if args.check {
+        return tell_configuration(args.config.as_deref());
+    }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let (senders, admin) = ports.addresses()?;
     let stop = stop_on_signal(Some(&options.config))?;
-    tracing::info!(%senders, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::HooksListen, "hooks listen");
     hooks::run(options, ports, &stop).await
 }
 

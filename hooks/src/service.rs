@@ -38,7 +38,7 @@ use crate::api::Service;
 use crate::client::{self, Client};
 use crate::config::HooksConfig;
 use crate::endpoints::{Endpoints, EndpointsOptions, EndpointsParts, Taps};
-use crate::receive::http::{KeyTable, Receiver, ReceiverLimits, ReceiverParts};
+use crate::receive::http::{KeyTable, Receiver, ReceiverEvents, ReceiverLimits, ReceiverParts};
 use crate::receive::spool::{OpenError, Spool, SpoolOptions};
 use crate::store::{self, Store, StoreError};
 use crate::tracker::{CannotAsk, Clock};
@@ -46,6 +46,10 @@ use crate::work::{Alerts, Matched, Parts, Sources, WorkOptions, matcher};
 
 /// How often it is looked whether the spool is empty again.
 const SPOOL_EVERY: Duration = Duration::from_millis(500);
+/// The name of the configuration in the answer of `/readyz`.
+const CONFIGURATION: &str = "hooks configuration";
+/// What was left out of the log is looked for so often.
+const LEFT_OUT_EVERY: Duration = Duration::from_secs(5);
 
 /// What the service is made of.
 #[derive(Clone)]
@@ -183,6 +187,7 @@ impl Hooks {
         let (stop, mut tasks) = (parts.stop.clone(), JoinSet::new());
         tasks.spawn(opening.run(first));
         tasks.spawn(replay(receiver.clone(), stop.clone()));
+        tasks.spawn(left_out(Arc::clone(&counted.receiver), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
         let (sending, guard) = (Arc::default(), stop.drop_guard());
         Ok(Hooks {
@@ -301,6 +306,14 @@ impl Hooks {
         Ok(())
     }
 
+    /// Says in readiness that another configuration was refused, and why; `None`: the one of the file holds.
+    pub fn refused_configuration(&self, reason: Option<&str>) {
+        match reason {
+            Some(reason) => self.health.warn(CONFIGURATION, format!("refused, and the one before goes on: {reason}")),
+            None => self.health.calm(CONFIGURATION),
+        }
+    }
+
     /// Ends in order, once no more requests come: what was received is committed, questions under way get a few seconds.
     pub async fn stop(mut self) {
         self.parts.stop.cancel();
@@ -328,6 +341,16 @@ impl Register for Hooks {
     fn register(&self, registry: &mut Registry) {
         self.counted.register(registry);
     }
+}
+
+/// Whether a service could go by this configuration, apart from what must be opened.
+///
+/// # Errors
+/// A source wants its tracker to be asked, and it cannot be.
+pub fn check(config: &HooksConfig) -> Result<(), CannotAsk> {
+    let clock: Clock = Arc::new(|| When::from_system_time(SystemTime::now()).as_micros());
+    let client = Client::new(client::Options::default());
+    Sources::new(Arc::new(config.clone()), client, clock, &WorkOptions::default()).map(|_| ())
 }
 
 /// The parts of the executor.
@@ -364,6 +387,13 @@ async fn replay(receiver: Receiver, stop: CancellationToken) {
 }
 
 /// After the spool was in use, trackers are asked what changed: senders may have given up meanwhile.
+/// What was left out of the log is told in time, also once nothing more comes.
+async fn left_out(events: Arc<ReceiverEvents>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(LEFT_OUT_EVERY)).await.is_some() {
+        events.left_out();
+    }
+}
+
 async fn watch_spool(spool: Spool, running: watch::Receiver<Option<Arc<Running>>>, stop: CancellationToken) {
     let mut seen = 0;
     while stop.run_until_cancelled(tokio::time::sleep(SPOOL_EVERY)).await.is_some() {

@@ -78,15 +78,36 @@ pub(super) fn event_table(events: &[Value]) -> String {
     table(&["ID", "RECEIVED", "SOURCE", "FEED", "BUG", "CHANGED", "KIND", "STATE", "NOTE"], &rows)
 }
 
-/// The most important of what else is known, in a few words.
+/// Where an event's time is from.
+pub(super) fn when_from(event: &Value) -> String {
+    match (event["clock"] == true, event["when_from"] == "arrival") {
+        (true, _) => "arrival; clock: the sender's time was more than 5 minutes ahead of it".to_owned(),
+        (false, true) => "arrival".to_owned(),
+        (false, false) => cell(event, "when_from"),
+    }
+}
+
+/// The most important of what else is known, in a few words; and that an event is dated by its arrival.
 fn note(event: &Value) -> String {
+    let state = of_state(event);
+    let dated = match (event["clock"] == true, event["when_from"] == "arrival") {
+        (true, _) => "clock",
+        (false, true) if event["bug"].is_u64() => "dated by arrival",
+        _ => return state,
+    };
+    if state.is_empty() { dated.to_owned() } else { format!("{state}, {dated}") }
+}
+
+fn of_state(event: &Value) -> String {
     if event["blocked_by"].is_string() {
         return format!("behind {}", cell(event, "blocked_by"));
     }
     match event["state"].as_str() {
         Some("completed") if event["cursor"].is_string() => cell(event, "cursor"),
         Some("completed") => format!("row {}", cell(event, "row")),
-        Some("errored") if event["retryable"] == false && event["class"] == "mapping" => "mapping, not kept".to_owned(),
+        Some("errored") if event["retryable"] == false && event["class"] == "mapping" => {
+            "mapping, not tried again by itself".to_owned()
+        }
         Some("errored") => format!("{}, next try {}", cell(event, "class"), time(&event["next_try"])),
         Some("dropped") => cell(event, "reason"),
         _ => String::new(),
@@ -103,7 +124,7 @@ fn show_event(event: &Value) -> String {
         ("source", cell(event, "source")),
         ("feed", cell(event, "feed")),
         ("bug", cell(event, "bug")),
-        ("changed", format!("{} UTC ({})", time(&event["when"]), cell(event, "when_from"))),
+        ("changed", format!("{} UTC ({})", time(&event["when"]), when_from(event))),
         ("received", time(&event["received"])),
         ("kind", cell(event, "kind")),
         ("delivery", cell(event, "delivery")),

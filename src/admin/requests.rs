@@ -1,6 +1,8 @@
 //! `bugfeed requests`.
 
-use bugfeed_hooks::api::client::part;
+use std::io::IsTerminal as _;
+
+use bugfeed_hooks::api::client::{body_of, part};
 use serde_json::{Value, json};
 
 use super::events::event_table;
@@ -12,10 +14,25 @@ pub(super) async fn requests(args: RequestsArgs, screen: &mut Screen<'_>) -> Res
     let mut session = Session::new(&args.admin, screen)?;
     match args.command {
         RequestsCommand::List(args) => list(&mut session, args).await,
-        RequestsCommand::Show { id, body } => {
-            let query: &[(&str, &str)] = if body { &[("body", "true")] } else { &[] };
+        RequestsCommand::Show { id, body, http } => {
+            let query: &[(&str, &str)] = if body || http { &[("body", "true")] } else { &[] };
             let request = session.api.get(&format!("requests/{}", part(&id)), query).await?;
-            session.print(&request, |request| show(request, body))
+            if session.is_json || query.is_empty() {
+                return session.print(&request, show);
+            }
+            let Some(bytes) = body_of(&request) else {
+                writeln!(session.screen.remarks, "the body of request {id} was not kept")?;
+                return Ok(Outcome::NotGood);
+            };
+            let bytes = if http { as_http(&request, &bytes) } else { bytes };
+            if std::io::stdout().is_terminal() {
+                // A terminal would obey a sender's control characters.
+                let lines: Vec<String> = String::from_utf8_lossy(&bytes).lines().map(harmless).collect();
+                writeln!(session.screen.out, "{}", lines.join("\n"))?;
+            } else {
+                session.screen.out.write_all(&bytes)?;
+            }
+            Ok(Outcome::Good)
         }
         RequestsCommand::Replay { id, trust } => {
             let told = session.api.post(&format!("requests/{}/replay", part(&id)), &json!({ "trust": trust })).await?;
@@ -71,7 +88,20 @@ fn count(request: &Value, member: &str) -> String {
     }
 }
 
-fn show(request: &Value, with_body: bool) -> String {
+/// The request as HTTP/1.1. The body is kept decompressed and in one piece, so headers that say otherwise are left out.
+fn as_http(request: &Value, body: &[u8]) -> Vec<u8> {
+    let mut head = format!("POST {} HTTP/1.1\r\n", cell(request, "path"));
+    for header in request["headers"].as_array().into_iter().flatten() {
+        let [name, value] = [&header[0], &header[1]].map(|text| harmless(text.as_str().unwrap_or_default()));
+        if !["content-length", "content-encoding", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    [head.as_bytes(), body].concat()
+}
+
+fn show(request: &Value) -> String {
     let mut shown = pairs(&[
         ("request", cell(request, "id")),
         ("received", time(&request["received"])),
@@ -98,16 +128,6 @@ fn show(request: &Value, with_body: bool) -> String {
         shown.push('\n');
         shown.push_str(&event_table(events));
     }
-    if with_body {
-        shown.push_str(&match (request["body"].as_str(), request["body_base64"].as_str()) {
-            (Some(body), _) => {
-                let lines: Vec<String> = body.lines().map(harmless).collect();
-                format!("\n{}\n", lines.join("\n"))
-            }
-            (None, Some(base64)) => format!("\nthe body is no text; in Base64:\n{base64}\n"),
-            (None, None) => "\nthe body was not kept\n".to_owned(),
-        });
-    }
     shown
 }
 
@@ -124,4 +144,28 @@ fn show_replay(told: &Value) -> String {
         shown.push_str(&format!("{}  {}{reason}{}\n", cell(event, "event"), cell(event, "state"), links.concat()));
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_hooks::receive::capture;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_as_http_is_read_as_the_same_request() {
+        let headers =
+            json!([["content-type", "application/json"], ["content-length", "7"], ["Content-Encoding", "gzip"]]);
+        for (member, shown, body) in
+            [("body", "{\"a\":1}\n", &b"{\"a\":1}\n"[..]), ("body_base64", "/wAB", &[255, 0, 1])]
+        {
+            let request = json!({ "path": "/hooks/x", "headers": headers, member: shown });
+            let captured = capture::read(&as_http(&request, &body_of(&request).unwrap()));
+            assert_eq!((captured.path.as_deref(), captured.body.as_slice()), (Some("/hooks/x"), body));
+            let kept = [("content-type", "application/json"), ("content-length", &body.len().to_string())];
+            assert_eq!(captured.headers, kept.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            assert_eq!(captured.remarks, [""; 0]);
+        }
+        assert_eq!(body_of(&json!({ "body": null })), None);
+    }
 }

@@ -64,6 +64,7 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
                 time(&source["last_taken"]),
                 time(&source["connected"]),
                 refused(&source["refused"]),
+                errored(&source["errored"]),
                 if source["off_since"].is_null() {
                     "on".to_owned()
                 } else {
@@ -83,6 +84,7 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
             "LAST TAKEN",
             "CONNECTED",
             "REFUSED",
+            "ERRORED",
             "SWITCH",
         ];
         table(&head, &rows) + &off.concat() + &unknown
@@ -94,6 +96,14 @@ fn refused(refused: &Value) -> String {
     match (refused["day"].as_u64().unwrap_or(0), refused["kept"].as_u64().unwrap_or(0)) {
         (0, 0) => "-".to_owned(),
         (day, kept) => format!("{day} in 24 h, {kept} kept"),
+    }
+}
+
+/// How many requests of the last day had errors, and how many dead letters wait.
+fn errored(errored: &Value) -> String {
+    match (errored["day"].as_u64().unwrap_or(0), errored["dead_letters"].as_u64().unwrap_or(0)) {
+        (0, 0) => "-".to_owned(),
+        (day, dead) => format!("{day} in 24 h, {dead} dead letters"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::events::when_from;
 use super::table::{cell, table, text, time};
 use super::{AdminError, Outcome, Screen, Session};
 use crate::cli::hooks::BugArgs;
@@ -44,7 +45,9 @@ fn show(step: &Value) -> String {
     let feed = (step["feed"] != "default").then(|| format!("feed {}", cell(step, "feed")));
     let more: Vec<String> = kind.into_iter().chain(feed).collect();
     let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
-    let mut shown = format!("bug {} changed {} UTC{more}\n", cell(step, "bug"), time(&step["when"]));
+    let by_tracker = step["when_from"] == "tracker" && step["clock"] != true;
+    let dated = if by_tracker { String::new() } else { format!(" ({})", when_from(step)) };
+    let mut shown = format!("bug {} changed {} UTC{dated}{more}\n", cell(step, "bug"), time(&step["when"]));
     shown.push_str(&format!("  {}  received by {}{by}\n", time(&step["received"]), cell(step, "source")));
     for line in step["lines"].as_array().into_iter().flatten() {
         let from = if line["before"].is_null() { "new".to_owned() } else { cell(line, "before") };

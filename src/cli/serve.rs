@@ -27,6 +27,9 @@ pub struct ServeArgs {
     /// source plain, at /hooks/plain]
     #[arg(long, env = "BUGFEED_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Read the configuration, say what it would do, and end: with 0 if it can be used, with 1 if not
+    #[arg(long)]
+    pub check: bool,
     /// Takes webhooks while the change table's file cannot be written [default: the folder spool in --data-dir]
     #[arg(long, env = "BUGFEED_SPOOL_DIR", value_name = "DIR", hide_short_help = true)]
     pub spool_dir: Option<PathBuf>,

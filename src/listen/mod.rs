@@ -105,9 +105,13 @@ pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut
             output.remark(&format!("the state file was written with {other}; if that is another feed, expect a gap"));
         }
         let before = file.load().unwrap_or_default();
+        let cursor = before.as_deref().and_then(Cursor::parse);
+        if let Some(cursor) = cursor.clone() {
+            pending.known(cursor);
+        }
         if file.new_bugs().count() > 0 {
             // The cursor says nothing of them.
-            pending.gap(before.as_deref().and_then(Cursor::parse));
+            pending.gap(cursor);
         }
         feed = feed.store(HandedOut { before, to_store });
         state = Some(file);
@@ -239,8 +243,10 @@ impl Listen<'_, '_> {
 
     /// Begins the next request, if there is something to send.
     fn send(&mut self) {
-        let feed = self.feed.handle().feed_name();
-        let Some(request) = self.pending.request(feed.as_deref().unwrap_or("default")) else { return };
+        // The gateway says the feed's name, which is a part of each body.
+        let handle = self.feed.handle();
+        let Some(feed) = handle.feed_name().or_else(|| handle.protocol().map(|_| "default".to_owned())) else { return };
+        let Some(request) = self.pending.request(&feed) else { return };
         let (sender, to) = (self.sender.clone(), self.options.forward.clone());
         let secrets = Secrets::new(self.options.secret.clone());
         let (id, body) = (request.id.clone(), request.body.clone().into());

@@ -1,9 +1,8 @@
 //! What the receiver is yet to be sent. In: changes with their cursors, gaps, and how each request ended. Out: one request
 //! at a time, with the body and the id that an endpoint's would have.
 //!
-//! Of each bug only the newest change is kept (conflation), so it is bounded by the number of bugs; where all are listened to,
-//! by that of the bugs that changed. A request that failed
-//! is sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
+//! Of each bug only the newest change is kept (conflation), and of more bugs than [`MOST`] a gap. A request that failed is
+//! sent again as it was, unless a newer change of its bugs came: then it is made anew. Pure: no socket, no clock.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,6 +12,11 @@ use bugfeed_protocol::{BugId, Cursor};
 
 /// What stands for an endpoint's name in the ids of requests.
 const ENDPOINT: &str = "listen";
+
+/// Changes of at most so many bugs wait.
+const MOST: usize = 100_000;
+/// No body has room for more changes than this.
+const MOST_IN_BODY: usize = 500;
 
 /// A request that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +74,9 @@ impl Pending {
             }
         }
         self.items.insert(self.arrivals, item);
+        if self.items.len() > MOST {
+            self.gap(self.cursor.clone());
+        }
     }
 
     /// Changes up to here may be missing. What waits is one of them.
@@ -89,6 +96,10 @@ impl Pending {
             self.in_backlog = true;
             self.left_out |= verdict == Verdict::Latest;
             self.until = head;
+            // Where the receiver was at the head already, nothing follows.
+            if self.until.is_some() {
+                self.end_backlog();
+            }
         }
     }
 
@@ -161,7 +172,7 @@ impl Pending {
         }
         self.in_backlog |= self.items.len() > 1;
         let (mut arrivals, items): (Vec<u64>, Vec<Item>) =
-            self.items.iter().map(|(arrival, item)| (*arrival, item.clone())).unzip();
+            self.items.iter().take(MOST_IN_BODY).map(|(arrival, item)| (*arrival, item.clone())).unzip();
         let items = &items[..fits(feed, &items)];
         let last = items.last()?;
         arrivals.truncate(items.len());
@@ -273,12 +284,19 @@ mod tests {
             }
             pending.add(item(1, 10));
             assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]), "it was over");
-            // Nothing was missed.
-            let mut pending = Pending::default();
-            pending.resumed(verdict, Some(cursor(9)));
-            pending.known(cursor(9));
-            pending.add(item(1, 10));
-            assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]));
+            // Nothing was missed, which shows before the resume or after it.
+            for is_before in [true, false] {
+                let mut pending = Pending::default();
+                if is_before {
+                    pending.known(cursor(9));
+                }
+                pending.resumed(verdict, Some(cursor(9)));
+                if !is_before {
+                    pending.known(cursor(9));
+                }
+                pending.add(item(1, 10));
+                assert_eq!(next(&mut pending), said("update", "", &[(1, 10)]));
+            }
         }
         // While nothing is sent, of each bug the newest is left.
         let mut pending = Pending::default();
@@ -304,6 +322,19 @@ mod tests {
             told.extend(changes);
         }
         assert_eq!(told, (1..=1_000).map(|seq| (seq, seq)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn changes_of_too_many_bugs_are_a_gap() {
+        let mut pending = Pending::default();
+        let most = MOST as u64;
+        (1..=most).for_each(|seq| pending.add(item(seq, seq)));
+        assert_eq!(pending.items.len(), MOST);
+        pending.add(item(most + 1, most + 1));
+        pending.add(item(7, most + 2));
+        assert_eq!(next(&mut pending), said("gap", "", &[(0, most + 1)]));
+        pending.taken();
+        assert_eq!(next(&mut pending), said("update", "", &[(7, most + 2)]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 use crate::pod::Life;
+use crate::quiet::UNNAMED;
 use crate::shadow::{Fact, Shadow, Truth};
 use crate::swarm::Swarm;
 use crate::wire::{Frame, Wire, take_frame};
@@ -103,7 +104,7 @@ impl Client {
         while bugs.is_empty() {
             bugs = (1..=swarm.bugs).filter(|_| random.random_bool(0.6)).filter_map(BugId::new).collect();
         }
-        let every: BTreeSet<BugId> = (1..=swarm.bugs).filter_map(BugId::new).collect();
+        let every: BTreeSet<BugId> = (1..=swarm.bugs).chain([UNNAMED]).filter_map(BugId::new).collect();
         let modern = random.random_bool(0.7);
         let all = modern && random.random_bool(0.25);
         if all {
@@ -242,7 +243,8 @@ impl Client {
             return self.change_all(bug, truth);
         }
         let others: Vec<BugId> = self.every.difference(&self.bugs).copied().collect();
-        if self.modern && others == [bug] {
+        // All but this one and the one that nobody names.
+        if self.modern && others.len() == 2 && others.contains(&bug) {
             self.say(r#"{"command":"subscribe","bugs":"all"}"#.to_owned(), Pending::Whole(others));
         } else if !self.bugs.contains(&bug) {
             self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(vec![bug]));

@@ -23,6 +23,9 @@ const GRACE_MS: u64 = 3500;
 /// So many seconds after its connection was made or its bindings were, a pod has made them anew.
 const UPKEEP_S: usize = 32;
 
+/// A bug that nobody watches by name; whoever watches all bugs hears of it.
+pub const UNNAMED: u64 = 1_000_000;
+
 impl World {
     /// A pod without readable history is cut off, one change is missed meanwhile, and nothing else is published.
     pub fn quiet(&mut self) -> Checked {
@@ -188,9 +191,9 @@ impl World {
         self.pods.iter().flatten().all(|life| life.shadow.borrow().head.as_ref() == Some(&head))
     }
 
-    /// One more change, of a bug that nobody watches: where no heads are said, that is what shows a hole.
+    /// One more change, of a bug that nobody watches by name: where no heads are said, that is what shows a hole.
     pub fn last_change(&mut self) {
-        let last = BugId::new(1_000_000).unwrap();
+        let last = BugId::new(UNNAMED).unwrap();
         let id = self.tracker.table.id();
         self.commit((id, last, crate::world::BEGIN_S));
     }

@@ -149,6 +149,7 @@ log_events! {
     EndpointDisabled = "endpoint_disabled", "An endpoint is disabled, until somebody enables it or a test of it succeeds.";
     EndpointEnabled = "endpoint_enabled", "Somebody has enabled an endpoint that was disabled.";
     EndpointRecovered = "endpoint_recovered", "An endpoint that failed takes deliveries again.";
+    EndpointNotSent = "endpoint_not_sent", "This process could not send to an endpoint, by no fault of its receiver: it counts nothing, and is tried again after 10 s.";
     EndpointGap = "endpoint_gap", "An endpoint was told that changes may be missing.";
     EndpointsStopped = "endpoints_stopped", "Deliveries to endpoints have ended in good order.";
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
@@ -185,6 +187,15 @@ pub fn part(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// The body of a request that was asked for with `body=true`; `None`: it was not kept.
+pub fn body_of(request: &Value) -> Option<Vec<u8>> {
+    match (request["body"].as_str(), request["body_base64"].as_str()) {
+        (Some(text), _) => Some(text.as_bytes().to_vec()),
+        (None, Some(base64)) => STANDARD.decode(base64).ok(),
+        (None, None) => None,
+    }
 }
 
 #[cfg(test)]

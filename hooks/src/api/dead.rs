@@ -53,7 +53,8 @@ pub(super) async fn export(call: Call) -> Answer {
         if is_raw && let Some(kept) = call.store().kept(event.id).await? {
             shape["kept_item"] = json!({ "item": kept.item, "headers": kept.headers });
         }
-        files.push(json!({ "path": format!("{}/{folder}/{}.json", event.feed, event.id), "event": shape }));
+        let folder = shape["feed"].as_str().map_or(folder.clone(), |feed| format!("{feed}/{folder}"));
+        files.push(json!({ "path": format!("{folder}/{}.json", event.id), "event": shape }));
     }
     answer(json!({ "files": files, "next": page.next.map(|id| id.to_string()) }))
 }

@@ -39,6 +39,11 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, error, fix)
     }
 
+    /// Both parts in one sentence.
+    pub(super) fn in_words(&self) -> String {
+        format!("{}; {}", self.error, self.fix)
+    }
+
     /// It cannot be done, as things are.
     pub(super) fn conflict(error: impl Into<String>, fix: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::CONFLICT, error, fix)

@@ -31,6 +31,7 @@ pub(super) async fn one(Name(text): Name, call: Call) -> Answer {
     let request = call.store().request(detail.stored.request()).await?;
     let mut shape = shapes::detail(&detail);
     shape["came_with"] = request.map_or(Value::Null, |request| shapes::request(&request, is_raw));
+    shape["body_kept"] = json!(call.store().has_body(detail.stored.request()).await?);
     shape["kept_item"] = Value::Null;
     if is_raw
         && detail.is_kept

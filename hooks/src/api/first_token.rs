@@ -22,6 +22,7 @@ pub struct FirstToken {
     path: PathBuf,
     beside: PathBuf,
     token: Token,
+    is_new: bool,
 }
 
 /// Why there is no file with the token.
@@ -50,6 +51,7 @@ impl FirstToken {
     pub fn prepare(path: &Path) -> Result<FirstToken, FirstTokenError> {
         let beside = PathBuf::from(format!("{}.new", path.display()));
         let left = fs::read_to_string(&beside).ok().and_then(|text| Token::parse(text.trim()));
+        let is_new = left.is_none();
         let token = match left {
             Some(token) => token,
             None => {
@@ -58,13 +60,21 @@ impl FirstToken {
                 token
             }
         };
-        Ok(FirstToken { path: path.to_owned(), beside, token })
+        Ok(FirstToken { path: path.to_owned(), beside, token, is_new })
     }
 
     /// What the store is to write if it is made: [`crate::store::Options::first_token`].
     pub fn to_store(&self, now_us: i64) -> NewToken {
         let (token, scopes) = (self.token.clone(), Scope::ALL.to_vec());
         NewToken { token, name: "first".to_owned(), scopes, created_us: now_us }
+    }
+
+    /// Removes what this process has prepared: another one has the store, which was not opened.
+    pub fn discard(self) {
+        if self.is_new {
+            // A file that is left is removed by the next start.
+            let _ = fs::remove_file(&self.beside);
+        }
     }
 
     /// Puts the file in its place if the store has the token, and removes it otherwise. Returns the path if it is there

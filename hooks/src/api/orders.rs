@@ -44,7 +44,9 @@ async fn order_one(Name(text): Name, call: Call, order: Order, deed: &str) -> An
     let id = event_id(&text)?;
     let event = call.store().event(id).await?.ok_or_else(|| missing(&text))?;
     // What is refused is no deed. Whether it still can be done is decided once more when it is done.
-    carry_out(order, &event, call.now_us).map_err(refused)?;
+    if let Err(refusal) = carry_out(order, &event, call.now_us) {
+        return Err(explained(&call, id, refusal).await?);
+    }
     let detail = json!({ "source": &*event.source, "bug": event.bug.map(|bug| bug.get()) });
     call.audit(deed, &text, &detail).await?;
     match call.store().order(id, order, call.now_us).await? {
@@ -55,6 +57,21 @@ async fn order_one(Name(text): Name, call: Call, order: Order, deed: &str) -> An
     call.api.service().wake();
     let detail = call.store().detail(id).await?.ok_or_else(|| missing(&text))?;
     answer(shapes::detail(&detail))
+}
+
+/// The refusal; of an event whose item is not kept, but whose request is, with the command that helps.
+async fn explained(call: &Call, id: EventId, refusal: Refusal) -> Result<ApiError, ApiError> {
+    let request = match refusal {
+        Refusal::NotRetryable => call.store().detail(id).await?.map(|detail| detail.stored.request()),
+        _ => None,
+    };
+    match request {
+        Some(request) if call.store().has_body(request).await? => Ok(ApiError::conflict(
+            "only the whole request of this event is kept, so it is received again as a whole",
+            format!("`bugfeed requests replay {request}`; or drop the event"),
+        )),
+        _ => Ok(refused(refusal)),
+    }
 }
 
 fn refused(refusal: Refusal) -> ApiError {
@@ -106,7 +123,11 @@ async fn order_many(call: Call, order: Order, deed: &str, states: &[State]) -> A
         });
         call.audit(deed, "many", &detail).await?;
     }
-    let run = run(&call, order, &filter, after.map(|id| EventId(id.0)), body.dry_run).await?;
+    let mut run = run(&call, order, &filter, after.map(|id| EventId(id.0)), body.dry_run).await?;
+    for (id, refusal, why) in &mut run.refused {
+        let error = explained(&call, *id, *refusal).await?;
+        *why = if *refusal == Refusal::NotRetryable { error.in_words() } else { refusal.to_string() };
+    }
     if run.done > 0 && !body.dry_run {
         call.api.service().wake();
     }
@@ -114,7 +135,7 @@ async fn order_many(call: Call, order: Order, deed: &str, states: &[State]) -> A
         "dry_run": body.dry_run,
         "done": run.done,
         "skipped": run.looked_at - run.done,
-        "refused": run.refused.iter().map(|(id, why)| json!({ "event": id.to_string(), "error": why })).collect::<Value>(),
+        "refused": run.refused.iter().map(|(id, _, why)| json!({ "event": id.to_string(), "error": why })).collect::<Value>(),
         "sample": run.sample.iter().map(EventId::to_string).collect::<Value>(),
         "next": run.next.map(|id| id.to_string()),
     }))
@@ -156,7 +177,7 @@ struct BulkRun {
     done: usize,
     sample: Vec<EventId>,
     /// The first ones that it cannot be done about, and why.
-    refused: Vec<(EventId, String)>,
+    refused: Vec<(EventId, Refusal, String)>,
     next: Option<EventId>,
 }
 
@@ -174,7 +195,7 @@ async fn run(
         for event in page.events.iter().map(|stored| &stored.event) {
             match carry_out(order, event, call.now_us) {
                 Ok(_) => good.push(event.id),
-                Err(why) if run.refused.len() < SAMPLE => run.refused.push((event.id, why.to_string())),
+                Err(why) if run.refused.len() < SAMPLE => run.refused.push((event.id, why, String::new())),
                 Err(_) => {}
             }
         }

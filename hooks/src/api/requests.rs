@@ -2,13 +2,13 @@
 //!
 //! A request is received again from its body, by the configuration of now. One from quarantine is checked again, or, with
 //! `"trust": true`, taken on the caller's word; it then leaves the quarantine. One that was accepted before is mapped once
-//! more, and its events are replays of the old ones. Where the body was not kept, nothing can be received again.
+//! more, its events are replays of the old ones, and dead letters of it that come through end. Where the body was not kept, nothing can be received again.
 
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bugfeed_core::hooks::arrival::Mapping;
-use rand::random;
+use bugfeed_core::hooks::event::{EventId, State};
+use bugfeed_core::hooks::orders::Order;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -18,9 +18,10 @@ use super::params::{id, wrong};
 use super::shapes;
 use crate::config::Source;
 use crate::receive::http::{KeyRow, KeyTable, Trust, recheck};
-use crate::receive::received::{AcceptedItem, Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId, Share};
+use crate::receive::received::{AcceptedItem, Failure, ReceivedRequest, RequestId};
 use crate::store::requests::{RequestFilter, RequestState, StoredRequest};
 use crate::store::tokens::Scope;
+use crate::work::fresh;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -110,6 +111,8 @@ pub(super) async fn replay(Name(text): Name, call: Call) -> Answer {
     let items = accepted.into_iter().next().map(|accepted| accepted.items).unwrap_or_default();
     if is_quarantined {
         call.store().leave_quarantine(request.envelope.id).await?;
+    } else if again.items.is_empty() {
+        settle(&call, request.envelope.id).await?;
     }
     call.api.service().wake();
     replayed(&again, &items)
@@ -193,38 +196,27 @@ async fn from_quarantine(
 
 /// A request that was accepted before, mapped once more.
 async fn once_more(call: &Call, source: &Source, request: &StoredRequest) -> Result<ReceivedRequest, ApiError> {
-    let id = request.envelope.id;
-    let body = call.store().body(id).await?.ok_or_else(|| {
+    let again = crate::work::once_more(call.store(), source, request, call.now_us).await?.ok_or_else(|| {
         ApiError::conflict(
             "the body was not kept, so the request cannot be received again",
             "retry its errored events, of which the items are kept, or let the sender send it again; with bodies = \"all\" \
              the source keeps every body",
         )
     })?;
-    let mut envelope = request.envelope.clone();
-    envelope.body = Some(body.into());
-    let failure = Failure { error: String::new(), fix: String::new() };
-    // It was let in before, so nothing is checked but what its key may do.
-    let as_before = QuarantinedRequest { envelope, share: Share::KnownSender, failure, proof: Proof::default() };
-    let keys = KeyTable::new();
-    let mut again = recheck(source, &keys, &as_before, fresh(call.now_us), call.now_us, Trust::Person)?;
-    again.replays = Some(id);
-    if let Some(key_id) = &request.envelope.key_id {
-        restrict(call, key_id, &mut again).await?;
+    match again.failure {
+        // Another dead letter beside the first one would help nobody.
+        Some(failure) => {
+            Err(ApiError::conflict(format!("nothing can be taken from it still: {}", failure.error), failure.fix))
+        }
+        None => Ok(again),
     }
-    Ok(again)
 }
 
-/// Items that the key may not send are not announced by receiving them again.
-async fn restrict(call: &Call, key_id: &str, again: &mut ReceivedRequest) -> Result<(), ApiError> {
-    let Some(key) = call.store().key(key_id).await? else { return Ok(()) };
-    let row = KeyRow::from(key);
-    for item in again.items.iter_mut().filter(|item| item.mapping == Mapping::Fits && !row.may_feed(&item.feed)) {
-        item.mapping = Mapping::ProjectMismatch;
-    }
+/// Where nothing of a request became an event this time, its dead letters have nothing to wait for.
+async fn settle(call: &Call, first: RequestId) -> Result<(), ApiError> {
+    let events = call.store().events_of(first).await?;
+    let errored = events.iter().filter(|stored| stored.event.progress.state == State::Errored);
+    let ids: Vec<EventId> = errored.map(|stored| stored.event.id).collect();
+    call.store().order_all(&ids, Order::Drop, call.now_us).await?;
     Ok(())
-}
-
-fn fresh(now_us: i64) -> RequestId {
-    RequestId::new(now_us, random::<[u8; 10]>())
 }

@@ -83,8 +83,4 @@ pub trait Service: Send + Sync + 'static {
     /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.
     /// Returns at once.
     fn endpoint_changed(&self, _id: &EndpointId) {}
-
-    /// A person has enabled an endpoint that was disabled: those are told who want to know. `who`: the name of the token.
-    /// Returns at once.
-    fn endpoint_enabled(&self, _id: &EndpointId, _who: &str) {}
 }

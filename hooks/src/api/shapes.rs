@@ -45,7 +45,8 @@ pub(super) fn event(stored: &StoredEvent) -> Value {
         "request": stored.request().to_string(),
         "item": stored.item,
         "source": &*event.source,
-        "feed": Some(&*event.feed).filter(|feed| !feed.is_empty()),
+        // Where no bug was found, the feed is not what the item says, but the source's first.
+        "feed": Some(&*event.feed).filter(|feed| !feed.is_empty() && event.bug.is_some()),
         "bug": event.bug.map(|bug| bug.get()),
         "when": event.when.to_string(),
         "when_from": event.origin.as_str(),

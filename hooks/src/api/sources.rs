@@ -57,6 +57,8 @@ pub(super) async fn list(call: Call) -> Answer {
         shape["last_request"] = maybe_at(traffic.last_us);
         shape["last_taken"] = maybe_at(traffic.taken_us);
         shape["connected"] = maybe_at(traffic.connected_us);
+        let failing = call.store().failing(&source.name, call.now_us - DAY_US).await?;
+        shape["errored"] = json!({ "day": failing.lately, "dead_letters": failing.dead, "in_a_row": failing.in_a_row });
         shape["refused"] = counts(refused.remove(&source.name).unwrap_or_default());
         shape["silent_seconds"] = json!(silence(traffic.taken_us, call.now_us));
         shape["off_since"] = maybe_at(off_since(&off, Switch::Source, &source.name));
@@ -170,6 +172,7 @@ pub(super) async fn test(Name(name): Name, call: Call) -> Answer {
     let config = call.api.service().config();
     let source = config.source(&name).ok_or_else(|| unknown(Switch::Source, &name, &known(&call, Switch::Source)))?;
     let mut checks = vec![switches(&call, source).await?, access(&call, source).await?, requests(&call, source).await?];
+    checks.push(mapping(&call, source).await?);
     checks.extend(call.api.service().test(&name).await);
     let is_good = checks.iter().all(|check| check.is_good);
     let check = |check: &Check| json!({ "what": check.what, "good": check.is_good, "says": check.says });
@@ -217,6 +220,20 @@ async fn access(call: &Call, source: &Source) -> Result<Check, ApiError> {
         count => format!("{count} keys may send"),
     };
     Ok(Check { what, is_good: count > 0, says })
+}
+
+/// Whether changes come of what is sent.
+async fn mapping(call: &Call, source: &Source) -> Result<Check, ApiError> {
+    let failing = call.store().failing(&source.name, call.now_us - DAY_US).await?;
+    let name = &source.name;
+    let look = format!("bugfeed dead-letters --source {name}, bugfeed requests list --state error --source {name}");
+    let says = match (failing.in_a_row, failing.lately, failing.dead) {
+        (0, 0, 0) => "nothing that came in the last 24 h was errored".to_owned(),
+        (0, lately, dead) => format!("{lately} requests of the last 24 h had errors, {dead} dead letters wait: {look}"),
+        (row, _, dead) => format!("the last {row} requests brought errors only, {dead} dead letters wait: {look}"),
+    };
+    // Of a mapping that was mended, no dead letter is left.
+    Ok(Check { what: "mapping".to_owned(), is_good: failing.in_a_row == 0 || failing.dead == 0, says })
 }
 
 async fn requests(call: &Call, source: &Source) -> Result<Check, ApiError> {

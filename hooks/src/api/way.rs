@@ -43,10 +43,22 @@ pub(super) async fn way(Name(text): Name, call: Call) -> Answer {
         let next_us = blocker.and_then(|blocker| heads.get(&blocker).copied().flatten());
         let links = links.get(&step.stored.event.id).map(Vec::as_slice).unwrap_or_default();
         let came_with = requests.get(&request).and_then(Option::as_ref);
-        shown.push(shape(step, came_with, &explain(step, links, next_us)));
+        let mut says = explain(step, links, next_us);
+        if step.stored.row.is_some() && step.stored.cursor.is_none() {
+            says.push_str(&waits_for(&call, &step.stored.event.feed));
+        }
+        shown.push(shape(step, came_with, &says));
     }
     let endpoints = watching(&call, bug, params.text("feed"), &steps).await?;
     answer(json!({ "bug": bug.get(), "feed": params.text("feed"), "steps": shown, "endpoints": endpoints }))
+}
+
+/// For what the publishing of a feed waits, if anything is known of it.
+fn waits_for(call: &Call, feed: &str) -> String {
+    let warnings = call.api.service().warnings();
+    let of_feed = format!("publishing of feed {feed}: ");
+    let found = warnings.iter().find(|line| line.starts_with(&of_feed) || line.starts_with("bus: "));
+    found.map_or(String::new(), |line| format!("; it waits: {line}"))
 }
 
 fn shape(step: &Step, request: Option<&StoredRequest>, says: &str) -> Value {
@@ -85,7 +97,9 @@ fn explain(step: &Step, links: &[Link], next_us: Option<i64>) -> String {
         State::Processing => "is being processed".to_owned(),
         State::Completed => match (&step.stored.cursor, step.stored.row) {
             (Some((epoch, seq)), _) => format!("announced as {epoch}.{seq}"),
-            (None, Some(row)) => format!("written as row {row}; its number is not known yet"),
+            (None, Some(row)) => {
+                format!("written as row {row}; not published yet, or its number is not known here yet")
+            }
             (None, None) => "completed".to_owned(),
         },
         State::Duplicate => to(LinkKind::DuplicateOf).map_or("a duplicate".to_owned(), |to| format!("repeats {to}")),

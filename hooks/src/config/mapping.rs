@@ -14,6 +14,7 @@ use super::feed::{FeedRule, read_feed};
 use super::reader::{Fields, Node};
 use crate::receive::date::DateFormat;
 use crate::receive::lookup::{Glob, Lookup, Place, check_pointer};
+use crate::receive::written;
 
 /// How a source's requests become items, and items changes.
 #[derive(Clone, Debug)]
@@ -296,6 +297,7 @@ fn read_unwrap(node: &Node<'_>) -> Result<String, ConfigError> {
 }
 
 fn read_pointer(node: &Node<'_>) -> Result<String, ConfigError> {
+    refuse_sentence(node)?;
     let text = node.text()?;
     check_pointer(text).map_err(|fix| node.error("this is no JSON Pointer", fix))?;
     Ok(text.to_owned())
@@ -331,7 +333,12 @@ pub(crate) fn read_lookups(node: &Node<'_>) -> Result<Vec<Lookup>, ConfigError> 
     let mut lookups = Vec::new();
     for node in node.list() {
         if !node.is_table() {
-            lookups.push(Lookup { place: read_place(&node)?, pattern: None, format: None });
+            let place = read_place(&node)?;
+            if !place.is_clear() {
+                let fix = format!("if the member is called so, write {{ from = {} }}", written::place(&place));
+                return Err(node.error("a place with a blank and a parenthesis is not clear", fix));
+            }
+            lookups.push(Lookup { place, pattern: None, format: None });
             continue;
         }
         let mut fields = node.table()?;
@@ -371,7 +378,21 @@ fn read_zone(node: &Node<'_>) -> Result<TimeZone, ConfigError> {
 }
 
 fn read_place(node: &Node<'_>) -> Result<Place, ConfigError> {
+    refuse_sentence(node)?;
     Place::parse(node.text()?).map_err(|fix| node.error("this is no place in a request", fix))
+}
+
+/// Refuses `/v (match x)`, which is how a sentence shows a place with a pattern. As a place it would be a member of that
+/// name, which nobody sends.
+fn refuse_sentence(node: &Node<'_>) -> Result<(), ConfigError> {
+    let text = node.text()?;
+    for word in ["match", "format"] {
+        let Some((from, rest)) = text.split_once(&format!(" ({word} ")) else { continue };
+        let value = written::text(rest.strip_suffix(')').unwrap_or(rest));
+        let fix = format!("write {{ from = {}, {word} = {value} }}", written::text(from));
+        return Err(node.error("this is no place in a request, but the words for one", fix));
+    }
+    Ok(())
 }
 
 fn read_pattern(node: &Node<'_>) -> Result<Regex, ConfigError> {

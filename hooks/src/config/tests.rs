@@ -395,3 +395,20 @@ fn errors_of_files_and_targets() {
     let error = read("source = 5").unwrap_err().to_string();
     assert_eq!(error, "hooks.toml:1: source: this is of type integer; it must be a table");
 }
+
+#[test]
+fn a_place_that_was_copied_from_a_sentence_is_refused() {
+    for (line, form) in [
+        ("is_private = [\"/v (match ^(staff|owner)$)\", \"public\"]", "{ from = \"/v\", match = \"^(staff|owner)$\" }"),
+        ("when = \"/at (format %d.%m.%Y)\"", "{ from = \"/at\", format = \"%d.%m.%Y\" }"),
+        ("project = \"root:/team (match ^x)\"", "{ from = \"root:/team\", match = \"^x\" }"),
+        ("kind = { from = \"/v (match x)\" }", "{ from = \"/v\", match = \"x\" }"),
+        ("kind = \"/Type (old)\"", "{ from = \"/Type (old)\" }"),
+    ] {
+        let text = format!("[[source]]\nname = \"x\"\nbug = \"/bug\"\n{line}\n");
+        let error = HooksConfig::read("x", &text, &|_| Err(String::new())).unwrap_err().to_string();
+        assert!(error.starts_with("x:4: ") && error.contains(form), "{error}");
+    }
+    let text = "[[source]]\nname = \"x\"\nbug = \"/bug\"\nkind = { from = \"/Type (old)\" }\n";
+    assert!(HooksConfig::read("x", text, &|_| Err(String::new())).is_ok(), "a member may be called so");
+}

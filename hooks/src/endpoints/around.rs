@@ -165,7 +165,8 @@ impl Around {
             match self.store.endpoints_of(&partitions, after.as_ref(), PAGE).await {
                 Ok(rows) => {
                     backoff.reset();
-                    let is_last = rows.len() < PAGE;
+                    // A page may have fewer rows, because those that cannot be read are left out.
+                    let is_last = rows.is_empty();
                     after = rows.last().map(|row| row.id.clone()).or(after);
                     let news = News::Taken(Arc::clone(&terms), rows, is_last);
                     if self.news.send(news).await.is_err() || is_last {

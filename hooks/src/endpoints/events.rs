@@ -102,8 +102,11 @@ impl EndpointEvents {
             Outcome::Success => "success",
             Outcome::Refused | Outcome::Busy { .. } | Outcome::Gone => "client_error",
             Outcome::Server { .. } => "server_error",
-            Outcome::Redirect | Outcome::Fault | Outcome::Forbidden | Outcome::Nameless => "fault",
+            Outcome::Redirect | Outcome::Fault | Outcome::Forbidden | Outcome::Nameless | Outcome::Ours => "fault",
         };
+        if outcome == Outcome::Ours && !self.store_lines.is_quiet() {
+            error!(event = %LogEvent::EndpointNotSent, "this process cannot send to endpoints, for example for want of file descriptors; it tries again every 10 s");
+        }
         self.attempts.get_or_create(&OfResult { result }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
@@ -128,9 +131,9 @@ impl EndpointEvents {
         let at = |us: i64| When::from_micros(us).map_or_else(|| "some time".to_owned(), |when| when.to_string());
         match event {
             Event::Cooling(until_us) => {
-                let minutes = (until_us - now_us) / 60_000_000;
+                let seconds = (until_us - now_us) / 1_000_000;
                 if !quiet {
-                    warn!(endpoint = %id, server, minutes, event = %LogEvent::EndpointCooling, "deliveries to an endpoint failed; it is tried again later");
+                    warn!(endpoint = %id, server, seconds, event = %LogEvent::EndpointCooling, "deliveries to an endpoint failed; it is tried again later");
                 }
                 let text = format!("endpoint {id} ({server}) fails; it is tried again after {} UTC", at(until_us));
                 raise("endpoint.cooling", id.as_str(), text);
@@ -155,7 +158,7 @@ impl EndpointEvents {
                     warn!(endpoint = %id, server, percent, event = %LogEvent::EndpointFailing, "an endpoint is on its way to being disabled");
                 }
                 let text = format!("endpoint {id} ({server}) fails: {percent} % of the way to being disabled");
-                raise("endpoint.failing", &format!("{id} {percent}"), text);
+                raise("endpoint.warning", &format!("{id} {percent}"), text);
             }
             Event::Gap => {
                 if !quiet {

@@ -24,6 +24,9 @@ use crate::tracker::Clock;
 /// Between two tries to read the attempt that is to be sent again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// The request ends so long before the attempt has to.
+const EARLIER: Duration = Duration::from_millis(20);
+
 /// What is POSTed.
 #[derive(Clone, Debug)]
 pub(super) enum Load {
@@ -60,7 +63,7 @@ pub(super) struct Ended {
 impl Ended {
     /// Nothing is known of it.
     pub(super) fn broken() -> Ended {
-        Ended { outcome: Outcome::Fault, rows: Vec::new(), told: Vec::new(), took: Duration::ZERO }
+        Ended { outcome: Outcome::Ours, rows: Vec::new(), told: Vec::new(), took: Duration::ZERO }
     }
 }
 
@@ -117,7 +120,10 @@ impl Courier {
         let now = super::when(now_us);
         let delivery = Delivery { to, headers, id: &message.id, body: &message.body, secrets, now };
         let begun = Instant::now();
-        match tokio::time::timeout_at(job.until, self.sender.deliver(&delivery)).await {
+        // The sender gives up first, because it knows how far the request came.
+        let left = job.until.saturating_duration_since(begun).saturating_sub(EARLIER);
+        let sender = self.sender.clone().within(left);
+        match tokio::time::timeout_at(job.until, sender.deliver(&delivery)).await {
             Ok(attempt) => attempt,
             Err(_) => {
                 let why = "the attempt took too long in all".to_owned();
@@ -179,6 +185,7 @@ fn outcome(outcome: &send::Outcome) -> Outcome {
         send::Outcome::Answered { status, retry_after_us } => Outcome::of_status(*status, *retry_after_us),
         send::Outcome::Failed { class: FaultClass::Forbidden, is_final: true, .. } => Outcome::Forbidden,
         send::Outcome::Failed { class: FaultClass::Forbidden, .. } => Outcome::Nameless,
+        send::Outcome::Failed { class: FaultClass::Ours, .. } => Outcome::Ours,
         // A name that cannot be looked up may be the fault of a resolver: it never disables.
         send::Outcome::Failed { .. } => Outcome::Fault,
     }

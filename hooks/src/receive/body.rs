@@ -64,7 +64,7 @@ pub(crate) fn read(mapping: &Mapping, headers: &dyn Headers, payload: &[u8]) -> 
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
-        let fix = "send JSON; see with `bugfeed hooks test` what was received";
+        let fix = "send JSON; `bugfeed requests show REQUEST` has the headers that came";
         return Err(RequestError::new("the body is empty", fix));
     }
     if values(text) > MAX_VALUES {

@@ -3,7 +3,7 @@
 //! Goes in: a JSON value or a header's text. Comes out: an instant, or why there is none. It knows no clock.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bugfeed_protocol::When;
 use jiff::civil::date;
@@ -60,6 +60,18 @@ impl DateFormat {
     }
 }
 
+impl DateFormat {
+    /// The name of the zone of dates in which none is written; `None`: the source's.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.0.zone.as_ref().and_then(TimeZone::iana_name)
+    }
+
+    /// Whether a text has this form. It may be no date for all that, or one that is out of range.
+    pub(crate) fn fits(&self, text: &str) -> bool {
+        BrokenDownTime::parse(&self.0.text, text.trim()).is_ok()
+    }
+}
+
 impl fmt::Display for DateFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.text)
@@ -113,6 +125,49 @@ fn since_1970(text: &str) -> Option<When> {
     let micros = fraction.bytes().chain(std::iter::repeat(b'0')).take(digits);
     let micros = micros.fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
     whole.checked_mul(unit)?.checked_add(micros).and_then(When::from_micros)
+}
+
+/// Forms in which each text means one day only, for advice.
+const FORMS: &[&str] = &[
+    "%d.%m.%Y %H:%M:%S %z",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%d %b %Y %H:%M:%S %z",
+    "%d %b %Y %H:%M:%S",
+    "%d %b %Y %H:%M",
+    "%d %b %Y",
+    "%a %b %d %H:%M:%S %Y",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Q %Y",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M %p",
+    "%Y%m%dT%H%M%S%z",
+    "%Y%m%dT%H%M%S",
+];
+
+/// The form in which a text is a date, if it is one of those that are known by their look.
+pub(crate) fn form_of(text: &str) -> Option<DateFormat> {
+    static KNOWN: LazyLock<Vec<DateFormat>> =
+        LazyLock::new(|| FORMS.iter().filter_map(|form| DateFormat::new(form, None).ok()).collect());
+    KNOWN.iter().find(|form| form.read(text, &TimeZone::UTC).is_ok()).cloned()
+}
+
+/// Whether a text that cannot be read begins as RFC 3339 says, or is a number: then no form mends it, because it is a day
+/// that does not exist, or one outside 1970 to 2199.
+pub(crate) fn is_out_of_range(text: &str) -> bool {
+    let text = text.trim();
+    let is_number = text.len() >= FEWEST_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let day = text.get(..10).filter(|day| {
+        let good =
+            |(index, byte): (usize, u8)| if index == 4 || index == 7 { byte == b'-' } else { byte.is_ascii_digit() };
+        day.bytes().enumerate().all(good)
+    });
+    is_number || day.is_some_and(|day| When::parse_utc(day).is_err())
 }
 
 fn out_of_range(number: &str) -> String {

@@ -30,8 +30,10 @@ pub struct Explanation {
     pub access: String,
     /// The items, or why there are none.
     pub items: Result<Vec<ExplainedItem>, RequestError>,
-    /// Members that the user wrote, of which nothing was found in any item.
+    /// Members of which nothing was found in any item, although the user wrote them, or because the file has no headers.
     pub absent: Vec<Absent>,
+    /// What is probably not meant so, in words.
+    pub hints: Vec<String>,
 }
 
 /// A member of the configuration of which nothing was found in any item.
@@ -41,6 +43,8 @@ pub struct Absent {
     pub member: &'static str,
     /// The places, and what is there.
     pub places: Vec<String>,
+    /// What follows from it.
+    pub consequence: String,
 }
 
 /// What an item would become.
@@ -74,39 +78,80 @@ pub fn explain(source: &Source, captured: &Captured, now: When) -> Explanation {
         preset: source.preset,
         remarks: captured.remarks.clone(),
         access: access(source, captured, now),
-        absent: absent(source, &items),
+        absent: absent(source, &items, captured),
+        hints: unknown_privacy(&items).into_iter().collect(),
         items: mapped.map(|()| items),
     }
 }
 
 /// The members of which nothing was found, although they were looked for.
-fn absent(source: &Source, items: &[ExplainedItem]) -> Vec<Absent> {
+fn absent(source: &Source, items: &[ExplainedItem], captured: &Captured) -> Vec<Absent> {
     let mut found = Vec::new();
     for member in ["id", "kind", "action", "project", "is_private", "when"] {
-        let steps = || items.iter().flat_map(|item| &item.steps).filter(|step| step.member == member);
-        let is_absent = steps().next().is_some() && steps().all(|step| step.used.is_none());
-        if is_absent && source.mapping.own.contains(member) {
+        let all = || items.iter().flat_map(|item| &item.steps).filter(|step| step.member == member);
+        let constant = all().find(|step| is_constant(step)).map(|step| step.place.as_str());
+        let steps = || all().filter(|step| !is_constant(step));
+        if steps().next().is_none() || steps().any(|step| step.used.is_some()) {
+            continue;
+        }
+        let lacks_headers = captured.path.is_none() && steps().any(|step| step.place.starts_with("header:"));
+        let is_own = source.mapping.own.contains(member);
+        if is_own || (lacks_headers && member != "id") {
             let mut places: Vec<String> = steps().map(|step| format!("{} → {}", step.place, step.found)).collect();
             places.sort_unstable();
             places.dedup();
-            found.push(Absent { member, places });
+            found.push(Absent { member, places, consequence: consequence(member, constant, lacks_headers) });
         }
     }
     found
 }
 
-impl Absent {
-    /// What follows from it.
-    fn consequence(&self) -> &'static str {
-        match self.member {
-            "id" => "a repeat is then known only if it has the same content and a date",
-            "kind" => "then only rules such as \"*\" fit",
-            "project" => "then the feed cannot depend on it",
-            "when" => "then the time of arrival counts",
-            "is_private" => "then nobody knows which bugs are private",
-            _ => "not every event has to have one",
-        }
+/// Whether this is no look at the request: `now` and `public` are always there.
+fn is_constant(step: &Step) -> bool {
+    step.place == "now" || step.place == "public"
+}
+
+/// What follows from a member that was found in no item.
+fn consequence(member: &str, constant: Option<&str>, lacks_headers: bool) -> String {
+    let then = match member {
+        "id" => "a repeat is then known only if it has the same content and a date",
+        "kind" => "then only rules such as \"*\" fit",
+        "project" => "then the feed cannot depend on it",
+        "when" => "then the time of arrival counts",
+        "is_private" => "then nobody knows which bugs are private",
+        _ => "not every event has to have one",
+    };
+    if lacks_headers {
+        let how = "`bugfeed requests show REQUEST --http >FILE` writes a request with its headers";
+        return format!("{then}; the file is a body alone, and this is in a header: {how}");
     }
+    match constant {
+        Some(constant) => {
+            format!("only the constant \"{constant}\" was found, so this file does not show whether the place is right")
+        }
+        None => then.to_owned(),
+    }
+}
+
+/// The place and the text by which an item is private, if the text is not known to say so.
+fn unknown_word(item: &ExplainedItem) -> Option<(&str, &str)> {
+    const PRIVATE: [&str; 6] = ["true", "1", "yes", "y", "on", "private"];
+    let says_so = |step: &&Step| step.member == "is_private" && step.used == Some(Ok("private".to_owned()));
+    let step = item.steps.iter().find(says_so)?;
+    let word = step.found.strip_prefix('"')?.strip_suffix('"')?;
+    let is_unknown = !step.place.contains(" (match ") && !PRIVATE.contains(&word.to_ascii_lowercase().as_str());
+    is_unknown.then_some((step.place.as_str(), word))
+}
+
+/// A hint, if all items are private, and each one because of a text that is not known to say so, such as "N".
+fn unknown_privacy(items: &[ExplainedItem]) -> Option<String> {
+    let words: Option<Vec<_>> = items.iter().map(unknown_word).collect();
+    let (place, word) = words?.first().copied()?;
+    // No rule is shown: which texts are private is not known here, and a wrong pattern would announce them.
+    Some(format!(
+        "every item is private, because \"{word}\" at {place} is none of the texts that mean public; if it does mean \
+         public, `is_private` needs a `match` that finds each text that means private"
+    ))
 }
 
 /// Whether the request would be let in.
@@ -161,8 +206,9 @@ impl fmt::Display for Explanation {
         }?;
         self.absent.iter().try_for_each(|absent| {
             let (member, places) = (absent.member, absent.places.join("; "));
-            writeln!(f, "✗ `{member}` was found in no item ({places}): {}", absent.consequence())
-        })
+            writeln!(f, "✗ `{member}` was found in no item ({places}): {}", absent.consequence)
+        })?;
+        self.hints.iter().try_for_each(|hint| writeln!(f, "hint: {hint}"))
     }
 }
 
@@ -240,5 +286,49 @@ mod tests {
         assert!(!is_good, "such items are errored");
         // What a preset says need not be there.
         assert_eq!(explained("preset = \"plain\"", "{\"bug\": 1}"), (true, vec![]));
+    }
+
+    #[test]
+    fn the_constant_alone_is_no_answer_to_what_the_user_wrote() {
+        let private = |rule: &str, body: &str| explained(&format!("bug = \"/bug\"\nis_private = {rule}"), body);
+        let (is_good, lines) = private("[\"/hiden\", \"public\"]", "{\"bug\": 1, \"hidden\": true}");
+        let want = "✗ `is_private` was found in no item (/hiden → nothing): only the constant \"public\" was found";
+        assert!(!is_good && lines.len() == 1 && lines[0].starts_with(want), "{lines:?}");
+        assert_eq!(private("[\"/hidden\", \"public\"]", "{\"bug\": 1, \"hidden\": null}"), (true, vec![]));
+        assert_eq!(private("\"public\"", "{\"bug\": 1}"), (true, vec![]), "nothing else was written");
+        let (is_good, lines) = explained("bug = \"/bug\"\nwhen = [\"/none\", \"now\"]", "{\"bug\": 1}");
+        assert!(!is_good && lines[0].contains("only the constant \"now\""), "{lines:?}");
+    }
+
+    #[test]
+    fn all_private_by_an_unknown_word_is_a_hint() {
+        let lines = |rule: &str, body: &str| {
+            let (is_good, _) = explained(&format!("items = \"/i\"\nbug = \"/bug\"\nis_private = {rule}"), body);
+            let text = format!("[[source]]\nname = \"x\"\nitems = \"/i\"\nbug = \"/bug\"\nis_private = {rule}\n");
+            let config = HooksConfig::read("x", &text, &|_| Err(String::new())).unwrap();
+            let shown = explain(&config.sources[0], &capture::read(body.as_bytes()), When::MIN).to_string();
+            let hint = shown.lines().find(|line| line.starts_with("hint: ")).map(str::to_owned);
+            (is_good, hint.unwrap_or_default())
+        };
+        let (is_good, hint) = lines("\"/p\"", r#"{"i": [{"bug": 1, "p": "N"}, {"bug": 2, "p": "N"}]}"#);
+        assert!(is_good && hint.contains("\"N\"") && hint.contains("match"), "{hint}");
+        for body in [r#"{"i": [{"bug": 1, "p": "N"}, {"bug": 2, "p": "no"}]}"#, r#"{"i": [{"bug": 1, "p": true}]}"#] {
+            assert_eq!(lines("\"/p\"", body).1, "", "{body}");
+        }
+        assert_eq!(lines("{ from = \"/p\", match = \"N\" }", r#"{"i": [{"bug": 1, "p": "N"}]}"#).1, "");
+    }
+
+    #[test]
+    fn a_header_that_the_file_does_not_have_is_told() {
+        let github = "preset = \"github\"\nsecret = \"s\"";
+        let body = r#"{"action": "opened", "issue": {"number": 1}, "repository": {"private": false}}"#;
+        let (is_good, lines) = explained(github, body);
+        assert!(!is_good && lines.iter().any(|line| line.contains("X-GitHub-Event")), "{lines:?}");
+        assert!(
+            lines.iter().all(|line| !line.contains("X-GitHub-Delivery")),
+            "only what decides the result: {lines:?}"
+        );
+        let whole = format!("POST /hooks/x HTTP/1.1\r\nX-GitHub-Event: issues\r\n\r\n{body}");
+        assert!(explained(github, &whole).1.is_empty());
     }
 }

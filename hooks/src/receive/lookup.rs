@@ -48,6 +48,12 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether it can be taken for nothing else where it stands alone. A text such as `/v (match x)` has been copied from a
+    /// sentence.
+    pub(crate) fn is_clear(&self) -> bool {
+        !matches!(self, Place::Pointer(pointer) | Place::Root(pointer) if pointer.contains(" ("))
+    }
+
     /// Reads the form that stands in the configuration. The error says what is allowed.
     pub fn parse(text: &str) -> Result<Place, &'static str> {
         if text == "now" {

@@ -16,6 +16,7 @@ use super::identity::{Hasher, Sha256};
 use super::lookup::{Found, Headers, LONGEST_TEXT, Lookup, Place, Scope, text_of};
 use super::mapped::{About, DropReason, Dropped, Errored, Item, Kept, Mapped, Request, RequestError, Time, TimeOrigin};
 use super::trace::{Step, Trace};
+use super::written;
 use crate::config::Source;
 use crate::config::feed::{DEFAULT_FEED, FeedRule};
 use crate::config::mapping::{Members, Rule};
@@ -201,7 +202,7 @@ fn first<T: Shown>(
 /// What is at a place, and where the sender has it instead.
 fn shown(lookup: &Lookup, found: &Found<'_>, scope: Scope<'_>) -> String {
     match lookup.elsewhere(scope) {
-        Some(place) => format!("nothing in the item; the whole body has it: write \"{place}\""),
+        Some(place) => format!("nothing in the item; the whole body has it: write {}", written::place(&place)),
         None => found.shown(),
     }
 }
@@ -283,7 +284,8 @@ fn time_of(
 ) -> (Time, Option<Failure>) {
     let zone = &source.mapping.timezone;
     let mut unreadable = None;
-    let said = places(&members.when).iter().find_map(|lookup| {
+    let lookups = places(&members.when);
+    let said = lookups.iter().enumerate().find_map(|(index, lookup)| {
         let read = |found: &Found<'_>| match (found, &lookup.format) {
             (Found::Now, _) => Ok(None),
             (found, Some(format)) => format.read(&found.text().ok_or("it is no text")?, zone).map(Some),
@@ -293,7 +295,7 @@ fn time_of(
         };
         let said = first(trace, "when", std::slice::from_ref(lookup), scope, read);
         if said.is_none() && unreadable.is_none() {
-            unreadable = date_remark(source, lookup, &lookup.find(scope));
+            unreadable = date_remark(source, lookups, index, scope);
         }
         said
     });

@@ -25,3 +25,4 @@ pub mod received;
 pub mod signature;
 pub mod spool;
 pub mod trace;
+pub(crate) mod written;

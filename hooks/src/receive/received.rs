@@ -42,6 +42,11 @@ impl RequestId {
         RequestId((now_ms << 80) | version | (fraction << 64) | variant | (random & 0x3fff_ffff_7fff_ffff))
     }
 
+    /// When it was made, to the millisecond, in microseconds since 1970.
+    pub fn made_us(self) -> i64 {
+        i64::try_from(self.0 >> 80).unwrap_or(0).saturating_mul(1000)
+    }
+
     /// The identifier of the event of this item, counting from 0.
     pub fn event(self, item: u32) -> EventId {
         EventId(self.0.wrapping_add(u128::from(item)).wrapping_add(1))
@@ -112,7 +117,7 @@ pub struct Envelope {
 pub struct ReceivedRequest {
     /// What is known of it as a whole.
     pub envelope: Envelope,
-    /// What caused it: `live`, `replay` or `reconcile`.
+    /// What caused it: `live`, `replay` or `reconcile`; `drain` where a reload has it received again.
     #[serde(with = "trigger")]
     pub trigger: Trigger,
     /// The request that a person received again. Item N of this one then replays item N of that one.
@@ -362,6 +367,7 @@ mod tests {
         let id = RequestId::new(1_795_000_000_123_456, [255; 10]);
         assert_eq!(id.to_string(), "01a1ee56-5e7b-774b-bfff-ffff7fffffff");
         assert_eq!(id.event(0).to_string(), "01a1ee56-5e7b-774b-bfff-ffff80000000");
+        assert_eq!(id.made_us(), 1_795_000_000_123_000);
         assert!(id.event(0) < id.event(1) && id.event(1) < id.event(499));
         assert_eq!(RequestId::parse(&id.to_string()), Some(id));
         let low = RequestId::new(0, [0; 10]);

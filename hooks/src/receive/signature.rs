@@ -35,6 +35,9 @@ pub enum SignatureError {
     /// A signature fits none of the secrets.
     #[error("the signature in {0} does not fit")]
     Wrong(String),
+    /// A token is none of the secrets.
+    #[error("the token in {0} is not the source's secret")]
+    WrongToken(String),
     /// The timestamp of Standard Webhooks is too old, or in the future.
     #[error("webhook-timestamp is {0} s away from our clock, and at most 300 s are allowed")]
     Stale(u64),
@@ -47,11 +50,12 @@ impl SignatureError {
             SignatureError::NoSecret => "give the source a secret, or send a key",
             SignatureError::Missing(_) => "enter the source's secret in the sender's webhook",
             SignatureError::Malformed(_) => {
-                "see that the sender signs as the source's `auth` says; `bugfeed hooks test` shows how"
+                "see that the sender signs as the source's `auth` says: header, prefix, encoding"
             }
             SignatureError::Wrong(_) => {
                 "enter the same secret at both ends; a proxy between them must leave the body as it is"
             }
+            SignatureError::WrongToken(_) => "enter the same secret at both ends, without blanks or line ends",
             SignatureError::Stale(_) => {
                 "set the clocks of both machines; a captured request cannot be sent again later"
             }
@@ -103,7 +107,7 @@ fn present<'a>(headers: &'a dyn Headers, name: &str) -> Result<&'a str, Signatur
 fn token(header: &str, headers: &dyn Headers, secrets: &[&Secret]) -> Result<(), SignatureError> {
     let given = Sha256::of(present(headers, header)?.as_bytes());
     let fits = |secret: &&Secret| bool::from(Sha256::of(secret.expose().as_bytes()).0.ct_eq(&given.0));
-    accept(secrets, fits, header)
+    accept(secrets, fits, header).map_err(|_| SignatureError::WrongToken(header.to_owned()))
 }
 
 fn hmac_of(

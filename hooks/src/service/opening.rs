@@ -87,5 +87,6 @@ pub(super) async fn try_again(shared: &Arc<Shared>) {
         shared.events.store_failed(&error);
     }
     work::mended(shared, ErrorClass::Mapping, None).await;
+    work::unread_requests(shared).await;
     work::switched_on(shared, None, None).await;
 }

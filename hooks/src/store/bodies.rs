@@ -68,6 +68,15 @@ impl Store {
         self.shared.body_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the whole body of a request is kept.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn has_body(&self, request: RequestId) -> Result<bool, StoreError> {
+        let sql = "SELECT part FROM hooks_bodies WHERE request = ? LIMIT 1";
+        Ok(!self.reader.fetch(sql, &[Value::Text(request.to_string())]).await?.is_empty())
+    }
+
     /// The whole body of a request; `None` if it is not kept. It is shown only with the scope `raw`.
     ///
     /// # Errors

@@ -28,6 +28,18 @@ const TOGETHER: usize = 4000;
 /// A due time further ahead of now than this is from a clock that was wrong, in microseconds.
 const TOO_FAR_US: i64 = LONGEST_US + SECOND_US;
 
+/// A row whose claim is over, or from a clock that was wrong. Few rows are claimed, and many may be due hours from now: the sums
+/// keep the database from looking by due time.
+pub(super) const CLAIMED: &str = "e.busy IS NOT NULL AND e.paced + 0 = ? AND e.due_us + 0 > ?";
+
+/// The first rows of lanes that are due in this sense. `but`: a further condition.
+pub(super) fn due_sql(is_due: &str, but: &str, rows: usize) -> String {
+    format!(
+        "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE {is_due} AND NOT EXISTS (SELECT 1 FROM hooks_events b WHERE \
+         b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us <= ?){but} ORDER BY e.due_us, e.id LIMIT {rows}"
+    )
+}
+
 /// A lane that must be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
@@ -77,21 +89,16 @@ impl Store {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         for (is_due, bound_us) in [
-            ("e.due_us <= ?", now_us),
-            ("e.due_us > ?", now_us.saturating_add(TOO_FAR_US)),
-            ("e.busy IS NOT NULL AND e.due_us > ?", lost_us),
+            ("e.paced = ? AND e.due_us <= ?", now_us),
+            ("e.paced = ? AND e.due_us > ?", now_us.saturating_add(TOO_FAR_US)),
+            (CLAIMED, lost_us),
         ] {
             let mut args =
                 vec![Value::Int(paced.into()), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
             args.extend(without.iter().map(|feed| text_value(feed)));
             // Several events of a lane are often due at once; then more rows are read.
             for rows in [limit.saturating_add(limit / 2), limit.saturating_mul(4)].map(|rows| rows.min(20_000)) {
-                let sql = format!(
-                    "SELECT e.feed, e.bug, e.id FROM hooks_events e WHERE e.paced = ? AND {is_due} AND NOT EXISTS \
-                     (SELECT 1 FROM hooks_events b WHERE b.busy = e.lane AND b.id <> e.id AND b.due_us > ? AND b.due_us \
-                     <= ?){but} ORDER BY e.due_us, e.id LIMIT {rows}"
-                );
-                let read = self.lanes.fetch(&sql, &args).await?;
+                let read = self.lanes.fetch(&due_sql(is_due, &but, rows), &args).await?;
                 let is_all = read.len() < rows;
                 for row in read {
                     let mut row = Columns::of(row);

@@ -21,6 +21,11 @@ use super::{Look, Store, StoreError};
 /// So many sources with paced rows are looked at. More than that are not in any configuration.
 const MOST_SOURCES: usize = 1000;
 
+/// A row whose claim is over, or from a clock that was wrong. Few rows are claimed, and many may be due hours from now: so they
+/// are looked up by their claims; the sums keep the database from looking by due time.
+pub(super) const CLAIMED: &str = "e.id IN (SELECT c.id FROM hooks_events c WHERE c.busy IS NOT NULL AND c.paced + 0 = 1 AND \
+                                  c.due_us + 0 > ?)";
+
 impl Store {
     /// Paced lanes of a source that must be looked at now.
     ///
@@ -31,9 +36,7 @@ impl Store {
         let far_us = now_us.saturating_add(LONGEST_US + SECOND_US);
         let lost_us = now_us.saturating_add(2 * look.lease_us);
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
-        for (due, bound_us) in
-            [("e.due_us <= ?", now_us), ("e.due_us > ?", far_us), ("e.busy IS NOT NULL AND e.due_us > ?", lost_us)]
-        {
+        for (due, bound_us) in [("e.due_us <= ?", now_us), ("e.due_us > ?", far_us), (CLAIMED, lost_us)] {
             let sql = due_sql(due, limit);
             let args = [text_value(source), Value::Int(bound_us), Value::Int(now_us), Value::Int(lost_us)];
             for row in self.lanes.fetch(&sql, &args).await? {

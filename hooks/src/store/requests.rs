@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::cells::{CHUNK, Columns, Row, Rows, text_value};
@@ -52,7 +53,8 @@ impl RequestState {
     }
 
     fn of(request: &ReceivedRequest) -> RequestState {
-        let errored = request.items.iter().filter(|item| item.failure.is_some()).count();
+        // A good item may have a remark there.
+        let errored = request.items.iter().filter(|item| item.mapping == Mapping::Failed).count();
         match errored {
             0 if request.failure.is_none() => RequestState::Ok,
             _ if request.failure.is_some() || errored == request.items.len() => RequestState::Error,

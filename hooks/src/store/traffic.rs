@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use bugfeed_core::hooks::event::State;
 use bugfeed_sql::Value;
 
-use super::cells::{Columns, text_value};
+use super::cells::{Columns, only_number, text_value};
+use super::codes::Code as _;
 use super::known::RECONCILED;
 use super::requests::RequestState;
 use super::{Store, StoreError};
@@ -44,7 +46,54 @@ impl Refused {
     }
 }
 
+/// So many of a source's newest requests show whether its mapping fails for everything.
+const NEWEST: usize = 10;
+/// Dead letters of a source are counted up to here.
+pub const MOST_DEAD: u64 = 10_000;
+
+/// What fails of what a source sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failing {
+    /// How many of its newest requests that had items had nothing but errored ones, without a good one in between.
+    pub in_a_row: usize,
+    /// Requests with errored items since the time that was asked for, as far as the newest ones tell.
+    pub lately: u64,
+    /// Its dead letters, up to [`MOST_DEAD`].
+    pub dead: u64,
+}
+
 impl Store {
+    /// What fails of what a source sends. `since_us`: from when on a request counts as received lately.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn failing(&self, source: &str, since_us: i64) -> Result<Failing, StoreError> {
+        let codes = [RequestState::Error, RequestState::Partly, RequestState::Quarantined].map(RequestState::code);
+        let [error, partly, quarantined] = codes.map(Value::Int);
+        let of_sender = "source = ? AND path <> ? AND replays IS NULL AND state <> ? AND items > 0";
+        let args = [text_value(source), text_value(RECONCILED), quarantined];
+        let sql = format!("SELECT state FROM hooks_requests WHERE {of_sender} ORDER BY id DESC LIMIT {NEWEST}");
+        let mut in_a_row = 0;
+        for row in self.reader.fetch(&sql, &args).await? {
+            if Columns::of(row).int()? != RequestState::Error.code() {
+                break;
+            }
+            in_a_row += 1;
+        }
+        let sql = format!(
+            "SELECT COUNT(*) FROM (SELECT state, received_us FROM hooks_requests WHERE {of_sender} ORDER BY id DESC LIMIT \
+             {SCAN}) r WHERE (state = ? OR state = ?) AND received_us >= ?"
+        );
+        let args = [&args[..], &[error, partly, Value::Int(since_us)]].concat();
+        let lately = only_number(self.reader.fetch(&sql, &args).await?)?.max(0).unsigned_abs();
+        let sql = format!(
+            "SELECT COUNT(*) FROM (SELECT 1 AS one FROM hooks_events WHERE shelf = ? AND source = ? LIMIT {MOST_DEAD}) dead"
+        );
+        let args = [Value::Int(State::Errored.code()), text_value(source)];
+        let dead = only_number(self.reader.fetch(&sql, &args).await?)?.max(0).unsigned_abs();
+        Ok(Failing { in_a_row, lately, dead })
+    }
+
     /// When a source was last heard of. What a reconciler found, or a person received again, was not sent and does not count.
     ///
     /// # Errors

@@ -92,7 +92,9 @@ impl Alerts {
     }
 
     fn not_kept(&self, id: EventId, of: &str, source: Option<&str>) {
-        let text = format!("event {id}{of} cannot be tried again, because its item was not kept");
+        let text = format!(
+            "event {id}{of} cannot be tried again by itself, because its item was not kept; `bugfeed events show {id}` says what helps"
+        );
         self.raise("not-kept", source, "not-retryable", text);
     }
 
@@ -100,8 +102,11 @@ impl Alerts {
     pub(crate) fn of_event(&self, alert: Alert, event: Option<&Event>, failure: Option<&Failure>, events: &WorkEvents) {
         let source = event.map(|event| &*event.source);
         let of = event.map_or_else(String::new, |event| {
-            let bug = event.bug.map_or_else(|| "without a bug".to_owned(), |bug| format!("of bug {bug}"));
-            format!(" {bug} (source {}, feed {})", event.source, event.feed)
+            match event.bug {
+                Some(bug) => format!(" of bug {bug} (source {}, feed {})", event.source, event.feed),
+                // Then the feed is not known either.
+                None => format!(" without a bug (source {})", event.source),
+            }
         });
         let reason = failure.map_or("", |failure| failure.error.as_str());
         match alert {

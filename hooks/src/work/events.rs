@@ -28,6 +28,8 @@ use crate::tracker::{SenderHook, Trouble};
 
 /// The name of the executor in the answer of `/readyz`.
 const WORK: &str = "hooks work";
+/// The name of the sources' mappings there.
+const MAPPINGS: &str = "hooks mappings";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfSource {
@@ -128,6 +130,18 @@ impl WorkEvents {
         self.health.warn(WORK, format!("events wait: {reason}"));
         if !self.store_lines.is_quiet() {
             warn!(%reason, event = %LogEvent::HooksWait, "the store does not answer; events wait");
+        }
+    }
+
+    /// All that these sources sent lately failed, and waits.
+    pub(super) fn failing(&self, sources: &[&str]) {
+        match sources {
+            [] => self.health.calm(MAPPINGS),
+            sources => {
+                let look = "bugfeed dead-letters shows why";
+                self.health
+                    .warn(MAPPINGS, format!("of all that came last only errors from: {}; {look}", sources.join(", ")));
+            }
         }
     }
 
@@ -273,12 +287,13 @@ fn source_of(event: Option<&Event>) -> &str {
     event.map_or("", |event| &event.source)
 }
 
-fn feed_of(event: Option<&Event>) -> &str {
-    event.map_or("", |event| &event.feed)
+/// Without a bug, the feed is not known either.
+fn feed_of(event: Option<&Event>) -> Option<&str> {
+    event.filter(|event| event.bug.is_some()).map(|event| &*event.feed)
 }
 
-fn bug_of(event: Option<&Event>) -> u64 {
-    event.and_then(|event| event.bug).map_or(0, bugfeed_protocol::BugId::get)
+fn bug_of(event: Option<&Event>) -> Option<u64> {
+    event.and_then(|event| event.bug).map(bugfeed_protocol::BugId::get)
 }
 
 impl Register for WorkEvents {

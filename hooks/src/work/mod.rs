@@ -12,12 +12,14 @@
 //! | `own.rs` | which events this process has received itself |
 //! | `questions.rs` | what a plan asks: mapping again, or the tracker; within the lease |
 //! | `gates.rs` | settings and switches of sources; how often their trackers are asked, and the pace of their backlogs |
+//! | `again.rs` | requests of which only the whole body is kept, received once more |
 //! | `recovery.rs` | dead letters whose cause is mended, events whose source is switched on, probes of trackers |
 //! | `reconcile.rs` | what the reconciler needs of the store |
 //! | `upkeep.rs` | in each process: keys, switches, figures; `leader.rs`: in one of them: retention, silence, reconcilers |
 //! | `matcher.rs` | changes of the bus → the events that they are of |
 //! | `alerts.rs`, `digest.rs`, `events.rs` | who is told, and once a day of all; log lines and counters |
 
+mod again;
 mod alerts;
 mod batch;
 mod digest;
@@ -48,6 +50,7 @@ pub use self::events::WorkEvents;
 pub use self::gates::{Sources, SwitchNames};
 pub use self::matcher::{Matched, MatcherTask, matcher};
 
+pub(crate) use self::again::{fresh, once_more, unread_requests};
 pub(crate) use self::alerts::Alerts;
 pub(crate) use self::leader::reconcile_soon;
 pub(crate) use self::recovery::{mended, switched_on};

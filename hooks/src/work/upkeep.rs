@@ -23,6 +23,10 @@ const USES_EVERY: Duration = Duration::from_secs(60);
 const FIGURES_EVERY: Duration = Duration::from_secs(10);
 /// Alerts are counted so often.
 const ALERTS_EVERY: Duration = Duration::from_secs(60);
+/// Sources are looked at so often whether nothing but errors comes of them.
+const FAILING_EVERY: Duration = Duration::from_secs(30);
+/// So many requests in a row must have failed. One may be a mistake of its sender.
+const FAILING_FROM: usize = 3;
 /// Trackers that failed are probed about so often.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
@@ -32,6 +36,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
         refresh(shared),
         uses(shared),
         figures(shared),
+        failing(shared),
         alerts(shared),
         probes(shared),
         recovery::recoveries(shared)
@@ -121,6 +126,29 @@ async fn uses(shared: &Arc<Shared>) {
             return;
         }
     }
+}
+
+/// Sources of which nothing but errors came lately, and still waits: a warning.
+async fn failing(shared: &Arc<Shared>) {
+    while shared.sleep(FAILING_EVERY).await {
+        if let Err(error) = look_for_failing(shared).await {
+            shared.events.store_failed(&error);
+        }
+    }
+}
+
+/// Looks once.
+pub(crate) async fn look_for_failing(shared: &Arc<Shared>) -> Result<(), StoreError> {
+    let config = shared.sources.config();
+    let mut failing = Vec::new();
+    for source in &config.sources {
+        let found = shared.store.failing(&source.name, i64::MAX).await?;
+        if found.in_a_row >= FAILING_FROM && found.dead > 0 {
+            failing.push(source.name.as_str());
+        }
+    }
+    shared.events.failing(&failing);
+    Ok(())
 }
 
 async fn figures(shared: &Arc<Shared>) {

@@ -156,7 +156,7 @@ async fn endpoints(notes: &mut Notes<'_>) {
     for order in ["enable", "reset", "pause", "resume"] {
         notes.post(&format!("/api/endpoints/{{id}}/{order}"), &id, Value::Null).await;
     }
-    notes.post("/api/endpoints/{id}/rotate", &id, json!({ "overlap_hours": 168 })).await;
+    notes.post("/api/endpoints/{id}/rotate", &id, json!({ "overlap_hours": 1 })).await;
     notes.post("/api/endpoints/{id}/recover", &id, json!({ "cursor": "E.5", "feed": "default" })).await;
     let endpoint = EndpointId::parse(&id).unwrap();
     let sent = attempt(&endpoint, NOON_US, Trigger::Live, &format!("{id}-E-4-5-0123456789ab"));

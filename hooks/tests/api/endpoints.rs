@@ -278,7 +278,7 @@ async fn a_bug_tells_who_is_told_of_it() {
     rig.plan(&there, |row| cursor(row, "E.5")).await;
     let told = rig.get("/bugs/1234").await.good();
     assert_eq!((told["endpoints"].as_array().unwrap().len(), &told["endpoints"][0]["has"]), (2, &Value::Null));
-    assert_eq!(told["endpoints"][0]["says"], "no change here has a number yet");
+    assert_eq!(told["endpoints"][0]["says"], "no webhook's change of it has a number yet");
     rig.arrive(item(1234, 0, "a")).await;
     rig.work(NOON_US + SECOND_US).await;
     rig.number("default", "E.5", 1234, NOON_US).await;

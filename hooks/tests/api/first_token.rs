@@ -68,3 +68,16 @@ fn a_folder_that_cannot_be_written_is_named() {
     let error = FirstToken::prepare(&file.join("admin.token")).unwrap_err().to_string();
     assert!(error.contains("admin.token") && error.contains("permission"), "{error}");
 }
+
+#[tokio::test]
+async fn what_was_prepared_for_a_store_that_another_process_has_is_not_left_behind() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join(first_token::FILE_NAME);
+    let beside = dir.path().join(format!("{}.new", first_token::FILE_NAME));
+    FirstToken::prepare(&path).unwrap().discard();
+    assert!(!beside.exists());
+    // What an earlier process has left may be in the store.
+    drop(FirstToken::prepare(&path).unwrap());
+    FirstToken::prepare(&path).unwrap().discard();
+    assert!(beside.exists());
+}

@@ -1,7 +1,8 @@
 //! Requests, and receiving them again.
 
+use bugfeed_core::hooks::event::State;
 use bugfeed_hooks::receive::key::{Key, RANDOM_BYTES};
-use bugfeed_hooks::receive::received::{Proof, ReceivedRequest, RequestId};
+use bugfeed_hooks::receive::received::{Proof, ReceivedItem, ReceivedRequest, RequestId};
 use bugfeed_hooks::store::keys::{KeyScopes, StoredKey};
 use bugfeed_hooks::store::tokens::Scope;
 use hyper::Method;
@@ -158,4 +159,71 @@ async fn the_way_out_of_quarantine() {
     let deeds = rig.get("/audit").await.good();
     assert_eq!(deeds["deeds"][0]["detail"]["trust"], true);
     assert_eq!(rig.store.quarantine_held().await.unwrap(), []);
+}
+
+/// A request that nothing could be read of, with this body.
+async fn unread(rig: &Rig, body: &str) -> ReceivedRequest {
+    let mut request = rig.request(vec![ReceivedItem { kept: None, is_dated: false, ..failed("") }]);
+    request.failure.clone_from(&request.items[0].failure);
+    request.envelope.body = Some(body.to_owned().into());
+    rig.store.accept(&[&request]).await.unwrap();
+    request
+}
+
+#[tokio::test]
+async fn a_request_that_nothing_could_be_read_of_is_received_again_as_a_whole() {
+    let rig = Rig::start().await;
+    let two = r#"{"changes":[{"bug":77},{"bug":78},{"bug":"x"}]}"#;
+    let first = unread(&rig, two).await;
+    let (id, dead) = (first.envelope.id, first.envelope.id.event(0));
+    assert_eq!(rig.get(&format!("/events/{dead}")).await.good()["body_kept"], true);
+    let command = format!("bugfeed requests replay {id}");
+    let refused = rig.post(&format!("/events/{dead}/retry"), json!({})).await;
+    refused.refused(409, "only the whole request");
+    assert!(refused.body["fix"].as_str().unwrap().contains(&command), "{refused:?}");
+    let told = rig.post("/events/retry", json!({ "state": "errored" })).await.good();
+    let why = told["refused"][0]["error"].as_str().unwrap();
+    assert!(why.contains(&command) && !why.contains("not kept"), "{told}");
+
+    let told = rig.post(&format!("/requests/{id}/replay"), json!({})).await.good();
+    let events = told["events"].as_array().unwrap();
+    let states: Vec<&str> = events.iter().map(|event| event["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["queued", "queued", "errored"]);
+    for event in events {
+        assert_eq!(event["links"], json!([{ "kind": "same_delivery_as", "event": dead.to_string() }]), "it exists");
+    }
+    let ended = rig.get(&format!("/events/{dead}")).await.good();
+    assert_eq!(ended["state"], "canceled");
+    assert_eq!(ended["links"], json!([{ "kind": "canceled_by", "event": events[0]["event"] }]));
+    let line = ended["lines"].as_array().unwrap().last().unwrap();
+    assert!(line["at"].as_str().unwrap() > "2026-11-26T13", "when it was received again: {line}");
+    // What failed still is a dead letter of its own.
+    let dead: Vec<_> = rig.get("/dead-letters").await.good()["dead_letters"].as_array().unwrap().clone();
+    assert_eq!((dead.len(), &dead[0]["id"]), (1, &events[2]["event"]));
+}
+
+#[tokio::test]
+async fn receiving_again_what_cannot_be_read_still_leaves_no_second_dead_letter() {
+    let rig = Rig::start().await;
+    let first = unread(&rig, "no JSON").await;
+    let answer = rig.post(&format!("/requests/{}/replay", first.envelope.id), json!({})).await;
+    answer.refused(409, "nothing can be taken from it still: the body is not JSON");
+    assert_eq!(rig.get("/dead-letters").await.good()["total"], 1);
+    // Nothing became an event, and nothing waits.
+    let empty = unread(&rig, r#"{"changes":[]}"#).await;
+    rig.post(&format!("/requests/{}/replay", empty.envelope.id), json!({})).await.good();
+    let event = rig.get(&format!("/events/{}", empty.envelope.id.event(0))).await.good();
+    assert_eq!((&event["state"], &event["reason"]), (&json!("dropped"), &json!("by_hand")));
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_an_item_ends_too_when_its_request_comes_through() {
+    let rig = Rig::start().await;
+    let mut request = rig.request(vec![item(76, 0, "a"), failed("b")]);
+    request.envelope.body = Some(r#"{"changes":[{"bug":76,"id":"a"},{"bug":77,"id":"b"}]}"#.into());
+    rig.store.accept(&[&request]).await.unwrap();
+    rig.post(&format!("/requests/{}/replay", request.envelope.id), json!({})).await.good();
+    let states = [0, 1].map(|index| rig.state(request.envelope.id.event(index)));
+    let [first, second] = states;
+    assert_eq!((first.await, second.await), (State::Queued, State::Canceled));
 }

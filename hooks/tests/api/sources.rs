@@ -5,12 +5,12 @@ use bugfeed_core::hooks::event::Event;
 use bugfeed_core::hooks::event::State;
 use bugfeed_core::hooks::lane::Settings;
 use bugfeed_hooks::api::switch_on;
-use bugfeed_hooks::receive::received::{AnsweredItem as Answered, Proof};
+use bugfeed_hooks::receive::received::{AnsweredItem as Answered, Failure, Proof, ReceivedItem};
 use bugfeed_hooks::store::Rule;
 use bugfeed_hooks::store::notes::Switch;
 use serde_json::{Value, json};
 
-use crate::support::{NOON_US, Rig, SECOND_US, item, suspect};
+use crate::support::{NOON_US, Rig, SECOND_US, failed, item, suspect};
 
 #[tokio::test]
 async fn the_configuration_as_it_was_read() {
@@ -130,7 +130,7 @@ async fn questions_to_a_tracker() {
     let good = |test: &Value| -> Vec<bool> {
         test["checks"].as_array().unwrap().iter().map(|check| check["good"].as_bool().unwrap()).collect()
     };
-    assert_eq!((good(&test), &test["good"]), (vec![true, false, false, true], &json!(false)), "{test}");
+    assert_eq!((good(&test), &test["good"]), (vec![true, false, false, true, true], &json!(false)), "{test}");
     rig.post("/keys", json!({ "name": "k", "scopes": { "sources": ["plain"] } })).await.good();
     rig.arrive(item(1, 0, "a")).await;
     assert_eq!(post("/sources/plain/test").await.good()["good"], true);
@@ -138,10 +138,10 @@ async fn questions_to_a_tracker() {
     let test = post("/sources/plain/test").await.good();
     assert_eq!(test["checks"][0]["says"], "feed default is switched off");
     let test = post("/sources/unsigned/test").await.good();
-    assert_eq!(good(&test), [true, false, false, true]);
+    assert_eq!(good(&test), [true, false, false, true, true]);
     let says = test["checks"][1]["says"].as_str().unwrap();
     assert!(says.contains("secret_file") && says.contains("path_key = true"), "{says}");
-    assert_eq!(good(&post("/sources/signed/test").await.good()), [true, true, false, true]);
+    assert_eq!(good(&post("/sources/signed/test").await.good()), [true, true, false, true, true]);
 }
 
 #[tokio::test]
@@ -166,4 +166,34 @@ async fn a_mapping_is_tried_out() {
     ] {
         rig.post("/mapping/try", body).await.refused(400, want);
     }
+}
+
+#[tokio::test]
+async fn a_mapping_that_fails_for_everything_is_not_good() {
+    let rig = Rig::start().await;
+    let check = async || {
+        let test = rig.post("/sources/plain/test", json!({})).await.good();
+        let check = test["checks"].as_array().unwrap().iter().find(|check| check["what"] == "mapping").unwrap().clone();
+        (check["good"] == true, check["says"].as_str().unwrap().to_owned())
+    };
+    assert!(check().await.0);
+    rig.arrive(item(1, 0, "good")).await;
+    rig.arrive(failed("a")).await;
+    rig.arrive(failed("b")).await;
+    let (is_good, says) = check().await;
+    assert!(
+        !is_good && says.contains("the last 2 requests") && says.contains("bugfeed dead-letters --source plain"),
+        "{says}"
+    );
+    let errored = rig.get("/sources").await.good()["sources"][0]["errored"].clone();
+    assert_eq!(errored, json!({ "day": 2, "dead_letters": 2, "in_a_row": 2 }));
+    // One good request shows that the mapping works; a date that cannot be read is no error.
+    let remark = Failure { error: "the date cannot be read".to_owned(), fix: "tell its form".to_owned() };
+    rig.arrive(ReceivedItem { failure: Some(remark), ..item(5, 0, "odd") }).await;
+    let (is_good, says) = check().await;
+    assert!(is_good && says.contains("2 dead letters wait"), "{says}");
+    rig.arrive(failed("c")).await;
+    assert!(!check().await.0);
+    rig.post("/events/drop", json!({ "source": "plain" })).await.good();
+    assert!(check().await.0, "nothing waits");
 }

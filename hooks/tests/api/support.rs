@@ -125,10 +125,6 @@ impl Service for Told {
     fn endpoint_changed(&self, id: &EndpointId) {
         self.note(format!("endpoint {id}"));
     }
-
-    fn endpoint_enabled(&self, id: &EndpointId, who: &str) {
-        self.note(format!("enabled {id} by {who}"));
-    }
 }
 
 pub struct Rig {

@@ -141,17 +141,21 @@ impl Exchange {
 fn plain_ids(text: &str) -> String {
     let is_id = |word: &str| word.len() == 36 && word.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
     let mut known: Vec<String> = Vec::new();
-    let parts = text.split('"').map(|word| {
+    let mut plain = String::with_capacity(text.len());
+    // They stand as members and, in words, in commands.
+    for piece in text.split_inclusive(['"', '`', ' ']) {
+        let word = piece.trim_end_matches(['"', '`', ' ']);
         if !is_id(word) {
-            return word.to_owned();
+            plain.push_str(piece);
+            continue;
         }
         let place = known.iter().position(|id| id == word).unwrap_or_else(|| {
             known.push(word.to_owned());
             known.len() - 1
         });
-        format!("01a1ee56-5e7b-774b-8000-{:012}", place + 1)
-    });
-    parts.collect::<Vec<_>>().join("\"")
+        plain.push_str(&format!("01a1ee56-5e7b-774b-8000-{:012}{}", place + 1, &piece[word.len()..]));
+    }
+    plain
 }
 
 /// The keys that `golden/receiver/hooks.toml` tells of, besides the good one.

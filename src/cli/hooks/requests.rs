@@ -27,13 +27,23 @@ Examples:
 States: ok, partly (some items are errored), error, quarantined (nobody vouches for it).")]
     List(ListRequestsArgs),
     /// Show a request and what became of its items
+    #[command(after_help = "\
+Examples:
+  bugfeed requests show 01a1ee56-5e7b-7fff-bfff-ffff7fffffff
+  bugfeed requests show 01a1ee56-5e7b-7fff-bfff-ffff7fffffff --http >captured.http
+  bugfeed hooks test captured.http --config hooks.toml --source tickets
+
+--body and --http need a token with the scope raw, and a body that was kept.")]
     Show {
         /// The request's identifier
         #[arg(value_name = "ID")]
         id: String,
-        /// Also the body, where it was kept; this needs a token with the scope raw
-        #[arg(long)]
+        /// Print the body alone, as it came (decompressed)
+        #[arg(long, conflicts_with = "http")]
         body: bool,
+        /// Print head and body as HTTP/1.1, as `hooks test` takes them; keys and signatures are not kept
+        #[arg(long)]
+        http: bool,
     },
     /// Receive a request again, as if it came now
     #[command(after_help = "\

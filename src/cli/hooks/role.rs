@@ -39,6 +39,9 @@ pub struct HooksRoleArgs {
     /// The file with the sources: who sends, and what becomes of it; SIGHUP reads it again [default: the one source plain]
     #[arg(long, env = "BUGFEED_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Read the configuration, say what it would do, and end: with 0 if it can be used, with 1 if not
+    #[arg(long)]
+    pub check: bool,
     /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS
     #[arg(long, env = "BUGFEED_AMQP", default_value = "amqp://guest:guest@127.0.0.1:5672/%2f", hide_env_values = true, value_name = "URL", value_parser = parse_url)]
     pub amqp: BrokerUrl,

@@ -150,6 +150,9 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let hook_options = HooksOptions::new(config, options.store.clone(), SpoolOptions::new(options.spool_dir.clone()));
     let (no_more, connections) = (hook_options.stop.clone(), hook_options.connections.clone());
     let (hooks, first) = start::start(hook_options, &options.token_file, health.clone()).await?;
+    // Only now, because a second process on one file ends here.
+    let (senders_at, admin_at) = ports.addresses()?;
+    tracing::info!(senders = %senders_at, admin = %admin_at, version = bugfeed_runtime::VERSION, event = %LogEvent::HooksListen, "hooks listen");
 
     let by_feed = ShimsByFeed::default();
     let mut shims = Shims::new(options.publish.clone(), options.store.clone(), health.clone(), by_feed.clone());
@@ -164,7 +167,6 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let api = Late::new(STORE_AWAY);
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
     let metrics = Metrics::of(&[&hooks, &by_feed, &*counted]);
-    let (senders_at, admin_at) = ports.addresses()?;
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
     health.down(PART, "starting");

@@ -12,6 +12,7 @@ use bugfeed_hooks::api::Api;
 use bugfeed_hooks::api::first_token::FirstToken;
 use bugfeed_hooks::config::HooksConfig;
 use bugfeed_hooks::service::{Hooks, HooksOptions, StartError};
+use bugfeed_hooks::store::StoreError;
 use bugfeed_protocol::When;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::health::Health;
@@ -58,6 +59,9 @@ impl ConfigFile {
         if let Err(error) = &reloaded {
             let reason = format!("{error:#}");
             tracing::error!(reason, event = %LogEvent::HooksConfigRefused, "the configuration is wrong, and the one before goes on");
+            hooks.refused_configuration(Some(&reason));
+        } else {
+            hooks.refused_configuration(None);
         }
         reloaded.is_ok()
     }
@@ -83,14 +87,18 @@ pub(in crate::compose) async fn start(
     options.store.first_token = Some(first.to_store(now_us()));
     match Hooks::start(options, health).await {
         Ok(hooks) => Ok((hooks, first)),
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            if matches!(error, StartError::Store(StoreError::InUse { .. })) {
+                first.discard();
+            }
+            Err(error.into())
+        }
     }
 }
 
 /// Whether only another process is in the way, which may end.
 pub(in crate::compose) fn waits_for_another(error: &anyhow::Error) -> bool {
     use bugfeed_hooks::receive::spool::OpenError;
-    use bugfeed_hooks::store::StoreError;
     matches!(
         error.downcast_ref::<StartError>(),
         Some(StartError::Store(StoreError::InUse { .. }) | StartError::Spool(OpenError::InUse(_)))

@@ -1,5 +1,6 @@
 //! Webhooks of the all-in-one, as a user has them: the program as a process, POSTs by HTTP, the commands.
 
+mod captured;
 pub mod endpoints;
 mod first_steps;
 mod presets;

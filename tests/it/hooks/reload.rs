@@ -23,10 +23,20 @@ async fn a_broken_configuration_is_refused_and_a_good_one_holds() {
     let line = serve.proc.wait_for_event(LogEvent::HooksConfigRefused, SOON).await.unwrap();
     assert!(line.contains("hooks.toml:4: ") && line.contains("answers"), "{line}");
     serve.change("one", &key, 1).await;
+    let (status, body) = get(serve.admin, "/readyz").await;
+    assert!(
+        status == 200 && body.contains("hooks configuration: refused") && body.contains("hooks.toml:4: "),
+        "{body}"
+    );
 
     std::fs::write(&file, format!("{ONE}{TWO}")).unwrap();
     serve.proc.signal(Signal::HUP);
     serve.proc.wait_for_event(LogEvent::HooksReloaded, SOON).await.unwrap();
+    let calm = eventually(SOON, "no warning", async || {
+        let (_, body) = get(serve.admin, "/readyz").await;
+        if body.contains("hooks configuration") { Err(body) } else { Ok(()) }
+    });
+    calm.await.unwrap();
     let key = serve.key(dir.path(), "two").await;
     let mut client = serve.watch("/", &[2]).await;
     serve.change("two", &key, 2).await;

@@ -26,8 +26,6 @@ pub struct Post {
     pub body: Value,
     /// When it had arrived.
     pub at: Instant,
-    /// The status that it is answered with.
-    pub status: u16,
 }
 
 impl Post {
@@ -165,15 +163,7 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     let mut status = shared.status.clone();
     let text = String::from_utf8(body.to_vec()).unwrap();
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let now = *status.borrow_and_update();
-    let post = Post {
-        id,
-        headers,
-        body: serde_json::from_str(&text).unwrap_or_default(),
-        text,
-        at: Instant::now(),
-        status: now.unwrap_or(0),
-    };
+    let post = Post { id, headers, body: serde_json::from_str(&text).unwrap_or_default(), text, at: Instant::now() };
     // A test that has ended hears no more.
     let _ = shared.posts.send(post);
     let answer = status.wait_for(Option::is_some).await.map_or(503, |status| status.unwrap_or(503));

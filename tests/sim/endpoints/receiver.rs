@@ -66,13 +66,14 @@ impl Receiver {
             Mood::Broken => (server, false),
             Mood::Gone => (Outcome::Gone, false),
             Mood::Busy => (Outcome::Busy { retry_after_us: wish }, false),
-            Mood::Odd => match random.random_range(0..8) {
+            Mood::Odd => match random.random_range(0..9) {
                 0 => (Outcome::Redirect, false),
                 1 => (Outcome::Fault, taken),
                 2 => (server, taken),
                 3 => (Outcome::Server { retry_after_us: wish }, false),
                 4 => (Outcome::Nameless, false),
                 5 => (Outcome::Refused, false),
+                6 => (Outcome::Ours, false),
                 _ => (Outcome::Success, true),
             },
         })

@@ -1,6 +1,7 @@
 //! How fast one endpoint may be sent requests: its rate, and the ramp after a cool-down.
 
 use super::SECOND_US;
+use super::policy::OURS_AGAIN_US;
 use crate::hooks::pace::Bucket;
 
 /// A ramp ends when it allows so many doublings: about a thousand requests a second.
@@ -14,6 +15,8 @@ pub(super) struct Pacing {
     ramp_us: Option<i64>,
     /// When the last request was allowed.
     last_us: Option<i64>,
+    /// This machine could not send: nothing before this time.
+    held_us: Option<i64>,
 }
 
 impl Pacing {
@@ -35,8 +38,15 @@ impl Pacing {
         self.ramp_us = None;
     }
 
+    /// This machine could not send the last request.
+    pub(super) fn hold(&mut self, now_us: i64) {
+        self.held_us = Some(now_us + OURS_AGAIN_US);
+    }
+
     /// From when on the next request may be sent.
     pub(super) fn next_us(&self, now_us: i64) -> i64 {
+        // One that lies further ahead is of a clock that was set back.
+        let held_us = self.held_us.filter(|held_us| *held_us <= now_us + OURS_AGAIN_US).unwrap_or(i64::MIN);
         let rate_us = self.rate.as_ref().map_or(i64::MIN, |(_, bucket)| bucket.next_us(now_us));
         let ramp_us = self.ramp_us.map_or(i64::MIN, |begun_us| {
             let doublings = ((now_us - begun_us) / SECOND_US).max(0);
@@ -44,12 +54,12 @@ impl Pacing {
             let last_us = self.last_us.filter(|last_us| (begun_us..=now_us).contains(last_us));
             last_us.filter(|_| doublings < DOUBLINGS).map_or(i64::MIN, |last_us| last_us + (SECOND_US >> doublings))
         });
-        rate_us.max(ramp_us)
+        rate_us.max(ramp_us).max(held_us)
     }
 
     /// A request is sent.
     pub(super) fn take(&mut self, now_us: i64) {
-        self.last_us = Some(now_us);
+        (self.last_us, self.held_us) = (Some(now_us), None);
         if let Some((_, bucket)) = &mut self.rate {
             bucket.take(now_us);
         }
@@ -81,6 +91,17 @@ mod tests {
         pacing.take(100 * SECOND_US);
         assert_eq!(pacing.next_us(100 * SECOND_US), 101 * SECOND_US);
         assert!(pacing.next_us(50 * SECOND_US) <= 50 * SECOND_US);
+    }
+
+    #[test]
+    fn after_a_fault_of_this_machine_nothing_is_sent_for_a_while() {
+        let mut pacing = Pacing::default();
+        pacing.take(5);
+        pacing.hold(5);
+        assert_eq!(pacing.next_us(6), 5 + OURS_AGAIN_US);
+        assert!(pacing.next_us(5 - OURS_AGAIN_US) < 5, "the clock was set back");
+        pacing.take(5 + OURS_AGAIN_US);
+        assert!(pacing.next_us(6 + OURS_AGAIN_US) <= 6 + OURS_AGAIN_US);
     }
 
     #[test]

@@ -101,7 +101,13 @@ pub enum Outcome {
     Forbidden,
     /// Its name has no permitted address, or none at all.
     Nameless,
+    /// This machine could not send it (no file descriptors, no ports, what is to be sent cannot be read). It says nothing about
+    /// the receiver, so it counts nothing under any policy; it is tried again after [`OURS_AGAIN_US`].
+    Ours,
 }
+
+/// After a fault of this machine, an endpoint is tried again so much later, in microseconds.
+pub const OURS_AGAIN_US: i64 = 10 * SECOND_US;
 
 impl Outcome {
     /// What a final status means.
@@ -230,6 +236,9 @@ impl Health {
 
     /// Counts the outcome of an attempt that ended at this time.
     pub fn count(&mut self, policy: Policy, outcome: Outcome, now_us: i64) -> Tidings {
+        if outcome == Outcome::Ours {
+            return Tidings::default();
+        }
         let before = self.way(policy, now_us);
         if outcome == Outcome::Success {
             let recovered = !std::mem::take(self).is_clean();

@@ -132,6 +132,15 @@ pub fn receive(
     std::iter::once(insert).chain(links).chain(also).collect()
 }
 
+/// What becomes of an event whose request a person received again, when its item came through as the event `by`: a dead
+/// letter is canceled by that one, and those behind it go on. The actions belong to the transaction of `by`'s arrival.
+pub fn replayed(old: &Event, by: EventId, now_us: i64) -> Vec<Action> {
+    if old.progress.state != State::Errored {
+        return Vec::new();
+    }
+    vec![Action::Step(Box::new(super::rules::canceled(old, by, now_us))), Action::Unblock { by: old.id }]
+}
+
 /// The event that this one repeats.
 fn repeated<'a>(event: &Event, known: &'a Known, duplicates: Duplicates) -> Option<&'a Event> {
     let dated = event.origin == WhenOrigin::Tracker;

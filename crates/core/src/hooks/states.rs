@@ -65,7 +65,8 @@ words! {
         ByHand = "by_hand",
         /// It failed until it expired.
         Expired = "expired",
-        /// A newer event was announced that makes it pointless: its source's dead letters are superseded, or that event repeats it.
+        /// Another event makes it pointless: a newer one was announced, and its source's dead letters are superseded; one was
+        /// announced that repeats it; or a person received its request again, and its item came through.
         Superseded = "superseded",
         /// It was pruned.
         Pruned = "pruned",

@@ -128,6 +128,10 @@ fn feeds(value: &Value, known: &[String]) -> Result<FeedChoice, ApiError> {
 }
 
 fn say_feeds(known: &[String]) -> String {
+    if known.is_empty() {
+        return "no feed is served here: add a source, or name one with --feed NAME=EXCHANGE; or try again in a moment"
+            .to_owned();
+    }
     let known: Vec<&str> = known.iter().map(String::as_str).take(50).collect();
     format!("write \"all\", or some of: {}", known.join(", "))
 }

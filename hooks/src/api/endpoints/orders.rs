@@ -50,15 +50,8 @@ pub(in crate::api) async fn resume(name: Name, call: Call) -> Answer {
 
 async fn simple(Name(text): Name, call: Call, what: Order, deed: &str) -> Answer {
     call.nothing()?;
-    let change = |_: &mut Settings, row: &mut Row| {
-        let was_disabled = row.health.disabled(row.policy).is_some();
-        carry_out(row, &what).map_err(|why| refused(why, row))?;
-        Ok(was_disabled && row.health.disabled(row.policy).is_none())
-    };
-    let (stored, is_enabled) = order(&call, &text, deed, Value::Null, change).await?;
-    if is_enabled {
-        call.api.service().endpoint_enabled(&stored.id, &call.caller.name);
-    }
+    let change = |_: &mut Settings, row: &mut Row| carry_out(row, &what).map_err(|why| refused(why, row));
+    let (stored, ()) = order(&call, &text, deed, Value::Null, change).await?;
     answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
 }
 

@@ -36,7 +36,7 @@ fn lines(stored: &Stored, feed: Option<&str>, steps: &[Step], is_raw: bool, now_
         let says = match (has, newest) {
             (Some(true), _) => "has it".to_owned(),
             (Some(false), _) => format!("has it not yet: {}", shapes::says(row, now_us)),
-            (None, None) => "no change here has a number yet".to_owned(),
+            (None, None) => "no webhook's change of it has a number yet".to_owned(),
             (None, Some(_)) => "where its receiver stands is not known yet".to_owned(),
         };
         json!({

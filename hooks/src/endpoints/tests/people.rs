@@ -115,7 +115,11 @@ async fn one_that_is_disabled_is_enabled_by_hand_and_gets_its_backlog() {
     place.until_cursor(&id, 5).await;
     assert_eq!(server.got().len(), 5 + usize::from(told(server.got().last().unwrap()) == [2]));
     let subjects = place.subjects();
-    assert_eq!(subjects, ["endpoint.failing", "endpoint.failing", "endpoint.disabled", "endpoint.enabled"]);
+    assert_eq!(subjects, ["endpoint.warning", "endpoint.warning", "endpoint.disabled", "endpoint.enabled"]);
+    // A word that [[notify]] does not know reaches nobody.
+    let known = |subject: &str| crate::config::notify::SUBJECTS.contains(&subject);
+    assert!(["endpoint.recovered", "endpoint.cooling"].into_iter().all(known));
+    assert!(subjects.iter().all(|subject| known(subject)), "{subjects:?}");
     endpoints.stop().await;
 }
 

@@ -11,7 +11,7 @@ use super::head::{Head, signature_header};
 use super::keys::{KeyError, KeyRow, KeyTable};
 use super::places::Standing;
 use crate::config::Source;
-use crate::config::auth::{KeyPlace, Signature};
+use crate::config::auth::{KeyPlace, Signature, any_key};
 use crate::receive::identity::Sha256;
 use crate::receive::key::{FoundKey, Key, find};
 use crate::receive::lookup::Headers;
@@ -72,10 +72,27 @@ pub(super) fn by_head(source: &Source, keys: &KeyTable, head: &Head) -> Access {
         FoundKey::Missing => {
             let places: Vec<String> = source.keys.iter().map(at).collect();
             let fix = format!("send a key {}; {}", places.join(", or "), KeyError::Unknown.fix(&source.name));
-            let is_in_path = head.path_end.is_some() && !source.keys.contains(&KeyPlace::Path);
-            let hint = if is_in_path { " (a key in the path counts only with path_key = true)" } else { "" };
-            refuse(format!("there is no key{hint}"), fix)
+            refuse(format!("there is no key{}", misplaced(source, head)), fix)
         }
+    }
+}
+
+/// Where a key probably stands that does not count there.
+fn misplaced(source: &Source, head: &Head) -> &'static str {
+    let authorization = head.headers.get("authorization").map(str::trim).filter(|value| !value.is_empty());
+    let bears = source.keys.contains(&KeyPlace::Bearer);
+    match authorization {
+        _ if head.path_end.is_some() && !source.keys.contains(&KeyPlace::Path) => {
+            " (a key in the path counts only with path_key = true)"
+        }
+        Some(value) if bears && !value.contains(' ') && !value.eq_ignore_ascii_case("bearer") => {
+            " (Authorization needs the word Bearer before the key)"
+        }
+        Some(value) if bears && !value.to_ascii_lowercase().starts_with("basic ") => {
+            " (of Authorization, only Bearer and Basic count)"
+        }
+        _ if head.has_query_key => " (a key in the query, after the ?, does not count: queries stand in logs)",
+        _ => "",
     }
 }
 
@@ -99,7 +116,9 @@ fn by_key(source: &Source, keys: &KeyTable, key: &Key, now_us: i64) -> Access {
 /// The refusal of a key that has the form of one.
 pub(super) fn of_key(error: KeyError, source: &str, id: &str, proof: Proof) -> Refusal {
     let failure = Failure { error: error.to_string(), fix: error.fix(source) };
-    let share = if error == KeyError::Unknown { Share::KnownSource } else { Share::KnownSender };
+    // Identifiers are no secret, so one alone must not give room in the share of those who have a key.
+    let is_stranger = matches!(error, KeyError::Unknown | KeyError::WrongSecret);
+    let share = if is_stranger { Share::KnownSource } else { Share::KnownSender };
     Refusal { share, failure, key_id: Some(id.to_owned()), proof }
 }
 
@@ -125,9 +144,13 @@ pub(super) fn by_signature(
 
 /// The refusal of a request whose signature does not fit, or that has none.
 pub(super) fn unsigned(source: &Source, headers: &dyn Headers, error: &SignatureError) -> Refusal {
-    let failure = Failure { error: error.to_string(), fix: error.fix().to_owned() };
+    let mut failure = Failure { error: error.to_string(), fix: error.fix().to_owned() };
+    let is_unsigned = matches!(error, SignatureError::Missing(_));
+    if is_unsigned && matches!(find(&any_key(), headers, None), FoundKey::Key(..)) {
+        failure.error.push_str(" (there is a key, but a source with a secret takes no key)");
+    }
     let share = match error {
-        SignatureError::Wrong(_) | SignatureError::Stale(_) => Share::KnownSender,
+        SignatureError::Wrong(_) | SignatureError::WrongToken(_) | SignatureError::Stale(_) => Share::KnownSender,
         SignatureError::Missing(_) | SignatureError::Malformed(_) | SignatureError::NoSecret => Share::KnownSource,
     };
     Refusal { share, failure, key_id: None, proof: Proof { key: None, signature: kept_signature(source, headers) } }
@@ -167,5 +190,40 @@ fn at(place: &KeyPlace) -> String {
         KeyPlace::Basic => "as the password of Authorization: Basic".to_owned(),
         KeyPlace::Header(name) => format!("in the header {name}"),
         KeyPlace::Path => "as the last part of the path".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+
+    use super::*;
+    use crate::config::HooksConfig;
+
+    #[test]
+    fn a_key_in_the_wrong_place_has_words_of_its_own() {
+        let config = HooksConfig::plain().unwrap();
+        let error = |path: &str, authorization: &str| {
+            let mut request = Request::post(path);
+            if !authorization.is_empty() {
+                request = request.header("authorization", authorization);
+            }
+            let head = Head::read(request.body(()).unwrap().into_parts().0, 5);
+            match by_head(&config.sources[0], &KeyTable::new(), &head) {
+                Access::Refused(refusal) => refusal.failure.error,
+                other => panic!("{other:?}"),
+            }
+        };
+        let key = "bf_bbbbbb_bbbbbbbbbbbbbbbbbbbbbb";
+        assert_eq!(error("/hooks/plain", ""), "there is no key");
+        assert!(error("/hooks/plain", key).contains("needs the word Bearer"));
+        assert!(error("/hooks/plain", "hidden").contains("needs the word Bearer"));
+        assert!(error("/hooks/plain", &format!("Token {key}")).contains("only Bearer and Basic"));
+        assert!(error(&format!("/hooks/plain?x={key}"), "").contains("in the query"));
+        assert!(error("/hooks/plain?api_key=hidden", "").contains("in the query"));
+        assert!(error(&format!("/hooks/plain/{key}"), "").contains("path_key = true"));
+        for said in [error("/hooks/plain", "hidden"), error("/hooks/plain?key=hidden", "")] {
+            assert!(!said.contains("hidden"), "{said}");
+        }
     }
 }

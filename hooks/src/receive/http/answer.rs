@@ -13,7 +13,7 @@ use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{DropReason, LinkKind, State};
 use serde::Serialize;
 
-use crate::receive::received::{Accepted, AcceptedItem, Failure, ReceivedItem, ReceivedRequest, RequestId};
+use crate::receive::received::{Accepted, AcceptedItem, Envelope, Failure, ReceivedItem, ReceivedRequest, RequestId};
 
 /// The body of an answer.
 #[derive(Clone, Debug, Serialize)]
@@ -61,7 +61,7 @@ impl Answer {
         let mut items = Vec::new();
         for (index, item) in request.items.iter().enumerate() {
             items.push(match accepted.and_then(|accepted| accepted.items.get(index)) {
-                Some(stored) => stored_item(item, stored),
+                Some(stored) => stored_item(request, item, stored),
                 None => spooled_item(request, item),
             });
         }
@@ -115,7 +115,7 @@ impl ItemAnswer {
     }
 }
 
-fn stored_item(item: &ReceivedItem, stored: &AcceptedItem) -> ItemAnswer {
+fn stored_item(request: &ReceivedRequest, item: &ReceivedItem, stored: &AcceptedItem) -> ItemAnswer {
     let mut answer = ItemAnswer::new(item.index, stored.state.as_str());
     answer.event = Some(stored.event.to_string());
     answer.reason = stored.dropped.map(DropReason::as_str);
@@ -123,7 +123,7 @@ fn stored_item(item: &ReceivedItem, stored: &AcceptedItem) -> ItemAnswer {
     let links = stored.links.iter().filter(|link| told.contains(&link.kind));
     answer.links = links.map(|link| (link.kind.as_str(), link.to.to_string())).collect();
     if stored.state == State::Errored {
-        answer.fail(item, stored.is_retryable);
+        answer.fail(request, item, stored.is_retryable);
     } else {
         answer.note.clone_from(&item.failure);
     }
@@ -135,7 +135,7 @@ fn spooled_item(request: &ReceivedRequest, item: &ReceivedItem) -> ItemAnswer {
     let mut answer = ItemAnswer::new(item.index, if is_errored { "errored" } else { "spooled" });
     answer.event = Some(request.envelope.id.event(item.index).to_string());
     if is_errored {
-        answer.fail(item, item.kept.is_some());
+        answer.fail(request, item, item.kept.is_some());
     } else {
         answer.note.clone_from(&item.failure);
     }
@@ -143,13 +143,17 @@ fn spooled_item(request: &ReceivedRequest, item: &ReceivedItem) -> ItemAnswer {
 }
 
 impl ItemAnswer {
-    fn fail(&mut self, item: &ReceivedItem, is_retryable: bool) {
+    fn fail(&mut self, request: &ReceivedRequest, item: &ReceivedItem, is_retryable: bool) {
         let mut failure = item.failure.clone().unwrap_or_else(|| Failure {
             error: "the item cannot be read as a change".to_owned(),
             fix: "see the source's mapping".to_owned(),
         });
         if !is_retryable {
-            failure.fix.push_str("; then send it again, because it cannot be kept for another try");
+            let Envelope { id, body, .. } = &request.envelope;
+            failure.fix.push_str(&match body {
+                Some(_) => format!("; then `bugfeed requests replay {id}` receives the whole request again"),
+                None => "; then send it again, because it cannot be kept for another try".to_owned(),
+            });
             self.retryable = Some(false);
         }
         self.failure = Some(failure);

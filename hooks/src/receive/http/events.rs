@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{error, info, warn};
 
+use super::hush::Hush;
 use super::intake::StoreAway;
 use crate::config::HooksConfig;
 use crate::receive::received::{QuarantinedRequest, ReceivedItem, ReceivedRequest, Share};
@@ -57,9 +58,9 @@ pub struct ReceiverEvents {
     spooled: Counter,
     replayed: Counter,
     health: Health,
-    refusals: Throttle,
-    not_kept: Throttle,
-    errored: Throttle,
+    refusals: Hush,
+    not_kept: Hush,
+    errored: Hush,
     lost: Throttle,
     aside: Throttle,
 }
@@ -77,9 +78,9 @@ impl ReceiverEvents {
             spooled: Counter::default(),
             replayed: Counter::default(),
             health,
-            refusals: few(),
-            not_kept: Throttle::once_a_minute(),
-            errored: Throttle::new(1000, Duration::from_secs(60)),
+            refusals: Hush::new(5),
+            not_kept: Hush::new(1),
+            errored: Hush::new(200),
             lost: few(),
             aside: few(),
         }
@@ -117,11 +118,13 @@ impl ReceiverEvents {
         self.quarantine.get_or_create(&QuarantineLabels { share: request.share.as_str(), kept }).inc();
         let envelope = &request.envelope;
         let (source, address, key) = (&envelope.source, envelope.address, envelope.key_id.as_deref());
-        if self.refusals.admit() == Admitted::Yes {
+        // A name that is not configured is whatever the sender likes.
+        let known = if request.share == Share::UnknownSource { "" } else { source.as_str() };
+        if self.refusals.admits(known) {
             let (reason, id) = (&request.failure.error, envelope.id);
             warn!(%id, source, %address, key, reason, is_kept, event = %LogEvent::HookRefused, "a request was refused and is in quarantine, if it was kept");
         }
-        if !is_kept && request.share != Share::UnknownSource && !self.not_kept.is_quiet() {
+        if !is_kept && request.share != Share::UnknownSource && self.not_kept.admits(source) {
             let share = request.share.as_str();
             error!(source, %address, key, share, event = %LogEvent::HookNotKept, "the sender's part of the quarantine is full: refused requests are lost");
         }
@@ -129,13 +132,29 @@ impl ReceiverEvents {
 
     /// An item cannot be mapped.
     pub(super) fn errored(&self, request: &ReceivedRequest, item: &ReceivedItem) {
-        if self.errored.is_quiet() {
+        if !self.errored.admits(&request.envelope.source) {
             return;
         }
         let (id, event) = (request.envelope.id, request.envelope.id.event(item.index));
         let reason = item.failure.as_ref().map_or("", |failure| failure.error.as_str());
         let source = &request.envelope.source;
         error!(%id, item = item.index, event_id = %event, source, reason, event = %LogEvent::HookErrored, "an item cannot be read as a change; it waits for another try");
+    }
+
+    /// Says what was left out of the log: for each source once a minute. To be called every few seconds.
+    pub(crate) fn left_out(&self) {
+        for (source, more) in self.refusals.left_out() {
+            let source = shown(&source);
+            warn!(source, more, event = %LogEvent::HookRefused, "so many more requests were refused in a minute and are not logged one by one");
+        }
+        for (source, more) in self.not_kept.left_out() {
+            let source = shown(&source);
+            error!(source, more, event = %LogEvent::HookNotKept, "so many more refused requests were lost in a minute and are not logged one by one");
+        }
+        for (source, more) in self.errored.left_out() {
+            let source = shown(&source);
+            error!(source, more, event = %LogEvent::HookErrored, "so many more items were errored in a minute and are not logged one by one");
+        }
     }
 
     /// Neither store nor spool took a request; its sender was told 503.
@@ -219,6 +238,11 @@ impl ReceiverEvents {
             self.health.up(SPOOL);
         }
     }
+}
+
+/// A source in a line about several requests; the empty name stands for those that are not told apart.
+fn shown(source: &str) -> &str {
+    if source.is_empty() { "(not configured)" } else { source }
 }
 
 impl Register for ReceiverEvents {

@@ -49,6 +49,8 @@ pub(super) struct Head {
     pub(super) name: String,
     /// What follows it: a key, where the source takes keys there.
     pub(super) path_end: Option<String>,
+    /// The query seems to hold a key, where none counts.
+    pub(super) has_query_key: bool,
     /// The path, redacted.
     pub(super) path: String,
     pub(super) headers: HeaderView,
@@ -64,6 +66,11 @@ impl Head {
         let bytes = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let declared = Declared { bytes, asks_first: parts.headers.contains_key(header::EXPECT) };
         let unknown = IpAddr::from([0, 0, 0, 0]);
+        let query = parts.uri.query().unwrap_or_default();
+        let has_query_key = query.split('&').any(|pair| {
+            let name = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
+            pair.contains("bf_") || ["key", "token", "secret"].iter().any(|word| name.ends_with(word))
+        });
         Head {
             id: RequestId::new(received_us, rand::random()),
             received_us,
@@ -71,6 +78,7 @@ impl Head {
             name: name.to_owned(),
             path_end: path_end(path).map(str::to_owned),
             path: redact_path(path),
+            has_query_key,
             declared,
             headers: HeaderView(parts.headers),
         }

@@ -12,7 +12,7 @@ use crate::config::mapping::Answer;
 use crate::config::source::Bodies;
 use crate::receive::identity::{Hasher, Sha256};
 use crate::receive::mapped::{About, DropReason, Kept, Mapped, RequestError, Time, TimeOrigin};
-use crate::receive::received::{AnsweredItem, Failure, ReceivedItem};
+use crate::receive::received::{AnsweredItem, Failure, ReceivedItem, RequestId};
 
 /// No item is kept for another try that is longer, in bytes.
 const LONGEST_KEPT: usize = 256 * 1024;
@@ -54,6 +54,25 @@ impl Items {
         let mut item = blank(source, 0, time, about);
         (item.mapping, item.hash, item.failure) = (Mapping::Failed, hash, Some(failure.clone()));
         Items { failure: Some(failure), items: vec![item], answered: Vec::new() }
+    }
+
+    /// Says of a request of which nothing can be taken what can be done once its cause is mended. `is_kept`: its body is.
+    /// `is_too_much`: it can be taken in parts only.
+    pub(super) fn advise(&mut self, request: RequestId, is_kept: bool, is_too_much: bool) {
+        let then = match (is_kept, is_too_much) {
+            (true, false) => {
+                format!(
+                    "the request is kept: once this is mended, `bugfeed requests replay {request}` receives it again"
+                )
+            }
+            (true, true) => {
+                format!("the request is kept: `bugfeed requests show {request} --body` prints it, to be sent in parts")
+            }
+            (false, _) => "the request is not kept, so its sender must send it again".to_owned(),
+        };
+        for failure in self.failure.iter_mut().chain(self.items.iter_mut().filter_map(|item| item.failure.as_mut())) {
+            failure.fix = format!("{}; {then}", failure.fix);
+        }
     }
 
     /// Marks the items whose project goes to a feed to which the key may not send.

@@ -59,12 +59,13 @@ pub(super) fn judge(source: &Source, head: &Head, access: &Access, raw: &Raw) ->
         Access::Vouched(Some(key)) => Some(&**key),
         _ => None,
     };
-    let mut status = StatusCode::OK;
+    let (mut status, mut is_too_much) = (StatusCode::OK, false);
     let mapped = plain.map(|body| map(source, Request { headers: &head.headers, body: &body, arrived }));
-    let items = match mapped {
+    let mut items = match mapped {
         Ok(Ok(mapped)) => Items::of(source, mapped, key),
         Ok(Err(error)) => {
-            if error.is_too_much && is_honest {
+            is_too_much = error.is_too_much;
+            if is_too_much && is_honest {
                 status = StatusCode::PAYLOAD_TOO_LARGE;
             }
             Items::failed(source, error.into(), arrived, hash)
@@ -76,6 +77,9 @@ pub(super) fn judge(source: &Source, head: &Head, access: &Access, raw: &Raw) ->
         Bodies::Errors => items.has_errors(),
         Bodies::None => false,
     };
+    if items.failure.is_some() {
+        items.advise(head.id, keeps, is_too_much);
+    }
     // One that was not checked may have to go to quarantine.
     let may_be_refused = matches!(access, Access::Unchecked { .. }) && may_quarantine(source, &body);
     let kept = (keeps || may_be_refused).then_some(body);

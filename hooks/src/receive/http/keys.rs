@@ -36,6 +36,10 @@ pub enum KeyError {
     /// There is no such key.
     #[error("the key is not known")]
     Unknown,
+    /// Its identifier is that of a key, but the rest is not. Who has no key may learn by this that an identifier exists; it
+    /// is no secret, stands in logs and lists, and is worth nothing without the other 110 bits.
+    #[error("the key's identifier is known, but the rest of the key is wrong")]
+    WrongSecret,
     /// It was valid until a time that has passed.
     #[error("the key has expired")]
     Expired,
@@ -58,6 +62,11 @@ impl KeyError {
                 format!(
                     "make a key with `bugfeed keys create --name NAME --source {source}`, and enter it at the sender"
                 )
+            }
+            KeyError::WrongSecret => {
+                "enter the whole key again, as it was printed when it was made; if it was lost, `bugfeed keys rotate ID` makes \
+                 another. ID is what stands between bf_ and the next _"
+                    .to_owned()
             }
             KeyError::Expired => {
                 "let it go on with `bugfeed keys change ID --expires 90d`; or give it another secret with `bugfeed keys \
@@ -134,7 +143,7 @@ impl KeyTable {
         let is_previous = row.previous.is_some_and(|(previous, _)| bool::from(previous.0.ct_eq(&hash.0)));
         let is_over = row.previous.is_some_and(|(_, until_us)| until_us <= now_us);
         match (is_current, is_previous) {
-            (false, false) => Err(KeyError::Unknown),
+            (false, false) => Err(KeyError::WrongSecret),
             _ if row.is_revoked => Err(KeyError::Revoked),
             (false, true) if is_over => Err(KeyError::Rotated),
             _ if row.expires_us.is_some_and(|expires_us| expires_us <= now_us) => Err(KeyError::Expired),
@@ -185,7 +194,7 @@ mod tests {
         assert_eq!(check(row(&key), &key, 5), Ok("bbbbbb".to_owned()));
         assert!(table.is_read());
         assert_eq!((table.take_used(), table.take_used()), (vec![("bbbbbb".to_owned(), 5)], Vec::new()));
-        assert_eq!(check(row(&key), &other_secret, 5), Err(KeyError::Unknown));
+        assert_eq!(check(row(&key), &other_secret, 5), Err(KeyError::WrongSecret));
         assert_eq!(check(row(&key), &Key::generate(&[7; RANDOM_BYTES]), 5), Err(KeyError::Unknown));
         let expiring = KeyRow { expires_us: Some(5), ..row(&key) };
         assert_eq!(check(expiring.clone(), &key, 5), Err(KeyError::Expired));

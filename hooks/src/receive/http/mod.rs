@@ -12,7 +12,7 @@
 //! The files: `flow.rs` is the way of one request; `head.rs` reads its head, `access.rs` and `keys.rs` say who sent it,
 //! `places.rs` reads its body, `judge.rs` (with `decode.rs`, `items.rs`) makes its items, `desk.rs` gives it to the store
 //! or to the spool and `replay.rs` brings it back from there, `answer.rs` tells the sender. `rate.rs` bounds what goes to
-//! quarantine, and `recheck.rs` brings it back from there.
+//! quarantine, `hush.rs` what is logged of it, and `recheck.rs` brings it back from there.
 
 mod access;
 mod answer;
@@ -21,6 +21,7 @@ mod desk;
 mod events;
 mod flow;
 mod head;
+mod hush;
 mod intake;
 mod items;
 mod judge;

@@ -134,7 +134,7 @@ fn no_token(source: &Source, kept: &[(String, String)], others: String) -> Signa
     let headers: Vec<String> = headers.collect();
     let sent = headers.iter().find(|header| kept.iter().any(|(name, _)| name.eq_ignore_ascii_case(header)));
     match sent {
-        Some(header) => SignatureError::Wrong(header.clone()),
+        Some(header) => SignatureError::WrongToken(header.clone()),
         None => {
             let all: Vec<String> = headers.into_iter().chain((!others.is_empty()).then_some(others)).collect();
             SignatureError::Missing(all.join(" or "))
@@ -170,6 +170,6 @@ mod tests {
         };
         let token = "{ token = \"X-T\" }";
         assert_eq!(error(token, &[]), "the request is not signed: X-T is missing or empty");
-        assert_eq!(error(token, &[("x-t", "00")]), "the signature in X-T does not fit");
+        assert_eq!(error(token, &[("x-t", "00")]), "the token in X-T is not the source's secret");
     }
 }

@@ -313,7 +313,7 @@ fn a_date_that_cannot_be_read_leaves_a_remark() {
     assert_eq!((remark(json!("2026-11-26T11:00:00Z")), remark(json!(null))), (None, None));
     let Some(Failure { error, fix }) = remark(json!("26.11.2026 11:00")) else { panic!() };
     assert_eq!(error, "the date at /when cannot be read (\"26.11.2026 11:00\"); the time of arrival counts");
-    assert!(fix.contains("when = { from = \"/when\", format = "), "{fix}");
+    assert!(fix.ends_with("write when = [\"/when\", { from = \"/when\", format = \"%d.%m.%Y %H:%M\" }]"), "{fix}");
     for title in [json!("Crash of Ann's PC in 2026"), json!([1]), json!("1234 ".repeat(9))] {
         let error = remark(title).unwrap().error;
         assert_eq!(error, "the date at /when cannot be read; the time of arrival counts");
@@ -346,4 +346,79 @@ fn a_form_that_holds_json_is_recognised() {
         assert!(fix.starts_with(want), "{body}: {fix}");
     }
     assert_eq!(map_text(&own, &[], "a=b").unwrap_err().fix, "send JSON");
+}
+
+/// The source of a fix's TOML, which stands after `write ` up to its end.
+fn pasted(fix: &str, others: &str) -> Source {
+    let (_, toml) = fix.rsplit_once("write ").unwrap_or_else(|| panic!("{fix}"));
+    source(&format!("{others}\n{toml}"))
+}
+
+#[test]
+fn the_fix_for_a_missing_privacy_can_be_pasted_and_keeps_its_meaning() {
+    let words = "{ from = \"/issue/visibility\", match = \"^(staff|owner)$\" }";
+    let quoted = r#"{ from = "/a \"b\"/c (d)", match = "^\"\\w'\"$" }"#;
+    for rule in [words.to_owned(), format!("[\"/hidden\", {words}]"), quoted.to_owned()] {
+        let strict = source(&format!("bug = \"/bug\"\nis_private = {rule}"));
+        let Mapped::Errored(errored) = map_one(&strict, &json!({"bug": 1})) else { panic!("{rule}") };
+        let mended = pasted(&errored.fix, "bug = \"/bug\"");
+        assert!(matches!(map_one(&mended, &json!({"bug": 1})), Mapped::Item(_)), "{}", errored.fix);
+        for (value, is_private) in [("staff", true), ("\"x'\"", true), ("all", false)] {
+            let body = json!({"bug": 1, "hidden": false, "issue": {"visibility": value}, "a \"b\"": {"c (d)": value}});
+            let of = |source: &Source| matches!(map_one(source, &body), Mapped::Dropped(_));
+            assert_eq!(of(&mended), of(&strict), "{rule} {value} {is_private}: {}", errored.fix);
+        }
+    }
+    // What stands beside the items is named there.
+    let items = source("items = \"/items\"\nbug = \"/bug\"\nis_private = { from = \"/p\", match = \"^s$\" }");
+    let Mapped::Errored(errored) = map_one(&items, &json!({"p": "s", "items": [{"bug": 1}]})) else { panic!() };
+    let mended = pasted(&errored.fix, "items = \"/items\"\nbug = \"/bug\"");
+    assert!(
+        matches!(map_one(&mended, &json!({"p": "s", "items": [{"bug": 1}]})), Mapped::Dropped(_)),
+        "{}",
+        errored.fix
+    );
+}
+
+#[test]
+fn the_fix_for_a_date_can_be_pasted_and_reads_it() {
+    for (text, want) in [
+        ("26.11.2026 11:00", "2026-11-26T11:00:00"),
+        ("26.11.2026 11:00:30", "2026-11-26T11:00:30"),
+        ("Thu, 26 Nov 2026 11:00:00 +0100", "2026-11-26T10:00:00"),
+        ("11/26/2026 11:00 AM", "2026-11-26T11:00:00"),
+        ("2026/11/26 11:00:00", "2026-11-26T11:00:00"),
+    ] {
+        for rule in ["\"/at\"", "[\"/none\", { from = \"/at\", match = \"^.*$\" }, \"now\"]"] {
+            let body = json!({"bug": 1, "at": text});
+            let remark = item(map_one(&source(&format!("bug = \"/bug\"\nwhen = {rule}")), &body)).unreadable;
+            let fix = remark.unwrap_or_else(|| panic!("{text}")).fix;
+            let mended = item(map_one(&pasted(&fix, "bug = \"/bug\""), &body));
+            assert_eq!((mended.time.when.to_string().as_str(), mended.unreadable), (want, None), "{fix}");
+        }
+    }
+}
+
+#[test]
+fn a_date_out_of_range_is_no_matter_of_its_form() {
+    let plain = source("preset = \"plain\"");
+    for when in [
+        json!("1969-12-31T23:00:00Z"),
+        json!("2300-01-01"),
+        json!("0001-01-01T00:00:00Z"),
+        json!(99_999_999_999_999_999_i64),
+        json!("2026-02-30"),
+        json!(1e20),
+        json!(-5),
+    ] {
+        let remark = item(map_one(&plain, &json!({"bug": 1, "when": when}))).unreadable.unwrap();
+        assert!(remark.fix.contains("1970 to 2199") && !remark.fix.contains("format"), "{when}: {}", remark.fix);
+    }
+    // What is quoted is what was sent, or nothing.
+    let quoted = |body: &str| item(map_text(&plain, &[], body).unwrap().remove(0)).unreadable.unwrap().error;
+    assert!(quoted(r#"{"bug": 1, "when": 100000000000000000000}"#).contains("cannot be read;"), "it is 1e20 when read");
+    assert!(quoted(r#"{"bug": 1, "when": " 2300-01-01 "}"#).contains("(\" 2300-01-01 \")"));
+    let part = source("bug = \"/bug\"\nwhen = { from = \"/at\", match = \"on (.+)$\" }");
+    let error = item(map_one(&part, &json!({"bug": 1, "at": "on 26.11.26 11:00"}))).unreadable.unwrap().error;
+    assert!(error.contains("of \"on 26.11.26 11:00\", \"26.11.26 11:00\""), "{error}");
 }

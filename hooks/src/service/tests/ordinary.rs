@@ -13,6 +13,7 @@ use super::rig::{PLAIN, Place, changes, read, until};
 use crate::config::HooksConfig;
 use crate::receive::identity::Sha256;
 use crate::receive::received::{Envelope, ReceivedItem, ReceivedRequest, RequestId};
+use crate::store::requests::RequestFilter;
 use crate::store::{Options, Rule, Store};
 
 /// A source whose items have their bug at this place.
@@ -70,6 +71,29 @@ async fn a_mapping_that_is_mended_empties_the_dead_letters() {
     assert_eq!(rows, [1, 2]);
     assert!(begin.elapsed() < Duration::from_secs(10));
     assert_eq!(store.count_dead_letters().await.unwrap(), 0);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_nothing_could_be_read_of_is_received_again_at_a_reload() {
+    let service = Place::sqlite().await.start(&own("/bug", "")).await;
+    let told = service.post_json("own", r#"{"list":[{"bug":1},{"bug":2}]}"#).await;
+    let replay = format!("bugfeed requests replay {}", told["request"].as_str().unwrap());
+    assert!(told["fix"].as_str().unwrap().contains(&replay), "{told}");
+    service.post_json("own", r#"{"nothing":1}"#).await;
+    let store = service.hooks.store().unwrap();
+    assert_eq!(store.count_dead_letters().await.unwrap(), 2);
+    // It mends the first, and not the second.
+    service.hooks.reload(read(&own("/bug", "").replace("\"/changes\"", "[\"/changes\", \"/list\"]"))).unwrap();
+    let mut rows = service.until_rows("default", 2).await;
+    rows.sort_unstable();
+    assert_eq!(rows, [1, 2]);
+    assert_eq!(store.count_dead_letters().await.unwrap(), 1, "the one that came through is no dead letter any more");
+    let (requests, next) = {
+        let page = store.requests(&RequestFilter::default(), None, 100).await.unwrap();
+        (page.requests, page.next)
+    };
+    assert_eq!((requests.len(), next), (3, None), "what cannot be read still leaves no second request");
     service.stop().await;
 }
 

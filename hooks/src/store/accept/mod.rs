@@ -7,16 +7,19 @@
 
 mod again;
 mod facts;
+mod replayed;
 
 use std::collections::{BTreeSet, HashMap};
 
 use bugfeed_core::hooks::action::Action;
 use bugfeed_core::hooks::arrival::{Duplicates, Mapping, receive};
-use bugfeed_core::hooks::event::{DropReason, Event, EventId, State};
+use bugfeed_core::hooks::event::{DropReason, Event, EventId, State, Trigger};
 use bugfeed_core::hooks::lane::Settings;
+use bugfeed_core::hooks::states::Cause;
 use bugfeed_sql::{Fault, Tx};
 
 use self::facts::Facts;
+use self::replayed::Replayed;
 use super::cells::text_value;
 use super::changes::Changes;
 use super::kept::{KeptItem, Room};
@@ -83,6 +86,11 @@ impl Store {
         let rules = self.rules();
         let mut room = Room::look(&mut tx, &self.shared.bounds, &new).await?;
         let planned = plan(&mut tx, self, &rules, &mut room, &new).await?;
+        if new.iter().zip(&planned).any(|(request, items)| is_settled(request, items)) {
+            // It comes alone, and nothing was written.
+            tx.commit().await?;
+            return Ok(requests.iter().map(|request| answer(&answers, request)).collect());
+        }
         self.write(&mut tx, &new, &planned).await?;
         tx.commit().await?;
         for (request, items) in new.iter().zip(&planned) {
@@ -124,24 +132,33 @@ impl Store {
         let mut changes = Changes::new(self, tx, now_us);
         let mut keep = Vec::new();
         let mut reasons: Vec<(EventId, Failure)> = Vec::new();
-        for planned in planned.iter().flatten() {
-            for action in &planned.actions {
-                let Action::Insert { event, key, generation, cause } = action else {
-                    changes.action(action, now_us).await?;
-                    continue;
-                };
-                let arrival = Arrival {
-                    item: planned.item.index,
-                    has_wrong_clock: planned.item.has_wrong_clock,
-                    dedup: codes::dedup(&event.source, key),
-                    generation: *generation,
-                };
-                changes.insert(event, &arrival, *cause).await?;
-                if let Some(kept) = planned.item.kept.as_ref().filter(|_| is_kept(event)) {
-                    keep.push(KeptItem { event: event.id, source: &event.source, until_us: event.expires_us, kept });
+        for (request, planned) in new.iter().zip(planned) {
+            // One that is received again has the time of the first time.
+            let at_us = request.replays.map_or(now_us, |_| request.envelope.id.made_us());
+            for planned in planned {
+                for action in &planned.actions {
+                    let Action::Insert { event, key, generation, cause } = action else {
+                        changes.action(action, at_us).await?;
+                        continue;
+                    };
+                    let arrival = Arrival {
+                        item: planned.item.index,
+                        has_wrong_clock: planned.item.has_wrong_clock,
+                        dedup: codes::dedup(&event.source, key),
+                        generation: *generation,
+                    };
+                    changes.insert(event, &arrival, *cause).await?;
+                    if let Some(kept) = planned.item.kept.as_ref().filter(|_| is_kept(event)) {
+                        keep.push(KeptItem {
+                            event: event.id,
+                            source: &event.source,
+                            until_us: event.expires_us,
+                            kept,
+                        });
+                    }
+                    let failure = planned.item.failure.clone().filter(|_| event.progress.state != State::Duplicate);
+                    reasons.extend(failure.map(|failure| (event.id, failure)));
                 }
-                let failure = planned.item.failure.clone().filter(|_| event.progress.state != State::Duplicate);
-                reasons.extend(failure.map(|failure| (event.id, failure)));
             }
         }
         changes.reasons(&reasons, now_us).await?;
@@ -156,6 +173,14 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether a request that is received again because of a reload (and not by a person) has no dead letter to end any more:
+/// another reload, or another process, was quicker.
+fn is_settled(request: &ReceivedRequest, items: &[Planned<'_>]) -> bool {
+    let ends = |action: &Action| matches!(action, Action::Step(step) if step.cause == Cause::Superseded);
+    let by_itself = request.replays.is_some() && request.trigger == Trigger::Drain;
+    by_itself && !items.iter().flat_map(|planned| &planned.actions).any(ends)
 }
 
 fn answer(answers: &HashMap<RequestId, Accepted>, request: &ReceivedRequest) -> Accepted {
@@ -179,10 +204,12 @@ async fn plan<'r>(
     let mut planned = Vec::with_capacity(new.len());
     for (&request, items) in new.iter().zip(arriving) {
         let mut of_request = Vec::with_capacity(items.len());
+        let mut replayed = Replayed::read(tx, request).await?;
         for (item, event) in items {
             let Rule { settings, duplicates } = rules(&event);
             let (id, known) = (event.id, facts.known(&event));
-            let actions = receive(event, item.mapping, &known, &settings, duplicates, request.replayed(item));
+            let mut actions = receive(event, item.mapping, &known, &settings, duplicates, request.replayed(item));
+            replayed.follow(&mut actions, request, item);
             facts.note(&actions);
             of_request.push(Planned { item, actions, id });
         }

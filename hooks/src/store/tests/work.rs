@@ -7,11 +7,13 @@ use bugfeed_core::hooks::event::{AT_ONCE, ContentHash, ErrorClass, State, WhenOr
 use bugfeed_core::hooks::lane::{DeadLetters, Gate, Lane, LaneKey, Older, Settings, World};
 use bugfeed_core::hooks::outcome::{Outcome, conclude};
 use bugfeed_protocol::{BugId, When};
+use bugfeed_sql::Value;
 
 use super::rig::{LEASE_US, NOON_US, Rig, SECOND_US, failed, item, lane_of, look, plan, request_at, work};
 use crate::receive::identity::Sha256;
 use crate::receive::received::{Failure, ReceivedItem};
 use crate::store::apply::{Applied, Plan};
+use crate::store::{lanes, paced};
 
 const VERIFY: Settings = Settings { verify: true, ..Settings::DEFAULT };
 
@@ -394,4 +396,21 @@ pub(super) async fn a_clock_that_jumps_loses_nothing(rig: &Rig) {
     let states: Vec<State> = rig.all().await.iter().map(|stored| stored.event.progress.state).collect();
     assert_eq!(states.iter().filter(|state| **state == State::Completed).count(), 4, "{states:?}");
     assert_eq!(rig.rows().await.len(), 4);
+}
+
+/// 100,000 dead letters that wait for hours must not be read each time that somebody looks for a claim that is over.
+#[tokio::test]
+async fn claims_are_not_looked_for_among_all_that_waits() {
+    let rig = Rig::sqlite().await;
+    let plan = async |sql: String, args: &[Value]| {
+        let rows = rig.store.lanes.fetch(&format!("EXPLAIN QUERY PLAN {sql}"), args).await.unwrap();
+        rows.into_iter().filter_map(|row| row.into_iter().last()?.into_text()).collect::<Vec<_>>().join("\n")
+    };
+    let int = Value::Int;
+    let told = plan(lanes::due_sql(lanes::CLAIMED, "", 100), &[int(1), int(2), int(3), int(4)]).await;
+    assert!(told.starts_with("SEARCH e USING INDEX hooks_events_busy"), "{told}");
+    let source = Value::Text("s".to_owned());
+    let told = plan(paced::due_sql(paced::CLAIMED, 100), &[source, int(2), int(3), int(4)]).await;
+    assert!(told.contains("SEARCH c USING INDEX hooks_events_busy"), "{told}");
+    assert!(told.starts_with("SEARCH e USING INDEX hooks_events_source (source=? AND id=?)"), "{told}");
 }

@@ -28,7 +28,6 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::listener::{Announced, Heard};
 use super::tracker::Edit;

@@ -245,7 +245,11 @@ impl Endpoint {
         let Some(flight) = self.flight.take() else { return };
         let Flight { send, turns, wish, probe, more, begun_us } = *flight;
         let success = outcome == Outcome::Success;
-        let counts = matches!(send.what, What::Batch(_)) && turns.0 == self.row.turn;
+        let ours = outcome == Outcome::Ours;
+        let counts = matches!(send.what, What::Batch(_)) && turns.0 == self.row.turn && !ours;
+        if ours {
+            self.pacing.hold(now_us);
+        }
         if let Some(wish) = wish {
             self.effect(Effect::Done { wish });
         }

@@ -97,7 +97,7 @@ fn shares_become_equal_from_every_state_and_then_nothing_moves() {
                 let mut now = holders.clone();
                 let rounds = settle(&mut now, &order);
                 assert!(is_balanced(&now, &order), "{holders:?} became {now:?}, {order:?}");
-                assert!(rounds <= 2, "{rounds} rounds: {holders:?}, {order:?}");
+                assert!(rounds <= 3, "{rounds} rounds: {holders:?}, {order:?}");
             }
         }
     }

@@ -135,3 +135,20 @@ fn a_repeat_of_an_errored_event_without_a_bug_has_that_one_tried() {
     };
     assert!(actions.iter().any(hastened), "{actions:?}");
 }
+
+#[test]
+fn a_dead_letter_whose_request_came_through_again_is_canceled_by_it() {
+    let mut old = event(1, None, 0);
+    old.progress = Progress { due_us: Some(9), blocked_by: None, ..Progress::new(State::Errored, Trigger::Retry) };
+    let actions = replayed(&old, EventId(7), 5);
+    let [Action::Step(step), Action::Unblock { by }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!((step.after.state, step.cause, *by), (State::Canceled, Cause::Superseded, old.id));
+    assert_eq!(
+        (step.link.map(|link| link.to), step.after.ended_us, step.after.due_us),
+        (Some(EventId(7)), Some(5), None)
+    );
+    for state in State::ALL.iter().filter(|state| **state != State::Errored) {
+        old.progress.state = *state;
+        assert_eq!(replayed(&old, EventId(7), 5), [], "{state}");
+    }
+}
