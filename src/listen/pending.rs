@@ -210,8 +210,11 @@ mod tests {
         Item { change: Change { bug: BugId::new(bug).unwrap(), when }, cursor: cursor(seq) }
     }
 
-    /// The command, the verdict and the numbers (bug, seq) of what is sent next.
-    fn next(pending: &mut Pending) -> Option<(String, String, Vec<(u64, u64)>)> {
+    /// The command, the verdict, and the numbers (bug, seq) of changes.
+    type Said = (String, String, Vec<(u64, u64)>);
+
+    /// What is sent next.
+    fn next(pending: &mut Pending) -> Option<Said> {
         let request = pending.request("kde")?;
         let body: Value = serde_json::from_slice(&request.body).unwrap();
         assert_eq!(body["feed"], "kde");
@@ -225,7 +228,7 @@ mod tests {
         Some((word("command"), word("replay"), changes))
     }
 
-    fn said(command: &str, replay: &str, changes: &[(u64, u64)]) -> Option<(String, String, Vec<(u64, u64)>)> {
+    fn said(command: &str, replay: &str, changes: &[(u64, u64)]) -> Option<Said> {
         Some((command.to_owned(), replay.to_owned(), changes.to_vec()))
     }
 

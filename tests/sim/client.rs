@@ -76,6 +76,8 @@ pub struct Client {
     pub bugs: BTreeSet<BugId>,
     /// All bugs that there are.
     every: BTreeSet<BugId>,
+    /// It may watch all bugs as one subscription.
+    may_have_all: bool,
     /// It watches all bugs as one subscription.
     pub all: bool,
     /// Beside that, it watches these by name in this session.
@@ -106,7 +108,8 @@ impl Client {
         }
         let every: BTreeSet<BugId> = (1..=swarm.bugs).chain([UNNAMED]).filter_map(BugId::new).collect();
         let modern = random.random_bool(0.7);
-        let all = modern && random.random_bool(0.25);
+        // A draw of its own: the worlds stay those in which nobody watches all bugs.
+        let all = swarm.with_all && modern && random.clone().random_bool(0.25);
         if all {
             bugs.clone_from(&every);
         }
@@ -114,6 +117,7 @@ impl Client {
             name,
             modern,
             every,
+            may_have_all: swarm.with_all,
             all,
             by_hello: random.random_bool(0.4),
             whole_seconds: random.random_bool(0.5),
@@ -134,6 +138,7 @@ impl Client {
             catch_up: self.catch_up,
             bugs: self.bugs.clone(),
             every: self.every.clone(),
+            may_have_all: self.may_have_all,
             all: self.all,
             named: BTreeSet::new(),
             cursor: self.cursor.clone(),
@@ -244,7 +249,7 @@ impl Client {
         }
         let others: Vec<BugId> = self.every.difference(&self.bugs).copied().collect();
         // All but this one and the one that nobody names.
-        if self.modern && others.len() == 2 && others.contains(&bug) {
+        if self.may_have_all && self.modern && others.len() == 2 && others.contains(&bug) {
             self.say(r#"{"command":"subscribe","bugs":"all"}"#.to_owned(), Pending::Whole(others));
         } else if !self.bugs.contains(&bug) {
             self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(vec![bug]));

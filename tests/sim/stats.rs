@@ -27,8 +27,6 @@ stats! {
     changes,
     heard,
     sessions,
-    /// Those that watch all bugs.
-    with_all,
     complete,
     latest,
     gaps,

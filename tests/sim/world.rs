@@ -381,7 +381,6 @@ impl World {
             let room = self.random.random_range(self.swarm.room / 2..=self.swarm.room);
             self.clients[at].connect(pod, life, room, lane);
             self.stats.sessions += 1;
-            self.stats.with_all += u64::from(self.clients[at].all);
             let client = &self.clients[at];
             let from = client.cursor.as_ref().map(Cursor::to_string);
             self.say(|| format!("client {at} connects to pod {pod} from {from:?}, {:?}", client.since));

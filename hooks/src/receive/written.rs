@@ -46,10 +46,10 @@ pub(crate) fn lookup(lookup: &Lookup) -> String {
         members.push(format!("format = {}", text(&format.to_string())));
         members.extend(format.zone().map(|zone| format!("timezone = {}", text(zone))));
     }
-    if members.is_empty() && lookup.place.is_clear() { from } else { table(from, &members) }
+    if members.is_empty() && lookup.place.is_clear() { from } else { table(&from, &members) }
 }
 
-fn table(from: String, members: &[String]) -> String {
+fn table(from: &str, members: &[String]) -> String {
     let mut all = vec![format!("from = {from}")];
     all.extend_from_slice(members);
     format!("{{ {} }}", all.join(", "))

@@ -43,7 +43,7 @@ Examples:
     ///
     /// Nothing is stored at the server, and it need not be able to reach this machine.
     #[command(after_help = listen::HELP)]
-    Listen(ListenArgs),
+    Listen(Box<ListenArgs>),
 }
 
 /// Options of `hooks test`.

@@ -140,7 +140,14 @@ pub(super) async fn change(Name(text): Name, call: Call) -> Answer {
         return Err(ApiError::bad("nothing is to be changed", fix));
     }
     let known = call.api.service().feeds();
-    let change = |settings: &mut Settings, row: &mut Row| apply(&said, &known, settings, row);
+    let change = |settings: &mut Settings, row: &mut Row| {
+        let before: Vec<Arc<str>> = row.lines.iter().map(|line| Arc::clone(&line.feed)).collect();
+        apply(&said, &known, settings, row)?;
+        for line in row.lines.iter_mut().filter(|line| !before.contains(&line.feed)) {
+            line.since = call.api.service().begin(&line.feed, call.now_us);
+        }
+        Ok(())
+    };
     let stored = order(&call, &text, "endpoints.change", Value::Object(detail), change).await?.0;
     answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
 }

@@ -166,7 +166,7 @@ async fn what_comes_back_instead_of_an_answer() {
         "/status" => Reply::Last(b"HTTP/1.1 20 OK\r\n\r\n".to_vec()),
         "/lengths" => Reply::Last(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_vec()),
         "/chunks" => Reply::Last(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n".to_vec()),
-        "/long-head" => Reply::Last([b"HTTP/1.1 200 OK\r\nX: ", &[b'x'; 200_000][..], b"\r\n\r\n"].concat()),
+        "/long-head" => Reply::Last([b"HTTP/1.1 200 OK\r\nX: ", &vec![b'x'; 200_000][..], b"\r\n\r\n"].concat()),
         _ => Reply::Hang(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000)),
     })
     .await;
