@@ -97,7 +97,7 @@ async fn listen(serve: &Serve, receiver: &Receiver, args: &[&str]) -> Proc {
         .args(args)
         .spawn()
         .unwrap();
-    proc.wait_for_line("connected to", SOON).await.unwrap();
+    proc.wait_for_line("changes go to", SOON).await.unwrap();
     proc
 }
 
