@@ -13,6 +13,9 @@ use bugfeed_core::endpoints::schedule::{Limits, Schedule};
 
 use super::feed::{Ledger, Local};
 
+/// What was sent, to which URL and under which recovery, and what was watched.
+type Unaccepted = (Arc<Batch>, (u32, u32), Watch);
+
 pub struct Served {
     pub planner: Endpoint,
     pub inbox: VecDeque<Input>,
@@ -22,7 +25,7 @@ pub struct Served {
     /// The row when its last request was decided. An order may come before it is sent.
     pub decided: Option<Row>,
     /// What was sent last of each feed and not accepted, and to which URL, under which recovery and which watch.
-    pub unaccepted: BTreeMap<usize, (Arc<Batch>, (u32, u32), Watch)>,
+    pub unaccepted: BTreeMap<usize, Unaccepted>,
     /// When its lease was shown to be held last.
     pub beat_us: i64,
 }

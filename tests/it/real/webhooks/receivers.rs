@@ -216,7 +216,7 @@ impl Notes {
         let (id, at) = (text("webhook-id"), text("webhook-timestamp"));
         let at = at.parse().ok().and_then(|seconds: i64| When::from_micros(seconds.saturating_mul(1_000_000)));
         let signed = at.and_then(|at| Secrets::new(receiver.secret.clone()).headers(id, body, at));
-        if !signed.is_some_and(|[_, _, (_, signature)]| headers.get("webhook-signature") == Some(&signature)) {
+        if signed.is_none_or(|[_, _, (_, signature)]| headers.get("webhook-signature") != Some(&signature)) {
             self.wrong.push(format!("{id} is not signed by its secret"));
         }
         match self.bodies.insert(id.to_owned(), body.clone()) {
