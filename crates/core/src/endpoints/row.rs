@@ -1,7 +1,7 @@
 //! What the store has of an endpoint, and what the planner changes of it.
 //!
 //! A row is written by two sides: by the planner that serves the endpoint, under a lease, and by people's orders, on any
-//! replica. Every write is a compare-and-set on the version. What the planner changes is an [`Effect`], which can be
+//! replica. Every write is a compare-and-set on the version. What the planner changes is an effect, which can be
 //! applied to whatever the row has become meanwhile. The row says up to which effect it includes ([`Row::applied`]), so an
 //! effect is never applied twice, also where nobody knows whether a write succeeded.
 
