@@ -1,5 +1,7 @@
 //! Receivers of webhooks out: endpoints deliver both feeds to them. Two take everything at once; two fail at random.
 //!
+//! Only where `BUGFEED_TEST_WEBHOOKS_RECEIVERS` is set.
+//!
 //! Goes in: a seed, and the store in which their endpoints are made. Comes out: what each took, or which changes it was not
 //! told of, and what no sender may do: the same identifier with another body, a wrong signature, a cursor that falls.
 
@@ -71,6 +73,8 @@ enum Mood {
 
 /// All receivers; they end when this is dropped.
 pub struct Receivers {
+    /// Whether there are any.
+    are_wanted: bool,
     all: Arc<Vec<Arc<Receiver>>>,
     address: SocketAddr,
     calm: Arc<AtomicBool>,
@@ -119,12 +123,17 @@ impl Receivers {
         let state = Serving { all: Arc::clone(&all), calm: Arc::clone(&calm) };
         let router = Router::new().route("/{name}", post(take)).with_state(state);
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }).abort_handle();
-        Receivers { all, address, calm, serving }
+        let are_wanted = std::env::var_os("BUGFEED_TEST_WEBHOOKS_RECEIVERS").is_some();
+        Receivers { are_wanted, all, address, calm, serving }
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = &Arc<Receiver>> {
+        self.all.iter().filter(|_| self.are_wanted)
     }
 
     /// Makes their endpoints.
     pub async fn create(&self, store: &Store) {
-        for receiver in self.all.iter() {
+        for receiver in self.wanted() {
             let feed: Arc<str> = receiver.feed.into();
             let settings = Settings {
                 url: format!("http://{}/{}", self.address, receiver.name),
@@ -144,7 +153,7 @@ impl Receivers {
     /// From now on each takes everything, and none waits for the end of a cool-down.
     pub async fn calm(&self, store: &Store) {
         self.calm.store(true, Ordering::Relaxed);
-        for receiver in self.all.iter() {
+        for receiver in self.wanted() {
             let order = |_: &mut Settings, row: &mut Row| carry_out(row, &Order::Enable);
             store.change_endpoint(&receiver.id, None, order).await.unwrap();
         }
@@ -152,13 +161,13 @@ impl Receivers {
 
     /// Whether each has taken something.
     pub fn have_heard(&self) -> bool {
-        self.all.iter().all(|receiver| receiver.notes.lock().unwrap().heard.count() > 0)
+        self.wanted().all(|receiver| receiver.notes.lock().unwrap().heard.count() > 0)
     }
 
     /// Changes of a feed that a receiver has not taken, and for which it was told of no gap either, in words.
     pub fn missing(&self, feed: &str, edits: &[Edit]) -> Vec<String> {
         let mut missing = Vec::new();
-        for receiver in self.all.iter().filter(|receiver| receiver.feed == feed) {
+        for receiver in self.wanted().filter(|receiver| receiver.feed == feed) {
             let notes = receiver.notes.lock().unwrap();
             let lost = edits.iter().filter(|edit| notes.heard.announced(edit) == Announced::Never);
             let said = |edit: &Edit| {
@@ -175,7 +184,7 @@ impl Receivers {
             let notes = receiver.notes.lock().unwrap();
             notes.wrong.iter().map(|wrong| format!("receiver {}: {wrong}", receiver.name)).collect::<Vec<_>>()
         };
-        self.all.iter().flat_map(of).collect()
+        self.wanted().flat_map(of).collect()
     }
 
     /// What each took, in words.
@@ -191,7 +200,7 @@ impl Receivers {
                 notes.heard.line()
             )
         };
-        self.all.iter().map(line).collect::<Vec<_>>().join("\n")
+        self.wanted().map(line).collect::<Vec<_>>().join("\n")
     }
 }
 
