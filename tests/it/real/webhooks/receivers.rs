@@ -18,7 +18,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use bugfeed_core::endpoints::orders::{Order, carry_out};
 use bugfeed_core::endpoints::policy::Policy;
-use bugfeed_core::endpoints::question::Watch;
+use bugfeed_core::endpoints::question::{Since, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_hooks::deliver::headers::UserHeaders;
 use bugfeed_hooks::deliver::sign::{Secrets, SigningSecret};
@@ -145,7 +145,11 @@ impl Receivers {
                 template: None,
                 created_us: When::from_system_time(SystemTime::now()).as_micros(),
             };
-            let row = Row::new(receiver.policy, receiver.watch.clone(), [feed]);
+            let mut row = Row::new(receiver.policy, receiver.watch.clone(), [feed]);
+            // As the API has it where the feed's head is not known: what is recorded from now on. `Since::Head` would begin
+            // anew wherever a process dies before the row is stored.
+            let now = When::from_system_time(SystemTime::now());
+            row.lines.iter_mut().for_each(|line| line.since = Since::Time(now));
             store.create_endpoint(&receiver.id, &settings, &row, None).await.unwrap();
         }
     }
