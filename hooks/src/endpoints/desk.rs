@@ -289,7 +289,7 @@ impl Desk {
             if self.ending.is_some() {
                 return false;
             }
-            let Some(slot) = self.schedule.next() else { return false };
+            let Some(slot) = self.schedule.next(self.now_us()) else { return false };
             if !self.may_send(slot) {
                 // The planner gives the place back, and asks for one again once the lease is renewed.
                 self.step(slot, Input::Renewed(i64::MIN));
