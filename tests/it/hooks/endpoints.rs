@@ -19,12 +19,18 @@ const LOCAL: [&str; 3] = ["serve", "--allow-network", "127.0.0.0/8"];
 
 /// Makes an endpoint at a bot; its identifier.
 pub async fn create(receiver: &Receiver, dir: &Path, url: &str, options: &[&str]) -> String {
+    create_with_secret(receiver, dir, url, options).await.0
+}
+
+/// Makes an endpoint; its identifier, and its secret.
+pub async fn create_with_secret(receiver: &Receiver, dir: &Path, url: &str, options: &[&str]) -> (String, String) {
     let args = [&["endpoints", "create", "--json", "--url", url], options].concat();
     let told = receiver.command(dir, &args).await;
     let line = told.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no JSON: {told}"));
     let endpoint: Value = serde_json::from_str(line).unwrap();
-    assert!(endpoint["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")), "{endpoint}");
-    endpoint["id"].as_str().unwrap().to_owned()
+    let secret = endpoint["secret"].as_str().filter(|secret| secret.starts_with("whsec_"));
+    let secret = secret.unwrap_or_else(|| panic!("{endpoint}"));
+    (endpoint["id"].as_str().unwrap().to_owned(), secret.to_owned())
 }
 
 /// An endpoint as the API shows it.

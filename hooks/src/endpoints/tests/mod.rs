@@ -2,10 +2,11 @@
 
 mod calling;
 mod chats;
+mod later;
 mod odd;
 mod ordinary;
 mod outages;
 mod people;
 mod replicas;
-mod rig;
+pub(crate) mod rig;
 mod slow;

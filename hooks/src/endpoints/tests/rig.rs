@@ -51,7 +51,7 @@ pub(super) fn bugs(numbers: &[u64]) -> Watch {
 }
 
 /// A feed of this process, of which a test says what changes.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     name: Arc<str>,
     replay: Arc<Replay>,
     sequencer: Mutex<(Sequencer, u64)>,
@@ -62,7 +62,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(name: &str) -> Arc<Feed> {
+    pub(crate) fn new(name: &str) -> Arc<Feed> {
         let (recorder, replay) = replay(ReplayLimits::default());
         let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
         sequencer.begin(epoch(name));
@@ -78,7 +78,7 @@ impl Feed {
     }
 
     /// A bug changes. Returns the number of the change.
-    pub(super) fn change(&self, number: u64) -> u64 {
+    pub(crate) fn change(&self, number: u64) -> u64 {
         let mut sequencer = self.sequencer.lock().unwrap();
         sequencer.1 += 1;
         let now = When::from_system_time(SystemTime::now());
@@ -96,7 +96,7 @@ impl Feed {
         self.sequencer.lock().unwrap().1 += 1;
     }
 
-    pub(super) fn set_current(&self, current: bool) {
+    pub(crate) fn set_current(&self, current: bool) {
         self.current.store(current, Ordering::SeqCst);
         self.moves();
     }
@@ -105,7 +105,7 @@ impl Feed {
         self.seen.send_modify(|seen| *seen += 1);
     }
 
-    pub(super) fn cursor(&self, seq: u64) -> Cursor {
+    pub(crate) fn cursor(&self, seq: u64) -> Cursor {
         Cursor::new(epoch(&self.name), seq)
     }
 }
