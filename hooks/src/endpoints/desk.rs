@@ -126,6 +126,8 @@ struct Flying {
     serial: u64,
     partition: u16,
     term: u64,
+    /// It brings what is owed. A test and a redelivery bring something else.
+    is_batch: bool,
 }
 
 /// The planners, and what is under way.
@@ -305,9 +307,8 @@ impl Desk {
             let slots = slots.unwrap_or_else(|| self.slots());
             let now_us = self.now_us();
             for slot in slots {
-                if let Some(served) = self.served(slot) {
-                    served.owed.new_us.get_or_insert(now_us);
-                }
+                let Some(served) = self.served(slot).filter(|served| served.interested.has(&feed)) else { continue };
+                served.owed.new_us.get_or_insert(now_us);
                 self.step(slot, Input::News(Arc::clone(&feed)));
             }
         }

@@ -39,6 +39,11 @@ pub(super) struct Interested {
 }
 
 impl Interested {
+    /// Whether this is one of its feeds.
+    pub(super) fn has(&self, feed: &str) -> bool {
+        self.feeds.iter().any(|own| &**own == feed)
+    }
+
     pub(super) fn of(row: &Row) -> Interested {
         Interested { watch: row.watch.clone(), feeds: row.lines.iter().map(|line| Arc::clone(&line.feed)).collect() }
     }

@@ -27,8 +27,8 @@ use crate::store::endpoints::{AttemptRow, EndpointId, FeedChoice, Settings, Stor
 use crate::store::{Options, Store};
 use crate::test_server::Got;
 
-/// Nothing in these tests may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing in these tests may take longer. Planners look by themselves after 40 to 50 s, so what nobody told them shows.
+const PATIENCE: Duration = Duration::from_secs(35);
 
 /// Looks again and again until there is something.
 pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -92,7 +92,7 @@ impl Feed {
     }
 
     /// A change does not come: the one after it shows that something was missed.
-    pub(super) fn miss(&self) {
+    pub(crate) fn miss(&self) {
         self.sequencer.lock().unwrap().1 += 1;
     }
 
@@ -198,13 +198,16 @@ impl Place {
     }
 
     pub(super) fn start_with(&self, options: EndpointsOptions) -> Endpoints {
+        Endpoints::start(std::future::ready(self.store.clone()), self.taps.subscribe(), self.parts(options))
+    }
+
+    pub(super) fn parts(&self, options: EndpointsOptions) -> EndpointsParts {
         let alerts = Arc::clone(&self.alerts);
-        let parts = EndpointsParts {
+        EndpointsParts {
             options,
             events: Arc::new(EndpointEvents::new(self.health.clone())),
             raise: Arc::new(move |subject, _, text| alerts.lock().unwrap().push((subject, text))),
-        };
-        Endpoints::start(std::future::ready(self.store.clone()), self.taps.subscribe(), parts)
+        }
     }
 
     /// The store as another process has it, to lock it.
