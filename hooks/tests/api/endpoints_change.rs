@@ -2,6 +2,7 @@
 
 use bugfeed_core::endpoints::policy::{Outcome, Policy};
 use bugfeed_core::endpoints::question::{Since, Watch};
+use bugfeed_core::endpoints::row::Line;
 use bugfeed_hooks::store::endpoints::FeedChoice;
 use bugfeed_protocol::Cursor;
 use hyper::Method;
@@ -63,6 +64,7 @@ async fn a_feed_that_stays_keeps_its_cursor_and_a_new_url_begins_with_clean_coun
     let stored = rig.stored(&id).await;
     assert_eq!((stored.settings.url.as_str(), stored.row.turn), ("https://new.example/hidden-path", 1));
     assert_eq!(stored.row.lines[1].since, cursor);
+    shows_nothing_hidden(&rig.get("/audit").await.good().to_string());
 }
 
 #[tokio::test]
@@ -89,6 +91,11 @@ async fn a_feed_begins_at_its_known_cursor_or_else_now() {
     rig.patch(&id, json!({ "feeds": ["default"] })).await.good();
     rig.patch(&id, json!({ "feeds": ["kde", "default"] })).await.good();
     assert_eq!(begins().await, [("kde".to_owned(), at(3)), ("default".to_owned(), at(7))]);
+    // A feed that only another replica has so far stays where it is, when all are asked for once more.
+    rig.plan(&id, |row| row.lines.push(Line { since: at(5), ..Line::new("later".into()) })).await;
+    rig.patch(&id, json!({ "feeds": "all" })).await.good();
+    let feeds = ["kde", "default", "later"].map(str::to_owned).into_iter().zip([at(3), at(7), at(5)]);
+    assert_eq!(begins().await, feeds.collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -17,7 +17,9 @@ async fn pausing_and_resuming() {
     let paused = order("pause").await;
     assert_eq!((&paused["state"], &paused["executable"]), (&json!("paused"), &json!(false)));
     assert!(rig.stored(&id).await.row.paused);
+    rig.told();
     order("pause").await;
+    assert_eq!(rig.told(), [""; 0], "nobody is told of what changes nothing");
     let resumed = order("resume").await;
     assert_eq!((&resumed["state"], &resumed["executable"]), (&json!("active"), &json!(true)));
     let who = format!("{} first", rig.token.id());
