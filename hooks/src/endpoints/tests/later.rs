@@ -88,6 +88,26 @@ async fn a_feed_that_comes_while_the_store_is_away_is_added_when_it_is_back() {
     endpoints.stop().await;
 }
 
+/// As another replica made or changed them that did not have the feed yet.
+#[tokio::test]
+async fn what_an_endpoint_of_all_feeds_lacks_is_added_whenever_it_shows() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    add(&place, &Feed::new("gnome"));
+    let all = of_all_feeds(&place, &server).await;
+    let named = place.endpoint(&server.url("/named"), Watch::All).await;
+    let endpoints = place.start();
+    place.until_row(&all, "it has both", |row| since(row, "gnome").is_some()).await;
+    place.until_row(&named, "it has begun", |row| row.cursor("kde").is_some()).await;
+    assert_eq!(place.row(&named).await.lines.len(), 1);
+    let changed = place.store.change_endpoint(&named, None, |settings, _| {
+        settings.feeds = FeedChoice::All;
+        Ok::<(), ()>(())
+    });
+    changed.await.unwrap();
+    place.until_row(&named, "it has both", |row| since(row, "gnome").is_some()).await;
+    endpoints.stop().await;
+}
+
 /// A person names feeds in the moment in which one more is added.
 #[test]
 fn feeds_are_added_to_who_still_wants_all() {

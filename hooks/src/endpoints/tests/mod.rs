@@ -2,6 +2,7 @@
 
 mod calling;
 mod chats;
+mod desk;
 mod later;
 mod odd;
 mod ordinary;
