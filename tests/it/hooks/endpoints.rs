@@ -85,6 +85,18 @@ async fn a_change_is_posted_within_a_second() {
     assert_eq!(bot.next().await.changes()[0].0, 1234);
 }
 
+/// A chat is told where people read about the bug.
+#[tokio::test]
+async fn a_chat_gets_a_link() {
+    let (dir, mut bot) = (tempfile::tempdir().unwrap(), Bot::start().await);
+    let tracker = ["--tracker-url", "https://bugs.example.org/show_bug.cgi?id={bug}"];
+    let serve = Receiver::start(dir.path(), &[&LOCAL[..], &tracker].concat()).await;
+    create(&serve, dir.path(), &bot.url(), &["--bugs", "1234", "--template", "slack"]).await;
+    change(dir.path(), &[1234], 1).await;
+    let text = "Bug 1234 changed at 2014-04-03 10:00:01 UTC: https://bugs.example.org/show_bug.cgi?id=1234";
+    assert_eq!(bot.next().await.body, serde_json::json!({ "text": text }));
+}
+
 /// Killed after any request, with changes before, meanwhile and afterwards: each bug's newest change arrives, and no cursor
 /// falls below what was accepted.
 #[tokio::test]
