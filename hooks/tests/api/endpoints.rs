@@ -291,6 +291,10 @@ async fn a_bug_tells_who_is_told_of_it() {
     assert_eq!((&of(&there)["has"], &of(&there)["says"]), (&json!(true), &json!("has it")));
     assert_eq!((&of(&behind)["has"], &of(&behind)["cursor"]), (&json!(false), &json!("E.4")));
     assert!(of(&behind)["says"].as_str().unwrap().starts_with("has it not yet"), "{told}");
+    // A higher number of another ledger proves nothing.
+    rig.plan(&there, |row| cursor(row, "F.9")).await;
+    let now = rig.get("/bugs/1234?feed=default").await.good();
+    assert!(now["endpoints"].as_array().unwrap().iter().all(|one| one["has"] != true), "{now}");
     let other = rig.get("/bugs/1234?feed=kde").await.good();
     assert_eq!(other["endpoints"], json!([]));
 }

@@ -76,6 +76,13 @@ async fn a_secret_is_rotated_and_the_old_one_goes_on_for_a_while() {
     // The usual time is a day.
     let rotated = rig.post(&format!("{path}/rotate"), json!({})).await.good();
     assert!(rotated["old_secret_until"].as_str().unwrap().starts_with("2026-11-27T13:0"), "{rotated}");
+    // Once it is over, nothing is said of it.
+    let over = rig.store.change_endpoint(&id, None, |settings, _| {
+        settings.previous.as_mut().unwrap().1 = NOON_US;
+        Ok::<(), ()>(())
+    });
+    over.await.unwrap();
+    assert_eq!(rig.get(&path).await.good()["old_secret_until"], Value::Null);
     for (sent, want) in [
         (json!({ "overlap_hours": 169 }), "169 is too much"),
         (json!({ "overlap_hours": -1 }), "invalid value"),

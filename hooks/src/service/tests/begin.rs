@@ -28,7 +28,8 @@ async fn an_endpoint_begins_at_the_known_cursor_or_else_at_the_time() {
     let now_us = 1_795_694_400_000_000;
     let now = When::from_micros(now_us).unwrap();
     assert_eq!(desk.begin("kde", now_us), Since::Cursor(there.cursor(2)));
-    for feed in ["gnome", "new", "gone"] {
+    assert_eq!(desk.begin("new", now_us), Since::Cursor(empty.cursor(0)));
+    for feed in ["gnome", "gone"] {
         assert_eq!(desk.begin(feed, now_us), Since::Time(now), "{feed}");
     }
     away.set_current(true);
