@@ -150,6 +150,9 @@ fn urls_that_are_taken() {
     ] {
         assert_eq!(check(host).as_deref(), Ok(want), "{host}");
     }
+    for text in ["https://example.org?to=a@b.example", "https://example.org#a@b"] {
+        assert!(rules(&[]).check(text).is_ok(), "no name or password: {text}");
+    }
     let address = rules(&[]).check("http://example.org/a/../b%20c?d=é#secret").unwrap();
     assert_eq!(address.target().to_string(), "/b%20c?d=%C3%A9");
 }
