@@ -60,6 +60,26 @@ async fn a_failure_while_the_store_is_away_is_counted_once() {
     endpoints.stop().await;
 }
 
+/// The log has an attempt whose first write failed.
+#[tokio::test]
+async fn what_could_not_be_written_into_the_log_is_written_later() {
+    let server = Server::start(|_| Reply::full(200, "", "")).await;
+    let place = Place::new().await;
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    let db = place.db();
+    db.execute("ALTER TABLE hooks_attempts RENAME TO hooks_away", &[]).await.unwrap();
+    place.feed.change(1);
+    until("a warning", async || place.health.report().lines.iter().any(|line| line.contains("wait")).then_some(()))
+        .await;
+    db.execute("ALTER TABLE hooks_away RENAME TO hooks_attempts", &[]).await.unwrap();
+    db.close().await;
+    place.until_cursor(&id, 1).await;
+    assert_eq!((place.attempts(&id).await.len(), server.got().len()), (1, 1));
+    endpoints.stop().await;
+}
+
 /// A process that could not show that it lives begins nothing: another one may have its endpoints by now.
 #[tokio::test]
 async fn nothing_is_begun_once_the_lease_may_be_anothers() {

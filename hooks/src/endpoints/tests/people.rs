@@ -91,6 +91,7 @@ async fn other_bugs_are_heard_of_at_once() {
     place.feed.change(2);
     until("the other bug", async || (server.got().len() == 2).then_some(())).await;
     assert_eq!(told(&server.got()[1]), [2]);
+    assert_eq!(place.subjects(), [""; 0], "it was not disabled, so nobody has enabled it");
     endpoints.stop().await;
 }
 
@@ -204,5 +205,22 @@ async fn a_stop_in_order_waits_for_a_request_in_flight() {
     assert!(place.row(&id).await.health.is_clean());
     let endpoints = place.start();
     place.until_cursor(&id, 1).await;
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_request_was_given_up_is_carried_out_by_the_next_process() {
+    let (place, server) = (Place::new().await, slow_once(Duration::from_secs(600)).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let options = EndpointsOptions { within: Duration::from_secs(600), ..place.options() };
+    let endpoints = place.start_with(options);
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.order(&id, Order::Test).await;
+    until("a test", async || (server.got().len() == 1).then_some(())).await;
+    endpoints.stop().await;
+    assert_eq!(place.row(&id).await.wishes.len(), 1);
+    let endpoints = place.start();
+    place.until_row(&id, "it is tested", |row| row.wishes.is_empty()).await;
+    assert_eq!(server.got().len(), 2);
     endpoints.stop().await;
 }

@@ -112,9 +112,10 @@ async fn who_is_owed_something_is_counted_and_nobody_else() {
     place.taps.send_modify(|taps| taps.push(Arc::clone(&gnome) as Arc<dyn FeedTap>));
     let slow = place.endpoint(&server.url("/slow"), bugs(&[1])).await;
     let tested = place.endpoint(&server.url("/fails"), bugs(&[2])).await;
+    let quiet = place.endpoint(&server.url("/quiet"), bugs(&[3])).await;
     let parts = place.parts(EndpointsOptions { within: Duration::from_secs(60), ..place.options() });
     let endpoints = Endpoints::start(std::future::ready(place.store.clone()), place.taps.subscribe(), parts.clone());
-    for id in [&slow, &tested] {
+    for id in [&slow, &tested, &quiet] {
         place.until_row(id, "it has begun", |row| row.cursor("kde").is_some()).await;
     }
     place.order(&tested, Order::Test).await;
