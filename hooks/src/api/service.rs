@@ -75,10 +75,10 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
-    /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
-    fn begin(&self, _feed: &str, _now_us: i64) -> Since {
-        Since::Head
-    }
+    /// Where an endpoint begins in a feed that it gets at this time, in microseconds since 1970: a cursor if that is known,
+    /// else the time. Never at [`Since::Head`]: that would begin anew in a process that takes over before anything is
+    /// stored, and what changed until then would be missed.
+    fn begin(&self, feed: &str, now_us: i64) -> Since;
 
     /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.
     /// Returns at once.

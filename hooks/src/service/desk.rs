@@ -141,9 +141,11 @@ impl Service for Desk {
             let taps = sending.taps.borrow();
             taps.iter().find(|tap| &**tap.name() == feed).cloned()
         });
-        match (tap, When::from_micros(now_us)) {
-            (Some(tap), Some(now)) => endpoints::begin(&*tap, now),
-            _ => Since::Head,
+        match (When::from_micros(now_us), tap) {
+            (Some(now), Some(tap)) => endpoints::begin(&*tap, now),
+            (Some(now), None) => Since::Time(now),
+            // Of a clock that says what no date can be: nobody knows what is owed, so a gap is told.
+            (None, _) => Since::Unknown,
         }
     }
 

@@ -89,7 +89,8 @@ async fn an_endpoint_is_made_and_its_secret_is_shown_once() {
     assert_eq!(stored.settings.feeds, FeedChoice::Named(vec!["default".into()]));
     assert_eq!((stored.row.policy, stored.row.rate), (Policy::Classic, None));
     assert!(matches!(&stored.row.watch, Watch::Bugs(bugs) if bugs.len() == 2));
-    assert_eq!(stored.row.lines[0].since, Since::Head, "it begins at the head");
+    let since = &stored.row.lines[0].since;
+    assert!(matches!(since, Since::Time(at) if at.as_micros() >= NOON_US), "it begins now: {since:?}");
     for path in [format!("/endpoints/{id}"), "/endpoints".to_owned(), "/audit".to_owned()] {
         assert!(!rig.get(&path).await.good().to_string().contains(&secret), "{path}");
     }
@@ -290,6 +291,10 @@ async fn a_bug_tells_who_is_told_of_it() {
     assert_eq!((&of(&there)["has"], &of(&there)["says"]), (&json!(true), &json!("has it")));
     assert_eq!((&of(&behind)["has"], &of(&behind)["cursor"]), (&json!(false), &json!("E.4")));
     assert!(of(&behind)["says"].as_str().unwrap().starts_with("has it not yet"), "{told}");
+    // A higher number of another ledger proves nothing.
+    rig.plan(&there, |row| cursor(row, "F.9")).await;
+    let now = rig.get("/bugs/1234?feed=default").await.good();
+    assert!(now["endpoints"].as_array().unwrap().iter().all(|one| one["has"] != true), "{now}");
     let other = rig.get("/bugs/1234?feed=kde").await.good();
     assert_eq!(other["endpoints"], json!([]));
 }
