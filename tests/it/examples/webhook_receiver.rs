@@ -169,7 +169,7 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
 
     // What was answered is done, if not before, then now; and it asks for what it missed.
     *hooks.missed.lock().unwrap() =
-        json!({ "changes": [{ "bug": 4, "when": T }], "replay": "latest", "cursor": "E.9" });
+        json!({ "changes": [{ "bug": 4, "when": T, "cursor": "E.9" }], "replay": "latest", "cursor": "E.9", "feed": "kde" });
     let before = looked_at(&first);
     let mut second = receiver.start().await;
     let changes = "GET /endpoints/ep_1/changes?feed=kde&cursor=E.8";
@@ -177,10 +177,12 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
     second.wait_for_line("look at bug 4 of kde", SOON).await.unwrap();
     assert!([before, looked_at(&second)].concat().contains(&"3".to_owned()), "{}", second.output());
     assert_eq!(receiver.send(&update(3, 8)).await, 204, "known after the start, too");
+    assert_eq!(receiver.send(&update(4, 9)).await, 204, "the answer had it");
     assert_eq!(receiver.send(&word("gap")).await, 204);
     second.wait_for_line("changes of kde may be missing: look at all its bugs", SOON).await.unwrap();
     let looked = looked_at(&second);
     assert!(looked.iter().filter(|bug| *bug == "3").count() <= 1, "{looked:?}");
+    assert_eq!(looked.iter().filter(|bug| *bug == "4").count(), 1, "{looked:?}");
     second.kill9();
 }
 

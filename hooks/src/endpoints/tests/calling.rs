@@ -36,6 +36,7 @@ async fn call(endpoints: &Endpoints, method: Method, target: &str, secret: &Sign
     }
     let response = Client::new(Options::default()).send(request).await.unwrap();
     serving.abort();
+    assert!(response.body.ends_with(b"\n"), "people read answers in a terminal");
     (response.status, serde_json::from_slice(&response.body).unwrap())
 }
 
@@ -104,7 +105,8 @@ async fn changes_answers_as_a_long_poll_and_moves_nothing() {
     }
     let all = ask("?cursor=epoch-kde.0").await;
     assert_eq!((&all["replay"], &all["cursor"]), (&"latest".into(), &"epoch-kde.3".into()));
-    assert_eq!(all["changes"].as_array().unwrap().iter().map(|it| &it["bug"]).collect::<Vec<_>>(), [2, 1]);
+    let told = all["changes"].as_array().unwrap().iter().map(|it| (it["bug"].as_u64(), it["cursor"].as_str()));
+    assert_eq!(told.collect::<Vec<_>>(), [(Some(2), Some("epoch-kde.2")), (Some(1), Some("epoch-kde.3"))]);
     let some = ask("?cursor=epoch-kde.2&feed=kde").await;
     assert_eq!((&some["replay"], some["changes"].as_array().unwrap().len()), (&"complete".into(), 1));
     assert_eq!(ask("?cursor=unknown").await["replay"], "gap");
