@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bugfeed_core::endpoints::question::Since;
+use bugfeed_protocol::BugId;
 use serde_json::Value;
 
 use crate::config::HooksConfig;
@@ -78,6 +79,12 @@ pub trait Service: Send + Sync + 'static {
     /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
     fn begin(&self, _feed: &str, _now_us: i64) -> Since {
         Since::Head
+    }
+
+    /// Whether a feed has changes of this bug after a cursor. `None`: that cannot be told, because the feed is not here, or
+    /// not current, or does not reach back so far.
+    fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        None
     }
 
     /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{Event, EventId, State, Trigger};
 use bugfeed_core::hooks::lane::{Gate, Settings, World};
@@ -75,6 +76,8 @@ const CONFIG: &str = r#"
 pub struct Told {
     config: Arc<HooksConfig>,
     pub words: Mutex<Vec<String>>,
+    /// Whether the feeds have changes after each cursor.
+    pub has_after: Mutex<Option<bool>>,
 }
 
 impl Told {
@@ -120,6 +123,10 @@ impl Service for Told {
 
     fn link(&self, feed: &str) -> Option<Link> {
         (feed == "kde").then(|| Link::parse("https://bugs.example.org/{bug}").unwrap())
+    }
+
+    fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        *self.has_after.lock().unwrap()
     }
 
     fn endpoint_changed(&self, id: &EndpointId) {
@@ -176,7 +183,7 @@ impl Rig {
             store.serve_feed(feed, None).await.unwrap();
         }
         let config = HooksConfig::read("hooks.toml", CONFIG, &|_| Err("no file".to_owned())).unwrap();
-        let told = Arc::new(Told { config: Arc::new(config), words: Mutex::default() });
+        let told = Arc::new(Told { config: Arc::new(config), words: Mutex::default(), has_after: Mutex::default() });
         let api = Api::with_clock(store.clone(), Arc::clone(&told) as Arc<dyn Service>, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

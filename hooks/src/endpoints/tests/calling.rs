@@ -6,8 +6,9 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bugfeed_core::endpoints::policy::{Policy, State};
+use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::endpoints::row::Row;
-use bugfeed_protocol::When;
+use bugfeed_protocol::{BugId, When};
 use hyper::header::HeaderName;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -15,7 +16,7 @@ use tokio::net::TcpListener;
 use super::rig::{Place, bugs, secret, settings};
 use crate::client::{Address, Client, Options, Request};
 use crate::deliver::sign::SigningSecret;
-use crate::endpoints::Endpoints;
+use crate::endpoints::{Endpoints, has_after};
 use crate::test_server::{Reply, Server};
 
 /// Calls, signed with this secret.
@@ -121,6 +122,11 @@ async fn changes_answers_as_a_long_poll_and_moves_nothing() {
         let (status, _) = call(&endpoints, Method::GET, &format!("/endpoints/{id}/changes{query}"), &secret(1)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
     }
+    // The same question, as the API asks it for `bugfeed bug`.
+    let has_after = |bug, seq| has_after(&*place.feed, BugId::new(bug).unwrap(), &Since::Cursor(place.feed.cursor(seq)));
+    assert_eq!([has_after(1, 2), has_after(1, 3), has_after(9, 0)], [Some(true), Some(false), Some(false)]);
+    place.feed.set_current(false);
+    assert_eq!([has_after(1, 2), has_after(1, 77)], [None, None]);
     let row = place.row(&id).await;
     assert_eq!(row.cursor("kde").unwrap().seq, 0);
     assert_ne!(row.state(0), State::Disabled);
