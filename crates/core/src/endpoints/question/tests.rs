@@ -72,7 +72,7 @@ fn kind(answer: &Answer) -> String {
 #[test]
 fn all_bugs_are_answered_as_each_bug_by_its_number() {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for seed in 0..3_000 {
+    for seed in 0..600 {
         let random = &mut SmallRng::seed_from_u64(seed);
         let max = random.random_range(1..120);
         let limits = ReplayLimits { max, bugs: [10, 1_000][random.random_range(0..2)], ..ReplayLimits::default() };
@@ -107,7 +107,7 @@ fn all_bugs_are_answered_as_each_bug_by_its_number() {
         }
     }
     // The worlds have what matters.
-    for (word, least) in [("gap", 1_000), ("ahead", 100), ("more true", 1_000), ("held true", 100)] {
+    for (word, least) in [("gap", 1_000), ("ahead", 50), ("more true", 1_000), ("held true", 50)] {
         let seen: usize = kinds.iter().filter(|(kind, _)| kind.contains(word)).map(|(_, count)| count).sum();
         assert!(seen >= least, "{word}: {kinds:?}");
     }

@@ -109,10 +109,7 @@ fn a_late_change_that_hides_another_is_noticed() {
     assert!(!replay.newest_of_any_is_lost(2));
     record(1, "E.9", Continuity::Late);
     assert!(replay.newest_of_any_is_lost(2), "bug 1 has position 1, which has left the ring");
-    assert_eq!(
-        [(0, 3), (0, 2), (3, 3)].map(|(after, upto)| replay.last_late_in(after, upto)),
-        [Some(3), None, None]
-    );
+    assert_eq!([(0, 3), (0, 2), (3, 3)].map(|(after, upto)| replay.last_late_in(after, upto)), [Some(3), None, None]);
     record(3, "E.11", Continuity::Next);
     record(3, "E.12", Continuity::Next);
     assert!(replay.newest_of_any_is_lost(2), "the late one has left it too");
@@ -124,7 +121,7 @@ fn a_late_change_that_hides_another_is_noticed() {
 #[test]
 fn pages_of_the_newest_together_are_the_newest_of_each_bug() {
     let (mut from_table, mut late, mut repeated) = (0, 0, 0);
-    for seed in 0..2_000 {
+    for seed in 0..1_000 {
         let random = &mut SmallRng::seed_from_u64(seed);
         let limits = ReplayLimits { max: random.random_range(1..80), ..ReplayLimits::default() };
         let (mut recorder, replay) = replay(limits);
@@ -148,7 +145,11 @@ fn pages_of_the_newest_together_are_the_newest_of_each_bug() {
         let mut wanted = WantedOfAll { after, after_old: after, upto, since: None, newest_only: true };
         assert_eq!(replay.last_late_newest(&wanted), replay.last_late(&want), "seed {seed}");
         let left_out = replay.is_any_left_out(after, upto);
-        assert_eq!(left_out && !want.is_empty(), !replay.are_all_after(&want, after) && !want.is_empty(), "seed {seed}");
+        assert_eq!(
+            left_out && !want.is_empty(),
+            !replay.are_all_after(&want, after) && !want.is_empty(),
+            "seed {seed}"
+        );
         let mut joined = Vec::new();
         while wanted.after_old < upto {
             let mut page = Vec::new();
@@ -162,5 +163,5 @@ fn pages_of_the_newest_together_are_the_newest_of_each_bug() {
         late += usize::from(replay.last_late(&want).is_some());
         repeated += usize::from(left_out);
     }
-    assert!([from_table, late, repeated].iter().all(|count| *count > 100), "{from_table} {late} {repeated}");
+    assert!([from_table, late, repeated].iter().all(|count| *count > 50), "{from_table} {late} {repeated}");
 }
