@@ -93,6 +93,7 @@ pub(super) fn routes(calls: Arc<Calls>) -> Router {
 }
 
 /// A refusal or a failure.
+#[derive(Debug)]
 struct Refusal(StatusCode, String);
 
 impl Refusal {

@@ -268,7 +268,8 @@ mod tests {
         let statements: Vec<String> = MIGRATIONS.iter().flat_map(|migration| migration(url.dialect())).collect();
         let switches = statements.iter().find(|statement| statement.contains("hooks_switches")).unwrap();
         assert!(switches.contains(&format!("name VARCHAR({LONGEST}) ")), "{switches}");
-        let columns: Vec<&str> = statements.iter().flat_map(|statement| statement.split("feed VARCHAR(").skip(1)).collect();
+        let columns: Vec<&str> =
+            statements.iter().flat_map(|statement| statement.split("feed VARCHAR(").skip(1)).collect();
         assert_eq!(columns.len(), 3, "events, feeds, attempts");
         for column in columns {
             assert!(column.starts_with(&format!("{LONGEST})")), "{column}");

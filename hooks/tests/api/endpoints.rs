@@ -293,7 +293,10 @@ async fn a_bug_tells_who_is_told_of_it() {
     *rig.told.has_after.lock().unwrap() = Some(false);
     rig.arrive(item(1234, 0, "a")).await;
     let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
-    assert_eq!((&told["has"], &told["says"]), (&Value::Null, &json!(format!("{no_number}; has all that is published, up to E.5"))));
+    assert_eq!(
+        (&told["has"], &told["says"]),
+        (&Value::Null, &json!(format!("{no_number}; has all that is published, up to E.5")))
+    );
     rig.work(NOON_US + SECOND_US).await;
     rig.number("default", "E.5", 1234, NOON_US).await;
     let told = rig.get("/bugs/1234?feed=default").await.good();

@@ -168,8 +168,7 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
     first.kill9();
 
     // What was answered is done, if not before, then now; and it asks for what it missed.
-    *hooks.missed.lock().unwrap() =
-        json!({ "changes": [{ "bug": 4, "when": T, "cursor": "E.9" }], "replay": "latest", "cursor": "E.9", "feed": "kde" });
+    *hooks.missed.lock().unwrap() = json!({ "changes": [{ "bug": 4, "when": T, "cursor": "E.9" }], "replay": "latest", "cursor": "E.9", "feed": "kde" });
     let before = looked_at(&first);
     let mut second = receiver.start().await;
     let changes = "GET /endpoints/ep_1/changes?feed=kde&cursor=E.8";
@@ -196,7 +195,7 @@ async fn late_changes(receiver: &Receiver, proc: &mut Proc) {
     for second in [1, 2] {
         assert_eq!(receiver.send(&late(second)).await, 204);
         let line = format!("look at bug 5 of kde, changed at {}", when(second));
-        proc.wait_for_line(&line, SOON).await.unwrap();
+        proc.wait_for_line(line.as_str(), SOON).await.unwrap();
     }
     for second in [1, 2] {
         assert_eq!(receiver.send(&late(second)).await, 204);

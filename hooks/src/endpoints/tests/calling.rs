@@ -123,7 +123,8 @@ async fn changes_answers_as_a_long_poll_and_moves_nothing() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
     }
     // The same question, as the API asks it for `bugfeed bug`.
-    let has_after = |bug, seq| has_after(&*place.feed, BugId::new(bug).unwrap(), &Since::Cursor(place.feed.cursor(seq)));
+    let has_after =
+        |bug, seq| has_after(&*place.feed, BugId::new(bug).unwrap(), &Since::Cursor(place.feed.cursor(seq)));
     assert_eq!([has_after(1, 2), has_after(1, 3), has_after(9, 0)], [Some(true), Some(false), Some(false)]);
     place.feed.set_current(false);
     assert_eq!([has_after(1, 2), has_after(1, 77)], [None, None]);

@@ -96,7 +96,10 @@ fn add(rows: &mut Rows, attempt: &AttemptRow) {
     let short = |text: &Option<String>, max| text.as_ref().map(|text| text.chars().take(max).collect::<String>());
     let mut row = rows.row();
     row.value(id_value(attempt.id)).int(attempt.bytes()).text(attempt.endpoint.as_str());
-    row.maybe_text(short(&attempt.feed, LONGEST).as_deref()).int(attempt.trigger.code()).int(attempt.begun_us).int(attempt.took_us);
+    row.maybe_text(short(&attempt.feed, LONGEST).as_deref())
+        .int(attempt.trigger.code())
+        .int(attempt.begun_us)
+        .int(attempt.took_us);
     row.maybe_int(attempt.status.map(i64::from)).maybe_text(short(&attempt.fault, 32).as_deref());
     row.maybe_text(short(&attempt.error, 1000).as_deref()).short(&attempt.webhook_id, 200).flag(attempt.counts);
     row.short(&attempt.content_type, 100).text(&attempt.response).text(&attempt.request);
