@@ -31,7 +31,7 @@ impl World {
         self.second += random.random_range(0..3);
         let (continuity, seq) = match random.random_range(0..40) {
             0..4 if self.seq > 1 => (Continuity::Late, random.random_range(1..self.seq)),
-            5 => (Continuity::Broken, self.seq + random.random_range(2..5)),
+            4 => (Continuity::Broken, self.seq + random.random_range(2..5)),
             _ => (Continuity::Next, self.seq + 1),
         };
         self.seq = self.seq.max(seq);
