@@ -6,13 +6,13 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::json_line::JsonLine;
 use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -150,6 +150,11 @@ pub(super) fn created(body: Value) -> Answer {
     Ok(respond(StatusCode::CREATED, body))
 }
 
+/// The answer to what has been begun.
+pub(super) fn begun(body: Value) -> Answer {
+    Ok(respond(StatusCode::ACCEPTED, body))
+}
+
 fn respond(status: StatusCode, body: Value) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store")], JsonLine(body)).into_response()
 }

@@ -13,7 +13,7 @@ use bugfeed_core::endpoints::interest::Interest;
 use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::subscriptions::Slot;
-use bugfeed_protocol::{Cursor, When};
+use bugfeed_protocol::{BugId, Cursor, When};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -196,6 +196,15 @@ pub(crate) fn begin(tap: &dyn FeedTap, now: When) -> Since {
         Answer::Changes(batch) => Since::Cursor(batch.cursor),
         // Where its head is cannot be told just now.
         _ => Since::Time(now),
+    }
+}
+
+/// Whether a feed has changes of this bug after a place; `None` where it cannot tell.
+pub(crate) fn has_after(tap: &dyn FeedTap, bug: BugId, since: &Since) -> Option<bool> {
+    let watch = Watch::Bugs([bug].into());
+    match tap.ask(&Ask { watch: &watch, since, place: None, bound: Bound { entries: 1, bytes: 1 } }) {
+        Answer::Changes(batch) => Some(!batch.changes.is_empty()),
+        Answer::NotYet(_) | Answer::Ahead(_) | Answer::Gap(..) => None,
     }
 }
 

@@ -279,8 +279,25 @@ async fn a_bug_tells_who_is_told_of_it() {
     rig.plan(&there, |row| cursor(row, "E.5")).await;
     let told = rig.get("/bugs/1234").await.good();
     assert_eq!((told["endpoints"].as_array().unwrap().len(), &told["endpoints"][0]["has"]), (2, &Value::Null));
-    assert_eq!(told["endpoints"][0]["says"], "no webhook's change of it has a number yet");
+    let no_number = "no webhook's change of it has a number yet";
+    assert_eq!(told["endpoints"][0]["says"], format!("{no_number}; has what was published up to E.5"));
+    // The feed knows of changes that no webhook brought.
+    for (has_after, has, says) in [
+        (false, true, "has all that is published, up to E.5"),
+        (true, false, "has not the newest change that is published: "),
+    ] {
+        *rig.told.has_after.lock().unwrap() = Some(has_after);
+        let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
+        assert_eq!(told["has"], has);
+        assert!(told["says"].as_str().unwrap().starts_with(says), "{told}");
+    }
+    *rig.told.has_after.lock().unwrap() = Some(false);
     rig.arrive(item(1234, 0, "a")).await;
+    let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
+    assert_eq!(
+        (&told["has"], &told["says"]),
+        (&Value::Null, &json!(format!("{no_number}; has all that is published, up to E.5")))
+    );
     rig.work(NOON_US + SECOND_US).await;
     rig.number("default", "E.5", 1234, NOON_US).await;
     let told = rig.get("/bugs/1234?feed=default").await.good();

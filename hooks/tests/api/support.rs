@@ -79,6 +79,8 @@ pub struct Told {
     pub words: Mutex<Vec<String>>,
     /// The cursors at which feeds are; of others nothing is known.
     pub heads: Mutex<BTreeMap<String, Cursor>>,
+    /// Whether the feeds have changes after each cursor.
+    pub has_after: Mutex<Option<bool>>,
 }
 
 impl Told {
@@ -129,6 +131,10 @@ impl Service for Told {
     fn begin(&self, feed: &str, now_us: i64) -> Since {
         let head = self.heads.lock().unwrap().get(feed).cloned();
         head.map_or_else(|| Since::Time(When::from_micros(now_us).unwrap()), Since::Cursor)
+    }
+
+    fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        *self.has_after.lock().unwrap()
     }
 
     fn endpoint_changed(&self, id: &EndpointId) {
@@ -185,7 +191,12 @@ impl Rig {
             store.serve_feed(feed, None).await.unwrap();
         }
         let config = HooksConfig::read("hooks.toml", CONFIG, &|_| Err("no file".to_owned())).unwrap();
-        let told = Arc::new(Told { config: Arc::new(config), words: Mutex::default(), heads: Mutex::default() });
+        let told = Arc::new(Told {
+            config: Arc::new(config),
+            words: Mutex::default(),
+            heads: Mutex::default(),
+            has_after: Mutex::default(),
+        });
         let api = Api::with_clock(store.clone(), Arc::clone(&told) as Arc<dyn Service>, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -223,6 +234,9 @@ impl Rig {
             request = request.with(name.clone(), HeaderValue::from_str(value).unwrap());
         }
         let response = self.client.send(request).await.unwrap();
+        if response.headers.get("content-type").is_some_and(|kind| kind == "application/json") {
+            assert!(response.body.ends_with(b"\n"), "people read answers in a terminal");
+        }
         let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
         Answer { status: response.status.as_u16(), body, headers: response.headers }
     }

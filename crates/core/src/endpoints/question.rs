@@ -12,7 +12,7 @@ use bugfeed_protocol::{BugId, Change, Cursor, When};
 
 use crate::cursor_hold::CursorHold;
 use crate::position_map::Standing;
-use crate::replay::{CursorPlace, Found, Pos, Replay, Wanted};
+use crate::replay::{CursorPlace, Found, PageSize, Pos, Replay, Wanted, WantedOfAll};
 
 /// Which bugs an endpoint watches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +57,11 @@ pub struct Bound {
     /// Bytes of the changes' JSON, with commas. One change is always taken.
     pub bytes: usize,
 }
+
+/// No change takes fewer bytes in a request.
+const SHORTEST: usize = r#"{"bug":1,"when":"2026-11-26T12:00:00","cursor":"E.1"},"#.len();
+/// So many changes of all bugs are found at a time, however many may be told.
+const MOST_FOUND: usize = 10_000;
 
 impl Default for Bound {
     /// A body of 20 kB, less what stands around the changes.
@@ -235,47 +240,127 @@ fn nothing(cursor: Cursor, place: Place) -> Batch {
     Batch { changes: Vec::new(), more: false, left_out: false, cursor, place }
 }
 
-fn look_up(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, standing: Standing) -> Answer {
-    let (after, upto) = (owed.after, standing.head);
-    let all;
-    let bugs: &[BugId] = match ask.watch {
-        Watch::Bugs(bugs) => bugs,
-        Watch::All => {
-            all = replay.bugs_after(if owed.time.is_some() { 0 } else { after });
-            &all
-        }
-    };
-    let mut found = Vec::new();
-    match owed.time {
-        None => replay.newest(bugs, after, upto, &mut found),
-        since @ Some(_) => {
-            let wanted = Wanted { bugs, after, after_old: 0, upto, since, limit: 0 };
-            replay.every(&wanted, &mut found);
-        }
-    }
-    let head = Place { pos: upto, breaks: standing.breaks, hold: None, ahead: owed.ahead };
-    let forgotten = owed.time.is_none() && after < replay.floor();
-    if forgotten || replay.newest_is_lost(bugs, upto) {
-        return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
-    }
-    // A change from before this time may have left the ring, and then it cannot be told whether others did.
-    let dated = owed.time.is_some() && replay.start() > 1 && after < replay.start();
-    let left_out = !found.is_empty() && (dated || !replay.are_all_after(&found, after));
-    let hold = CursorHold::over(replay, &found, owed.hold, after, owed.time.is_none());
-    found.retain(|found| !owed.is_had(replay, found));
-    match (found.is_empty(), owed.ahead) {
-        (true, true) => Answer::Ahead(head),
-        (true, false) => Answer::Changes(nothing(standing.cursor, head)),
-        (false, _) => {
-            let batch = cut(replay, ask, owed, &found, Place { hold, ..head }, &standing.cursor);
-            Answer::Changes(Batch { left_out, ..batch })
+/// The changes that are owed: the newest of each bug, oldest first, a page at a time; and what is to be known of them all
+/// before the first is told.
+struct Owing<'a> {
+    pages: Pages<'a>,
+    /// There is none.
+    is_none: bool,
+    /// Changes of the same bugs are left out.
+    are_some_left_out: bool,
+    /// The position of the last one that came late.
+    last_late: Option<Pos>,
+}
+
+/// Of some bugs, all changes are one page. Of all bugs, a page has hardly more than a request takes, so that neither the
+/// memory of a question nor its time depends on how many bugs wait.
+enum Pages<'a> {
+    One(Option<Vec<Found>>),
+    All { first: Option<Vec<Found>>, replay: &'a Replay, wanted: WantedOfAll, size: PageSize },
+}
+
+impl Iterator for Pages<'_> {
+    type Item = Vec<Found>;
+
+    fn next(&mut self) -> Option<Vec<Found>> {
+        match self {
+            Pages::One(found) => found.take(),
+            Pages::All { first, replay, wanted, size } => first.take().or_else(|| next_page(replay, wanted, *size)),
         }
     }
 }
 
+/// The next page, if there may be one.
+fn next_page(replay: &Replay, wanted: &mut WantedOfAll, size: PageSize) -> Option<Vec<Found>> {
+    if wanted.after_old >= wanted.upto {
+        return None;
+    }
+    let mut found = Vec::new();
+    let searched = replay.newest_page(wanted, size, &mut found);
+    (wanted.after, wanted.after_old) = (wanted.after.max(searched), searched);
+    Some(found)
+}
+
+impl<'a> Owing<'a> {
+    fn of(replay: &Replay, bugs: &[BugId], owed: &Owed<'_>, upto: Pos) -> Owing<'a> {
+        let (after, mut found) = (owed.after, Vec::new());
+        match owed.time {
+            None => replay.newest(bugs, after, upto, &mut found),
+            since @ Some(_) => {
+                let wanted = Wanted { bugs, after, after_old: 0, upto, since, limit: 0 };
+                replay.every(&wanted, &mut found);
+            }
+        }
+        Owing {
+            is_none: found.is_empty(),
+            are_some_left_out: !replay.are_all_after(&found, after),
+            last_late: replay.last_late(&found),
+            pages: Pages::One(Some(found)),
+        }
+    }
+
+    fn of_all(replay: &'a Replay, owed: &Owed<'_>, upto: Pos, bound: Bound) -> Owing<'a> {
+        let (after, since) = (owed.after, owed.time);
+        let after_old = if since.is_some() { 0 } else { after };
+        let mut wanted = WantedOfAll { after, after_old, upto, since, newest_only: true };
+        let last_late = replay.last_late_newest(&wanted);
+        // One more than is told shows that there are more.
+        let found = bound.entries.min(bound.bytes / SHORTEST).min(MOST_FOUND) + 1;
+        // To look at a position takes some eight times as long as to pass over a bug of the table.
+        let size = PageSize { found, seen: 2 * found as u64 + replay.bugs() as u64 / 8 };
+        let first = next_page(replay, &mut wanted, size);
+        let is_none = first.as_ref().is_none_or(Vec::is_empty);
+        Owing {
+            is_none,
+            are_some_left_out: !is_none && replay.is_any_left_out(after, upto),
+            last_late,
+            pages: Pages::All { first, replay, wanted, size },
+        }
+    }
+}
+
+fn look_up(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, standing: Standing) -> Answer {
+    let (after, upto) = (owed.after, standing.head);
+    let head = Place { pos: upto, breaks: standing.breaks, hold: None, ahead: owed.ahead };
+    let owing = match ask.watch {
+        Watch::Bugs(bugs) => Owing::of(replay, bugs, owed, upto),
+        Watch::All => Owing::of_all(replay, owed, upto, ask.bound),
+    };
+    // A change from before this time may have left the ring, and then it cannot be told whether others did.
+    let dated = owed.time.is_some() && replay.start() > 1 && after < replay.start();
+    let left_out = !owing.is_none && (dated || owing.are_some_left_out);
+    let hold = CursorHold::until(owing.last_late, owed.hold, after, owed.time.is_none());
+    let mut found = owing.pages.flatten().filter(|found| !owed.is_had(replay, found)).peekable();
+    let answer = match (found.peek().is_none(), owed.ahead) {
+        (true, true) => Answer::Ahead(head),
+        (true, false) => Answer::Changes(nothing(standing.cursor.clone(), head)),
+        (false, _) => {
+            let batch = cut(replay, ask, owed, found, Place { hold, ..head }, &standing.cursor);
+            Answer::Changes(Batch { left_out, ..batch })
+        }
+    };
+    // This comes last: what the cache has forgotten meanwhile may be missing from what was found.
+    let forgotten = owed.time.is_none() && after < replay.floor();
+    let newest_is_lost = || match ask.watch {
+        Watch::Bugs(bugs) => replay.newest_is_lost(bugs, upto),
+        Watch::All => replay.newest_of_any_is_lost(upto),
+    };
+    if forgotten || newest_is_lost() {
+        return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
+    }
+    answer
+}
+
 /// As many of the changes as may stand in one request. `head` is the place of who has them all, with the hold on the
 /// cursor until then.
-fn cut(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, found: &[Found], head: Place, standing: &Cursor) -> Batch {
+fn cut(
+    replay: &Replay,
+    ask: &Ask<'_>,
+    owed: &Owed<'_>,
+    found: impl Iterator<Item = Found>,
+    head: Place,
+    standing: &Cursor,
+) -> Batch {
     let (mut changes, mut bytes): (Vec<Told>, usize) = (Vec::new(), 0);
     let mut place = Place { hold: None, ..head };
     for found in found {
@@ -298,3 +383,6 @@ fn cut(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, found: &[Found], head: P
     let cursor = changes.last().map_or_else(|| standing.clone(), |last| last.cursor.clone());
     Batch { changes, more: false, left_out: false, cursor, place: Place { hold: None, ..head } }
 }
+
+#[cfg(test)]
+mod tests;

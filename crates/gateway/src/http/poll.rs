@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, WhichBugs};
 use bugfeed_protocol::{BugId, Change, Cursor, When};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -275,12 +276,9 @@ impl Poll<'_> {
             let knows = self.has_current_mark || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
             self.answer.cursor = Some(if knows { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
-        let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
-        // The line feed is for people who read the answer in a terminal.
-        body.push(b'\n');
-        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
         let close = (ending == Ending::SessionEnded).then_some([(header::CONNECTION, "close")]);
-        (headers, AppendHeaders(close.into_iter().flatten()), body).into_response()
+        let close = AppendHeaders(close.into_iter().flatten());
+        ([(header::CACHE_CONTROL, "no-store")], close, JsonLine(&self.answer)).into_response()
     }
 }
 

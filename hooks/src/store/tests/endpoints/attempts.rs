@@ -1,6 +1,7 @@
 //! The log of attempts.
 
 use bugfeed_core::hooks::event::Trigger;
+use bugfeed_protocol::feed_name::LONGEST;
 
 use super::super::rig::{NOON_US, Rig, count};
 use super::{attempt, id};
@@ -64,6 +65,12 @@ pub(in crate::store::tests) async fn pages(rig: &Rig) {
     }
     assert_eq!(found, all);
     assert_eq!(store.attempts(&id(2), None, 10).await.unwrap().len(), 1);
+    // No feed may have a longer name. If one had, it would not hold up what is stored together with this.
+    let of_feed = |feed: &str| AttemptRow { feed: Some(feed.to_owned()), ..attempt(&id(4), 1) };
+    write(store, vec![of_feed(&"f".repeat(LONGEST)), of_feed(&"é".repeat(LONGEST + 6))]).await;
+    let mut feeds: Vec<_> = store.attempts(&id(4), None, 10).await.unwrap().into_iter().map(|row| row.feed).collect();
+    feeds.sort_unstable();
+    assert_eq!(feeds, ["f", "é"].map(|letter| Some(letter.repeat(LONGEST))));
     assert!(store.attempts(&id(3), None, 10).await.unwrap().is_empty());
 }
 
