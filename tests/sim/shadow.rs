@@ -345,6 +345,12 @@ impl Shadow {
         self.seen.keys().any(|seen| seen.epoch == cursor.epoch && seen.seq >= cursor.seq)
     }
 
+    /// Whether a number of this epoch was taken in that is this one or lies beyond it, and all of them before a position.
+    pub fn has_passed(&self, cursor: &Cursor, pos: Pos) -> bool {
+        let is_from = |record: &Record| record.number.epoch == cursor.epoch && record.number.seq >= cursor.seq;
+        self.records.iter().rposition(is_from).is_some_and(|at| at as Pos + 1 < pos)
+    }
+
     /// Whether this is a number that the pod gave to a change without one.
     pub fn is_own(&self, cursor: &Cursor) -> bool {
         cursor.epoch == self.own.epoch
