@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -19,6 +19,7 @@ use bugfeed_core::endpoints::question::{Answer, Ask, Batch, Bound, Since};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::input::AHEAD_MS;
 use bugfeed_protocol::Cursor;
+use bugfeed_runtime::http::body::{self, BodyFault};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ use crate::tracker::Clock;
 
 /// The longest body of a call.
 const LONGEST_BODY: usize = 4096;
+/// It may take so long to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// So many questions to the store are under way at a time.
 const QUESTIONS: usize = 16;
 /// A call waits for its turn and for the store so long.
@@ -86,7 +89,6 @@ pub(super) fn routes(calls: Arc<Calls>) -> Router {
     Router::new()
         .route("/endpoints/{id}/ready", post(ready))
         .route("/endpoints/{id}/changes", get(changes))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(calls)
 }
 
@@ -134,10 +136,10 @@ async fn ready(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
-    let request = Request { id, method, uri, headers, body };
     let answer = async {
+        let request = Request { id, method, uri, headers, body: whole(body).await? };
         let (store, stored) = calls.admit(&request).await?;
         let order = |row: &mut Row| carry_out(row, &Order::Ready);
         let ordering = store.change_endpoint(&stored.id, None, |_, row| order(row));
@@ -163,16 +165,31 @@ async fn changes(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
-    let request = Request { id, method, uri, headers, body };
     let answer = async {
+        let request = Request { id, method, uri, headers, body: whole(body).await? };
         let (_, stored) = calls.admit(&request).await?;
-        let query = Query::read(request.uri.query().unwrap_or_default())?;
+        let mut query = Query::read(request.uri.query().unwrap_or_default())?;
+        if request.method == Method::HEAD {
+            // Nobody waits for a change whose text is not sent.
+            query.wait = Duration::ZERO;
+        }
         let feed = feed_of(&stored.row, query.feed.as_deref())?;
         calls.answer(&stored.row, &feed, &query).await
     };
     respond(answer.await)
+}
+
+/// All of a body.
+async fn whole(body: Body) -> Result<Bytes, Refusal> {
+    body::read(body, LONGEST_BODY, BODY_TIME).await.map_err(|fault| match fault {
+        BodyFault::TooLarge => {
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {LONGEST_BODY} bytes"))
+        }
+        BodyFault::Slow => Refusal::of(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        BodyFault::Broken => Refusal::of(StatusCode::BAD_REQUEST, "the body broke off, or its chunks cannot be read"),
+    })
 }
 
 fn respond(answer: Result<Value, Refusal>) -> Response {
