@@ -205,6 +205,8 @@ async fn unknown_path(State(state): State<AppState>, method: Method, uri: Uri) -
 }
 
 async fn wrong_method(State(state): State<AppState>, method: Method, uri: Uri) -> Response {
+    // HEAD is answered as GET is.
+    let method = if method == Method::HEAD { Method::GET } else { method };
     let text = format!(
         "{method} is not allowed here; connect with a WebSocket client, or open this page in a browser; \
         see also /sse?bugs=1234 and /changes?bugs=1234{}",
