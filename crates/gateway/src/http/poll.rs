@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
@@ -36,13 +35,15 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers a request.
 pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
-    if request.method() == Method::HEAD {
-        return Json(()).into_response();
-    }
+    let head_only = request.method() == Method::HEAD;
     let mut query = match query::read(feed, request).await {
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if head_only {
+        // It is answered as GET is, and hyper leaves the body out. Nobody waits for a change whose text is not sent.
+        query.wait = Duration::ZERO;
+    }
     if feed.is_shut() {
         return query::not_ready();
     }
