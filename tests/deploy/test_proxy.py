@@ -37,7 +37,8 @@ def test_traefik_names_what_there_is() -> None:
         assert router["service"] in http["services"]
         assert set(router.get("middlewares", [])) <= http["middlewares"].keys()
     timeouts = static["entryPoints"]["websecure"]["transport"]["respondingTimeouts"]
-    assert timeouts["writeTimeout"] == 0 and http["services"]["gateways"]["loadBalancer"]["responseForwarding"]
+    assert timeouts["writeTimeout"] == timeouts["readTimeout"] == 0
+    assert http["services"]["gateways"]["loadBalancer"]["responseForwarding"]
 
 
 @pytest.mark.parametrize(("file", "least"), [("nginx.conf", 2), ("haproxy.cfg", 3)])
