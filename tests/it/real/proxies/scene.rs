@@ -97,13 +97,16 @@ impl Kind {
             }
             Kind::HaProxy => {
                 let bind = "bind :443 ssl crt /etc/haproxy/bugfeed.pem alpn h2,http/1.1";
-                replaced(bind, &format!("bind {address}")).replace("check port 8845", &format!("check port {admin}"))
+                // It starts only where it may have two files for each connection.
+                replaced(bind, &format!("bind {address}"))
+                    .replace("maxconn 50000", "maxconn 1000")
+                    .replace("check port 8845", &format!("check port {admin}"))
             }
             Kind::Caddy => {
                 let site = format!("http://:{} {{\n\tbind {}\n", address.port(), address.ip());
                 let text = replaced("bugfeed.example.org {\n", &site);
                 let text = text.replace("health_port 8845", &format!("health_port {admin}"));
-                format!("{{\n\tadmin off\n\tpersist_config off\n}}\n{text}")
+                format!("{{\n\tadmin off\n}}\n{text}")
             }
         }
     }
