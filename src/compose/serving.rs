@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::taps;
+
 /// How a process serves clients.
 #[derive(Clone, Debug)]
 pub struct ServingOptions {
@@ -165,9 +167,7 @@ impl Gateway {
         let limits = self.options.limits;
         let limits = ListenLimits { grace: limits.grace.max(self.guest.grace), ..limits };
         let trackers = std::mem::take(&mut self.options.trackers);
-        if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
-            anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
-        }
+        taps::check_trackers(&trackers, self.feeds.keys().map(String::as_str))?;
         let (clients, admin) = ports.addresses()?;
         let webhooks = self.guest.receiver.map(|receiver| WebhookPlaces { receiver, admin_port: admin.port() });
         let elsewhere = self.guest.receiver.map_or(String::new(), |receiver| {

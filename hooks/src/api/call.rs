@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
@@ -13,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::http::body::{self, BodyFault};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -152,6 +152,11 @@ pub(super) fn created(body: Value) -> Answer {
     Ok(respond(StatusCode::CREATED, body))
 }
 
+/// The answer to what has been begun.
+pub(super) fn begun(body: Value) -> Answer {
+    Ok(respond(StatusCode::ACCEPTED, body))
+}
+
 fn respond(status: StatusCode, body: Value) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store")], JsonLine(body)).into_response()
 }

@@ -59,7 +59,8 @@ pub struct HooksRoleArgs {
     /// Where webhooks may be sent.
     #[command(flatten)]
     pub endpoints: EndpointArgs,
-    /// Where links to bugs lead in messages to chats, with {bug} for the number; with NAME= before it, for that feed only
+    /// Where links to bugs lead in messages to chats, with {bug} for the number; with NAME= before it, for that feed
+    /// instead of default
     #[arg(long, env = "BUGFEED_TRACKER_URL", value_name = "[NAME=]URL", value_parser = tracker_url)]
     pub tracker_url: Vec<TrackerUrl>,
     /// Where the first token for the API is written, if this start makes the store

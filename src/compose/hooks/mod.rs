@@ -52,6 +52,7 @@ use self::feeds::Feeds;
 pub use self::shims::PublishOptions;
 use self::shims::Shims;
 pub use self::start::ConfigFile;
+use crate::compose::taps;
 
 /// How long an answer that has begun may still take when the listener stops: longer than the receiver waits for bodies.
 pub(super) const GRACE: Duration = Duration::from_secs(4);
@@ -151,6 +152,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
         tracing::info!(event = %LogEvent::HooksNoSource, "there is no --config, so the only source is plain, at /hooks/plain");
     }
     note_delivered_only(options.publish.exchanges.keys(), &feeds);
+    let served = feeds.iter().chain(options.publish.exchanges.keys()).map(String::as_str);
+    taps::check_trackers(&options.trackers, served)?;
     make_folder(&options.store)?;
     let hook_options = HooksOptions::new(config, options.store.clone(), SpoolOptions::new(options.spool_dir.clone()));
     let (no_more, connections) = (hook_options.stop.clone(), hook_options.connections.clone());

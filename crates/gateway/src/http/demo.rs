@@ -17,6 +17,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::{BugId, When};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::{Deserialize, Serialize};
 
 use bugfeed_runtime::http::Peer;
@@ -124,14 +125,14 @@ impl Demo {
             return refuse(StatusCode::UNPROCESSABLE_ENTITY, "name 1 to 100 bugs");
         }
         match (self.0.touch)(bugs.clone()).await {
-            Ok(when) => Json(Touched { result: "ok", bugs, when }).into_response(),
+            Ok(when) => JsonLine(Touched { result: "ok", bugs, when }).into_response(),
             Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error),
         }
     }
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
-    (status, Json(serde_json::json!({ "result": "error", "error": error }))).into_response()
+    (status, JsonLine(serde_json::json!({ "result": "error", "error": error }))).into_response()
 }
 
 /// Whether a request comes from this machine, directly, and by a name that can only mean this machine. The name is

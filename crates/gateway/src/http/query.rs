@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, WhichBugs, errors};
 use bugfeed_protocol::{BugId, Cursor, When};
+use bugfeed_runtime::json_line::JsonLine;
 use futures::StreamExt as _;
 
 use crate::feed::Feed;
@@ -182,7 +182,7 @@ fn normalised(name: &str) -> String {
 
 /// An answer with this status and `{"error": …}`, which says what is wrong.
 pub fn refuse(status: StatusCode, error: &str) -> Box<Response> {
-    let body = Json(serde_json::json!({ "error": error }));
+    let body = JsonLine(serde_json::json!({ "error": error }));
     Box::new((status, [(header::CACHE_CONTROL, "no-store")], body).into_response())
 }
 
