@@ -5,6 +5,7 @@
 //! run, because machines differ more than programs.
 
 pub mod bare;
+mod look;
 mod program;
 mod receiver;
 
@@ -94,7 +95,11 @@ fn measure(options: &HooksDeliver) -> Result<Figures> {
     let folder = crate::clock::scratch()?;
     let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("bugfeed"));
     let server = options.server.clone().map_or_else(beside, Ok)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // The connection to the change table belongs to it.
+    let entered = runtime.enter();
     let program = Program::start(&server, folder.path())?;
+    drop(entered);
     let (takes, hangs) = (options.endpoints * 9 / 10, options.endpoints / 10);
     let first_of_slow = options.endpoints + 1;
     let first_of_away = first_of_slow + SLOW_BUGS;
@@ -102,7 +107,6 @@ fn measure(options: &HooksDeliver) -> Result<Figures> {
     let board = Arc::new(Board::new(usize::try_from(last + 2)?));
     let to = receiver::start(Arc::clone(&board))?;
     let bench = Bench { options, program, board, to, takes, hangs, first_of_slow, first_of_away, probe: last + 1 };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let measured: Result<Figures> = runtime.block_on(async {
         let mut figures = Figures::default();
         bench.idle(&mut figures).await?;
@@ -110,6 +114,7 @@ fn measure(options: &HooksDeliver) -> Result<Figures> {
         bench.pace(&mut figures).await?;
         bench.slow(&mut figures).await?;
         bench.away(&mut figures).await?;
+        look::measure(bench.program.store(), &mut figures).await?;
         Ok(figures)
     });
     measured.with_context(|| format!("the program printed:\n{}", bench.program.output()))

@@ -3,7 +3,7 @@
 
 pub mod deleted;
 mod moved;
-mod restore;
+pub mod restore;
 mod scene;
 mod wiped;
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::signal::Signal;
-use bugfeed_testbed::{MariaDb, Run, SqlServer, bin, eventually, shared, unique};
+use bugfeed_testbed::{MariaDb, RabbitMq, Run, SqlServer, bin, eventually, shared, unique};
 use serde_json::json;
 
+use super::chaos::restore::{copy_while_it_runs, put_back};
 use super::split::{Gateway, shim};
 use crate::hooks::{Receiver, key_in};
 use crate::support::{Client, SOON, get, init};
@@ -201,4 +202,71 @@ async fn a_feed_has_one_ledger() {
     assert!(metrics.contains("bugfeed_shim_changes_published_total{feed=\"kde\"} 0"), "{metrics}");
     other.stop(SOON).await.unwrap();
     numbered(&hooks, dir.path(), 6).await;
+}
+
+/// Where the broker does not let the hooks hear other ledgers, they say so once, and publish all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_listen_for_other_ledgers_publishes() {
+    let Some(rabbit) = RabbitMq::start_or_skip().await else { return };
+    rabbit.ctl(&["add_user", "narrow", "secret"]).await.unwrap();
+    let own = r"^(good|good\.history|amq\.gen.*)$";
+    let write = r"^(good|good\.history|amq\.gen.*|amq\.default)$";
+    rabbit.ctl(&["set_permissions", "narrow", own, write, own]).await.unwrap();
+    let (dir, url) = (tempfile::tempdir().unwrap(), rabbit.url().replace("guest:guest", "narrow:secret"));
+    configure(dir.path(), &["kde"]);
+    let args = options("sqlite://data/hooks.db", &url, "kde=good", "data/spool");
+    let mut hooks = Receiver::start(dir.path(), &args).await;
+    let line = hooks.proc.wait_for_event(LogEvent::HooksRivalUnknown, SOON).await.unwrap();
+    assert!(line.contains("good") && !line.contains("secret"), "{line}");
+    let secret = key(&hooks, dir.path(), "kde").await;
+    hooks.change("kde", &secret, 6).await;
+    numbered(&hooks, dir.path(), 6).await;
+}
+
+/// The backup of a store has the ledgers of all its feeds. Once it is put back, what had later numbers is a gap for clients of
+/// each feed, and new changes arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_store_is_a_gap_on_each_feed() {
+    let Some(rabbit) = shared::rabbitmq().await else { return };
+    let (dir, names) = (tempfile::tempdir().unwrap(), ["kde", "octo"]);
+    configure(dir.path(), &names);
+    let feeds = names.map(|name| format!("{name}={}", unique("exchange")));
+    let mut args = options("sqlite://data/hooks.db", &rabbit.url, &feeds[0], "data/spool");
+    args.extend(["--feed", &feeds[1]]);
+    let mut hooks = Receiver::start(dir.path(), &args).await;
+    let gateway = Gateway::start(&rabbit.url, &["--feed", &feeds[0], "--feed", &feeds[1]]).await;
+    let secrets = [key(&hooks, dir.path(), "kde").await, key(&hooks, dir.path(), "octo").await];
+    let arrives = async |hooks: &Receiver, bug: u64, since: &[String; 2]| {
+        let mut cursors = [String::new(), String::new()];
+        for (at, (name, secret)) in names.iter().zip(&secrets).enumerate() {
+            hooks.change(name, secret, bug).await;
+            let path = format!("/{name}/changes?bugs={bug}&{}", since[at]);
+            let changed = async || {
+                let (status, body) = get(gateway.clients, &path).await;
+                let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+                let said = answer["changes"][0]["bug"] == bug || answer["replay"] == "gap";
+                if status == 200 && said { Ok(answer) } else { Err(format!("{status} {body}")) }
+            };
+            let answer = eventually(SOON, format!("bug {bug} of {name}"), changed).await.unwrap();
+            cursors[at] = format!("cursor={}", answer["cursor"].as_str().unwrap());
+            if since[at].starts_with("cursor") {
+                assert_eq!(answer["replay"], "gap", "{answer}");
+            }
+        }
+        cursors
+    };
+    let begin = names.map(|_| "since=2014-01-01".to_owned());
+    arrives(&hooks, 1, &begin).await;
+    let (store, copy) = (dir.path().join("data/hooks.db"), dir.path().join("copy.db"));
+    copy_while_it_runs(&store, &copy).await;
+    // Clients have numbers that the copy does not know.
+    let cursors = arrives(&hooks, 2, &begin).await;
+    hooks.proc.stop(SOON).await.unwrap();
+    put_back(&store, &copy);
+    let mut hooks = Receiver::start(dir.path(), &args).await;
+    arrives(&hooks, 3, &cursors).await;
+    for _ in names {
+        hooks.proc.wait_for_event(LogEvent::LedgerSetBack, SOON).await.unwrap();
+    }
+    arrives(&hooks, 4, &begin).await;
 }

@@ -4,6 +4,7 @@
 //! publishing cannot race, because of one order: a change is first recorded in the replay cache, then put into every
 //! shard's queue, and the commands of clients go through the same queue.
 
+mod boundary;
 mod buffered_peer;
 mod client_peer;
 mod connection;

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use bugfeed_protocol::client::{Command, HEARTBEAT_S, Resume, WhichBugs};
 use bugfeed_protocol::{BugId, Change, Cursor, When};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -35,13 +35,15 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Answers a request.
 pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
-    if request.method() == Method::HEAD {
-        return Json(()).into_response();
-    }
+    let head_only = request.method() == Method::HEAD;
     let mut query = match query::read(feed, request).await {
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if head_only {
+        // It is answered as GET is, and hyper leaves the body out. Nobody waits for a change whose text is not sent.
+        query.wait = Duration::ZERO;
+    }
     if feed.is_shut() {
         return query::not_ready();
     }
@@ -275,12 +277,9 @@ impl Poll<'_> {
             let knows = self.has_current_mark || asked.is_none() || self.answer.replay.as_deref() == Some("gap");
             self.answer.cursor = Some(if knows { format!("{cursor}{}{}", query::MARK, self.mark) } else { cursor });
         }
-        let mut body = serde_json::to_vec(&self.answer).expect("plain structs of numbers and texts always serialise");
-        // The line feed is for people who read the answer in a terminal.
-        body.push(b'\n');
-        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
         let close = (ending == Ending::SessionEnded).then_some([(header::CONNECTION, "close")]);
-        (headers, AppendHeaders(close.into_iter().flatten()), body).into_response()
+        let close = AppendHeaders(close.into_iter().flatten());
+        ([(header::CACHE_CONTROL, "no-store")], close, JsonLine(&self.answer)).into_response()
     }
 }
 

@@ -10,14 +10,15 @@ use sqlx::Connection as _;
 use super::scene::{Parts, Scene};
 
 /// A copy as `sqlite3 ledger.db .backup` makes it, while the shim works.
-async fn copy_while_it_runs(ledger: &Path, copy: &Path) {
+pub async fn copy_while_it_runs(ledger: &Path, copy: &Path) {
     let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", ledger.display())).await.unwrap();
     let sql = format!("VACUUM INTO '{}'", copy.display());
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }
 
-fn put_back(ledger: &Path, copy: &Path) {
+/// The copy takes the place of a file that nobody has open.
+pub fn put_back(ledger: &Path, copy: &Path) {
     for beside in ["-wal", "-shm"] {
         // After an orderly end these files do not exist.
         let _ = std::fs::remove_file(format!("{}{beside}", ledger.display()));

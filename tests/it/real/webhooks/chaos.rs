@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bugfeed_protocol::Numbered;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::eventually;
 use rand::SeedableRng as _;
@@ -112,11 +113,11 @@ impl People {
     }
 
     /// What clients and receivers were not told of.
-    fn missing(&self, receivers: &Receivers) -> Vec<String> {
+    fn missing(&self, receivers: &Receivers, [kde, octo]: &[Vec<Numbered>; 2]) -> Vec<String> {
         let [one, other] = &self.listeners;
         let (bugzilla, github) = (self.bugzilla.tracker.edits(), self.github.tracker.edits());
         let told = [one.missing(&bugzilla), other.missing(&github)];
-        let taken = [receivers.missing(FEEDS[0], &bugzilla), receivers.missing(FEEDS[1], &github)];
+        let taken = [receivers.missing(FEEDS[0], kde), receivers.missing(FEEDS[1], octo)];
         [told, taken].concat().concat()
     }
 }
@@ -144,7 +145,8 @@ async fn settle(parts: &Parts, around: &Around, people: &People, limit: Duration
     let look = async || {
         check::open(&store).await?;
         let spooled = around.spooled();
-        let missing = people.missing(&around.receivers);
+        let ledgers = parts.database.ledgers().await.map_err(|error| error.to_string())?;
+        let missing = people.missing(&around.receivers, &ledgers);
         match (&spooled[..], &missing[..]) {
             ([], []) => Ok(()),
             (spooled, missing) => Err(format!("spools: {spooled:?}; missing: {} {:?}", missing.len(), missing.first())),
@@ -152,7 +154,10 @@ async fn settle(parts: &Parts, around: &Around, people: &People, limit: Duration
     };
     let settled = eventually(limit, "everything is known everywhere", look).await;
     let mut wrong: Vec<String> = settled.err().map(|error| error.to_string()).into_iter().collect();
-    wrong.extend(people.missing(&around.receivers));
+    match parts.database.ledgers().await {
+        Ok(ledgers) => wrong.extend(people.missing(&around.receivers, &ledgers)),
+        Err(error) => wrong.push(format!("the ledgers cannot be read: {error}")),
+    }
     match Stored::read(&store).await {
         Ok(stored) => wrong.extend(report(&stored, around, people)),
         Err(error) => wrong.push(format!("the store cannot be read: {error}")),
@@ -206,6 +211,7 @@ async fn survive(plan: Plan) {
     }
     let missed = SOURCES.map(|source| format!("{source} {}", around.missed.of(source)));
     parts.keep_logs();
+    around.receivers.keep_journals(&around.logs);
     let events = [LogEvent::SpoolBegun, LogEvent::HooksWait, LogEvent::HookTryFailed, LogEvent::SpoolSetAside];
     let [spooled, waits, failed, aside] = events.map(|what| logged(&around.logs, what));
     println!(

@@ -82,6 +82,11 @@ impl Heard {
         self.count
     }
 
+    /// Whether it was told of a change with this date.
+    pub fn has(&self, Change { bug, when }: Change) -> bool {
+        self.updates.get(&bug.get()).is_some_and(|told| told.iter().any(|(told, _)| *told == when))
+    }
+
     /// How a change was announced.
     pub fn announced(&self, edit: &Edit) -> Announced {
         let fitting = || self.updates.get(&edit.bug).into_iter().flatten().filter(|(when, _)| *when >= edit.when);

@@ -1,19 +1,18 @@
 //! Receivers of webhooks out: endpoints deliver both feeds to them. Two take everything at once; two fail at random.
 //!
-//! Only where `BUGFEED_TEST_WEBHOOKS_RECEIVERS` is set.
-//!
 //! Goes in: a seed, and the store in which their endpoints are made. Comes out: what each took, or which changes it was not
 //! told of, and what no sender may do: the same identifier with another body, a wrong signature, a cursor that falls.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use bugfeed_core::endpoints::orders::{Order, carry_out};
@@ -24,15 +23,14 @@ use bugfeed_hooks::deliver::headers::UserHeaders;
 use bugfeed_hooks::deliver::sign::{Secrets, SigningSecret};
 use bugfeed_hooks::store::Store;
 use bugfeed_hooks::store::endpoints::{EndpointId, FeedChoice, Settings};
-use bugfeed_protocol::{BugId, Cursor, When};
+use bugfeed_protocol::{BugId, Change, Cursor, Numbered, When};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use super::listener::{Announced, Heard};
-use super::tracker::Edit;
+use super::listener::Heard;
 use crate::real::soak::pause;
 
 /// A receiver that fails leaves a request without an answer for so long, at most.
@@ -45,10 +43,14 @@ struct Notes {
     /// What each identifier stood for.
     bodies: HashMap<String, Bytes>,
     cursor: Option<Cursor>,
+    /// The cursor of its last gap.
+    gap: Option<Cursor>,
     requests: u64,
     failed: u64,
     repeats: u64,
     wrong: Vec<String>,
+    /// Each request with its answer, in words.
+    journal: Vec<String>,
 }
 
 /// One receiver, and its endpoint.
@@ -73,8 +75,6 @@ enum Mood {
 
 /// All receivers; they end when this is dropped.
 pub struct Receivers {
-    /// Whether there are any.
-    are_wanted: bool,
     all: Arc<Vec<Arc<Receiver>>>,
     address: SocketAddr,
     calm: Arc<AtomicBool>,
@@ -123,17 +123,12 @@ impl Receivers {
         let state = Serving { all: Arc::clone(&all), calm: Arc::clone(&calm) };
         let router = Router::new().route("/{name}", post(take)).with_state(state);
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }).abort_handle();
-        let are_wanted = std::env::var_os("BUGFEED_TEST_WEBHOOKS_RECEIVERS").is_some();
-        Receivers { are_wanted, all, address, calm, serving }
-    }
-
-    fn wanted(&self) -> impl Iterator<Item = &Arc<Receiver>> {
-        self.all.iter().filter(|_| self.are_wanted)
+        Receivers { all, address, calm, serving }
     }
 
     /// Makes their endpoints.
     pub async fn create(&self, store: &Store) {
-        for receiver in self.wanted() {
+        for receiver in &*self.all {
             let feed: Arc<str> = receiver.feed.into();
             let settings = Settings {
                 url: format!("http://{}/{}", self.address, receiver.name),
@@ -157,7 +152,7 @@ impl Receivers {
     /// From now on each takes everything, and none waits for the end of a cool-down.
     pub async fn calm(&self, store: &Store) {
         self.calm.store(true, Ordering::Relaxed);
-        for receiver in self.wanted() {
+        for receiver in &*self.all {
             let order = |_: &mut Settings, row: &mut Row| carry_out(row, &Order::Enable);
             store.change_endpoint(&receiver.id, None, order).await.unwrap();
         }
@@ -165,21 +160,32 @@ impl Receivers {
 
     /// Whether each has taken something.
     pub fn have_heard(&self) -> bool {
-        self.wanted().all(|receiver| receiver.notes.lock().unwrap().heard.count() > 0)
+        self.all.iter().all(|receiver| receiver.notes.lock().unwrap().heard.count() > 0)
     }
 
-    /// Changes of a feed that a receiver has not taken, and for which it was told of no gap either, in words.
-    pub fn missing(&self, feed: &str, edits: &[Edit]) -> Vec<String> {
+    /// The newest change of each bug of a feed, as its ledger numbered them, if a receiver has not taken it and was not told
+    /// of a gap since; in words. The newest number may have an older date than one before it: webhooks come in any order, and
+    /// whoever asks the tracker after the last of them gets everything.
+    pub fn missing(&self, feed: &str, numbered: &[Numbered]) -> Vec<String> {
+        let newest: HashMap<BugId, &Numbered> = numbered.iter().map(|change| (change.change.bug, change)).collect();
         let mut missing = Vec::new();
-        for receiver in self.wanted().filter(|receiver| receiver.feed == feed) {
+        for receiver in self.all.iter().filter(|receiver| receiver.feed == feed) {
             let notes = receiver.notes.lock().unwrap();
-            let lost = edits.iter().filter(|edit| notes.heard.announced(edit) == Announced::Never);
-            let said = |edit: &Edit| {
-                format!("receiver {}: neither told of bug {}, {}, nor of a gap", receiver.name, edit.bug, edit.when)
+            let lost = newest.values().filter(|newest| !notes.has(newest));
+            let said = |Numbered { change: Change { bug, when }, cursor, .. }: &&Numbered| {
+                format!("receiver {}: neither told of bug {bug}, {when} ({cursor}), nor of a gap", receiver.name)
             };
             missing.extend(lost.map(said));
         }
         missing
+    }
+
+    /// Writes down what each was sent, and what it answered.
+    pub fn keep_journals(&self, folder: &Path) {
+        for receiver in &*self.all {
+            let lines = receiver.notes.lock().unwrap().journal.join("\n");
+            std::fs::write(folder.join(format!("receiver-{}.txt", receiver.name)), lines).unwrap();
+        }
     }
 
     /// What no sender may do, in words.
@@ -188,7 +194,7 @@ impl Receivers {
             let notes = receiver.notes.lock().unwrap();
             notes.wrong.iter().map(|wrong| format!("receiver {}: {wrong}", receiver.name)).collect::<Vec<_>>()
         };
-        self.wanted().flat_map(of).collect()
+        self.all.iter().flat_map(of).collect()
     }
 
     /// What each took, in words.
@@ -204,7 +210,7 @@ impl Receivers {
                 notes.heard.line()
             )
         };
-        self.wanted().map(line).collect::<Vec<_>>().join("\n")
+        self.all.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -222,6 +228,11 @@ impl Receiver {
 }
 
 impl Notes {
+    fn has(&self, numbered: &Numbered) -> bool {
+        let in_gap = |gap: &Cursor| gap.epoch == numbered.cursor.epoch && gap.seq >= numbered.cursor.seq;
+        self.heard.has(numbered.change) || self.gap.as_ref().is_some_and(in_gap)
+    }
+
     /// What may not be, whatever the receiver answers.
     fn judge(&mut self, receiver: &Receiver, headers: &HeaderMap, body: &Bytes) {
         self.requests += 1;
@@ -251,6 +262,11 @@ impl Notes {
         self.cursor = Some(cursor);
     }
 
+    fn write(&mut self, came: When, status: StatusCode, headers: &HeaderMap, body: &Bytes) {
+        let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        self.journal.push(format!("{came} {} {id} {}", status.as_u16(), String::from_utf8_lossy(body)));
+    }
+
     fn take(&mut self, body: &Bytes) {
         let message: Value = serde_json::from_slice(body).unwrap_or_default();
         let mut change = |change: &Value| {
@@ -266,26 +282,39 @@ impl Notes {
                 message["changes"].as_array().into_iter().flatten().for_each(&mut change);
                 self.heard.verdict(message["replay"] == "complete");
             }
-            Some("gap") => self.heard.gap(),
+            Some("gap") => {
+                self.heard.gap();
+                self.gap.clone_from(&self.cursor);
+            }
             _ => self.wrong.push(format!("not understood: {message}")),
         }
     }
 }
 
-async fn take(State(serving): State<Serving>, Path(name): Path<String>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn take(
+    State(serving): State<Serving>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
     let Some(receiver) = serving.all.iter().find(|receiver| receiver.name == name) else {
         return StatusCode::NOT_FOUND;
     };
+    let came = When::from_system_time(SystemTime::now());
     receiver.notes.lock().unwrap().judge(receiver, &headers, &body);
     let mood = if serving.calm.load(Ordering::Relaxed) { Mood::Take } else { receiver.mood() };
     match mood {
         Mood::Take => {}
         Mood::TakeLate(after) => pause(after).await,
         Mood::Refuse(status) => {
-            receiver.notes.lock().unwrap().failed += 1;
+            let mut notes = receiver.notes.lock().unwrap();
+            notes.failed += 1;
+            notes.write(came, status, &headers, &body);
             return status;
         }
     }
-    receiver.notes.lock().unwrap().take(&body);
+    let mut notes = receiver.notes.lock().unwrap();
+    notes.take(&body);
+    notes.write(came, StatusCode::NO_CONTENT, &headers, &body);
     StatusCode::NO_CONTENT
 }

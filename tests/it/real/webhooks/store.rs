@@ -9,7 +9,8 @@ use bugfeed_hooks::store::events::EventFilter;
 use bugfeed_hooks::store::keys::{KeyScopes, StoredKey};
 use bugfeed_hooks::store::requests::RequestFilter;
 use bugfeed_hooks::store::{Options, Store, StoredEvent};
-use bugfeed_protocol::When;
+use bugfeed_protocol::{Numbered, When};
+use bugfeed_shim::ledger::Ledger;
 use bugfeed_sql::{Db, Use};
 use bugfeed_testbed::signal::{Signal, descendants, send};
 use bugfeed_testbed::{MariaDb, Postgres};
@@ -17,6 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::receivers::Receivers;
+use super::site::FEEDS;
 use crate::real::soak::pause;
 
 /// Which database.
@@ -148,6 +150,24 @@ impl Database {
     pub async fn open(&self) -> Store {
         let options = Options { works: false, ..Options::default() };
         Store::open(&self.url().parse().unwrap(), options).await.unwrap().store
+    }
+
+    /// What the ledgers of the feeds have numbered.
+    pub async fn ledgers(&self) -> anyhow::Result<[Vec<Numbered>; 2]> {
+        let mut all = [Vec::new(), Vec::new()];
+        for (feed, numbered) in FEEDS.iter().zip(&mut all) {
+            let ledger = Ledger::open_existing(&self.url().parse()?, &format!("feed_{feed}_").parse()?).await?;
+            loop {
+                let after = numbered.last().map_or(0, |last: &Numbered| last.cursor.seq);
+                let page = ledger.history(after, 1000).await?;
+                if page.is_empty() {
+                    break;
+                }
+                numbered.extend(page);
+            }
+            ledger.close().await;
+        }
+        Ok(all)
     }
 
     /// Makes the store, with a key and endpoints in it.
