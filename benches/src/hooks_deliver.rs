@@ -5,6 +5,7 @@
 //! run, because machines differ more than programs.
 
 pub mod bare;
+mod look;
 mod program;
 mod receiver;
 
@@ -113,6 +114,7 @@ fn measure(options: &HooksDeliver) -> Result<Figures> {
         bench.pace(&mut figures).await?;
         bench.slow(&mut figures).await?;
         bench.away(&mut figures).await?;
+        look::measure(bench.program.store(), &mut figures).await?;
         Ok(figures)
     });
     measured.with_context(|| format!("the program printed:\n{}", bench.program.output()))

@@ -47,6 +47,7 @@ pub mod deliver;
 pub mod endpoints;
 pub mod notify;
 pub mod receive;
+mod recurring;
 pub mod service;
 pub mod store;
 #[cfg(test)]

@@ -25,15 +25,15 @@ pub(super) async fn endpoints(args: EndpointsArgs, screen: &mut Screen<'_>) -> R
             session.print(&endpoint, show)
         }
         EndpointsCommand::Change(args) => change(session, &args).await,
-        EndpointsCommand::Delete(args) => delete(session, &args.ids).await,
+        EndpointsCommand::Delete(args) => each(session, Deed::Delete, &args.ids).await,
         EndpointsCommand::Test { id, wait } => {
             let told = session.api.post(&format!("{}/test", path(&id)), &json!({ "wait": wait })).await?;
             sent(session, &told)
         }
-        EndpointsCommand::Enable(args) => each(session, "enable", &args.ids).await,
-        EndpointsCommand::Reset(args) => each(session, "reset", &args.ids).await,
-        EndpointsCommand::Pause(args) => each(session, "pause", &args.ids).await,
-        EndpointsCommand::Resume(args) => each(session, "resume", &args.ids).await,
+        EndpointsCommand::Enable(args) => each(session, Deed::Order("enable"), &args.ids).await,
+        EndpointsCommand::Reset(args) => each(session, Deed::Order("reset"), &args.ids).await,
+        EndpointsCommand::Pause(args) => each(session, Deed::Order("pause"), &args.ids).await,
+        EndpointsCommand::Resume(args) => each(session, Deed::Order("resume"), &args.ids).await,
         EndpointsCommand::Rotate { id, overlap_hours, secret_file } => {
             let mut body = json!({ "overlap_hours": overlap_hours });
             if let Some(secret) = bodies::secret(secret_file.as_deref())? {
@@ -123,29 +123,28 @@ async fn recover(session: &mut Session<'_, '_>, args: &RecoverArgs) -> Result<Ou
     })
 }
 
-async fn delete(session: &mut Session<'_, '_>, ids: &[String]) -> Result<Outcome, AdminError> {
-    let mut ended = Outcome::Good;
-    for id in ids {
-        match session.api.delete(&path(id)).await {
-            Ok(endpoint) => session.print(&endpoint, |endpoint| format!("{}  is deleted\n", cell(endpoint, "id")))?,
-            Err(error) if ids.len() > 1 => {
-                writeln!(session.screen.remarks, "{id}: {error}")?;
-                ended = Outcome::NotGood;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-    }
-    Ok(ended)
+/// What is done with an endpoint.
+#[derive(Clone, Copy)]
+enum Deed {
+    Delete,
+    /// An order, by the last part of its path.
+    Order(&'static str),
 }
 
-/// An order about each of these endpoints. What one refuses, the others may take.
-async fn each(session: &mut Session<'_, '_>, order: &str, ids: &[String]) -> Result<Outcome, AdminError> {
+/// The same with each of these endpoints. What one refuses, the others may take.
+async fn each(session: &mut Session<'_, '_>, deed: Deed, ids: &[String]) -> Result<Outcome, AdminError> {
     let mut ended = Outcome::Good;
     for id in ids {
-        match session.api.post(&format!("{}/{order}", path(id)), &json!({})).await {
-            Ok(endpoint) => session.print(&endpoint, |endpoint| {
-                format!("{}  {}: {}\n", cell(endpoint, "id"), cell(endpoint, "state"), cell(endpoint, "says"))
+        let answer = match deed {
+            Deed::Delete => session.api.delete(&path(id)).await,
+            Deed::Order(order) => session.api.post(&format!("{}/{order}", path(id)), &json!({})).await,
+        };
+        match answer {
+            Ok(endpoint) => session.print(&endpoint, |endpoint| match deed {
+                Deed::Delete => format!("{}  is deleted\n", cell(endpoint, "id")),
+                Deed::Order(_) => {
+                    format!("{}  {}: {}\n", cell(endpoint, "id"), cell(endpoint, "state"), cell(endpoint, "says"))
+                }
             })?,
             Err(error) if ids.len() > 1 => {
                 writeln!(session.screen.remarks, "{id}: {error}")?;

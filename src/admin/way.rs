@@ -17,7 +17,7 @@ pub(super) async fn bug(args: BugArgs, screen: &mut Screen<'_>) -> Result<Outcom
     if session.is_json {
         return session.print(&told, |_| String::new());
     }
-    let none = format!("nothing of bug {} was received", args.bug);
+    let none = format!("no webhook brought a change of bug {}", args.bug);
     session.list(steps, &none, |steps| steps.iter().map(show).collect())?;
     write!(session.screen.out, "{}", endpoints(&told))?;
     Ok(Outcome::Good)

@@ -11,7 +11,8 @@ use bugfeed_core::replay::ReplayLimits;
 use bugfeed_gateway::feed::FeedOptions;
 use bugfeed_gateway::http::origins::Origin;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
-use bugfeed_runtime::http::ListenLimits;
+use bugfeed_hooks::deliver::template::Link;
+use bugfeed_runtime::http::{HostName, ListenLimits};
 use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::values::{age, listen_address};
 use clap::Args;
@@ -28,11 +29,15 @@ pub struct ListenArgs {
     /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The hosts that clients ask for, such as feeds.example.org; repeat for more. Others are refused (421), which stops pages
+    /// whose own name leads here [default: any]
+    #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<HostName>,
     /// The sites whose pages may use the feed; repeat for more. '*' is any, 'none' only the gateway's own page
     #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "https://HOST", value_delimiter = ',')]
     pub allow_origin: Vec<Origin>,
     /// Where the live page's links to bugs lead, with {bug} for the number; with NAME=
-    /// before it, for that feed only
+    /// before it, for that feed instead of default
     #[arg(long, env = "BUGFEED_TRACKER_URL", value_name = "[NAME=]URL", value_parser = tracker_url)]
     pub tracker_url: Vec<TrackerUrl>,
     /// Clients at a time; further ones are told to try later (503)
@@ -116,7 +121,7 @@ pub(super) fn tracker_url(text: &str) -> Result<TrackerUrl, String> {
         Some((feed, template)) if !is_web(text) => (feed, template),
         _ => (DEFAULT_FEED, text),
     };
-    if !is_web(template) || !template.contains("{bug}") {
+    if !is_web(template) || !template.contains("{bug}") || Link::parse(template).is_err() {
         return Err(
             "write the address of a bug with {bug} for its number: https://HOST/show_bug.cgi?id={bug}".to_owned()
         );
@@ -139,6 +144,7 @@ impl ListenArgs {
         Ok(ServingOptions {
             listen: self.listen,
             admin_listen: self.admin_listen,
+            hosts: self.host.clone(),
             limits: self.limits(),
             feed: self.feed(),
             origins: self.allow_origin.clone(),
@@ -219,5 +225,7 @@ mod tests {
         assert_eq!(tracker_url("kde=https://x/?id={bug}"), Ok(named.clone()));
         let default = TrackerUrl { feed: DEFAULT_FEED.to_owned(), ..named };
         assert_eq!(tracker_url("https://x/?id={bug}"), Ok(default));
+        // Whoever makes links of it refuses this, so it is refused here.
+        assert!(tracker_url("https://x y/{bug}").is_err());
     }
 }

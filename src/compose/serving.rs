@@ -18,12 +18,14 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use super::taps;
 
 /// How a process serves clients.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct ServingOptions {
     pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are.
     pub admin_listen: SocketAddr,
+    /// The hosts that are served; all of them if there are none.
+    pub hosts: Vec<HostName>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
     /// How each feed is set up. All feeds share the memory budgets.
@@ -163,18 +167,18 @@ impl Gateway {
         let limits = self.options.limits;
         let limits = ListenLimits { grace: limits.grace.max(self.guest.grace), ..limits };
         let trackers = std::mem::take(&mut self.options.trackers);
-        if let Some(unknown) = trackers.keys().find(|name| !self.feeds.contains_key(*name)) {
-            anyhow::bail!("--tracker-url is for the feed '{unknown}', which is not served here; see --feed");
-        }
+        taps::check_trackers(&trackers, self.feeds.keys().map(String::as_str))?;
         let (clients, admin) = ports.addresses()?;
         let webhooks = self.guest.receiver.map(|receiver| WebhookPlaces { receiver, admin_port: admin.port() });
         let elsewhere = self.guest.receiver.map_or(String::new(), |receiver| {
             format!(", and the API at /api. On the port for clients, {}: webhooks ({receiver})", clients.port())
         });
+        let hosts = Hosts::new(&self.options.hosts);
         let admin_routes = admin::router_with(self.health.clone(), self.metrics.clone(), &elsewhere);
         self.inner.spawn(admin::serve_with(
             ports.admin,
             admin_routes.merge(self.guest.admin.clone()),
+            hosts.clone(),
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.inner.clone(),
             self.inner_stop.clone(),
@@ -190,9 +194,10 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
-        self.clients.spawn(http::serve(
+        self.clients.spawn(http::serve_hosts(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
+            hosts,
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),

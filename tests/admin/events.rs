@@ -100,7 +100,7 @@ async fn the_way_of_a_bug_is_told() {
     assert!(told.starts_with("bug 5 changed 2026-11-26 12:00:00 UTC\n"), "no kind, no feed: {told}");
     assert!(told.contains("  dropped: not_mapped\n"), "{told}");
     let none = rig.run(&["bug", "99", "--feed", "kde"]).await;
-    assert!(none.remarks.contains("nothing of bug 99"));
+    assert!(none.remarks.contains("no webhook brought a change of bug 99"));
     assert_eq!(rig.json(&["bug", "1234"]).await[0]["steps"].as_array().unwrap().len(), 1);
 }
 

@@ -177,6 +177,18 @@ test("what the API of hooks answers is documented", () => {
   }
 });
 
+test("what receivers are answered is documented", () => {
+  const { example } = openapi.paths["/endpoints/{id}/changes"].get.responses[200].content["application/json"];
+  const goldenAnswer = (name) => {
+    const text = readFileSync(new URL(`../../hooks/golden/deliver/${name}.txt`, import.meta.url), "utf8");
+    return JSON.parse(text.split("\n")[1]);
+  };
+  for (const answer of [example, goldenAnswer("changes"), goldenAnswer("changes-gap")]) {
+    assert.equal(faults("EndpointChanges", answer, "openapi"), "");
+    assert.deepEqual(undocumented({ $ref: "#/components/schemas/EndpointChanges" }, answer), []);
+  }
+});
+
 test("values at the edges", () => {
   for (const [schema, good, bad] of [
     ["Bug", [1, 2 ** 53], [0, -1, 1.5, "1", null]],

@@ -69,7 +69,7 @@ async fn every_answer_carries_the_version_and_every_refusal_says_why_in_json() {
         ("OPTIONS /changes", "Origin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n", 200),
         ("GET /default", "", 307),
         ("GET /", &foreign, 403),
-        ("GET /", &no_version, 400),
+        ("GET /", &no_version, 426),
         ("GET /kde/", UPGRADE, 404),
         ("GET /kde/", "", 404),
         ("GET /kde", "", 404),
@@ -90,6 +90,7 @@ async fn every_answer_carries_the_version_and_every_refusal_says_why_in_json() {
         assert_eq!(answer.header("bugfeed-version"), env!("CARGO_PKG_VERSION"), "{line} {headers}");
         if want >= 400 {
             assert_eq!(answer.header("content-type"), "application/json", "{line}");
+            assert!(answer.body.ends_with('\n'), "{line}: people read answers in a terminal");
             let body: Value = serde_json::from_str(&answer.body).expect("JSON");
             assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{line}: {body}");
         }

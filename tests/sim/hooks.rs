@@ -184,6 +184,10 @@ impl World {
         }
         let (name, feed, settings) = (source.name.clone(), source.feed.clone(), source.settings);
         self.say(|| format!("source {name} has other settings: {settings:?}, feed {feed}"));
+        if self.chance(0.2) {
+            // What nothing could be read of concerns no bug now.
+            self.order_all(at, Order::Ignored)?;
+        }
         self.order_all(at, Order::Mended(ErrorClass::Mapping))
     }
 

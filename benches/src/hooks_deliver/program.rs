@@ -18,6 +18,7 @@ const ROWS: usize = 200;
 pub(super) struct Program {
     proc: Proc,
     api: Api,
+    store: DbUrl,
     table: Db,
 }
 
@@ -32,13 +33,19 @@ impl Program {
         let mut proc = run.spawn().with_context(|| format!("cannot start {}", server.display()))?;
         wait(&mut proc, || token.exists() && get(admin, "/readyz").is_ok_and(|page| page.starts_with("HTTP/1.1 200")))?;
         let token = std::fs::read_to_string(token)?.trim().to_owned();
-        let table = Db::new(&DbUrl::sqlite_file(folder.join("data/bugfeed.db")), Use::Ledger { create: false });
-        Ok(Program { proc, api: Api { admin, token }, table })
+        let store = DbUrl::sqlite_file(folder.join("data/bugfeed.db"));
+        let table = Db::new(&store, Use::Ledger { create: false });
+        Ok(Program { proc, api: Api { admin, token }, store, table })
     }
 
     /// Its process.
     pub(super) fn pid(&self) -> u32 {
         self.proc.pid()
+    }
+
+    /// The database of its change table and of its endpoints.
+    pub(super) fn store(&self) -> &DbUrl {
+        &self.store
     }
 
     /// Its API.

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod health;
 pub mod http;
+pub mod json_line;
 pub mod late;
 mod log_filter;
 pub mod logging;

@@ -58,7 +58,8 @@ function take({ command, feed, cursor, changes, ...change }) {
   else if (command === "gap") add({ feed });
   else if (command !== "updates") return; // A test, or something that is newer than this program.
   for (const { bug, when, cursor: its } of changes ?? []) {
-    const name = `${feed} ${bug} ${its}`; // A request may come twice, and a change in two requests.
+    // A request may come twice, and a change in two requests. Changes that came late share a cursor.
+    const name = `${feed} ${bug} ${when} ${its}`;
     if (its && taken.includes(name)) continue;
     if (its) taken = [...taken, name].slice(-REMEMBERED);
     add({ feed, bug, when });

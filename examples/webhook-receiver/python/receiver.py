@@ -40,8 +40,10 @@ AGAIN_S = 5
 
 TABLES = """
     CREATE TABLE IF NOT EXISTS place (feed TEXT PRIMARY KEY, cursor TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS taken (
-        number INTEGER PRIMARY KEY, feed TEXT, bug INTEGER, cursor TEXT, UNIQUE (feed, bug, cursor));
+    -- The changes that were taken. Those that came late share a cursor, so the date belongs to what tells them apart.
+    CREATE TABLE IF NOT EXISTS known (
+        number INTEGER PRIMARY KEY, feed TEXT, bug INTEGER, changed TEXT, cursor TEXT,
+        UNIQUE (feed, bug, changed, cursor));
     -- bug 0: changes may be missing. Of a bug, only the newest change is left.
     CREATE TABLE IF NOT EXISTS todo (
         number INTEGER PRIMARY KEY AUTOINCREMENT, feed TEXT, bug INTEGER, changed TEXT, UNIQUE (feed, bug));
@@ -85,12 +87,12 @@ def take(message: dict[str, Any]) -> None:
             for change in changes:
                 # A request may come twice, and a change in two requests.
                 known = state.execute(
-                    "INSERT OR IGNORE INTO taken (feed, bug, cursor) VALUES (?, ?, ?)",
-                    (feed, change["bug"], change.get("cursor")),
+                    "INSERT OR IGNORE INTO known (feed, bug, changed, cursor) VALUES (?, ?, ?, ?)",
+                    (feed, change["bug"], change["when"], change.get("cursor")),
                 )
                 if known.rowcount:
                     state.execute(add, (feed, change["bug"], change["when"]))
-            state.execute("DELETE FROM taken WHERE number <= (SELECT max(number) FROM taken) - ?", (REMEMBERED,))
+            state.execute("DELETE FROM known WHERE number <= (SELECT max(number) FROM known) - ?", (REMEMBERED,))
             state.execute("INSERT OR REPLACE INTO place VALUES (?, ?)", (feed, cursor))
     finally:
         state.close()

@@ -44,7 +44,9 @@ pub struct Item {
 #[derive(Clone, Default, Deserialize, Serialize)]
 struct Content {
     cursors: BTreeMap<String, String>,
-    taken: VecDeque<(String, u64, String)>,
+    /// The changes that were taken. Those that came late share a cursor, so the date belongs to what tells them apart.
+    #[serde(default)]
+    known: VecDeque<(String, u64, String, String)>,
     todo: Vec<Item>,
 }
 
@@ -82,13 +84,13 @@ impl Store {
         for Change { bug, when, cursor } in changes {
             // A request may come twice, and a change in two requests.
             if let Some(cursor) = &cursor {
-                let name = (feed.clone(), bug, cursor.clone());
-                if next.taken.contains(&name) {
+                let name = (feed.clone(), bug, when.clone(), cursor.clone());
+                if next.known.contains(&name) {
                     continue;
                 }
-                next.taken.push_back(name);
-                if next.taken.len() > REMEMBERED {
-                    next.taken.pop_front();
+                next.known.push_back(name);
+                if next.known.len() > REMEMBERED {
+                    next.known.pop_front();
                 }
             }
             next.add(Item { feed: feed.clone(), bug: Some(bug), when, cursor });

@@ -3,17 +3,16 @@
 //! Goes in: an HTTP request. Comes out: a [`Call`], or a refusal. Unknown parameters and members are refused by name, so
 //! that a misspelt filter does not select everything.
 
-use std::error::Error as _;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::log_event::LogEvent;
-use http_body_util::LengthLimitError;
+use bugfeed_runtime::http::body::{self, BodyFault};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,14 +46,17 @@ impl FromRequest<Api> for Call {
         let (parts, body) = request.into_parts();
         let caller = authenticate(api, &parts.headers).await?;
         caller.needs(scope_of(&parts.method))?;
-        let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, LONGEST_BODY)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+        let body = match body::read(body, LONGEST_BODY, BODY_TIME).await {
+            Ok(body) => body,
+            Err(BodyFault::TooLarge) => {
                 let error = format!("the body is longer than {LONGEST_BODY} bytes");
                 return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send less"));
             }
-            Ok(Err(_)) => return Err(ApiError::bad("the body did not arrive", "send it again")),
-            Err(_) => {
+            Err(BodyFault::Broken) => {
+                let error = "the body broke off, or its chunks cannot be read";
+                return Err(ApiError::bad(error, "send it again"));
+            }
+            Err(BodyFault::Slow) => {
                 let error = format!("the body took longer than {} s", BODY_TIME.as_secs());
                 return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, error, "send it again"));
             }
@@ -150,6 +152,11 @@ pub(super) fn created(body: Value) -> Answer {
     Ok(respond(StatusCode::CREATED, body))
 }
 
+/// The answer to what has been begun.
+pub(super) fn begun(body: Value) -> Answer {
+    Ok(respond(StatusCode::ACCEPTED, body))
+}
+
 fn respond(status: StatusCode, body: Value) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store")], JsonLine(body)).into_response()
 }

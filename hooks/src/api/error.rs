@@ -1,8 +1,8 @@
 //! Refusals: a status, what is wrong, and how to mend it.
 
-use axum::Json;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use bugfeed_runtime::json_line::JsonLine;
 use serde_json::json;
 
 use crate::receive::received::Failure;
@@ -75,7 +75,7 @@ impl From<Failure> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": self.error, "fix": self.fix }));
+        let body = JsonLine(json!({ "error": self.error, "fix": self.fix }));
         let mut response = (self.status, [(header::CACHE_CONTROL, "no-store")], body).into_response();
         let extra = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
@@ -91,6 +91,8 @@ impl IntoResponse for ApiError {
 
 /// The answer to a method that a path does not have.
 pub(super) async fn wrong_method(method: Method) -> Response {
+    // HEAD is answered as GET is.
+    let method = if method == Method::HEAD { Method::GET } else { method };
     let error = format!("this path does not take {method}");
     let fix = "the header Allow says what it takes; openapi.yaml has all paths";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error, fix).into_response()

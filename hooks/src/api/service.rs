@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bugfeed_core::endpoints::question::Since;
+use bugfeed_protocol::BugId;
 use serde_json::Value;
 
 use crate::config::HooksConfig;
@@ -75,9 +76,15 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
-    /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
-    fn begin(&self, _feed: &str, _now_us: i64) -> Since {
-        Since::Head
+    /// Where an endpoint begins in a feed that it gets at this time, in microseconds since 1970: a cursor if that is known,
+    /// else the time. Never at [`Since::Head`]: that would begin anew in a process that takes over before anything is
+    /// stored, and what changed until then would be missed.
+    fn begin(&self, feed: &str, now_us: i64) -> Since;
+
+    /// Whether a feed has changes of this bug after a cursor. `None`: that cannot be told, because the feed is not here, or
+    /// not current, or does not reach back so far.
+    fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        None
     }
 
     /// An endpoint was made, changed or deleted, in the store: whoever serves it here need not wait until it is noticed.

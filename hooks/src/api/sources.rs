@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse as _;
 use bugfeed_core::hooks::event::State;
 use bugfeed_core::hooks::orders::Order;
 use serde_json::{Value, json};
 
-use super::call::{Call, Name, answer};
+use super::call::{Call, Name, answer, begun};
 use super::config_view;
 use super::error::{Answer, ApiError};
 use super::service::Check;
@@ -163,8 +160,7 @@ pub(super) async fn reconcile(Name(name): Name, call: Call) -> Answer {
     }
     call.audit("sources.reconcile", &name, &Value::Null).await?;
     call.api.service().reconcile(&name).await?;
-    let body = Json(json!({ "source": name, "begun": at(call.now_us) }));
-    Ok((StatusCode::ACCEPTED, [(header::CACHE_CONTROL, "no-store")], body).into_response())
+    begun(json!({ "source": name, "begun": at(call.now_us) }))
 }
 
 pub(super) async fn test(Name(name): Name, call: Call) -> Answer {

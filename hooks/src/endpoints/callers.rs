@@ -5,24 +5,30 @@
 //! answer, after the same time. Bodies, calls that wait, and questions to the store are bounded. The stored cursor is never
 //! moved.
 
+mod changes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::Router;
+use axum::body::{Body as RequestBody, Bytes};
+use axum::extract::{self, FromRequest, FromRequestParts as _, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use bugfeed_core::endpoints::orders::{self, Order, carry_out};
-use bugfeed_core::endpoints::question::{Answer, Ask, Batch, Bound, Since};
+use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::input::AHEAD_MS;
-use bugfeed_protocol::Cursor;
-use serde_json::{Value, json};
+use bugfeed_runtime::http::body::{self, BodyFault};
+use bugfeed_runtime::json_line::JsonLine;
+use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
+use self::changes::{Body, Query};
 use super::{FeedTap, Taps, target};
 use crate::deliver::callers::{Call, Callers, Moment, Refused};
 use crate::receive::lookup::Headers;
@@ -32,6 +38,8 @@ use crate::tracker::Clock;
 
 /// The longest body of a call.
 const LONGEST_BODY: usize = 4096;
+/// It may take so long to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// So many questions to the store are under way at a time.
 const QUESTIONS: usize = 16;
 /// A call waits for its turn and for the store so long.
@@ -40,8 +48,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const REFUSED_AFTER: Duration = Duration::from_millis(20);
 /// So many calls wait for changes at a time; more are answered at once.
 const WAITING: usize = 256;
-/// The longest time to wait for changes, in seconds.
-const LONGEST_WAIT_S: u64 = 60;
 /// An answer has so many changes at most.
 const FULL: usize = 1000;
 /// A waiting call looks at most so often.
@@ -86,11 +92,11 @@ pub(super) fn routes(calls: Arc<Calls>) -> Router {
     Router::new()
         .route("/endpoints/{id}/ready", post(ready))
         .route("/endpoints/{id}/changes", get(changes))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(calls)
 }
 
 /// A refusal or a failure.
+#[derive(Debug)]
 struct Refusal(StatusCode, String);
 
 impl Refusal {
@@ -101,9 +107,11 @@ impl Refusal {
     fn of(status: StatusCode, text: &str) -> Refusal {
         Refusal(status, text.to_owned())
     }
+}
 
-    fn respond(self) -> Response {
-        let mut response = (self.0, Json(json!({ "error": self.1 }))).into_response();
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.0, JsonLine(json!({ "error": self.1 }))).into_response();
         if matches!(self.0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -120,6 +128,30 @@ struct Request {
     body: Bytes,
 }
 
+impl FromRequest<Arc<Calls>> for Request {
+    type Rejection = Refusal;
+
+    async fn from_request(request: extract::Request, calls: &Arc<Calls>) -> Result<Request, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let Path(id) = Path::from_request_parts(&mut parts, calls)
+            .await
+            .map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
+        let Parts { method, uri, headers, .. } = parts;
+        Ok(Request { id, method, uri, headers, body: whole(body).await? })
+    }
+}
+
+/// All of a body.
+async fn whole(body: RequestBody) -> Result<Bytes, Refusal> {
+    body::read(body, LONGEST_BODY, BODY_TIME).await.map_err(|fault| match fault {
+        BodyFault::TooLarge => {
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {LONGEST_BODY} bytes"))
+        }
+        BodyFault::Slow => Refusal::of(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        BodyFault::Broken => Refusal::of(StatusCode::BAD_REQUEST, "the body broke off, or its chunks cannot be read"),
+    })
+}
+
 struct HeadersOf<'a>(&'a HeaderMap);
 
 impl Headers for HeadersOf<'_> {
@@ -128,106 +160,38 @@ impl Headers for HeadersOf<'_> {
     }
 }
 
-async fn ready(
-    State(calls): State<Arc<Calls>>,
-    Path(id): Path<String>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let request = Request { id, method, uri, headers, body };
-    let answer = async {
-        let (store, stored) = calls.admit(&request).await?;
-        let order = |row: &mut Row| carry_out(row, &Order::Ready);
-        let ordering = store.change_endpoint(&stored.id, None, |_, row| order(row));
-        let (stored, ()) = match tokio::time::timeout(PATIENCE, ordering).await {
-            Ok(Ok(changed)) => changed,
-            Ok(Err(ChangeError::Missing | ChangeError::Refused(orders::Refused::Deleted))) => {
-                return Err(Refusal::of(StatusCode::UNAUTHORIZED, &Refused::Unauthorized.to_string()));
-            }
-            Ok(Err(ChangeError::Refused(refused))) => {
-                return Err(Refusal::of(StatusCode::TOO_MANY_REQUESTS, &refused.to_string()));
-            }
-            Ok(Err(ChangeError::TooManyBugs | ChangeError::Store(_))) | Err(_) => return Err(Refusal::away()),
-        };
-        calls.nudged.notify_one();
-        Ok(json!({ "state": stored.row.state((calls.clock)()).as_str() }))
-    };
-    respond(answer.await)
-}
-
-async fn changes(
-    State(calls): State<Arc<Calls>>,
-    Path(id): Path<String>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    let request = Request { id, method, uri, headers, body };
-    let answer = async {
-        let (_, stored) = calls.admit(&request).await?;
-        let query = Query::read(request.uri.query().unwrap_or_default())?;
-        let feed = feed_of(&stored.row, query.feed.as_deref())?;
-        calls.answer(&stored.row, &feed, &query).await
-    };
-    respond(answer.await)
-}
-
-fn respond(answer: Result<Value, Refusal>) -> Response {
-    match answer {
-        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-        Err(refusal) => refusal.respond(),
-    }
-}
-
-/// The feed that is meant.
-fn feed_of(row: &Row, named: Option<&str>) -> Result<Arc<str>, Refusal> {
-    let feeds: Vec<&Arc<str>> = row.lines.iter().map(|line| &line.feed).collect();
-    let refuse = |text: String| Err(Refusal(StatusCode::BAD_REQUEST, text));
-    match (named, feeds.as_slice()) {
-        (Some(named), feeds) => match feeds.iter().find(|feed| &****feed == named) {
-            Some(feed) => Ok(Arc::clone(feed)),
-            None => refuse(orders::Refused::NoSuchFeed.to_string()),
-        },
-        (None, [feed]) => Ok(Arc::clone(feed)),
-        (None, []) => refuse(orders::Refused::NoSuchFeed.to_string()),
-        (None, _) => refuse(format!("{}, as in feed=NAME", orders::Refused::WhichFeed)),
-    }
-}
-
-/// What is asked for.
-#[derive(Debug, PartialEq, Eq)]
-struct Query {
-    /// Since when; the head if there is none.
-    since: Option<Since>,
-    feed: Option<String>,
-    wait: Duration,
-}
-
-impl Query {
-    fn read(query: &str) -> Result<Query, Refusal> {
-        let mut read = Query { since: None, feed: None, wait: Duration::ZERO };
-        let refuse = |text: &str| Refusal::of(StatusCode::BAD_REQUEST, text);
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            match &*name {
-                "cursor" if value == "unknown" => read.since = Some(Since::Unknown),
-                "cursor" => {
-                    let cursor = Cursor::parse(&value);
-                    read.since = Some(Since::Cursor(cursor.ok_or_else(|| refuse("invalid cursor"))?));
-                }
-                "feed" => read.feed = Some(value.into_owned()),
-                "wait" => {
-                    let seconds = value.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT_S);
-                    let wrong = || refuse("invalid wait; must be a number of seconds from 0 to 60");
-                    read.wait = Duration::from_secs(seconds.ok_or_else(wrong)?);
-                }
-                _ => return Err(refuse("unknown parameter; allowed are cursor, feed and wait")),
-            }
+async fn ready(State(calls): State<Arc<Calls>>, request: Request) -> Result<Response, Refusal> {
+    let (store, stored) = calls.admit(&request).await?;
+    let order = |row: &mut Row| carry_out(row, &Order::Ready);
+    let ordering = store.change_endpoint(&stored.id, None, |_, row| order(row));
+    let (stored, ()) = match tokio::time::timeout(PATIENCE, ordering).await {
+        Ok(Ok(changed)) => changed,
+        Ok(Err(ChangeError::Missing | ChangeError::Refused(orders::Refused::Deleted))) => {
+            return Err(Refusal::of(StatusCode::UNAUTHORIZED, &Refused::Unauthorized.to_string()));
         }
-        Ok(read)
+        Ok(Err(ChangeError::Refused(refused))) => {
+            return Err(Refusal::of(StatusCode::TOO_MANY_REQUESTS, &refused.to_string()));
+        }
+        Ok(Err(ChangeError::TooManyBugs | ChangeError::Store(_))) | Err(_) => return Err(Refusal::away()),
+    };
+    calls.nudged.notify_one();
+    Ok(respond(&json!({ "state": stored.row.state((calls.clock)()).as_str() })))
+}
+
+async fn changes(State(calls): State<Arc<Calls>>, request: Request) -> Result<Response, Refusal> {
+    let (_, stored) = calls.admit(&request).await?;
+    let mut query = Query::read(request.uri.query().unwrap_or_default())?;
+    if request.method == Method::HEAD {
+        // Nobody waits for a change whose text is not sent.
+        query.wait = Duration::ZERO;
     }
+    let feed = query.feed_of(&stored.row)?;
+    let answer = calls.answer(&stored.row, &feed, &query).await?;
+    Ok(respond(&Body::of(&feed, &query, answer)))
+}
+
+fn respond(answer: &impl Serialize) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], JsonLine(answer)).into_response()
 }
 
 impl Calls {
@@ -274,7 +238,7 @@ impl Calls {
     }
 
     /// What a feed answers, at once or as soon as it has something.
-    async fn answer(&self, row: &Row, feed: &str, query: &Query) -> Result<Value, Refusal> {
+    async fn answer(&self, row: &Row, feed: &str, query: &Query) -> Result<Answer, Refusal> {
         let tap = self.taps.borrow().iter().find(|tap| &**tap.name() == feed).cloned();
         let Some(tap) = tap else {
             return Err(Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "this process does not have the feed just now"));
@@ -292,8 +256,7 @@ impl Calls {
             if says_something(&answer) || now >= until {
                 // A number that has not come until now may never come.
                 let is_gap = is_ahead && now >= begun + AHEAD;
-                let answer = if is_gap { ask(&*tap, row, &Since::Unknown) } else { answer };
-                return Ok(told(feed, query, answer));
+                return Ok(if is_gap { ask(&*tap, row, &Since::Unknown) } else { answer });
             }
             let moved = async { seen.changed().await.is_ok() };
             if !tokio::time::timeout_at(until, moved).await.unwrap_or(true) {
@@ -314,31 +277,5 @@ fn says_something(answer: &Answer) -> bool {
         Answer::Changes(batch) => !batch.changes.is_empty(),
         Answer::Gap(..) => true,
         Answer::NotYet(_) | Answer::Ahead(_) => false,
-    }
-}
-
-/// The answer of `/changes`, with the feed.
-fn told(feed: &str, query: &Query, answer: Answer) -> Value {
-    let asked = match &query.since {
-        Some(Since::Cursor(cursor)) => cursor.to_string(),
-        _ => "unknown".to_owned(),
-    };
-    match answer {
-        Answer::Changes(Batch { changes, more, left_out, cursor, .. }) => {
-            let changes: Vec<_> = changes.iter().map(|told| told.change).collect();
-            let mut answer = json!({ "changes": changes, "cursor": cursor.to_string(), "feed": feed });
-            if query.since.is_some() {
-                answer["replay"] = json!(if left_out { "latest" } else { "complete" });
-            }
-            if more {
-                answer["more"] = json!(true);
-            }
-            answer
-        }
-        Answer::Gap(cursor, _) => {
-            json!({ "changes": [], "replay": "gap", "cursor": cursor.to_string(), "feed": feed })
-        }
-        Answer::Ahead(_) => json!({ "changes": [], "cursor": asked, "feed": feed }),
-        Answer::NotYet(_) => json!({ "changes": [], "cursor": asked, "state": "paused", "feed": feed }),
     }
 }

@@ -23,6 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tracing::{error, info, warn};
 
+use crate::recurring::{Recurring, gauge};
 use crate::store::StoreError;
 use crate::store::endpoints::EndpointId;
 
@@ -64,9 +65,9 @@ pub struct EndpointEvents {
     in_flight: Gauge,
     waiting: Gauge,
     lag: Gauge,
-    health: Health,
+    store: Recurring,
     lines: Throttle,
-    store_lines: Throttle,
+    ours: Throttle,
 }
 
 impl EndpointEvents {
@@ -79,9 +80,9 @@ impl EndpointEvents {
             in_flight: Gauge::default(),
             waiting: Gauge::default(),
             lag: Gauge::default(),
-            health,
+            store: Recurring::new(health, PART),
             lines: Throttle::new(1000, Duration::from_secs(60)),
-            store_lines: Throttle::once_a_minute(),
+            ours: Throttle::once_a_minute(),
         }
     }
 
@@ -104,7 +105,7 @@ impl EndpointEvents {
             Outcome::Server { .. } => "server_error",
             Outcome::Redirect | Outcome::Fault | Outcome::Forbidden | Outcome::Nameless | Outcome::Ours => "fault",
         };
-        if outcome == Outcome::Ours && !self.store_lines.is_quiet() {
+        if outcome == Outcome::Ours && !self.ours.is_quiet() {
             error!(event = %LogEvent::EndpointNotSent, "this process cannot send to endpoints, for example for want of file descriptors; it tries again every 10 s");
         }
         self.attempts.get_or_create(&OfResult { result }).inc();
@@ -113,14 +114,12 @@ impl EndpointEvents {
 
     /// The store does what it should.
     pub(super) fn store_works(&self) {
-        self.store_lines.reset();
-        self.health.calm(PART);
+        self.store.goes();
     }
 
     /// The store does not answer. What was sent and not stored is sent again in the worst case, so this is a warning.
     pub(super) fn store_failed(&self, reason: &StoreError) {
-        self.health.warn(PART, format!("deliveries to endpoints wait: {reason}"));
-        if !self.store_lines.is_quiet() {
+        if self.store.comes(format!("deliveries to endpoints wait: {reason}")) {
             warn!(%reason, event = %LogEvent::EndpointsWait, "the store does not answer; deliveries to endpoints wait");
         }
     }
@@ -178,10 +177,6 @@ impl EndpointEvents {
     pub(super) fn stopped(&self) {
         info!(event = %LogEvent::EndpointsStopped, "deliveries to endpoints have ended in good order");
     }
-}
-
-fn gauge(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl fmt::Debug for EndpointEvents {

@@ -24,7 +24,7 @@ mod feeds;
 mod request;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ use self::around::Around;
 use self::callers::Calls;
 use self::desk::Desk;
 pub use self::events::{EndpointEvents, Raise};
-pub(crate) use self::feeds::begin;
+pub(crate) use self::feeds::{begin, has_after};
 use crate::client;
 use crate::deliver::address::Rules;
 use crate::deliver::send::Sender;

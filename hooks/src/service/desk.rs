@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::hooks::reconcile::Question;
-use bugfeed_protocol::When;
+use bugfeed_protocol::{BugId, When};
 use bugfeed_runtime::health::Health;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use crate::api::{Check, Service};
 use crate::config::{HooksConfig, Source};
 use crate::deliver::address::Rules;
 use crate::deliver::template::Link;
-use crate::endpoints::{self, Taps};
+use crate::endpoints::{self, FeedTap, Taps};
 use crate::receive::received::Failure;
 use crate::store::endpoints::EndpointId;
 use crate::store::notes::Switch;
@@ -61,6 +61,12 @@ impl Desk {
     /// The executor; `None` once the process ends.
     fn shared(&self) -> Option<Arc<Shared>> {
         self.running.borrow().as_ref().map(|running| Arc::clone(&running.shared))
+    }
+
+    /// A feed, if it is here.
+    fn tap(&self, feed: &str) -> Option<Arc<dyn FeedTap>> {
+        let taps = self.sending.get()?.taps.borrow();
+        taps.iter().find(|tap| &**tap.name() == feed).cloned()
     }
 }
 
@@ -132,18 +138,19 @@ impl Service for Desk {
     }
 
     fn link(&self, feed: &str) -> Option<Link> {
-        let taps = self.sending.get()?.taps.borrow();
-        taps.iter().find(|tap| &**tap.name() == feed)?.link().cloned()
+        self.tap(feed)?.link().cloned()
+    }
+
+    fn has_after(&self, feed: &str, bug: BugId, since: &Since) -> Option<bool> {
+        endpoints::has_after(&*self.tap(feed)?, bug, since)
     }
 
     fn begin(&self, feed: &str, now_us: i64) -> Since {
-        let tap = self.sending.get().and_then(|sending| {
-            let taps = sending.taps.borrow();
-            taps.iter().find(|tap| &**tap.name() == feed).cloned()
-        });
-        match (tap, When::from_micros(now_us)) {
-            (Some(tap), Some(now)) => endpoints::begin(&*tap, now),
-            _ => Since::Head,
+        match (When::from_micros(now_us), self.tap(feed)) {
+            (Some(now), Some(tap)) => endpoints::begin(&*tap, now),
+            (Some(now), None) => Since::Time(now),
+            // Of a clock that says what no date can be: nobody knows what is owed, so a gap is told.
+            (None, _) => Since::Unknown,
         }
     }
 

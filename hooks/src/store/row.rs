@@ -190,17 +190,28 @@ pub(super) fn readable_events(rows: Vec<Vec<Value>>) -> Vec<Event> {
 /// Reads a row, or tells people that it cannot be read.
 pub(super) fn readable_row(row: Vec<Value>) -> Option<StoredEvent> {
     static TOLD: Throttle = Throttle::new(5, Duration::from_secs(60));
+    read_or_tell(row, read, &TOLD, |id, error| {
+        tracing::error!(event_id = id, %error, event = %LogEvent::HookUnreadable, "a row of the events cannot be read; its event waits, the others go on");
+    })
+}
+
+/// Reads a row whose first column is its identifier. One that cannot be read is passed over, so that a damaged row holds up
+/// nothing but itself, and people are told of it as often as the throttle lets them.
+pub(super) fn read_or_tell<T>(
+    row: Vec<Value>,
+    read: impl FnOnce(Vec<Value>) -> Result<T, StoreError>,
+    told: &Throttle,
+    tell: impl FnOnce(String, StoreError),
+) -> Option<T> {
     let id = row.first().cloned();
-    match read(row) {
-        Ok(stored) => Some(stored),
-        Err(error) => {
-            if !TOLD.is_quiet() {
-                let id = id.and_then(Value::into_text).unwrap_or_default();
-                tracing::error!(event_id = id, %error, event = %LogEvent::HookUnreadable, "a row of the events cannot be read; its event waits, the others go on");
-            }
-            None
-        }
+    let error = match read(row) {
+        Ok(found) => return Some(found),
+        Err(error) => error,
+    };
+    if !told.is_quiet() {
+        tell(id.and_then(Value::into_text).unwrap_or_default(), error);
     }
+    None
 }
 
 /// The number of the dedup key and the generation of a row that cannot be read otherwise.

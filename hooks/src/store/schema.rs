@@ -252,3 +252,27 @@ fn access(dialect: &dyn Dialect) -> Vec<String> {
         ),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use bugfeed_protocol::feed_name::LONGEST;
+    use bugfeed_sql::DbUrl;
+
+    use super::*;
+
+    /// The one rule for names of feeds is the protocol's: options, configuration and API go by it, and columns hold what it
+    /// allows. A migration that was released is never changed, so a longer name needs another migration.
+    #[test]
+    fn the_columns_hold_the_longest_name_of_a_feed() {
+        let url: DbUrl = "sqlite://x.db".parse().unwrap();
+        let statements: Vec<String> = MIGRATIONS.iter().flat_map(|migration| migration(url.dialect())).collect();
+        let switches = statements.iter().find(|statement| statement.contains("hooks_switches")).unwrap();
+        assert!(switches.contains(&format!("name VARCHAR({LONGEST}) ")), "{switches}");
+        let columns: Vec<&str> =
+            statements.iter().flat_map(|statement| statement.split("feed VARCHAR(").skip(1)).collect();
+        assert_eq!(columns.len(), 3, "events, feeds, attempts");
+        for column in columns {
+            assert!(column.starts_with(&format!("{LONGEST})")), "{column}");
+        }
+    }
+}

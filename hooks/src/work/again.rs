@@ -2,13 +2,15 @@
 //!
 //! Goes in: a request of which the whole body is kept, by the order of a person or after a reload. Comes out: the same
 //! request, mapped by the configuration of now, as a replay. Of a request that nothing could be read of, only the body is
-//! kept, not its items; so a reload tries it in this way, and stores it only if it can be read now. Nobody's key is checked
-//! again, but items that the key may not send are not announced.
+//! kept, not its items; so a reload tries it in this way, and stores it only if it can be read now. If nothing of it concerns a
+//! bug now, its dead letter ends as `ignored`. Nobody's key is checked again, but items that the key may not send are not
+//! announced.
 
 use std::sync::Arc;
 
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{ErrorClass, State, Trigger};
+use bugfeed_core::hooks::orders::{Order, stands_for_a_request};
 use futures::future::BoxFuture;
 use rand::random;
 
@@ -16,8 +18,9 @@ use super::Shared;
 use crate::config::{HooksConfig, Source};
 use crate::receive::http::{KeyRow, KeyTable, Trust, recheck};
 use crate::receive::received::{Failure, Proof, QuarantinedRequest, ReceivedRequest, RequestId, Share};
+use crate::store::events::Detail;
 use crate::store::requests::StoredRequest;
-use crate::store::{Store, StoreError, StoredEvent};
+use crate::store::{Store, StoreError};
 
 /// So many dead letters are looked at in one step.
 const AT_ONCE: usize = 250;
@@ -79,9 +82,8 @@ async fn try_unread(shared: &Arc<Shared>) -> Result<usize, StoreError> {
         let ids = store.in_state(State::Errored, None, None, after, AT_ONCE).await?;
         let Some(last) = ids.last().copied() else { return Ok(count) };
         for id in ids {
-            let Some(detail) = store.detail(id).await?.filter(|detail| stands_for_a_request(&detail.stored)) else {
-                continue;
-            };
+            let stands = |detail: &Detail| detail.stored.item == 0 && stands_for_a_request(&detail.stored.event);
+            let Some(detail) = store.detail(id).await?.filter(stands) else { continue };
             if tried >= MOST {
                 return Ok(count);
             }
@@ -90,12 +92,6 @@ async fn try_unread(shared: &Arc<Shared>) -> Result<usize, StoreError> {
         }
         after = Some(last);
     }
-}
-
-/// Whether an event may be the only one of a request that nothing could be read of: no item of it is kept.
-fn stands_for_a_request(stored: &StoredEvent) -> bool {
-    let event = &stored.event;
-    stored.item == 0 && event.bug.is_none() && !event.retryable && event.progress.class == Some(ErrorClass::Mapping)
 }
 
 /// Boxed, because the compiler cannot prove that so deep a future may change threads.
@@ -110,6 +106,10 @@ fn try_one<'a>(
         let Some(source) = config.source(&request.envelope.source) else { return Ok(false) };
         let Some(mut again) = once_more(store, source, &request, shared.now_us()).await? else { return Ok(false) };
         again.trigger = Trigger::Drain;
+        if again.failure.is_none() && again.items.is_empty() {
+            // Nothing of it concerns a bug, so there is nothing to store, and nothing to wait for.
+            return Ok(store.order_all(&[id.event(0)], Order::Ignored, shared.now_us()).await? > 0);
+        }
         if again.failure.is_some() || again.items.iter().all(|item| item.mapping == Mapping::Failed) {
             return Ok(false);
         }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
 use crate::notify::Undelivered;
+use crate::recurring::{Recurring, gauge};
 use crate::store::StoreError;
 use crate::tracker::{SenderHook, Trouble};
 
@@ -61,9 +62,9 @@ pub struct WorkEvents {
     backlog: Gauge,
     dead_letters: Gauge,
     health: Health,
+    store: Recurring,
     error_lines: Throttle,
     expired_lines: Throttle,
-    store_lines: Throttle,
     feed_lines: Throttle,
     undelivered: Throttle,
     reconciling: Throttle,
@@ -84,10 +85,10 @@ impl WorkEvents {
             retained: Counter::default(),
             backlog: Gauge::default(),
             dead_letters: Gauge::default(),
+            store: Recurring::new(health.clone(), WORK),
             health,
             error_lines: Throttle::new(1000, Duration::from_secs(60)),
             expired_lines: Throttle::new(1000, Duration::from_secs(60)),
-            store_lines: Throttle::once_a_minute(),
             feed_lines: Throttle::new(10, Duration::from_secs(60)),
             undelivered: Throttle::new(10, Duration::from_secs(60)),
             reconciling: Throttle::new(10, Duration::from_secs(300)),
@@ -121,14 +122,12 @@ impl WorkEvents {
 
     /// The store does what it should.
     pub(super) fn store_works(&self) {
-        self.store_lines.reset();
-        self.health.calm(WORK);
+        self.store.goes();
     }
 
     /// The store does not answer. While the spool takes what comes, this is a warning.
     pub(crate) fn store_failed(&self, reason: &StoreError) {
-        self.health.warn(WORK, format!("events wait: {reason}"));
-        if !self.store_lines.is_quiet() {
+        if self.store.comes(format!("events wait: {reason}")) {
             warn!(%reason, event = %LogEvent::HooksWait, "the store does not answer; events wait");
         }
     }
@@ -262,8 +261,8 @@ impl WorkEvents {
     }
 
     pub(super) fn figures(&self, backlog: u64, dead_letters: u64) {
-        self.backlog.set(i64::try_from(backlog).unwrap_or(i64::MAX));
-        self.dead_letters.set(i64::try_from(dead_letters).unwrap_or(i64::MAX));
+        self.backlog.set(gauge(backlog));
+        self.dead_letters.set(gauge(dead_letters));
     }
 
     /// Lines of the daily digest.

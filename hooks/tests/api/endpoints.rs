@@ -89,7 +89,8 @@ async fn an_endpoint_is_made_and_its_secret_is_shown_once() {
     assert_eq!(stored.settings.feeds, FeedChoice::Named(vec!["default".into()]));
     assert_eq!((stored.row.policy, stored.row.rate), (Policy::Classic, None));
     assert!(matches!(&stored.row.watch, Watch::Bugs(bugs) if bugs.len() == 2));
-    assert_eq!(stored.row.lines[0].since, Since::Head, "it begins at the head");
+    let since = &stored.row.lines[0].since;
+    assert!(matches!(since, Since::Time(at) if at.as_micros() >= NOON_US), "it begins now: {since:?}");
     for path in [format!("/endpoints/{id}"), "/endpoints".to_owned(), "/audit".to_owned()] {
         assert!(!rig.get(&path).await.good().to_string().contains(&secret), "{path}");
     }
@@ -278,8 +279,25 @@ async fn a_bug_tells_who_is_told_of_it() {
     rig.plan(&there, |row| cursor(row, "E.5")).await;
     let told = rig.get("/bugs/1234").await.good();
     assert_eq!((told["endpoints"].as_array().unwrap().len(), &told["endpoints"][0]["has"]), (2, &Value::Null));
-    assert_eq!(told["endpoints"][0]["says"], "no webhook's change of it has a number yet");
+    let no_number = "no webhook's change of it has a number yet";
+    assert_eq!(told["endpoints"][0]["says"], format!("{no_number}; has what was published up to E.5"));
+    // The feed knows of changes that no webhook brought.
+    for (has_after, has, says) in [
+        (false, true, "has all that is published, up to E.5"),
+        (true, false, "has not the newest change that is published: "),
+    ] {
+        *rig.told.has_after.lock().unwrap() = Some(has_after);
+        let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
+        assert_eq!(told["has"], has);
+        assert!(told["says"].as_str().unwrap().starts_with(says), "{told}");
+    }
+    *rig.told.has_after.lock().unwrap() = Some(false);
     rig.arrive(item(1234, 0, "a")).await;
+    let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
+    assert_eq!(
+        (&told["has"], &told["says"]),
+        (&Value::Null, &json!(format!("{no_number}; has all that is published, up to E.5")))
+    );
     rig.work(NOON_US + SECOND_US).await;
     rig.number("default", "E.5", 1234, NOON_US).await;
     let told = rig.get("/bugs/1234?feed=default").await.good();
@@ -290,6 +308,10 @@ async fn a_bug_tells_who_is_told_of_it() {
     assert_eq!((&of(&there)["has"], &of(&there)["says"]), (&json!(true), &json!("has it")));
     assert_eq!((&of(&behind)["has"], &of(&behind)["cursor"]), (&json!(false), &json!("E.4")));
     assert!(of(&behind)["says"].as_str().unwrap().starts_with("has it not yet"), "{told}");
+    // A higher number of another ledger proves nothing.
+    rig.plan(&there, |row| cursor(row, "F.9")).await;
+    let now = rig.get("/bugs/1234?feed=default").await.good();
+    assert!(now["endpoints"].as_array().unwrap().iter().all(|one| one["has"] != true), "{now}");
     let other = rig.get("/bugs/1234?feed=kde").await.good();
     assert_eq!(other["endpoints"], json!([]));
 }

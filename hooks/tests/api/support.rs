@@ -1,10 +1,12 @@
 //! The API on a port of its own, over a store of its own, with a service that notes what it is told.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{Event, EventId, State, Trigger};
 use bugfeed_core::hooks::lane::{Gate, Settings, World};
@@ -24,7 +26,7 @@ use bugfeed_hooks::store::endpoints::EndpointId;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
 use bugfeed_hooks::store::{Look, Options, Store};
-use bugfeed_protocol::BugId;
+use bugfeed_protocol::{BugId, Cursor, When};
 use bugfeed_sql::DbUrl;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -75,6 +77,10 @@ const CONFIG: &str = r#"
 pub struct Told {
     config: Arc<HooksConfig>,
     pub words: Mutex<Vec<String>>,
+    /// The cursors at which feeds are; of others nothing is known.
+    pub heads: Mutex<BTreeMap<String, Cursor>>,
+    /// Whether the feeds have changes after each cursor.
+    pub has_after: Mutex<Option<bool>>,
 }
 
 impl Told {
@@ -120,6 +126,15 @@ impl Service for Told {
 
     fn link(&self, feed: &str) -> Option<Link> {
         (feed == "kde").then(|| Link::parse("https://bugs.example.org/{bug}").unwrap())
+    }
+
+    fn begin(&self, feed: &str, now_us: i64) -> Since {
+        let head = self.heads.lock().unwrap().get(feed).cloned();
+        head.map_or_else(|| Since::Time(When::from_micros(now_us).unwrap()), Since::Cursor)
+    }
+
+    fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        *self.has_after.lock().unwrap()
     }
 
     fn endpoint_changed(&self, id: &EndpointId) {
@@ -176,7 +191,12 @@ impl Rig {
             store.serve_feed(feed, None).await.unwrap();
         }
         let config = HooksConfig::read("hooks.toml", CONFIG, &|_| Err("no file".to_owned())).unwrap();
-        let told = Arc::new(Told { config: Arc::new(config), words: Mutex::default() });
+        let told = Arc::new(Told {
+            config: Arc::new(config),
+            words: Mutex::default(),
+            heads: Mutex::default(),
+            has_after: Mutex::default(),
+        });
         let api = Api::with_clock(store.clone(), Arc::clone(&told) as Arc<dyn Service>, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -214,6 +234,9 @@ impl Rig {
             request = request.with(name.clone(), HeaderValue::from_str(value).unwrap());
         }
         let response = self.client.send(request).await.unwrap();
+        if response.headers.get("content-type").is_some_and(|kind| kind == "application/json") {
+            assert!(response.body.ends_with(b"\n"), "people read answers in a terminal");
+        }
         let body = serde_json::from_slice(&response.body).unwrap_or(Value::Null);
         Answer { status: response.status.as_u16(), body, headers: response.headers }
     }

@@ -162,13 +162,13 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
     // Between 2 and 7, the change 1 of E.7 may have come before 2 was looked at.
     eventually(SOON, "both are looked at", async || looked_at(&first).len() == 3).await.unwrap();
     assert_eq!(looked_at(&first), ["1", "2", "1"], "none twice");
+    late_changes(&receiver, &mut first).await;
     refusals(&receiver).await;
     assert_eq!(receiver.send(&update(3, 8)).await, 204);
     first.kill9();
 
     // What was answered is done, if not before, then now; and it asks for what it missed.
-    *hooks.missed.lock().unwrap() =
-        json!({ "changes": [{ "bug": 4, "when": T }], "replay": "latest", "cursor": "E.9" });
+    *hooks.missed.lock().unwrap() = json!({ "changes": [{ "bug": 4, "when": T, "cursor": "E.9" }], "replay": "latest", "cursor": "E.9", "feed": "kde" });
     let before = looked_at(&first);
     let mut second = receiver.start().await;
     let changes = "GET /endpoints/ep_1/changes?feed=kde&cursor=E.8";
@@ -176,11 +176,34 @@ async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
     second.wait_for_line("look at bug 4 of kde", SOON).await.unwrap();
     assert!([before, looked_at(&second)].concat().contains(&"3".to_owned()), "{}", second.output());
     assert_eq!(receiver.send(&update(3, 8)).await, 204, "known after the start, too");
+    assert_eq!(receiver.send(&update(4, 9)).await, 204, "the answer had it");
     assert_eq!(receiver.send(&word("gap")).await, 204);
     second.wait_for_line("changes of kde may be missing: look at all its bugs", SOON).await.unwrap();
     let looked = looked_at(&second);
     assert!(looked.iter().filter(|bug| *bug == "3").count() <= 1, "{looked:?}");
+    assert_eq!(looked.iter().filter(|bug| *bug == "4").count(), 1, "{looked:?}");
     second.kill9();
+}
+
+/// Changes that came late share a cursor: their dates tell them apart. An exact repeat is taken once.
+async fn late_changes(receiver: &Receiver, proc: &mut Proc) {
+    let when = |second: u64| format!("2026-11-26T11:00:0{second}");
+    let late = |second: u64| {
+        json!({ "command": "updates", "replay": "complete", "cursor": "E.7", "feed": "kde",
+            "changes": [{ "bug": 5, "when": when(second), "cursor": "E.7" }] })
+    };
+    for second in [1, 2] {
+        assert_eq!(receiver.send(&late(second)).await, 204);
+        let line = format!("look at bug 5 of kde, changed at {}", when(second));
+        proc.wait_for_line(line.as_str(), SOON).await.unwrap();
+    }
+    for second in [1, 2] {
+        assert_eq!(receiver.send(&late(second)).await, 204);
+    }
+    // What is taken is looked at in order, so a repeat would be looked at before this.
+    assert_eq!(receiver.send(&update(6, 7)).await, 204);
+    proc.wait_for_line("look at bug 6 of kde", SOON).await.unwrap();
+    assert_eq!(looked_at(proc).iter().filter(|bug| *bug == "5").count(), 2, "{}", proc.output());
 }
 
 async fn refusals(receiver: &Receiver) {
@@ -197,11 +220,11 @@ async fn refusals(receiver: &Receiver) {
     assert_eq!(receiver.send_signed(&both, &test, now()).await, 204, "one of two signatures is enough");
 }
 
-fn python() -> Option<Python> {
+pub(super) fn python() -> Option<Python> {
     Python::find_or_skip()
 }
 
-fn javascript() -> Option<PathBuf> {
+pub(super) fn javascript() -> Option<PathBuf> {
     node_with("webhook-receiver/js", "standardwebhooks")
 }
 

@@ -206,6 +206,9 @@ async fn what_is_wrong_at_the_start_is_named() {
         (&["hooks", "--feed", "h=x"], 2, &["'h'", "another name"]),
         (&["hooks", "--feed", "a=x,b=x"], 2, &["exchange 'x' twice"]),
         (&["hooks", "--store", "none.db"], 2, &["--store", "sqlite://"]),
+        (&["hooks", "--tracker-url", "kde=https://x/{bug}"], 1, &["--tracker-url", "'kde'", "served are: default"]),
+        (&["hooks", "--tracker-url", "https://x/{bug}", "--config", "same.toml"], 1, &["'default'", "are: kde"]),
+        (&["serve", "--tracker-url", "kdee=https://x/{bug}", "--config", "same.toml"], 1, &["'kdee'", "default, kde"]),
     ] {
         let mut proc = Run::new(bugfeed()).dir(dir.path()).args(args).args(ports).spawn().unwrap();
         let status = proc.wait(SOON).await.unwrap();

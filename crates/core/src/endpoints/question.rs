@@ -2,7 +2,8 @@
 //!
 //! Goes in: the bugs, and where the endpoint stands. Comes out: changes with the cursors that are told with them, a gap,
 //! or the word that nothing can be said yet. It reads the replay cache as a session's conflation does, and holds cursors
-//! back by the same rule. It never waits; the caller asks again when the feed has moved. The caller does not ask at all
+//! back by the same rule. Of all bugs it finds no more than one request may hold, however many changes follow. It never
+//! waits; the caller asks again when the feed has moved. The caller does not ask at all
 //! (the answer is [`Answer::NotYet`]) while the feed is not current, or while it is being found out whether changes were
 //! missed.
 
@@ -12,7 +13,7 @@ use bugfeed_protocol::{BugId, Change, Cursor, When};
 
 use crate::cursor_hold::CursorHold;
 use crate::position_map::Standing;
-use crate::replay::{CursorPlace, Found, Pos, Replay, Wanted};
+use crate::replay::{CursorPlace, Found, PageSize, Pos, Replay, Wanted, WantedOfAll};
 
 /// Which bugs an endpoint watches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +58,9 @@ pub struct Bound {
     /// Bytes of the changes' JSON, with commas. One change is always taken.
     pub bytes: usize,
 }
+
+/// No change takes fewer bytes than this, with its comma.
+const LEAST_BYTES: usize = 50;
 
 impl Default for Bound {
     /// A body of 20 kB, less what stands around the changes.
@@ -235,17 +239,57 @@ fn nothing(cursor: Cursor, place: Place) -> Batch {
     Batch { changes: Vec::new(), more: false, left_out: false, cursor, place }
 }
 
+/// What a search has found, and what it says of the changes that it passed over.
+struct Search {
+    /// The newest of each bug, in order of their positions.
+    found: Vec<Found>,
+    /// The position up to which all of them are found. Of all bugs, it may lie before the end of what was asked for.
+    searched: Pos,
+    /// A change of these bugs was passed over, because a newer one replaces it; or it cannot be told whether one was.
+    left_out: bool,
+    /// The last change that came late, before which the cursor is held back.
+    last_late: Option<Pos>,
+    /// A change is not known any more that every cursor would claim.
+    lost: bool,
+}
+
 fn look_up(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, standing: Standing) -> Answer {
-    let (after, upto) = (owed.after, standing.head);
-    let all;
-    let bugs: &[BugId] = match ask.watch {
-        Watch::Bugs(bugs) => bugs,
-        Watch::All => {
-            all = replay.bugs_after(if owed.time.is_some() { 0 } else { after });
-            &all
+    let upto = standing.head;
+    let head = Place { pos: upto, breaks: standing.breaks, hold: None, ahead: owed.ahead };
+    // A question by time begins with what has left the ring.
+    let (mut from, mut left_out) = (if owed.time.is_some() { 0 } else { owed.after }, false);
+    loop {
+        let mut search = match ask.watch {
+            Watch::Bugs(bugs) => search(replay, bugs, owed, upto),
+            Watch::All => search_all(replay, ask.bound, owed, from, upto),
+        };
+        // This is asked after the search, because what is forgotten meanwhile is not found.
+        let forgotten = owed.time.is_none() && from < replay.floor();
+        if forgotten || search.lost {
+            return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
         }
-    };
-    let mut found = Vec::new();
+        left_out |= search.left_out;
+        let at = search.found.first().map_or(owed.after, |first| owed.after.min(first.pos - 1));
+        let hold = CursorHold::until(search.last_late, owed.hold, at, owed.time.is_none());
+        search.found.retain(|found| !owed.is_had(replay, found));
+        let more = search.searched < upto;
+        match (search.found.is_empty(), owed.ahead) {
+            // The receiver has all that was found, or the ring was trimmed meanwhile.
+            (true, _) if more => from = search.searched,
+            (true, true) => return Answer::Ahead(head),
+            (true, false) => return Answer::Changes(nothing(standing.cursor, head)),
+            (false, _) => {
+                let end = Place { pos: search.searched, hold, ..head };
+                let batch = cut(replay, ask, owed, &search.found, (end, more), &standing.cursor);
+                return Answer::Changes(Batch { left_out, ..batch });
+            }
+        }
+    }
+}
+
+/// What is owed of these bugs.
+fn search(replay: &Replay, bugs: &[BugId], owed: &Owed<'_>, upto: Pos) -> Search {
+    let (after, mut found) = (owed.after, Vec::new());
     match owed.time {
         None => replay.newest(bugs, after, upto, &mut found),
         since @ Some(_) => {
@@ -253,34 +297,48 @@ fn look_up(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, standing: Standing) 
             replay.every(&wanted, &mut found);
         }
     }
-    let head = Place { pos: upto, breaks: standing.breaks, hold: None, ahead: owed.ahead };
-    let forgotten = owed.time.is_none() && after < replay.floor();
-    if forgotten || replay.newest_is_lost(bugs, upto) {
-        return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
-    }
-    // A change from before this time may have left the ring, and then it cannot be told whether others did.
-    let dated = owed.time.is_some() && replay.start() > 1 && after < replay.start();
-    let left_out = !found.is_empty() && (dated || !replay.are_all_after(&found, after));
-    let hold = CursorHold::over(replay, &found, owed.hold, after, owed.time.is_none());
-    found.retain(|found| !owed.is_had(replay, found));
-    match (found.is_empty(), owed.ahead) {
-        (true, true) => Answer::Ahead(head),
-        (true, false) => Answer::Changes(nothing(standing.cursor, head)),
-        (false, _) => {
-            let batch = cut(replay, ask, owed, &found, Place { hold, ..head }, &standing.cursor);
-            Answer::Changes(Batch { left_out, ..batch })
-        }
-    }
+    let left_out = is_dated(replay, owed) || !replay.are_all_after(&found, after);
+    let (last_late, lost) = (replay.last_late(&found), replay.newest_is_lost(bugs, upto));
+    Search { left_out, last_late, lost, searched: upto, found }
 }
 
-/// As many of the changes as may stand in one request. `head` is the place of who has them all, with the hold on the
-/// cursor until then.
-fn cut(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, found: &[Found], head: Place, standing: &Cursor) -> Batch {
+/// What is owed of all bugs, where it was searched up to `from` already: as much as one request may hold, and one change
+/// more, which shows that there is more.
+fn search_all(replay: &Replay, bound: Bound, owed: &Owed<'_>, from: Pos, upto: Pos) -> Search {
+    let after = owed.after.max(from);
+    let wanted = WantedOfAll { after, after_old: from, upto, since: owed.time, newest_only: true };
+    let at_most = bound.entries.min(bound.bytes / LEAST_BYTES).saturating_add(1);
+    let mut found = Vec::new();
+    let searched = replay.page(&wanted, PageSize { found: at_most, seen: Pos::MAX }, &mut found);
+    let in_ring = found.iter().filter(|found| found.pos > after).count() as u64;
+    // What has left the ring is not known one by one.
+    let left_out = after + 1 < replay.start() || searched.saturating_sub(after) > in_ring || is_dated(replay, owed);
+    // It is looked for in all that follows: what it replaces may be in this page, and it in a later one.
+    let (last_late, lost) = (replay.last_late_in(from, upto), replay.newest_of_any_is_lost(upto));
+    Search { left_out, last_late, lost, searched, found }
+}
+
+/// Whether changes from before a time may be owed that have left the ring: then it cannot be told whether others are.
+fn is_dated(replay: &Replay, owed: &Owed<'_>) -> bool {
+    owed.time.is_some() && replay.start() > 1 && owed.after < replay.start()
+}
+
+/// As many of the changes as may stand in one request. `end` is the place of who has them all, with the hold on the cursor
+/// until then. `more`: there are others after them.
+fn cut(
+    replay: &Replay,
+    ask: &Ask<'_>,
+    owed: &Owed<'_>,
+    found: &[Found],
+    (end, more): (Place, bool),
+    standing: &Cursor,
+) -> Batch {
     let (mut changes, mut bytes): (Vec<Told>, usize) = (Vec::new(), 0);
-    let mut place = Place { hold: None, ..head };
+    let hold_after = |pos| end.hold.filter(|hold| hold.until > pos);
+    let mut place = Place { hold: None, ..end };
     for found in found {
         // A position whose number was forgotten stands in no run, which only a question by time can meet.
-        let cursor = CursorHold::cursor(head.hold, replay, found.pos).or_else(|| replay.cursor_before(found.pos));
+        let cursor = CursorHold::cursor(end.hold, replay, found.pos).or_else(|| replay.cursor_before(found.pos));
         let Some(cursor) = cursor else { continue };
         let cursor =
             owed.has.filter(|has| has.epoch == cursor.epoch && has.seq > cursor.seq).unwrap_or(&cursor).clone();
@@ -293,8 +351,15 @@ fn cut(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, found: &[Found], head: P
         }
         changes.push(told);
         // The rest is looked up from here.
-        place = Place { pos: found.pos, hold: head.hold, ahead: owed.has.is_some(), ..head };
+        place = Place { pos: found.pos, hold: hold_after(found.pos), ahead: owed.has.is_some(), ..end };
     }
     let cursor = changes.last().map_or_else(|| standing.clone(), |last| last.cursor.clone());
-    Batch { changes, more: false, left_out: false, cursor, place: Place { hold: None, ..head } }
+    let place = match more {
+        true => Place { hold: hold_after(end.pos), ahead: owed.has.is_some(), ..end },
+        false => Place { hold: None, ..end },
+    };
+    Batch { changes, more, left_out: false, cursor, place }
 }
+
+#[cfg(test)]
+mod tests;

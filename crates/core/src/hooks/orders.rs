@@ -26,6 +26,9 @@ pub enum Order {
     /// The cause of errors of this class may be mended: the configuration was read (`mapping`), or the tracker answered
     /// after it had not (`tracker`).
     Mended(ErrorClass),
+    /// The whole request could not be read, and by the configuration of now it concerns no bug: the event that stands for
+    /// it has nothing to become.
+    Ignored,
 }
 
 /// Why an order cannot be carried out.
@@ -58,6 +61,8 @@ pub fn carry_out(order: Order, event: &Event, now_us: i64) -> Result<Vec<Action>
     let step = match (order, state) {
         (Order::Retry, State::Errored) => return retry(event),
         (Order::Mended(class), State::Errored) => return mended(event, class, now_us),
+        (Order::Ignored, State::Errored) if !stands_for_a_request(event) => return Err(Refusal::NotConcerned),
+        (Order::Ignored, State::Errored) => Action::drop(event, Cause::Ignored, DropReason::Ignored, now_us),
         (Order::Release, State::Errored) => Step::new(event, Cause::Released, state, |after| after.released = true),
         (Order::Drop, State::Queued | State::Errored | State::Disabled) => {
             Action::drop(event, Cause::ByHand, DropReason::ByHand, now_us)
@@ -76,6 +81,11 @@ pub fn carry_out(order: Order, event: &Event, now_us: i64) -> Result<Vec<Action>
         actions.push(Action::Unblock { by: event.id });
     }
     Ok(actions)
+}
+
+/// Whether an event may be the only one of a request that nothing could be read of: no item of it is kept.
+pub fn stands_for_a_request(event: &Event) -> bool {
+    event.bug.is_none() && !event.retryable && event.progress.class == Some(ErrorClass::Mapping)
 }
 
 fn retry(event: &Event) -> Result<Vec<Action>, Refusal> {

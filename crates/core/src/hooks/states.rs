@@ -16,7 +16,7 @@
 //! | queued, processing, errored | `private`, `older` | dropped |
 //! | processing | `unknown`, `not_mapped`, `project_mismatch`, `ignored` | dropped |
 //! | queued, errored, disabled | `by_hand` | dropped |
-//! | errored | `expired` | dropped |
+//! | errored | `expired`, `ignored` | dropped |
 //! | queued, processing, errored, disabled | `superseded` | canceled |
 //! | queued, errored, disabled | `pruned` | canceled |
 //! | processing | `failed` | errored |
@@ -45,7 +45,8 @@ words! {
         NotMapped = "not_mapped",
         /// The key is not allowed for the item's project.
         ProjectMismatch = "project_mismatch",
-        /// A repeated mapping says that the item concerns no bug.
+        /// A repeated mapping says that the item concerns no bug; or, of an event that stands for a whole request, that nothing
+        /// of the request does.
         Ignored = "ignored",
         /// The mapping failed on arrival.
         MappingFailed = "mapping_failed",
@@ -158,6 +159,7 @@ pub const TRANSITIONS: &[Transition] = &[
     line(ERRORED, Cause::Older, State::Dropped),
     line(ERRORED, Cause::ByHand, State::Dropped),
     line(ERRORED, Cause::Expired, State::Dropped),
+    line(ERRORED, Cause::Ignored, State::Dropped),
     line(ERRORED, Cause::Superseded, State::Canceled),
     line(ERRORED, Cause::Pruned, State::Canceled),
     line(ERRORED, Cause::Retried, State::Queued),

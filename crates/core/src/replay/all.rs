@@ -59,6 +59,7 @@ impl Replay {
     fn old_page(&self, wanted: &WantedOfAll, start: Pos, at_most: usize, found: &mut Vec<Found>) -> Option<Pos> {
         let mut oldest: BinaryHeap<(Pos, BugId, When)> = BinaryHeap::new();
         let mut is_cut = false;
+        self.count(self.newest.len() as u64);
         for entry in &self.newest {
             let pos = entry.pos.get();
             if pos >= start || pos <= wanted.after_old || pos > wanted.upto {
@@ -104,6 +105,7 @@ impl Replay {
                 pos += 1;
             }
         }
+        self.count(pos - 1 - from);
         (pos - 1).min(wanted.upto)
     }
 

@@ -17,12 +17,17 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::{BugId, When};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::{Deserialize, Serialize};
 
 use bugfeed_runtime::http::Peer;
+use bugfeed_runtime::http::body::declares_more_than;
 
 /// How many bugs one press may change.
 const MAX_BUGS: usize = 100;
+
+/// The longest body that may be declared, in bytes.
+const LONGEST_BODY: usize = 64 * 1024;
 
 /// How many presses a second are allowed.
 const RATE: f64 = 10.0;
@@ -104,6 +109,9 @@ impl Demo {
             let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, "not so fast: 10 times a second is enough");
             return ([(header::RETRY_AFTER, "1")], refusal).into_response();
         }
+        if declares_more_than(request.body(), LONGEST_BODY) {
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "name 1 to 100 bugs");
+        }
         let body = tokio::time::timeout(Duration::from_secs(5), Json::<Touch>::from_request(request, &()));
         let bugs = match body.await {
             Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
@@ -117,14 +125,14 @@ impl Demo {
             return refuse(StatusCode::UNPROCESSABLE_ENTITY, "name 1 to 100 bugs");
         }
         match (self.0.touch)(bugs.clone()).await {
-            Ok(when) => Json(Touched { result: "ok", bugs, when }).into_response(),
+            Ok(when) => JsonLine(Touched { result: "ok", bugs, when }).into_response(),
             Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error),
         }
     }
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
-    (status, Json(serde_json::json!({ "result": "error", "error": error }))).into_response()
+    (status, JsonLine(serde_json::json!({ "result": "error", "error": error }))).into_response()
 }
 
 /// Whether a request comes from this machine, directly, and by a name that can only mean this machine. The name is

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use axum::Json;
 use axum::extract::Path;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::Serialize;
 
 use super::query;
@@ -116,7 +116,7 @@ pub struct About<'a> {
 
 /// `GET /page.json`
 pub fn about(about: &About<'_>) -> Response {
-    Json(about).into_response()
+    JsonLine(about).into_response()
 }
 
 /// Whether the request names this machine as its host, so that a person here probably asks. It only decides which texts

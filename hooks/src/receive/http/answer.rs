@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{DropReason, LinkKind, State};
+use bugfeed_runtime::json_line::JsonLine;
 use serde::Serialize;
 
 use crate::receive::received::{Accepted, AcceptedItem, Envelope, Failure, ReceivedItem, ReceivedRequest, RequestId};
@@ -94,9 +95,7 @@ impl Answer {
     /// The HTTP answer.
     pub(super) fn with(&self, status: StatusCode) -> Response {
         // No part of an answer can fail to become JSON: its maps have texts as keys.
-        let body = serde_json::to_string(self).unwrap_or_default() + "\n";
-        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-        (status, headers, body).into_response()
+        (status, [(header::CACHE_CONTROL, "no-store")], JsonLine(self)).into_response()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::metrics::Register;
-use bugfeed_runtime::throttle::{Admitted, Throttle};
+use bugfeed_runtime::throttle::Throttle;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,6 +21,7 @@ use super::intake::StoreAway;
 use crate::config::HooksConfig;
 use crate::receive::received::{QuarantinedRequest, ReceivedItem, ReceivedRequest, Share};
 use crate::receive::spool::{Scan, Spool};
+use crate::recurring::gauge;
 
 /// The name of the store in the answer of `/readyz`.
 const STORE: &str = "hooks store";
@@ -159,7 +160,7 @@ impl ReceiverEvents {
 
     /// Neither store nor spool took a request; its sender was told 503.
     pub(super) fn lost(&self, source: &str, store: &str, spool: &str) {
-        if self.lost.admit() == Admitted::Yes {
+        if !self.lost.is_quiet() {
             error!(source, store, spool, event = %LogEvent::HookNotTaken, "neither the store nor the spool took a request; its sender was told to try again");
         }
     }
@@ -198,7 +199,7 @@ impl ReceiverEvents {
 
     /// A file of the spool cannot be read or removed.
     pub(super) fn spool_unreadable(&self, error: &dyn std::fmt::Display) {
-        if self.aside.admit() == Admitted::Yes {
+        if !self.aside.is_quiet() {
             error!(%error, event = %LogEvent::SpoolUnreadable, "a file of the spool cannot be read or removed; trying again");
         }
     }
@@ -230,8 +231,8 @@ impl ReceiverEvents {
 
     /// How full the spool is.
     pub(super) fn spool_is(&self, spool: &Spool) {
-        self.spool_bytes.set(i64::try_from(spool.bytes()).unwrap_or(i64::MAX));
-        self.spool_requests.set(i64::try_from(spool.records()).unwrap_or(i64::MAX));
+        self.spool_bytes.set(gauge(spool.bytes()));
+        self.spool_requests.set(gauge(spool.records()));
         if spool.is_full() {
             self.health.down(SPOOL, "full: senders are told to try again later");
         } else {

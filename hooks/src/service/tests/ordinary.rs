@@ -98,6 +98,27 @@ async fn a_request_that_nothing_could_be_read_of_is_received_again_at_a_reload()
 }
 
 #[tokio::test]
+async fn a_request_that_concerns_no_bug_is_dropped_at_a_reload() {
+    let service = Place::sqlite().await.start(&own("/bug", "")).await;
+    service.post_json("own", r#"{"list":[{"bug":1}]}"#).await;
+    service.post_json("own", r#"{"nothing":1}"#).await;
+    let store = service.hooks.store().unwrap();
+    assert_eq!(store.count_dead_letters().await.unwrap(), 2);
+    let ignores = own("/bug", "[source.on.\"*\"]\nanswer = \"ignored\"\n");
+    service.hooks.reload(read(&ignores.replace("\"/changes\"", "[\"/changes\", \"/list\"]"))).unwrap();
+    let id = until("it is dropped", async || {
+        let dropped = store.in_state(State::Dropped, Some("own"), None, None, 10).await.unwrap();
+        dropped.first().copied().ok_or_else(String::new)
+    })
+    .await;
+    assert_eq!(store.event(id).await.unwrap().unwrap().progress.drop, Some(DropReason::Ignored));
+    assert_eq!(store.count_dead_letters().await.unwrap(), 1, "the other one cannot be read still");
+    let page = store.requests(&RequestFilter::default(), None, 100).await.unwrap();
+    assert_eq!(page.requests.len(), 2, "nothing was received once more");
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_mended_is_recognised_when_it_is_sent_again() {
     let config = |bug: &str| own(bug, "id = \"/id\"");
     let service = Place::sqlite().await.start(&config("/ticket")).await;

@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 
 use bugfeed_core::hooks::event::{EventId, Trigger};
+use bugfeed_protocol::feed_name::LONGEST;
 use bugfeed_sql::{Dialect, Tx, Value};
 
 use super::EndpointId;
@@ -32,7 +33,8 @@ pub struct AttemptRow {
     pub id: u128,
     /// Whose.
     pub endpoint: EndpointId,
-    /// The feed; none for a test of an endpoint without feeds.
+    /// The feed, a name as [`feed_name::check`](bugfeed_protocol::feed_name::check) allows it; none for a test of an
+    /// endpoint without feeds.
     pub feed: Option<String>,
     /// Why it was sent.
     pub trigger: Trigger,
@@ -94,7 +96,10 @@ fn add(rows: &mut Rows, attempt: &AttemptRow) {
     let short = |text: &Option<String>, max| text.as_ref().map(|text| text.chars().take(max).collect::<String>());
     let mut row = rows.row();
     row.value(id_value(attempt.id)).int(attempt.bytes()).text(attempt.endpoint.as_str());
-    row.maybe_text(attempt.feed.as_deref()).int(attempt.trigger.code()).int(attempt.begun_us).int(attempt.took_us);
+    row.maybe_text(short(&attempt.feed, LONGEST).as_deref())
+        .int(attempt.trigger.code())
+        .int(attempt.begun_us)
+        .int(attempt.took_us);
     row.maybe_int(attempt.status.map(i64::from)).maybe_text(short(&attempt.fault, 32).as_deref());
     row.maybe_text(short(&attempt.error, 1000).as_deref()).short(&attempt.webhook_id, 200).flag(attempt.counts);
     row.short(&attempt.content_type, 100).text(&attempt.response).text(&attempt.request);

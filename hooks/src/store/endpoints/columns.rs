@@ -19,6 +19,7 @@ use crate::deliver::sign::SigningSecret;
 use crate::store::StoreError;
 use crate::store::cells::{Columns, text_value};
 use crate::store::codes::Code;
+use crate::store::row::read_or_tell;
 
 /// The columns, in the order in which they are written and read.
 pub(in crate::store) const COLUMNS: [&str; 26] = [
@@ -261,20 +262,10 @@ pub(super) fn settings_cells(settings: &Settings) -> [Value; 6] {
 /// endpoint, and no other.
 pub(super) fn readable(rows: Vec<Vec<Value>>) -> Vec<Stored> {
     static TOLD: Throttle = Throttle::new(5, Duration::from_secs(60));
-    let one = |row: Vec<Value>| {
-        let id = row.first().cloned();
-        match read(row) {
-            Ok(stored) => Some(stored),
-            Err(error) => {
-                if !TOLD.is_quiet() {
-                    let id = id.and_then(Value::into_text).unwrap_or_default();
-                    tracing::error!(endpoint_id = id, %error, event = %LogEvent::HookUnreadable, "a row of the endpoints cannot be read; nothing is sent to this endpoint, the others go on");
-                }
-                None
-            }
-        }
+    let tell = |id: String, error: StoreError| {
+        tracing::error!(endpoint_id = id, %error, event = %LogEvent::HookUnreadable, "a row of the endpoints cannot be read; nothing is sent to this endpoint, the others go on");
     };
-    rows.into_iter().filter_map(one).collect()
+    rows.into_iter().filter_map(|row| read_or_tell(row, read, &TOLD, tell)).collect()
 }
 
 /// Reads a row of all columns.

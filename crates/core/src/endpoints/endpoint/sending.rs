@@ -263,6 +263,7 @@ impl Endpoint {
         };
         if counts {
             self.slow = success && now_us - begun_us > SLOW_US;
+            self.proven |= success;
             match (success, probe) {
                 (false, _) => self.pacing.end_ramp(),
                 (true, _) if self.lives.iter().all(|live| live.live) => self.pacing.end_ramp(),

@@ -62,3 +62,31 @@ fn what_is_blocked_or_not_kept_is_not_tried() {
     assert_eq!(carry_out(Order::Mended(ErrorClass::Mapping), &lost, 10), Err(Refusal::NotRetryable));
     assert_eq!(carry_out(Order::Mended(ErrorClass::Mapping), &event(State::Errored), 10), Err(Refusal::NotConcerned));
 }
+
+#[test]
+fn what_stands_for_a_request_ends_when_the_request_concerns_no_bug() {
+    let mut request = event(State::Errored);
+    (request.bug, request.retryable, request.progress.class) = (None, false, Some(ErrorClass::Mapping));
+    for state in State::ALL {
+        request.progress.state = *state;
+        let done = carry_out(Order::Ignored, &request, 10);
+        assert_eq!(done.is_ok(), *state == State::Errored, "{state}");
+        let Ok(actions) = done else { continue };
+        let Action::Step(step) = &actions[0] else { panic!("{actions:?}") };
+        assert!(is_allowed(Some(*state), step.cause, step.after.state));
+        assert_eq!((step.after.drop, step.after.ended_us), (Some(DropReason::Ignored), Some(10)));
+    }
+    request.progress.state = State::Errored;
+    let one = |change: fn(&mut Event)| {
+        let mut event = request.clone();
+        change(&mut event);
+        event
+    };
+    for other in [
+        one(|event| event.bug = BugId::new(7)),
+        one(|event| event.retryable = true),
+        one(|event| event.progress.class = Some(ErrorClass::Tracker)),
+    ] {
+        assert_eq!(carry_out(Order::Ignored, &other, 10), Err(Refusal::NotConcerned), "{other:?}");
+    }
+}

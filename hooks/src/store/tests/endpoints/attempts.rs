@@ -1,6 +1,7 @@
 //! The log of attempts.
 
 use bugfeed_core::hooks::event::Trigger;
+use bugfeed_protocol::feed_name::LONGEST;
 
 use super::super::rig::{NOON_US, Rig, count};
 use super::{attempt, id};
@@ -64,6 +65,12 @@ pub(in crate::store::tests) async fn pages(rig: &Rig) {
     }
     assert_eq!(found, all);
     assert_eq!(store.attempts(&id(2), None, 10).await.unwrap().len(), 1);
+    // No feed may have a longer name. If one had, it would not hold up what is stored together with this.
+    let of_feed = |feed: &str| AttemptRow { feed: Some(feed.to_owned()), ..attempt(&id(4), 1) };
+    write(store, vec![of_feed(&"f".repeat(LONGEST)), of_feed(&"é".repeat(LONGEST + 6))]).await;
+    let mut feeds: Vec<_> = store.attempts(&id(4), None, 10).await.unwrap().into_iter().map(|row| row.feed).collect();
+    feeds.sort_unstable();
+    assert_eq!(feeds, ["f", "é"].map(|letter| Some(letter.repeat(LONGEST))));
     assert!(store.attempts(&id(3), None, 10).await.unwrap().is_empty());
 }
 
@@ -96,8 +103,10 @@ pub(in crate::store::tests) async fn they_go_by_size(rig: &Rig) {
     }
     // The queue removes the oldest after its last transaction; when it takes the next save, it has done so.
     queue.save(log(&id(2), vec![])).await.unwrap();
+    let known = store.attempt_bytes();
     let bytes = store.count_attempts().await.unwrap();
     assert!((700_000..=1_020_000).contains(&bytes), "{bytes}");
+    assert_eq!(known, bytes, "what went was counted as it was");
     let kept = store.attempts(&id(1), None, 1000).await.unwrap();
     assert_eq!(kept[0].begun_us, NOON_US + 199_000, "the newest stay");
     let oldest_us = kept.last().unwrap().begun_us;

@@ -3,7 +3,6 @@
 pub(super) mod attempts;
 pub(super) mod leasing;
 pub(super) mod people;
-mod performance;
 pub(super) mod saving;
 
 use std::sync::Arc;
