@@ -53,11 +53,8 @@ mod chaos {
     /// Whoever reads the file of users becomes none of them.
     async fn nobody_is_let_in_without_a_password(rabbit: &RabbitMq) {
         for user in ["bugfeed-shim", "bugfeed-gateway", "bugfeed-hooks"] {
-            for password in ["", "SECRET"] {
-                let amqp = format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", rabbit.port());
-                let connected = Connection::connect(&amqp, ConnectionProperties::default()).await;
-                assert!(connected.is_err(), "{user} with '{password}'");
-            }
+            let known = rabbit.ctl(&["authenticate_user", user, "SECRET"]).await;
+            assert!(known.is_err(), "{user} is let in");
         }
     }
 
