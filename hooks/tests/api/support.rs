@@ -1,11 +1,11 @@
 //! The API on a port of its own, over a store of its own, with a service that notes what it is told.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bugfeed_core::endpoints::question::Since;
+use bugfeed_core::endpoints::question::{Since, Told as NewestTold};
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{Event, EventId, State, Trigger};
 use bugfeed_core::hooks::lane::{Gate, Settings, World};
@@ -25,7 +25,7 @@ use bugfeed_hooks::store::endpoints::EndpointId;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
 use bugfeed_hooks::store::{Look, Options, Store};
-use bugfeed_protocol::BugId;
+use bugfeed_protocol::{BugId, Cursor};
 use bugfeed_sql::DbUrl;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -78,6 +78,12 @@ pub struct Told {
     pub words: Mutex<Vec<String>>,
     /// Whether the feeds have changes after each cursor.
     pub has_after: Mutex<Option<bool>>,
+    /// The newest change of each bug.
+    pub newest: Mutex<Option<NewestTold>>,
+    /// Whether the feeds know each cursor.
+    pub knows: Mutex<Option<bool>>,
+    /// The feeds that are served; none: those of the configuration.
+    pub feeds: Mutex<Option<Vec<String>>>,
 }
 
 impl Told {
@@ -127,6 +133,24 @@ impl Service for Told {
 
     fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
         *self.has_after.lock().unwrap()
+    }
+
+    fn addresses<'a>(&'a self, host: &'a str) -> Doing<'a, Result<Vec<IpAddr>, String>> {
+        let found = if host == "localhost" { vec![IpAddr::from([127, 0, 0, 1])] } else { Vec::new() };
+        Box::pin(async { Ok(found) })
+    }
+
+    fn newest(&self, _feed: &str, _bug: BugId) -> Option<NewestTold> {
+        self.newest.lock().unwrap().clone()
+    }
+
+    fn knows(&self, _feed: &str, _cursor: &Cursor) -> Option<bool> {
+        *self.knows.lock().unwrap()
+    }
+
+    fn feeds(&self) -> Vec<String> {
+        let known = || self.config.feeds().into_iter().map(str::to_owned).collect();
+        self.feeds.lock().unwrap().clone().unwrap_or_else(known)
     }
 
     fn endpoint_changed(&self, id: &EndpointId) {
@@ -183,7 +207,15 @@ impl Rig {
             store.serve_feed(feed, None).await.unwrap();
         }
         let config = HooksConfig::read("hooks.toml", CONFIG, &|_| Err("no file".to_owned())).unwrap();
-        let told = Arc::new(Told { config: Arc::new(config), words: Mutex::default(), has_after: Mutex::default() });
+        let told = Told {
+            config: Arc::new(config),
+            words: Mutex::default(),
+            has_after: Mutex::default(),
+            newest: Mutex::default(),
+            knows: Mutex::default(),
+            feeds: Mutex::default(),
+        };
+        let told = Arc::new(told);
         let api = Api::with_clock(store.clone(), Arc::clone(&told) as Arc<dyn Service>, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
