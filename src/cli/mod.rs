@@ -343,6 +343,8 @@ mod tests {
             (&["--allow-network", "10.1.0.0/8"], &["--allow-network", "10.0.0.0/8"]),
             (&["hooks", "--allow-network", "10.0.0.0/99"], &["--allow-network", "fd00::/8"]),
             (&["--allow-origin", "x.example"], &["--allow-origin", "https://HOST", "'none'"]),
+            (&["--host", "x.example:8844"], &["--host", "without a port", "feeds.example.org"]),
+            (&["hooks", "--host", "*"], &["--host", "leave the option out"]),
             (&["--allow-origin", "https://*.x.example"], &["--allow-origin", "each site in full"]),
             (&["touch", "0"], &["0", "whole number"]),
             (&["touch"], &["BUG"]),

@@ -12,7 +12,7 @@ use bugfeed_gateway::feed::FeedOptions;
 use bugfeed_gateway::http::origins::Origin;
 use bugfeed_gateway::http::routes::DEFAULT_FEED;
 use bugfeed_hooks::deliver::template::Link;
-use bugfeed_runtime::http::ListenLimits;
+use bugfeed_runtime::http::{HostName, ListenLimits};
 use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::values::{age, listen_address};
 use clap::Args;
@@ -29,6 +29,10 @@ pub struct ListenArgs {
     /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The hosts that clients ask for, such as feeds.example.org; repeat for more. Others are refused (421), which stops pages
+    /// whose own name leads here [default: any]
+    #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<HostName>,
     /// The sites whose pages may use the feed; repeat for more. '*' is any, 'none' only the gateway's own page
     #[arg(long, env = "BUGFEED_ALLOW_ORIGIN", default_value = "*", value_name = "https://HOST", value_delimiter = ',')]
     pub allow_origin: Vec<Origin>,
@@ -140,6 +144,7 @@ impl ListenArgs {
         Ok(ServingOptions {
             listen: self.listen,
             admin_listen: self.admin_listen,
+            hosts: self.host.clone(),
             limits: self.limits(),
             feed: self.feed(),
             origins: self.allow_origin.clone(),

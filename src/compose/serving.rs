@@ -18,7 +18,7 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -34,6 +34,8 @@ pub struct ServingOptions {
     pub listen: SocketAddr,
     /// Where /livez, /readyz and /metrics are.
     pub admin_listen: SocketAddr,
+    /// The hosts that are served; all of them if there are none.
+    pub hosts: Vec<HostName>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
     /// How each feed is set up. All feeds share the memory budgets.
@@ -171,10 +173,12 @@ impl Gateway {
         let elsewhere = self.guest.receiver.map_or(String::new(), |receiver| {
             format!(", and the API at /api. On the port for clients, {}: webhooks ({receiver})", clients.port())
         });
+        let hosts = Hosts::new(&self.options.hosts);
         let admin_routes = admin::router_with(self.health.clone(), self.metrics.clone(), &elsewhere);
         self.inner.spawn(admin::serve_with(
             ports.admin,
             admin_routes.merge(self.guest.admin.clone()),
+            hosts.clone(),
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.inner.clone(),
             self.inner_stop.clone(),
@@ -190,9 +194,10 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
-        self.clients.spawn(http::serve(
+        self.clients.spawn(http::serve_hosts(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
+            hosts,
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),

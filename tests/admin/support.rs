@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bugfeed::admin::{self, AdminCommand, Outcome, Screen};
 use bugfeed::cli::Cli;
+use bugfeed_core::endpoints::question::Since;
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{Event, EventId, Trigger};
 use bugfeed_core::hooks::lane::{Gate, Settings, World};
@@ -72,6 +73,10 @@ impl Service for Quiet {
 
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn begin(&self, _: &str, now_us: i64) -> Since {
+        When::from_micros(now_us).map_or(Since::Unknown, Since::Time)
     }
 }
 

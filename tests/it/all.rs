@@ -104,6 +104,8 @@ async fn they_are_counted_and_bounded() {
     assert_eq!(third.close_code().await, 1013);
     let (status, _) = get(serve.clients, "/changes?bugs=all").await;
     assert_eq!(status, 503);
+    let (status, events) = get(serve.clients, "/sse?bugs=all").await;
+    assert_eq!((status, events.contains("data:")), (200, false), "it ends before the reply: {events}");
     drop(first);
     metric(1).await;
     let (status, _) = get(serve.clients, "/changes?bugs=all").await;

@@ -69,7 +69,7 @@ async fn every_answer_carries_the_version_and_every_refusal_says_why_in_json() {
         ("OPTIONS /changes", "Origin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n", 200),
         ("GET /default", "", 307),
         ("GET /", &foreign, 403),
-        ("GET /", &no_version, 400),
+        ("GET /", &no_version, 426),
         ("GET /kde/", UPGRADE, 404),
         ("GET /kde/", "", 404),
         ("GET /kde", "", 404),

@@ -210,7 +210,7 @@ async fn a_handshake_may_be_tried_again() {
         )
     };
     let mut stream = TcpStream::connect(serve.clients).await.unwrap();
-    for (version, want) in [(14, "400"), (13, "101")] {
+    for (version, want) in [(14, "426"), (13, "101")] {
         stream.write_all(head(version).as_bytes()).await.unwrap();
         let mut answer = vec![0; 4096];
         let read = tokio::time::timeout(SOON, stream.read(&mut answer)).await.expect("an answer").unwrap();
@@ -237,7 +237,7 @@ async fn requests_that_are_no_client() {
          Sec-WebSocket-Version: 14\r\nSec-WebSocket-Key: x\r\n\r\n"
     );
     let (status, body) = request(host, &old).await;
-    assert!(status == 400 && body.contains("Version: 13"), "{status} {body}");
+    assert!(status == 426 && body.contains("Version: 13"), "{status} {body}");
     // A body that may never come must not hold a place for ever.
     let body = format!(
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\

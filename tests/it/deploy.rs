@@ -61,11 +61,11 @@ pub fn nginx() -> String {
     read("README.md").split("```nginx\n").nth(1).and_then(|block| block.split("```").next()).unwrap().to_owned()
 }
 
-#[tokio::test]
-async fn systemd_takes_the_units() {
+/// The units as if they were installed below a folder, where systemd-analyze is.
+fn installed_units() -> Option<tempfile::TempDir> {
     if tool("systemd-analyze").is_err() {
         skipped("systemd-analyze is not installed; install the Debian package systemd");
-        return;
+        return None;
     }
     let root = tempfile::tempdir().unwrap();
     let units = root.path().join("etc/systemd/system");
@@ -86,14 +86,37 @@ async fn systemd_takes_the_units() {
         std::fs::set_permissions(&stand_in, PermissionsExt::from_mode(0o755)).unwrap();
     }
     std::os::unix::fs::symlink("bugfeed-gateway@.service", units.join("bugfeed-gateway@a.service")).unwrap();
+    Some(root)
+}
+
+const UNITS: [&str; 4] =
+    ["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service", "bugfeed-hooks.service"];
+
+#[tokio::test]
+async fn systemd_takes_the_units() {
+    let Some(root) = installed_units() else { return };
     let mut verify = Run::new("systemd-analyze")
         .args(["verify", "--man=no", "--recursive-errors=no", &format!("--root={}", root.path().display())])
-        .args(["bugfeed.service", "bugfeed-shim.service", "bugfeed-gateway@a.service", "bugfeed-hooks.service"])
-        .dir(&units)
+        .args(UNITS)
+        .dir(root.path().join("etc/systemd/system"))
         .spawn()
         .unwrap();
     let ended = verify.wait(SOON).await.unwrap();
     assert!(ended.success() && verify.output().trim().is_empty(), "{}", verify.output());
+}
+
+/// What systemd itself says of how much of the machine a unit reaches: 10 is everything, 2 and less is its best grade.
+#[tokio::test]
+async fn systemd_finds_the_units_hardened() {
+    let Some(root) = installed_units() else { return };
+    let root = format!("--root={}", root.path().display());
+    for unit in UNITS {
+        let args = ["security", "--no-pager", "--offline=true", "--threshold=16", &root, unit];
+        let mut security = Run::new("systemd-analyze").args(args).spawn().unwrap();
+        let ended = security.wait(SOON).await.unwrap();
+        assert!(ended.success(), "{}", security.output());
+        assert!(security.output().contains("Overall exposure level for"), "{}", security.output());
+    }
 }
 
 /// A variable that is no option does nothing, and nobody is told.

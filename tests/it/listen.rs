@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::commands::bugfeed;
 use crate::examples::site::{Mood, Site};
+use crate::hooks;
 use crate::support::{SOON, Serve};
 
 const T: &str = "2014-04-03T21:13:45";
@@ -90,10 +91,14 @@ async fn start() -> (Serve, Receiver) {
 }
 
 async fn listen(serve: &Serve, receiver: &Receiver, args: &[&str]) -> Proc {
-    let (url, forward) = (format!("http://{}/", serve.clients), receiver.site.url("/hook"));
+    listen_at(serve.dir.path(), &format!("http://{}/", serve.clients), receiver, args).await
+}
+
+async fn listen_at(dir: &Path, url: &str, receiver: &Receiver, args: &[&str]) -> Proc {
+    let forward = receiver.site.url("/hook");
     let mut proc = Run::new(bugfeed())
-        .dir(serve.dir.path())
-        .args(["hooks", "listen", "--url", &url, "--forward", &forward])
+        .dir(dir)
+        .args(["hooks", "listen", "--url", url, "--forward", &forward])
         .args(args)
         .spawn()
         .unwrap();
@@ -196,6 +201,37 @@ async fn killed_it_goes_on_where_the_receiver_is() {
     assert_eq!((&gap["command"], seq(gap)), (&json!("gap"), 4));
     serve.touch(5, T).await;
     assert_eq!(receiver.taken(all.len() + 2).await[all.len() + 1]["bug"], 5, "a single change again");
+}
+
+/// A feed with a name of its own: the name is in each body, and its cursors are those of no other feed.
+#[tokio::test]
+async fn a_feed_with_a_name_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[[source]]\nname = \"kde\"\npreset = \"plain\"\nfeed = \"kde\"\n";
+    std::fs::write(dir.path().join("hooks.toml"), config).unwrap();
+    let serve = hooks::Receiver::start(dir.path(), &["serve", "--config", "hooks.toml"]).await;
+    let (key, receiver) = (serve.key(dir.path(), "kde").await, Receiver::start().await);
+    let url = format!("http://{}/kde/", serve.port);
+    let args = ["1", "2", "--secret", SECRET, "--state", "listen.state"];
+    let mut first = listen_at(dir.path(), &url, &receiver, &args).await;
+    // The feed at / is another one.
+    crate::support::touch(dir.path(), &["1"]).await;
+    serve.change("kde", &key, 1).await;
+    let [body] = &receiver.taken(1).await[..] else { panic!() };
+    assert_eq!((&body["feed"], &body["bug"], seq(body)), (&json!("kde"), &json!(1), 1));
+    assert!(receiver.got()[0].is_signed_with(SECRET));
+    let state = dir.path().join("listen.state");
+    eventually(SOON, "it is stored", async || stored(&state) == Some(1)).await.unwrap();
+    first.stop(SOON).await.unwrap();
+    // What came meanwhile is a backlog of the same feed; a gap has its name, too.
+    serve.change("kde", &key, 2).await;
+    let mut second = listen_at(dir.path(), &url, &receiver, &args).await;
+    let body = &receiver.taken(2).await[1];
+    assert_eq!((&body["feed"], &body["command"], bugs(body)), (&json!("kde"), &json!("updates"), vec![2]));
+    second.stop(SOON).await.unwrap();
+    let _third = listen_at(dir.path(), &url, &receiver, &["1", "5", "--state", "listen.state"]).await;
+    let gap = &receiver.taken(3).await[2];
+    assert_eq!((&gap["feed"], &gap["command"]), (&json!("kde"), &json!("gap")), "of bug 5, which is new");
 }
 
 #[tokio::test]

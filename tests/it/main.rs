@@ -12,6 +12,7 @@ mod browser;
 mod build_budget;
 mod classic;
 mod commands;
+mod conformance;
 mod data_dir;
 mod deploy;
 mod environment;

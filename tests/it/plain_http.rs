@@ -108,9 +108,10 @@ async fn metric(serve: &Serve, line: &str) -> Result<(), String> {
 async fn events_are_the_messages_of_the_modern_protocol_and_resume_from_their_ids() {
     let serve = Serve::start(&[]).await;
     let mut source = EventSource::open(&serve, "bugs=1234,5678", None).await;
+    // The hint is a line of the first event: alone, it would be an empty event for some libraries.
     let first = source.event().await.unwrap();
     assert!((1000..=3000).contains(&first.retry.expect("a hint")), "{first:?}");
-    let (reply, id) = source.message().await;
+    let (reply, id) = (first.data.expect("data"), first.id);
     assert_eq!(reply, json!({"command": "subscribe", "result": "ok", "count": 2, "cursor": id}));
     for bug in [1234, 9999, 5678] {
         serve.touch(bug, T).await;
@@ -161,10 +162,9 @@ async fn the_gateway_says_when_to_come_back_and_ends_in_time() {
     while let Some(event) = source.event().await {
         last.push(event);
     }
-    let [hint, goaway] = &last[..] else { panic!("{last:?}") };
-    let goaway = goaway.data.as_ref().unwrap();
+    let [Event { data: Some(goaway), retry, .. }] = &last[..] else { panic!("{last:?}") };
     assert_eq!(goaway["command"], "goaway");
-    assert_eq!(hint.retry, goaway["retry_after_ms"].as_u64());
+    assert_eq!(*retry, goaway["retry_after_ms"].as_u64());
     let (status, body) = polling.await.unwrap();
     let answer: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &answer["changes"]), (200, &json!([])));

@@ -151,8 +151,10 @@ impl Client {
                 }
                 session.cursor = cursor;
                 session.asked = Some(asked);
+                self.resumes(verdict == Some("latest"));
             }
             Some("gap") => {
+                self.told_all.gaps += u64::from(self.all);
                 promise!(!could_tell || position.is_none(), "gap, but {asked} is known: position {position:?}");
                 session.cursor.clone_from(&cursor);
                 self.sync();
@@ -170,6 +172,7 @@ impl Client {
         let forgot = session.wire.lagged.get() && session.cache.floor() > 0;
         let lost = session.shadow.borrow().breaks > session.breaks;
         promise!(forgot || lost || session.wire.may_gap.get(), "gap without a reason");
+        self.told_all.gaps += u64::from(self.all);
         session.asked = None;
         session.cursor.clone_from(&cursor);
         self.sync();
@@ -194,7 +197,9 @@ impl Client {
             promise!(begun.is_some_and(|begun| place > begun), "news from before the pod was current ({begun:?})");
         }
         session.last.insert(bug, place);
-        session.sent(place, cursor.as_ref())?;
+        let held = session.sent(place, cursor.as_ref())?;
+        self.told_all.updates += u64::from(self.all);
+        self.told_all.held += u64::from(self.all && held);
         self.received(bug, fact, place, truth)?;
         if self.modern {
             self.moved(cursor, truth)
@@ -271,16 +276,23 @@ impl Client {
     /// own ledger, and the next number of that one follows: this proves that nothing of its own ledger is missing, and says
     /// nothing of another. One more change of the other ledger, or one of its heads, would be a gap. (A change that is in
     /// history or in a queue is taken in; one that was taken in has a place here.)
+    ///
+    /// The client's own number may have been published again later, so that here it lies behind what the other ledger
+    /// published meanwhile. Example: E.8, F.1 to F.6, and E.8 once more are published; the beginning of history is cut off, up
+    /// to F.3. A gateway that starts now reads F.4 to F.6 and then E.8, so to it a client with cursor E.8 has heard of F.
     pub fn give_up_unheard(&mut self, truth: &Truth, history: &[&Cursor]) {
         let Some(session) = &self.session else { return };
         let shadow = session.shadow.borrow();
         let Some(head) = &shadow.head else { return };
-        // Or it took that in before the client's own number, which was published again later.
         let asked = session.asked.as_ref().and_then(|asked| shadow.position(asked)).filter(|&pos| pos < Pos::MAX);
-        let before = |fact| shadow.last_place(fact).zip(asked).is_some_and(|(place, asked)| place < asked);
         let unheard = |number: &Cursor, fact| {
+            let behind = match (shadow.last_place(fact), asked) {
+                (Some(place), Some(asked)) => place < asked,
+                (None, Some(asked)) => shadow.has_passed(number, asked) && !history.contains(&number),
+                (_, None) => false,
+            };
             let nowhere = !shadow.has_from(number) && !history.contains(&number);
-            number.epoch != head.epoch && (nowhere || before(fact))
+            number.epoch != head.epoch && (nowhere || behind)
         };
         self.missing.retain(|&fact| {
             let numbers = &truth.all[fact].numbers;
@@ -309,11 +321,11 @@ impl Client {
 
 impl Session {
     /// A change at this position was sent, with this cursor. One that came late the client may have already; it moves no
-    /// cursor, and what is sent before it in the same catch-up may hold the cursor back for it.
-    fn sent(&self, place: Pos, cursor: Option<&Cursor>) -> Checked {
+    /// cursor, and what is sent before it in the same catch-up may hold the cursor back for it. Whether it does.
+    fn sent(&self, place: Pos, cursor: Option<&Cursor>) -> Checked<bool> {
         let shadow = self.shadow.borrow();
         let number = shadow.number(place);
-        let Some(cursor) = cursor.filter(|_| !shadow.is_late(place)) else { return Ok(()) };
+        let Some(cursor) = cursor.filter(|_| !shadow.is_late(place)) else { return Ok(false) };
         if let Some(asked) = self.asked.as_ref().filter(|asked| asked.epoch == number.epoch) {
             promise!(number.seq > asked.seq, "sent again: the client asked from {asked}");
         }
@@ -321,7 +333,7 @@ impl Session {
             number == cursor || shadow.has_late_after(place),
             "number {number}, and nothing holds back the cursor"
         );
-        Ok(())
+        Ok(number != cursor)
     }
 }
 

@@ -92,6 +92,26 @@ pub struct Client {
     foreign: BTreeSet<Fact>,
     pub session: Option<Session>,
     pub stalled_until: usize,
+    /// The pod that it was on last.
+    left: Option<usize>,
+    /// What it was told while it watched all bugs.
+    pub told_all: ToldAll,
+}
+
+/// What clients that watch all bugs were told, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ToldAll {
+    pub updates: u64,
+    pub complete: u64,
+    pub latest: u64,
+    pub gaps: u64,
+    /// Resumes that were granted by another pod than the one that they come from.
+    pub elsewhere: u64,
+    /// Updates with another cursor than their own.
+    pub held: u64,
+    /// They began to watch all bugs beside some that they name, or stopped.
+    pub begun: u64,
+    pub ended: u64,
 }
 
 type Checked<T = ()> = Result<T, String>;
@@ -108,8 +128,8 @@ impl Client {
         }
         let every: BTreeSet<BugId> = (1..=swarm.bugs).chain([UNNAMED]).filter_map(BugId::new).collect();
         let modern = random.random_bool(0.7);
-        // A draw of its own: the worlds stay those in which nobody watches all bugs.
-        let all = swarm.with_all && modern && random.clone().random_bool(0.25);
+        // It is drawn whether or not it counts, so that the rest of the world does not depend on it.
+        let all = random.random_bool(0.35) && swarm.with_all && modern;
         if all {
             bugs.clone_from(&every);
         }
@@ -148,6 +168,8 @@ impl Client {
             foreign: BTreeSet::new(),
             session: None,
             stalled_until: 0,
+            left: None,
+            told_all: ToldAll::default(),
         }
     }
 
@@ -268,6 +290,7 @@ impl Client {
             return self.say(format!(r#"{{"command":"subscribe","bugs":{bug}}}"#), Pending::More(Vec::new()));
         }
         self.all = false;
+        self.told_all.ended += 1;
         self.bugs = std::mem::take(&mut self.named);
         self.missing.retain(|&fact| self.bugs.contains(&truth.all[fact].change.bug));
         let leaving = self.every.difference(&self.bugs).copied().collect();
@@ -278,11 +301,22 @@ impl Client {
     pub fn has_all(&mut self) {
         self.named = std::mem::replace(&mut self.bugs, self.every.clone());
         self.all = true;
+        self.told_all.begun += 1;
+    }
+
+    /// A resume was granted.
+    pub fn resumes(&mut self, latest: bool) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.all) {
+            self.told_all.complete += u64::from(!latest);
+            self.told_all.latest += u64::from(latest);
+            self.told_all.elsewhere += u64::from(self.left.is_some_and(|left| left != session.pod));
+        }
     }
 
     /// Goes away; what has not been read is lost.
     pub fn disconnect(&mut self, reset: bool) {
         if let Some(session) = self.session.take() {
+            self.left = Some(session.pod);
             session.wire.gone.set(true);
             session.wire.broken.set(reset);
             session.wire.commands.borrow_mut().clear();

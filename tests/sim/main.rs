@@ -5,7 +5,8 @@
 //! Every run is a function of its seed alone: no clock, no thread, no map whose order is random.
 //!
 //! - `BUGFEED_SIM_SEED=7 cargo test --test sim -- seeds --nocapture` replays one seed and tells what happens in it.
-//! - `BUGFEED_SIM_ALL=1`: some clients watch all bugs as one subscription.
+//! - Some clients watch all bugs as one subscription, in half of the worlds; with `BUGFEED_SIM_ALL=1` in every world, with
+//!   `BUGFEED_SIM_ALL=0` in none.
 //! - `BUGFEED_SIM_SEEDS=100000` runs that many, `BUGFEED_SIM_SEEDS=endless` goes on until a promise is broken.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs, unreachable_pub)]
 

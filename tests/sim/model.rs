@@ -61,8 +61,10 @@ struct Case {
     ring: u64,
     /// What each client says: its bugs, and the cursor it asks from. Clients are spread over the shards.
     clients: Vec<Vec<(&'static [u64], Option<u64>)>>,
-    /// How much its socket takes before it has to wait; none for "all".
+    /// How much its socket takes before it has to wait; none for all of it.
     room: Option<usize>,
+    /// Who asks for both bugs asks for all bugs as one subscription, which is looked up in pages of this size.
+    page: Option<usize>,
 }
 
 struct Talker {
@@ -86,6 +88,7 @@ struct Model {
     published: usize,
     /// The change that is recorded, and the shards that have yet to get it.
     handing: Option<(New, usize)>,
+    names_all: bool,
 }
 
 fn change(bug: u64, number: usize) -> Change {
@@ -97,13 +100,16 @@ impl Model {
     fn new(case: &Case) -> Model {
         let (recorder, cache) = replay(ReplayLimits { max: case.ring, ..ReplayLimits::default() });
         let about = || About { version: "1".into(), feed: "default".into() };
-        let shard = || (Shard::new(Arc::clone(&cache), SessionLimits::default(), about()), VecDeque::new());
+        let page = case.page.unwrap_or(8192);
+        let limits = SessionLimits { all: true, page, ..SessionLimits::default() };
+        let shard = || (Shard::new(Arc::clone(&cache), limits, about()), VecDeque::new());
         let mut model = Model {
             shards: (0..case.shards).map(|_| shard()).collect(),
             sequencer: Sequencer::new(recorder, Epoch::from_random(0)),
             talkers: Vec::new(),
             published: 0,
             handing: None,
+            names_all: case.page.is_some(),
         };
         for _ in 0..case.before {
             model.record(case);
@@ -224,7 +230,8 @@ impl Model {
         talker.answers.push_back((bugs, from));
         talker.busy = true;
         let from = from.map_or(String::new(), |seq| format!(r#","cursor":"E.{seq}""#));
-        let text = format!(r#"{{"command":"subscribe","bugs":{bugs:?}{from}}}"#);
+        let bugs = if self.names_all && bugs.len() > 1 { r#""all""#.to_owned() } else { format!("{bugs:?}") };
+        let text = format!(r#"{{"command":"subscribe","bugs":{bugs}{from}}}"#);
         let (lane, wire) = (talker.lane, Rc::clone(&talker.wire));
         self.say(lane, &wire, &text);
     }
@@ -319,12 +326,13 @@ fn explore(case: &Case) -> u64 {
 #[test]
 fn every_order_of_resume_and_publish() {
     let mut orders = 0;
-    let base = Case { bugs: &[1, 2, 1, 1], before: 1, shards: 1, ring: 100, clients: Vec::new(), room: None };
+    let base =
+        Case { bugs: &[1, 2, 1, 1], before: 1, shards: 1, ring: 100, clients: Vec::new(), room: None, page: None };
     let both: &[u64] = &[1, 2];
     for from in [None, Some(0), Some(1), Some(2), Some(3), Some(5)] {
         // Behind, in the middle, ahead of what there will ever be; with a ring that holds all, or almost nothing.
-        for ring in [100, 2] {
-            orders += explore(&Case { ring, clients: vec![vec![(both, from)]], ..base.clone() });
+        for (ring, page) in [(100, None), (2, None), (100, Some(1)), (2, Some(1)), (2, Some(8192))] {
+            orders += explore(&Case { ring, page, clients: vec![vec![(both, from)]], ..base.clone() });
         }
         // A second command, which adds a bug.
         let more = vec![vec![(&[1][..], from), (&[2][..], None)]];
@@ -341,9 +349,12 @@ fn every_order_of_a_slow_socket() {
         // Room for nothing, for a piece of the answer, for the answer and a piece of a change.
         for room in [0, 30, 130] {
             let clients = vec![vec![(&[1, 2][..], from)]];
-            let case = Case { bugs: &[1, 2, 1], before: 1, shards: 1, ring: 100, clients, room: Some(room) };
-            orders += explore(&case);
-            orders += explore(&Case { ring: 1, ..case });
+            for page in [None, Some(1), Some(8192)] {
+                let clients = clients.clone();
+                let case = Case { bugs: &[1, 2, 1], before: 1, shards: 1, ring: 100, clients, room: Some(room), page };
+                orders += explore(&case);
+                orders += explore(&Case { ring: 1, ..case });
+            }
         }
     }
     println!("{orders} orders");
@@ -353,7 +364,7 @@ fn every_order_of_a_slow_socket() {
 #[test]
 fn every_order_of_two_shards() {
     let clients = vec![vec![(&[1, 2][..], Some(0))], vec![(&[2][..], None)]];
-    let orders = explore(&Case { bugs: &[1, 2], before: 1, shards: 2, ring: 100, clients, room: None });
+    let orders = explore(&Case { bugs: &[1, 2], before: 1, shards: 2, ring: 100, clients, room: None, page: None });
     println!("{orders} orders");
     assert!(orders > 1_000);
 }

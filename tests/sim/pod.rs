@@ -156,15 +156,20 @@ impl Life {
     }
 
     fn process(&mut self, lane: usize, input: Input<End>) {
+        let mut served = None;
         if let Input::Work(slot, _) | Input::Writable(slot) = &input
             && let Some(conn) = self.conns.iter().find(|c| c.lane == lane && c.wire.slot.get() == Some(*slot))
         {
-            if let Input::Work(_, Work::Command(Ok(client::Command::Subscribe { resume, since, .. }))) = &input {
+            if let Input::Work(_, Work::Command(Ok(client::Command::Subscribe { bugs, resume, since }))) = &input {
                 self.asks(conn, resume.as_ref(), since.is_some());
+                conn.wire.all.set(bugs.is_all() || conn.wire.all.get());
             }
-            // What came late, and waits in the queue, may stand for something that is not known any more.
-            let hidden = self.shadow.borrow().has_late_after(self.lanes[lane].processed);
+            // What came late, and waits in the queue, may stand for something that is not known any more. Of all bugs, pages
+            // are looked up one after the other, up to where the shard was at first: so that may have come since then.
+            let from = conn.wire.behind.get().unwrap_or(self.lanes[lane].processed);
+            let hidden = self.shadow.borrow().has_late_after(from);
             conn.wire.may_gap.set(hidden || conn.wire.may_gap.get());
+            served = Some((Rc::clone(&conn.wire), from, matches!(input, Input::Writable(_))));
         }
         for conn in self.conns.iter().filter(|conn| conn.lane == lane) {
             // What it has seen elsewhere came here with another content.
@@ -185,6 +190,11 @@ impl Life {
             _ => {}
         }
         self.lanes[lane].shard.take(input);
+        match served {
+            Some((wire, from, _)) if wire.wants.get() => wire.behind.set(wire.all.get().then_some(from)),
+            Some((wire, _, true)) => wire.behind.set(None),
+            _ => {}
+        }
     }
 
     /// Notes what the answer to a subscribe must be.

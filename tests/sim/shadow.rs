@@ -123,6 +123,8 @@ pub struct Shadow {
     unbroken: Pos,
     /// What "everything before that position" is called, where it can be told.
     begin: Option<Cursor>,
+    /// Who has the cursor that the next change follows may have it from before something that was missed.
+    apart: bool,
     /// Nothing is known of what comes next, so that no cursor can be compared.
     lost: bool,
     pub loses: u32,
@@ -165,6 +167,7 @@ impl Shadow {
             ended: HashSet::new(),
             unbroken: 0,
             begin: None,
+            apart: false,
             lost: false,
             loses: 0,
             held: false,
@@ -268,7 +271,8 @@ impl Shadow {
             self.end_from(number);
         }
         self.histories.entry(number.epoch.clone()).or_default().insert(number.seq, number.tag);
-        if judged.breaks() || pos == 1 && self.begin.is_none() {
+        if judged.breaks() || pos == 1 && self.begin.is_none() && !self.apart {
+            self.apart = false;
             self.unbroken = pos;
             // Who has the number before may lack what came after it here.
             self.begin = (!had_before || !judged.breaks()).then(|| before_number(number, before));
@@ -293,7 +297,7 @@ impl Shadow {
 
     /// Continuity is lost, and nothing is known of what comes next.
     pub fn lose(&mut self) {
-        (self.lost, self.begin) = (true, None);
+        (self.lost, self.begin, self.apart) = (true, None, false);
         self.unbroken = self.records.len() as Pos + 1;
         self.breaks += 1;
         self.loses += 1;
@@ -307,6 +311,7 @@ impl Shadow {
         let apart = matches!(judged, Judged::Known | Judged::Late);
         self.befores.insert((cursor.epoch.clone(), cursor.seq), cursor.tag);
         (self.lost, self.begin, self.head) = (false, (!apart).then(|| cursor.clone()), Some(cursor.clone()));
+        self.apart = apart;
         self.seen.remove(cursor);
         self.unbroken = self.records.len() as Pos + 1;
         self.breaks += 1;
@@ -343,6 +348,12 @@ impl Shadow {
     /// Whether a number of this epoch was taken in that is this one or lies beyond it.
     pub fn has_from(&self, cursor: &Cursor) -> bool {
         self.seen.keys().any(|seen| seen.epoch == cursor.epoch && seen.seq >= cursor.seq)
+    }
+
+    /// Whether a number of this epoch was taken in that is this one or lies beyond it, and all of them before a position.
+    pub fn has_passed(&self, cursor: &Cursor, pos: Pos) -> bool {
+        let is_from = |record: &Record| record.number.epoch == cursor.epoch && record.number.seq >= cursor.seq;
+        self.records.iter().rposition(is_from).is_some_and(|at| at as Pos + 1 < pos)
     }
 
     /// Whether this is a number that the pod gave to a change without one.

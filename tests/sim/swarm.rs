@@ -71,13 +71,22 @@ const FAULTS: [Act; 22] = [
     Act::TableAway,
 ];
 
+/// Whether some clients watch all bugs. The other draws of a seed do not depend on `BUGFEED_SIM_ALL`.
+fn with_all(random: &mut SmallRng) -> bool {
+    let drawn = random.random_bool(0.5);
+    match std::env::var("BUGFEED_SIM_ALL").as_deref() {
+        Err(_) => drawn,
+        Ok(text) => text != "0",
+    }
+}
+
 /// The plan of one run.
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub pods: usize,
     pub shards: usize,
     pub clients: usize,
-    /// Whether some of them watch all bugs as one subscription (`BUGFEED_SIM_ALL=1`).
+    /// Whether some of them watch all bugs as one subscription.
     pub with_all: bool,
     pub bugs: u64,
     pub changes: usize,
@@ -153,13 +162,13 @@ impl Swarm {
         let table = if random.random_bool(0.2) { random.random_range(2..6) } else { 10_000 };
         let ring = ReplayLimits { max, age_s: if random.random_bool(0.2) { 20 } else { 86_400 }, bugs: table };
         let catch_up = if random.random_bool(0.2) { random.random_range(1..6) } else { 20_000 };
-        let page = *[1, 2, 7, 8192].choose(&mut random.clone()).unwrap();
+        let page = *[1, 2, 7, 8192].choose(random).unwrap();
         let limits = SessionLimits { catch_up, all: true, page, ..SessionLimits::default() };
         Swarm {
             pods: random.random_range(1..4),
             shards: random.random_range(1..3),
             clients: random.random_range(1..7),
-            with_all: std::env::var_os("BUGFEED_SIM_ALL").is_some(),
+            with_all: with_all(random),
             // So many that the table of the newest changes overflows.
             bugs: if table < 10 { bugs + 8 } else { bugs },
             changes: if table < 10 { changes + 130 } else { changes },

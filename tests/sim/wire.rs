@@ -37,6 +37,10 @@ pub struct Wire {
     pub ahead: RefCell<Option<(Cursor, u64)>>,
     /// What the client has seen elsewhere did not come in time.
     pub may_gap: Cell<bool>,
+    /// The session watches all bugs, or did.
+    pub all: Cell<bool>,
+    /// How far its shard was when it began to be sent what it has yet to be sent.
+    pub behind: Cell<Option<Pos>>,
     /// Each subscribe that was handed to the shard.
     pub asked: RefCell<VecDeque<Asked>>,
 }

@@ -350,6 +350,7 @@ impl World {
         }
         client.read(bytes, &self.truth)?;
         self.stats.heard += 1;
+        self.stats.told_all(&std::mem::take(&mut client.told_all));
         let empty = client.session.as_ref().is_some_and(|session| session.wire.bytes.borrow().is_empty());
         if cut && empty {
             client.disconnect(true);

@@ -53,9 +53,9 @@ pub(super) enum Phase {
         /// The hold on the cursor that a dropped conflation has left. The next conflation goes on with it.
         hold: Option<CursorHold>,
     },
-    /// A catch-up was looked up, because a command asked for it, or because a session without backpressure missed
-    /// changes. The batch holds all changes that were found and are not encoded yet; of a catch-up for all bugs, those of
-    /// one page.
+    /// A catch-up was looked up, because a command asked for it, because a session without backpressure missed changes, or
+    /// because what a session with all bugs missed has left the ring. The batch holds all changes that were found and are
+    /// not encoded yet; of a catch-up for all bugs, those of one page.
     CatchUp {
         /// What was looked up.
         query: Query,

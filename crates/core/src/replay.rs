@@ -119,6 +119,9 @@ pub struct Replay {
     floor: AtomicU64,
     numbering: RwLock<PositionMap>,
     limits: ReplayLimits,
+    /// How many entries of the ring and of the table were looked at: what searches cost.
+    #[cfg(test)]
+    pub(crate) looks: AtomicU64,
 }
 
 /// The one writer of a replay cache.
@@ -153,6 +156,8 @@ pub fn replay(limits: ReplayLimits) -> (Recorder, Arc<Replay>) {
         floor: AtomicU64::new(0),
         numbering: RwLock::default(),
         limits,
+        #[cfg(test)]
+        looks: AtomicU64::new(0),
     });
     (Recorder { replay: Arc::clone(&replay), tail, next_cursor: None, last_arrived_s: 0 }, replay)
 }
@@ -266,7 +271,17 @@ impl Replay {
         self.floor.load(Ordering::Acquire)
     }
 
+    /// Counts entries that are looked at.
+    #[inline]
+    fn count(&self, looks: u64) {
+        #[cfg(test)]
+        self.looks.fetch_add(looks, Ordering::Relaxed);
+        #[cfg(not(test))]
+        let _ = looks;
+    }
+
     fn newest_of(&self, bug: BugId) -> Option<Newest> {
+        self.count(1);
         self.newest.get(&PackedU64::from(bug)).map(|packed| packed.get())
     }
 
@@ -375,6 +390,7 @@ impl Replay {
     /// The bugs of all changes after `after`, each once, ascending.
     pub fn bugs_after(&self, after: Pos) -> Vec<BugId> {
         let (start, head) = (self.start(), self.head());
+        self.count(head.saturating_sub(after));
         let recent = after + 1 >= start && head.saturating_sub(after) <= self.newest.len() as u64;
         let mut bugs: Vec<BugId> = match recent {
             // A position whose block was trimmed meanwhile belongs to a bug that the table still has.

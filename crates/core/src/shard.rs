@@ -415,6 +415,9 @@ mod tests;
 mod all_tests;
 
 #[cfg(test)]
+mod all_bounds_tests;
+
+#[cfg(test)]
 mod modern_tests;
 
 #[cfg(test)]

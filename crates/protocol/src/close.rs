@@ -79,9 +79,25 @@ impl Close {
     }
 }
 
+/// Whether a close frame may hold this code (RFC 6455 §7.4, and the registry of IANA that it began): the others are
+/// reserved, or stand for what no frame says (1005, 1006, 1015).
+pub const fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Close;
+    use super::{Close, may_be_sent};
+
+    #[test]
+    fn what_is_sent_may_be_sent() {
+        for close in Close::ALL {
+            assert!(may_be_sent(close.code()), "{close:?}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
+            assert!(!may_be_sent(code), "{code}");
+        }
+    }
 
     /// The table of PROTOCOL.md.
     #[test]

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
-use crate::http::{self, ConnectionEvents, ListenLimits};
+use crate::http::{self, ConnectionEvents, Hosts, ListenLimits};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Bounds on the admin port: an orchestrator and a few scrapers use it.
@@ -33,18 +33,20 @@ pub async fn serve(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    serve_with(listener, router(health, metrics), events, tracker, stop).await;
+    serve_with(listener, router(health, metrics), Hosts::default(), events, tracker, stop).await;
 }
 
-/// The same for a [`router`] into which the process's role has merged paths of its own.
+/// The same for a [`router`] into which the process's role has merged paths of its own. `hosts` are those of the process;
+/// addresses and `localhost` are served too, because probes ask by them.
 pub async fn serve_with(
     listener: TcpListener,
     router: Router,
+    hosts: Hosts,
     events: Arc<dyn ConnectionEvents>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    http::serve(listener, router, LIMITS, events, tracker, stop).await;
+    http::serve_hosts(listener, router, hosts.with_addresses(), LIMITS, events, tracker, stop).await;
 }
 
 /// `GET /livez`, `/readyz` and `/metrics`.

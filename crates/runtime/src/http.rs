@@ -1,7 +1,13 @@
 //! Binding a port and serving HTTP/1.1 on it, within bounds.
 //!
 //! Goes in: an address. Comes out: requests for a router. A peer's use of resources is bounded: the number of
-//! connections, the time to send a request's head, the size of the head.
+//! connections, the time to send a request's head, the size of the head. Requests that no path may see are refused here:
+//! those that name no host or one that is not served, and those whose end another program may see elsewhere.
+
+pub mod body;
+mod framing;
+mod hosts;
+mod rules;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -10,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +27,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::framing::{Followed, Framing};
+pub use self::hosts::{HostName, Hosts};
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
 
@@ -82,7 +90,8 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// Serves `router` on `listener` until `stop`. Each request has a [`Hijack`] and a [`Peer`] in its extensions.
+/// Serves `router` on `listener` until `stop`, whatever host is asked. Each request has a [`Hijack`] and a [`Peer`] in its
+/// extensions.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -91,6 +100,20 @@ pub async fn serve(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
+    serve_hosts(listener, router, Hosts::default(), limits, events, tracker, stop).await;
+}
+
+/// The same; requests for other hosts are refused (421).
+pub async fn serve_hosts(
+    listener: TcpListener,
+    router: Router,
+    hosts: Hosts,
+    limits: ListenLimits,
+    events: Arc<dyn ConnectionEvents>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    let shared = Shared { router, hosts, limits, events: Arc::clone(&events), stop: stop.clone() };
     let permits = Arc::new(Semaphore::new(limits.connections));
     let failures = Throttle::once_a_minute();
     loop {
@@ -112,8 +135,7 @@ pub async fn serve(
         prepare(&stream, &limits);
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => {
-                let stop = stop.clone();
-                tracker.spawn(connection(stream, Peer(peer), permit, router.clone(), limits, stop));
+                tracker.spawn(connection(stream, Peer(peer), permit, shared.clone()));
             }
             Err(_) => {
                 events.turned_away("full");
@@ -137,7 +159,7 @@ async fn turn_away(mut stream: TcpStream) {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\nConnection: close\r\n\
          {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
-         {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\r\n{text}",
+         {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
         crate::VERSION,
         text.len()
     );
@@ -152,7 +174,7 @@ async fn part(stream: &mut TcpStream, is_late: bool) {
         let text = "{\"error\":\"the head of the request did not arrive in time\",\"fix\":\"send it again\"}";
         let answer = format!(
             "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n\
-             {VERSION_HEADER}: {}\r\nContent-Length: {}\r\n\r\n{text}",
+             {VERSION_HEADER}: {}\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
             crate::VERSION,
             text.len()
         );
@@ -212,26 +234,44 @@ impl Hijack {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: Peer,
-    permit: OwnedSemaphorePermit,
+/// What all connections of a listener share.
+#[derive(Clone)]
+struct Shared {
     router: Router,
+    hosts: Hosts,
     limits: ListenLimits,
+    events: Arc<dyn ConnectionEvents>,
     stop: CancellationToken,
-) {
-    let hijack = Hijack::default();
+}
+
+async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
+    let Shared { router, hosts, limits, events, stop } = shared;
+    let (hijack, framing) = (Hijack::default(), Arc::new(Framing::default()));
+    let stream = Followed::new(stream, Arc::clone(&framing));
     // The extensions are set here and not by a layer of the router, because that would make a copy of the router for
     // each connection, of some 10 KB.
     let (router, given) = (TowerToHyperService::new(router), hijack.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(given.clone());
-        request.extensions_mut().insert(peer);
-        let answering = router.call(request);
+        let looked = rules::look_at(&request, framing.next_has_both(), &hosts);
+        let answering = looked.map(|()| {
+            request.extensions_mut().insert(given.clone());
+            request.extensions_mut().insert(peer);
+            router.call(request)
+        });
+        if let Err(refusal) = &answering {
+            events.turned_away(refusal.kind);
+        }
         // Boxed (and so `Unpin`), because a pinned connection could not be taken apart.
         Box::pin(async move {
-            let mut answer = answering.await?;
+            let mut answer = match answering {
+                Ok(answering) => answering.await?,
+                Err(refusal) => refusal.respond(),
+            };
             answer.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(crate::VERSION));
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // A browser does not make a page or a script of what says that it is none.
+                answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            }
             Ok::<_, std::convert::Infallible>(answer)
         })
     });
@@ -258,14 +298,14 @@ async fn connection(
     let mut parts = http.into_parts();
     let then = hijack.0.lock().expect("nobody panics holding it").take();
     match then.filter(|_| ended.is_ok()) {
-        Some(then) => then(Hijacked { stream: parts.io.into_inner(), rest: parts.read_buf, permit }),
+        Some(then) => then(Hijacked { stream: parts.io.into_inner().stream, rest: parts.read_buf, permit }),
         // How the connection ended (a reset, a timeout, a close) does not matter. When the listener stops, most of the
         // remaining connections are between two requests: they have no answer to receive, so no linger is needed.
-        None if stop.is_cancelled() => drop(parts.io.inner_mut().shutdown().await),
+        None if stop.is_cancelled() => drop(parts.io.inner_mut().stream.shutdown().await),
         // Boxed, so that a connection that waits for its answer does not reserve memory for this future.
         None => {
             let is_late = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
-            Box::pin(part(parts.io.inner_mut(), is_late)).await;
+            Box::pin(part(&mut parts.io.inner_mut().stream, is_late)).await;
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Goes in: an HTTP request. Comes out: a [`Call`], or a refusal. Unknown parameters and members are refused by name, so
 //! that a misspelt filter does not select everything.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -12,8 +11,8 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::http::body::{self, BodyFault};
 use bugfeed_runtime::json_line::JsonLine;
-use http_body_util::LengthLimitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,14 +46,17 @@ impl FromRequest<Api> for Call {
         let (parts, body) = request.into_parts();
         let caller = authenticate(api, &parts.headers).await?;
         caller.needs(scope_of(&parts.method))?;
-        let body = match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, LONGEST_BODY)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+        let body = match body::read(body, LONGEST_BODY, BODY_TIME).await {
+            Ok(body) => body,
+            Err(BodyFault::TooLarge) => {
                 let error = format!("the body is longer than {LONGEST_BODY} bytes");
                 return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send less"));
             }
-            Ok(Err(_)) => return Err(ApiError::bad("the body did not arrive", "send it again")),
-            Err(_) => {
+            Err(BodyFault::Broken) => {
+                let error = "the body broke off, or its chunks cannot be read";
+                return Err(ApiError::bad(error, "send it again"));
+            }
+            Err(BodyFault::Slow) => {
                 let error = format!("the body took longer than {} s", BODY_TIME.as_secs());
                 return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, error, "send it again"));
             }

@@ -91,6 +91,8 @@ impl IntoResponse for ApiError {
 
 /// The answer to a method that a path does not have.
 pub(super) async fn wrong_method(method: Method) -> Response {
+    // HEAD is answered as GET is.
+    let method = if method == Method::HEAD { Method::GET } else { method };
     let error = format!("this path does not take {method}");
     let fix = "the header Allow says what it takes; openapi.yaml has all paths";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error, fix).into_response()

@@ -82,10 +82,10 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
-    /// Where an endpoint begins in a feed that is made at this time, in microseconds since 1970.
-    fn begin(&self, _feed: &str, _now_us: i64) -> Since {
-        Since::Head
-    }
+    /// Where an endpoint begins in a feed that it gets at this time, in microseconds since 1970: a cursor if that is known,
+    /// else the time. Never at [`Since::Head`]: that would begin anew in a process that takes over before anything is
+    /// stored, and what changed until then would be missed.
+    fn begin(&self, feed: &str, now_us: i64) -> Since;
 
     /// Whether a feed has changes of this bug after a cursor. `None`: that cannot be told, because the feed is not here, or
     /// not current, or does not reach back so far.

@@ -177,10 +177,30 @@ mod tests {
 
     #[test]
     fn what_is_refused() {
-        for name in RESERVED {
-            assert_eq!(one(&name.to_uppercase(), "a"), Err(BadHeader::Reserved(name.to_owned())));
-        }
-        for name in ["Webhook-Id", "webhook-signature", "Webhook-Anything", "Proxy-Authorization"] {
+        assert_eq!(one("HOST", "a"), Err(BadHeader::Reserved("host".to_owned())));
+        // Written out, so that none can be left out of the list unnoticed. What frames the request comes first.
+        for name in [
+            "Content-Length",
+            "Transfer-Encoding",
+            "Connection",
+            "Host",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "HTTP2-Settings",
+            "Keep-Alive",
+            "Expect",
+            "Content-Type",
+            "Content-Encoding",
+            "Accept-Encoding",
+            "Date",
+            "User-Agent",
+            "Via",
+            "Webhook-Id",
+            "webhook-signature",
+            "Webhook-Anything",
+            "Proxy-Authorization",
+        ] {
             assert!(matches!(one(name, "a"), Err(BadHeader::Reserved(_))), "{name}");
         }
         for name in ["", "X Y", "X:", "X-\r\nY", "X-é", ":path", "X\0", &"x".repeat(LONGEST_NAME + 1)] {

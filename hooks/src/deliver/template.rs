@@ -219,6 +219,18 @@ struct Found {
     has_text: bool,
 }
 
+/// Whether a text has a placeholder.
+pub(crate) fn has_placeholder(text: &str) -> bool {
+    let mut rest = text;
+    while let Some((_, name, after)) = next_placeholder(rest) {
+        if piece(name).is_some() {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
 /// The next `{letters}` in a text: what is before it, its name, and what follows.
 fn next_placeholder(text: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;

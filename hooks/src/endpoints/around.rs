@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bugfeed_core::endpoints::orders::{Order, carry_out};
+use bugfeed_core::endpoints::orders::{Order, Refused, carry_out};
+use bugfeed_core::endpoints::question::Since;
+use bugfeed_core::endpoints::row::Row;
 use bugfeed_protocol::backoff::Backoff;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::EndpointsParts;
 use super::desk::{News, Word};
 use crate::store::endpoints::leases::{Leases, Round};
-use crate::store::endpoints::{ChangeError, EndpointFilter, EndpointId};
+use crate::store::endpoints::{ChangeError, EndpointFilter, EndpointId, FeedChoice, Settings};
 use crate::store::{Store, StoreError};
 
 /// Leases are looked after so often.
@@ -195,24 +197,37 @@ impl Around {
         }
     }
 
-    /// Endpoints of all feeds get lines for those that are new. They begin at the head of these.
-    async fn complete(&self, ids: &[EndpointId], feeds: &[Arc<str>]) {
+    /// Endpoints of all feeds get lines for those that are new. A store that is away is waited for: nobody says it again.
+    async fn complete(&self, ids: &[EndpointId], feeds: &[(Arc<str>, Since)]) {
+        let mut backoff = Backoff::SERVER;
         for id in ids {
-            let changed = self.store.change_endpoint(id, None, |_, row| {
-                let lacking = feeds.iter().filter(|feed| !row.lines.iter().any(|line| line.feed == **feed));
-                let lacking: Vec<Arc<str>> = lacking.cloned().collect();
-                if lacking.is_empty() {
-                    return Ok(());
+            let add = |settings: &mut Settings, row: &mut Row| add_feeds(settings, row, feeds);
+            while let Err(ChangeError::Store(error)) = self.store.change_endpoint(id, None, add).await {
+                self.failed(&error, &mut backoff).await;
+                if !error.may_heal() {
+                    break;
                 }
-                let all = row.lines.iter().map(|line| Arc::clone(&line.feed)).chain(lacking).collect();
-                carry_out(row, &Order::Feeds(all))
-            });
-            if let Err(ChangeError::Store(error)) = changed.await {
-                self.parts.events.store_failed(&error);
             }
         }
         self.nudged.notify_one();
     }
+}
+
+/// Adds the feeds that an endpoint lacks, if it still wants all. They begin where they are said to.
+pub(super) fn add_feeds(settings: &Settings, row: &mut Row, feeds: &[(Arc<str>, Since)]) -> Result<(), Refused> {
+    let has = |row: &Row, feed: &Arc<str>| row.lines.iter().any(|line| line.feed == *feed);
+    let lacking: Vec<&(Arc<str>, Since)> = feeds.iter().filter(|(feed, _)| !has(row, feed)).collect();
+    if settings.feeds != FeedChoice::All || lacking.is_empty() {
+        return Ok(());
+    }
+    let all = row.lines.iter().map(|line| &line.feed).chain(lacking.iter().map(|(feed, _)| feed));
+    carry_out(row, &Order::Feeds(all.map(Arc::clone).collect()))?;
+    for line in &mut row.lines {
+        if let Some((_, since)) = lacking.iter().find(|(feed, _)| *feed == line.feed) {
+            line.since.clone_from(since);
+        }
+    }
+    Ok(())
 }
 
 /// Hands on what the desk says. Leases never wait for anything else.

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts as _, Path, State};
+use axum::body::{Body as RequestBody, Bytes};
+use axum::extract::{self, FromRequest, FromRequestParts as _, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,6 +21,7 @@ use bugfeed_core::endpoints::orders::{self, Order, carry_out};
 use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::input::AHEAD_MS;
+use bugfeed_runtime::http::body::{self, BodyFault};
 use bugfeed_runtime::json_line::JsonLine;
 use serde::Serialize;
 use serde_json::json;
@@ -36,6 +38,8 @@ use crate::tracker::Clock;
 
 /// The longest body of a call.
 const LONGEST_BODY: usize = 4096;
+/// It may take so long to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// So many questions to the store are under way at a time.
 const QUESTIONS: usize = 16;
 /// A call waits for its turn and for the store so long.
@@ -88,7 +92,6 @@ pub(super) fn routes(calls: Arc<Calls>) -> Router {
     Router::new()
         .route("/endpoints/{id}/ready", post(ready))
         .route("/endpoints/{id}/changes", get(changes))
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .with_state(calls)
 }
 
@@ -133,12 +136,20 @@ impl FromRequest<Arc<Calls>> for Request {
         let Path(id) = Path::from_request_parts(&mut parts, calls)
             .await
             .map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
-        let (method, uri, headers) = (parts.method.clone(), parts.uri.clone(), parts.headers.clone());
-        let body = Bytes::from_request(extract::Request::from_parts(parts, body), calls)
-            .await
-            .map_err(|rejection| Refusal(rejection.status(), rejection.body_text()))?;
-        Ok(Request { id, method, uri, headers, body })
+        let Parts { method, uri, headers, .. } = parts;
+        Ok(Request { id, method, uri, headers, body: whole(body).await? })
     }
+}
+
+/// All of a body.
+async fn whole(body: RequestBody) -> Result<Bytes, Refusal> {
+    body::read(body, LONGEST_BODY, BODY_TIME).await.map_err(|fault| match fault {
+        BodyFault::TooLarge => {
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {LONGEST_BODY} bytes"))
+        }
+        BodyFault::Slow => Refusal::of(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        BodyFault::Broken => Refusal::of(StatusCode::BAD_REQUEST, "the body broke off, or its chunks cannot be read"),
+    })
 }
 
 struct HeadersOf<'a>(&'a HeaderMap);
@@ -169,7 +180,11 @@ async fn ready(State(calls): State<Arc<Calls>>, request: Request) -> Result<Resp
 
 async fn changes(State(calls): State<Arc<Calls>>, request: Request) -> Result<Response, Refusal> {
     let (_, stored) = calls.admit(&request).await?;
-    let query = Query::read(request.uri.query().unwrap_or_default())?;
+    let mut query = Query::read(request.uri.query().unwrap_or_default())?;
+    if request.method == Method::HEAD {
+        // Nobody waits for a change whose text is not sent.
+        query.wait = Duration::ZERO;
+    }
     let feed = query.feed_of(&stored.row)?;
     let answer = calls.answer(&stored.row, &feed, &query).await?;
     Ok(respond(&Body::of(&feed, &query, answer)))

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bugfeed_core::endpoints::SECOND_US;
 use bugfeed_core::endpoints::endpoint::{Action, Endpoint, Input, View};
 use bugfeed_core::endpoints::policy::State;
-use bugfeed_core::endpoints::question::Told;
+use bugfeed_core::endpoints::question::{Since, Told};
 use bugfeed_core::endpoints::schedule::Schedule;
 use bugfeed_core::subscriptions::Slot;
 use futures::future::BoxFuture;
@@ -66,8 +66,8 @@ pub(super) enum Word {
     Release(Vec<u16>),
     /// These rows are deleted, and nobody serves them any more.
     Remove(EndpointId),
-    /// These endpoints want all feeds, and lack some: here are all.
-    Feeds(Vec<EndpointId>, Vec<Arc<str>>),
+    /// These endpoints want all feeds, and lack some: here are all, and where each is begun.
+    Feeds(Vec<EndpointId>, Vec<(Arc<str>, Since)>),
     /// A row was found changed, so its settings may have changed, too.
     Look,
 }
@@ -128,6 +128,8 @@ struct Flying {
     serial: u64,
     partition: u16,
     term: u64,
+    /// It brings what is owed. A test and a redelivery bring something else.
+    is_batch: bool,
 }
 
 /// The planners, and what is under way.
@@ -297,7 +299,7 @@ impl Desk {
             if self.ending.is_some() {
                 return false;
             }
-            let Some(slot) = self.schedule.next() else { return false };
+            let Some(slot) = self.schedule.next(self.now_us()) else { return false };
             if !self.may_send(slot) {
                 // The planner gives the place back, and asks for one again once the lease is renewed.
                 self.step(slot, Input::Renewed(i64::MIN));
@@ -313,9 +315,8 @@ impl Desk {
             let slots = slots.unwrap_or_else(|| self.slots());
             let now_us = self.now_us();
             for slot in slots {
-                if let Some(served) = self.served(slot) {
-                    served.owed.new_us.get_or_insert(now_us);
-                }
+                let Some(served) = self.served(slot).filter(|served| served.interested.has(&feed)) else { continue };
+                served.owed.new_us.get_or_insert(now_us);
                 self.step(slot, Input::News(Arc::clone(&feed)));
             }
         }

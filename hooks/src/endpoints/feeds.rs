@@ -39,6 +39,11 @@ pub(super) struct Interested {
 }
 
 impl Interested {
+    /// Whether this is one of its feeds.
+    pub(super) fn has(&self, feed: &str) -> bool {
+        self.feeds.iter().any(|own| &**own == feed)
+    }
+
     pub(super) fn of(row: &Row) -> Interested {
         Interested { watch: row.watch.clone(), feeds: row.lines.iter().map(|line| Arc::clone(&line.feed)).collect() }
     }
@@ -106,6 +111,11 @@ impl AllFeeds {
     /// The names of the feeds.
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.taps.keys()
+    }
+
+    /// All feeds, and where an endpoint begins in each that gets it now.
+    pub(super) fn begins(&self, now: When) -> Vec<(Arc<str>, Since)> {
+        self.taps.iter().map(|(name, tapped)| (Arc::clone(name), begin(&*tapped.tap, now))).collect()
     }
 
     /// A tap.
@@ -179,7 +189,8 @@ fn cheap(tap: &dyn FeedTap) -> Answer {
     tap.ask(&Ask { watch: &nobody, since: &Since::Head, place: None, bound: Bound { entries: 1, bytes: 1 } })
 }
 
-/// Where an endpoint begins that is made now: what changes from now on concerns it, also while the feed is away.
+/// Where an endpoint begins that gets this feed now: what changes from now on concerns it, also while the feed is away, and
+/// also if the process dies before the planner has stored anything. (`Since::Head` would begin anew then.)
 pub(crate) fn begin(tap: &dyn FeedTap, now: When) -> Since {
     match cheap(tap) {
         Answer::Changes(batch) => Since::Cursor(batch.cursor),

@@ -25,7 +25,7 @@ mod feeds;
 mod request;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

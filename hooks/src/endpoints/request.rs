@@ -199,3 +199,27 @@ fn outcome(outcome: &send::Outcome) -> Outcome {
         send::Outcome::Failed { .. } => Outcome::Fault,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_fault_means_for_the_policy() {
+        let failed = |class, is_final| outcome(&send::Outcome::Failed { class, why: String::new(), is_final });
+        assert_eq!(failed(FaultClass::Forbidden, true), Outcome::Forbidden, "the URL itself");
+        assert_eq!(failed(FaultClass::Forbidden, false), Outcome::Nameless, "a name may lead elsewhere tomorrow");
+        assert_eq!(failed(FaultClass::Ours, false), Outcome::Ours, "it says nothing about the receiver");
+        for class in [
+            FaultClass::Dns,
+            FaultClass::Refused,
+            FaultClass::TimeoutBeforeHead,
+            FaultClass::TimeoutAfterHead,
+            FaultClass::Tls,
+            FaultClass::Protocol,
+            FaultClass::Closed,
+        ] {
+            assert_eq!(failed(class, false), Outcome::Fault, "{class:?}");
+        }
+    }
+}

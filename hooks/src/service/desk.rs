@@ -161,9 +161,11 @@ impl Service for Desk {
     }
 
     fn begin(&self, feed: &str, now_us: i64) -> Since {
-        match (self.tap(feed), When::from_micros(now_us)) {
-            (Some(tap), Some(now)) => endpoints::begin(&*tap, now),
-            _ => Since::Head,
+        match (When::from_micros(now_us), self.tap(feed)) {
+            (Some(now), Some(tap)) => endpoints::begin(&*tap, now),
+            (Some(now), None) => Since::Time(now),
+            // Of a clock that says what no date can be: nobody knows what is owed, so a gap is told.
+            (None, _) => Since::Unknown,
         }
     }
 

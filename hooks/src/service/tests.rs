@@ -1,6 +1,7 @@
 //! The whole service: a real store, real HTTP, trackers in the test process.
 
 mod alerts;
+mod begin;
 mod crash;
 mod ordinary;
 mod outage;

@@ -89,7 +89,8 @@ async fn an_endpoint_is_made_and_its_secret_is_shown_once() {
     assert_eq!(stored.settings.feeds, FeedChoice::Named(vec!["default".into()]));
     assert_eq!((stored.row.policy, stored.row.rate), (Policy::Classic, None));
     assert!(matches!(&stored.row.watch, Watch::Bugs(bugs) if bugs.len() == 2));
-    assert_eq!(stored.row.lines[0].since, Since::Head, "it begins at the head");
+    let since = &stored.row.lines[0].since;
+    assert!(matches!(since, Since::Time(at) if at.as_micros() >= NOON_US), "it begins now: {since:?}");
     for path in [format!("/endpoints/{id}"), "/endpoints".to_owned(), "/audit".to_owned()] {
         assert!(!rig.get(&path).await.good().to_string().contains(&secret), "{path}");
     }
@@ -309,6 +310,10 @@ async fn a_bug_tells_who_is_told_of_it() {
     *rig.told.has_after.lock().unwrap() = None;
     assert_eq!(of(&there).await.0, Value::Null, "the feed cannot tell");
     assert_eq!(of(&behind).await.0, json!(false));
+    // A higher number of another ledger proves nothing.
+    rig.plan(&there, |row| cursor(row, "F.9")).await;
+    assert_ne!(of(&there).await.0, json!(true));
+    rig.plan(&there, |row| cursor(row, "E.5")).await;
     let when = When::from_micros(NOON_US).unwrap();
     let change = Change { bug: BugId::new(1234).unwrap(), when };
     *rig.told.newest.lock().unwrap() = Some(Told { change, cursor: Cursor::parse("E.7").unwrap() });

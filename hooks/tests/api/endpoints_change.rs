@@ -2,13 +2,14 @@
 
 use bugfeed_core::endpoints::policy::{Outcome, Policy};
 use bugfeed_core::endpoints::question::{Since, Watch};
+use bugfeed_core::endpoints::row::Line;
 use bugfeed_hooks::store::endpoints::FeedChoice;
 use bugfeed_protocol::Cursor;
 use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::endpoints::{SECRET, body, fail, shows_nothing_hidden};
-use crate::support::Rig;
+use crate::support::{NOON_US, Rig};
 
 #[tokio::test]
 async fn what_is_named_is_changed_and_the_rest_stays() {
@@ -63,6 +64,38 @@ async fn a_feed_that_stays_keeps_its_cursor_and_a_new_url_begins_with_clean_coun
     let stored = rig.stored(&id).await;
     assert_eq!((stored.settings.url.as_str(), stored.row.turn), ("https://new.example/hidden-path", 1));
     assert_eq!(stored.row.lines[1].since, cursor);
+    shows_nothing_hidden(&rig.get("/audit").await.good().to_string());
+}
+
+#[tokio::test]
+async fn a_feed_begins_at_its_known_cursor_or_else_now() {
+    let rig = Rig::start().await;
+    let at = |seq: u64| Since::Cursor(Cursor::parse(&format!("E.{seq}")).unwrap());
+    let knows = |feed: &str, seq: u64| {
+        rig.told.heads.lock().unwrap().insert(feed.to_owned(), Cursor::parse(&format!("E.{seq}")).unwrap());
+    };
+    knows("default", 7);
+    let mut all = body();
+    all["feeds"] = json!("all");
+    let id = rig.endpoint(all).await;
+    let begins = async || {
+        let lines = rig.stored(&id).await.row.lines;
+        lines.into_iter().map(|line| (line.feed.to_string(), line.since)).collect::<Vec<_>>()
+    };
+    let [(one, known), (two, unknown)] = &begins().await[..] else { panic!() };
+    assert_eq!((one.as_str(), known, two.as_str()), ("default", &at(7), "kde"));
+    assert!(matches!(unknown, Since::Time(when) if when.as_micros() >= NOON_US), "{unknown:?}");
+    // One that stays keeps its place; one that was taken away and comes again begins anew.
+    knows("default", 9);
+    knows("kde", 3);
+    rig.patch(&id, json!({ "feeds": ["default"] })).await.good();
+    rig.patch(&id, json!({ "feeds": ["kde", "default"] })).await.good();
+    assert_eq!(begins().await, [("kde".to_owned(), at(3)), ("default".to_owned(), at(7))]);
+    // A feed that only another replica has so far stays where it is, when all are asked for once more.
+    rig.plan(&id, |row| row.lines.push(Line { since: at(5), ..Line::new("later".into()) })).await;
+    rig.patch(&id, json!({ "feeds": "all" })).await.good();
+    let feeds = ["kde", "default", "later"].map(str::to_owned).into_iter().zip([at(3), at(7), at(5)]);
+    assert_eq!(begins().await, feeds.collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -62,8 +62,9 @@ impl Rig {
         loop {
             let wish = self.stored(id).await.row.wishes.first().copied();
             if let Some(wish) = wish {
-                self.attempted(answer(wish.what)).await;
+                // In this order: once the attempt is there, the call is answered, and this is not waited for any more.
                 self.plan(id, |row: &mut Row| row.wishes.clear()).await;
+                self.attempted(answer(wish.what)).await;
                 return;
             }
             tokio::task::yield_now().await;
@@ -191,6 +192,19 @@ async fn an_attempt_is_delivered_again() {
     rig.post(&path, json!({})).await.refused(409, "was deleted");
 }
 
+/// A header of a request in a preview.
+fn header<'a>(request: &'a Value, name: &str) -> &'a str {
+    let headers = request["headers"].as_array().unwrap();
+    headers.iter().find(|header| header[0] == name).unwrap()[1].as_str().unwrap()
+}
+
+fn is_signed(request: &Value, secrets: &Secrets) -> bool {
+    let at_us = header(request, "webhook-timestamp").parse::<i64>().unwrap() * SECOND_US;
+    let (id, body) = (header(request, "webhook-id"), request["body"].as_str().unwrap());
+    let signed = secrets.headers(id, body.as_bytes(), When::from_micros(at_us).unwrap()).unwrap();
+    signed[2].1 == header(request, "webhook-signature")
+}
+
 #[tokio::test]
 async fn a_preview_shows_signed_requests_and_stores_nothing() {
     let rig = Rig::start().await;
@@ -202,14 +216,11 @@ async fn a_preview_shows_signed_requests_and_stores_nothing() {
     assert!(told["says"].as_str().unwrap().contains("addresses of bot.example.org are judged"), "{told}");
     let secrets = Secrets::new(SigningSecret::parse(SECRET).unwrap());
     for request in told["requests"].as_array().unwrap() {
-        let header = |name: &str| {
-            let headers = request["headers"].as_array().unwrap();
-            headers.iter().find(|header| header[0] == name).unwrap()[1].as_str().unwrap().to_owned()
-        };
-        let at = When::from_micros(header("webhook-timestamp").parse::<i64>().unwrap() * SECOND_US).unwrap();
-        let signed = secrets.headers(&header("webhook-id"), request["body"].as_str().unwrap().as_bytes(), at).unwrap();
-        assert_eq!(signed[2].1, header("webhook-signature"));
-        assert_eq!((header("x-api-key"), header("content-type")), ("hidden-value".into(), "application/json".into()));
+        assert!(is_signed(request, &secrets), "{request}");
+        assert_eq!(
+            (header(request, "x-api-key"), header(request, "content-type")),
+            ("hidden-value", "application/json")
+        );
     }
     let text = |at: usize| told["requests"][at]["body"].as_str().unwrap();
     assert!(text(0).starts_with("{\"command\":\"update\",\"bug\":1234,"), "{}", text(0));
@@ -221,7 +232,10 @@ async fn a_preview_shows_signed_requests_and_stores_nothing() {
     let write = rig.token_with(&[Scope::Write]).await;
     let told = rig.call(&write, Method::POST, "/endpoints/preview", &sent.to_string()).await.good();
     assert!(HIDDEN.iter().all(|hidden| !told.to_string().contains(hidden)), "{told}");
-    assert!(told["sample_secret"].as_str().unwrap().starts_with("whsec_"));
+    let sample = Secrets::new(SigningSecret::parse(told["sample_secret"].as_str().unwrap()).unwrap());
+    for request in told["requests"].as_array().unwrap() {
+        assert!(is_signed(request, &sample), "{request}");
+    }
     assert_eq!(told["says"], "this would be sent; the address in the URL is allowed");
     let first = told["requests"][0]["body"].as_str().unwrap();
     assert!(first.contains("Bug 1234 changed at") && first.contains("https://bugs.example.org/1234"), "{first}");

@@ -1,6 +1,7 @@
 //! The API on a port of its own, over a store of its own, with a service that notes what it is told.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use bugfeed_hooks::store::endpoints::EndpointId;
 use bugfeed_hooks::store::notes::Switch;
 use bugfeed_hooks::store::tokens::{NewToken, RANDOM_BYTES, Scope, Token};
 use bugfeed_hooks::store::{Look, Options, Store};
-use bugfeed_protocol::{BugId, Cursor};
+use bugfeed_protocol::{BugId, Cursor, When};
 use bugfeed_sql::DbUrl;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
@@ -76,6 +77,8 @@ const CONFIG: &str = r#"
 pub struct Told {
     config: Arc<HooksConfig>,
     pub words: Mutex<Vec<String>>,
+    /// The cursors at which feeds are; of others nothing is known.
+    pub heads: Mutex<BTreeMap<String, Cursor>>,
     /// Whether the feeds have changes after each cursor.
     pub has_after: Mutex<Option<bool>>,
     /// The newest change of each bug.
@@ -129,6 +132,11 @@ impl Service for Told {
 
     fn link(&self, feed: &str) -> Option<Link> {
         (feed == "kde").then(|| Link::parse("https://bugs.example.org/{bug}").unwrap())
+    }
+
+    fn begin(&self, feed: &str, now_us: i64) -> Since {
+        let head = self.heads.lock().unwrap().get(feed).cloned();
+        head.map_or_else(|| Since::Time(When::from_micros(now_us).unwrap()), Since::Cursor)
     }
 
     fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
@@ -210,6 +218,7 @@ impl Rig {
         let told = Told {
             config: Arc::new(config),
             words: Mutex::default(),
+            heads: Mutex::default(),
             has_after: Mutex::default(),
             newest: Mutex::default(),
             knows: Mutex::default(),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bugfeed_amqp::{BrokerUrl, HistoryBounds, parse_url};
+use bugfeed_runtime::http::HostName;
 use bugfeed_runtime::values::{age, listen_address};
 use bugfeed_shim::ledger::Keep;
 use bugfeed_sql::DbUrl;
@@ -26,6 +27,10 @@ pub struct HooksRoleArgs {
     /// Where /livez, /readyz, /metrics and the API are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8847", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The hosts that trackers POST to, such as hooks.example.org; repeat for more. Others are refused (421), which stops pages
+    /// whose own name leads here [default: any]
+    #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<HostName>,
     /// The database of received events, change tables and ledgers: sqlite:// for one process, mysql:// or postgres:// for
     /// several that share it
     #[arg(
@@ -110,6 +115,7 @@ impl HooksRoleArgs {
         Ok(HooksRoleOptions {
             listen: self.listen,
             admin_listen: self.admin_listen,
+            hosts: self.host.clone(),
             store: self.store.clone(),
             config: ConfigFile { path: self.config.clone(), ..ConfigFile::default() },
             spool_dir: self.spool_dir.clone(),

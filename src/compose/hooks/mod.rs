@@ -38,7 +38,7 @@ use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::health::Health;
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::late::Late;
 use bugfeed_runtime::metrics::Metrics;
 use bugfeed_runtime::{admin, throttle::Throttle};
@@ -68,6 +68,8 @@ pub struct HooksRoleOptions {
     pub listen: SocketAddr,
     /// Where /livez, /readyz, /metrics and the API are.
     pub admin_listen: SocketAddr,
+    /// The hosts that are served; all of them if there are none.
+    pub hosts: Vec<HostName>,
     /// The database of events, change tables and ledgers.
     pub store: DbUrl,
     /// The sources.
@@ -128,7 +130,10 @@ impl ConnectionEvents for ListenerEvents {
     }
 
     fn turned_away(&self, reason: &'static str) {
-        if !self.0.is_quiet() {
+        if reason != "full" {
+            // Anybody can cause this at will.
+            tracing::debug!(reason, event = %LogEvent::ClientRefused, "a sender was turned away");
+        } else if !self.0.is_quiet() {
             tracing::warn!(reason, event = %LogEvent::ClientRefused, "a sender was turned away (--max-connections)");
         }
     }
@@ -173,7 +178,15 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
     health.down(PART, "starting");
-    inner.spawn(admin::serve_with(ports.admin, admin_routes, Arc::clone(&events), inner.clone(), inner_stop.clone()));
+    let served = Hosts::new(&options.hosts);
+    inner.spawn(admin::serve_with(
+        ports.admin,
+        admin_routes,
+        served.clone(),
+        Arc::clone(&events),
+        inner.clone(),
+        inner_stop.clone(),
+    ));
     // Senders that connect meanwhile stay in the listener's queue.
     start::once_open(&hooks, first, api, shims.matching(), &inner, &inner_stop).await;
     health.up(PART);
@@ -181,7 +194,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let limits = ListenLimits { connections: options.connections, grace: GRACE, ..admin::LIMITS };
     let routes: Router = hooks.routes().merge(endpoints.routes());
     let routes = routes.fallback(move || async move { lost(admin_at.port()) });
-    let serving = http::serve(ports.senders, routes, limits, events, connections.clone(), listening.clone());
+    let serving =
+        http::serve_hosts(ports.senders, routes, served, limits, events, connections.clone(), listening.clone());
     connections.spawn(serving);
 
     until_stop(&options.config, &hooks, (&mut shims, &delivered), stop).await;

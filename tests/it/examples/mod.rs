@@ -8,4 +8,5 @@ mod python_bot;
 mod real;
 pub mod site;
 pub mod tools;
+mod webhook_endpoint;
 mod webhook_receiver;

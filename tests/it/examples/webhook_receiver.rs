@@ -237,11 +237,11 @@ async fn refusals(receiver: &Receiver) {
     assert_eq!(receiver.send_signed(&both, &test, now()).await, 204, "one of two signatures is enough");
 }
 
-fn python() -> Option<Python> {
+pub(super) fn python() -> Option<Python> {
     Python::find_or_skip()
 }
 
-fn javascript() -> Option<PathBuf> {
+pub(super) fn javascript() -> Option<PathBuf> {
     node_with("webhook-receiver/js", "standardwebhooks")
 }
 

@@ -19,12 +19,18 @@ const LOCAL: [&str; 3] = ["serve", "--allow-network", "127.0.0.0/8"];
 
 /// Makes an endpoint at a bot; its identifier.
 pub async fn create(receiver: &Receiver, dir: &Path, url: &str, options: &[&str]) -> String {
+    create_with_secret(receiver, dir, url, options).await.0
+}
+
+/// Makes an endpoint; its identifier, and its secret.
+pub async fn create_with_secret(receiver: &Receiver, dir: &Path, url: &str, options: &[&str]) -> (String, String) {
     let args = [&["endpoints", "create", "--json", "--url", url], options].concat();
     let told = receiver.command(dir, &args).await;
     let line = told.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no JSON: {told}"));
     let endpoint: Value = serde_json::from_str(line).unwrap();
-    assert!(endpoint["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")), "{endpoint}");
-    endpoint["id"].as_str().unwrap().to_owned()
+    let secret = endpoint["secret"].as_str().filter(|secret| secret.starts_with("whsec_"));
+    let secret = secret.unwrap_or_else(|| panic!("{endpoint}"));
+    (endpoint["id"].as_str().unwrap().to_owned(), secret.to_owned())
 }
 
 /// An endpoint as the API shows it.
@@ -77,6 +83,18 @@ async fn a_change_is_posted_within_a_second() {
     serve.proc.signal(Signal::HUP);
     change(dir.path(), &[1234], 4).await;
     assert_eq!(bot.next().await.changes()[0].0, 1234);
+}
+
+/// A chat is told where people read about the bug.
+#[tokio::test]
+async fn a_chat_gets_a_link() {
+    let (dir, mut bot) = (tempfile::tempdir().unwrap(), Bot::start().await);
+    let tracker = ["--tracker-url", "https://bugs.example.org/show_bug.cgi?id={bug}"];
+    let serve = Receiver::start(dir.path(), &[&LOCAL[..], &tracker].concat()).await;
+    create(&serve, dir.path(), &bot.url(), &["--bugs", "1234", "--template", "slack"]).await;
+    change(dir.path(), &[1234], 1).await;
+    let text = "Bug 1234 changed at 2014-04-03 10:00:01 UTC: https://bugs.example.org/show_bug.cgi?id=1234";
+    assert_eq!(bot.next().await.body, serde_json::json!({ "text": text }));
 }
 
 /// Killed after any request, with changes before, meanwhile and afterwards: each bug's newest change arrives, and no cursor

@@ -25,12 +25,40 @@ mod chaos {
         let rabbit = RabbitMq::start_or_skip().await?;
         let mut users = 0;
         for line in commands().iter().filter(|line| line.starts_with("sudo rabbitmqctl")) {
-            let words = words(line).await;
+            let words: Vec<String> = words(line).await.iter().map(|word| where_it_is(word)).collect();
             rabbit.ctl(&words[1..].iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
-            users += usize::from(words[1] == "set_permissions");
+            if words[1] == "import_definitions" {
+                nobody_is_let_in_without_a_password(&rabbit).await;
+            }
+            users += usize::from(["change_password", "add_user"].contains(&words[1].as_str()));
         }
         assert_eq!(users, 4, "shim, gateway, hooks, indexer");
+        let policies = rabbit.ctl(&["list_policies", "--formatter", "json"]).await.unwrap();
+        let policies: serde_json::Value = serde_json::from_str(&policies).unwrap();
+        assert_eq!(policies[0]["pattern"], "^gateway\\.", "{policies}");
         Some(rabbit)
+    }
+
+    /// A file that the document installs, where it is in the repository.
+    fn where_it_is(word: &str) -> String {
+        let installs = commands().into_iter().filter(|line| line.starts_with("sudo install"));
+        let pair = |line: &str| {
+            let mut words = line.rsplit(' ');
+            Some((words.next()?.to_owned(), words.next()?.to_owned()))
+        };
+        let found = installs.filter_map(|line| pair(&line)).find(|(to, _)| to == word);
+        found.map_or_else(|| word.to_owned(), |(_, from)| format!("{}/{from}", env!("CARGO_MANIFEST_DIR")))
+    }
+
+    /// Whoever reads the file of users becomes none of them.
+    async fn nobody_is_let_in_without_a_password(rabbit: &RabbitMq) {
+        for user in ["bugfeed-shim", "bugfeed-gateway", "bugfeed-hooks"] {
+            for password in ["", "SECRET"] {
+                let amqp = format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", rabbit.port());
+                let connected = Connection::connect(&amqp, ConnectionProperties::default()).await;
+                assert!(connected.is_err(), "{user} with '{password}'");
+            }
+        }
     }
 
     /// A database with the change table, and the URL of a user who may do no more than the document says.

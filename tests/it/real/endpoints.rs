@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_testbed::signal::Signal;
 use bugfeed_testbed::{MariaDb, Postgres, RabbitMq, eventually, shared, unique};
 use serde_json::{Value, json};
 
@@ -165,7 +166,7 @@ async fn a_feed_that_is_only_delivered() {
     let _shim = shim(&args).await;
     let feeds = format!("kde={exchange},other={}", unique("exchange"));
     let args = options("sqlite://data/hooks.db", &rabbit.url, &feeds, "data/spool");
-    let hooks = Receiver::start(dir.path(), &local(&args)).await;
+    let mut hooks = Receiver::start(dir.path(), &local(&args)).await;
     let (_, metrics) = get(hooks.admin, "/metrics").await;
     assert!(
         !metrics.contains("bugfeed_bus_up{feed=\"kde\"} 1"),
@@ -178,4 +179,18 @@ async fn a_feed_that_is_only_delivered() {
     assert!(metrics.contains("bugfeed_bus_up{feed=\"kde\"} 1"), "{metrics}");
     crate::support::touch(dir.path(), &["5", "--source", &source]).await;
     assert_eq!(bot.next().await.changes()[0].0, 5);
+    // What receivers call is on the port of the senders.
+    let asked = format!("GET /endpoints/{id}/changes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let (status, answer) = crate::support::request(hooks.port, &asked).await;
+    assert!(status == 401 && answer.contains("webhook-id"), "{status} {answer}");
+    // A feed that is new at a reload has endpoints, too.
+    configure(dir.path(), &["other", "later"]);
+    hooks.proc.signal(Signal::HUP);
+    hooks.proc.wait_for_event(LogEvent::HooksReloaded, SOON).await.unwrap();
+    let later = async || {
+        let url = bot.url();
+        let args = ["endpoints", "create", "--url", &url, "--bugs", "5", "--feed", "later"];
+        hooks.try_command(dir.path(), &[&args[..], &TOKEN].concat()).await.map(drop)
+    };
+    eventually(SOON, "an endpoint of the new feed", later).await.unwrap();
 }

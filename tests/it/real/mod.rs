@@ -3,6 +3,7 @@
 mod amqps;
 mod bus;
 mod chaos;
+mod compose;
 mod deploy;
 mod end_to_end;
 mod endpoints;
@@ -11,6 +12,7 @@ mod history;
 mod hooks;
 mod network;
 mod nginx;
+mod proxies;
 mod rolling;
 mod soak;
 mod split;

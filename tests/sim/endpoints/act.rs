@@ -292,7 +292,7 @@ impl World {
     pub(super) fn permit(&mut self, node: usize) {
         let now_us = self.now_us;
         let Some(on) = self.nodes[node].as_mut().filter(|on| on.stalled_until_us <= now_us) else { return };
-        let Some(slot) = on.schedule.next() else { return };
+        let Some(slot) = on.schedule.next(now_us) else { return };
         if let Some((_, served)) = on.served.iter_mut().find(|(_, served)| served.slot == slot) {
             served.inbox.push_back(Input::Permit);
         }

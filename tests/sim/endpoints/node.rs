@@ -58,7 +58,7 @@ impl Feeds for Asking<'_> {
 
 impl Node {
     pub fn new(life: u64, feeds: Vec<Local>, places: usize) -> Node {
-        let schedule = Schedule::new(Limits { places, of_host: places });
+        let schedule = Schedule::new(Limits { places, of_host: places, in_flight: places + places / 2 });
         Node { life, feeds, served: BTreeMap::new(), schedule, stalled_until_us: 0 }
     }
 

@@ -59,7 +59,7 @@ pub(super) const TRANSITIONS: [Transition<Name>; 22] = {
         (
             Behind,
             CatchUp,
-            "a command asks for changes, or some were missed without backpressure or by a client that is ahead",
+            "a command asks for changes, or some were missed without backpressure or by a client that is ahead, or of all bugs from before the ring",
         ),
         (Behind, Conflation, "changes were missed under backpressure"),
         (Behind, GapOwed, "continuity was lost, or what was missed is not known any more"),

@@ -94,6 +94,8 @@ pub struct Endpoint {
     fresh: bool,
     /// The last answer took long.
     slow: bool,
+    /// Its receiver has taken something from this process.
+    proven: bool,
     /// It is over.
     gone: bool,
     pacing: Pacing,
@@ -118,6 +120,7 @@ impl Endpoint {
             wanted: false,
             fresh: false,
             slow: false,
+            proven: false,
             gone: false,
             pacing: Pacing::default(),
             bound,
@@ -243,6 +246,7 @@ impl Endpoint {
         }
         // A person's order is news: what waits is tried again with it, if the counters allow it.
         self.fresh |= old.health != self.row.health;
+        self.proven &= old.turn == self.row.turn;
         self.pacing.set_rate(self.row.rate);
     }
 
@@ -281,6 +285,7 @@ impl Endpoint {
             () if self.has_wish() => Class::First,
             () if !self.row.health.is_clean() => Class::Again,
             () if self.slow => Class::Slow,
+            () if !self.proven => Class::New,
             () => Class::First,
         }));
     }

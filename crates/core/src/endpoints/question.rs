@@ -2,7 +2,8 @@
 //!
 //! Goes in: the bugs, and where the endpoint stands. Comes out: changes with the cursors that are told with them, a gap,
 //! or the word that nothing can be said yet. It reads the replay cache as a session's conflation does, and holds cursors
-//! back by the same rule. It never waits; the caller asks again when the feed has moved. The caller does not ask at all
+//! back by the same rule. Of all bugs it finds no more than one request may hold, however many changes follow. It never
+//! waits; the caller asks again when the feed has moved. The caller does not ask at all
 //! (the answer is [`Answer::NotYet`]) while the feed is not current, or while it is being found out whether changes were
 //! missed.
 
@@ -58,10 +59,8 @@ pub struct Bound {
     pub bytes: usize,
 }
 
-/// No change takes fewer bytes in a request.
-const SHORTEST: usize = r#"{"bug":1,"when":"2026-11-26T12:00:00","cursor":"E.1"},"#.len();
-/// So many changes of all bugs are found at a time, however many may be told.
-const MOST_FOUND: usize = 10_000;
+/// No change takes fewer bytes than this, with its comma.
+const LEAST_BYTES: usize = 50;
 
 impl Default for Bound {
     /// A body of 20 kB, less what stands around the changes.
@@ -240,132 +239,106 @@ fn nothing(cursor: Cursor, place: Place) -> Batch {
     Batch { changes: Vec::new(), more: false, left_out: false, cursor, place }
 }
 
-/// The changes that are owed: the newest of each bug, oldest first, a page at a time; and what is to be known of them all
-/// before the first is told.
-struct Owing<'a> {
-    pages: Pages<'a>,
-    /// There is none.
-    is_none: bool,
-    /// Changes of the same bugs are left out.
-    are_some_left_out: bool,
-    /// The position of the last one that came late.
+/// What a search has found, and what it says of the changes that it passed over.
+struct Search {
+    /// The newest of each bug, in order of their positions.
+    found: Vec<Found>,
+    /// The position up to which all of them are found. Of all bugs, it may lie before the end of what was asked for.
+    searched: Pos,
+    /// A change of these bugs was passed over, because a newer one replaces it; or it cannot be told whether one was.
+    left_out: bool,
+    /// The last change that came late, before which the cursor is held back.
     last_late: Option<Pos>,
-}
-
-/// Of some bugs, all changes are one page. Of all bugs, a page has hardly more than a request takes, so that neither the
-/// memory of a question nor its time depends on how many bugs wait.
-enum Pages<'a> {
-    One(Option<Vec<Found>>),
-    All { first: Option<Vec<Found>>, replay: &'a Replay, wanted: WantedOfAll, size: PageSize },
-}
-
-impl Iterator for Pages<'_> {
-    type Item = Vec<Found>;
-
-    fn next(&mut self) -> Option<Vec<Found>> {
-        match self {
-            Pages::One(found) => found.take(),
-            Pages::All { first, replay, wanted, size } => first.take().or_else(|| next_page(replay, wanted, *size)),
-        }
-    }
-}
-
-/// The next page, if there may be one.
-fn next_page(replay: &Replay, wanted: &mut WantedOfAll, size: PageSize) -> Option<Vec<Found>> {
-    if wanted.after_old >= wanted.upto {
-        return None;
-    }
-    let mut found = Vec::new();
-    let searched = replay.newest_page(wanted, size, &mut found);
-    (wanted.after, wanted.after_old) = (wanted.after.max(searched), searched);
-    Some(found)
-}
-
-impl<'a> Owing<'a> {
-    fn of(replay: &Replay, bugs: &[BugId], owed: &Owed<'_>, upto: Pos) -> Owing<'a> {
-        let (after, mut found) = (owed.after, Vec::new());
-        match owed.time {
-            None => replay.newest(bugs, after, upto, &mut found),
-            since @ Some(_) => {
-                let wanted = Wanted { bugs, after, after_old: 0, upto, since, limit: 0 };
-                replay.every(&wanted, &mut found);
-            }
-        }
-        Owing {
-            is_none: found.is_empty(),
-            are_some_left_out: !replay.are_all_after(&found, after),
-            last_late: replay.last_late(&found),
-            pages: Pages::One(Some(found)),
-        }
-    }
-
-    fn of_all(replay: &'a Replay, owed: &Owed<'_>, upto: Pos, bound: Bound) -> Owing<'a> {
-        let (after, since) = (owed.after, owed.time);
-        let after_old = if since.is_some() { 0 } else { after };
-        let mut wanted = WantedOfAll { after, after_old, upto, since, newest_only: true };
-        let last_late = replay.last_late_newest(&wanted);
-        // One more than is told shows that there are more.
-        let found = bound.entries.min(bound.bytes / SHORTEST).min(MOST_FOUND) + 1;
-        // To look at a position takes some eight times as long as to pass over a bug of the table.
-        let size = PageSize { found, seen: 2 * found as u64 + replay.bugs() as u64 / 8 };
-        let first = next_page(replay, &mut wanted, size);
-        let is_none = first.as_ref().is_none_or(Vec::is_empty);
-        Owing {
-            is_none,
-            are_some_left_out: !is_none && replay.is_any_left_out(after, upto),
-            last_late,
-            pages: Pages::All { first, replay, wanted, size },
-        }
-    }
+    /// A change is not known any more that every cursor would claim.
+    lost: bool,
 }
 
 fn look_up(replay: &Replay, ask: &Ask<'_>, owed: &Owed<'_>, standing: Standing) -> Answer {
-    let (after, upto) = (owed.after, standing.head);
+    let upto = standing.head;
     let head = Place { pos: upto, breaks: standing.breaks, hold: None, ahead: owed.ahead };
-    let owing = match ask.watch {
-        Watch::Bugs(bugs) => Owing::of(replay, bugs, owed, upto),
-        Watch::All => Owing::of_all(replay, owed, upto, ask.bound),
-    };
-    // A change from before this time may have left the ring, and then it cannot be told whether others did.
-    let dated = owed.time.is_some() && replay.start() > 1 && after < replay.start();
-    let left_out = !owing.is_none && (dated || owing.are_some_left_out);
-    let hold = CursorHold::until(owing.last_late, owed.hold, after, owed.time.is_none());
-    let mut found = owing.pages.flatten().filter(|found| !owed.is_had(replay, found)).peekable();
-    let answer = match (found.peek().is_none(), owed.ahead) {
-        (true, true) => Answer::Ahead(head),
-        (true, false) => Answer::Changes(nothing(standing.cursor.clone(), head)),
-        (false, _) => {
-            let batch = cut(replay, ask, owed, found, Place { hold, ..head }, &standing.cursor);
-            Answer::Changes(Batch { left_out, ..batch })
+    // A question by time begins with what has left the ring.
+    let (mut from, mut left_out) = (if owed.time.is_some() { 0 } else { owed.after }, false);
+    loop {
+        let mut search = match ask.watch {
+            Watch::Bugs(bugs) => search(replay, bugs, owed, upto),
+            Watch::All => search_all(replay, ask.bound, owed, from, upto),
+        };
+        // This is asked after the search, because what is forgotten meanwhile is not found.
+        let forgotten = owed.time.is_none() && from < replay.floor();
+        if forgotten || search.lost {
+            return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
         }
-    };
-    // This comes last: what the cache has forgotten meanwhile may be missing from what was found.
-    let forgotten = owed.time.is_none() && after < replay.floor();
-    let newest_is_lost = || match ask.watch {
-        Watch::Bugs(bugs) => replay.newest_is_lost(bugs, upto),
-        Watch::All => replay.newest_of_any_is_lost(upto),
-    };
-    if forgotten || newest_is_lost() {
-        return Answer::Gap(standing.cursor, Place { ahead: false, ..head });
+        left_out |= search.left_out;
+        let at = search.found.first().map_or(owed.after, |first| owed.after.min(first.pos - 1));
+        let hold = CursorHold::until(search.last_late, owed.hold, at, owed.time.is_none());
+        search.found.retain(|found| !owed.is_had(replay, found));
+        let more = search.searched < upto;
+        match (search.found.is_empty(), owed.ahead) {
+            // The receiver has all that was found, or the ring was trimmed meanwhile.
+            (true, _) if more => from = search.searched,
+            (true, true) => return Answer::Ahead(head),
+            (true, false) => return Answer::Changes(nothing(standing.cursor, head)),
+            (false, _) => {
+                let end = Place { pos: search.searched, hold, ..head };
+                let batch = cut(replay, ask, owed, &search.found, (end, more), &standing.cursor);
+                return Answer::Changes(Batch { left_out, ..batch });
+            }
+        }
     }
-    answer
 }
 
-/// As many of the changes as may stand in one request. `head` is the place of who has them all, with the hold on the
-/// cursor until then.
+/// What is owed of these bugs.
+fn search(replay: &Replay, bugs: &[BugId], owed: &Owed<'_>, upto: Pos) -> Search {
+    let (after, mut found) = (owed.after, Vec::new());
+    match owed.time {
+        None => replay.newest(bugs, after, upto, &mut found),
+        since @ Some(_) => {
+            let wanted = Wanted { bugs, after, after_old: 0, upto, since, limit: 0 };
+            replay.every(&wanted, &mut found);
+        }
+    }
+    let left_out = is_dated(replay, owed) || !replay.are_all_after(&found, after);
+    let (last_late, lost) = (replay.last_late(&found), replay.newest_is_lost(bugs, upto));
+    Search { left_out, last_late, lost, searched: upto, found }
+}
+
+/// What is owed of all bugs, where it was searched up to `from` already: as much as one request may hold, and one change
+/// more, which shows that there is more.
+fn search_all(replay: &Replay, bound: Bound, owed: &Owed<'_>, from: Pos, upto: Pos) -> Search {
+    let after = owed.after.max(from);
+    let wanted = WantedOfAll { after, after_old: from, upto, since: owed.time, newest_only: true };
+    let at_most = bound.entries.min(bound.bytes / LEAST_BYTES).saturating_add(1);
+    let mut found = Vec::new();
+    let searched = replay.page(&wanted, PageSize { found: at_most, seen: Pos::MAX }, &mut found);
+    let in_ring = found.iter().filter(|found| found.pos > after).count() as u64;
+    // What has left the ring is not known one by one.
+    let left_out = after + 1 < replay.start() || searched.saturating_sub(after) > in_ring || is_dated(replay, owed);
+    // It is looked for in all that follows: what it replaces may be in this page, and it in a later one.
+    let (last_late, lost) = (replay.last_late_in(from, upto), replay.newest_of_any_is_lost(upto));
+    Search { left_out, last_late, lost, searched, found }
+}
+
+/// Whether changes from before a time may be owed that have left the ring: then it cannot be told whether others are.
+fn is_dated(replay: &Replay, owed: &Owed<'_>) -> bool {
+    owed.time.is_some() && replay.start() > 1 && owed.after < replay.start()
+}
+
+/// As many of the changes as may stand in one request. `end` is the place of who has them all, with the hold on the cursor
+/// until then. `more`: there are others after them.
 fn cut(
     replay: &Replay,
     ask: &Ask<'_>,
     owed: &Owed<'_>,
-    found: impl Iterator<Item = Found>,
-    head: Place,
+    found: &[Found],
+    (end, more): (Place, bool),
     standing: &Cursor,
 ) -> Batch {
     let (mut changes, mut bytes): (Vec<Told>, usize) = (Vec::new(), 0);
-    let mut place = Place { hold: None, ..head };
+    let hold_after = |pos| end.hold.filter(|hold| hold.until > pos);
+    let mut place = Place { hold: None, ..end };
     for found in found {
         // A position whose number was forgotten stands in no run, which only a question by time can meet.
-        let cursor = CursorHold::cursor(head.hold, replay, found.pos).or_else(|| replay.cursor_before(found.pos));
+        let cursor = CursorHold::cursor(end.hold, replay, found.pos).or_else(|| replay.cursor_before(found.pos));
         let Some(cursor) = cursor else { continue };
         let cursor =
             owed.has.filter(|has| has.epoch == cursor.epoch && has.seq > cursor.seq).unwrap_or(&cursor).clone();
@@ -378,10 +351,14 @@ fn cut(
         }
         changes.push(told);
         // The rest is looked up from here.
-        place = Place { pos: found.pos, hold: head.hold, ahead: owed.has.is_some(), ..head };
+        place = Place { pos: found.pos, hold: hold_after(found.pos), ahead: owed.has.is_some(), ..end };
     }
     let cursor = changes.last().map_or_else(|| standing.clone(), |last| last.cursor.clone());
-    Batch { changes, more: false, left_out: false, cursor, place: Place { hold: None, ..head } }
+    let place = match more {
+        true => Place { hold: hold_after(end.pos), ahead: owed.has.is_some(), ..end },
+        false => Place { hold: None, ..end },
+    };
+    Batch { changes, more, left_out: false, cursor, place }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use bugfeed_protocol::{BugId, Change, When};
 
-use super::{Found, Newest, Pos, Replay};
+use super::{Found, Pos, Replay};
 use crate::ring::{Ring, recorded_from};
 
 /// What a catch-up for all bugs asks for: as [`Wanted`](super::Wanted), but for the bugs.
@@ -37,7 +37,7 @@ pub struct PageSize {
 }
 
 /// The newest change up to some position, of the bugs that have changed again after it. Each is looked for once.
-type NewestBefore = HashMap<BugId, Option<Pos>, foldhash::fast::FixedState>;
+type Newest = HashMap<BugId, Option<Pos>, foldhash::fast::FixedState>;
 
 impl Replay {
     /// Appends a page of what `wanted` asks for to `found`, oldest first: every change that is in the ring, or only the
@@ -59,6 +59,7 @@ impl Replay {
     fn old_page(&self, wanted: &WantedOfAll, start: Pos, at_most: usize, found: &mut Vec<Found>) -> Option<Pos> {
         let mut oldest: BinaryHeap<(Pos, BugId, When)> = BinaryHeap::new();
         let mut is_cut = false;
+        self.count(self.newest.len() as u64);
         for entry in &self.newest {
             let pos = entry.pos.get();
             if pos >= start || pos <= wanted.after_old || pos > wanted.upto {
@@ -91,7 +92,7 @@ impl Replay {
     fn ring_page(&self, wanted: &WantedOfAll, start: Pos, size: PageSize, found: &mut Vec<Found>) -> Pos {
         let from = wanted.after.max(wanted.after_old).max(start - 1);
         let end = wanted.upto.min(from.saturating_add(size.seen));
-        let (mut pos, mut newest) = (from + 1, NewestBefore::default());
+        let (mut pos, mut newest) = (from + 1, Newest::default());
         while pos <= end && found.len() < size.found {
             // A block that was trimmed meanwhile: the next page finds its bugs in the newest-change table.
             let Some(block) = self.ring.block(pos) else { break };
@@ -104,112 +105,12 @@ impl Replay {
                 pos += 1;
             }
         }
+        self.count(pos - 1 - from);
         (pos - 1).min(wanted.upto)
     }
 
-    /// Appends the oldest of the changes that `wanted` asks for with `newest_only`: of each bug the newest up to
-    /// `wanted.upto`. Returns the position up to which everything is found, as [`Replay::page`] does.
-    ///
-    /// It looks at `size.seen` positions of the ring at most, which suffice where most bugs changed once. Otherwise, and where
-    /// changes are asked for that have left the ring, it passes once over the newest-change table. So a million changes of a
-    /// thousand bugs cost what a thousand cost.
-    pub fn newest_page(&self, wanted: &WantedOfAll, size: PageSize, found: &mut Vec<Found>) -> Pos {
-        let (start, mut wanted) = (self.start(), *wanted);
-        if wanted.after_old + 1 >= start {
-            let searched = self.ring_page(&wanted, start, size, found);
-            if searched >= wanted.upto || found.len() >= size.found {
-                return searched;
-            }
-            (wanted.after, wanted.after_old) = (wanted.after.max(searched), searched);
-        }
-        self.table_page(&wanted, start, size.found, found).unwrap_or(wanted.upto)
-    }
-
-    /// The rest of such a page, from the newest-change table. If there are more than the page may have, the position of
-    /// the last that it has.
-    fn table_page(&self, wanted: &WantedOfAll, start: Pos, at_most: usize, found: &mut Vec<Found>) -> Option<Pos> {
-        let at_most = at_most.saturating_sub(found.len()).max(1);
-        let mut oldest: BinaryHeap<(Pos, BugId, When)> = BinaryHeap::new();
-        let mut is_cut = false;
-        for entry in &self.newest {
-            let pos = entry.pos.get();
-            if pos <= wanted.after_old {
-                continue;
-            }
-            let Some(bug) = BugId::new(entry.key().get()) else { continue };
-            let Some(newest) = self.wanted_of(wanted, start, bug, entry.get()) else { continue };
-            if oldest.len() >= at_most {
-                is_cut = true;
-                if oldest.peek().is_none_or(|(last, ..)| *last < newest.pos) {
-                    continue;
-                }
-                oldest.pop();
-            }
-            oldest.push((newest.pos, bug, newest.change.when));
-        }
-        let oldest = oldest.into_sorted_vec();
-        let last = oldest.last().map(|&(pos, ..)| pos);
-        found.extend(oldest.into_iter().map(|(pos, bug, when)| Found { pos, change: Change { bug, when } }));
-        last.filter(|_| is_cut)
-    }
-
-    /// The newest change of a bug up to `wanted.upto`, if it is asked for; `newest` is what the table has of it.
-    fn wanted_of(&self, wanted: &WantedOfAll, start: Pos, bug: BugId, newest: Newest) -> Option<Found> {
-        if newest.pos > wanted.upto {
-            let before = self.back_to(newest.pos, wanted.upto)?;
-            return (before.pos > wanted.after.max(wanted.after_old)).then_some(before);
-        }
-        let in_time = |since| newest.when >= since || recorded_from(newest.arrived_s, since);
-        let is_old = newest.pos < start && wanted.since.is_none_or(in_time);
-        let asked = newest.pos > wanted.after_old && (newest.pos > wanted.after || is_old);
-        asked.then(|| newest.of(bug))
-    }
-
-    /// The position of the last of all changes that `wanted` asks for with `newest_only` that came late.
-    pub fn last_late_newest(&self, wanted: &WantedOfAll) -> Option<Pos> {
-        let (start, mut upto) = (self.start(), wanted.upto);
-        let (ring, mut newest) = (wanted.after.max(start - 1), NewestBefore::default());
-        // Late changes are rare, so mostly there is none.
-        while let Some(pos) = self.last_late_in(ring, upto) {
-            let bug = self.ring.block(pos).map(|block| block.change(pos).bug);
-            if bug.is_none_or(|bug| self.is_newest(pos, bug, wanted.upto, &mut newest)) {
-                return Some(pos);
-            }
-            upto = pos - 1;
-        }
-        self.last_late_in(wanted.after_old, wanted.upto.min(start - 1))?;
-        let old = self.newest.iter().filter(|entry| entry.pos.get() < start && entry.pos.get() <= wanted.upto);
-        let asked = old.filter_map(|entry| {
-            let bug = BugId::new(entry.key().get())?;
-            self.wanted_of(wanted, start, bug, entry.get())
-        });
-        asked.map(|found| found.pos).filter(|&pos| self.is_late(pos)).max()
-    }
-
-    /// Whether a bug has more than one change after `after` and up to `upto`. True also where the ring does not show it any
-    /// more.
-    pub fn is_any_left_out(&self, after: Pos, upto: Pos) -> bool {
-        if after + 1 < self.start() {
-            return true;
-        }
-        let mut pos = after + 1;
-        while pos <= upto {
-            let Some(block) = self.ring.block(pos) else { return true };
-            let end = Ring::end_of_block(pos).min(upto);
-            let has_earlier = |pos: Pos| match u64::from(block.back(pos)) {
-                0 => false,
-                back => pos - back > after,
-            };
-            if (pos..=end).any(has_earlier) {
-                return true;
-            }
-            pos = end + 1;
-        }
-        after + 1 < self.start()
-    }
-
     /// Whether a change of the ring is the newest of its bug up to `upto`.
-    fn is_newest(&self, pos: Pos, bug: BugId, upto: Pos, newest: &mut NewestBefore) -> bool {
+    fn is_newest(&self, pos: Pos, bug: BugId, upto: Pos, newest: &mut Newest) -> bool {
         match self.newest_of(bug) {
             // The table has just forgotten the bug.
             None => true,
@@ -246,4 +147,123 @@ impl Replay {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::SmallRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+    use crate::position_map::Continuity;
+    use crate::replay::{Recorder, ReplayLimits, replay};
+    use bugfeed_protocol::Cursor;
+
+    fn at(seconds: i64) -> When {
+        When::from_micros(seconds * 1_000_000).unwrap()
+    }
+
+    fn record(recorder: &mut Recorder, bug: u64, second: i64) {
+        let number = Cursor::new(bugfeed_protocol::Epoch::parse("E").unwrap(), recorder.tail.next);
+        let change = Change { bug: BugId::new(bug).unwrap(), when: at(second) };
+        recorder.record(change, at(second), &number, None, Continuity::Next);
+    }
+
+    /// All pages of a question, joined.
+    fn pages(replay: &Replay, mut wanted: WantedOfAll, size: PageSize) -> Vec<(Pos, u64)> {
+        let mut all = Vec::new();
+        loop {
+            let mut found = Vec::new();
+            let searched = replay.page(&wanted, size, &mut found);
+            assert!(found.len() <= size.found && found.is_sorted_by(|one, next| one.pos < next.pos));
+            assert!(searched > wanted.after_old || searched == wanted.upto, "no page without progress");
+            assert!(found.iter().all(|found| found.pos > wanted.after_old && found.pos <= searched));
+            all.extend(found.iter().map(|found| (found.pos, found.change.bug.get())));
+            if searched >= wanted.upto {
+                return all;
+            }
+            (wanted.after, wanted.after_old) = (wanted.after.max(searched), searched);
+        }
+    }
+
+    /// Pages of any size, before the ring and in it, against a plain list of all changes.
+    #[test]
+    fn pages_together_are_what_was_asked_for() {
+        for seed in 0..300 {
+            let random = &mut SmallRng::seed_from_u64(seed);
+            let limits = ReplayLimits { max: random.random_range(1..60), ..ReplayLimits::default() };
+            let (mut recorder, replay) = replay(limits);
+            let mut changes = Vec::new();
+            let bugs = random.random_range(1..30);
+            for pos in 1..=random.random_range(1..120_u64) {
+                let bug = random.random_range(1..=bugs);
+                record(&mut recorder, bug, i64::try_from(pos).unwrap());
+                changes.push((pos, bug));
+            }
+            let head = replay.head();
+            let after = random.random_range(0..=head);
+            let upto = random.random_range(after..=head);
+            let newest_only = random.random_bool(0.5);
+            let mut newest = BTreeMap::new();
+            let mut newest_of_all = BTreeMap::new();
+            for &(pos, bug) in &changes {
+                if pos <= upto {
+                    newest.insert(bug, pos);
+                }
+                newest_of_all.insert(bug, pos);
+            }
+            let want: Vec<(Pos, u64)> = changes
+                .iter()
+                .copied()
+                .filter(|&(pos, bug)| {
+                    let asked = pos > after && pos <= upto;
+                    let old = pos < replay.start();
+                    // Of what has left the ring, only a bug's very newest change is known.
+                    asked && if old { newest_of_all[&bug] == pos } else { !newest_only || newest[&bug] == pos }
+                })
+                .collect();
+            let wanted = WantedOfAll { after, after_old: after, upto, since: None, newest_only };
+            let size = PageSize { found: random.random_range(1..20), seen: random.random_range(1..40) };
+            assert_eq!(pages(&replay, wanted, size), want, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_time_before_the_ring_finds_the_newest_of_bugs_that_have_left_it() {
+        let (mut recorder, replay) = replay(ReplayLimits { max: 2, ..ReplayLimits::default() });
+        for (bug, second) in [(1, 10), (2, 20), (3, 30), (1, 40), (4, 50)] {
+            record(&mut recorder, bug, second);
+        }
+        let ask = |second| {
+            let after = replay.before(at(second));
+            let wanted = WantedOfAll { after, after_old: 0, upto: 5, since: Some(at(second)), newest_only: false };
+            pages(&replay, wanted, PageSize { found: 1, seen: 1 })
+        };
+        assert_eq!(ask(0), [(2, 2), (3, 3), (4, 1), (5, 4)]);
+        assert_eq!(ask(25), [(3, 3), (4, 1), (5, 4)]);
+        assert_eq!(ask(45), [(5, 4)]);
+        assert_eq!(ask(60), []);
+    }
+
+    #[test]
+    fn a_late_change_that_hides_another_is_noticed() {
+        let (mut recorder, replay) = replay(ReplayLimits { max: 2, ..ReplayLimits::default() });
+        let number = |seq: &str| Cursor::parse(seq).unwrap();
+        let mut record = |bug: u64, seq: &str, continuity| {
+            let change = Change { bug: BugId::new(bug).unwrap(), when: at(1) };
+            recorder.record(change, at(1), &number(seq), None, continuity);
+        };
+        record(1, "E.8", Continuity::Next);
+        record(2, "E.10", Continuity::Broken);
+        assert!(!replay.newest_of_any_is_lost(2));
+        record(1, "E.9", Continuity::Late);
+        assert!(replay.newest_of_any_is_lost(2), "bug 1 has position 1, which has left the ring");
+        assert_eq!(
+            [(0, 3), (0, 2), (3, 3)].map(|(after, upto)| replay.last_late_in(after, upto)),
+            [Some(3), None, None]
+        );
+        record(3, "E.11", Continuity::Next);
+        record(3, "E.12", Continuity::Next);
+        assert!(replay.newest_of_any_is_lost(2), "the late one has left it too");
+        assert!(!replay.newest_of_any_is_lost(3));
+    }
+}

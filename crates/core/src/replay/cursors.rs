@@ -41,7 +41,7 @@ impl Replay {
         self.numbering.read().expect("nobody panics holding it").number_of(pos)
     }
 
-    pub(super) fn is_late(&self, pos: Pos) -> bool {
+    fn is_late(&self, pos: Pos) -> bool {
         self.numbering.read().expect("nobody panics holding it").is_late(pos)
     }
 

@@ -75,11 +75,15 @@ impl<P: Peer> Shard<P> {
     pub(super) fn look_up_page(&mut self, mut query: Query, mut batch: Batch) -> LookUp {
         let after = query.after.max(batch.sent);
         let newest_only = query.upto.saturating_sub(after) > query.limit as u64;
-        // What has left the ring is not known one by one.
-        let has_old = query.since.is_none() && after + 1 < self.replay.start();
+        let (upto, since) = (query.upto, query.since);
+        let wanted = WantedOfAll { after, after_old: batch.sent, upto, since, newest_only };
+        batch.searched = self.replay.page(&wanted, self.page_size(self.limits.page), &mut batch.found);
+        // This is asked after the search, because what is forgotten meanwhile is not found. What has left the ring is not
+        // known one by one.
+        let has_old = since.is_none() && after + 1 < self.replay.start();
         let conflated = newest_only || has_old;
-        let forgotten = query.since.is_none() && after < self.replay.floor();
-        let lost = forgotten || conflated && self.replay.newest_of_any_is_lost(query.upto);
+        let forgotten = since.is_none() && after < self.replay.floor();
+        let lost = forgotten || conflated && self.replay.newest_of_any_is_lost(upto);
         let is_first = batch.sent <= query.after;
         self.tally.conflated += u64::from(is_first && conflated && query.limit > 0);
         self.tally.gaps += u64::from(lost);
@@ -87,9 +91,6 @@ impl<P: Peer> Shard<P> {
             // Of the last pages as well.
             query.limit = 0;
         }
-        let (upto, since) = (query.upto, query.since);
-        let wanted = WantedOfAll { after, after_old: batch.sent, upto, since, newest_only };
-        batch.searched = self.replay.page(&wanted, self.page_size(self.limits.page), &mut batch.found);
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
         let at = before_first.min(query.after);
         // It is looked for in the whole range: it may be in a later page.

@@ -137,3 +137,27 @@ fn feed() {
     bed.shard.handle(Input::Hold(false));
     assert_eq!(wire.take().len(), 1);
 }
+
+/// While a catch-up waits for its socket, the table of the newest changes may forget bugs of which nothing was sent yet.
+#[test]
+fn what_is_forgotten_while_a_catch_up_waits_is_a_gap() {
+    let many: Vec<u64> = (1..=2500).collect();
+    for bugs in [format!("{many:?}"), r#""all""#.to_owned()] {
+        let limits = SessionLimits { all: true, page: 100, ..SessionLimits::default() };
+        let ring = crate::replay::ReplayLimits { bugs: 3000, ..crate::replay::ReplayLimits::default() };
+        let mut bed = Bed::new(limits, ring);
+        bed.publish(change(1, 0));
+        many.iter().for_each(|&bug| bed.publish(change(bug, 1)));
+        let wire = modern(&mut bed);
+        wire.room.set(10);
+        bed.send(&wire, &format!(r#"{{"command":"subscribe","bugs":{bugs},"cursor":"E.1"}}"#));
+        (3000..6000).for_each(|bug| bed.publish(change(bug, 2)));
+        assert!(bed.shard.replay.floor() > 2048, "{}", bed.shard.replay.floor());
+        wire.room.set(usize::MAX / 4);
+        while wire.wants.get() {
+            bed.read(&wire, 0);
+        }
+        let told = wire.take().iter().filter(|text| text.contains(r#""command":"gap""#)).count();
+        assert_eq!(told, 1, "{bugs:.10}");
+    }
+}

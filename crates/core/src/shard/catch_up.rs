@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 
+use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 
 use super::{PIECE, PIECES, Shard};
@@ -197,41 +198,50 @@ impl<P: Peer> Shard<P> {
     /// dropped conflation has left.
     fn look_up_missed(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>, backlog: &mut Backlog) {
         let session = &self.sessions[slot as usize];
-        let newest_is_lost = || match session.watches_all() {
-            true => self.replay.newest_of_any_is_lost(self.processed),
-            false => self.replay.newest_is_lost(&session.bugs, self.processed),
-        };
-        let lost = || after < self.replay.floor() || backlog.conflates() && newest_is_lost();
-        if session.modern.is_some() && lost() {
-            self.tally.gaps += 1;
-            return backlog.enter(Phase::GapOwed);
-        }
         // What a client that is ahead missed is not conflated. Why: conflation drops the older changes of a bug for its
         // newest one. The client may have the newest one already and so not be sent it, but lack an older change that
         // has no number.
         let ahead = session.modern.as_ref().is_some_and(|modern| modern.watermark.is_some());
-        let next = match backlog.conflates() && !ahead {
-            true => self.newest_missed(slot, after, hold),
-            false => self.every_missed(slot, after),
+        let next = match (backlog.conflates() && !ahead, session.watches_all()) {
+            (false, _) => self.missed(slot, after, hold, self.limits.catch_up),
+            // What has left the ring is found by a pass over the table of all bugs. A conflation is dropped whenever the
+            // session has to wait, so there would be a pass for each time that the socket takes bytes. A catch-up keeps its
+            // page.
+            (true, true) if after + 1 < self.replay.start() => self.missed(slot, after, hold, 0),
+            (true, _) => self.conflation(slot, after, hold),
         };
         backlog.enter(next);
     }
 
-    /// Every change that a session missed, as if it had been sent live.
-    fn every_missed(&mut self, slot: Slot, after: Pos) -> Phase {
+    /// The changes that a session missed, one by one if there are no more than `limit`.
+    fn missed(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>, limit: usize) -> Phase {
         let bugs = self.sessions[slot as usize].watched();
-        let query = Query { bugs, upto: self.processed, after, since: None, limit: self.limits.catch_up };
-        self.look_up(slot, query, Batch::after(after)).into_phase()
+        let query = Query { bugs, upto: self.processed, after, since: None, limit };
+        self.look_up(slot, query, Batch { hold, ..Batch::after(after) }).into_phase()
     }
 
     /// The newest change of each bug, of the changes that a session missed.
-    fn newest_missed(&self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
+    fn conflation(&mut self, slot: Slot, after: Pos, hold: Option<CursorHold>) -> Phase {
         let session = &self.sessions[slot as usize];
-        if session.watches_all() {
-            return self.newest_missed_of_all(after, hold);
+        let found = match session.watches_all() {
+            true => self.newest_missed_of_all(after, hold),
+            false => self.newest_missed(&session.bugs, after, hold),
+        };
+        // This is asked after the search, because what is forgotten meanwhile is not found.
+        let newest_is_lost = || match session.watches_all() {
+            true => self.replay.newest_of_any_is_lost(self.processed),
+            false => self.replay.newest_is_lost(&session.bugs, self.processed),
+        };
+        if session.modern.is_some() && (after < self.replay.floor() || newest_is_lost()) {
+            self.tally.gaps += 1;
+            return Phase::GapOwed;
         }
+        found
+    }
+
+    fn newest_missed(&self, bugs: &[BugId], after: Pos, hold: Option<CursorHold>) -> Phase {
         let mut batch = Batch::after(after);
-        self.replay.newest(&session.bugs, after, self.processed, &mut batch.found);
+        self.replay.newest(bugs, after, self.processed, &mut batch.found);
         batch.hold = CursorHold::over(&self.replay, &batch.found, hold, after, true);
         Phase::Conflation { upto: self.processed, batch }
     }
@@ -255,7 +265,7 @@ impl<P: Peer> Shard<P> {
         batch.searched = query.upto;
         self.tally.conflated += u64::from(conflated && query.limit > 0);
         let modern = self.sessions[slot as usize].modern.is_some();
-        let lost = conflated && modern && self.replay.newest_is_lost(bugs, query.upto);
+        let lost = modern && self.is_lost(bugs, &query, wanted.after, conflated);
         self.tally.gaps += u64::from(lost);
         let before_first = batch.found.first().map_or(query.after, |found| found.pos - 1);
         // A client that asks from a date was not told a gap before the first change that was found.
@@ -263,6 +273,15 @@ impl<P: Peer> Shard<P> {
         let from = before_first.min(query.after);
         batch.hold = CursorHold::over(&self.replay, &batch.found, batch.hold, from, gap_told);
         LookUp { query, batch, conflated, lost }
+    }
+
+    /// Whether changes after this position are not known any more that every cursor would claim. This is asked after the
+    /// search, because what is forgotten meanwhile is not found.
+    fn is_lost(&self, bugs: &[BugId], query: &Query, after: Pos, conflated: bool) -> bool {
+        // A session may have waited long for its socket since the last search, or for its turn.
+        let forgotten = query.since.is_none() && after < self.replay.floor();
+        let hides = conflated || after + 1 < self.replay.start();
+        forgotten || hides && self.replay.newest_is_lost(bugs, query.upto)
     }
 
     /// [`Phase::Behind`], if nothing was missed: the session was sent everything. The connection is told that its work

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
-use bugfeed_protocol::close::Close;
+use bugfeed_protocol::close::{self, Close};
 use futures::task::AtomicWaker;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -246,7 +246,7 @@ fn next(
                 if matches!(message, Ok(Message::Text(_) | Message::Binary(_))) || !reading.is_within_fragments() {
                     conn.note_finished();
                 }
-                match heard(message, &conn.common) {
+                match heard(message, reading.close_code(), &conn.common) {
                     Heard::Work(work) => {
                         *busy = true;
                         return Poll::Ready(Some(Input::Work(conn.slot(), work)));
@@ -291,16 +291,27 @@ fn command(text: &str, max_bugs: usize) -> Result<Command, Refusal> {
     }
 }
 
-fn heard(message: Result<Message, Fault>, common: &Common) -> Heard {
+/// What a message means. `close_code` is the code in the close frame, if the message is one.
+fn heard(message: Result<Message, Fault>, close_code: Option<u16>, common: &Common) -> Heard {
     let events = &common.events;
     let close = match message {
         Ok(Message::Text(text)) => return Heard::Work(Work::Command(command(&text, common.max_bugs))),
         Ok(Message::Ping(payload)) => return Heard::Work(Work::Write(frame::pong(&payload))),
         Ok(Message::Pong(_) | Message::Frame(_)) => return Heard::Nothing,
-        Ok(Message::Close(_)) => Close::Normal,
+        Ok(Message::Close(_)) => match close_code.filter(|&code| !close::may_be_sent(code)) {
+            Some(code) => {
+                events.peer_fault("protocol", &format_args!("a close frame with the code {code}"));
+                Close::Protocol
+            }
+            None => Close::Normal,
+        },
         Ok(Message::Binary(_)) => {
             events.peer_fault("binary", &"a binary message");
             Close::Unsupported
+        }
+        Err(Fault::Frame(breach)) => {
+            events.peer_fault("protocol", &breach);
+            Close::Protocol
         }
         Err(Fault::Fragments) => {
             events.peer_fault("fragments", &"a message in too many pieces");

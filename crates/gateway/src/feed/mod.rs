@@ -4,6 +4,7 @@
 //! publishing cannot race, because of one order: a change is first recorded in the replay cache, then put into every
 //! shard's queue, and the commands of clients go through the same queue.
 
+mod boundary;
 mod buffered_peer;
 mod client_peer;
 mod connection;
@@ -90,8 +91,13 @@ impl FeedOptions {
 /// A feed that is current, and whose shards run until the test ends.
 #[cfg(test)]
 pub(crate) async fn current_feed(shards: usize) -> (Arc<Feed>, Ingest) {
-    let options = FeedOptions::with_shards(shards);
-    let FeedParts { feed, mut ingest, shards } = feed("default", &options, Clock::start(), &Arc::new(Events::new()));
+    current_feed_of(&FeedOptions::with_shards(shards)).await
+}
+
+/// The same, with other options.
+#[cfg(test)]
+pub(crate) async fn current_feed_of(options: &FeedOptions) -> (Arc<Feed>, Ingest) {
+    let FeedParts { feed, mut ingest, shards } = feed("default", options, Clock::start(), &Arc::new(Events::new()));
     for shard in shards {
         tokio::spawn(shard.run(tokio_util::sync::CancellationToken::new()));
     }

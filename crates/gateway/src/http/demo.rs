@@ -21,9 +21,13 @@ use bugfeed_runtime::json_line::JsonLine;
 use serde::{Deserialize, Serialize};
 
 use bugfeed_runtime::http::Peer;
+use bugfeed_runtime::http::body::declares_more_than;
 
 /// How many bugs one press may change.
 const MAX_BUGS: usize = 100;
+
+/// The longest body that may be declared, in bytes.
+const LONGEST_BODY: usize = 64 * 1024;
 
 /// How many presses a second are allowed.
 const RATE: f64 = 10.0;
@@ -104,6 +108,9 @@ impl Demo {
         if !self.0.bucket.lock().expect("nobody panics holding it").take(Instant::now()) {
             let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, "not so fast: 10 times a second is enough");
             return ([(header::RETRY_AFTER, "1")], refusal).into_response();
+        }
+        if declares_more_than(request.body(), LONGEST_BODY) {
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "name 1 to 100 bugs");
         }
         let body = tokio::time::timeout(Duration::from_secs(5), Json::<Touch>::from_request(request, &()));
         let bugs = match body.await {

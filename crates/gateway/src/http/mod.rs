@@ -4,6 +4,7 @@
 //! their feed.
 
 pub mod demo;
+mod handshake;
 pub mod origins;
 pub mod page;
 pub mod poll;

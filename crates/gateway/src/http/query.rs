@@ -16,6 +16,7 @@ use futures::StreamExt as _;
 
 use crate::feed::Feed;
 use bugfeed_core::budget::Share;
+use bugfeed_runtime::http::body::declares_more_than;
 
 /// Separates the cursor from a mark in the text of a cursor; only this gateway reads the mark.
 pub const MARK: char = '~';
@@ -74,13 +75,20 @@ pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>>
 
 /// Reads a form, within the bounds that a message over WebSocket has.
 async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>> {
+    let too_long = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long");
+    if declares_more_than(&body, feed.message_bytes()) {
+        // Nothing of it is asked for (`100 Continue`).
+        return Err(too_long());
+    }
     let mut share = feed.share();
     let reading = async {
         let (mut form, mut pieces) = (Vec::new(), body.into_data_stream());
         while let Some(piece) = pieces.next().await {
-            let Some(piece) = piece.ok().filter(|piece| form.len() + piece.len() <= feed.message_bytes()) else {
-                return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long, or broke off"));
-            };
+            let broken = |_| refuse(StatusCode::BAD_REQUEST, "the form broke off, or its chunks cannot be read");
+            let piece = piece.map_err(broken)?;
+            if form.len() + piece.len() > feed.message_bytes() {
+                return Err(too_long());
+            }
             if !share.grow_to(form.len() + piece.len()) {
                 feed.turned_away("no_room");
                 return Err(no_room());

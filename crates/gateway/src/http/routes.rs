@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::HttpBody as _;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, Version, header};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
 use super::demo::Demo;
 use super::origins::Origins;
 use super::page::{About, Depth};
-use super::{page, poll, query, sse};
+use super::{handshake, page, poll, query, sse};
 use crate::events::Events;
 use crate::feed::Feed;
 pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
@@ -89,7 +87,7 @@ async fn named(
     request: Request,
 ) -> Response {
     let slash = request.uri().path().ends_with('/');
-    if state.feeds.contains_key(&name) && !slash && !wants_websocket(request.headers()) {
+    if state.feeds.contains_key(&name) && !slash && !handshake::is_wanted(request.headers()) {
         // The redirect is relative, because a proxy in front may have removed a prefix of the path. It keeps the query.
         let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
         return Redirect::temporary(&format!("{name}/{query}")).into_response();
@@ -100,7 +98,7 @@ async fn named(
 fn feed(state: &AppState, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
     match state.feeds.get(name) {
         None => no_such_feed(state, request.method(), request.uri().path()),
-        Some(feed) if wants_websocket(request.headers()) => upgrade(state, feed, hijack, request),
+        Some(feed) if handshake::is_wanted(request.headers()) => upgrade(state, feed, hijack, request),
         Some(_) => page::html(depth),
     }
 }
@@ -144,50 +142,18 @@ async fn changes(state: &AppState, name: &str, request: Request) -> Response {
     }
 }
 
-fn wants_websocket(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::UPGRADE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("websocket")))
-}
-
-/// The answer to a handshake (RFC 6455, 4.2). `None` if the request is not a handshake, or is one of a version that the
-/// gateway does not speak.
-fn accept(request: &Request) -> Option<Response> {
-    let headers = request.headers();
-    let upgrade = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let upgrade = upgrade.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
-    // The drafts hybi-07 to 10, which the original server accepted too, use the frames of RFC 6455. The key is not
-    // checked (libraries of that time made short ones); it only goes into the answer, as the proof that the request was
-    // read.
-    let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
-    let spoken = ["13", "8", "7"].iter().any(|spoken| version == spoken);
-    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
-    if !(request.method() == Method::GET && request.version() >= Version::HTTP_11 && upgrade && spoken) {
-        return None;
-    }
-    let answer = [
-        (header::CONNECTION, "Upgrade".to_owned()),
-        (header::UPGRADE, "websocket".to_owned()),
-        (header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes())),
-    ];
-    Some((StatusCode::SWITCHING_PROTOCOLS, answer).into_response())
-}
-
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
 fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
     if !state.origins.allow(request.headers()) {
         state.events.turned_away("origin");
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
-    let answer = accept(request);
-    // A body is refused: it would have to be read before the connection can be hijacked, and might never arrive.
-    let Some(answer) = answer.filter(|_| request.body().is_end_stream()) else {
-        state.events.turned_away("bad_handshake");
-        let text = "not a WebSocket handshake: it needs GET, HTTP/1.1, Connection: Upgrade, \
-            Sec-WebSocket-Key, Sec-WebSocket-Version: 13, and no body";
-        let refusal = *query::refuse(StatusCode::BAD_REQUEST, text);
-        return ([(header::SEC_WEBSOCKET_VERSION, "13")], refusal).into_response();
+    let answer = match handshake::accept(request) {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            state.events.turned_away("bad_handshake");
+            return *refusal;
+        }
     };
     if feed.is_shut() {
         state.events.turned_away("not_ready");
@@ -239,6 +205,8 @@ async fn unknown_path(State(state): State<AppState>, method: Method, uri: Uri) -
 }
 
 async fn wrong_method(State(state): State<AppState>, method: Method, uri: Uri) -> Response {
+    // HEAD is answered as GET is.
+    let method = if method == Method::HEAD { Method::GET } else { method };
     let text = format!(
         "{method} is not allowed here; connect with a WebSocket client, or open this page in a browser; \
         see also /sse?bugs=1234 and /changes?bugs=1234{}",

@@ -59,11 +59,8 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
         (header::CONNECTION, "close"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    if head_only {
-        return headers.into_response();
-    }
     let (feed, tracker) = (Arc::clone(feed), tracker.clone());
-    hijack.when_answered(move |hijacked| {
+    let events = move |hijacked: Hijacked| {
         let sessions = tracker.clone();
         tracker.spawn(async move {
             if feed.is_shut() && !open_up(&feed, &hijacked.stream).await {
@@ -74,7 +71,10 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
             let writer = Writer { heartbeats: query.heartbeat_s.is_some(), resumed: query.resume.is_some() };
             pump(hijacked, messages, writer).await;
         });
-    });
+    };
+    if !head_only {
+        hijack.when_answered(events);
+    }
     // The body has no declared end, as in HTTP/1.0: it is everything until the connection closes. So hyper writes only
     // the head and is done, and frees its buffers, of which an idle connection would keep some 16 KiB.
     let mut response = (headers, Body::from_stream(stream::empty::<io::Result<Bytes>>())).into_response();
@@ -90,7 +90,7 @@ async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
     let opened = feed.opened();
     tokio::pin!(opened);
     loop {
-        piece.extend_from_slice(b": not ready yet, reading history\n\n");
+        piece.extend_from_slice(b": not ready yet, reading history\n");
         // A few bytes now and then always fit into the socket's buffer, unless the client reads nothing.
         match stream.try_write(&piece) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
@@ -213,6 +213,9 @@ impl Writer {
             "hello" if !self.heartbeats => return,
             "heartbeat" if !self.heartbeats => {
                 out.extend_from_slice(b": heartbeat\n");
+                if id.is_none() {
+                    return;
+                }
                 None
             }
             _ => Some(text),
@@ -228,8 +231,10 @@ impl Writer {
     }
 }
 
+/// Appends the hint as a line of the next event. A line of its own, with an empty line after it, would be an empty event
+/// for some libraries, although the standard says that there is none without data.
 fn push_retry(out: &mut Vec<u8>, ms: u64) {
-    out.extend_from_slice(format!("retry: {ms}\n\n").as_bytes());
+    out.extend_from_slice(format!("retry: {ms}\n").as_bytes());
 }
 
 #[cfg(test)]
@@ -257,11 +262,11 @@ mod tests {
             (false, false, reply, format!("id: unknown\ndata: {reply}\n\n")),
             (false, true, reply, format!("data: {reply}\n\n")),
             (false, false, heartbeat, ": heartbeat\nid: E.91\n\n".to_owned()),
-            (false, false, nothing_yet, ": heartbeat\n\n".to_owned()),
+            (false, false, nothing_yet, ": heartbeat\n".to_owned()),
             (true, false, heartbeat, format!("id: E.91\ndata: {heartbeat}\n\n")),
             (false, false, update, format!("id: E.57\ndata: {update}\n\n")),
             (false, false, paused, format!("data: {paused}\n\n")),
-            (false, false, goaway, format!("retry: 2300\n\nid: E.130\ndata: {goaway}\n\n")),
+            (false, false, goaway, format!("retry: 2300\nid: E.130\ndata: {goaway}\n\n")),
         ] {
             assert_eq!(event(heartbeats, resumed, text), want);
         }

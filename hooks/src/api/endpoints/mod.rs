@@ -183,7 +183,9 @@ fn apply(said: &Said, known: &[String], settings: &mut Settings, row: &mut Row) 
     }
     if let Some(feeds) = &said.feeds {
         settings.feeds = feeds.clone();
-        orders.push(Order::Feeds(lines(feeds, known)));
+        // Of all feeds, another replica may have more than this one: what is there keeps its place.
+        let kept = row.lines.iter().map(|line| Arc::clone(&line.feed)).filter(|_| *feeds == FeedChoice::All);
+        orders.push(Order::Feeds(kept.chain(lines(feeds, known)).collect()));
     }
     if let Some(edits) = &said.headers {
         settings.headers = merge(&settings.headers, edits.as_ref())?;

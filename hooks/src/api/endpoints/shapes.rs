@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::shapes::{MASK, at, maybe_at};
 use crate::client::Address;
+use crate::deliver::template::has_placeholder;
 use crate::endpoints::cause::{Hidden, cause};
 use crate::endpoints::to_second;
 use crate::receive::received::RequestId;
@@ -124,7 +125,7 @@ fn template(settings: &Settings, is_raw: bool) -> Value {
 /// The same with its placeholders, but without other texts.
 fn without_texts(value: Value) -> Value {
     match value {
-        Value::String(text) if text.contains('{') => json!(text),
+        Value::String(text) if has_placeholder(&text) => json!(text),
         Value::String(_) => json!(MASK),
         Value::Array(list) => list.into_iter().map(without_texts).collect(),
         Value::Object(members) => members.into_iter().map(|(name, value)| (name, without_texts(value))).collect(),
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_template_shows_its_placeholders_and_no_other_text() {
-        let value = json!({ "text": "Bug {bug}", "token": "s3cret", "list": ["s3cret", 1, null] });
+        let value = json!({ "text": "Bug {bug}", "token": "s3cret{", "list": ["{s3cret}", 1, null] });
         assert_eq!(without_texts(value), json!({ "text": "Bug {bug}", "token": "…", "list": ["…", 1, null] }));
     }
 

@@ -150,6 +150,9 @@ fn urls_that_are_taken() {
     ] {
         assert_eq!(check(host).as_deref(), Ok(want), "{host}");
     }
+    for text in ["https://example.org?to=a@b.example", "https://example.org#a@b"] {
+        assert!(rules(&[]).check(text).is_ok(), "no name or password: {text}");
+    }
     let address = rules(&[]).check("http://example.org/a/../b%20c?d=é#secret").unwrap();
     assert_eq!(address.target().to_string(), "/b%20c?d=%C3%A9");
 }
@@ -233,6 +236,27 @@ fn the_edges_of_each_network() {
         assert_eq!(all.judge(ip(public)), Ok(()), "{public}");
     }
     for special in [
+        // One of each network, so that none can be left out of the table unnoticed.
+        "0.1.2.3",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "168.63.129.16",
+        "169.254.1.1",
+        "172.31.0.1",
+        "192.0.0.1",
+        "192.0.2.1",
+        "192.31.196.1",
+        "192.52.193.1",
+        "192.88.99.1",
+        "192.168.0.1",
+        "192.175.48.1",
+        "198.19.0.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "239.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
         "2001::",
         "2001:1ff:ffff::",
         "2001:db8::",

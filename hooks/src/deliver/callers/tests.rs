@@ -79,6 +79,10 @@ fn what_is_no_proof() {
     };
     assert_eq!(refused(&signed(&secret(2), "a", 0, &content), 0), Refused::Unauthorized);
     assert_eq!(check(&callers(), None, &good("a", 0), moment(0)), Err(Refused::Unauthorized), "no such endpoint");
+    // Not even with what is compared where there is no endpoint.
+    let nobody = signed(&secret(9), "a", 0, &content);
+    assert_eq!(check(&callers(), None, &nobody, moment(0)), Err(Refused::Unauthorized));
+    assert_eq!(refused(&nobody, 0), Refused::Unauthorized);
     assert_eq!(refused(&good("a", 0), 301), Refused::Headers(SignatureError::Stale(301)));
     assert_eq!(refused(&good("a", 0), -301), Refused::Headers(SignatureError::Stale(301)));
     assert_eq!(check(&callers(), None, &good("a", 0), moment(301)), Err(SignatureError::Stale(301).into()), "the same");

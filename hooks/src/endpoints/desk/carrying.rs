@@ -71,9 +71,11 @@ impl Desk {
         let courier = self.courier.clone();
         let flight = self.requests.spawn(async move { courier.carry(job).await });
         let (partition, term) = (served.partition, served.term);
-        self.flying.insert(flight.id(), Flying { slot, serial: served.serial, partition, term });
+        let is_batch = matches!(send.what, What::Batch(_));
+        self.flying.insert(flight.id(), Flying { slot, serial: served.serial, partition, term, is_batch });
         served.flight = Some(flight);
-        let new_us = served.owed.new_us.take();
+        // What else is owed is wanted again afterwards.
+        let new_us = served.owed.new_us.take().filter(|_| is_batch);
         served.owed.sent_us = served.owed.sent_us.or(new_us);
         self.busy(partition, term, 1);
     }
@@ -94,7 +96,7 @@ impl Desk {
             Err(error) if error.is_cancelled() => (error.id(), None),
             Err(error) => (error.id(), Some(Ended::broken())),
         };
-        let Some(Flying { slot, serial, partition, term }) = self.flying.remove(&id) else { return };
+        let Some(Flying { slot, serial, partition, term, is_batch }) = self.flying.remove(&id) else { return };
         if let Some(ended) = ended
             && let Some(served) = self.same(slot, serial)
         {
@@ -103,6 +105,8 @@ impl Desk {
             let posted = Input::Posted { sent: number(ended.rows.len()), taken: number(ended.told.len()) };
             served.ended = ended.rows;
             match ended.outcome {
+                // It has not taken what it was owed before.
+                _ if !is_batch => {}
                 Outcome::Success => (served.told.1, served.owed.sent_us) = (Vec::new(), None),
                 _ => served.told.1.extend(ended.told),
             }

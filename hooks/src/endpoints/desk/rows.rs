@@ -10,6 +10,7 @@ use bugfeed_core::subscriptions::Slot;
 use super::{Desk, Owed, Served, Word};
 use crate::endpoints::feeds::Interested;
 use crate::endpoints::target::Target;
+use crate::endpoints::when;
 use crate::store::endpoints::{FeedChoice, Stored};
 
 impl Desk {
@@ -144,7 +145,8 @@ impl Desk {
         };
         let lacking: Vec<_> = slots.iter().filter_map(lacks).collect();
         if !lacking.is_empty() {
-            self.say(Word::Feeds(lacking, self.feeds.names().cloned().collect()));
+            // From now on their changes concern these endpoints, whenever the row is written.
+            self.say(Word::Feeds(lacking, self.feeds.begins(when(self.now_us()))));
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bugfeed_core::endpoints::policy::{Policy, State};
-use bugfeed_core::endpoints::question::Since;
+use bugfeed_core::endpoints::question::{Since, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_protocol::{BugId, Cursor, When};
 use hyper::header::HeaderName;
@@ -137,5 +137,54 @@ async fn changes_answers_as_a_long_poll_and_moves_nothing() {
     let row = place.row(&id).await;
     assert_eq!(row.cursor("kde").unwrap().seq, 0);
     assert_ne!(row.state(0), State::Disabled);
+    endpoints.stop().await;
+}
+
+/// A cursor of a replica that has more: its number is waited for, and if it does not come, that is a gap.
+#[tokio::test]
+async fn a_cursor_that_is_ahead_is_waited_for() {
+    let place = Place::new().await;
+    let server = Server::start(|_| Reply::full(200, "", "")).await;
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let endpoints = place.start();
+    place.feed.change(1);
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some_and(|cursor| cursor.seq == 1)).await;
+    let ask = async |seq: u64| {
+        let target = format!("/endpoints/{id}/changes?cursor={}&wait=30", place.feed.cursor(seq));
+        let (status, body) = call(&endpoints, Method::GET, &target, &secret(1)).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    };
+    let (comes, never, ()) = tokio::join!(ask(2), ask(9), async {
+        tokio::task::yield_now().await;
+        place.feed.change(2);
+        place.feed.change(1);
+    });
+    assert_eq!((&comes["replay"], &comes["cursor"]), (&"complete".into(), &"epoch-kde.3".into()), "{comes}");
+    assert_eq!(comes["changes"].as_array().unwrap().len(), 1);
+    assert_eq!((&never["replay"], &never["cursor"]), (&"gap".into(), &"epoch-kde.3".into()), "{never}");
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_answer_says_that_there_is_more() {
+    let place = Place::new().await;
+    let server = Server::start(|_| Reply::full(500, "", "")).await;
+    let row = Row::new(Policy::Off, Watch::All, ["kde".into()]);
+    let id = place.endpoint_with(settings(&server.url("/")), row).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    (1..=1001).for_each(|bug| {
+        place.feed.change(bug);
+    });
+    let ask = async |cursor: &str| {
+        let target = format!("/endpoints/{id}/changes?cursor={cursor}");
+        call(&endpoints, Method::GET, &target, &secret(1)).await.1
+    };
+    let first = ask("epoch-kde.0").await;
+    assert_eq!((first["changes"].as_array().unwrap().len(), &first["more"]), (1000, &true.into()));
+    let rest = ask(first["cursor"].as_str().unwrap()).await;
+    assert_eq!((rest["changes"].as_array().unwrap().len(), &rest["more"]), (1, &Value::Null));
+    assert_eq!(rest["changes"][0]["bug"], 1001);
     endpoints.stop().await;
 }

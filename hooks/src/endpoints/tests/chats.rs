@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use bugfeed_core::endpoints::orders::{Order, Recovery};
 use bugfeed_core::endpoints::policy::Policy;
 use bugfeed_core::endpoints::question::Watch;
 use bugfeed_core::endpoints::row::Row;
@@ -125,13 +126,56 @@ async fn what_a_chat_took_of_an_attempt_that_failed_is_not_told_again() {
     endpoints.stop().await;
 }
 
+/// A test that succeeds says nothing of what it was told before.
+#[tokio::test]
+async fn after_a_test_a_chat_is_told_only_what_it_has_not_taken() {
+    let count = AtomicI64::new(0);
+    // The third request fails.
+    let server =
+        Server::start(move |_| Reply::full(if count.fetch_add(1, Ordering::SeqCst) == 2 { 503 } else { 200 }, "", ""))
+            .await;
+    let place = Place::new().await;
+    let id = chat(&place, &server).await;
+    backlog(&place, &id, 4).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    // It ends the cool-down.
+    place.order(&id, Order::Test).await;
+    place.until_cursor(&id, 4).await;
+    let words: Vec<String> = server.got().iter().map(|got| text(got)[..5].to_owned()).collect();
+    assert_eq!(words, ["Bug 1", "Bug 2", "Bug 3", "A tes", "Bug 3", "Bug 4"]);
+    endpoints.stop().await;
+}
+
+/// What a person orders is told as a whole, although a part of it was taken before.
+#[tokio::test]
+async fn after_a_recovery_by_hand_a_chat_is_told_all_again() {
+    let count = AtomicI64::new(0);
+    // The third request fails.
+    let server =
+        Server::start(move |_| Reply::full(if count.fetch_add(1, Ordering::SeqCst) == 2 { 503 } else { 200 }, "", ""))
+            .await;
+    let place = Place::new().await;
+    let id = chat(&place, &server).await;
+    backlog(&place, &id, 4).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    let to = Recovery::Cursor(place.feed.cursor(0));
+    place.order(&id, Order::Recover { feed: None, to }).await;
+    place.ahead_us.store(11_000_000, Ordering::SeqCst);
+    place.until_cursor(&id, 4).await;
+    let bugs: Vec<String> = server.got().iter().map(|got| text(got).split(' ').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(bugs, ["1", "2", "3", "1", "2", "3", "4"]);
+    endpoints.stop().await;
+}
+
 #[tokio::test]
 async fn a_gap_and_a_test_are_told_in_words() {
     let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
     let id = chat(&place, &server).await;
     let endpoints = place.start();
     place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
-    place.order(&id, bugfeed_core::endpoints::orders::Order::Test).await;
+    place.order(&id, Order::Test).await;
     until("a test", async || (server.got().len() == 1).then_some(())).await;
     place.feed.change(1);
     place.until_cursor(&id, 1).await;

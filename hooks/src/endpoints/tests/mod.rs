@@ -2,10 +2,12 @@
 
 mod calling;
 mod chats;
+mod desk;
+mod later;
 mod odd;
 mod ordinary;
 mod outages;
 mod people;
 mod replicas;
-mod rig;
+pub(crate) mod rig;
 mod slow;

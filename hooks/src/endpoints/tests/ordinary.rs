@@ -41,6 +41,38 @@ async fn a_change_is_posted_and_its_attempt_is_in_the_log() {
     endpoints.stop().await;
 }
 
+/// More than are read at a time.
+#[tokio::test]
+async fn all_of_many_endpoints_are_served() {
+    let (place, server) = (Place::new().await, Server::start(|_| ok()).await);
+    let mut ids = Vec::new();
+    for _ in 0..=500 {
+        ids.push(place.endpoint(&server.url("/"), bugs(&[1])).await);
+    }
+    // They are read in this order.
+    ids.sort_by_key(|id| (id.partition(), id.clone()));
+    let endpoints = place.start();
+    place.until_row(&ids[500], "it has begun", |row| row.cursor("kde").is_some()).await;
+    endpoints.stop().await;
+}
+
+/// What the log has is written once, however many writes follow.
+#[tokio::test]
+async fn the_log_is_counted_as_it_is() {
+    let (place, server) = (Place::new().await, Server::start(|_| ok()).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    for _ in 0..5 {
+        let seq = place.feed.change(1);
+        place.until_cursor(&id, seq).await;
+    }
+    endpoints.stop().await;
+    let sizes: usize =
+        place.attempts(&id).await.iter().map(|attempt| attempt.request.len() + attempt.response.len() + 300).sum();
+    assert_eq!(usize::try_from(place.store.attempt_bytes()).unwrap(), sizes);
+}
+
 #[tokio::test]
 async fn a_paused_endpoint_owes_the_newest_change_of_each_bug() {
     let (place, server) = (Place::new().await, Server::start(|_| ok()).await);

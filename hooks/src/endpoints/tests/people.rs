@@ -11,6 +11,7 @@ use bugfeed_protocol::When;
 use tokio::sync::watch;
 
 use super::rig::{Place, bugs, is_signed, secret, settings, told, until};
+use crate::endpoints::EndpointsOptions;
 use crate::store::endpoints::EndpointId;
 use crate::test_server::{Reply, Server};
 
@@ -48,6 +49,70 @@ async fn one_that_is_deleted_is_sent_nothing_more_and_its_row_goes() {
     place.feed.change(1);
     place.until_cursor(&other, 3).await;
     assert_eq!(server.got().iter().filter(|got| got.path() == "/").count(), 1);
+    endpoints.stop().await;
+}
+
+/// Nobody waits for its answer any more.
+#[tokio::test]
+async fn the_request_of_one_that_is_deleted_is_given_up() {
+    let (place, server) = (Place::new().await, slow_once(Duration::from_secs(600)).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let patience = Duration::from_secs(600);
+    let endpoints = place.start_with(EndpointsOptions { within: patience, stop_grace: patience, ..place.options() });
+    in_flight(&place, &id, &server).await;
+    place.order(&id, Order::Delete).await;
+    let rows = std::slice::from_ref(&id);
+    until("the row is gone", async || place.store.endpoint_rows(rows).await.unwrap().is_empty().then_some(())).await;
+    // An orderly stop waits for what is in flight, and nothing is.
+    tokio::time::timeout(Duration::from_secs(60), endpoints.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_was_deleted_while_nobody_served_it_goes() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    place.order(&id, Order::Delete).await;
+    let endpoints = place.start();
+    let rows = std::slice::from_ref(&id);
+    until("the row is gone", async || place.store.endpoint_rows(rows).await.unwrap().is_empty().then_some(())).await;
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn other_bugs_are_heard_of_at_once() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.order(&id, Order::Watch(bugs(&[2]))).await;
+    // What it is sent next shows that the order was heard.
+    place.order(&id, Order::Test).await;
+    until("a test", async || (server.got().len() == 1).then_some(())).await;
+    place.feed.change(2);
+    until("the other bug", async || (server.got().len() == 2).then_some(())).await;
+    assert_eq!(told(&server.got()[1]), [2]);
+    assert_eq!(place.subjects(), [""; 0], "it was not disabled, so nobody has enabled it");
+    endpoints.stop().await;
+}
+
+/// An identifier that belongs to another endpoint's attempt sends nothing of that one.
+#[tokio::test]
+async fn what_another_endpoint_was_sent_is_not_sent_again() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let other = place.endpoint(&server.url("/other"), bugs(&[2])).await;
+    let endpoints = place.start();
+    for id in [&id, &other] {
+        place.until_row(id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    }
+    place.feed.change(1);
+    place.until_cursor(&id, 1).await;
+    let attempt = place.attempts(&id).await.remove(0).id;
+    place.order(&other, Order::Redeliver { attempt }).await;
+    let attempts =
+        until("an attempt", async || Some(place.attempts(&other).await).filter(|attempts| !attempts.is_empty())).await;
+    assert!(attempts[0].error.as_deref().unwrap().contains("not kept"), "{attempts:?}");
+    assert_eq!(server.got().len(), 1);
     endpoints.stop().await;
 }
 
@@ -140,5 +205,22 @@ async fn a_stop_in_order_waits_for_a_request_in_flight() {
     assert!(place.row(&id).await.health.is_clean());
     let endpoints = place.start();
     place.until_cursor(&id, 1).await;
+    endpoints.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_request_was_given_up_is_carried_out_by_the_next_process() {
+    let (place, server) = (Place::new().await, slow_once(Duration::from_secs(600)).await);
+    let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
+    let options = EndpointsOptions { within: Duration::from_secs(600), ..place.options() };
+    let endpoints = place.start_with(options);
+    place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    place.order(&id, Order::Test).await;
+    until("a test", async || (server.got().len() == 1).then_some(())).await;
+    endpoints.stop().await;
+    assert_eq!(place.row(&id).await.wishes.len(), 1);
+    let endpoints = place.start();
+    place.until_row(&id, "it is tested", |row| row.wishes.is_empty()).await;
+    assert_eq!(server.got().len(), 2);
     endpoints.stop().await;
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::rig::{Place, bugs, number, told, until};
 use crate::endpoints::EndpointsOptions;
 use crate::store::endpoints::EndpointId;
+use crate::store::leases::SILENCE;
 use crate::test_server::{Reply, Server};
 
 /// How many requests of each path are in flight, and the most that there were.
@@ -128,16 +129,20 @@ async fn two_executors_never_send_to_the_same_endpoint_at_once() {
 async fn a_request_is_given_up_when_the_lease_is_lost_and_counts_nothing() {
     let (server, place) = (Server::start(slow_once()).await, Place::new().await);
     let id = place.endpoint(&server.url("/"), bugs(&[1])).await;
-    let options = EndpointsOptions { within: Duration::from_secs(8), ..options(&place) };
+    let within = Duration::from_secs(8);
+    let options = EndpointsOptions { within, ..options(&place) };
     let endpoints = place.start_with(options);
     place.until_row(&id, "it has begun", |row| row.cursor("kde").is_some()).await;
     place.feed.change(1);
     until("a request", async || (server.got().len() == 1).then_some(())).await;
     // Another process takes all leases, and dies at once.
-    let db = place.db();
+    let (db, begun) = (place.db(), Instant::now());
     let taken = "UPDATE hooks_leases SET term = term + 1, holder = 'another' WHERE name LIKE 'endpoints-%'";
     db.execute(taken, &[]).await.unwrap();
     db.close().await;
+    until("it is sent again", async || (server.got().len() == 2).then_some(())).await;
+    // It was silent for so long, and then a request of it might still have been in flight.
+    assert!(begun.elapsed() >= SILENCE + within, "{:?}", begun.elapsed());
     place.until_cursor(&id, 1).await;
     assert_eq!(server.got().len(), 2);
     assert_eq!(told(&server.got()[1]), [1]);

@@ -27,8 +27,8 @@ use crate::store::endpoints::{AttemptRow, EndpointId, FeedChoice, Settings, Stor
 use crate::store::{Options, Store};
 use crate::test_server::Got;
 
-/// Nothing in these tests may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing in these tests may take longer. Planners look by themselves after 40 to 50 s, so what nobody told them shows.
+const PATIENCE: Duration = Duration::from_secs(35);
 
 /// Looks again and again until there is something.
 pub(super) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -51,7 +51,7 @@ pub(super) fn bugs(numbers: &[u64]) -> Watch {
 }
 
 /// A feed of this process, of which a test says what changes.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     name: Arc<str>,
     replay: Arc<Replay>,
     sequencer: Mutex<(Sequencer, u64)>,
@@ -62,7 +62,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(name: &str) -> Arc<Feed> {
+    pub(crate) fn new(name: &str) -> Arc<Feed> {
         let (recorder, replay) = replay(ReplayLimits::default());
         let mut sequencer = Sequencer::new(recorder, Epoch::parse("own").unwrap());
         sequencer.begin(epoch(name));
@@ -78,7 +78,7 @@ impl Feed {
     }
 
     /// A bug changes. Returns the number of the change.
-    pub(super) fn change(&self, number: u64) -> u64 {
+    pub(crate) fn change(&self, number: u64) -> u64 {
         let mut sequencer = self.sequencer.lock().unwrap();
         sequencer.1 += 1;
         let now = When::from_system_time(SystemTime::now());
@@ -92,11 +92,11 @@ impl Feed {
     }
 
     /// A change does not come: the one after it shows that something was missed.
-    pub(super) fn miss(&self) {
+    pub(crate) fn miss(&self) {
         self.sequencer.lock().unwrap().1 += 1;
     }
 
-    pub(super) fn set_current(&self, current: bool) {
+    pub(crate) fn set_current(&self, current: bool) {
         self.current.store(current, Ordering::SeqCst);
         self.moves();
     }
@@ -105,7 +105,7 @@ impl Feed {
         self.seen.send_modify(|seen| *seen += 1);
     }
 
-    pub(super) fn cursor(&self, seq: u64) -> Cursor {
+    pub(crate) fn cursor(&self, seq: u64) -> Cursor {
         Cursor::new(epoch(&self.name), seq)
     }
 }
@@ -198,13 +198,16 @@ impl Place {
     }
 
     pub(super) fn start_with(&self, options: EndpointsOptions) -> Endpoints {
+        Endpoints::start(std::future::ready(self.store.clone()), self.taps.subscribe(), self.parts(options))
+    }
+
+    pub(super) fn parts(&self, options: EndpointsOptions) -> EndpointsParts {
         let alerts = Arc::clone(&self.alerts);
-        let parts = EndpointsParts {
+        EndpointsParts {
             options,
             events: Arc::new(EndpointEvents::new(self.health.clone())),
             raise: Arc::new(move |subject, _, text| alerts.lock().unwrap().push((subject, text))),
-        };
-        Endpoints::start(std::future::ready(self.store.clone()), self.taps.subscribe(), parts)
+        }
     }
 
     /// The store as another process has it, to lock it.

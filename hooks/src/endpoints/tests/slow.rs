@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use bugfeed_core::endpoints::orders::Order;
 use bugfeed_core::endpoints::question::Watch;
 use bugfeed_protocol::When;
+use bugfeed_runtime::metrics::Metrics;
 
-use super::rig::{Place, bugs, json, told, until};
-use crate::endpoints::EndpointsOptions;
+use super::rig::{Feed, Place, bugs, json, told, until};
+use crate::endpoints::{Endpoints, EndpointsOptions, EndpointsParts, FeedTap};
 use crate::test_server::{Reply, Server};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,5 +89,47 @@ async fn receivers_that_hang_leave_room_for_others() {
     place.until_cursor(&good, seq).await;
     let again = hanging.load(Ordering::SeqCst) - 40;
     assert!(again < 20, "{again} of them had their turn before the one that is well");
+    endpoints.stop().await;
+}
+
+/// The number of a gauge on the page of metrics.
+fn gauge(parts: &EndpointsParts, name: &str) -> i64 {
+    let page = Metrics::of(&[&*parts.events]).page();
+    let line =
+        page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("{page}"));
+    line.parse().unwrap()
+}
+
+/// The lag is that of what is owed and not taken. A test that failed is not owed, nor is what another feed has.
+#[tokio::test]
+async fn who_is_owed_something_is_counted_and_nobody_else() {
+    let server = Server::start(|got| match got.path() {
+        "/slow" => Reply::Later(Duration::from_secs(4), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        _ => Reply::full(500, "", ""),
+    })
+    .await;
+    let (place, gnome) = (Place::new().await, Feed::new("gnome"));
+    place.taps.send_modify(|taps| taps.push(Arc::clone(&gnome) as Arc<dyn FeedTap>));
+    let slow = place.endpoint(&server.url("/slow"), bugs(&[1])).await;
+    let tested = place.endpoint(&server.url("/fails"), bugs(&[2])).await;
+    let quiet = place.endpoint(&server.url("/quiet"), bugs(&[3])).await;
+    let parts = place.parts(EndpointsOptions { within: Duration::from_secs(60), ..place.options() });
+    let endpoints = Endpoints::start(std::future::ready(place.store.clone()), place.taps.subscribe(), parts.clone());
+    for id in [&slow, &tested, &quiet] {
+        place.until_row(id, "it has begun", |row| row.cursor("kde").is_some()).await;
+    }
+    place.order(&tested, Order::Test).await;
+    until("the test has failed", async || (place.attempts(&tested).await.len() == 1).then_some(())).await;
+    gnome.change(1);
+    gnome.miss();
+    gnome.change(1);
+    place.feed.change(1);
+    until("a request", async || server.got().iter().any(|got| got.path() == "/slow").then_some(())).await;
+    place.ahead_us.store(100_000_000, Ordering::SeqCst);
+    let lag = || gauge(&parts, "bugfeed_endpoint_lag_seconds");
+    until("it is counted", async || (lag() >= 100).then_some(())).await;
+    assert_eq!(gauge(&parts, "bugfeed_endpoint_waiting"), 0, "one is owed something, and is being sent it");
+    place.until_cursor(&slow, 1).await;
+    until("nothing is owed", async || (lag() == 0).then_some(())).await;
     endpoints.stop().await;
 }

@@ -278,6 +278,7 @@ impl Endpoint {
         };
         if counts {
             self.slow = good && now_us - begun_us > SLOW_US;
+            self.proven |= good;
             match (good, probe) {
                 (false, _) => self.pacing.end_ramp(),
                 (true, _) if self.lives.iter().all(|live| live.live) => self.pacing.end_ramp(),

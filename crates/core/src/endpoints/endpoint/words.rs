@@ -87,8 +87,10 @@ pub enum Action {
 /// How a request stands in the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// A first attempt, or one that a person asked for.
+    /// A first attempt at a receiver that has taken something in this process, or one that a person asked for.
     First,
+    /// A first attempt at a receiver of which nothing is known yet.
+    New,
     /// A first attempt at a receiver that was slow the last time.
     Slow,
     /// An attempt at a receiver that failed the last time.

@@ -116,6 +116,16 @@ async fn only_permitted_addresses_of_a_name_are_connected_to() {
     assert_eq!(server.got()[0].header("host"), Some(format!("hook.example:{port}").as_str()));
 }
 
+/// Where nobody listens at a permitted address, a forbidden one is none to try instead.
+#[tokio::test]
+async fn a_forbidden_address_is_not_fallen_back_on() {
+    let internal = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let url = format!("http://hook.example:{}/", internal.local_addr().unwrap().port());
+    let attempt = deliver(&asking(Fixed::new(&[&["127.0.0.1", "127.0.0.2"]])), &url).await;
+    assert_eq!(failure(&attempt).0, FaultClass::Refused);
+    assert!(tokio::time::timeout(Duration::from_millis(50), internal.accept()).await.is_err());
+}
+
 #[tokio::test]
 async fn a_name_that_changes_to_a_forbidden_address_is_judged_again() {
     let server = Server::start(|_| Reply::Last(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec())).await;

@@ -103,8 +103,10 @@ pub(in crate::store::tests) async fn they_go_by_size(rig: &Rig) {
     }
     // The queue removes the oldest after its last transaction; when it takes the next save, it has done so.
     queue.save(log(&id(2), vec![])).await.unwrap();
+    let known = store.attempt_bytes();
     let bytes = store.count_attempts().await.unwrap();
     assert!((700_000..=1_020_000).contains(&bytes), "{bytes}");
+    assert_eq!(known, bytes, "what went was counted as it was");
     let kept = store.attempts(&id(1), None, 1000).await.unwrap();
     assert_eq!(kept[0].begun_us, NOON_US + 199_000, "the newest stay");
     let oldest_us = kept.last().unwrap().begun_us;

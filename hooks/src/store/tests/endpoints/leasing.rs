@@ -152,6 +152,28 @@ pub(in crate::store::tests) async fn a_take_whose_outcome_is_not_known(rig: &Rig
     two.close().await;
 }
 
+/// A process whose looks take long sees a silence only between the end of one and the beginning of another.
+pub(in crate::store::tests) async fn a_slow_look_is_no_silence(rig: &Rig) {
+    let (clock, (one, two)) = (Clock::new(), two(rig).await);
+    let (mut a, slow) = (clock.leases(&one), clock.clone());
+    round(&mut a).await;
+    // Its clock goes on by a second each time that it is looked at: at the beginning, before it reads, and after that.
+    let mut b = Leases::with_clock(
+        &two,
+        Arc::new(move || {
+            slow.forward(Duration::from_secs(1));
+            slow.begin + Duration::from_millis(slow.ms.load(Ordering::Relaxed))
+        }),
+    );
+    // It has read at 3 s for the first time, and reads from 5 s and from 8 s on: the silence is 2 s, then 5 s, then 8 s.
+    for _ in 0..3 {
+        assert!(round(&mut b).await.taken.is_empty());
+    }
+    assert_eq!(round(&mut b).await.taken.len(), 32);
+    one.close().await;
+    two.close().await;
+}
+
 pub(in crate::store::tests) async fn many_processes_at_once(rig: &Rig) {
     let clock = Clock::new();
     let mut stores = Vec::new();

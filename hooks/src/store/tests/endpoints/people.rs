@@ -10,6 +10,7 @@ use bugfeed_protocol::BugId;
 use super::super::rig::{NOON_US, Rig, count};
 use super::{create, hold_all, id, moved, row, save, settings, watch};
 use crate::store::audit::Deed;
+use crate::store::endpoints::columns;
 use crate::store::endpoints::read::{EndpointFilter, StateCounts};
 use crate::store::endpoints::{ChangeError, CreateError, EndpointId, FeedChoice, MAX_BUGS, Saved, Settings, Stored};
 use crate::store::{Store, StoreError};
@@ -213,6 +214,25 @@ pub(in crate::store::tests) async fn what_was_changed_is_found(rig: &Rig) {
     // An older copy was restored.
     assert_eq!(other.endpoints_changed(next + 100).await.unwrap().0.len(), 3);
     other.close().await;
+}
+
+/// More than are read at a time, as after an import.
+pub(in crate::store::tests) async fn many_changes_are_found_in_pages(rig: &Rig) {
+    let store = &rig.store;
+    let mut tx = store.db.begin().await.unwrap();
+    for n in 1..=1001 {
+        let cells = columns::cells(&id(n), &settings(n), &row(&[1]), u64::from(n));
+        let marks = vec!["?"; cells.len()].join(",");
+        let sql = format!("INSERT INTO hooks_endpoints ({}) VALUES ({marks})", columns::COLUMNS.join(","));
+        tx.execute_kept(&sql, &cells).await.unwrap();
+    }
+    tx.execute("UPDATE hooks_counters SET value = 1001 WHERE name = 'endpoints'", &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let (first, mark) = store.endpoints_changed(0).await.unwrap();
+    assert_eq!((first.len(), mark), (1000, 1000), "asked again from here, nothing is left out");
+    let (rest, mark) = store.endpoints_changed(mark).await.unwrap();
+    assert_eq!((rest.len(), rest[0].id.clone(), mark), (1, id(1001), 1001));
+    assert!(store.endpoints_changed(mark).await.unwrap().0.is_empty());
 }
 
 pub(in crate::store::tests) async fn deleted_endpoints(rig: &Rig) {

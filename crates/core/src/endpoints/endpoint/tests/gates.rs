@@ -187,6 +187,26 @@ fn slow_and_failing_receivers_are_told_apart_from_others() {
     assert_eq!(bed.out[0], Action::Want(Class::Again));
 }
 
+/// A receiver is new until it has taken something, in this process and at this URL.
+#[test]
+fn a_receiver_is_known_to_be_well_once_it_has_taken_something() {
+    let mut bed = Bed::new(Policy::Current, ReplayLimits::default());
+    let wants = |bed: &mut Bed, bug| {
+        bed.out.clear();
+        bed.change(bug);
+        bed.news();
+        let class =
+            bed.out.iter().find_map(|action| if let Action::Want(class) = action { Some(*class) } else { None });
+        bed.end(Outcome::Success);
+        class
+    };
+    assert_eq!((wants(&mut bed, 1), wants(&mut bed, 2)), (Some(Class::New), Some(Class::First)));
+    bed.order(&Order::Url);
+    assert_eq!((wants(&mut bed, 3), wants(&mut bed, 4)), (Some(Class::New), Some(Class::First)));
+    bed.take_over();
+    assert_eq!(wants(&mut bed, 5), Some(Class::New));
+}
+
 /// One request is bounded in bytes, and one change is always taken.
 #[test]
 fn a_request_is_bounded_in_bytes() {
