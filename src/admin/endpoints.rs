@@ -4,6 +4,7 @@ use bugfeed_hooks::api::client::part;
 use serde_json::{Value, json};
 
 use super::endpoint_bodies as bodies;
+use super::spoken::spoken;
 use super::table::{cell, pairs, table, text, time};
 use super::{AdminError, Outcome, Screen, Session, times};
 use crate::cli::hooks::{
@@ -11,12 +12,17 @@ use crate::cli::hooks::{
 };
 
 pub(super) async fn endpoints(args: EndpointsArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
+    carry_out(args, screen).await.map_err(spoken)
+}
+
+async fn carry_out(args: EndpointsArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
     let mut session = Session::new(&args.admin, screen)?;
     let session = &mut session;
     match args.command {
         EndpointsCommand::Create(args) => create(session, &args).await,
         EndpointsCommand::Preview(args) => {
             let told = session.api.post("endpoints/preview", &bodies::create(&args)?).await?;
+            warn(session, &told)?;
             session.print(&told, show_preview)
         }
         EndpointsCommand::List(args) => list(session, &args).await,
@@ -43,9 +49,18 @@ pub(super) async fn endpoints(args: EndpointsArgs, screen: &mut Screen<'_>) -> R
             rotated(session, &endpoint)
         }
         EndpointsCommand::Recover(args) => recover(session, &args).await,
-        EndpointsCommand::Attempts { id, limit } => {
-            let rows = session.pages(&format!("{}/attempts", path(&id)), "attempts", &[], limit.limit).await?;
-            session.list(&rows, "nothing was sent yet, or it is kept no longer", attempt_table)
+        EndpointsCommand::Attempts { id, failed, from, bug, limit } => {
+            let from = from.map(|from| times::ago("from", &from)).transpose()?;
+            let failed = failed.then(|| "true".to_owned());
+            let filter = [("failed", &failed), ("from", &from), ("bug", &bug)];
+            let query: Vec<(&str, &str)> =
+                filter.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
+            let rows = session.pages(&format!("{}/attempts", path(&id)), "attempts", &query, limit.limit).await?;
+            let none = match query.is_empty() {
+                true => "nothing was sent yet, or it is kept no longer",
+                false => "there are no such attempts, or they are kept no longer",
+            };
+            session.list(&rows, none, attempt_table)
         }
         EndpointsCommand::Attempt { id } => {
             let attempt = session.api.get(&format!("attempts/{}", part(&id)), &[]).await?;
@@ -70,7 +85,16 @@ async fn create(session: &mut Session<'_, '_>, args: &CreateEndpointArgs) -> Res
         "endpoint {id} is made: changes from now on go to it; its secret is shown only now; try it: bugfeed endpoints test \
          {id}"
     )?;
+    warn(session, &endpoint)?;
     secret(session, &endpoint)
+}
+
+/// Tells what a person may not expect.
+fn warn(session: &mut Session<'_, '_>, told: &Value) -> Result<(), AdminError> {
+    for warning in told["warnings"].as_array().into_iter().flatten() {
+        writeln!(session.screen.remarks, "warning: {}", text(warning))?;
+    }
+    Ok(())
 }
 
 fn rotated(session: &mut Session<'_, '_>, endpoint: &Value) -> Result<Outcome, AdminError> {
@@ -102,6 +126,7 @@ async fn list(session: &mut Session<'_, '_>, args: &ListEndpointsArgs) -> Result
 
 async fn change(session: &mut Session<'_, '_>, args: &ChangeEndpointArgs) -> Result<Outcome, AdminError> {
     let endpoint = session.api.patch(&path(&args.id), &bodies::change(args)?).await?;
+    warn(session, &endpoint)?;
     session.print(&endpoint, show)
 }
 
@@ -117,6 +142,7 @@ async fn recover(session: &mut Session<'_, '_>, args: &RecoverArgs) -> Result<Ou
         body["feed"] = json!(feed);
     }
     let endpoint = session.api.post(&format!("{}/recover", path(&args.id)), &body).await?;
+    warn(session, &endpoint)?;
     session.print(&endpoint, |endpoint| {
         let from = args.cursor.as_deref().or(body["since"].as_str()).unwrap_or_default();
         format!("{}  is sent again what has changed since {from}\n", cell(endpoint, "id"))
@@ -142,9 +168,7 @@ async fn each(session: &mut Session<'_, '_>, deed: Deed, ids: &[String]) -> Resu
         match answer {
             Ok(endpoint) => session.print(&endpoint, |endpoint| match deed {
                 Deed::Delete => format!("{}  is deleted\n", cell(endpoint, "id")),
-                Deed::Order(_) => {
-                    format!("{}  {}: {}\n", cell(endpoint, "id"), cell(endpoint, "state"), cell(endpoint, "says"))
-                }
+                Deed::Order(order) => after(order, endpoint),
             })?,
             Err(error) if ids.len() > 1 => {
                 writeln!(session.screen.remarks, "{id}: {error}")?;
@@ -155,6 +179,24 @@ async fn each(session: &mut Session<'_, '_>, deed: Deed, ids: &[String]) -> Resu
         };
     }
     Ok(ended)
+}
+
+/// How an endpoint is after an order; and what else is to be done, if the order alone has not let it be delivered to.
+fn after(order: &str, endpoint: &Value) -> String {
+    let (id, state, says) = (cell(endpoint, "id"), cell(endpoint, "state"), cell(endpoint, "says"));
+    let is_meant = matches!(order, "enable" | "reset");
+    match state.as_str() {
+        "paused" if is_meant => {
+            format!("{id}  not changed: it stays paused; to go on with it: bugfeed endpoints resume {id}\n")
+        }
+        "disabled" if is_meant => {
+            format!("{id}  not changed: it stays disabled: {says}; to enable it: bugfeed endpoints enable {id}\n")
+        }
+        "disabled" | "cooling" if order == "resume" => {
+            format!("{id}  {state}: {says}; to end that: bugfeed endpoints enable {id}\n")
+        }
+        _ => format!("{id}  {state}: {says}\n"),
+    }
 }
 
 /// What came of a request that a person asked for.

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use bugfeed_hooks::api::client::part;
 use serde_json::{Map, Value, json};
 
-use super::table::{cell, pairs, table, text, time};
+use super::table::{cell, count as number, pairs, table, text, time};
 use super::{AdminError, Outcome, Screen, Session, times};
 use crate::cli::hooks::{BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, PruneArgs};
 
@@ -212,7 +212,7 @@ async fn many(session: &mut Session<'_, '_>, order: &str, done: &str, args: Bulk
     session.print(&total, |_| {
         let would = if args.dry_run { " (a dry run: nothing was done)" } else { "" };
         let rest = if skipped > 0 { format!("; {skipped} cannot be, as they are") } else { String::new() };
-        let mut said = format!("{count} events {done}{rest}{would}\n");
+        let mut said = format!("{} {done}{rest}{would}\n", number(count, "event"));
         for one in &refused {
             said.push_str(&format!("  {}  {}\n", cell(one, "event"), cell(one, "error")));
         }
@@ -255,7 +255,7 @@ async fn prune(session: &mut Session<'_, '_>, args: PruneArgs) -> Result<Outcome
     let told = json!({ "dry_run": false, "canceled": canceled, "erased": erased, "left": left });
     session.print(&told, |_| {
         let rest = if left > 0 { format!("; {left} were being processed: run it again") } else { String::new() };
-        format!("{canceled} events canceled, of {erased} the log erased{rest}\n")
+        format!("{} canceled, of {erased} the log erased{rest}\n", number(canceled, "event"))
     })
 }
 
@@ -264,7 +264,8 @@ fn counts(counted: &Value) -> String {
     let states: Vec<String> = states.map(|(state, count)| format!("{count} {state}")).collect();
     let states = if states.is_empty() { "none".to_owned() } else { states.join(", ") };
     let more = if counted["complete"] == false { " (and more: the count took too long)" } else { "" };
-    format!("concerned: {} requests; events: {states}{more}\n", cell(counted, "requests"))
+    let requests = number(counted["requests"].as_u64().unwrap_or(0), "request");
+    format!("concerned: {requests}; events: {states}{more}\n")
 }
 
 pub(super) async fn dead_letters(args: DeadLettersArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
@@ -312,5 +313,6 @@ async fn export(session: &mut Session<'_, '_>, folder: &Path, query: &[(&str, &s
         fs::write(&path, text + "\n").map_err(failed)?;
     }
     let told = json!({ "files": files.len(), "folder": folder.display().to_string() });
-    session.print(&told, |_| format!("{} dead letters written into {}\n", files.len(), folder.display()))
+    session
+        .print(&told, |_| format!("{} written into {}\n", number(files.len() as u64, "dead letter"), folder.display()))
 }

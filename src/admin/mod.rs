@@ -4,6 +4,7 @@
 //! standard output; remarks on standard error. Nothing that a sender wrote reaches a terminal as a control character. A key
 //! or token that was just made is printed alone, so that `$(…)` takes it.
 
+mod audit;
 mod connection;
 mod endpoint_bodies;
 mod endpoints;
@@ -11,6 +12,7 @@ mod events;
 mod keys;
 mod requests;
 mod sources;
+mod spoken;
 mod table;
 mod times;
 mod tools;
@@ -23,8 +25,8 @@ use serde_json::Value;
 
 use crate::cli::Command;
 use crate::cli::hooks::{
-    AdminArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs, SourcesArgs,
-    TokensArgs,
+    AdminArgs, AuditArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksCommand, KeysArgs, RequestsArgs,
+    SourcesArgs, TokensArgs,
 };
 use crate::listen::ListenError;
 use connection::Connection;
@@ -48,6 +50,8 @@ pub enum AdminCommand {
     DeadLetters(DeadLettersArgs),
     /// `bug`
     Bug(BugArgs),
+    /// `audit`
+    Audit(AuditArgs),
     /// `hooks test`, `hooks token`, `hooks listen`
     Hooks(HooksCommand),
 }
@@ -67,6 +71,7 @@ impl AdminCommand {
             Command::Sources(args) => AdminCommand::Sources(*args),
             Command::DeadLetters(args) => AdminCommand::DeadLetters(*args),
             Command::Bug(args) => AdminCommand::Bug(*args),
+            Command::Audit(args) => AdminCommand::Audit(*args),
             Command::Hooks(mut args) => match args.command.take() {
                 Some(command) => AdminCommand::Hooks(command),
                 None => return Err(Command::Hooks(args)),
@@ -152,6 +157,7 @@ pub async fn run(command: AdminCommand, screen: &mut Screen<'_>) -> Result<Outco
         AdminCommand::Sources(args) => sources::sources(args, screen).await,
         AdminCommand::DeadLetters(args) => events::dead_letters(args, screen).await,
         AdminCommand::Bug(args) => way::bug(args, screen).await,
+        AdminCommand::Audit(args) => audit::audit(args, screen).await,
         AdminCommand::Hooks(args) => tools::hooks(args, screen).await,
     }
 }

@@ -3,7 +3,7 @@
 use bugfeed_hooks::api::client::part;
 use serde_json::{Value, json};
 
-use super::table::{cell, table, text, time};
+use super::table::{cell, count as number, table, text, time};
 use super::{AdminError, Outcome, Screen, Session};
 use crate::cli::hooks::{SourcesArgs, SourcesCommand, SwitchArgs};
 
@@ -43,9 +43,9 @@ async fn list(session: &mut Session<'_, '_>) -> Result<Outcome, AdminError> {
     let unknown = &told["unknown_sources"]["refused"];
     let unknown = if unknown["kept"].as_u64().unwrap_or(0) > 0 {
         format!(
-            "to sources that are not configured, {} requests came in the last 24 h ({} are kept): bugfeed requests list \
+            "to sources that are not configured, {} came in the last 24 h ({} kept): bugfeed requests list \
              --state quarantined\n",
-            cell(unknown, "day"),
+            number(unknown["day"].as_u64().unwrap_or(0), "request"),
             cell(unknown, "kept")
         )
     } else {

@@ -50,6 +50,11 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
+/// So many of something: `1 event`, `2 events`.
+pub(super) fn count(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
 /// A time to the second.
 pub(super) fn time(value: &Value) -> String {
     match value.as_str() {

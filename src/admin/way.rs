@@ -17,10 +17,32 @@ pub(super) async fn bug(args: BugArgs, screen: &mut Screen<'_>) -> Result<Outcom
     if session.is_json {
         return session.print(&told, |_| String::new());
     }
-    let none = format!("no webhook brought a change of bug {}", args.bug);
+    let newest = newest(&told, steps);
+    write!(session.screen.out, "{newest}")?;
+    let none = match newest.is_empty() {
+        true => format!("no webhook brought a change of bug {}", args.bug),
+        false => format!("no webhook brought a change of bug {}; the newest one came by another way", args.bug),
+    };
     session.list(steps, &none, |steps| steps.iter().map(show).collect())?;
     write!(session.screen.out, "{}", endpoints(&told))?;
     Ok(Outcome::Good)
+}
+
+/// The newest change of each feed that none of these steps tells of: somebody else wrote it into the change table.
+fn newest(told: &Value, steps: &[Value]) -> String {
+    let number = |cursor: &Value| text(cursor).split('.').take(2).collect::<Vec<_>>().join(".");
+    let mut shown = String::new();
+    for newest in told["newest"].as_array().into_iter().flatten() {
+        let is_of = |step: &&Value| step["feed"] == newest["feed"] && !step["cursor"].is_null();
+        if steps.iter().filter(is_of).any(|step| number(&step["cursor"]) == number(&newest["cursor"])) {
+            continue;
+        }
+        let when = time(&newest["when"]);
+        let (feed, number) = (cell(newest, "feed"), number(&newest["cursor"]));
+        shown.push_str(&format!("bug {} changed {when} UTC (feed {feed})\n", cell(told, "bug")));
+        shown.push_str(&format!("  {}  is published as number {number}; no webhook brought it\n", " ".repeat(19)));
+    }
+    shown
 }
 
 /// The endpoints that are told of the bug.
@@ -30,7 +52,7 @@ fn endpoints(told: &Value) -> String {
         vec![cell(one, "endpoint"), cell(one, "feed"), cell(one, "url"), cell(one, "state"), cell(one, "says")]
     };
     let rows: Vec<_> = watching.iter().map(row).collect();
-    if rows.is_empty() { String::new() } else { table(&["ENDPOINT", "FEED", "URL", "STATE", ""], &rows) }
+    if rows.is_empty() { String::new() } else { table(&["ENDPOINT", "FEED", "URL", "STATE", "NEWEST CHANGE"], &rows) }
 }
 
 /// One change: where it came from, and how far it is.

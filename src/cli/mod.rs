@@ -21,7 +21,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
 use hooks::{
-    BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs, TokensArgs,
+    AuditArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs,
+    TokensArgs,
 };
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
@@ -35,7 +36,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -157,6 +158,12 @@ Examples:
   bugfeed bug 1234
   bugfeed bug 1234 --feed kde --json")]
     Bug(Box<BugArgs>),
+    /// List who changed what through the API, newest first
+    #[command(after_help = "\
+Examples:
+  bugfeed audit --from 1d
+  bugfeed audit --deed endpoints --subject ep_abcdefghijklmnopqrst")]
+    Audit(Box<AuditArgs>),
     /// Look at senders of webhooks, switch them off and on, ask their trackers
     #[command(after_help = "\
 Examples:
@@ -271,7 +278,7 @@ mod tests {
         command.clone().debug_assert();
         let all = std::iter::once(&command).chain(command.get_subcommands());
         // What one question to the API is about is no setting, and other roles have variables of these names.
-        let one_question = ["export", "feed", "limit", "source"];
+        let one_question = ["deed", "export", "feed", "from", "limit", "source", "subject", "to", "who"];
         for command in all.filter(|command| command.get_name() != "help") {
             let asks = command.get_arguments().any(|arg| arg.get_long() == Some("admin-url"));
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {

@@ -179,7 +179,10 @@ impl Pending {
         let cursor = last.cursor.clone();
         let request = if self.in_backlog {
             let replay = if self.left_out { Replay::Latest } else { Replay::Complete };
-            let about = format!("{} changes, {}", items.len(), replay.word());
+            let about = match items.len() {
+                1 => format!("1 change, {}", replay.word()),
+                number => format!("{number} changes, {}", replay.word()),
+            };
             request(feed, Content::Updates { replay, items }, &cursor, about)
         } else {
             request(feed, Content::Update(last), &cursor, format!("bug {} changed", last.change.bug))

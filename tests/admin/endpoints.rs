@@ -174,7 +174,14 @@ async fn orders_are_given_to_several_endpoints() {
     let (one, two) = (rig.endpoint(&[]).await, rig.endpoint(&[]).await);
     let order = async |word: &str| rig.run(&["endpoints", word, one.as_str(), two.as_str()]).await;
     let said = order("pause").await.good();
-    assert_eq!(said, format!("{one}  paused: a person has paused it\n{two}  paused: a person has paused it\n"));
+    let paused = "paused: a person has paused it: `bugfeed endpoints resume` lets it go on";
+    assert_eq!(said, format!("{one}  {paused}\n{two}  {paused}\n"));
+    assert!(
+        order("enable")
+            .await
+            .good()
+            .contains(&format!("not changed: it stays paused; to go on with it: bugfeed endpoints resume {one}"))
+    );
     assert!(order("resume").await.good().contains("active: all is well"));
     rig.plan(&one, |row| {
         row.health.count(row.policy, Sent::Gone, now_us());
@@ -182,7 +189,7 @@ async fn orders_are_given_to_several_endpoints() {
     .await;
     let table = rig.run(&["endpoints", "list"]).await.good();
     assert!(table.contains("disabled") && table.contains("it answered 410"), "{table}");
-    assert!(order("reset").await.good().contains("disabled: it answered 410"));
+    assert!(order("reset").await.good().contains("not changed: it stays disabled: it answered 410"));
     assert!(order("enable").await.good().contains(&format!("{one}  active")));
     let none = EndpointId::new([0; 13]);
     let said = rig.run(&["endpoints", "delete", none.as_str(), two.as_str()]).await;
@@ -204,7 +211,7 @@ async fn a_test_and_a_redelivery_say_what_came_of_them() {
     let webhook_id = format!("{id}-E-test-1-0123456789ab-g2");
     let said = rig.while_asked(&id, (Trigger::Manual, 500, &webhook_id), &test).await;
     assert_eq!(said.outcome, Ok(Outcome::NotGood));
-    assert!(said.out.contains("500 in 12 ms; a failed test counts nothing"), "{said:?}");
+    assert!(said.out.contains("(answered 500: thank[31m you) in 12 ms; a failed test counts nothing"), "{said:?}");
     let said = rig.run(&["endpoints", "test", id.as_str(), "--wait", "0"]).await;
     assert_eq!(said.outcome, Ok(Outcome::NotGood));
     assert!(said.out.contains("the test waits for its turn"), "{said:?}");
@@ -244,14 +251,17 @@ async fn refusals_say_what_to_do() {
     let rig = Rig::start().await;
     for (more, wants) in [
         (&["--url", "http://127.0.0.1:9000/", "--bugs", "1"][..], &["127.0.0.1", "--allow-network 127.0.0.0/8"][..]),
-        (&["--url", URL, "--bugs", "x"], &["bugs: 'x'", "1234"]),
+        (&["--url", URL, "--bugs", "x"], &["--bugs: 'x'", "--bugs 1234,5678"]),
         (&["--url", URL, "--bugs", "all,1"], &["--bugs", "alone"]),
-        (&["--url", URL, "--bugs", "1", "--feed", "gnome"], &["no feed 'gnome'", "default, kde"]),
-        (&["--url", URL, "--bugs", "1", "--policy", "strict"], &["policy: 'strict'", "classic, current, off"]),
-        (&["--url", URL, "--bugs", "1", "--template", "irc"], &["template: 'irc'", "slack"]),
+        (&["--url", URL, "--bugs", "1", "--feed", "gnome"], &["--feed: there is no feed 'gnome'", "default, kde"]),
+        (&["--url", URL, "--bugs", "1", "--policy", "strict"], &["--policy: 'strict'", "classic, current, off"]),
+        (&["--url", URL, "--bugs", "1", "--template", "irc"], &["--template: 'irc'", "slack"]),
         (&["--url", URL, "--bugs", "1", "--template", "@/none.json"], &["/none.json"]),
         (&["--url", URL, "--bugs", "1", "--header", "X-A"], &["--header", "no colon"]),
-        (&["--url", URL, "--bugs", "1", "--header", "Host: x"], &["host cannot be set"]),
+        (
+            &["--url", URL, "--bugs", "1", "--header", "Host: x"],
+            &["--header: ", "host cannot be set", "--header 'X-Api-Key"],
+        ),
     ] {
         for command in ["create", "preview"] {
             let mut args = vec!["endpoints", command];
@@ -268,4 +278,25 @@ async fn refusals_say_what_to_do() {
         assert!(shown.contains(want), "no '{want}' in {shown}");
     }
     assert!(run(&["endpoints", "list", "--admin-token-file", "/none"]).await.outcome.unwrap_err().contains("/none"));
+}
+
+#[tokio::test]
+async fn attempts_and_deeds_are_filtered() {
+    let rig = Rig::start().await;
+    let id = rig.endpoint(&[]).await;
+    rig.attempted(&id, Trigger::Live, 204, "good").await;
+    rig.attempted(&id, Trigger::Live, 404, "bad").await;
+    let attempts = async |more: &[&str]| {
+        let mut args = vec!["endpoints", "attempts", id.as_str()];
+        args.extend(more);
+        rig.run(&args).await
+    };
+    let failed = attempts(&["--failed", "--from", "1h"]).await.good();
+    assert!(failed.contains("answered 404: thank[31m you") && !failed.contains("good"), "{failed}");
+    assert!(attempts(&["--bug", "7"]).await.remarks.contains("no such attempts"));
+    rig.run(&["endpoints", "pause", id.as_str()]).await.good();
+    let deeds = rig.run(&["audit", "--deed", "endpoints.pause", "--subject", id.as_str(), "--from", "1h"]).await.good();
+    assert!(deeds.lines().count() == 2 && deeds.contains("endpoints.pause"), "{deeds}");
+    assert_eq!(rig.json(&["audit", "--deed", "endpoints"]).await.len(), 2);
+    assert!(rig.run(&["audit", "--who", "nobody"]).await.remarks.contains("nobody has changed"));
 }

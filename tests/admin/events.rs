@@ -33,7 +33,7 @@ async fn events_are_listed_shown_and_ordered_about() {
     let both = rig.run(&["events", "drop", &done, &dead]).await;
     assert_eq!(both.outcome, Ok(Outcome::NotGood));
     assert!(both.remarks.contains(&done) && both.out.contains(&dead), "{both:?}");
-    assert_eq!(rig.run(&["events", "drop", "--state", "errored"]).await.good(), "1 events dropped\n");
+    assert_eq!(rig.run(&["events", "drop", "--state", "errored"]).await.good(), "1 event dropped\n");
     rig.run(&["events", "retry"]).await.error(&["which events", "--state errored"]);
     rig.run(&["events", "list", "--state", "good"]).await.error(&["state: 'good'", "queued"]);
     rig.run(&["events", "list", "--from", "soon"]).await.error(&["--from", "2h"]);
@@ -57,11 +57,11 @@ async fn pruning_counts_until_it_is_confirmed() {
     let waiting = rig.event(item(1, "a")).await;
     for args in [&["events", "prune", "--key", "abcdef"][..], &["events", "prune", "--key", "abcdef", "--dry-run"]] {
         let counted = rig.run(args).await.good();
-        assert_eq!(counted, "concerned: 1 requests; events: 1 queued\nnothing was done; with --yes it is\n");
+        assert_eq!(counted, "concerned: 1 request; events: 1 queued\nnothing was done; with --yes it is\n");
     }
     assert_eq!(rig.store.event(waiting).await.unwrap().unwrap().progress.state, State::Queued);
     let pruned = rig.run(&["events", "prune", "--key", "abcdef", "--yes"]).await.good();
-    assert_eq!(pruned, "1 events canceled, of 0 the log erased\n");
+    assert_eq!(pruned, "1 event canceled, of 0 the log erased\n");
     assert_eq!(rig.store.event(waiting).await.unwrap().unwrap().progress.state, State::Canceled);
 }
 
@@ -71,7 +71,7 @@ async fn dead_letters_become_files() {
     let dead = rig.event(failed("b")).await;
     let folder = rig.dir.path().join("failed");
     let told = rig.run(&["dead-letters", "--export", folder.to_str().unwrap()]).await.good();
-    assert!(told.starts_with("1 dead letters written into "), "{told}");
+    assert!(told.starts_with("1 dead letter written into "), "{told}");
     let text = std::fs::read_to_string(folder.join(format!("without-bug/{dead}.json"))).unwrap();
     assert!(text.contains("\"kept_item\"") && text.contains("title"), "{text}");
 }
@@ -121,7 +121,7 @@ async fn requests_are_shown_and_received_again() {
     assert!(table.contains("NOTE") && table.contains("  the key is not known\n"), "{table}");
     assert_eq!(rig.json(&["requests", "list", "--state", "quarantined"]).await[0]["error"], "the key is not known");
     let table = rig.run(&["sources", "list"]).await.good();
-    assert!(table.contains("  1 in 24 h, 1 kept  ") && table.contains("not configured, 1 requests came"), "{table}");
+    assert!(table.contains("  1 in 24 h, 1 kept  ") && table.contains("not configured, 1 request came"), "{table}");
     rig.run(&["requests", "list", "--state", "x"]).await.error(&["state: 'x'", "quarantined"]);
 }
 

@@ -151,5 +151,6 @@ log_events! {
     EndpointRecovered = "endpoint_recovered", "An endpoint that failed takes deliveries again.";
     EndpointNotSent = "endpoint_not_sent", "This process could not send to an endpoint, by no fault of its receiver: it counts nothing, and is tried again after 10 s.";
     EndpointGap = "endpoint_gap", "An endpoint was told that changes may be missing.";
+    EndpointFeedUnserved = "endpoint_feed_unserved", "Endpoints have feeds that this process does not serve: of those, they are sent nothing.";
     EndpointsStopped = "endpoints_stopped", "Deliveries to endpoints have ended in good order.";
 }

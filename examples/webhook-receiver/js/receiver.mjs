@@ -17,11 +17,12 @@ const LONGEST_BODY = 64 * 1024; // bugfeed sends at most 20 kB.
 const REMEMBERED = 2000; // So many of the last changes are known again; a request has at most some 200.
 const AGAIN_MS = 5000; // Work that failed is done again after this time.
 
-const webhooks = BUGFEED_SECRET.split(" ").filter(Boolean).map((secret) => new Webhook(secret));
-if (!webhooks.length) {
-  console.error("set BUGFEED_SECRET to the endpoint's secret, whsec_…");
+const secrets = BUGFEED_SECRET.split(/\s+/).filter(Boolean);
+if (!secrets.length || !secrets.every((secret) => /^whsec_([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2,3}={1,2})?$/.test(secret))) {
+  console.error("set BUGFEED_SECRET to the endpoint's secret: whsec_ and Base64, as `bugfeed endpoints create` printed it");
   process.exit(2);
 }
+const webhooks = secrets.map((secret) => new Webhook(secret));
 
 /** The work: replace it by yours. It is called at least once for each change, and again where it throws. */
 async function look({ feed, bug, when }) {
@@ -129,7 +130,11 @@ async function call(method, path) {
     "webhook-signature": webhooks[0].sign(id, now, `${method} ${path}.`), // The body, which is empty, follows the dot.
   };
   const signal = AbortSignal.timeout(15_000);
-  const answer = await fetch(new URL(path, HOOKS), { method, headers, redirect: "error", signal });
+  const unreachable = (error) => {
+    throw new Error(`cannot reach ${HOOKS}: ${error.cause?.message || error.cause?.code || error.message}`);
+  };
+  const url = URL.canParse(path, HOOKS) ? new URL(path, HOOKS) : unreachable(new Error("this is no URL"));
+  const answer = await fetch(url, { method, headers, redirect: "error", signal }).catch(unreachable);
   const text = await answer.text();
   if (!answer.ok) throw new Error(`${method} ${path.split("?")[0]}: ${answer.status} ${text.slice(0, 200)}`);
   return text;

@@ -9,6 +9,7 @@ LISTEN (127.0.0.1:9000) and STATE (receiver.db, a SQLite file). With HOOKS (http
 it asks at the start for what it missed, and says that it is ready.
 """
 
+import base64
 import json
 import os
 import sqlite3
@@ -205,13 +206,20 @@ def attempt(what: Callable[..., object], *args: str) -> bool:
     except urllib.error.HTTPError as error:
         print(f"{error.code} {error.read(200).decode(errors='replace')}", file=sys.stderr, flush=True)
     except (OSError, ValueError, KeyError) as error:
-        print(error, file=sys.stderr, flush=True)
+        print(f"{HOOKS}: {error}", file=sys.stderr, flush=True)
     return False
 
 
+def is_secret(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and bool(base64.b64decode(text[len("whsec_") :], validate=True))
+    except ValueError:
+        return False
+
+
 def main() -> None:
-    if not SECRETS:
-        sys.exit("set BUGFEED_SECRET to the endpoint's secret, whsec_…")
+    if not SECRETS or not all(map(is_secret, SECRETS)):
+        sys.exit("set BUGFEED_SECRET to the endpoint's secret: whsec_ and Base64, as `bugfeed endpoints create` printed it")
     host, port = LISTEN.rsplit(":", 1)
     server = ThreadingHTTPServer((host, int(port)), Receiver)
     threading.Thread(target=work, daemon=True).start()

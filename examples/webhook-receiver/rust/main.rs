@@ -37,6 +37,9 @@ const LONGEST_BODY: usize = 64 * 1024;
 /// Work that failed is done again after this time.
 const AGAIN: Duration = Duration::from_secs(5);
 
+const NO_SECRET: &str =
+    "set BUGFEED_SECRET to the endpoint's secret: whsec_ and Base64, as `bugfeed endpoints create` printed it";
+
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 struct Bot {
@@ -94,7 +97,8 @@ async fn call(bot: &Bot, hooks: &str, method: &str, path: &str) -> Result<String
         "{method} {path} HTTP/1.0\r\nHost: {hooks}\r\nContent-Length: 0\r\n\
          webhook-id: {id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: {signature}\r\n\r\n"
     );
-    let mut stream = TcpStream::connect(hooks).await?;
+    let unreachable = |error| format!("cannot reach http://{hooks}: {error}");
+    let mut stream = TcpStream::connect(hooks).await.map_err(unreachable)?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     tokio::time::timeout(Duration::from_secs(15), stream.read_to_string(&mut answer)).await??;
@@ -144,8 +148,7 @@ fn now_s() -> u64 {
 
 async fn run() -> Result<(), Failed> {
     let or = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-    let secrets =
-        Secrets::read(&or("BUGFEED_SECRET", "")).ok_or("set BUGFEED_SECRET to the endpoint's secret, whsec_…")?;
+    let secrets = Secrets::read(&or("BUGFEED_SECRET", "")).ok_or(NO_SECRET)?;
     let bot = Arc::new(Bot { secrets, store: Store::open(or("STATE", "receiver.json"))? });
     let listener = TcpListener::bind(or("LISTEN", "127.0.0.1:9000")).await?;
     println!("listens on {}", listener.local_addr()?);

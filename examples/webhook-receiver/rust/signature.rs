@@ -15,7 +15,7 @@ impl Secrets {
     pub fn read(text: &str) -> Option<Secrets> {
         let key = |secret: &str| {
             let bytes = STANDARD.decode(secret.strip_prefix("whsec_")?).ok()?;
-            Some(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+            (!bytes.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, &bytes))
         };
         let keys: Vec<_> = text.split_whitespace().map(key).collect::<Option<_>>()?;
         (!keys.is_empty()).then_some(Secrets(keys))

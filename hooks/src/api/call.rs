@@ -102,7 +102,11 @@ impl Call {
         {
             return Err(ApiError::bad("the body is no JSON object", "send {\"member\": value, …}, or nothing"));
         }
-        serde_json::from_slice(body).map_err(|error| wrong_body(&error))
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let read = serde_path_to_error::deserialize(&mut reader);
+        let read = read.map_err(|error| wrong_body(&error.path().to_string(), error.inner()))?;
+        reader.end().map_err(|error| wrong_body(".", &error))?;
+        Ok(read)
     }
 
     /// Makes sure that there are no parameters, and nothing in the body.
@@ -133,13 +137,67 @@ impl Call {
     }
 }
 
-fn wrong_body(error: &serde_json::Error) -> ApiError {
-    let text = error.to_string().replace("unknown field", "unknown member").replace("missing field", "missing member");
-    if error.is_data() {
-        let text = text.split(" at line ").next().unwrap_or_default().to_owned();
-        return ApiError::bad(format!("the body: {text}"), "openapi.yaml has the members of each body");
+/// `path`: which member cannot be read; `.` for the whole.
+fn wrong_body(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    if !error.is_data() {
+        return ApiError::bad(format!("the body is no JSON: {error}"), "send one JSON object, or nothing");
     }
-    ApiError::bad(format!("the body is no JSON: {text}"), "send one JSON object, or nothing")
+    if let Some((name, known)) = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+        let known = known.trim_start_matches(", expected").trim_start_matches(" one of").trim().replace('`', "");
+        let name: String = name.chars().take(60).collect();
+        let fix = if known.is_empty() || known.starts_with("there are no") {
+            "send no members".to_owned()
+        } else {
+            format!("the members are: {known}")
+        };
+        return ApiError::bad(format!("the body: unknown member `{name}`"), fix);
+    }
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return ApiError::bad(format!("the body: missing member `{name}`"), format!("add \"{name}\""));
+    }
+    let member = if path == "." { "the body" } else { path };
+    let wrong = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "));
+    match wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((found, wanted)) => {
+            let wanted = wanted_in_words(wanted);
+            ApiError::bad(
+                format!("{member}: {} stands where {wanted} is wanted", found_in_words(found)),
+                format!("write {wanted}"),
+            )
+        }
+        None => ApiError::bad(
+            format!("{member}: {text}"),
+            "openapi.yaml, beside bugfeed's source, has the members of each body",
+        ),
+    }
+}
+
+/// What kind of value was found. The value itself may be a secret.
+fn found_in_words(found: &str) -> &'static str {
+    match found.split(' ').next().unwrap_or_default() {
+        "string" => "a text",
+        "integer" => "a number",
+        "floating" => "a number with decimals",
+        "boolean" => "true or false",
+        "null" => "null",
+        "sequence" => "a list",
+        "map" => "an object",
+        _ => "something else",
+    }
+}
+
+/// What kind of value is wanted.
+fn wanted_in_words(wanted: &str) -> &str {
+    match wanted {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "a string" => "a text",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other => other,
+    }
 }
 
 /// An answer.
@@ -159,4 +217,44 @@ pub(super) fn begun(body: Value) -> Answer {
 
 fn respond(status: StatusCode, body: Value) -> Response {
     (status, [(header::CACHE_CONTROL, "no-store")], JsonLine(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors are looked at")]
+    struct Body {
+        rate: Option<u64>,
+        names: Option<Vec<String>>,
+        url: String,
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_member_and_what_is_wanted() {
+        let told = |text: &str| {
+            let mut reader = serde_json::Deserializer::from_str(text);
+            let error = serde_path_to_error::deserialize::<_, Body>(&mut reader).unwrap_err();
+            wrong_body(&error.path().to_string(), error.inner()).in_words()
+        };
+        for (text, want) in [
+            (
+                r#"{"rate":"s3cret","url":""}"#,
+                "rate: a text stands where a whole number from 0 on is wanted; write a whole number from 0 on",
+            ),
+            (
+                r#"{"rate":-1,"url":""}"#,
+                "rate: a number stands where a whole number from 0 on is wanted; write a whole number from 0 on",
+            ),
+            (r#"{"names":["a",1],"url":""}"#, "names[1]: a number stands where a text is wanted; write a text"),
+            (r#"{"names":true,"url":""}"#, "names: true or false stands where a list is wanted; write a list"),
+            (r#"{"bug":1}"#, "the body: unknown member `bug`; the members are: rate, names, url"),
+            (r#"{"rate":1}"#, "the body: missing member `url`; add \"url\""),
+        ] {
+            assert_eq!(told(text), want);
+        }
+        assert!(told("{").starts_with("the body is no JSON"));
+    }
 }

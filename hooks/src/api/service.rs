@@ -5,11 +5,12 @@
 //! bounds of their own.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bugfeed_core::endpoints::question::Since;
-use bugfeed_protocol::BugId;
+use bugfeed_core::endpoints::question::{Since, Told};
+use bugfeed_protocol::{BugId, Cursor};
 use serde_json::Value;
 
 use crate::config::HooksConfig;
@@ -71,6 +72,11 @@ pub trait Service: Send + Sync + 'static {
         Rules::default()
     }
 
+    /// The addresses that a name has now; none where nobody looks it up.
+    fn addresses<'a>(&'a self, _host: &'a str) -> Doing<'a, Result<Vec<IpAddr>, String>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Where the bugs of a feed can be looked at, if that is known.
     fn link(&self, _feed: &str) -> Option<Link> {
         None
@@ -84,6 +90,17 @@ pub trait Service: Send + Sync + 'static {
     /// Whether a feed has changes of this bug after a cursor. `None`: that cannot be told, because the feed is not here, or
     /// not current, or does not reach back so far.
     fn has_after(&self, _feed: &str, _bug: BugId, _since: &Since) -> Option<bool> {
+        None
+    }
+
+    /// The newest change of this bug that a feed knows, whoever brought it. `None`: it knows of none, or cannot tell.
+    fn newest(&self, _feed: &str, _bug: BugId) -> Option<Told> {
+        None
+    }
+
+    /// Whether a feed can go on from this cursor, or would have to say that changes may be missing; `None` while it cannot
+    /// tell.
+    fn knows(&self, _feed: &str, _cursor: &Cursor) -> Option<bool> {
         None
     }
 

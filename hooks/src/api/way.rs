@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use bugfeed_core::endpoints::question::Told;
 use bugfeed_core::hooks::event::{EventId, Link, LinkKind, State};
-use bugfeed_protocol::When;
+use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
 use super::call::{Call, Name, answer};
@@ -50,7 +51,20 @@ pub(super) async fn way(Name(text): Name, call: Call) -> Answer {
         shown.push(shape(step, came_with, &says));
     }
     let endpoints = watching(&call, bug, params.text("feed"), &steps).await?;
-    answer(json!({ "bug": bug.get(), "feed": params.text("feed"), "steps": shown, "endpoints": endpoints }))
+    let newest = newest(&call, bug, params.text("feed"));
+    let feed = params.text("feed");
+    answer(json!({ "bug": bug.get(), "feed": feed, "newest": newest, "steps": shown, "endpoints": endpoints }))
+}
+
+/// The newest change of a bug in each feed that is served here, whoever brought it. `feed`: in this one only.
+fn newest(call: &Call, bug: BugId, feed: Option<&str>) -> Vec<Value> {
+    let service = call.api.service();
+    let feeds = feed.map_or_else(|| service.feeds(), |feed| vec![feed.to_owned()]);
+    let told = feeds.iter().filter_map(|feed| {
+        let Told { change, cursor } = service.newest(feed, bug)?;
+        Some(json!({ "feed": feed, "when": change.when.to_string(), "cursor": cursor.to_string() }))
+    });
+    told.collect()
 }
 
 /// For what the publishing of a feed waits, if anything is known of it.

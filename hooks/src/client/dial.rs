@@ -21,6 +21,18 @@ use super::{Fault, Origin};
 /// Of a host's addresses at most so many are connected to, one after another.
 const MOST_DIALLED: usize = 8;
 
+/// Why there is no TLS.
+fn of_tls(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        // This is what a server says that expects HTTP or another protocol without TLS.
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what answers there does not speak TLS; if that is meant, write http:// instead of https://".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Both directions of a connection.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -86,7 +98,7 @@ impl Dialer {
         let host = origin.host.strip_suffix('.').unwrap_or(&origin.host).to_owned();
         let name = ServerName::try_from(host).map_err(|error| fault(error.to_string()))?;
         let connector = TlsConnector::from(self.tls.config(protocol == Protocol::Http).await?);
-        let encrypted = connector.connect(name, stream).await.map_err(|error| fault(error.to_string()))?;
+        let encrypted = connector.connect(name, stream).await.map_err(|error| fault(of_tls(&error)))?;
         let is_http2 = encrypted.get_ref().1.alpn_protocol() == Some(HTTP_2);
         Ok((Box::new(encrypted), is_http2))
     }

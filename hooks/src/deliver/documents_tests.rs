@@ -32,11 +32,11 @@ fn the_protocol_shows_the_golden_bodies() {
 /// What each chat's own documents say that its incoming webhooks take, and no member that it does not know.
 #[test]
 fn chats_are_sent_what_they_take() {
-    let words = "Bug 1234 changed at 2026-11-26 12:00:00 UTC: https://bugs.example.org/1234";
+    let words = "Bug 1234 changed at 2026-11-26 12:00:00 UTC: https://bugs.example.org/show_bug.cgi?id=1234";
     let card = json!({ "type": "AdaptiveCard", "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "version": "1.4", "body": [{ "type": "TextBlock", "wrap": true, "text": words }] });
     let change = Change { bug: BugId::new(1234).unwrap(), when: "2026-11-26T12:00:00".parse().unwrap() };
-    let link = Link::parse("https://bugs.example.org/{bug}").unwrap();
+    let link = Link::parse("https://bugs.example.org/show_bug.cgi?id={bug}").unwrap();
     let text = document("docs/hooks/endpoints.md");
     for (name, want) in [
         ("slack", json!({ "text": words })),

@@ -77,11 +77,11 @@ fn chat(style: &Style<'_>, template: &Template, batch: &Batch, told: &[Told]) ->
     };
     let number = says.len();
     let is_new = |tells: &Option<&Told>| tells.is_none_or(|tells| !told.contains(tells));
-    // Something is sent in any case, because only an answer shows that the receiver is well.
+    // Something is sent in any case (the last message again), because only an answer shows that the receiver is well.
     let any_new = says.iter().any(|(_, tells)| is_new(tells));
     says.into_iter()
         .enumerate()
-        .filter(|(_, (_, tells))| !any_new || is_new(tells))
+        .filter(|(at, (_, tells))| is_new(tells) || !any_new && at + 1 == number)
         .map(|(at, (say, tells))| {
             let body = template.body(&batch.feed, say, style.link);
             let mut id = body::id(&span(first), &body);

@@ -7,7 +7,7 @@ mod carrying;
 mod partitions;
 mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ const TOGETHER: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 /// Who wants to look again at once does so after this time, so that no mistake is a loop without end.
 const AGAIN_US: i64 = 1000;
+/// A process that has no feed after this time gets none.
+const SETTLED: Duration = Duration::from_secs(10);
 /// A clock that is so much behind what it should say was set back.
 const JUMP_US: i64 = SECOND_US;
 /// After the last request has ended, writing may take so long at an orderly stop.
@@ -88,8 +90,8 @@ struct Served {
     ended: Vec<AttemptRow>,
     /// What the log lacks.
     attempts: Vec<AttemptRow>,
-    /// What it took of an attempt that failed at a later message, and with which generation.
-    told: (u32, Vec<Told>),
+    /// What it took of a batch as messages of their own, while others are left; with which generation, at which URL.
+    told: ((u32, u32), Vec<Told>),
     owed: Owed,
 }
 
@@ -148,6 +150,10 @@ pub(super) struct Desk {
     writes: FuturesUnordered<BoxFuture<'static, Written>>,
     serials: u64,
     counted: Option<Instant>,
+    /// Feeds of endpoints that are not here, as they were told.
+    unserved: BTreeSet<Arc<str>>,
+    /// When this began.
+    begun: Instant,
     /// What the clock said, and when.
     clock: (i64, Instant),
     /// The process ends: nothing is begun any more; requests are given up then.
@@ -174,6 +180,8 @@ impl Desk {
             writes: FuturesUnordered::new(),
             serials: 0,
             counted: None,
+            unserved: BTreeSet::new(),
+            begun: Instant::now(),
             clock,
             ending: None,
             parts,
@@ -395,5 +403,20 @@ impl Desk {
             }
         }
         self.events().set(&figures);
+        self.count_feeds();
+    }
+
+    /// Tells which feeds of endpoints are not here, when that changes.
+    fn count_feeds(&mut self) {
+        if self.feeds.names().next().is_none() && self.begun.elapsed() < SETTLED {
+            return;
+        }
+        let rows = self.endpoints.iter().flatten().map(|served| served.planner.row());
+        let lines = rows.flat_map(|row| &row.lines).filter(|line| self.feeds.tap(&line.feed).is_none());
+        let unserved: BTreeSet<Arc<str>> = lines.map(|line| Arc::clone(&line.feed)).collect();
+        if unserved != self.unserved {
+            self.events().unserved(&unserved);
+            self.unserved = unserved;
+        }
     }
 }

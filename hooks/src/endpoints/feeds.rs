@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bugfeed_core::endpoints::endpoint::Feeds;
 use bugfeed_core::endpoints::interest::Interest;
-use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since, Watch};
+use bugfeed_core::endpoints::question::{Answer, Ask, Bound, Since, Told, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::subscriptions::Slot;
 use bugfeed_protocol::{BugId, Cursor, When};
@@ -205,6 +205,27 @@ pub(crate) fn has_after(tap: &dyn FeedTap, bug: BugId, since: &Since) -> Option<
     match tap.ask(&Ask { watch: &watch, since, place: None, bound: Bound { entries: 1, bytes: 1 } }) {
         Answer::Changes(batch) => Some(!batch.changes.is_empty()),
         Answer::NotYet(_) | Answer::Ahead(_) | Answer::Gap(..) => None,
+    }
+}
+
+/// The newest change of a bug that a feed knows, with its cursor. `None`: it knows of none, or cannot tell.
+pub(crate) fn newest(tap: &dyn FeedTap, bug: BugId) -> Option<Told> {
+    let watch = Watch::Bugs([bug].into());
+    // All that this ledger has numbered.
+    let since = Since::Cursor(Cursor::new(head(tap)?.epoch, 0));
+    match tap.ask(&Ask { watch: &watch, since: &since, place: None, bound: Bound { entries: 1, bytes: 1 } }) {
+        Answer::Changes(batch) => batch.changes.into_iter().next_back(),
+        Answer::NotYet(_) | Answer::Ahead(_) | Answer::Gap(..) => None,
+    }
+}
+
+/// Whether a feed can go on from a cursor; `None` while it cannot tell.
+pub(crate) fn knows(tap: &dyn FeedTap, cursor: &Cursor) -> Option<bool> {
+    let (watch, since) = (Watch::Bugs([].into()), Since::Cursor(cursor.clone()));
+    match tap.ask(&Ask { watch: &watch, since: &since, place: None, bound: Bound { entries: 1, bytes: 1 } }) {
+        Answer::Changes(_) => Some(true),
+        Answer::Gap(..) | Answer::Ahead(_) => Some(false),
+        Answer::NotYet(_) => None,
     }
 }
 

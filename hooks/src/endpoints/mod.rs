@@ -13,10 +13,11 @@
 //! | `around.rs` | leases, reading of rows |
 //! | `request.rs`, `content.rs`, `target.rs` | one attempt: what is sent, where to, what came of it |
 //! | `callers.rs` | receivers that call |
-//! | `events.rs` | what is logged, counted and told |
+//! | `events.rs`, `cause.rs` | what is logged, counted and told; why an attempt failed |
 
 mod around;
 mod callers;
+pub(crate) mod cause;
 mod content;
 mod desk;
 mod events;
@@ -41,8 +42,9 @@ use tokio_util::sync::CancellationToken;
 use self::around::Around;
 use self::callers::Calls;
 use self::desk::Desk;
+pub(crate) use self::events::to_second;
 pub use self::events::{EndpointEvents, Raise};
-pub(crate) use self::feeds::{begin, has_after};
+pub(crate) use self::feeds::{begin, has_after, knows, newest};
 use crate::client;
 use crate::deliver::address::Rules;
 use crate::deliver::send::Sender;

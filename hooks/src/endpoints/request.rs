@@ -44,6 +44,8 @@ pub(super) struct Job {
     pub(super) feed: Option<Arc<str>>,
     pub(super) trigger: Trigger,
     pub(super) load: Load,
+    /// Other messages of the same batch follow in another attempt.
+    pub(super) has_rest: bool,
     /// It has ended by then.
     pub(super) until: Instant,
 }
@@ -77,13 +79,16 @@ pub(super) struct Courier {
 
 impl Courier {
     /// Makes an attempt.
-    pub(super) async fn carry(&self, job: Job) -> Ended {
+    pub(super) async fn carry(&self, mut job: Job) -> Ended {
         let begun = Instant::now();
         let mut ended = Ended::broken();
-        match &job.load {
-            Load::Messages(messages) => self.all(&job, messages, &mut ended).await,
-            Load::Again(attempt) => match self.read(&job, *attempt).await {
-                Ok(message) => self.all(&job, &[message], &mut ended).await,
+        match std::mem::replace(&mut job.load, Load::Messages(Vec::new())) {
+            Load::Messages(messages) => self.all(&job, &messages, &mut ended).await,
+            Load::Again(attempt) => match self.read(&job, attempt).await {
+                Ok((feed, message)) => {
+                    job.feed = feed.map(Arc::from);
+                    self.all(&job, &[message], &mut ended).await;
+                }
                 Err(why) => {
                     let failed = failed(FaultClass::Ours, why, begun.elapsed());
                     let nothing = Message { id: String::new(), body: Bytes::new(), tells: None };
@@ -104,6 +109,9 @@ impl Courier {
                 return;
             }
             ended.told.extend(message.tells.clone());
+        }
+        if ended.outcome == Outcome::Success && job.has_rest {
+            ended.outcome = Outcome::Partly;
         }
     }
 
@@ -132,13 +140,14 @@ impl Courier {
         }
     }
 
-    /// What an attempt sent, as a message that is sent again.
-    async fn read(&self, job: &Job, attempt: u128) -> Result<Message, String> {
+    /// What an attempt sent, as a message that is sent again, and the feed of it.
+    async fn read(&self, job: &Job, attempt: u128) -> Result<(Option<String>, Message), String> {
         loop {
             let read = tokio::time::timeout_at(job.until, self.store.attempt(attempt)).await;
             match read {
                 Ok(Ok(Some(row))) if row.endpoint == job.endpoint && !row.webhook_id.is_empty() => {
-                    return Ok(Message { id: row.webhook_id, body: row.request.into(), tells: None });
+                    let message = Message { id: row.webhook_id, body: row.request.into(), tells: None };
+                    return Ok((row.feed, message));
                 }
                 Ok(Ok(_)) => return Err("what this attempt sent is not kept any more".to_owned()),
                 Ok(Err(error)) if !error.may_heal() || Instant::now() + READ_AGAIN >= job.until => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bugfeed_protocol::When;
 
+use super::cause::Hidden;
 use crate::client::Address;
 use crate::deliver::address::{BadUrl, Rules};
 use crate::deliver::headers::UserHeaders;
@@ -19,20 +20,23 @@ pub(super) struct Target {
     pub(super) headers: UserHeaders,
     pub(super) secrets: Secrets,
     pub(super) template: Option<Template>,
-    /// By which the schedule counts requests.
+    /// By which the schedule counts requests, and what people are told: scheme, host and port.
     pub(super) host: Arc<str>,
+    /// What people must not be shown.
+    pub(super) hidden: Hidden,
 }
 
 impl Target {
     pub(super) fn of(settings: &Settings, rules: &Rules) -> Target {
         let to = rules.check(&settings.url);
-        let host = to.as_ref().map_or_else(|_| Arc::from(""), |to| Arc::from(to.origin().to_string()));
+        let host = to.as_ref().map_or_else(|_| Arc::from(settings.server()), |to| Arc::from(to.origin().to_string()));
         Target {
             to,
             headers: settings.headers.clone(),
             secrets: secrets(settings),
             template: settings.template.as_deref().and_then(template),
             host,
+            hidden: Hidden::of(settings),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! trackers. Everything durable is in the store before anything is said here, so what gets lost here is only a delay.
 
 use std::future::ready;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use bugfeed_core::endpoints::question::Since;
+use bugfeed_core::endpoints::question::{Since, Told};
 use bugfeed_core::hooks::reconcile::Question;
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::{BugId, Cursor, When};
 use bugfeed_runtime::health::Health;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use super::Running;
 use crate::api::service::Doing;
 use crate::api::{Check, Service};
+use crate::client::{Resolver as _, System};
 use crate::config::{HooksConfig, Source};
 use crate::deliver::address::Rules;
 use crate::deliver::template::Link;
@@ -46,6 +48,7 @@ pub(super) struct Desk {
     sending: Arc<OnceLock<Sending>>,
     running: watch::Receiver<Option<Arc<Running>>>,
     health: Health,
+    resolver: System,
 }
 
 impl Desk {
@@ -55,7 +58,7 @@ impl Desk {
         running: watch::Receiver<Option<Arc<Running>>>,
         health: Health,
     ) -> Desk {
-        Desk { parts, sending, running, health }
+        Desk { parts, sending, running, health, resolver: System::default() }
     }
 
     /// The executor; `None` once the process ends.
@@ -137,12 +140,24 @@ impl Service for Desk {
         self.sending.get().map(|sending| sending.rules.clone()).unwrap_or_default()
     }
 
+    fn addresses<'a>(&'a self, host: &'a str) -> Doing<'a, Result<Vec<IpAddr>, String>> {
+        Box::pin(async move { self.resolver.addresses(host).await.map_err(|error| error.to_string()) })
+    }
+
     fn link(&self, feed: &str) -> Option<Link> {
         self.tap(feed)?.link().cloned()
     }
 
     fn has_after(&self, feed: &str, bug: BugId, since: &Since) -> Option<bool> {
         endpoints::has_after(&*self.tap(feed)?, bug, since)
+    }
+
+    fn newest(&self, feed: &str, bug: BugId) -> Option<Told> {
+        endpoints::newest(&*self.tap(feed)?, bug)
+    }
+
+    fn knows(&self, feed: &str, cursor: &Cursor) -> Option<bool> {
+        endpoints::knows(&*self.tap(feed)?, cursor)
     }
 
     fn begin(&self, feed: &str, now_us: i64) -> Since {

@@ -76,7 +76,9 @@ async fn paths_methods_parameters_and_bodies_are_known() {
     rig.call(&rig.token, Method::POST, "/keys", "{").await.refused(400, "no JSON");
     rig.call(&rig.token, Method::POST, "/keys", "[\"x\"]").await.refused(400, "no JSON object");
     rig.call(&rig.token, Method::POST, "/keys", "{\"nam\":1}").await.refused(400, "unknown member `nam`");
-    rig.call(&rig.token, Method::POST, "/keys", "{\"name\":1}").await.refused(400, "invalid type");
+    rig.call(&rig.token, Method::POST, "/keys", "{\"name\":1}")
+        .await
+        .refused(400, "name: a number stands where a text is wanted");
     rig.get("/keys?limit=0").await.refused(400, "limit: '0'");
     rig.get("/events?limit=1001").await.refused(400, "limit: '1001'");
     rig.get("/events/x").await.refused(400, "id: 'x'");

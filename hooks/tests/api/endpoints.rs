@@ -1,7 +1,7 @@
 //! Endpoints: made, listed, shown with and without what is masked.
 
 use bugfeed_core::endpoints::policy::{Outcome, Policy};
-use bugfeed_core::endpoints::question::{Since, Watch};
+use bugfeed_core::endpoints::question::{Since, Told, Watch};
 use bugfeed_core::endpoints::row::Row;
 use bugfeed_hooks::deliver::sign::SigningSecret;
 use bugfeed_hooks::store::endpoints::{EndpointId, FeedChoice, Stored};
@@ -150,7 +150,7 @@ async fn what_is_wrong_with_an_endpoint_is_said_and_nothing_is_made() {
         (with("description", json!("a\nb")), "description", "one line"),
         (with("secret", json!("whsec_aGlkZGVuLXZhbHVl")), "secret: a secret has 24 to 64 bytes", "leave it out"),
         (with("secret", json!("hidden-value")), "secret: a secret begins with whsec_", "leave it out"),
-        (with("events", json!("all")), "unknown member `events`", "openapi.yaml"),
+        (with("events", json!("all")), "unknown member `events`", "the members are: url, feeds, bugs"),
     ] {
         for path in ["/endpoints", "/endpoints/preview"] {
             let answer = rig.post(path, body.clone()).await;
@@ -279,13 +279,12 @@ async fn a_bug_tells_who_is_told_of_it() {
     rig.plan(&there, |row| cursor(row, "E.5")).await;
     let told = rig.get("/bugs/1234").await.good();
     assert_eq!((told["endpoints"].as_array().unwrap().len(), &told["endpoints"][0]["has"]), (2, &Value::Null));
-    let no_number = "no webhook's change of it has a number yet";
-    assert_eq!(told["endpoints"][0]["says"], format!("{no_number}; has what was published up to E.5"));
+    assert_eq!(told["endpoints"][0]["says"], "has what was published up to E.5; more cannot be told now");
+    assert_eq!(told["newest"], json!([]));
     // The feed knows of changes that no webhook brought.
-    for (has_after, has, says) in [
-        (false, true, "has all that is published, up to E.5"),
-        (true, false, "has not the newest change that is published: "),
-    ] {
+    for (has_after, has, says) in
+        [(false, true, "has all that is published, up to E.5"), (true, false, "has it not yet: ")]
+    {
         *rig.told.has_after.lock().unwrap() = Some(has_after);
         let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
         assert_eq!(told["has"], has);
@@ -294,24 +293,68 @@ async fn a_bug_tells_who_is_told_of_it() {
     *rig.told.has_after.lock().unwrap() = Some(false);
     rig.arrive(item(1234, 0, "a")).await;
     let told = &rig.get("/bugs/1234").await.good()["endpoints"][0];
-    assert_eq!(
-        (&told["has"], &told["says"]),
-        (&Value::Null, &json!(format!("{no_number}; has all that is published, up to E.5")))
-    );
+    let no_number = "a change that a webhook brought has no number yet; has all that is published, up to E.5";
+    assert_eq!((&told["has"], &told["says"]), (&Value::Null, &json!(no_number)));
     rig.work(NOON_US + SECOND_US).await;
     rig.number("default", "E.5", 1234, NOON_US).await;
-    let told = rig.get("/bugs/1234?feed=default").await.good();
-    let of = |id: &EndpointId| {
+    let of = async |id: &EndpointId| {
+        let told = rig.get("/bugs/1234?feed=default").await.good();
         let all = told["endpoints"].as_array().unwrap();
-        all.iter().find(|one| one["endpoint"] == id.as_str()).unwrap().clone()
+        let one = all.iter().find(|one| one["endpoint"] == id.as_str()).unwrap();
+        (one["has"].clone(), one["says"].as_str().unwrap().to_owned())
     };
-    assert_eq!((&of(&there)["has"], &of(&there)["says"]), (&json!(true), &json!("has it")));
-    assert_eq!((&of(&behind)["has"], &of(&behind)["cursor"]), (&json!(false), &json!("E.4")));
-    assert!(of(&behind)["says"].as_str().unwrap().starts_with("has it not yet"), "{told}");
+    assert_eq!(of(&there).await, (json!(true), "has it".to_owned()));
+    // A row of the change table was newer than what the webhook brought.
+    *rig.told.has_after.lock().unwrap() = Some(true);
+    assert_eq!(of(&there).await.0, json!(false));
+    *rig.told.has_after.lock().unwrap() = None;
+    assert_eq!(of(&there).await.0, Value::Null, "the feed cannot tell");
+    assert_eq!(of(&behind).await.0, json!(false));
     // A higher number of another ledger proves nothing.
     rig.plan(&there, |row| cursor(row, "F.9")).await;
-    let now = rig.get("/bugs/1234?feed=default").await.good();
-    assert!(now["endpoints"].as_array().unwrap().iter().all(|one| one["has"] != true), "{now}");
+    assert_ne!(of(&there).await.0, json!(true));
+    rig.plan(&there, |row| cursor(row, "E.5")).await;
+    let when = When::from_micros(NOON_US).unwrap();
+    let change = Change { bug: BugId::new(1234).unwrap(), when };
+    *rig.told.newest.lock().unwrap() = Some(Told { change, cursor: Cursor::parse("E.7").unwrap() });
+    let newest = rig.get("/bugs/1234?feed=default").await.good()["newest"].take();
+    assert_eq!(newest, json!([{ "feed": "default", "when": "2026-11-26T12:00:00", "cursor": "E.7" }]));
+    assert_eq!(of(&there).await.0, json!(false), "the feed knows a newer one");
+    *rig.told.feeds.lock().unwrap() = Some(vec!["other".to_owned()]);
+    assert!(of(&there).await.1.contains("the feed default is not served here"));
     let other = rig.get("/bugs/1234?feed=kde").await.good();
     assert_eq!(other["endpoints"], json!([]));
+}
+
+#[tokio::test]
+async fn an_endpoint_of_a_feed_that_is_not_served_says_so() {
+    let rig = Rig::start().await;
+    let id = rig.endpoint(body()).await;
+    rig.get("/endpoints?feed=nope").await.refused(400, "feed: there is no feed 'nope'");
+    assert_eq!(rig.get("/endpoints?feed=kde").await.good()["endpoints"], json!([]));
+    *rig.told.feeds.lock().unwrap() = Some(vec!["kde".to_owned()]);
+    let want = "the feed default is not served here";
+    for path in [format!("/endpoints/{id}"), "/endpoints?feed=default".to_owned()] {
+        assert!(rig.get(&path).await.good().to_string().contains(want), "{path}");
+    }
+    for (order, said) in [("test", json!({ "wait": 0 })), ("recover", json!({ "since": "2026-11-26T12:00:00" }))] {
+        let told = rig.post(&format!("/endpoints/{id}/{order}"), said).await.good();
+        assert!(told.to_string().contains(want), "{order}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_person_may_not_expect_is_a_warning() {
+    let rig = Rig::start().await;
+    let warnings = |answer: &Value| answer["warnings"].to_string();
+    let made = rig.post("/endpoints", json!({ "url": "http://localhost:9/", "bugs": "all" })).await.good();
+    assert!(warnings(&made).contains("localhost leads to") && warnings(&made).contains("--allow-network"), "{made}");
+    let id = EndpointId::parse(made["id"].as_str().unwrap()).unwrap();
+    *rig.told.knows.lock().unwrap() = Some(false);
+    let told = rig.post(&format!("/endpoints/{id}/recover"), json!({ "cursor": "other.5" })).await.good();
+    assert!(warnings(&told).contains("does not know this cursor"), "{told}");
+    *rig.told.knows.lock().unwrap() = Some(true);
+    rig.plan(&id, |row| row.paused = true).await;
+    let told = rig.post(&format!("/endpoints/{id}/recover"), json!({ "cursor": "E.5" })).await.good();
+    assert!(warnings(&told).contains("it is paused") && !warnings(&told).contains("cursor"), "{told}");
 }

@@ -85,7 +85,7 @@ async fn a_secret_is_rotated_and_the_old_one_goes_on_for_a_while() {
     assert_eq!(rig.get(&path).await.good()["old_secret_until"], Value::Null);
     for (sent, want) in [
         (json!({ "overlap_hours": 169 }), "169 is too much"),
-        (json!({ "overlap_hours": -1 }), "invalid value"),
+        (json!({ "overlap_hours": -1 }), "overlap_hours: a number stands where"),
         (json!({ "secret": "whsec_short" }), "secret: "),
     ] {
         rig.post(&format!("{path}/rotate"), sent).await.refused(400, want);

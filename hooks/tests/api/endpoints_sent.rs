@@ -90,7 +90,13 @@ async fn a_test_is_answered_with_what_comes_of_it() {
     rig.plan(&id, |row| row.wishes.clear()).await;
     for (number, status, error, ok, says) in [
         (2, Some(204), None, true, "the receiver took it: 204 in 12 ms"),
-        (3, Some(500), None, false, "the receiver did not take it: 500 in 12 ms; a failed test counts nothing"),
+        (
+            3,
+            Some(500),
+            None,
+            false,
+            "the receiver did not take it (answered 500: hidden-text) in 12 ms; a failed test counts nothing",
+        ),
         (4, None, Some("nobody listens"), false, "no answer: nobody listens; a failed test counts nothing"),
     ] {
         let answer = |asked: Asked| {
@@ -244,7 +250,10 @@ async fn a_failing_endpoint_says_what_comes_next() {
     let says = async || rig.get(&format!("/endpoints/{id}")).await.good()["says"].as_str().unwrap().to_owned();
     assert_eq!(says().await, "all is well");
     rig.plan(&id, |row| fail(row, Outcome::Refused, 1)).await;
-    assert!(says().await.contains("with the next change, or after 2026-11-26T14:00:00"), "{}", says().await);
+    assert!(says().await.contains("with the next change, or after 2026-11-26 14:00:00 UTC"), "{}", says().await);
+    rig.attempted(AttemptRow { status: Some(404), ..attempt(&id, NOON_US, Trigger::Live, "failed") }).await;
+    rig.attempted(attempt(&id, NOON_US + 1, Trigger::Live, "good")).await;
+    assert!(says().await.ends_with("; the last failure: answered 404: hidden-text"), "{}", says().await);
     rig.plan(&id, |row| fail(row, Outcome::Refused, 3)).await;
     assert!(says().await.contains("4 failures: mend the receiver"), "{}", says().await);
     rig.plan(&id, |row| fail(row, Outcome::Gone, 1)).await;

@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bugfeed_core::endpoints::question::Since;
+use bugfeed_core::endpoints::question::{Since, Told as NewestTold};
 use bugfeed_core::hooks::arrival::Mapping;
 use bugfeed_core::hooks::event::{Event, EventId, State, Trigger};
 use bugfeed_core::hooks::lane::{Gate, Settings, World};
@@ -81,6 +81,12 @@ pub struct Told {
     pub heads: Mutex<BTreeMap<String, Cursor>>,
     /// Whether the feeds have changes after each cursor.
     pub has_after: Mutex<Option<bool>>,
+    /// The newest change of each bug.
+    pub newest: Mutex<Option<NewestTold>>,
+    /// Whether the feeds know each cursor.
+    pub knows: Mutex<Option<bool>>,
+    /// The feeds that are served; none: those of the configuration.
+    pub feeds: Mutex<Option<Vec<String>>>,
 }
 
 impl Told {
@@ -137,6 +143,24 @@ impl Service for Told {
         *self.has_after.lock().unwrap()
     }
 
+    fn addresses<'a>(&'a self, host: &'a str) -> Doing<'a, Result<Vec<IpAddr>, String>> {
+        let found = if host == "localhost" { vec![IpAddr::from([127, 0, 0, 1])] } else { Vec::new() };
+        Box::pin(async { Ok(found) })
+    }
+
+    fn newest(&self, _feed: &str, _bug: BugId) -> Option<NewestTold> {
+        self.newest.lock().unwrap().clone()
+    }
+
+    fn knows(&self, _feed: &str, _cursor: &Cursor) -> Option<bool> {
+        *self.knows.lock().unwrap()
+    }
+
+    fn feeds(&self) -> Vec<String> {
+        let known = || self.config.feeds().into_iter().map(str::to_owned).collect();
+        self.feeds.lock().unwrap().clone().unwrap_or_else(known)
+    }
+
     fn endpoint_changed(&self, id: &EndpointId) {
         self.note(format!("endpoint {id}"));
     }
@@ -191,12 +215,16 @@ impl Rig {
             store.serve_feed(feed, None).await.unwrap();
         }
         let config = HooksConfig::read("hooks.toml", CONFIG, &|_| Err("no file".to_owned())).unwrap();
-        let told = Arc::new(Told {
+        let told = Told {
             config: Arc::new(config),
             words: Mutex::default(),
             heads: Mutex::default(),
             has_after: Mutex::default(),
-        });
+            newest: Mutex::default(),
+            knows: Mutex::default(),
+            feeds: Mutex::default(),
+        };
+        let told = Arc::new(told);
         let api = Api::with_clock(store.clone(), Arc::clone(&told) as Arc<dyn Service>, clock);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

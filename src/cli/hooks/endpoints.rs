@@ -26,7 +26,10 @@ pub enum EndpointsCommand {
     #[command(after_help = "\
 First steps on one machine, in three terminals:
   bugfeed --allow-network 127.0.0.0/8           # endpoints may then be on this machine
-  while printf 'HTTP/1.1 204 OK\\r\\nConnection: close\\r\\n\\r\\n' | nc -l 9000; do echo; done
+  python3 -c 'import http.server as h; h.HTTPServer((\"127.0.0.1\", 9000),
+    type(\"R\", (h.BaseHTTPRequestHandler,), {\"do_POST\": lambda r: (
+    print(r.rfile.read(int(r.headers[\"content-length\"])).decode(), flush=True),
+    r.send_response(204), r.end_headers())})).serve_forever()'
   bugfeed endpoints create --url http://127.0.0.1:9000/ --bugs 1234
   bugfeed endpoints list                        # with the endpoint's identifier
   bugfeed endpoints test ep_abcdefghijklmnopqrst
@@ -42,7 +45,7 @@ Examples:
 Policies, which say what failures do:
   classic   # the fourth 4xx disables; 5xx and faults cool down for 10, 20, 40 min ... up to 24 h
   current   # three failures are free, then 1, 2, 4 min ... up to 24 h; the 40th in a row disables
-  off       # nothing disables; cools down for 10, 20, 40, 60, 60 ... s
+  off       # nothing disables but a forbidden address in the URL; cools down for 10, 20, 40, 60, 60 ... s
 
 Placeholders of a template: {bug}, {when}, {url}, {feed}, {text} (the whole message in words).")]
     Create(CreateEndpointArgs),
@@ -123,11 +126,21 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed endpoints attempts ep_abcdefghijklmnopqrst --limit 5
+  bugfeed endpoints attempts ep_abcdefghijklmnopqrst --failed --from 2h
   bugfeed endpoints attempts ep_abcdefghijklmnopqrst --json | jq -r 'select(.ok|not).id'")]
     Attempts {
         /// The endpoint's identifier
         #[arg(value_name = "ID")]
         id: String,
+        /// Those that failed only
+        #[arg(long)]
+        failed: bool,
+        /// From then on: a date in UTC, or a time ago such as 2h
+        #[arg(long, value_name = "WHEN")]
+        from: Option<String>,
+        /// Those that told of this bug (not of chats, whose messages are words)
+        #[arg(long, value_name = "BUG")]
+        bug: Option<String>,
         /// How many.
         #[command(flatten)]
         limit: LimitArgs,

@@ -170,6 +170,32 @@ pub struct DeadLettersArgs {
     pub export: Option<PathBuf>,
 }
 
+/// Options of `audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// Where the API is.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// What was done, or how that begins: endpoints, keys.revoke
+    #[arg(long, value_name = "DEED")]
+    pub deed: Option<String>,
+    /// To what: the identifier of an endpoint, key, event, or the name of a source
+    #[arg(long, value_name = "ID")]
+    pub subject: Option<String>,
+    /// By whom: a part of it, such as the token's name
+    #[arg(long, value_name = "TEXT")]
+    pub who: Option<String>,
+    /// From then on: a date in UTC, or a time ago such as 2h
+    #[arg(long, value_name = "WHEN")]
+    pub from: Option<String>,
+    /// Before that
+    #[arg(long, value_name = "WHEN")]
+    pub to: Option<String>,
+    /// How many.
+    #[command(flatten)]
+    pub limit: LimitArgs,
+}
+
 /// Options of `bug`.
 #[derive(Clone, Debug, Args)]
 pub struct BugArgs {

@@ -21,7 +21,8 @@ pub use endpoints::{
     ListEndpointsArgs, RecoverArgs,
 };
 pub use events::{
-    BugArgs, BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, ListEventsArgs, PruneArgs,
+    AuditArgs, BugArgs, BulkArgs, DeadLettersArgs, EventFilterArgs, EventsArgs, EventsCommand, ListEventsArgs,
+    PruneArgs,
 };
 pub use keys::{ChangeKeyArgs, CreateKeyArgs, CreateTokenArgs, KeysArgs, KeysCommand, TokensArgs, TokensCommand};
 pub use listen::ListenArgs;

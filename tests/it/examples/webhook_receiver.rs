@@ -100,18 +100,20 @@ impl Receiver {
 
     /// Starts it with the newest secret, and the one before.
     async fn start(&self) -> Proc {
+        let mut proc = self.run().spawn().unwrap();
+        proc.wait_for_line("listens on", SOON).await.unwrap();
+        proc
+    }
+
+    fn run(&self) -> Run {
         let secrets = format!("{} {}", secret(1).expose(), secret(2).expose());
-        let mut proc = (self.program)()
+        (self.program)()
             .dir(self.dir.path())
             .env("BUGFEED_SECRET", secrets)
             .env("LISTEN", self.listen.to_string())
             .env("STATE", self.dir.path().join("state"))
             .env("HOOKS", &self.hooks)
             .env("ENDPOINT", "ep_1")
-            .spawn()
-            .unwrap();
-        proc.wait_for_line("listens on", SOON).await.unwrap();
-        proc
     }
 
     async fn send_signed(&self, secrets: &Secrets, body: &Value, at: When) -> u16 {
@@ -139,9 +141,24 @@ fn looked_at(proc: &Proc) -> Vec<String> {
     output.lines().filter_map(|line| Some(line.strip_prefix("look at bug ")?.split(' ').next()?.to_owned())).collect()
 }
 
+/// What is wrong is said at the start, with its name.
+async fn wrong_settings_are_named(receiver: &Receiver) {
+    for bad in ["hello", "whsec_", "whsec_!!"] {
+        let secrets = format!("{} {bad}", secret(1).expose());
+        let mut proc = (receiver.program)().dir(receiver.dir.path()).env("BUGFEED_SECRET", secrets).spawn().unwrap();
+        let status = proc.wait(SOON).await.unwrap();
+        assert!(!status.success() && proc.output().contains("set BUGFEED_SECRET"), "{bad}: {}", proc.output());
+    }
+    let nobody = format!("http://{}/", free_address());
+    let mut proc = receiver.run().env("HOOKS", &nobody).spawn().unwrap();
+    proc.wait_for_line(nobody.trim_end_matches('/'), SOON).await.unwrap();
+    proc.kill9();
+}
+
 async fn a_receiver_that_misses_nothing(program: impl Fn() -> Run + 'static) {
     let (hooks, site) = Hooks::start().await;
     let receiver = Receiver::new(program, &site);
+    wrong_settings_are_named(&receiver).await;
     let mut first = receiver.start().await;
     hooks.is_asked(&["POST /endpoints/ep_1/ready"]).await;
 

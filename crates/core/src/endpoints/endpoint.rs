@@ -39,6 +39,8 @@ struct Live {
     place: Option<Place>,
     /// What was sent and not accepted.
     frozen: Option<Arc<Batch>>,
+    /// Of that, a part was accepted, and the rest follows at the endpoint's pace.
+    partly: bool,
     /// The receiver has been ahead of this feed since.
     ahead_since_us: Option<i64>,
     /// When its cursor is moved the next time although nothing happens.
@@ -57,6 +59,8 @@ struct Flight {
     probe: bool,
     /// More follows.
     more: bool,
+    /// The receiver took some of its messages.
+    taken: bool,
     begun_us: i64,
 }
 
@@ -151,6 +155,7 @@ impl Endpoint {
             Input::News(feed) => self.news(&feed),
             Input::Tick => self.tick(view),
             Input::Permit => self.permitted(view, out),
+            Input::Posted { sent, taken } => self.posted(sent, taken, view.now_us),
             Input::Ended(outcome) => self.ended(outcome, view.now_us, out),
             Input::Stored(version) => self.stored(version),
             Input::NotStored(Some(row)) => {

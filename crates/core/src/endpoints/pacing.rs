@@ -57,6 +57,23 @@ impl Pacing {
         rate_us.max(ramp_us).max(held_us)
     }
 
+    /// How many requests may follow one another now, at least one: what the rate has left, and one at a time on the ramp.
+    pub(super) fn permits(&self, now_us: i64) -> u32 {
+        let of_rate = self.rate.as_ref().map_or(u32::MAX, |(_, bucket)| bucket.tokens(now_us).max(1));
+        let on_ramp = |begun_us: i64| (now_us - begun_us) / SECOND_US < DOUBLINGS;
+        if self.ramp_us.is_some_and(on_ramp) { 1 } else { of_rate }
+    }
+
+    /// So many requests more were sent than the one that was taken.
+    pub(super) fn take_more(&mut self, number: u32, now_us: i64) {
+        if let Some((rate, bucket)) = &mut self.rate {
+            // The bucket holds no more than that.
+            for _ in 0..number.min(*rate) {
+                bucket.take(now_us);
+            }
+        }
+    }
+
     /// A request is sent.
     pub(super) fn take(&mut self, now_us: i64) {
         (self.last_us, self.held_us) = (Some(now_us), None);
@@ -102,6 +119,20 @@ mod tests {
         assert!(pacing.next_us(5 - OURS_AGAIN_US) < 5, "the clock was set back");
         pacing.take(5 + OURS_AGAIN_US);
         assert!(pacing.next_us(6 + OURS_AGAIN_US) <= 6 + OURS_AGAIN_US);
+    }
+
+    #[test]
+    fn several_requests_together_cost_what_they_are() {
+        let mut pacing = Pacing::default();
+        assert_eq!(pacing.permits(0), u32::MAX);
+        pacing.set_rate(Some(3));
+        assert_eq!(pacing.permits(0), 3);
+        pacing.take(0);
+        pacing.take_more(2, 0);
+        assert!(pacing.next_us(0) > 300_000, "{}", pacing.next_us(0));
+        assert_eq!((pacing.permits(0), pacing.permits(SECOND_US)), (1, 3));
+        pacing.begin_ramp(SECOND_US);
+        assert_eq!((pacing.permits(SECOND_US), pacing.permits(11 * SECOND_US)), (1, 3));
     }
 
     #[test]

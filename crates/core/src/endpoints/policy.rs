@@ -5,7 +5,7 @@
 //!
 //! | outcome | `classic` | `current` | `off` |
 //! |---|---|---|---|
-//! | 2xx | both counters 0, no cool-down | the same | the same |
+//! | 2xx, also of a part of a batch's messages | both counters 0, no cool-down | the same | the same |
 //! | 408, 425, 429 | as 5xx | as any failure | as any failure |
 //! | 410 | disables | disables | as any failure |
 //! | other 4xx | `recent_failures` + 1; the fourth disables; sent again with the next change or after an hour | as any failure | as any failure |
@@ -79,6 +79,8 @@ words! {
 pub enum Outcome {
     /// 2xx.
     Success,
+    /// All that was sent of a batch's messages was answered 2xx; the pace did not allow the others yet.
+    Partly,
     /// 4xx, except those below.
     Refused,
     /// 408, 425 or 429.
@@ -122,6 +124,11 @@ impl Outcome {
             500..=599 => Outcome::Server { retry_after_us: None },
             _ => Outcome::Fault,
         }
+    }
+
+    /// Whether the receiver took all that it was sent.
+    pub fn is_good(self) -> bool {
+        matches!(self, Outcome::Success | Outcome::Partly)
     }
 
     fn retry_after_us(self) -> Option<i64> {
@@ -240,7 +247,7 @@ impl Health {
             return Tidings::default();
         }
         let before = self.way(policy, now_us);
-        if outcome == Outcome::Success {
+        if outcome.is_good() {
             let recovered = !std::mem::take(self).is_clean();
             return Tidings { recovered, ..Tidings::default() };
         }

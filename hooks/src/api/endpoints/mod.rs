@@ -7,7 +7,7 @@
 //! | part | what |
 //! |---|---|
 //! | `body` | what a person writes, checked |
-//! | `shapes` | endpoints and attempts as JSON |
+//! | `shapes`, `view` | endpoints and attempts as JSON; what this process knows of an endpoint besides |
 //! | `orders` | test, enable, reset, pause, resume, rotate, recover |
 //! | `attempts` | what was sent, and sending it again |
 //! | `preview` | what would be sent |
@@ -20,6 +20,7 @@ mod body;
 pub(super) mod orders;
 pub(super) mod preview;
 pub(super) mod shapes;
+mod view;
 pub(super) mod watching;
 
 use std::sync::Arc;
@@ -41,7 +42,6 @@ use crate::store::audit::Deed;
 use crate::store::endpoints::{
     ChangeError, CreateError, EndpointFilter, EndpointId, FeedChoice, MAX_BUGS, Settings, Stored,
 };
-use crate::store::tokens::Scope;
 
 pub(super) async fn list(call: Call) -> Answer {
     let params = call.params(&["after", "limit", "state", "feed", "bug"])?;
@@ -57,9 +57,24 @@ pub(super) async fn list(call: Call) -> Answer {
     let page = call.store().endpoints(&filter, after.as_ref(), limit).await?;
     let page = page.ok_or_else(|| gone(params.text("after").unwrap_or_default()))?;
     let next = page.last().filter(|_| page.len() == limit).map(|last| last.id.as_str().to_owned());
-    let is_raw = call.caller.has(Scope::Raw);
-    let endpoints: Vec<Value> = page.iter().map(|stored| shapes::listed(stored, is_raw, call.now_us)).collect();
-    answer(json!({ "endpoints": endpoints, "next": next }))
+    if page.is_empty()
+        && let Some(feed) = params.text("feed")
+    {
+        is_known(&call, feed).await?;
+    }
+    answer(json!({ "endpoints": view::listed(&call, &page).await?, "next": next }))
+}
+
+/// Refuses a feed that is not served here and that no endpoint has: it is misspelt.
+async fn is_known(call: &Call, feed: &str) -> Result<(), ApiError> {
+    let known = call.api.service().feeds();
+    let filter = EndpointFilter { feed: Some(feed.to_owned()), ..EndpointFilter::default() };
+    let is_known = known.is_empty() || known.iter().any(|known| known == feed);
+    if is_known || call.store().endpoints(&filter, None, 1).await?.is_some_and(|found| !found.is_empty()) {
+        return Ok(());
+    }
+    let feed: String = feed.chars().take(60).collect();
+    Err(ApiError::bad(format!("feed: there is no feed '{feed}'"), format!("the feeds are: {}", known.join(", "))))
 }
 
 fn state(text: &str) -> Result<State, ApiError> {
@@ -70,7 +85,7 @@ fn state(text: &str) -> Result<State, ApiError> {
 pub(super) async fn one(Name(text): Name, call: Call) -> Answer {
     call.params(&[])?;
     let stored = find(&call, &text).await?;
-    answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
+    answer(view::shown(&call, &stored).await?)
 }
 
 pub(super) async fn create(call: Call) -> Answer {
@@ -81,7 +96,9 @@ pub(super) async fn create(call: Call) -> Answer {
     let stored = call.store().create_endpoint(&id, &settings, &row, Some(&deed)).await.map_err(not_made)?;
     call.log(&deed.deed, id.as_str());
     call.api.service().endpoint_changed(&id);
-    created(with_secret(&call, &stored))
+    let mut shape = with_secret(&call, &stored).await?;
+    shape["warnings"] = json!(view::warnings(&call, &stored.settings.url).await);
+    created(shape)
 }
 
 /// A new endpoint. Where nothing is said, it has the usual value.
@@ -149,7 +166,13 @@ pub(super) async fn change(Name(text): Name, call: Call) -> Answer {
         Ok(())
     };
     let stored = order(&call, &text, "endpoints.change", Value::Object(detail), change).await?.0;
-    answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
+    let mut shape = view::shown(&call, &stored).await?;
+    let warnings = match &said.url {
+        Some(url) => view::warnings(&call, url).await,
+        None => Vec::new(),
+    };
+    shape["warnings"] = json!(warnings);
+    answer(shape)
 }
 
 fn apply(said: &Said, known: &[String], settings: &mut Settings, row: &mut Row) -> Result<(), ApiError> {
@@ -183,7 +206,7 @@ pub(super) async fn remove(Name(text): Name, call: Call) -> Answer {
     call.nothing()?;
     let delete = |_: &mut Settings, row: &mut Row| carry_out(row, &Order::Delete).map_err(|why| refused(why, row));
     let stored = order(&call, &text, "endpoints.delete", Value::Null, delete).await?.0;
-    answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
+    answer(view::shown(&call, &stored).await?)
 }
 
 /// Changes an endpoint, with a line in the audit log, and tells whoever serves it. What changes nothing is no deed.
@@ -215,10 +238,10 @@ async fn find(call: &Call, text: &str) -> Result<Stored, ApiError> {
 }
 
 /// The answer that shows a secret.
-fn with_secret(call: &Call, stored: &Stored) -> Value {
-    let mut shape = shapes::endpoint(stored, call.caller.has(Scope::Raw), call.now_us);
+async fn with_secret(call: &Call, stored: &Stored) -> Result<Value, ApiError> {
+    let mut shape = view::shown(call, stored).await?;
     shape["secret"] = json!(stored.settings.secret.expose());
-    shape
+    Ok(shape)
 }
 
 fn missing(text: &str) -> ApiError {

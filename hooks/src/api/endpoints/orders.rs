@@ -12,13 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{body, order, refused, shapes, with_secret};
+use super::{body, order, refused, shapes, view, with_secret};
 use crate::api::call::{Call, Name, answer};
 use crate::api::error::{Answer, ApiError};
 use crate::api::params::{time, wrong};
 use crate::api::shapes::at;
 use crate::deliver::sign::{RANDOM_BYTES, SigningSecret};
-use crate::store::endpoints::{AttemptRow, EndpointId, Settings};
+use crate::endpoints::cause::{Hidden, cause};
+use crate::store::endpoints::{AttemptRow, EndpointId, Settings, Stored};
 use crate::store::tokens::Scope;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -52,7 +53,7 @@ async fn simple(Name(text): Name, call: Call, what: Order, deed: &str) -> Answer
     call.nothing()?;
     let change = |_: &mut Settings, row: &mut Row| carry_out(row, &what).map_err(|why| refused(why, row));
     let (stored, ()) = order(&call, &text, deed, Value::Null, change).await?;
-    answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
+    answer(view::shown(&call, &stored).await?)
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,7 +88,7 @@ pub(in crate::api) async fn rotate(Name(text): Name, call: Call) -> Answer {
     };
     let detail = json!({ "old_until": at(until_us), "given": said.secret.is_some() });
     let stored = order(&call, &text, "endpoints.rotate", detail, change).await?.0;
-    answer(with_secret(&call, &stored))
+    answer(with_secret(&call, &stored).await?)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -105,7 +106,32 @@ pub(in crate::api) async fn recover(Name(text): Name, call: Call) -> Answer {
     let change = |_: &mut Settings, row: &mut Row| carry_out(row, &what).map_err(|why| refused(why, row));
     let detail = json!({ "cursor": said.cursor, "since": said.since, "feed": said.feed });
     let stored = order(&call, &text, "endpoints.recover", detail, change).await?.0;
-    answer(shapes::endpoint(&stored, call.caller.has(Scope::Raw), call.now_us))
+    let mut shape = view::shown(&call, &stored).await?;
+    shape["warnings"] = json!(recover_warnings(&call, &stored, &said));
+    answer(shape)
+}
+
+/// What the person may not expect.
+fn recover_warnings(call: &Call, stored: &Stored, said: &RecoverBody) -> Vec<String> {
+    let feed = said.feed.as_deref().or_else(|| stored.row.lines.first().map(|line| &*line.feed)).unwrap_or_default();
+    let mut warnings = Vec::new();
+    let cursor = said.cursor.as_deref().and_then(Cursor::parse);
+    if cursor.and_then(|cursor| call.api.service().knows(feed, &cursor)) == Some(false) {
+        warnings.push(format!(
+            "the feed {feed} does not know this cursor (it is of another ledger, or ahead), so its receiver is told that \
+             changes may be missing; --since TIME sends changes again"
+        ));
+    }
+    let unserved: Vec<String> = view::unserved(call, stored).into_iter().filter(|name| name == feed).collect();
+    if !unserved.is_empty() {
+        warnings.push(view::not_served(&unserved));
+    }
+    if stored.row.paused {
+        warnings.push("it is paused: nothing is sent before `bugfeed endpoints resume`".to_owned());
+    } else if stored.row.health.disabled(stored.row.policy).is_some() {
+        warnings.push("it is disabled: nothing is sent before `bugfeed endpoints enable`".to_owned());
+    }
+    warnings
 }
 
 fn recovery(said: &RecoverBody, now_us: i64) -> Result<Recovery, ApiError> {
@@ -161,7 +187,7 @@ pub(in crate::api) async fn test(Name(text): Name, call: Call) -> Answer {
     let end = format!("-g{generation}");
     let is_it = |row: &AttemptRow| row.trigger == Trigger::Manual && row.webhook_id.ends_with(&end);
     let found = wait_for(&call, &stored.id, wait, None, is_it).await?;
-    answer(sent(&call, &stored.id, "test", wait, found.as_ref()))
+    answer(sent(&call, &stored, "test", wait, found.as_ref()))
 }
 
 /// Waits until an attempt is in the log that was not there before.
@@ -187,7 +213,8 @@ pub(super) async fn wait_for(
 }
 
 /// What came of a request that a person asked for.
-pub(super) fn sent(call: &Call, id: &EndpointId, what: &str, wait: Duration, found: Option<&AttemptRow>) -> Value {
+pub(super) fn sent(call: &Call, stored: &Stored, what: &str, wait: Duration, found: Option<&AttemptRow>) -> Value {
+    let (id, hidden) = (&stored.id, Hidden::of(&stored.settings));
     let ms = found.map_or(0, |row| row.took_us / 1000);
     let says = match found {
         None => format!(
@@ -197,8 +224,9 @@ pub(super) fn sent(call: &Call, id: &EndpointId, what: &str, wait: Duration, fou
         ),
         Some(row) => match (row.status, &row.error) {
             (Some(status), _) if shapes::is_success(row) => format!("the receiver took it: {status} in {ms} ms"),
-            (Some(status), _) => {
-                format!("the receiver did not take it: {status} in {ms} ms; a failed {what} counts nothing")
+            (Some(_), _) => {
+                let cause = cause(row, &hidden).unwrap_or_default();
+                format!("the receiver did not take it ({cause}) in {ms} ms; a failed {what} counts nothing")
             }
             (None, error) => {
                 let error = error.as_deref().or(row.fault.as_deref()).unwrap_or("unknown");
@@ -206,6 +234,9 @@ pub(super) fn sent(call: &Call, id: &EndpointId, what: &str, wait: Duration, fou
             }
         },
     };
+    let unserved = view::unserved(call, stored);
+    let says = if unserved.is_empty() { says } else { format!("{says}; {}", view::not_served(&unserved)) };
     let is_raw = call.caller.has(Scope::Raw);
-    json!({ "endpoint": id.as_str(), "attempt": found.map(|row| shapes::attempt(row, is_raw)), "says": says })
+    let attempt = found.map(|row| shapes::attempt(row, is_raw, Some(&hidden)));
+    json!({ "endpoint": id.as_str(), "attempt": attempt, "says": says })
 }

@@ -35,10 +35,13 @@ pub(in crate::api) async fn preview(call: Call) -> Answer {
     let secret = if is_sample { sample.clone() } else { settings.secret.clone() };
     let view = View { call: &call, settings: &settings, feed: feed(&call, &settings), secrets: Secrets::new(secret) };
     let requests = view.requests(&row.watch)?;
+    let mut warnings = view.empty_members(&requests);
+    warnings.extend(super::view::warnings(&call, &settings.url).await);
     answer(json!({
         "url": shapes::url(&settings.url, call.caller.has(Scope::Raw)),
         "says": where_to(&settings.url),
         "sample_secret": is_sample.then(|| sample.expose().to_owned()),
+        "warnings": warnings,
         "requests": requests,
     }))
 }
@@ -94,8 +97,34 @@ impl View<'_> {
                 self.plain("when nobody knows what was missed", Content::Gap, &last, 0)?,
                 self.plain("a test", Content::Test, &last, 1)?,
             ]),
-            Some(text) => self.templated(text, first.change, &last),
+            Some(text) => self.templated(text, &items, &last),
         }
+    }
+
+    /// Texts that a template leaves empty in these requests.
+    fn empty_members(&self, requests: &[Value]) -> Vec<String> {
+        let Some(template) = self.settings.template.as_deref().filter(|text| text.starts_with('{')) else {
+            return Vec::new();
+        };
+        let mut warnings = Vec::new();
+        if template.contains("{url}") && self.call.api.service().link(&self.feed).is_none() {
+            warnings.push(format!(
+                "{{url}} is empty, because nothing is known of where people read about bugs of the feed {}: start bugfeed with \
+                 --tracker-url 'https://HOST/PATH{{bug}}'",
+                self.feed
+            ));
+        }
+        let meant: Value = serde_json::from_str(template).unwrap_or_default();
+        for request in requests {
+            let body = request["body"].as_str().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+            let mut empty = Vec::new();
+            empty_texts(&body, &meant, String::new(), &mut empty);
+            if !empty.is_empty() {
+                let says = request["says"].as_str().unwrap_or_default();
+                warnings.push(format!("{says}: empty is {}", empty.join(", ")));
+            }
+        }
+        warnings
     }
 
     fn plain(&self, says: &str, content: Content<'_>, cursor: &Cursor, generation: u32) -> Result<Value, ApiError> {
@@ -104,21 +133,27 @@ impl View<'_> {
         self.request(says, &batch.id(ENDPOINT, &body), &body)
     }
 
-    fn templated(&self, text: &str, change: Change, cursor: &Cursor) -> Result<Vec<Value>, ApiError> {
+    fn templated(&self, text: &str, items: &[Item], cursor: &Cursor) -> Result<Vec<Value>, ApiError> {
         let template = Template::named(text).map_or_else(|| Template::parse(text), Ok);
         let template = template.map_err(|error| ApiError::bad(format!("template: {error}"), "mend the template"))?;
         let link = self.call.api.service().link(&self.feed);
+        let Some(first) = items.first() else { return Ok(Vec::new()) };
+        let backlog = Content::Updates { replay: Replay::Latest, items };
         let says = [
-            ("a change; of a backlog, up to 10 of these", Say::Change(change), 0),
-            ("then how many more there are", Say::More(5), 0),
-            ("when nobody knows what was missed", Say::Gap, 0),
-            ("a test", Say::Test, 1),
+            ("a change; of a backlog, up to 10 of these", Say::Change(first.change), Content::Update(first), 0),
+            ("then how many more there are", Say::More(5), backlog, 0),
+            ("when nobody knows what was missed", Say::Gap, Content::Gap, 0),
+            ("a test", Say::Test, Content::Test, 1),
         ];
-        let request = |(says, say, generation)| {
+        let request = |(says, say, content, generation)| {
             let body = template.body(&self.feed, say, link.as_ref());
-            let content = if generation == 0 { Content::Gap } else { Content::Test };
             let batch = Batch { feed: &self.feed, content, cursor, generation };
-            self.request(says, &batch.id(ENDPOINT, &body), &body)
+            let mut id = batch.id(ENDPOINT, &body);
+            if let Say::More(_) = say {
+                // It is the eleventh message of its batch.
+                id.push_str("-11");
+            }
+            self.request(says, &id, &body)
         };
         says.into_iter().map(request).collect()
     }
@@ -137,5 +172,38 @@ impl View<'_> {
             "headers": own.chain(kind).chain(ours).collect::<Value>(),
             "body": String::from_utf8_lossy(body),
         }))
+    }
+}
+
+/// Where texts are empty that were not meant to be, as paths of members.
+fn empty_texts(body: &Value, meant: &Value, path: String, empty: &mut Vec<String>) {
+    match (body, meant) {
+        (Value::String(text), Value::String(template)) if text.is_empty() && !template.is_empty() => empty.push(path),
+        (Value::Array(body), Value::Array(meant)) => {
+            for (index, (body, meant)) in body.iter().zip(meant).enumerate() {
+                empty_texts(body, meant, format!("{path}[{index}]"), empty);
+            }
+        }
+        (Value::Object(body), Value::Object(meant)) => {
+            for (name, body) in body {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                empty_texts(body, meant.get(name).unwrap_or(&Value::Null), path, empty);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_texts_are_found_by_their_path() {
+        let meant = json!({ "a": "{bug}", "b": { "c": ["x", "{url}"] }, "d": "", "e": 1 });
+        let body = json!({ "a": "", "b": { "c": ["x", ""] }, "d": "", "e": 1 });
+        let mut empty = Vec::new();
+        empty_texts(&body, &meant, String::new(), &mut empty);
+        assert_eq!(empty, ["a", "b.c[1]"]);
     }
 }

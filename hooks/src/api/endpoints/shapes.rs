@@ -6,14 +6,18 @@
 use bugfeed_core::endpoints::policy::{Bar, State};
 use bugfeed_core::endpoints::question::Watch;
 use bugfeed_core::endpoints::row::Row;
-use bugfeed_protocol::When;
 use serde_json::{Map, Value, json};
 
 use crate::api::shapes::{MASK, at, maybe_at};
 use crate::client::Address;
 use crate::deliver::template::has_placeholder;
+use crate::endpoints::cause::{Hidden, cause};
+use crate::endpoints::to_second;
 use crate::receive::received::RequestId;
 use crate::store::endpoints::{AttemptRow, FeedChoice, Settings, Stored};
+
+/// What is said of an endpoint that has nothing amiss.
+pub(super) const WELL: &str = "all is well";
 
 /// So many bugs of an endpoint are shown in a list.
 const SOME_BUGS: usize = 20;
@@ -142,9 +146,9 @@ fn next_try_us(row: &Row, now_us: i64) -> Option<i64> {
 /// How an endpoint is, in a sentence.
 pub(super) fn says(row: &Row, now_us: i64) -> String {
     let health = &row.health;
-    let time = |us: Option<i64>| us.and_then(When::from_micros).map_or(String::new(), |when| when.to_string());
+    let time = |us: Option<i64>| us.map_or(String::new(), to_second);
     match (row.state(now_us), health.disabled(row.policy)) {
-        (State::Paused, _) => "a person has paused it".to_owned(),
+        (State::Paused, _) => "a person has paused it: `bugfeed endpoints resume` lets it go on".to_owned(),
         (State::Disabled, Some(Bar::Gone)) => "it answered 410 (gone): enable it if that was a mistake".to_owned(),
         (State::Disabled, Some(Bar::Forbidden)) => {
             "nothing may be sent to the address in its URL: change the URL, or allow the network, then enable it"
@@ -161,12 +165,17 @@ pub(super) fn says(row: &Row, now_us: i64) -> String {
             format!("the last attempt failed; the next one is with the next change, or after {}", time(health.again_us))
         }
         (State::Active, _) if !health.is_clean() => "the last attempt failed; the next one is due".to_owned(),
-        (State::Active, _) => "all is well".to_owned(),
+        (State::Active, _) => WELL.to_owned(),
     }
 }
 
 /// An attempt.
-pub(super) fn attempt(row: &AttemptRow, is_raw: bool) -> Value {
+/// `hidden`: the secrets of its endpoint, as far as they are known.
+pub(super) fn attempt(row: &AttemptRow, is_raw: bool, hidden: Option<&Hidden>) -> Value {
+    let error = match hidden {
+        Some(hidden) => cause(row, hidden),
+        None => row.error.clone(),
+    };
     json!({
         "id": RequestId(row.id).to_string(),
         "endpoint": row.endpoint.as_str(),
@@ -178,7 +187,7 @@ pub(super) fn attempt(row: &AttemptRow, is_raw: bool) -> Value {
         "ok": is_success(row),
         "status": row.status,
         "fault": row.fault,
-        "error": row.error,
+        "error": error,
         "response": text(&row.response, is_raw),
         "webhook_id": row.webhook_id,
         "counts": row.counts,
@@ -186,8 +195,8 @@ pub(super) fn attempt(row: &AttemptRow, is_raw: bool) -> Value {
 }
 
 /// An attempt with what was sent.
-pub(super) fn attempt_detail(row: &AttemptRow, is_raw: bool) -> Value {
-    let mut shape = attempt(row, is_raw);
+pub(super) fn attempt_detail(row: &AttemptRow, is_raw: bool, hidden: Option<&Hidden>) -> Value {
+    let mut shape = attempt(row, is_raw, hidden);
     shape["content_type"] = json!(row.content_type);
     shape["request"] = json!(text(&row.request, is_raw));
     shape
@@ -242,9 +251,9 @@ mod tests {
         for (paused, outcomes, want) in [
             (false, &[][..], "all is well"),
             (true, &[], "paused"),
-            (false, &[Outcome::Refused], "with the next change, or after 1970-01-01T01:00:01"),
+            (false, &[Outcome::Refused], "with the next change, or after 1970-01-01 01:00:01 UTC"),
             (false, &[Outcome::Refused; 4], "4 failures"),
-            (false, &[Outcome::Fault], "tried again after 1970-01-01T00:10:01"),
+            (false, &[Outcome::Fault], "tried again after 1970-01-01 00:10:01 UTC"),
             (false, &[Outcome::Gone], "410"),
             (false, &[Outcome::Forbidden], "allow the network"),
         ] {

@@ -15,8 +15,8 @@ use crate::store::way::Step;
 /// So many endpoints are told of, the newest ones.
 const MOST: usize = 100;
 
-/// Each endpoint and feed, and whether its receiver has the newest of these changes, or, where none of them has a number, the
-/// newest that the feed has. `feed`: of this feed only.
+/// Each endpoint and feed, and whether its receiver has the newest change of the bug, whoever brought it; where the feed cannot
+/// tell, the newest of these changes. `feed`: of this feed only.
 pub(in crate::api) async fn watching(
     call: &Call,
     bug: BugId,
@@ -30,6 +30,7 @@ pub(in crate::api) async fn watching(
 
 fn lines(call: &Call, bug: BugId, feed: Option<&str>, stored: &Stored, steps: &[Step]) -> Vec<Value> {
     let (row, is_raw) = (&stored.row, call.caller.has(Scope::Raw));
+    let served = call.api.service().feeds();
     let wanted = row.lines.iter().filter(|line| feed.is_none_or(|feed| *feed == *line.feed));
     let told = wanted.map(|line| {
         let cursor = row.cursor(&line.feed);
@@ -37,13 +38,18 @@ fn lines(call: &Call, bug: BugId, feed: Option<&str>, stored: &Stored, steps: &[
             let since = Since::Cursor(since.clone());
             call.api.service().has_after(&line.feed, bug, &since)
         };
+        let known = call.api.service().newest(&line.feed, bug);
         let standing = Standing {
             cursor,
             newest: newest(steps, &line.feed),
             waits: steps.iter().any(|step| *step.stored.event.feed == *line.feed && waits(step)),
-            is_behind: cursor.and_then(is_behind),
+            is_behind: cursor.and_then(is_behind).or_else(|| is_before(cursor?, &known.as_ref()?.cursor)),
         };
-        let (has, says) = standing.tell(&shapes::says(row, call.now_us));
+        let is_here = served.is_empty() || served.iter().any(|served| **served == *line.feed);
+        let (has, says) = match is_here {
+            true => standing.tell(&shapes::says(row, call.now_us)),
+            false => (None, format!("the feed {} is not served here, so nothing of it is sent from here", line.feed)),
+        };
         json!({
             "endpoint": stored.id.as_str(),
             "url": shapes::url(&stored.settings.url, is_raw),
@@ -55,6 +61,11 @@ fn lines(call: &Call, bug: BugId, feed: Option<&str>, stored: &Stored, steps: &[
         })
     });
     told.collect()
+}
+
+/// Whether a change with this number is certainly missing at a receiver that stands here.
+fn is_before(cursor: &Cursor, newest: &Cursor) -> Option<bool> {
+    (cursor.epoch != newest.epoch || cursor.seq < newest.seq).then_some(true)
 }
 
 /// Whether a change may yet get its number.
@@ -80,18 +91,20 @@ impl Standing<'_> {
     /// Whether the receiver has the newest change, and the same in words. `state`: how the endpoint fares.
     fn tell(self, state: &str) -> (Option<bool>, String) {
         let Standing { cursor, newest, waits, is_behind } = self;
-        let Some(cursor) = cursor else { return (None, "where its receiver stands is not known yet".to_owned()) };
-        if let Some((epoch, seq)) = newest {
-            let has = cursor.epoch == *epoch && cursor.seq >= seq;
-            let says = if has { "has it".to_owned() } else { format!("has it not yet: {state}") };
-            return (Some(has), says);
-        }
-        let unnumbered = "no webhook's change of it has a number yet";
-        match is_behind {
-            Some(true) => (Some(false), format!("has not the newest change that is published: {state}")),
-            Some(false) if waits => (None, format!("{unnumbered}; has all that is published, up to {cursor}")),
-            Some(false) => (Some(true), format!("has all that is published, up to {cursor}")),
-            None => (None, format!("{unnumbered}; has what was published up to {cursor}")),
+        let Some(cursor) = cursor else {
+            return (None, "where its receiver stands is not known yet".to_owned());
+        };
+        let unnumbered = "a change that a webhook brought has no number yet";
+        let has_number = newest.map(|(epoch, seq)| cursor.epoch == *epoch && cursor.seq >= seq);
+        match (is_behind, has_number) {
+            (Some(true), _) | (None, Some(false)) => (Some(false), format!("has it not yet: {state}")),
+            (Some(false), _) if waits => (None, format!("{unnumbered}; has all that is published, up to {cursor}")),
+            (Some(false), Some(_)) => (Some(true), "has it".to_owned()),
+            (Some(false), None) => (Some(true), format!("has all that is published, up to {cursor}")),
+            (None, Some(true)) => {
+                (None, "has what webhooks brought; whether another change came since cannot be told now".to_owned())
+            }
+            (None, None) => (None, format!("has what was published up to {cursor}; more cannot be told now")),
         }
     }
 }

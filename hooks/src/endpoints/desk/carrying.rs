@@ -13,7 +13,9 @@ use futures::stream::StreamExt as _;
 use tokio::task::JoinError;
 
 use super::{Desk, Flying, Served, TOGETHER, Word, Written};
+use crate::endpoints::cause::cause;
 use crate::endpoints::content::{self, Style};
+use crate::endpoints::events::Who;
 use crate::endpoints::feeds::AllFeeds;
 use crate::endpoints::request::{Ended, Job, Load};
 use crate::store::endpoints::{Save, Saved};
@@ -49,19 +51,21 @@ impl Desk {
         let within = self.parts.options.within;
         let until = tokio::time::Instant::now() + within;
         let Some(served) = self.endpoints.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
-        let (feed, load) = match &send.what {
+        let (feed, mut load) = match &send.what {
             What::Batch(batch) => (Some(Arc::clone(&batch.feed)), of_batch(served, &self.feeds, batch)),
             What::Test { feed, cursor, generation } => {
                 (feed.clone(), of_test(served, &self.feeds, feed.as_ref(), cursor.as_ref(), *generation))
             }
             What::Redelivery { attempt } => (None, Load::Again(*attempt)),
         };
+        let has_rest = cut(&mut load, send.most);
         let job = Job {
             endpoint: served.id.clone(),
             target: Arc::clone(&served.target),
             feed,
             trigger: send.trigger,
             load,
+            has_rest,
             until,
         };
         let courier = self.courier.clone();
@@ -97,6 +101,8 @@ impl Desk {
             && let Some(served) = self.same(slot, serial)
         {
             served.flight = None;
+            let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            let posted = Input::Posted { sent: number(ended.rows.len()), taken: number(ended.told.len()) };
             served.ended = ended.rows;
             match ended.outcome {
                 // It has not taken what it was owed before.
@@ -107,6 +113,7 @@ impl Desk {
             let many = served.told.1.len().saturating_sub(MOST_TOLD);
             served.told.1.drain(..many);
             self.events().attempted(ended.outcome, ended.took);
+            self.step(slot, posted);
             self.step(slot, Input::Ended(ended.outcome));
         }
         self.busy(partition, term, -1);
@@ -172,16 +179,28 @@ impl Desk {
 
     fn tell(&mut self, slot: Slot, event: Event) {
         let Some(served) = self.endpoints.get(slot as usize).and_then(Option::as_deref) else { return };
-        let host = Arc::clone(&served.target.host);
-        self.parts.events.tell(&served.id, &host, event, self.now_us(), &self.parts.raise);
+        // The attempt that it is about is the last one.
+        let cause = served.attempts.last().and_then(|row| cause(row, &served.target.hidden));
+        let who = Who { id: &served.id, server: &served.target.host, cause: cause.as_deref() };
+        self.parts.events.tell(who, event, self.now_us(), &self.parts.raise);
     }
+}
+
+/// Leaves so many messages. Returns whether there were more.
+fn cut(load: &mut Load, most: u32) -> bool {
+    let Load::Messages(messages) = load else { return false };
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let has_rest = messages.len() > most;
+    messages.truncate(most);
+    has_rest
 }
 
 /// What a batch says.
 fn of_batch(served: &mut Served, feeds: &AllFeeds, batch: &Batch) -> Load {
-    if served.told.0 != batch.generation {
-        // Somebody has asked for the same changes once more.
-        served.told = (batch.generation, Vec::new());
+    let told_as = (batch.generation, served.planner.row().turn);
+    if served.told.0 != told_as {
+        // Somebody has asked for the same changes once more, or it is another URL.
+        served.told = (told_as, Vec::new());
     }
     let style = style(served, feeds, Some(&batch.feed));
     Load::Messages(content::of_batch(&style, batch, &served.told.1))

@@ -81,7 +81,7 @@ impl Desk {
             flight: None,
             ended: Vec::new(),
             attempts: Vec::new(),
-            told: (0, Vec::new()),
+            told: ((0, 0), Vec::new()),
             owed: Owed::default(),
         };
         let at = slot as usize;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bugfeed_core::endpoints::policy::{Policy, State};
 use bugfeed_core::endpoints::question::{Since, Watch};
 use bugfeed_core::endpoints::row::Row;
-use bugfeed_protocol::{BugId, When};
+use bugfeed_protocol::{BugId, Cursor, When};
 use hyper::header::HeaderName;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::rig::{Place, bugs, secret, settings};
 use crate::client::{Address, Client, Options, Request};
 use crate::deliver::sign::SigningSecret;
-use crate::endpoints::{Endpoints, has_after};
+use crate::endpoints::{Endpoints, has_after, knows, newest};
 use crate::test_server::{Reply, Server};
 
 /// Calls, signed with this secret.
@@ -126,6 +126,12 @@ async fn changes_answers_as_a_long_poll_and_moves_nothing() {
     let has_after =
         |bug, seq| has_after(&*place.feed, BugId::new(bug).unwrap(), &Since::Cursor(place.feed.cursor(seq)));
     assert_eq!([has_after(1, 2), has_after(1, 3), has_after(9, 0)], [Some(true), Some(false), Some(false)]);
+    let newest = |bug| newest(&*place.feed, BugId::new(bug).unwrap()).map(|told| told.cursor);
+    assert_eq!([newest(1), newest(9)], [Some(place.feed.cursor(3)), None]);
+    assert_eq!(
+        ["epoch-kde.2", "other.7"].map(|text| knows(&*place.feed, &Cursor::parse(text).unwrap())),
+        [Some(true), Some(false)]
+    );
     place.feed.set_current(false);
     assert_eq!([has_after(1, 2), has_after(1, 77)], [None, None]);
     let row = place.row(&id).await;

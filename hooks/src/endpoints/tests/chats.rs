@@ -7,6 +7,7 @@ use bugfeed_core::endpoints::orders::{Order, Recovery};
 use bugfeed_core::endpoints::policy::Policy;
 use bugfeed_core::endpoints::question::Watch;
 use bugfeed_core::endpoints::row::Row;
+use bugfeed_core::hooks::event::Trigger;
 
 use super::rig::{Place, json, settings, until};
 use crate::store::endpoints::{EndpointId, Settings};
@@ -50,6 +51,55 @@ async fn of_a_backlog_ten_changes_are_told_and_then_how_many_more() {
     let attempts = place.attempts(&id).await;
     assert_eq!(attempts.iter().map(|attempt| attempt.counts).filter(|counts| *counts).count(), 1);
     assert_eq!(attempts.len(), 11);
+    endpoints.stop().await;
+}
+
+/// Each message is a request, so the rate holds for each of them; that the others have to wait is no failure.
+#[tokio::test]
+async fn the_messages_of_a_backlog_keep_the_rate() {
+    let (place, server) = (Place::new().await, Server::start(|_| Reply::full(200, "", "")).await);
+    let settings = Settings { template: Some("slack".to_owned()), ..settings(&server.url("/")) };
+    let mut row = Row::new(Policy::Classic, Watch::All, ["kde".into()]);
+    row.rate = Some(5);
+    let id = place.endpoint_with(settings, row).await;
+    backlog(&place, &id, 14).await;
+    let endpoints = place.start();
+    place.until_cursor(&id, 14).await;
+    let texts: Vec<String> = server.got().iter().map(text).collect();
+    assert_eq!(texts.len(), 11, "{texts:?}");
+    assert!(texts[9].starts_with("Bug 10 ") && texts[10] == "4 more bugs of kde changed", "{texts:?}");
+    let attempts = place.attempts(&id).await;
+    let mut begun_us: Vec<i64> = attempts.iter().map(|attempt| attempt.begun_us).collect();
+    begun_us.sort_unstable();
+    for (number, at_us) in (0..).zip(&begun_us) {
+        let earliest_us = begun_us[0] + (number - 4) * 200_000;
+        assert!(*at_us >= earliest_us - 50_000, "message {number} came too early: {begun_us:?}");
+    }
+    assert!(attempts.iter().all(|attempt| attempt.trigger != Trigger::Retry), "nothing has failed");
+    endpoints.stop().await;
+}
+
+/// A chat that says after some messages that they are too many fails for the first time with each of them, not once more.
+#[tokio::test]
+async fn what_a_chat_took_before_it_failed_counts_as_success() {
+    let number = Arc::new(AtomicI64::new(0));
+    let server = Server::start({
+        let number = Arc::clone(&number);
+        move |_| Reply::full(if number.fetch_add(1, Ordering::SeqCst) % 3 == 2 { 503 } else { 200 }, "", "")
+    })
+    .await;
+    let place = Place::new().await;
+    let id = chat(&place, &server).await;
+    backlog(&place, &id, 5).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    place.ahead_us.store(11_000_000, Ordering::SeqCst);
+    until("it has failed again", async || {
+        let row = place.row(&id).await;
+        (server.got().len() == 6 && row.health.disabled_until_us.is_some()).then_some(row.health.backoff_count)
+    })
+    .await;
+    assert_eq!(place.row(&id).await.health.backoff_count, 1);
     endpoints.stop().await;
 }
 

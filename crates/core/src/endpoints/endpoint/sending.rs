@@ -130,9 +130,9 @@ impl Endpoint {
                 (What::Test { feed, cursor, generation }, Trigger::Manual)
             }
         };
-        let send = Send { what, trigger, until_us: now_us + REQUEST_US };
+        let send = Send { what, trigger, until_us: now_us + REQUEST_US, most: 1 };
         let (turns, wish) = ((self.row.turn, 0), Some(wish.id));
-        Some(Flight { send, turns, wish, probe: false, more: false, begun_us: now_us })
+        Some(Flight { send, turns, wish, probe: false, more: false, taken: false, begun_us: now_us })
     }
 
     /// What is sent of the next feed that has something.
@@ -162,6 +162,8 @@ impl Endpoint {
                 Some(frozen) => *frozen == batch,
                 None => self.row.lines[at].sent.as_ref().is_some_and(|sent| *sent == Sent::of(&batch)),
             };
+            // The rest of what was taken in part is no retry.
+            let again = !std::mem::take(&mut self.lives[at].partly) && again;
             let trigger = match () {
                 () if again || !clean => Trigger::Retry,
                 () if self.lives[at].live => Trigger::Live,
@@ -174,8 +176,10 @@ impl Endpoint {
             let more = batch.more || found > batch.changes.len();
             let wish = self.row.wishes.iter().find(|wish| wish.what == Asked::Ready).map(|wish| wish.id);
             let probe = self.row.health.disabled_until_us.is_some();
-            let send = Send { what: What::Batch(batch), trigger, until_us: now_us + REQUEST_US };
-            return Some(Flight { send, turns, wish, probe, more, begun_us: now_us });
+            // A receiver that may still be ill is tried with one message.
+            let most = if clean { self.pacing.permits(now_us) } else { 1 };
+            let send = Send { what: What::Batch(batch), trigger, until_us: now_us + REQUEST_US, most };
+            return Some(Flight { send, turns, wish, probe, more, taken: false, begun_us: now_us });
         }
         None
     }
@@ -240,11 +244,18 @@ impl Endpoint {
         Some(Arc::new(Batch { feed, kind, changes, cursor, generation, more, place }))
     }
 
+    /// The batch in flight was sent as several messages.
+    pub(super) fn posted(&mut self, sent: u32, taken: u32, now_us: i64) {
+        let Some(flight) = &mut self.flight else { return };
+        flight.taken = taken > 0;
+        self.pacing.take_more(sent.saturating_sub(1), now_us);
+    }
+
     /// The request in flight has ended.
     pub(super) fn ended(&mut self, outcome: Outcome, now_us: i64, out: &mut Vec<Action>) {
         let Some(flight) = self.flight.take() else { return };
-        let Flight { send, turns, wish, probe, more, begun_us } = *flight;
-        let success = outcome == Outcome::Success;
+        let Flight { send, turns, wish, probe, more, taken, begun_us } = *flight;
+        let (success, good) = (outcome == Outcome::Success, outcome.is_good());
         let ours = outcome == Outcome::Ours;
         let counts = matches!(send.what, What::Batch(_)) && turns.0 == self.row.turn && !ours;
         if ours {
@@ -255,16 +266,20 @@ impl Endpoint {
         }
         let tidings = match &send.what {
             What::Batch(batch) => {
-                self.delivered(batch, turns, more, success);
+                self.delivered(batch, turns, more, outcome);
+                if taken && !good {
+                    // What it took before that was a success, too. Nobody is told: it fails again at once.
+                    self.effect(Effect::Attempted { turn: turns.0, outcome: Outcome::Partly, at_us: now_us });
+                }
                 self.effect(Effect::Attempted { turn: turns.0, outcome, at_us: now_us })
             }
             What::Test { .. } if success => self.effect(Effect::Healed { turn: turns.0 }),
             What::Test { .. } | What::Redelivery { .. } => Tidings::default(),
         };
         if counts {
-            self.slow = success && now_us - begun_us > SLOW_US;
-            self.proven |= success;
-            match (success, probe) {
+            self.slow = good && now_us - begun_us > SLOW_US;
+            self.proven |= good;
+            match (good, probe) {
                 (false, _) => self.pacing.end_ramp(),
                 (true, _) if self.lives.iter().all(|live| live.live) => self.pacing.end_ramp(),
                 (true, true) => self.pacing.begin_ramp(now_us),
@@ -282,13 +297,13 @@ impl Endpoint {
     }
 
     /// A batch was accepted, or not.
-    fn delivered(&mut self, batch: &Arc<Batch>, turns: (u32, u32), more: bool, success: bool) {
+    fn delivered(&mut self, batch: &Arc<Batch>, turns: (u32, u32), more: bool, outcome: Outcome) {
         let of_feed = |line: &crate::endpoints::row::Line| line.feed == batch.feed && line.turn == turns.1;
         let Some(at) = self.row.lines.iter().position(of_feed) else { return };
         let live = &mut self.lives[at];
-        if self.row.turn != turns.0 || !success {
+        if self.row.turn != turns.0 || outcome != Outcome::Success {
             // What another URL was sent is sent anew.
-            (live.news, live.live) = (true, false);
+            (live.news, live.live, live.partly) = (true, false, outcome == Outcome::Partly);
             let (feed, sent) = (Arc::clone(&batch.feed), Sent::of(batch));
             if self.row.lines[at].sent.as_ref() != Some(&sent) {
                 self.effect(Effect::Failed { feed, turns, sent });

@@ -320,3 +320,52 @@ mod frozen;
 mod gates;
 
 mod places;
+
+/// A batch that is several messages is sent as far as the rate allows; the rest follows, and that is no failure.
+#[test]
+fn a_part_of_a_batch_that_was_taken_is_a_success_and_moves_no_cursor() {
+    let mut bed = Bed::new(Policy::Classic, ReplayLimits::default());
+    bed.order(&Order::Rate(Some(2)));
+    bed.slow = true;
+    for bug in 1..=3 {
+        bed.change(bug);
+        bed.news();
+    }
+    bed.slow = false;
+    bed.step(Input::Permit);
+    let sends = |bed: &mut Bed| {
+        let sent = std::mem::take(&mut bed.out).into_iter().filter_map(|action| match action {
+            Action::Send(send) => Some((send.trigger, send.most)),
+            _ => None,
+        });
+        sent.collect::<Vec<_>>()
+    };
+    let first = sends(&mut bed);
+    assert_eq!(first.iter().map(|(_, most)| *most).collect::<Vec<_>>(), [2]);
+    bed.step(Input::Posted { sent: 2, taken: 2 });
+    bed.end(Outcome::Partly);
+    assert_eq!(sends(&mut bed), [], "the rate is used up");
+    assert_eq!(bed.endpoint.row().cursor("f").map_or(0, |cursor| cursor.seq), 0);
+    bed.now_us += 500_000;
+    bed.step(Input::Tick);
+    assert_eq!(sends(&mut bed), [(crate::hooks::event::Trigger::Drain, 1)], "it goes on, and is no retry");
+    // One that fails after some messages begins to fail then, whatever was before.
+    bed.step(Input::Posted { sent: 2, taken: 1 });
+    bed.end(Outcome::Server { retry_after_us: None });
+    assert_eq!(bed.endpoint.row().health.backoff_count, 1);
+    bed.now_us += 700_000_000;
+    bed.step(Input::Tick);
+    bed.step(Input::Posted { sent: 2, taken: 1 });
+    bed.end(Outcome::Server { retry_after_us: None });
+    assert_eq!(bed.endpoint.row().health.backoff_count, 1);
+    bed.now_us += 700_000_000;
+    bed.step(Input::Tick);
+    bed.step(Input::Posted { sent: 1, taken: 0 });
+    bed.end(Outcome::Server { retry_after_us: None });
+    assert_eq!(bed.endpoint.row().health.backoff_count, 2);
+    bed.now_us += 1_300_000_000;
+    bed.step(Input::Tick);
+    bed.end(Outcome::Success);
+    assert!(bed.endpoint.row().health.is_clean());
+    assert_eq!(bed.endpoint.row().cursor("f"), Cursor::parse("E.3").as_ref());
+}

@@ -42,6 +42,14 @@ pub enum Input {
     Tick,
     /// The schedule gives it the place that it wanted.
     Permit,
+    /// Before [`Input::Ended`] of a batch that was sent as several messages: so many were POSTed, of which the receiver took
+    /// so many.
+    Posted {
+        /// How many were POSTed.
+        sent: u32,
+        /// How many of them were answered 2xx.
+        taken: u32,
+    },
     /// The request in flight has ended.
     Ended(Outcome),
     /// The row was stored with this version.
@@ -98,6 +106,9 @@ pub struct Send {
     pub trigger: Trigger,
     /// It must have ended by then.
     pub until_us: i64,
+    /// Of a batch that is sent as several messages, so many may be POSTed now, at least one. What comes of it is
+    /// [`Outcome::Partly`] if all these were taken and others are left: those follow in another attempt.
+    pub most: u32,
 }
 
 /// What a request brings.
