@@ -86,7 +86,7 @@ impl World {
             }
             // Another pod whose bindings went misses the change, too, and finds out in its own time.
             let unbound = self.stats.unbound > 0 && self.now_ms < begin_ms + UPKEEP_S as u64 * 1000;
-            let overdue = |client: &&Client| !told(client) && !(unbound && elsewhere(client));
+            let overdue = |client: &&Client| !(told(client) || unbound && elsewhere(client));
             if let Some(client) = self.clients.iter().find(overdue).filter(|_| self.now_ms > bound_ms) {
                 let client = client.name;
                 return Err(format!("client {client} was told nothing of what pod {pod} missed (has it: {had})"));

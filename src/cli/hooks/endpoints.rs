@@ -45,7 +45,7 @@ Examples:
 Policies, which say what failures do:
   classic   # the fourth 4xx disables; 5xx and faults cool down for 10, 20, 40 min ... up to 24 h
   current   # three failures are free, then 1, 2, 4 min ... up to 24 h; the 40th in a row disables
-  off       # nothing disables but a forbidden address in the URL; cools down for 10, 20, 40, 60, 60 ... s
+  off       # only a forbidden address disables; cools down for 10, 20, 40, 60, 60 ... s
 
 Placeholders of a template: {bug}, {when}, {url}, {feed}, {text} (the whole message in words).")]
     Create(CreateEndpointArgs),

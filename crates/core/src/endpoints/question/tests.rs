@@ -179,8 +179,7 @@ fn every_cursor_on_the_way_claims_only_what_was_told() {
         let (mut since, mut place) = (Since::Cursor(Cursor::new(Epoch::parse("E").unwrap(), asked)), None);
         let (mut told, mut last, mut to_come) = (BTreeSet::new(), asked, 20);
         let bound = some_bound(random);
-        loop {
-            let Answer::Changes(batch) = feed.ask(&watch, &since, place, bound) else { break };
+        while let Answer::Changes(batch) = feed.ask(&watch, &since, place, bound) {
             for Told { change, cursor } in &batch.changes {
                 told.insert(change.bug.get());
                 assert!(cursor.seq >= last, "seed {seed}: {cursor} after {last}");
