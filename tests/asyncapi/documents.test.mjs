@@ -168,7 +168,7 @@ test("what the API of hooks answers is documented", () => {
     const { schema } = content["application/json"];
     assert.equal(faults(schema.$ref.split("/").at(-1), answer, "openapi"), "", name);
     assert.deepEqual(undocumented(schema, answer), [], name);
-    const parameters = (operation.parameters ?? []).map(({ $ref }) => follow(openapi, $ref).name);
+    const parameters = (operation.parameters ?? []).map((one) => (one.$ref ? follow(openapi, one.$ref) : one).name);
     for (const parameter of new URLSearchParams(query).keys()) assert.ok(parameters.includes(parameter), `${name}: ${parameter}`);
     if (body === null || status >= 400) continue;
     const sent = operation.requestBody.content["application/json"].schema;
