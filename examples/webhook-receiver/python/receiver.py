@@ -219,7 +219,7 @@ def is_secret(text: str) -> bool:
 
 def main() -> None:
     if not SECRETS or not all(map(is_secret, SECRETS)):
-        sys.exit("set BUGFEED_SECRET to the endpoint's secret: whsec_ and Base64, as `bugfeed endpoints create` printed it")
+        sys.exit("set BUGFEED_SECRET to the endpoint's secret, as `bugfeed endpoints create` printed it: whsec_...")
     host, port = LISTEN.rsplit(":", 1)
     server = ThreadingHTTPServer((host, int(port)), Receiver)
     threading.Thread(target=work, daemon=True).start()
