@@ -153,6 +153,9 @@ impl Bench<'_> {
 
     /// The bug of an endpoint changes.
     async fn change(&self, bugs: &[u64]) -> Result<Instant> {
+        // A receiver may be told before the commit is known here.
+        let begin = Instant::now();
+        bugs.iter().for_each(|bug| self.board.changes(*bug, begin));
         let at = self.program.change(bugs).await?;
         bugs.iter().for_each(|bug| self.board.changes(*bug, at));
         Ok(at)
