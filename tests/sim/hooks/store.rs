@@ -239,7 +239,8 @@ impl Store {
             for old in &seen.open {
                 let now = &self.events[&old.id];
                 let holds = match now.progress.state {
-                    State::Queued | State::Processing => true,
+                    // Nobody waits for one that was released, also while it is tried again.
+                    State::Queued | State::Processing => !old.progress.released,
                     State::Errored => settings(now).dead_letters == DeadLetters::Hold && !old.progress.released,
                     _ => false,
                 };
