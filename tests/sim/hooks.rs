@@ -366,6 +366,7 @@ impl World {
                 _ if !event.retryable => return Err("a mapping without its item".to_owned()),
                 0 => Outcome::NotMapped,
                 1 => Outcome::ProjectMismatch,
+                2 => Outcome::Ignored,
                 _ if self.sources[at].mapping_fits => {
                     Outcome::Mapped(Mapped { feed: self.sources[at].feed.clone(), ..self.truth[&claim.id].clone() })
                 }

@@ -10,6 +10,7 @@ use bugfeed_core::endpoints::row::Row;
 use bugfeed_core::hooks::event::Trigger;
 
 use super::rig::{Place, json, settings, until};
+use crate::endpoints::Endpoints;
 use crate::store::endpoints::{EndpointId, Settings};
 use crate::test_server::{Got, Reply, Server};
 
@@ -126,19 +127,26 @@ async fn what_a_chat_took_of_an_attempt_that_failed_is_not_told_again() {
     endpoints.stop().await;
 }
 
+/// A receiver whose third request fails.
+async fn third_fails() -> Server {
+    let count = AtomicI64::new(0);
+    Server::start(move |_| Reply::full(if count.fetch_add(1, Ordering::SeqCst) == 2 { 503 } else { 200 }, "", "")).await
+}
+
+/// A chat that has taken two of four changes, and refused the third.
+async fn a_part_was_taken(place: &Place, server: &Server) -> (EndpointId, Endpoints) {
+    let id = chat(place, server).await;
+    backlog(place, &id, 4).await;
+    let endpoints = place.start();
+    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    (id, endpoints)
+}
+
 /// A test that succeeds says nothing of what it was told before.
 #[tokio::test]
 async fn after_a_test_a_chat_is_told_only_what_it_has_not_taken() {
-    let count = AtomicI64::new(0);
-    // The third request fails.
-    let server =
-        Server::start(move |_| Reply::full(if count.fetch_add(1, Ordering::SeqCst) == 2 { 503 } else { 200 }, "", ""))
-            .await;
-    let place = Place::new().await;
-    let id = chat(&place, &server).await;
-    backlog(&place, &id, 4).await;
-    let endpoints = place.start();
-    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    let (server, place) = (third_fails().await, Place::new().await);
+    let (id, endpoints) = a_part_was_taken(&place, &server).await;
     // It ends the cool-down.
     place.order(&id, Order::Test).await;
     place.until_cursor(&id, 4).await;
@@ -150,16 +158,8 @@ async fn after_a_test_a_chat_is_told_only_what_it_has_not_taken() {
 /// What a person orders is told as a whole, although a part of it was taken before.
 #[tokio::test]
 async fn after_a_recovery_by_hand_a_chat_is_told_all_again() {
-    let count = AtomicI64::new(0);
-    // The third request fails.
-    let server =
-        Server::start(move |_| Reply::full(if count.fetch_add(1, Ordering::SeqCst) == 2 { 503 } else { 200 }, "", ""))
-            .await;
-    let place = Place::new().await;
-    let id = chat(&place, &server).await;
-    backlog(&place, &id, 4).await;
-    let endpoints = place.start();
-    place.until_row(&id, "it has failed", |row| row.health.backoff_count == 1).await;
+    let (server, place) = (third_fails().await, Place::new().await);
+    let (id, endpoints) = a_part_was_taken(&place, &server).await;
     let to = Recovery::Cursor(place.feed.cursor(0));
     place.order(&id, Order::Recover { feed: None, to }).await;
     place.ahead_us.store(11_000_000, Ordering::SeqCst);
