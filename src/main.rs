@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
@@ -18,7 +19,7 @@ use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
-use bugfeed_runtime::signals::{ignore_hangup, notify_on_hangup};
+use bugfeed_runtime::signals::{self, Orders};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
@@ -101,7 +102,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(Some(&options.config), options.ends_within())?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
     let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
@@ -122,7 +123,8 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    gateway::run(options, ports, &stop_on_signal(None)?).await
+    let stop = stop_on_signal(None, options.serving.ends_within())?;
+    gateway::run(options, ports, &stop).await
 }
 
 async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
@@ -132,7 +134,7 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(Some(&options.config), options.ends_within())?;
     hooks::run(options, ports, &stop).await
 }
 
@@ -224,28 +226,11 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP has the configuration read again, if
-/// there is one, and changes nothing otherwise.
-fn stop_on_signal(config: Option<&ConfigFile>) -> anyhow::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once, and so does the end of this time. SIGHUP has the
+/// configuration read again, if there is one, and changes nothing otherwise.
+fn stop_on_signal(config: Option<&ConfigFile>, within: Duration) -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    match config.filter(|config| config.path.is_some()) {
-        Some(config) => notify_on_hangup(Arc::clone(&config.again))?,
-        None => ignore_hangup()?,
-    }
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).context("cannot wait for signals")?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if stop.is_cancelled() {
-                    tracing::warn!(event = %LogEvent::SecondSignal, "second signal: leaving at once");
-                    #[expect(clippy::exit, reason = "asked for twice")]
-                    std::process::exit(130);
-                }
-                stop.cancel();
-            }
-        });
-    }
+    let again = config.filter(|config| config.path.is_some()).map(|config| Arc::clone(&config.again));
+    signals::obey(Orders { stop: stop.clone(), within, again, on_stop: || () })?;
     Ok(stop)
 }

@@ -10,6 +10,7 @@ mod serve;
 mod serving;
 mod touch;
 mod watch;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::str::FromStr;

@@ -43,6 +43,9 @@ log_events! {
     LogDirectiveLeftOut = "log_directive_left_out", "`RUST_LOG` holds a directive that cannot be followed.";
     HangupIgnored = "hangup_ignored", "SIGHUP came; nothing changes.";
     OpenFilesLow = "open_files_low", "The limit on open files is below what `--max-connections` needs.";
+    PartStuck = "part_stuck", "An essential part of the process (field `part`) is dead, or has given no sign of life for `--stuck-after-ms`; `/livez` says so.";
+    PartLives = "part_lives", "A part that was stuck gives signs of life again.";
+    StopForced = "stop_forced", "The process was told to end and did not in time; it ends at once, with exit code 124.";
     // The shim's life.
     ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
     ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";

@@ -145,7 +145,7 @@ pub async fn serve_hosts(
     }
 }
 
-fn prepare(stream: &TcpStream, limits: &ListenLimits) {
+pub(crate) fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let socket = socket2::SockRef::from(stream);
     // An error here means that the peer has left already, which the first read will find.
     let _ = socket.set_tcp_nodelay(true);
@@ -153,7 +153,7 @@ fn prepare(stream: &TcpStream, limits: &ListenLimits) {
 }
 
 /// Answers 503: there is no room for this connection.
-async fn turn_away(mut stream: TcpStream) {
+pub(crate) async fn turn_away(mut stream: TcpStream) {
     let text = "{\"error\":\"this gateway is full; try again later\"}";
     // Pages of any site may read this answer, because it tells them nothing secret.
     let answer = format!(
@@ -236,15 +236,16 @@ impl Hijack {
 
 /// What all connections of a listener share.
 #[derive(Clone)]
-struct Shared {
-    router: Router,
-    hosts: Hosts,
-    limits: ListenLimits,
-    events: Arc<dyn ConnectionEvents>,
-    stop: CancellationToken,
+pub(crate) struct Shared {
+    pub(crate) router: Router,
+    pub(crate) hosts: Hosts,
+    pub(crate) limits: ListenLimits,
+    pub(crate) events: Arc<dyn ConnectionEvents>,
+    pub(crate) stop: CancellationToken,
 }
 
-async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
+/// Serves a connection until it ends.
+pub(crate) async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
     let Shared { router, hosts, limits, events, stop } = shared;
     let (hijack, framing) = (Hijack::default(), Arc::new(Framing::default()));
     let stream = Followed::new(stream, Arc::clone(&framing));
