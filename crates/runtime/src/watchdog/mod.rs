@@ -227,8 +227,10 @@ impl Pulse {
     }
 
     /// Does the part's work in this task: it is alive as long as the task has its turns. When the work ends, the part is dead.
-    pub async fn keep<T>(self, work: impl Future<Output = T>) -> T {
-        self.alive_while(work).await
+    pub fn keep<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        // Boxed, because whoever waits for it would otherwise hold it twice.
+        let work = Box::pin(work);
+        async move { self.alive_while(work).await }
     }
 
     /// The part is not needed any more.
