@@ -6,18 +6,22 @@
 
 mod accept;
 pub mod body;
+pub mod certificates;
 mod connection;
 mod framing;
 mod hijack;
 mod hosts;
 mod parting;
 mod rules;
+pub mod tls;
+mod wire;
 
 use axum::http::HeaderName;
 
-pub use self::accept::{BindError, ConnectionEvents, ListenLimits, bind, serve, serve_hosts};
+pub use self::accept::{BindError, ConnectionEvents, Front, ListenLimits, bind, serve, serve_behind};
 pub use self::hijack::{Hijack, Hijacked, Peer};
 pub use self::hosts::{HostName, Hosts};
+pub use self::wire::Wire;
 
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");

@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Shared, connection};
 use super::hijack::Peer;
 use super::hosts::Hosts;
-use super::parting::turn_away;
+use super::parting::{leave, turn_away};
+use super::tls::ServerTls;
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
 
@@ -82,20 +83,29 @@ pub async fn serve(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    serve_hosts(listener, router, Hosts::default(), limits, events, tracker, stop).await;
+    serve_behind(listener, router, Front::default(), limits, events, tracker, stop).await;
 }
 
-/// The same; requests for other hosts are refused (421).
-pub async fn serve_hosts(
+/// How a listener meets its clients.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    /// The hosts that are served; requests for others are refused (421).
+    pub hosts: Hosts,
+    /// The server's side of TLS; without it, bytes travel as they are.
+    pub tls: Option<ServerTls>,
+}
+
+/// The same, behind this front.
+pub async fn serve_behind(
     listener: TcpListener,
     router: Router,
-    hosts: Hosts,
+    front: Front,
     limits: ListenLimits,
     events: Arc<dyn ConnectionEvents>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    let shared = Shared { router, hosts, limits, events: Arc::clone(&events), stop: stop.clone() };
+    let shared = Shared { router, front, limits, events: Arc::clone(&events), stop: stop.clone() };
     let permits = Arc::new(Semaphore::new(limits.connections));
     let failures = Throttle::once_a_minute();
     loop {
@@ -121,7 +131,11 @@ pub async fn serve_hosts(
             }
             Err(_) => {
                 events.turned_away("full");
-                tracker.spawn(turn_away(stream));
+                // Without the handshake, which would cost more than the refusal saves, nothing can be said over TLS.
+                match &shared.front.tls {
+                    Some(_) => drop(tracker.spawn(leave(stream))),
+                    None => drop(tracker.spawn(turn_away(stream))),
+                }
             }
         }
     }

@@ -17,18 +17,19 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{ConnectionEvents, ListenLimits};
+use super::accept::{ConnectionEvents, Front, ListenLimits};
 use super::framing::{Followed, Framing};
 use super::hijack::{Hijack, Hijacked, Peer};
-use super::hosts::Hosts;
-use super::parting::part;
+use super::parting::{part, speak_tls};
+use super::tls::{NotTls, ServerTls};
+use super::wire::Wire;
 use super::{VERSION_HEADER, rules};
 
 /// What all connections of a listener share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) router: Router,
-    pub(super) hosts: Hosts,
+    pub(super) front: Front,
     pub(super) limits: ListenLimits,
     pub(super) events: Arc<dyn ConnectionEvents>,
     pub(super) stop: CancellationToken,
@@ -36,14 +37,46 @@ pub(super) struct Shared {
 
 /// Serves one connection, until it ends or a request takes it from the HTTP server. Here the bytes of a socket become HTTP.
 pub(super) async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
-    let Shared { router, hosts, limits, events, stop } = shared;
+    let Some(wire) = encrypted(stream, &shared).await else { return };
+    serve(wire, peer, permit, shared).await;
+}
+
+/// The connection after its TLS handshake, where this listener speaks TLS; `None` if there is nobody to serve.
+async fn encrypted(stream: TcpStream, shared: &Shared) -> Option<Wire> {
+    let Some(tls) = &shared.front.tls else { return Some(Wire::from(stream)) };
+    // Boxed, so that what follows does not reserve memory for the handshake's future.
+    Box::pin(shake_hands(stream, tls.clone(), shared)).await
+}
+
+async fn shake_hands(stream: TcpStream, tls: ServerTls, shared: &Shared) -> Option<Wire> {
+    let shaking = tokio::time::timeout(shared.limits.handshake_timeout, tls.accept(stream));
+    let shaken = tokio::select! {
+        shaken = shaking => shaken,
+        () = shared.stop.cancelled() => return None,
+    };
+    match shaken {
+        Ok(Ok(wire)) => Some(wire),
+        Ok(Err(NotTls::Plain(stream))) => {
+            shared.events.turned_away("not_tls");
+            speak_tls(stream).await;
+            None
+        }
+        Ok(Err(NotTls::Handshake(_))) | Err(_) => {
+            shared.events.turned_away("tls_handshake");
+            None
+        }
+    }
+}
+
+async fn serve(stream: Wire, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
+    let Shared { router, front, limits, events, stop } = shared;
     let (hijack, framing) = (Hijack::default(), Arc::new(Framing::default()));
     let stream = Followed::new(stream, Arc::clone(&framing));
     // The extensions are set here and not by a layer of the router, because that would make a copy of the router for
     // each connection, of some 10 KB.
     let (router, given) = (TowerToHyperService::new(router), hijack.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let looked = rules::look_at(&request, framing.next_has_both(), &hosts);
+        let looked = rules::look_at(&request, framing.next_has_both(), &front.hosts);
         let answering = looked.map(|()| {
             request.extensions_mut().insert(given.clone());
             request.extensions_mut().insert(peer);

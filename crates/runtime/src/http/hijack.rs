@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::wire::Wire;
 
 /// In each request's extensions: the address at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +16,7 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug)]
 pub struct Hijacked {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Wire,
     /// Bytes that were read from it already.
     pub rest: Bytes,
     /// Its place among the listener's connections, which is free again when this is dropped.
