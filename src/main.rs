@@ -18,12 +18,14 @@ use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
 use bugfeed_runtime::signals::{self, Orders};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
 use clap::CommandFactory as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -102,7 +104,8 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let stop = stop_on_signal(Some(&options.config), options.ends_within())?;
+    let again = again(Some(&options.config), options.serving.tls.as_ref());
+    let stop = stop_on_signal(again, options.ends_within())?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
     let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
@@ -123,7 +126,7 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    let stop = stop_on_signal(None, options.serving.ends_within())?;
+    let stop = stop_on_signal(again(None, options.serving.tls.as_ref()), options.serving.ends_within())?;
     gateway::run(options, ports, &stop).await
 }
 
@@ -134,7 +137,8 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let stop = stop_on_signal(Some(&options.config), options.ends_within())?;
+    let again = again(Some(&options.config), options.tls.as_ref());
+    let stop = stop_on_signal(again, options.ends_within())?;
     hooks::run(options, ports, &stop).await
 }
 
@@ -226,11 +230,16 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once, and so does the end of this time. SIGHUP has the
-/// configuration read again, if there is one, and changes nothing otherwise.
-fn stop_on_signal(config: Option<&ConfigFile>, within: Duration) -> anyhow::Result<CancellationToken> {
+/// What SIGHUP has read again.
+fn again(config: Option<&ConfigFile>, tls: Option<&ServerTls>) -> Vec<Arc<Notify>> {
+    let config = config.filter(|config| config.path.is_some()).map(|config| Arc::clone(&config.again));
+    config.into_iter().chain(tls.map(|tls| Arc::clone(tls.again()))).collect()
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once, and so does the end of this time. SIGHUP
+/// notifies these, and changes nothing if there are none.
+fn stop_on_signal(again: Vec<Arc<Notify>>, within: Duration) -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let again = config.filter(|config| config.path.is_some()).map(|config| Arc::clone(&config.again));
     signals::obey(Orders { stop: stop.clone(), within, again, on_stop: || () })?;
     Ok(stop)
 }

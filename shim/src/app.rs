@@ -38,6 +38,6 @@ async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result
     }
     let stop = CancellationToken::new();
     let on_stop = || tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");
-    signals::obey(Orders { stop: stop.clone(), within: ShimOptions::ENDS_WITHIN, again: None, on_stop })?;
+    signals::obey(Orders { stop: stop.clone(), within: ShimOptions::ENDS_WITHIN, again: Vec::new(), on_stop })?;
     compose::run(&args.options(), stop).await
 }

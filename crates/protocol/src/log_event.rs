@@ -46,6 +46,8 @@ log_events! {
     PartStuck = "part_stuck", "An essential part of the process (field `part`) is dead, or has given no sign of life for `--stuck-after-ms`; `/livez` says so.";
     PartLives = "part_lives", "A part that was stuck gives signs of life again.";
     StopForced = "stop_forced", "The process was told to end and did not in time; it ends at once, with exit code 124.";
+    CertificateLoaded = "certificate_loaded", "The files of the certificate were read again; new connections get what is in them.";
+    CertificateRefused = "certificate_refused", "The files of the certificate hold one that cannot be used; the one before stays.";
     // The shim's life.
     ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
     ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";

@@ -29,9 +29,9 @@ pub struct Orders {
     pub stop: CancellationToken,
     /// How long the process may take to end after that. Then it is ended.
     pub within: Duration,
-    /// Notified at SIGHUP. `None`: that signal changes nothing, and this is logged, because people send it who hope that the
-    /// options are read again; a terminal sends it when it is closed.
-    pub again: Option<Arc<Notify>>,
+    /// Notified at SIGHUP: something is to be read again. If there are none, that signal changes nothing, and this is logged,
+    /// because people send it who hope that the options are read again; a terminal sends it when it is closed.
+    pub again: Vec<Arc<Notify>>,
     /// Called at the first signal that stops.
     pub on_stop: fn(),
 }
@@ -79,12 +79,10 @@ async fn follow(orders: Orders, [mut terminate, mut interrupt, mut hangup]: [Sig
             }
             Came::Cancelled => deadline = Some(Instant::now() + orders.within),
             Came::TooLate => leave(NOT_IN_TIME, say_late),
-            Came::Hangup => match &orders.again {
-                Some(again) => again.notify_one(),
-                None => {
-                    tracing::info!(event = %LogEvent::HangupIgnored, "SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
-                }
-            },
+            Came::Hangup if orders.again.is_empty() => {
+                tracing::info!(event = %LogEvent::HangupIgnored, "SIGHUP: going on as before; to have options read again, restart (SIGTERM ends)");
+            }
+            Came::Hangup => orders.again.iter().for_each(|again| again.notify_one()),
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::places::Places;
 use super::reserve::{Reserve, is_out_of_files};
 use super::{Counted, LIMITS};
-use crate::http::{self, ConnectionEvents, Hosts, Peer, Shared};
+use crate::http::{self, ConnectionEvents, Front, Hosts, Peer, Shared};
 use crate::throttle::Throttle;
 
 /// How often the reserve of descriptors is filled up.
@@ -84,7 +84,7 @@ pub(super) async fn serve(port: Port, stop: CancellationToken) {
         });
         let shared = Shared {
             router: port.router.clone().layer(note),
-            hosts: port.hosts.clone(),
+            front: Front { hosts: port.hosts.clone(), ..Front::default() },
             limits: LIMITS,
             events: Arc::clone(&port.events),
             stop: stop.clone(),
