@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
+use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::{self, Hosts};
 use bugfeed_runtime::metrics::Metrics;
@@ -105,10 +105,12 @@ pub async fn run(options: &ShimOptions, stop: CancellationToken) -> anyhow::Resu
 fn serve_admin(address: SocketAddr, health: &Health, telemetry: &Telemetry) -> anyhow::Result<AdminServer> {
     let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
     let counted = admin::Counted::default();
-    let metrics = Metrics::of(&[&telemetry.metrics, &counted, health.watchdog()]);
-    let router = admin::router(health.clone(), metrics);
+    let metrics = Metrics::of(&[&telemetry.metrics, &counted, health]);
+    let (health, elsewhere) = (health.clone(), String::new());
+    let about = About { role: "shim", health: health.clone(), metrics, elsewhere, facts: None };
+    let router = admin::router(about);
     let parts = AdminParts { listener, router, hosts: Hosts::default(), events: Arc::new(AdminEvents), counted };
-    AdminServer::start(parts, health).context("the admin port")
+    AdminServer::start(parts, &health).context("the admin port")
 }
 
 async fn open_and_relay(

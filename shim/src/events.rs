@@ -4,10 +4,10 @@
 //! lasts, and once when it ends), counters, and whether the shim is ready. Never logs a password or a line per row.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use bugfeed_protocol::Cursor;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_protocol::{Cursor, When};
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::throttle::{Admitted, Throttle};
 use tokio::sync::watch;
@@ -142,6 +142,10 @@ fn place(feed: &str, part: Part) -> String {
     format!("publishing of feed {feed}: {}", part.name())
 }
 
+fn now_s() -> i64 {
+    When::from_system_time(SystemTime::now()).as_micros() / 1_000_000
+}
+
 fn label(part: Part) -> PartLabel {
     PartLabel { part: part.name() }
 }
@@ -273,6 +277,17 @@ impl Telemetry {
         if recorded.numbered > 0 {
             tracing::debug!(count = recorded.numbered, head = recorded.head, event = %LogEvent::ChangesRecorded, "recorded");
         }
+    }
+
+    /// The change table was read, and so many rows were in it.
+    pub(crate) fn looked(&self, rows: usize) {
+        self.metrics.table_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        self.metrics.last_read.set(now_s());
+    }
+
+    /// The change table took an order to delete rows.
+    pub(crate) fn deletes(&self) {
+        self.metrics.last_delete.set(now_s());
     }
 
     /// Rows are known to be deleted.

@@ -43,6 +43,12 @@ pub struct ShimMetrics {
     pub(crate) up: Family<PartLabel, Gauge>,
     /// Changes that are recorded and not yet safely with the bus.
     pub(crate) unpublished: Gauge,
+    /// Rows that were in the change table when it was last read, up to `--rows`.
+    pub(crate) table_rows: Gauge,
+    /// When the change table was last read, in seconds since 1970.
+    pub(crate) last_read: Gauge,
+    /// When rows were last deleted from it.
+    pub(crate) last_delete: Gauge,
     /// 1 while this process works on its ledger, 0 while it waits for its turn.
     pub(crate) active: Gauge,
 }
@@ -60,7 +66,10 @@ const COUNTERS: [Counters; 7] = [
     ("terms", "Times this process began to work on its ledger", |m| &m.terms),
     ("new_epochs", "Times the ledger was found to be set back", |m| &m.new_epochs),
 ];
-const GAUGES: [Gauges; 2] = [
+const GAUGES: [Gauges; 5] = [
+    ("table_rows", "Rows that the last look at the change table found, up to --rows", |m| &m.table_rows),
+    ("last_read_timestamp_seconds", "When the change table was read last", |m| &m.last_read),
+    ("last_delete_timestamp_seconds", "When the change table took an order to delete last", |m| &m.last_delete),
     ("changes_unpublished", "Changes recorded and not yet safely with the bus", |m| &m.unpublished),
     ("active", "1 while this process works on its ledger, 0 while it waits", |m| &m.active),
 ];
@@ -195,16 +204,21 @@ mod tests {
         one.metrics.recorded.inc_by(3);
         kde.metrics.recorded.inc_by(4);
         kde.down(Part::Bus, &"gone");
-        let alone = Metrics::of(&[&one.metrics]).page();
+        let page = |shims: &dyn Register| {
+            let of_shims = |line: &&str| line.contains("bugfeed_shim");
+            let page = Metrics::of(&[shims]).page();
+            page.lines().filter(of_shims).map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let alone = page(&one.metrics);
         let shims = ShimsByFeed::default();
         shims.add(None, one);
-        let mut together: Vec<String> = Metrics::of(&[&shims]).page().lines().map(str::to_owned).collect();
+        let mut together: Vec<String> = page(&shims).lines().map(str::to_owned).collect();
         let mut wanted: Vec<String> = alone.lines().map(str::to_owned).collect();
         together.sort();
         wanted.sort();
         assert_eq!(together, wanted, "one alone is shown as before");
         shims.add(Some("kde"), kde);
-        let page = Metrics::of(&[&shims]).page();
+        let page = page(&shims);
         for want in [
             "bugfeed_shim_changes_recorded_total 3",
             "bugfeed_shim_changes_recorded_total{feed=\"kde\"} 4",

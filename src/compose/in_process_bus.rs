@@ -9,8 +9,9 @@
 //! that nothing was missed.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use bugfeed_protocol::Numbered;
+use bugfeed_protocol::{Numbered, When};
 use bugfeed_shim::events::Telemetry;
 use bugfeed_shim::ledger::{Ledger, LedgerError};
 use bugfeed_shim::publish::{Publish, PublishError, PublishFault};
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use bugfeed_core::bus::{Event, Queue, Setup};
+use bugfeed_gateway::Stamps;
 use bugfeed_gateway::feed::Ingest;
 use bugfeed_runtime::health::{FeedHealth, FeedState};
 
@@ -125,6 +127,7 @@ impl LocalFeed {
     async fn follow(&mut self, order: Order) {
         match order {
             Order::Begin(ledger, done) => {
+                self.ingest.stamps = Stamps::default();
                 let read = warm(&ledger, &mut self.ingest, self.max).await;
                 if read.is_ok() {
                     self.hear(Event::Connected { queue: Queue::Ledger, waiting: 0 }).await;
@@ -141,7 +144,9 @@ impl LocalFeed {
             }
             Order::Batch(batch, done) => {
                 let count = batch.len();
+                let published = Some(When::from_system_time(SystemTime::now()));
                 for numbered in batch {
+                    self.ingest.stamps = Stamps { recorded: Some(numbered.recorded), published };
                     take(&mut self.ingest, numbered).await;
                 }
                 // If the relay has stopped waiting for the answer, it publishes again, with the same numbers.

@@ -12,4 +12,5 @@ mod in_process_bus;
 mod local_feed;
 mod local_hooks;
 pub mod serving;
+mod status;
 mod taps;

@@ -16,7 +16,7 @@ use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::origins::{Origin, Origins};
 use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
+use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
 use bugfeed_runtime::health::{FeedHealth, Health};
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::taps;
+use super::{status, taps};
 
 /// How a process serves clients.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ impl Gateway {
         let events = Arc::new(Events::new());
         let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
         let admin_counted = admin::Counted::default();
-        let own: [&dyn Register; 3] = [&*events, &admin_counted, health.watchdog()];
+        let own: [&dyn Register; 3] = [&*events, &admin_counted, &health];
         let own = own.into_iter().chain(certificates.iter().map(|own| own as &dyn Register));
         let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
         Gateway {
@@ -200,7 +200,13 @@ impl Gateway {
             format!(", and the API at /api. On the port for clients, {}: webhooks ({receiver})", clients.port())
         });
         let hosts = Hosts::new(&self.options.hosts);
-        let admin_routes = admin::router_with(self.health.clone(), self.metrics.clone(), &elsewhere);
+        let admin_routes = admin::router(About {
+            role: if self.guest.receiver.is_some() { "all-in-one" } else { "gateway" },
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            elsewhere,
+            facts: Some(status::facts(&self.options, &self.feeds, &self.events)),
+        });
         let admin = AdminParts {
             listener: ports.admin,
             router: admin_routes.merge(admin::on_this_runtime(self.guest.admin.clone())),

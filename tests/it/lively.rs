@@ -30,6 +30,8 @@ async fn a_wedged_part_turns_livez_red_and_green_again() {
     let is = async |wanted: u16| get(admin, "/livez").await.0 == wanted;
     assert!(is(200).await);
     eventually(SOON, "a part that is stuck", async || is(503).await).await.unwrap();
+    let (_, said) = get(admin, "/livez?format=json").await;
+    assert!(said.contains("\"part\":\"relay of feed default\""), "{said}");
     let (_, said) = get(admin, "/livez").await;
     assert!(said.contains("relay of feed default: stuck: no sign of life for "), "{said}");
     assert!(get(admin, "/metrics").await.1.contains("\nbugfeed_watchdog_stuck 1\n"));

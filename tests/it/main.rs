@@ -24,6 +24,7 @@ mod hygiene;
 mod layers;
 mod listen;
 mod lively;
+mod metrics;
 mod old_clients;
 mod plain_http;
 mod real;

@@ -442,6 +442,7 @@ mod all;
 pub use all::{PageSize, WantedOfAll};
 
 mod cursors;
+mod figures;
 
 #[cfg(test)]
 mod tests;

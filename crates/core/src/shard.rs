@@ -404,6 +404,8 @@ mod all;
 
 mod catch_up;
 
+mod figures;
+
 mod live;
 
 mod state;

@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{debug, error, info, warn};
 
+use crate::gauges::Gauges;
+use crate::timing::Timings;
 use bugfeed_core::bus::Note;
 use bugfeed_core::input::Tally;
 use bugfeed_runtime::http::ConnectionEvents;
@@ -61,6 +63,8 @@ pub struct Events {
     conflated: Counter,
     all: Gauge,
     refused_commands: Counter,
+    pub(crate) timings: Timings,
+    pub(crate) gauges: Gauges,
 }
 
 /// Counters of a family that are used too often to look them up in it each time.
@@ -80,11 +84,33 @@ impl Events {
         let mut events = Events::default();
         let updates = |kind| events.updates.get_or_create(&KindLabel { kind }).clone();
         events.hot = Hot { live: updates("live"), caught_up: updates("catch_up") };
+        for (family, kinds) in [
+            (&events.refused_connections, &["full", "accept"][..]),
+            (&events.ended, &["silent", "stalled", "unfinished", "no_room"]),
+            (&events.resumes, &["complete", "latest", "gap"]),
+        ] {
+            kinds.iter().for_each(|kind| drop(family.get_or_create(&KindLabel { kind })));
+        }
         events
     }
 
-    /// Counts the changes that a feed records in its replay cache.
+    /// Counts the changes that a feed records in its replay cache. From now on all counters of the feed are shown, so that the
+    /// first increase of each is seen as one.
     pub fn changes(&self, name: &str) -> Counter {
+        for family in [
+            &self.repeated,
+            &self.late,
+            &self.missing,
+            &self.gaps,
+            &self.history_reads,
+            &self.history_failed,
+            &self.poison,
+            &self.bus_lost,
+            &self.heads,
+        ] {
+            drop(family.get_or_create(&feed(name)));
+        }
+        drop(self.feed_up.get_or_create(&feed(name)));
         self.changes.get_or_create(&feed(name)).clone()
     }
 
@@ -239,6 +265,11 @@ impl Events {
         self.connections.inc();
     }
 
+    /// How many clients are connected.
+    pub fn clients(&self) -> i64 {
+        self.connections.get()
+    }
+
     /// A client is gone.
     pub fn disconnected(&self) {
         self.connections.dec();
@@ -309,6 +340,8 @@ impl Register for Events {
         );
         r.register("sessions_all", "Sessions that watch all bugs of their feed now", self.all.clone());
         r.register("commands_refused", "Commands answered with an error", self.refused_commands.clone());
+        self.timings.register(r);
+        r.register_collector(Box::new(self.gauges.clone()));
     }
 }
 

@@ -6,4 +6,8 @@
 pub mod bus;
 pub mod events;
 pub mod feed;
+mod gauges;
 pub mod http;
+mod timing;
+
+pub use timing::Stamps;

@@ -199,6 +199,8 @@ pub struct Head {
     pub interval_ms: u64,
     /// What the publisher waits for, while it has nothing to publish because of that: "change table" or "ledger".
     pub paused: Option<String>,
+    /// When it was said, by the clock of the publisher; `None` from publishers that do not tell.
+    pub sent: Option<When>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,6 +213,9 @@ struct HeadFields<'a> {
     interval_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<Cow<'a, str>>,
+    /// Microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sent_us: Option<i64>,
 }
 
 /// The body of a head's message.
@@ -222,6 +227,7 @@ pub fn encode_head(head: &Head) -> Vec<u8> {
         tag: tag.map(|tag| tag.to_string().into()),
         interval_ms: head.interval_ms,
         paused: head.paused.as_deref().map(Cow::from),
+        sent_us: head.sent.map(When::as_micros),
     };
     serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
 }
@@ -243,7 +249,7 @@ pub fn decode_head(body: &[u8]) -> Result<Head, BadMessage> {
     // becomes a busy loop.
     let interval_ms = fields.interval_ms.clamp(100, 3_600_000);
     let paused = fields.paused.map(|paused| paused.chars().take(PAUSED_MAX).collect());
-    Ok(Head { cursor, interval_ms, paused })
+    Ok(Head { cursor, interval_ms, paused, sent: fields.sent_us.and_then(When::from_micros) })
 }
 
 /// Reads a message in either form.

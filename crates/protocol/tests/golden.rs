@@ -146,8 +146,9 @@ fn what_travels_on_the_bus() {
             "{name}"
         );
     }
-    for (name, paused) in [("head", None), ("head-paused", Some("change table".to_owned()))] {
-        let head = Head { cursor: cursor(88), interval_ms: 2000, paused };
+    let sent = Some(when("2014-04-03T21:13:47.001"));
+    for (name, paused, sent) in [("head", None, sent), ("head-paused", Some("change table".to_owned()), None)] {
+        let head = Head { cursor: cursor(88), interval_ms: 2000, paused, sent };
         assert_eq!(String::from_utf8(bus::encode_head(&head)).unwrap(), files[name], "{name}");
         assert_eq!(bus::decode_head(files[name].as_bytes()).unwrap(), head, "{name}");
     }

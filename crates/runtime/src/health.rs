@@ -3,9 +3,20 @@
 //! Goes in: what each part and each feed reports about itself. Comes out: "ready" or not, and the reasons. One feed
 //! that is down does not make the process unready: a gateway is ready when at least one of its feeds can be served.
 
+mod incidents;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+pub use self::incidents::Incident;
+use self::incidents::Incidents;
+use crate::metrics::Register;
 use crate::watchdog::{Pulse, Watchdog};
 
 /// What the parts report. A clone shares the same reports.
@@ -20,6 +31,7 @@ struct Reported {
     down: BTreeMap<String, String>,
     warnings: BTreeMap<String, String>,
     feeds: BTreeMap<String, ReportedFeed>,
+    incidents: Incidents,
 }
 
 #[derive(Debug)]
@@ -27,6 +39,20 @@ struct ReportedFeed {
     state: FeedState,
     notes: Vec<String>,
     aside: bool,
+    since: SystemTime,
+}
+
+/// How a feed is, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedReport {
+    /// The feed's name.
+    pub name: String,
+    /// Its state.
+    pub state: FeedState,
+    /// What is odd with it.
+    pub notes: Vec<String>,
+    /// Since when it has been in this state.
+    pub since: SystemTime,
 }
 
 /// What a feed reports about itself.
@@ -67,22 +93,36 @@ impl Health {
 
     /// The part cannot do its work; `reason` is for people.
     pub fn down(&self, part: &str, reason: impl Into<String>) {
-        self.reported().down.insert(part.to_owned(), reason.into());
+        let (mut reported, reason) = (self.reported(), reason.into());
+        if !reported.down.contains_key(part) {
+            reported.incidents.note(part, &reason);
+        }
+        reported.down.insert(part.to_owned(), reason);
     }
 
     /// The part works.
     pub fn up(&self, part: &str) {
-        self.reported().down.remove(part);
+        let mut reported = self.reported();
+        if reported.down.remove(part).is_some() {
+            reported.incidents.note(part, "works again");
+        }
     }
 
     /// The part does its work, but a person should look at it; `text` says why. The process stays ready.
     pub fn warn(&self, part: &str, text: impl Into<String>) {
-        self.reported().warnings.insert(part.to_owned(), text.into());
+        let (mut reported, text) = (self.reported(), text.into());
+        if !reported.warnings.contains_key(part) {
+            reported.incidents.note(part, &text);
+        }
+        reported.warnings.insert(part.to_owned(), text);
     }
 
     /// There is nothing to look at any more.
     pub fn calm(&self, part: &str) {
-        self.reported().warnings.remove(part);
+        let mut reported = self.reported();
+        if reported.warnings.remove(part).is_some() {
+            reported.incidents.note(part, "nothing to look at any more");
+        }
     }
 
     /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
@@ -121,8 +161,40 @@ impl Health {
         Report { ready, lines }
     }
 
+    /// How each feed is.
+    pub fn feeds(&self) -> Vec<FeedReport> {
+        let reported = self.reported();
+        let report = |(name, feed): (&String, &ReportedFeed)| FeedReport {
+            name: name.clone(),
+            state: feed.state.clone(),
+            notes: feed.notes.clone(),
+            since: feed.since,
+        };
+        reported.feeds.iter().map(report).collect()
+    }
+
+    /// What began or ended last: the newest first, and only so many.
+    pub fn incidents(&self) -> Vec<Incident> {
+        self.reported().incidents.newest()
+    }
+
     fn reported(&self) -> std::sync::MutexGuard<'_, Reported> {
         self.reported.lock().expect("nobody panics holding it")
+    }
+}
+
+impl Register for Health {
+    fn register(&self, registry: &mut Registry) {
+        self.watchdog.register(registry);
+        registry.register_collector(Box::new(self.clone()));
+    }
+}
+
+impl Collector for Health {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let ready = ConstGauge::new(i64::from(self.report().ready));
+        let help = "1 while this process can do its work; /readyz says why not.";
+        ready.encode(encoder.encode_descriptor("ready", help, None, ready.metric_type())?)
     }
 }
 
@@ -143,7 +215,18 @@ impl FeedHealth {
 
     /// Sets the feed's state, and notes for people.
     pub fn set(&self, state: FeedState, notes: Vec<String>) {
-        self.health.reported().feeds.insert(self.name.clone(), ReportedFeed { state, notes, aside: self.aside });
+        let mut reported = self.health.reported();
+        let known = reported.feeds.get(&self.name).filter(|known| known.state == state).map(|known| known.since);
+        if known.is_none() {
+            let text = match &state {
+                FeedState::Up => "changes can arrive",
+                FeedState::Starting(reason) | FeedState::Down(reason) => reason,
+            };
+            reported.incidents.note(&format!("feed {}", self.name), text);
+        }
+        let since = known.unwrap_or_else(SystemTime::now);
+        let feed = ReportedFeed { state, notes, aside: self.aside, since };
+        reported.feeds.insert(self.name.clone(), feed);
     }
 }
 

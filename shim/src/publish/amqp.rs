@@ -8,16 +8,17 @@ use std::collections::HashSet;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
-use bugfeed_protocol::{Cursor, Numbered};
+use bugfeed_protocol::{Cursor, Numbered, When};
 use futures::future::{MaybeDone, maybe_done};
 use lapin::options::BasicPublishOptions;
 use lapin::{Confirmation, PublisherConfirm};
 
 use super::connection::{PublisherConnection, SETUP_TIMEOUT};
 use super::heads::Heads;
-use super::message::{Message, messages};
+use super::message::{Message, messages, with_times};
 use super::options::one_line;
 pub use super::options::{AmqpOptions, BatchOptions};
 use super::{Publish, PublishError, PublishFault, history};
@@ -34,6 +35,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often a way for heads is looked for where there is none.
 const HEADS_RETRY: Duration = Duration::from_secs(30);
 
+/// From one message that tells its exact times to the next, in milliseconds.
+const SAMPLE_MS: u64 = 100;
+
 /// Publishes to an AMQP exchange.
 #[derive(Debug)]
 pub struct AmqpPublisher {
@@ -46,6 +50,9 @@ pub struct AmqpPublisher {
     heads_at: Option<Instant>,
     /// A refusal of the heads' exchange was said.
     heads_refused: bool,
+    begun: Instant,
+    /// When the next message is to tell its exact times, in milliseconds since `begun`.
+    sample_ms: AtomicU64,
 }
 
 /// A message on its way.
@@ -63,7 +70,17 @@ impl AmqpPublisher {
     /// A publisher that is not connected yet.
     pub fn new(options: AmqpOptions, telemetry: Arc<Telemetry>) -> AmqpPublisher {
         let heads = Heads::new(&options.exchange);
-        AmqpPublisher { options, telemetry, link: None, fresh: false, heads, heads_at: None, heads_refused: false }
+        AmqpPublisher {
+            options,
+            telemetry,
+            link: None,
+            fresh: false,
+            heads,
+            heads_at: None,
+            heads_refused: false,
+            begun: Instant::now(),
+            sample_ms: AtomicU64::new(0),
+        }
     }
 
     /// Connects now, so that wrong settings are found at the start. A broker that is not there is no error.
@@ -132,11 +149,25 @@ impl AmqpPublisher {
         PublishError { published, fault: PublishFault::Lost, reason }
     }
 
+    /// Whether the next message is to tell its exact times: one every tenth of a second does.
+    fn is_sample(&self) -> bool {
+        let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let is_due = now_ms >= self.sample_ms.load(Ordering::Relaxed);
+        if is_due {
+            self.sample_ms.store(now_ms + SAMPLE_MS, Ordering::Relaxed);
+        }
+        is_due
+    }
+
     /// Hands every message to the connection, in order, without waiting for any.
     fn send(&self, link: &PublisherConnection, batch: &[Numbered]) -> Vec<Sent> {
+        let mut sample = self.is_sample();
         messages(batch, &self.options, link.room(&self.options))
             .map(|message| {
-                let Message { changes, last, key, properties, body } = message;
+                let Message { changes, last, recorded, key, mut properties, body } = message;
+                if std::mem::take(&mut sample) {
+                    properties = with_times(properties, recorded, When::from_system_time(SystemTime::now()));
+                }
                 let (channel, exchange) = (link.channel.clone(), self.options.exchange.clone());
                 let sent: Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>> = Box::pin(async move {
                     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };

@@ -3,8 +3,9 @@
 //! Goes in: numbered changes, in order. Comes out: messages, in order, each with one or several changes. Pure: sends
 //! nothing.
 
-use bugfeed_protocol::Numbered;
+use bugfeed_amqp::consuming::{RECORDED_US, SENT_US};
 use bugfeed_protocol::bus::{BATCH_KEY, BATCH_TYPE, BODY_MAX, Format, batch_len, encode, encode_batch};
+use bugfeed_protocol::{Numbered, When};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
@@ -45,6 +46,8 @@ pub struct Message {
     pub changes: usize,
     /// The number of the last one.
     pub last: u64,
+    /// When that was recorded.
+    pub recorded: When,
     /// The routing key.
     pub key: String,
     /// Its properties.
@@ -83,6 +86,7 @@ fn split<'a>(
             [one] => Some(Message {
                 changes: 1,
                 last: one.cursor.seq,
+                recorded: one.recorded,
                 key: one.change.bug.to_string(),
                 properties: properties(one),
                 body: single(one),
@@ -107,7 +111,8 @@ fn several_together(changes: &[Numbered], keys: bool) -> Message {
         headers.insert("CC".into(), AMQPValue::FieldArray(further));
         properties = properties.with_headers(headers);
     }
-    Message { changes: changes.len(), last: last.cursor.seq, key, properties, body: encode_batch(changes) }
+    let (last, recorded) = (last.cursor.seq, last.recorded);
+    Message { changes: changes.len(), last, recorded, key, properties, body: encode_batch(changes) }
 }
 
 fn properties(last: &Numbered) -> BasicProperties {
@@ -122,9 +127,18 @@ fn properties(last: &Numbered) -> BasicProperties {
         .with_app_id("bugfeed".into())
 }
 
+/// The same properties, with the exact times: gateways measure with them how long changes take.
+pub(super) fn with_times(properties: BasicProperties, recorded: When, sent: When) -> BasicProperties {
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    for (name, when) in [(RECORDED_US, recorded), (SENT_US, sent)] {
+        headers.insert(name.into(), AMQPValue::LongLongInt(when.as_micros()));
+    }
+    properties.with_headers(headers)
+}
+
 #[cfg(test)]
 mod tests {
-    use bugfeed_protocol::{BugId, Change, Cursor, When};
+    use bugfeed_protocol::{BugId, Change, Cursor};
 
     use super::*;
 

@@ -54,7 +54,8 @@ pub(super) async fn say(heads: Option<Heads>, speaker: &Speaker, clock: Clock, t
         }
         let paused = telemetry.paused().map(str::to_owned);
         let head = speaker.plan().on(clock.ms(), Event::Tick { paused });
-        if let Some(head) = head {
+        if let Some(mut head) = head {
+            head.sent = Some(super::now());
             heads.say(&head).await;
         }
     }

@@ -92,7 +92,8 @@ impl Executor<'_> {
             Action::Probe => self.answer(source.probe_after(PROBE).await, |()| Event::Probed),
             Action::Read { limit } => {
                 let rows = self.answer(source.read(limit).await, Event::Rows);
-                if let Some(Event::Rows(_)) = rows {
+                if let Some(Event::Rows(rows)) = &rows {
+                    term.options.telemetry.looked(rows.len());
                     term.options.telemetry.up(Part::Source);
                 }
                 rows
@@ -203,6 +204,7 @@ impl Executor<'_> {
     async fn delete(&mut self, keys: &[RowKey], fresh: bool) -> Option<Event> {
         let mut deleted = self.source.delete(keys).await;
         if let Ok(deleted) = &mut deleted {
+            self.term.options.telemetry.deletes();
             // Rows that are not fresh may have been deleted by this shim itself, before it crashed.
             if fresh {
                 self.source.say_vanished(deleted.vanished);

@@ -37,7 +37,7 @@ use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
+use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
@@ -192,12 +192,13 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
     let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
     let admin_counted = admin::Counted::default();
-    let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted, &admin_counted, health.watchdog()];
+    let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted, &admin_counted, &health];
     counters.extend(certificates.iter().map(|own| own as &dyn Register));
     let metrics = Metrics::of(&counters);
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let api_routes = admin::on_this_runtime(api.routes(&start::API_PATHS));
-    let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api_routes);
+    let about = About { role: "hooks", health: health.clone(), metrics, elsewhere, facts: None };
+    let admin_routes = admin::router(about).merge(api_routes);
     health.down(PART, "starting");
     let served = Hosts::new(&options.hosts);
     let admin = AdminParts {

@@ -11,12 +11,18 @@ use super::wire::{Fields, broken};
 /// header promises is reserved at once, so that a body takes as much memory as it has bytes.
 pub const BODY_MAX: u64 = bugfeed_protocol::bus::BODY_MAX as u64;
 
+/// The header of a message that says when its last change was recorded. Publishers put it on a sample of their messages.
+pub const RECORDED_US: &str = "bugfeed-recorded-us";
+/// The header that says when the message was published.
+pub const SENT_US: &str = "bugfeed-sent-us";
+
 /// A message of a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     tag: u64,
     timestamp: Option<u64>,
     stream_offset: Option<i64>,
+    stamps: [Option<i64>; 2],
     size: u64,
     /// Type, message id and body, one after the other.
     data: Vec<u8>,
@@ -51,6 +57,11 @@ impl Delivery {
     /// Where it lies in a stream.
     pub fn stream_offset(&self) -> Option<i64> {
         self.stream_offset
+    }
+
+    /// The headers [`RECORDED_US`] and [`SENT_US`], in microseconds since 1970, where the message has them.
+    pub fn stamps(&self) -> [Option<i64>; 2] {
+        self.stamps
     }
 
     /// The body; empty if it is too large ([`Delivery::too_large`]).
@@ -95,6 +106,7 @@ impl Arriving {
         // Who publishes writes the properties. What cannot be read of them is left out: it must not end the connection.
         let read = properties(fields).unwrap_or_default();
         (delivery.timestamp, delivery.stream_offset) = (read.timestamp, read.stream_offset);
+        delivery.stamps = read.stamps;
         let (kind, id) = (read.kind.unwrap_or_default(), read.message_id);
         delivery.kind = read.kind.map(|kind| u8::try_from(kind.len()).unwrap_or(0));
         delivery.id = u8::try_from(id.len()).unwrap_or(0);
@@ -129,6 +141,7 @@ struct Properties<'a> {
     message_id: &'a [u8],
     timestamp: Option<u64>,
     stream_offset: Option<i64>,
+    stamps: [Option<i64>; 2],
 }
 
 /// Reads the properties; `None` where they are cut.
@@ -147,7 +160,9 @@ fn properties(mut fields: Fields<'_>) -> Option<Properties<'_>> {
         fields.short()?;
     }
     if has(13) {
-        read.stream_offset = Fields(fields.long()?).number_in_table(b"x-stream-offset");
+        let names = [&b"x-stream-offset"[..], RECORDED_US.as_bytes(), SENT_US.as_bytes()];
+        let [offset, recorded, sent] = Fields(fields.long()?).numbers_in_table(names);
+        (read.stream_offset, read.stamps) = (offset, [recorded, sent]);
     }
     // Delivery mode and priority are bytes; then correlation id, reply to and expiration.
     fields.take(usize::from(has(12)) + usize::from(has(11)))?;
@@ -191,7 +206,10 @@ mod tests {
     #[test]
     fn all_that_is_asked_for_is_read() {
         let mut table = FieldTable::default();
+        table.insert("CC".into(), AMQPValue::FieldArray(vec![AMQPValue::LongString("8".into())].into()));
         table.insert("x-stream-offset".into(), AMQPValue::LongLongInt(77));
+        table.insert(RECORDED_US.into(), AMQPValue::LongLongInt(1_700_000_000_000_001));
+        table.insert(SENT_US.into(), AMQPValue::LongLongInt(1_700_000_000_000_002));
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_content_encoding("utf-8".into())
@@ -213,6 +231,7 @@ mod tests {
         let delivery = arriving.end();
         assert_eq!((delivery.tag(), delivery.kind(), delivery.message_id()), (258, Some("bugfeed.head"), "E.5"));
         assert_eq!((delivery.timestamp(), delivery.stream_offset()), (Some(1_700_000_000), Some(77)));
+        assert_eq!(delivery.stamps(), [Some(1_700_000_000_000_001), Some(1_700_000_000_000_002)]);
         assert_eq!((delivery.body(), delivery.too_large()), (&b"{\"a\":1}"[..], None));
     }
 

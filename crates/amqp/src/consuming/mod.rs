@@ -23,6 +23,6 @@ mod wire;
 
 pub use calls::{Declared, QueueSettings};
 pub use connection::{Came, Connection};
-pub use delivery::{BODY_MAX, Delivery};
+pub use delivery::{BODY_MAX, Delivery, RECORDED_US, SENT_US};
 pub use state::Ended;
 pub use state::PREFETCH_MAX;

@@ -141,15 +141,23 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The whole number of this name in a table.
-    pub(super) fn number_in_table(mut self, name: &[u8]) -> Option<i64> {
-        loop {
-            let found = self.short()? == name;
-            let kind = self.u8()?;
-            if found && matches!(kind, b'l' | b'L') {
-                return self.array().map(i64::from_be_bytes);
+    /// The whole numbers of these names in a table; of several of one name the first.
+    pub(super) fn numbers_in_table<const N: usize>(mut self, names: [&[u8]; N]) -> [Option<i64>; N] {
+        let mut numbers = [None; N];
+        while numbers.contains(&None) && self.next_number(names, &mut numbers).is_some() {}
+        numbers
+    }
+
+    fn next_number<const N: usize>(&mut self, names: [&[u8]; N], numbers: &mut [Option<i64>; N]) -> Option<()> {
+        let name = self.short()?;
+        let kind = self.u8()?;
+        match names.iter().position(|wanted| *wanted == name).filter(|_| matches!(kind, b'l' | b'L')) {
+            Some(at) => {
+                let number = self.array().map(i64::from_be_bytes)?;
+                numbers[at].get_or_insert(number);
+                Some(())
             }
-            self.skip_value(kind)?;
+            None => self.skip_value(kind),
         }
     }
 }
@@ -200,10 +208,10 @@ mod tests {
         write_frame(&mut bytes, &AMQPFrame::Header(1, header)).unwrap();
         let (frame, _) = first_frame(&bytes, 4096).unwrap().unwrap();
         let table = Fields(&frame.payload[14..]).long().unwrap();
-        assert_eq!(Fields(table).number_in_table(b"x-stream-offset"), Some(-42));
-        assert_eq!(Fields(table).number_in_table(b"other"), None);
+        let numbers = |table| Fields(table).numbers_in_table([&b"other"[..], b"x-stream-offset"]);
+        assert_eq!(numbers(table), [None, Some(-42)]);
         for cut in 0..table.len() {
-            assert_eq!(Fields(&table[..cut]).number_in_table(b"x-stream-offset"), None);
+            assert_eq!(numbers(&table[..cut]), [None, None]);
         }
     }
 }

@@ -58,7 +58,7 @@ impl Heads {
                 self.news = false;
                 let cursor = self.confirmed.clone()?;
                 self.said_paused = paused.is_some();
-                Some(Head { cursor, interval_ms: INTERVAL_MS, paused })
+                Some(Head { cursor, interval_ms: INTERVAL_MS, paused, sent: None })
             }
         }
     }

@@ -13,9 +13,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::alarm::Alarm;
 use super::connection::{self, Came, QueueConnection, Source};
-use super::history::{History, HistoryError, Reader, recorded};
+use super::history::{History, HistoryError, Reader, recorded, stamps};
 use super::options::AmqpOptions;
 use crate::feed::Ingest;
+use crate::timing::Stamps;
 use bugfeed_core::bus::{Arrival, Ask, Event, Item, Setup, Stopped};
 use bugfeed_runtime::health::{FeedHealth, FeedState};
 
@@ -247,6 +248,7 @@ impl<'a> Carrier<'a> {
     }
 
     fn take(&mut self, delivery: &Delivery, tag: Option<u64>) {
+        self.ingest.stamps = stamps(delivery);
         match self.message(delivery) {
             Some(Message::Change(message)) => {
                 self.hear(Event::Change(Arrival { message, recorded: recorded(delivery) }, tag));
@@ -255,12 +257,16 @@ impl<'a> Carrier<'a> {
                 let changes = self.ingest.changes(elements, recorded(delivery), delivery.body());
                 self.hear(Event::Batch(changes, tag));
             }
-            Some(Message::Head(head)) => self.hear(Event::Head(&head, tag)),
+            Some(Message::Head(head)) => {
+                self.ingest.head_came(head.sent);
+                self.hear(Event::Head(&head, tag));
+            }
             Some(Message::Marker) | None => self.hear(Event::Unreadable(tag)),
         }
     }
 
     fn read(&mut self, delivery: &Delivery) {
+        self.ingest.stamps = Stamps::default();
         if let Some(reader) = &mut self.reader {
             reader.last = delivery.tag();
         }

@@ -170,3 +170,9 @@ pub(super) fn recorded(delivery: &Delivery) -> Option<When> {
     let seconds = i64::try_from(delivery.timestamp()?).ok()?;
     When::from_micros(seconds.checked_mul(1_000_000)?)
 }
+
+/// When exactly, where the message is one of the samples that say so.
+pub(super) fn stamps(delivery: &Delivery) -> Stamps {
+    let [recorded, published] = delivery.stamps().map(|us| us.and_then(When::from_micros));
+    Stamps { recorded, published }
+}

@@ -16,6 +16,8 @@ use super::gate::Gate;
 use super::shard_task::Door;
 use super::tap::Signal;
 use crate::events::Events;
+use crate::gauges::FeedView;
+use crate::timing::{Stamps, Timing};
 use bugfeed_core::bus::{Action, Arrival, Ask, Bus, Event, Now, Say, Setup, Tell};
 use bugfeed_core::replay::Recorder;
 use bugfeed_core::sequencer::Sequencer;
@@ -38,6 +40,12 @@ pub struct Ingest {
     /// Nothing else waits to be taken in. An update that few watch is then written in place, without waking the tasks of
     /// the shards.
     pub is_alone: bool,
+    /// When the change that is handed in was recorded and published, where its message says so.
+    pub stamps: Stamps,
+    /// When the last event was handed in.
+    heard_ms: u64,
+    timing: Arc<Timing>,
+    view: Arc<FeedView>,
     /// Why history could not be read the last time, in the words of the transport.
     pub refusal: String,
     poison_lines: Throttle,
@@ -56,6 +64,7 @@ impl Ingest {
         events: Arc<Events>,
         (breaks, signal): (Breaks, Arc<Signal>),
         gate: Arc<Gate>,
+        (timing, view): (Arc<Timing>, Arc<FeedView>),
     ) -> Ingest {
         let changes = events.changes(&feed);
         Ingest {
@@ -67,6 +76,10 @@ impl Ingest {
             begun: Instant::now(),
             begun_at: now(),
             is_alone: false,
+            stamps: Stamps::default(),
+            heard_ms: 0,
+            timing,
+            view,
             refusal: String::new(),
             poison_lines: Throttle::once_a_minute(),
             fork_lines: Throttle::once_a_minute(),
@@ -114,6 +127,7 @@ impl Ingest {
     /// Hands an event to the plan. Its actions are carried out by [`Ingest::next_ask`].
     pub fn hear(&mut self, event: Event<'_>) {
         let now = Now { ms: self.now_ms(), wall: now() };
+        self.heard_ms = now.ms;
         self.bus.on(now, event);
     }
 
@@ -155,6 +169,14 @@ impl Ingest {
         self.take(Event::Change(Arrival { message, recorded }, None)).await;
     }
 
+    /// A head was delivered; `sent`: when, by its publisher's clock.
+    pub fn head_came(&self, sent: Option<When>) {
+        self.view.head();
+        if let Some(sent) = sent {
+            self.timing.head(sent);
+        }
+    }
+
     /// Reads a message: its property `type`, if it has one, and its body. One that cannot be read is logged and counted.
     pub fn read(&mut self, kind: Option<&str>, body: &[u8]) -> Option<Message> {
         match bus::read(kind, body) {
@@ -187,8 +209,16 @@ impl Ingest {
     async fn tell(&mut self, tell: Tell) {
         let breaks = matches!(tell, Tell::Gap(..));
         match &tell {
-            Tell::Update(_) => drop(self.changes.inc()),
-            Tell::Updates(updates) => drop(self.changes.inc_by(updates.len() as u64)),
+            Tell::Update(update) => {
+                self.changes.inc();
+                self.timing.goes(self.heard_ms, update.pos, self.stamps);
+            }
+            Tell::Updates(updates) => {
+                self.changes.inc_by(updates.len() as u64);
+                if let Some(first) = updates.first() {
+                    self.timing.goes(self.heard_ms, first.pos, self.stamps);
+                }
+            }
             _ => {}
         }
         if breaks {

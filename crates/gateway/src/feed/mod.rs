@@ -29,11 +29,12 @@ pub use connection::Connection;
 use gate::Gate;
 pub use ingest::{Ingest, ticks};
 pub use shard_task::ShardTask;
-use shard_task::shard_task;
+use shard_task::{Told, shard_task};
 use tap::Signal;
 pub use tap::Tap;
 
 use crate::events::Events;
+use crate::gauges::FeedView;
 use bugfeed_core::budget::{Budgets, Share};
 use bugfeed_core::input::{About, Input, SessionLimits};
 use bugfeed_core::replay::{ReplayLimits, replay};
@@ -137,20 +138,25 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
     let (recorder, cache) = replay(options.replay);
     let about = About { version: bugfeed_runtime::VERSION.into(), feed: name.into() };
     let gate = Arc::new(Gate::new(options.shards.max(1)));
+    let view = Arc::new(FeedView::new(&cache, options.shards.max(1)));
+    let timing = events.timings.of(name);
+    events.gauges.show(name, Arc::clone(&view), &options.budgets);
     let (mut senders, mut shards, mut doors) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..options.shards.max(1) {
+    for number in 0..options.shards.max(1) {
         let queue = mpsc::channel(SHARD_QUEUE);
         senders.push(queue.0.clone());
         let shard = Shard::new(Arc::clone(&cache), options.session, about.clone()).within(&options.budgets);
         let tick = tick_of(&options.session);
-        let (task, door) = shard_task(shard, queue, tick, clock, Arc::clone(events), Arc::clone(&gate));
+        let told = Told { events: Arc::clone(events), timing: Arc::clone(&timing), view: Arc::clone(&view), number };
+        let (task, door) = shard_task(shard, queue, tick, clock, told, Arc::clone(&gate));
         shards.push(task);
         doors.push(door);
     }
     let (breaks, signal) = (Breaks::default(), Arc::new(Signal::default()));
     let tap = Tap::new(name, &cache, &signal);
     let heard = (breaks.clone(), signal);
-    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), heard, Arc::clone(&gate));
+    let measured = (timing, view);
+    let ingest = Ingest::new(name.to_owned(), recorder, doors, Arc::clone(events), heard, Arc::clone(&gate), measured);
     let feed = Feed {
         name: name.to_owned(),
         shards: senders,

@@ -18,8 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::gate::Gate;
 use super::{ClientPeer, Clock, ShardInput};
 use crate::events::Events;
-use bugfeed_core::input::{Input, Update};
+use crate::gauges::FeedView;
+use crate::timing::Timing;
+use bugfeed_core::input::{Input, Update, Work as Asked};
+use bugfeed_core::replay::Pos;
 use bugfeed_core::shard::Shard;
+use bugfeed_protocol::client::Command;
 
 /// How many sessions a shard writes to before it lets the other tasks of its thread run.
 const TURN: usize = 256;
@@ -70,9 +74,23 @@ struct Work {
     room: Arc<Semaphore>,
     /// Wakes the task, which waits for inputs.
     task: Option<Waker>,
-    events: Arc<Events>,
+    told: Told,
+    /// The sample whose time was told last.
+    timed: Pos,
+    /// How many times it was written.
+    writes_begun: u32,
     /// Told when this shard is current for the first time; `None` afterwards.
     gate: Option<Arc<Gate>>,
+}
+
+/// What is told of a shard's work.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) events: Arc<Events>,
+    pub(super) timing: Arc<Timing>,
+    pub(super) view: Arc<FeedView>,
+    /// The shard's number.
+    pub(super) number: usize,
 }
 
 /// What the task has to do after a piece of work.
@@ -91,14 +109,15 @@ pub(super) fn shard_task(
     (queue, inputs): (mpsc::Sender<ShardInput>, mpsc::Receiver<ShardInput>),
     tick: Duration,
     clock: Clock,
-    events: Arc<Events>,
+    told: Told,
     gate: Arc<Gate>,
 ) -> (ShardTask, Door) {
-    let (next, updates, task) = (None, None, None);
+    let (next, updates, task, timed, writes_begun) = (None, None, None, 0, 0);
     let gate = Some(gate);
     let room = Arc::new(Semaphore::new(ROOM));
     let has_room = Arc::clone(&room);
-    let work = Work { shard, inputs, next, updates, writes: false, drains: false, room, task, events, gate };
+    let (writes, drains) = (false, false);
+    let work = Work { shard, inputs, next, updates, writes, drains, room, task, told, timed, writes_begun, gate };
     let bench = Arc::new(Bench(Mutex::new(Some(work))));
     (ShardTask { bench: Arc::clone(&bench), tick, clock }, Door { queue, room: has_room, bench })
 }
@@ -134,6 +153,7 @@ impl Bench {
         if let Some(work) = &mut *self.lock() {
             work.shard.tick(now_ms);
             work.count();
+            work.told.view.sessions(work.told.number, work.shard.sessions(), work.shard.lagging());
         }
     }
 }
@@ -180,7 +200,7 @@ impl Door {
         }
         work.shard.stage(update);
         if work.shard.staged() <= IN_PLACE {
-            work.shard.flush(usize::MAX);
+            work.flush(usize::MAX);
             work.count();
         } else {
             work.writes = true;
@@ -216,7 +236,7 @@ impl Work {
         for _ in 0..INPUTS {
             // Updates that wait together are written together, so nothing is written while there are more of them.
             if self.writes {
-                self.writes = !self.shard.flush(TURN);
+                self.writes = !self.flush(TURN);
                 if self.writes || self.count() >= TURN as u64 {
                     return false;
                 }
@@ -267,18 +287,35 @@ impl Work {
     fn take(&mut self, input: ShardInput) {
         self.drains |= matches!(input, Input::Drain { .. });
         let current = matches!(input, Input::Current(true));
-        self.shard.take(input);
+        match asks_for_earlier(&input) {
+            true => self.told.timing.replay(|| self.shard.take(input)),
+            false => self.shard.take(input),
+        }
         if let Some(gate) = self.gate.take_if(|_| current) {
             gate.shard_is_current();
         }
     }
 
+    /// Writes what is staged, to so many sessions at most. Whether it was all.
+    fn flush(&mut self, most: usize) -> bool {
+        self.told.timing.write(&mut self.writes_begun, || self.shard.flush(most))
+    }
+
     /// Adds the work since the last call to the counters. Returns how many updates were written.
     fn count(&mut self) -> u64 {
         let tally = self.shard.take_tally();
-        self.events.tally(&tally);
+        self.told.events.tally(&tally);
+        if tally.live > 0 && !self.writes {
+            self.told.timing.written(self.shard.processed(), &mut self.timed);
+        }
         tally.live + tally.caught_up
     }
+}
+
+/// Whether it is a command that asks for earlier changes.
+fn asks_for_earlier(input: &ShardInput) -> bool {
+    let Input::Work(_, Asked::Command(Ok(Command::Subscribe { since, resume, .. }))) = input else { return false };
+    since.is_some() || resume.is_some()
 }
 
 #[cfg(test)]

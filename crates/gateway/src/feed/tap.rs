@@ -77,6 +77,12 @@ impl Tap {
         &self.name
     }
 
+    /// The newest number that was taken in; `None` before the first.
+    pub fn head(&self) -> Option<Cursor> {
+        let pos = self.replay.head();
+        (pos > 0).then(|| self.replay.cursor_at(pos)).flatten()
+    }
+
     /// Whether questions are answered: the feed is current, and nothing is in doubt.
     pub fn is_sure(&self) -> bool {
         self.signal.current.load(Ordering::Acquire) && !self.signal.held.load(Ordering::Acquire)
@@ -202,7 +208,7 @@ mod tests {
         let tap = feed.tap();
         change(&mut ingest, 5, "E.1").await;
         let cursor = Cursor::parse("E.1").unwrap();
-        let head = Head { cursor, interval_ms: 2000, paused: None };
+        let head = Head { cursor, interval_ms: 2000, paused: None, sent: None };
         ingest.take(Event::Head(&head, None)).await;
         assert_eq!(told(ask(&tap, &[5], &since("E.1"))), [0; 0]);
         ingest.take(Event::Lost).await;

@@ -1,15 +1,18 @@
 //! The admin port: is the process alive, can it do its work, what has it counted.
 //!
 //! Goes in: a bound listener, a router. Comes out: answers, from a thread and a runtime of its own, so that a process that is
-//! overloaded, stuck, or out of descriptors still says so. `/livez`, `/readyz` and `/metrics` never wait for another runtime.
+//! overloaded, stuck, or out of descriptors still says so. `/livez`, `/readyz`, `/status` and
+//! `/metrics` never wait for another runtime.
 //!
 //! | file | what |
 //! |---|---|
+//! | `answers.rs` | `/livez`, `/readyz`, `/status`: text, JSON, a page |
 //! | `listener.rs` | accepts, and serves each connection |
 //! | `places.rs` | which connection gives way when all places are taken |
 //! | `reserve.rs` | descriptors for when the process has no others |
 //! | `beside.rs` | handlers that run on the process's own runtime |
 
+mod answers;
 mod beside;
 mod listener;
 mod places;
@@ -17,9 +20,10 @@ mod reserve;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -29,6 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use self::answers::Facts;
+use self::answers::{Whose, wants_json};
 pub use self::beside::on_this_runtime;
 use self::listener::Port;
 use crate::health::Health;
@@ -125,37 +131,32 @@ impl Drop for AdminServer {
     }
 }
 
-/// `GET /livez`, `/readyz` and `/metrics`.
-pub fn router(health: Health, metrics: Metrics) -> Router {
-    router_with(health, metrics, "")
+/// What the port answers about the process.
+pub struct About {
+    /// The process's role, in a word or two.
+    pub role: &'static str,
+    /// How it is.
+    pub health: Health,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// What else is here, and what somebody may be looking for is where: said of unknown paths.
+    pub elsewhere: String,
+    /// What the role adds to `/status`.
+    pub facts: Option<Facts>,
 }
 
-/// The same; `elsewhere` is said of other paths: what else is here, and what somebody may be looking for is where.
-pub fn router_with(health: Health, metrics: Metrics, elsewhere: &str) -> Router {
-    let unknown = format!("This is the admin port: /livez, /readyz, /metrics{elsewhere}\n");
+/// `GET /livez`, `/readyz`, `/status` and `/metrics`.
+pub fn router(about: About) -> Router {
+    let About { role, health, metrics, elsewhere, facts } = about;
+    let unknown = format!("This is the admin port: /livez, /readyz, /status, /metrics{elsewhere}\n");
+    let whose = Whose { health: health.clone(), role, facts, begun: SystemTime::now() };
     let watched = health.clone();
     Router::new()
-        .route("/livez", get(move || async move { alive(&watched) }))
-        .route("/readyz", get(move || async move { ready(&health) }))
+        .route("/livez", get(move |request: Request| async move { answers::alive(&watched, wants_json(&request)) }))
+        .route("/readyz", get(move |request: Request| async move { answers::ready(&health, wants_json(&request)) }))
+        .route("/status", get(move |request: Request| async move { answers::status(&whose, wants_json(&request)) }))
         .route("/metrics", get(move || async move { page(&metrics) }))
         .fallback(move || async move { (StatusCode::NOT_FOUND, unknown) })
-}
-
-fn alive(health: &Health) -> Response {
-    let troubles = health.watchdog().look();
-    if troubles.is_empty() {
-        return "alive\n".into_response();
-    }
-    let lines: String = troubles.iter().map(|trouble| format!("{}: {}\n", trouble.part, trouble.reason)).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, format!("stuck\n{lines}")).into_response()
-}
-
-fn ready(health: &Health) -> Response {
-    let report = health.report();
-    let (status, word) =
-        if report.ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
-    let lines: String = report.lines.iter().map(|line| format!("{line}\n")).collect();
-    (status, format!("{word}\n{lines}")).into_response()
 }
 
 fn page(metrics: &Metrics) -> Response {

@@ -19,10 +19,12 @@ const SOON: Duration = Duration::from_secs(20);
 fn start(health: &Health, extra: Router) -> (AdminServer, SocketAddr, Metrics) {
     let listener = crate::http::bind("admin-listen", ([127, 0, 0, 1], 0).into(), LIMITS.send_buffer_bytes).unwrap();
     let (address, counted) = (listener.local_addr().unwrap(), Counted::default());
-    let metrics = Metrics::of(&[&counted, health.watchdog()]);
-    let router = router(health.clone(), metrics.clone()).merge(extra);
+    let metrics = Metrics::of(&[&counted, health]);
+    let (health, elsewhere) = (health.clone(), String::new());
+    let about = About { role: "test", health: health.clone(), metrics: metrics.clone(), elsewhere, facts: None };
+    let router = router(about).merge(extra);
     let parts = AdminParts { listener, router, hosts: Hosts::default(), events: Arc::new(Nobody), counted };
-    (AdminServer::start(parts, health).unwrap(), address, metrics)
+    (AdminServer::start(parts, &health).unwrap(), address, metrics)
 }
 
 async fn get_path(address: SocketAddr, path: &str) -> String {
@@ -40,9 +42,9 @@ async fn get_path(address: SocketAddr, path: &str) -> String {
 #[test]
 fn readiness_says_what_is_wrong() {
     let health = Health::new();
-    assert_eq!(ready(&health).status(), StatusCode::OK);
+    assert_eq!(answers::ready(&health, false).status(), StatusCode::OK);
     health.down("bus", "connection refused");
-    assert_eq!(ready(&health).status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answers::ready(&health, false).status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
@@ -82,7 +84,7 @@ async fn it_answers_while_the_runtime_of_the_process_is_blocked() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    for path in ["/livez", "/readyz", "/metrics"] {
+    for path in ["/livez", "/readyz", "/status", "/metrics"] {
         assert!(blocking(path).starts_with("HTTP/1.1 200 "), "{path}");
     }
     assert!(get_path(address, "/api").await.ends_with("from the other runtime"));

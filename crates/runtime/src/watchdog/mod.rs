@@ -190,7 +190,7 @@ impl Register for Watchdog {
 impl Collector for Watchdog {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let stuck = ConstGauge::new(i64::try_from(self.look().len()).unwrap_or(i64::MAX));
-        let help = "Essential parts of the process that are stuck or dead now; /livez names them";
+        let help = "Essential parts of the process that are stuck or dead now; /livez names them.";
         stuck.encode(encoder.encode_descriptor("watchdog_stuck", help, None, stuck.metric_type())?)
     }
 }

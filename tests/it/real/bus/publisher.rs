@@ -133,7 +133,8 @@ impl Publisher {
                 let seq = head.load(Ordering::SeqCst);
                 let tag = Tag::parse("5e3c9a01").filter(|_| seq > 0);
                 let paused = waits.load(Ordering::SeqCst).then(|| "change table".to_owned());
-                let head = Head { cursor: Cursor::new(epoch.clone(), seq).tagged(tag), interval_ms: 100, paused };
+                let head =
+                    Head { cursor: Cursor::new(epoch.clone(), seq).tagged(tag), interval_ms: 100, paused, sent: None };
                 let properties = BasicProperties::default().with_type(HEAD_TYPE.into());
                 let (exchange, options) = (exchange.as_str().into(), BasicPublishOptions::default());
                 // If the exchange does not exist any more, this ends the channel.

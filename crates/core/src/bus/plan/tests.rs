@@ -59,6 +59,7 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
             cursor: Cursor::parse(number).unwrap(),
             interval_ms: 2000,
             paused: paused.map(ToOwned::to_owned),
+            sent: None,
         };
         let epoch = |number: &str| Cursor::parse(number).unwrap().epoch;
         let said = match *event {
@@ -448,7 +449,7 @@ fn whatever_happens_nobody_is_left_in_the_dark() {
         let (mut plan, mut watch, mut now_ms) = (BusPlan::new(0, history, GRACE_MS), Watch::default(), 0);
         let (mut up, mut live_before) = (false, false);
         let epochs = ["E", "F"].map(|text| Epoch::parse(text).unwrap());
-        let head = Head { cursor: Cursor::new(epochs[0].clone(), 5), interval_ms: 2000, paused: None };
+        let head = Head { cursor: Cursor::new(epochs[0].clone(), 5), interval_ms: 2000, paused: None, sent: None };
         for _ in 0..300 {
             now_ms += random.random_range(1..1000);
             let mut todo = plan.on(now_ms, Happened::Tick);
