@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-import tomllib
 
+import tomllib
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from files import DEPLOY, ROOT
