@@ -38,7 +38,7 @@ async fn deployment(server: &SqlServer, trigger: &str) {
     let gateway = Gateway::start(&rabbit.url, &["--feed", &feed]).await;
     let zone = ["--timezone", "America/Los_Angeles"];
     let of_shim = ["--source", &source, "--ledger", &ledger, "--amqp", &rabbit.url, "--exchange", &exchange];
-    let running = shim(&[&of_shim[..], &zone].concat()).await;
+    let mut running = shim(&[&of_shim[..], &zone].concat()).await;
     let (url, admin) = (gateway.url(), format!("http://{}", gateway.admin));
     let whole = [&of_shim[..], &["--feed", &feed, "--url", &url, "--admin-url", &admin]].concat();
     // A tracker that writes its local time, as the shim is told. The check is right with it, and without it says what is missing.
@@ -66,8 +66,6 @@ async fn deployment(server: &SqlServer, trigger: &str) {
     ] {
         assert!(good.contains(want), "{want}: {good}");
     }
-    let worked = std::fs::read(dir.path().join("ledger.db")).unwrap();
-
     // One fault after the other.
     let more = user(server, &database, "SELECT, DELETE, UPDATE, INSERT").await;
     let less = user(server, &database, "SELECT").await;
@@ -91,9 +89,9 @@ async fn deployment(server: &SqlServer, trigger: &str) {
     }
 
     // A ledger from before the last change.
-    drop(running);
+    running.stop(SOON).await.unwrap();
     let older = dir.path().join("older.db");
-    std::fs::write(&older, worked).unwrap();
+    std::fs::copy(dir.path().join("ledger.db"), &older).unwrap();
     let running = shim(&[&of_shim[..], &zone].concat()).await;
     touch(dir.path(), &[&["7", "--source", &server.url(&database)][..], &zone].concat()).await;
     let set_back = async || {
