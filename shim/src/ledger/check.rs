@@ -35,8 +35,20 @@ pub async fn check(url: &DbUrl, prefix: &Prefix, history: &[Cursor]) -> Looked {
     let mut looked = Looked { found: Findings::default(), head: None, published_to: None, recent: Vec::new() };
     let ledger = match Ledger::open_existing(url, prefix).await {
         Ok(ledger) => ledger,
-        Err(LedgerError::Sql(error)) if matches!(error.fault, Fault::Missing | Fault::Gone) => {
-            looked.found.skipped(AREA, format!("there is none yet in {url}"), "the shim makes it when it starts");
+        Err(error) if is_missing(&error) => {
+            let text = format!("there is none yet in {url}");
+            match history.last() {
+                None => looked.found.skipped(AREA, text, "the shim makes it when it starts"),
+                Some(end) => {
+                    let text =
+                        format!("{text}, and the broker's history has changes of another one (epoch {})", end.epoch);
+                    looked.found.warning(
+                        AREA,
+                        text,
+                        "is --ledger the one that the shim has? A new one means a 'gap' for all clients",
+                    );
+                }
+            }
             return looked;
         }
         Err(error) => {
@@ -49,6 +61,14 @@ pub async fn check(url: &DbUrl, prefix: &Prefix, history: &[Cursor]) -> Looked {
     }
     ledger.close().await;
     looked
+}
+
+fn is_missing(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Empty { .. } => true,
+        LedgerError::Sql(error) => matches!(error.fault, Fault::Missing | Fault::Gone),
+        _ => false,
+    }
 }
 
 async fn look(ledger: &Ledger, history: &[Cursor], looked: &mut Looked) -> Result<(), LedgerError> {
