@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
 use bugfeed::cli::hooks::HooksRoleArgs;
-use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
+use bugfeed::cli::{CheckArgs, Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
 use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
@@ -18,6 +18,7 @@ use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::findings::Verdict;
 use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
 use bugfeed_runtime::signals::{self, Orders};
@@ -48,6 +49,7 @@ async fn main() -> ExitCode {
         Err(Command::Hooks(args)) => run_hooks(args.role, &usage, &warnings).await.map(done),
         Err(Command::Touch(args)) => touch(*args).await.map(done),
         Err(Command::Watch(args)) => watch(*args).await,
+        Err(Command::Check(args)) => check_deployment(&args).await,
         // The others are about webhooks.
         Err(_) => Ok(ExitCode::FAILURE),
     };
@@ -189,6 +191,15 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
         Err(WatchError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Looks at a deployment.
+async fn check_deployment(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let found = bugfeed::check::check(&args.options()).await;
+    let text = if args.json { format!("{:#}\n", found.json()) } else { format!("{found}{}\n", found.summary()) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    let failed = if args.strict { found.worst() >= Verdict::Warning } else { found.worst() == Verdict::Bad };
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// A command about webhooks.

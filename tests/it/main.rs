@@ -10,6 +10,7 @@ mod bad_input;
 mod banner;
 mod browser;
 mod build_budget;
+mod check;
 mod classic;
 mod commands;
 mod conformance;

@@ -4,6 +4,7 @@
 //! Knows no tracker, no broker, no client, and no role.
 
 pub mod admin;
+pub mod findings;
 pub mod health;
 pub mod http;
 pub mod json_line;
