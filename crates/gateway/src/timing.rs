@@ -3,8 +3,9 @@
 //! Goes in: moments. Comes out: durations, in seconds. Of changes and writes only samples are taken, so that the way of a
 //! change gets no longer by being measured: ten changes a second, and one write of sixteen.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bugfeed_core::replay::Pos;
@@ -17,6 +18,8 @@ use prometheus_client::registry::Registry;
 
 /// From one sample of a feed to the next, in milliseconds.
 const SAMPLE_MS: u64 = 100;
+/// So many samples are known at a time: half a minute of them. A shard that is further behind tells of the newer ones only.
+const SAMPLES: usize = 300;
 /// One write of so many is measured.
 const WRITES: u32 = 16;
 
@@ -81,7 +84,7 @@ impl Timings {
         Arc::new(Timing {
             pos: AtomicU64::new(0),
             next_ms: AtomicU64::new(0),
-            sample: Mutex::default(),
+            samples: Mutex::default(),
             commit: self.commit.of(feed),
             publish: self.publish.of(feed),
             head: self.head.of(feed),
@@ -100,14 +103,16 @@ pub struct Stamps {
     pub published: Option<When>,
 }
 
-/// The histograms of a feed, and the change that is the sample now.
+/// The histograms of a feed, and the changes that are samples.
 #[derive(Debug)]
 pub(crate) struct Timing {
-    /// The sample's position; 0 if there was none yet.
+    /// The newest sample's position; 0 if there was none yet.
     pos: AtomicU64,
     /// When the next one is due.
     next_ms: AtomicU64,
-    sample: Mutex<Stamps>,
+    /// The last samples, in order of their positions. Several are kept, because a shard that is behind is the one whose
+    /// time matters.
+    samples: Mutex<VecDeque<(Pos, Stamps)>>,
     commit: Histogram,
     publish: Histogram,
     head: Histogram,
@@ -116,31 +121,53 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// A change goes to the shards. It becomes the sample, if it is time for another one.
+    /// A change goes to the shards. It becomes a sample, if it is time for another one.
     pub(crate) fn goes(&self, now_ms: u64, pos: Pos, stamps: Stamps) {
         // Only the ingest of the feed calls this.
         if stamps == Stamps::default() || now_ms < self.next_ms.load(Ordering::Relaxed) {
             return;
         }
         self.next_ms.store(now_ms + SAMPLE_MS, Ordering::Relaxed);
-        *self.sample.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
+        let mut samples = self.samples();
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back((pos, stamps));
+        drop(samples);
         self.pos.store(pos, Ordering::Release);
     }
 
-    /// A shard has written updates up to this position. `seen` is the sample that it has told of last.
-    pub(crate) fn written(&self, upto: Pos, seen: &mut Pos) {
-        let pos = self.pos.load(Ordering::Acquire);
-        if pos <= *seen || pos > upto {
+    /// A shard is done with everything up to this position, and has `wrote` some of it to clients since it last called this.
+    /// `seen` is the last sample that it was done with. A sample that it had nobody to write to is passed over.
+    pub(crate) fn done(&self, upto: Pos, wrote: bool, seen: &mut Pos) {
+        if self.pos.load(Ordering::Acquire) <= *seen {
             return;
         }
-        *seen = pos;
-        let Stamps { recorded, published } = *self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+        let done: Vec<(Pos, Stamps)> = {
+            let samples = self.samples();
+            let begin = samples.partition_point(|(pos, _)| pos <= seen);
+            samples.range(begin..).take_while(|(pos, _)| *pos <= upto).copied().collect()
+        };
+        let Some((last, _)) = done.last() else { return };
+        *seen = *last;
+        if wrote {
+            self.observe(&done);
+        }
+    }
+
+    fn observe(&self, written: &[(Pos, Stamps)]) {
         let now = now();
-        for (histogram, since) in [(&self.commit, recorded), (&self.publish, published)] {
-            if let Some(since) = since {
-                histogram.observe(between(since, now));
+        for (_, Stamps { recorded, published }) in written {
+            for (histogram, since) in [(&self.commit, recorded), (&self.publish, published)] {
+                if let Some(since) = since {
+                    histogram.observe(between(*since, now));
+                }
             }
         }
+    }
+
+    fn samples(&self) -> MutexGuard<'_, VecDeque<(Pos, Stamps)>> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A head has come.
@@ -199,19 +226,35 @@ mod tests {
         let stamps = Stamps { recorded: Some(now()), published: None };
         timing.goes(0, 5, Stamps::default());
         let (mut one, mut two) = (0, 0);
-        timing.written(9, &mut one);
+        timing.done(9, true, &mut one);
         assert_eq!(count(&timing), (0, 0), "it says no time");
         timing.goes(0, 6, stamps);
         timing.goes(99, 7, Stamps { published: Some(now()), ..stamps });
-        timing.written(5, &mut one);
+        timing.done(5, true, &mut one);
         assert_eq!(count(&timing), (0, 0), "not written yet");
-        timing.written(6, &mut one);
-        timing.written(7, &mut one);
-        timing.written(7, &mut two);
+        timing.done(6, true, &mut one);
+        timing.done(7, true, &mut one);
+        timing.done(7, true, &mut two);
         assert_eq!(count(&timing), (2, 0), "the second one was no sample");
         timing.goes(100, 8, Stamps { published: Some(now()), ..stamps });
-        timing.written(8, &mut one);
+        timing.done(8, true, &mut one);
         assert_eq!(count(&timing), (3, 1));
+    }
+
+    #[test]
+    fn a_shard_that_is_behind_tells_of_all_samples_and_one_with_nobody_to_write_to_of_none() {
+        let timing = Timings::default().of("kde");
+        let stamps = Stamps { recorded: Some(now()), published: None };
+        (0..10).for_each(|number| timing.goes(number * SAMPLE_MS, number + 1, stamps));
+        let (mut behind, mut idle) = (0, 0);
+        timing.done(4, true, &mut behind);
+        timing.done(10, true, &mut behind);
+        assert_eq!(count(&timing), (10, 0));
+        timing.done(10, false, &mut idle);
+        timing.done(10, true, &mut idle);
+        assert_eq!(count(&timing), (10, 0), "it was done with them before it wrote");
+        (10..2 * SAMPLES as u64).for_each(|number| timing.goes(number * SAMPLE_MS, number + 1, stamps));
+        assert_eq!(timing.samples().len(), SAMPLES);
     }
 
     #[test]

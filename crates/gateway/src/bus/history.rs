@@ -16,6 +16,8 @@ use bugfeed_protocol::bus::MARKER_TYPE;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
+use crate::timing::Stamps;
+
 /// How long the broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the stream may take to confirm the marker. One that is just being recovered may never do so: ask again.

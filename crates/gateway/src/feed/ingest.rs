@@ -40,7 +40,7 @@ pub struct Ingest {
     /// Nothing else waits to be taken in. An update that few watch is then written in place, without waking the tasks of
     /// the shards.
     pub is_alone: bool,
-    /// When the change that is handed in was recorded and published, where its message says so.
+    /// When the change that is handed in, or the last one of its message, was recorded and published, where the message says so.
     pub stamps: Stamps,
     /// When the last event was handed in.
     heard_ms: u64,
@@ -215,8 +215,8 @@ impl Ingest {
             }
             Tell::Updates(updates) => {
                 self.changes.inc_by(updates.len() as u64);
-                if let Some(first) = updates.first() {
-                    self.timing.goes(self.heard_ms, first.pos, self.stamps);
+                if let Some(last) = updates.last() {
+                    self.timing.goes(self.heard_ms, last.pos, self.stamps);
                 }
             }
             _ => {}

@@ -75,9 +75,11 @@ struct Work {
     /// Wakes the task, which waits for inputs.
     task: Option<Waker>,
     told: Told,
-    /// The sample whose time was told last.
+    /// The last sample that the shard was done with.
     timed: Pos,
-    /// How many times it was written.
+    /// Updates were written since then.
+    wrote: bool,
+    /// How many writes there were, modulo 2^32: one of several is measured.
     writes_begun: u32,
     /// Told when this shard is current for the first time; `None` afterwards.
     gate: Option<Arc<Gate>>,
@@ -112,12 +114,14 @@ pub(super) fn shard_task(
     told: Told,
     gate: Arc<Gate>,
 ) -> (ShardTask, Door) {
-    let (next, updates, task, timed, writes_begun) = (None, None, None, 0, 0);
+    let (next, updates, task) = (None, None, None);
+    let (timed, wrote, writes_begun) = (0, false, 0);
     let gate = Some(gate);
     let room = Arc::new(Semaphore::new(ROOM));
     let has_room = Arc::clone(&room);
     let (writes, drains) = (false, false);
-    let work = Work { shard, inputs, next, updates, writes, drains, room, task, told, timed, writes_begun, gate };
+    let work =
+        Work { shard, inputs, next, updates, writes, drains, room, task, told, timed, wrote, writes_begun, gate };
     let bench = Arc::new(Bench(Mutex::new(Some(work))));
     (ShardTask { bench: Arc::clone(&bench), tick, clock }, Door { queue, room: has_room, bench })
 }
@@ -287,9 +291,10 @@ impl Work {
     fn take(&mut self, input: ShardInput) {
         self.drains |= matches!(input, Input::Drain { .. });
         let current = matches!(input, Input::Current(true));
-        match asks_for_earlier(&input) {
-            true => self.told.timing.replay(|| self.shard.take(input)),
-            false => self.shard.take(input),
+        if asks_for_earlier(&input) {
+            self.told.timing.replay(|| self.shard.take(input));
+        } else {
+            self.shard.take(input);
         }
         if let Some(gate) = self.gate.take_if(|_| current) {
             gate.shard_is_current();
@@ -305,8 +310,9 @@ impl Work {
     fn count(&mut self) -> u64 {
         let tally = self.shard.take_tally();
         self.told.events.tally(&tally);
-        if tally.live > 0 && !self.writes {
-            self.told.timing.written(self.shard.processed(), &mut self.timed);
+        self.wrote |= tally.live > 0;
+        if !self.writes && self.shard.staged() == 0 {
+            self.told.timing.done(self.shard.processed(), std::mem::take(&mut self.wrote), &mut self.timed);
         }
         tally.live + tally.caught_up
     }

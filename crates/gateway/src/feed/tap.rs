@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bugfeed_core::bus::Tell;
 use bugfeed_core::endpoints::question::{self, Answer, Ask};
 use bugfeed_core::replay::{Pos, Replay};
-use bugfeed_protocol::BugId;
+use bugfeed_protocol::{BugId, Cursor};
 use tokio::sync::watch;
 
 /// More changes than this at a time are news for everybody: to look each of them up would take longer.
