@@ -95,7 +95,7 @@ async fn every_answer_carries_the_version_and_every_refusal_says_why_in_json() {
             assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{line}: {body}");
         }
     }
-    for path in ["/livez", "/readyz", "/metrics", "/none"] {
+    for path in ["/livez", "/readyz", "/status", "/metrics", "/none"] {
         assert_eq!(
             ask(serve.admin, &format!("GET {path}"), "").await.header("bugfeed-version"),
             env!("CARGO_PKG_VERSION")

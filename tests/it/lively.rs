@@ -74,7 +74,7 @@ async fn the_admin_port_answers_when_descriptors_have_run_out() {
         silent.push(TcpStream::connect(clients).await.unwrap());
     }
     proc.wait_for_event(LogEvent::AcceptFailed, SOON).await.unwrap();
-    for path in ["/livez", "/readyz", "/metrics"].repeat(20) {
+    for path in ["/livez", "/readyz", "/status", "/metrics"].repeat(20) {
         let (status, said) = tokio::time::timeout(SOON, get(admin, path)).await.unwrap();
         assert_eq!(status, 200, "{path}: {said}");
     }
