@@ -44,6 +44,7 @@ const OPENED_AT_ONCE: usize = 64;
 /// Connections in one attack, in all.
 const MOST_OPENED: u64 = 500_000;
 const BUFFER: usize = 256 * 1024;
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 const WAKE: Token = Token(usize::MAX);
 /// Source addresses that take turns: each has some 28,000 ports, which are not free at once.
 const SOURCES: u64 = 200;
@@ -73,7 +74,7 @@ pub fn run() -> Result<()> {
     let groups = Attack::named(&attack).context("no such attack")?.groups(&field);
     let mut attacker = Attacker::new(poll, groups, [clients, admin]);
     match attacker.until(&orders, Instant::now() + Duration::from_millis(most_ms)) {
-        Ok(()) => say(&Answer::Attacked(attacker.strength)),
+        Ok(()) => say(&Answer::Attacked(attacker.tools.strength)),
         Err(error) => say(&Answer::Failed(format!("{error:#}"))),
     }
 }
@@ -89,6 +90,11 @@ struct Attacker {
     /// Connections whose sockets take more.
     eager: VecDeque<usize>,
     dripped: Instant,
+    tools: Tools,
+}
+
+/// What all connections use.
+struct Tools {
     buffer: Vec<u8>,
     strength: Strength,
 }
@@ -105,8 +111,7 @@ impl Attacker {
             closed,
             eager: VecDeque::new(),
             dripped: Instant::now(),
-            buffer: vec![0; BUFFER],
-            strength: Strength::default(),
+            tools: Tools { buffer: vec![0; BUFFER], strength: Strength::default() },
         }
     }
 
@@ -122,13 +127,13 @@ impl Attacker {
             }
             self.turn(&mut events)?;
         }
-        self.strength.seconds = began.elapsed().as_secs_f64();
+        self.tools.strength.seconds = began.elapsed().as_secs_f64();
         self.conns.clear();
         Ok(())
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<()> {
-        let opens = !self.closed.is_empty() && self.strength.opened < MOST_OPENED;
+        let opens = !self.closed.is_empty() && self.tools.strength.opened < MOST_OPENED;
         let timeout = if opens || !self.eager.is_empty() { 0 } else { 20 };
         match self.poll.poll(events, Some(Duration::from_millis(timeout))) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -141,7 +146,7 @@ impl Attacker {
             }
             if event.is_read_closed() || event.is_error() {
                 // Those who do not read are told nothing else.
-                self.step(slot, |_, _| Outcome::Ended);
+                self.step(slot, |_, _, _| Outcome::Ended);
             }
             if event.is_writable() {
                 self.step(slot, Conn::send_with);
@@ -149,9 +154,9 @@ impl Attacker {
         }
         for _ in 0..self.eager.len() {
             let Some(slot) = self.eager.pop_front() else { break };
-            self.step(slot, |conn, tools| {
+            self.step(slot, |conn, group, tools| {
                 conn.eager = false;
-                conn.send_with(tools)
+                conn.send_with(group, tools)
             });
         }
         if opens {
@@ -162,12 +167,11 @@ impl Attacker {
     }
 
     /// Does something with a connection, and with what came of it.
-    fn step(&mut self, slot: usize, act: impl FnOnce(&mut Conn, Tools<'_>) -> Outcome) {
+    fn step(&mut self, slot: usize, act: impl FnOnce(&mut Conn, &Group, &mut Tools) -> Outcome) {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else { return };
         let number = conn.group;
         let group = &self.groups[number];
-        let outcome = act(conn, Tools { group, buffer: &mut self.buffer, strength: &mut self.strength });
-        match outcome {
+        match act(conn, group, &mut self.tools) {
             Outcome::Waits => return,
             Outcome::Goes => {
                 if !std::mem::replace(&mut conn.eager, true) {
@@ -175,9 +179,14 @@ impl Attacker {
                 }
                 return;
             }
-            Outcome::Ended => self.strength.ended += 1,
-            Outcome::Refused => self.strength.refused += 1,
-            Outcome::Leaves => self.strength.left += 1,
+            Outcome::ReadsOn => {
+                // The event comes once more. Should this fail, the server closes the connection some time.
+                let _ = self.poll.registry().reregister(&mut conn.stream, Token(slot), BOTH);
+                return;
+            }
+            Outcome::Ended => self.tools.strength.ended += 1,
+            Outcome::Refused => self.tools.strength.refused += 1,
+            Outcome::Leaves => self.tools.strength.left += 1,
         }
         self.conns[slot] = None;
         if group.again {
@@ -190,12 +199,12 @@ impl Attacker {
             let Some((slot, number)) = self.closed.pop_front() else { break };
             let group = &self.groups[number];
             let to = self.to[usize::from(group.port == Port::Admin)];
-            let count = self.strength.opened;
+            let count = self.tools.strength.opened;
             let [.., process] = std::process::id().to_be_bytes();
             let last = u8::try_from(count % SOURCES)? + 1;
             let mut conn = Conn::open(to, Ipv4Addr::new(127, 78, process, last), number, group, count)?;
-            self.poll.registry().register(&mut conn.stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
-            self.strength.opened += 1;
+            self.poll.registry().register(&mut conn.stream, Token(slot), BOTH)?;
+            self.tools.strength.opened += 1;
             self.conns[slot] = Some(conn);
         }
         Ok(())
@@ -213,28 +222,21 @@ impl Attacker {
         }
         self.dripped = Instant::now();
         for slot in 0..self.conns.len() {
-            self.step(slot, |conn, tools| match tools.group.then {
-                Then::Drip(byte, _) => conn.drip(byte, tools.strength),
+            self.step(slot, |conn, group, tools| match group.then {
+                Then::Drip(byte, _) => conn.drip(byte, &mut tools.strength),
                 _ => Outcome::Waits,
             });
         }
     }
 }
 
-/// What a connection needs for a step.
-struct Tools<'a> {
-    group: &'a Group,
-    buffer: &'a mut [u8],
-    strength: &'a mut Strength,
-}
-
 impl Conn {
-    fn send_with(&mut self, tools: Tools<'_>) -> Outcome {
-        self.send(tools.group, tools.strength)
+    fn send_with(&mut self, group: &Group, tools: &mut Tools) -> Outcome {
+        self.send(group, &mut tools.strength)
     }
 
-    fn read_with(&mut self, tools: Tools<'_>) -> Outcome {
-        self.read(tools.group, tools.buffer, tools.strength)
+    fn read_with(&mut self, group: &Group, tools: &mut Tools) -> Outcome {
+        self.read(group, &mut tools.buffer, &mut tools.strength)
     }
 }
 
@@ -265,7 +267,7 @@ mod tests {
         });
         let mut attacker = Attacker::new(Poll::new().unwrap(), groups, [to, to]);
         attacker.until(&orders, Instant::now() + Duration::from_secs(20)).unwrap();
-        (attacker.strength, server.join().unwrap())
+        (attacker.tools.strength, server.join().unwrap())
     }
 
     fn group(then: Then) -> Group {

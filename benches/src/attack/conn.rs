@@ -12,6 +12,8 @@ use crate::ws;
 
 /// The receive buffer of those who do not read, in bytes.
 const SMALL: usize = 4096;
+/// Reads of one connection before it is another's turn.
+const READS: u32 = 16;
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(super) enum Outcome {
     Waits,
     /// It has more to send at once.
     Goes,
+    /// It has more to read at once.
+    ReadsOn,
     /// The server has closed it.
     Ended,
     /// It was refused.
@@ -131,7 +135,7 @@ impl Conn {
         if !of.reads && self.stage != Stage::Answer {
             return Outcome::Waits;
         }
-        loop {
+        for _ in 0..READS {
             let read = match self.stream.read(buffer) {
                 Ok(0) => return Outcome::Ended,
                 Ok(read) => read,
@@ -158,6 +162,7 @@ impl Conn {
                 return Outcome::Waits;
             }
         }
+        Outcome::ReadsOn
     }
 }
 

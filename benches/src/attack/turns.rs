@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::AttackArgs;
 use super::attacker::Order as AttackOrder;
@@ -30,7 +30,7 @@ const FINISH: Duration = Duration::from_secs(30);
 /// How long a server may take to end.
 const EXIT: Duration = Duration::from_secs(60);
 /// How long attackers are at work when the server is told to end.
-const BEFORE_EXIT: Duration = Duration::from_secs(3);
+const BEFORE_EXIT: Duration = Duration::from_secs(2);
 /// A server that uses less than this of a processor is quiet, in nanoseconds for each [`QUIET_TURN`].
 const QUIET_NS: u64 = 20_000_000;
 const QUIET_TURN: Duration = Duration::from_millis(200);
@@ -84,9 +84,7 @@ impl Siege {
     /// Looks at the memory of those servers for which it is time.
     fn look_at_settled(&mut self) {
         let now = Instant::now();
-        let (due, rest) = std::mem::take(&mut self.settling).into_iter().partition(|settling| settling.due <= now);
-        self.settling = rest;
-        for Settling { server, attack, .. } in Vec::<Settling>::from(due) {
+        for Settling { server, attack, .. } in self.settling.extract_if(.., |settling| settling.due <= now) {
             if let (Ok(rss), Some(figures)) = (resident(server.pid()), self.done.get_mut(attack)) {
                 figures.rss_after_mib = Some(rss as f64 / MIB);
             }
@@ -123,7 +121,11 @@ impl Round<'_> {
             // The one that begins alternates too.
             for turn in 0..2 {
                 let which = (run as usize + turn) % 2;
-                figures.turns.push(self.turn(which).with_context(|| self.twins.servers[which].output())?);
+                let both = self.turn(which).map_err(|error| {
+                    let output = self.twins.servers[which].output();
+                    anyhow!("{error:#}\nThe server printed:\n{output}")
+                })?;
+                figures.turns.push(both);
                 self.siege.look_at_settled();
             }
         }
