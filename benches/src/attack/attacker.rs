@@ -74,7 +74,8 @@ pub fn run() -> Result<()> {
     let groups = Attack::named(&attack).context("no such attack")?.groups(&field);
     let mut attacker = Attacker::new(poll, groups, [clients, admin]);
     match attacker.until(&orders, Instant::now() + Duration::from_millis(most_ms)) {
-        Ok(()) => say(&Answer::Attacked(attacker.tools.strength)),
+        // Whoever started this may be gone.
+        Ok(()) => say(&Answer::Attacked(attacker.tools.strength)).or(Ok(())),
         Err(error) => say(&Answer::Failed(format!("{error:#}"))),
     }
 }

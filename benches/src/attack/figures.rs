@@ -131,6 +131,14 @@ impl Figures {
         format!("{} / {}", short(opened.round()), short(mib))
     }
 
+    /// What matters most, in one line.
+    pub fn line(&self) -> String {
+        match &self.failed {
+            Some(failed) => format!("{}: failed: {failed}", self.attack),
+            None => format!("{}: p99 {} times that of the control", self.attack, self.ratio()),
+        }
+    }
+
     fn cells(&self) -> Vec<String> {
         if let Some(failed) = &self.failed {
             let mut cells = vec![self.attack.clone(), format!("failed: {}", failed.lines().next().unwrap_or_default())];

@@ -13,6 +13,7 @@ pub mod figures;
 mod probe;
 mod turns;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -114,7 +115,7 @@ impl AttackArgs {
 /// Attacks.
 ///
 /// # Errors
-/// When a server does not start or the page cannot be written. What fails during an attack stands in its row.
+/// When the machine does not allow it or the page cannot be written. What fails during an attack stands in its row.
 pub fn run(options: &AttackArgs) -> Result<Page> {
     let options = options.quickly();
     let wanted: Vec<&Attack> = ATTACKS.iter().filter(|attack| options.is_wanted(attack)).collect();
@@ -131,7 +132,11 @@ pub fn run(options: &AttackArgs) -> Result<Page> {
     let machine = Machine::this();
     let mut siege = Siege::new(Bench::new(&options.common())?, options.clone());
     for attack in wanted {
-        siege.attack(attack)?;
+        siege.attack(attack);
+        if let Some(figures) = siege.last() {
+            // All attacks take a while: who interrupts them has seen something.
+            let _ = writeln!(std::io::stderr(), "{}", figures.line());
+        }
     }
     let page = Page { setting, machine, attacks: siege.end()? };
     if let Some(file) = &options.page {

@@ -60,25 +60,29 @@ impl Siege {
         Siege { bench, options, done: Vec::new(), settling: Vec::new() }
     }
 
-    /// Makes one attack, on two new servers.
-    ///
-    /// # Errors
-    /// When the servers do not start. What fails later stands among the figures.
-    pub(super) fn attack(&mut self, attack: &Attack) -> Result<()> {
-        let bugs = (self.options.clients * self.options.subscriptions / WATCHERS).max(self.options.subscriptions);
-        let twins = self.bench.twins(Watch { each: self.options.subscriptions, bugs })?;
+    /// Makes one attack, on two new servers. What fails stands among the figures, and the next attack has its turn.
+    pub(super) fn attack(&mut self, attack: &Attack) {
         let mut figures = Figures { attack: attack.name.to_owned(), ..Figures::default() };
-        let mut round = Round { siege: self, attack, twins, bugs };
-        match round.all(&mut figures) {
-            Ok(()) => {
-                let Twins { servers: [server, _], clients: [_clients, _] } = round.twins;
-                let due = Instant::now() + Duration::from_secs(self.options.settle);
-                self.settling.push(Settling { due, server, _clients, attack: self.done.len() });
-            }
-            Err(error) => figures.failed = Some(format!("{error:#}")),
+        if let Err(error) = self.attack_twins(attack, &mut figures) {
+            figures.failed = Some(format!("{error:#}"));
         }
         self.done.push(figures);
+    }
+
+    fn attack_twins(&mut self, attack: &Attack, figures: &mut Figures) -> Result<()> {
+        let bugs = (self.options.clients * self.options.subscriptions / WATCHERS).max(self.options.subscriptions);
+        let twins = self.bench.twins(Watch { each: self.options.subscriptions, bugs })?;
+        let mut round = Round { siege: self, attack, twins, bugs };
+        round.all(figures)?;
+        let Twins { servers: [server, _], clients: [_clients, _] } = round.twins;
+        let due = Instant::now() + Duration::from_secs(self.options.settle);
+        self.settling.push(Settling { due, server, _clients, attack: self.done.len() });
         Ok(())
+    }
+
+    /// The figures of the last attack; memory afterwards is not among them yet.
+    pub(super) fn last(&self) -> Option<&Figures> {
+        self.done.last()
     }
 
     /// Looks at the memory of those servers for which it is time.
