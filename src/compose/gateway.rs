@@ -30,7 +30,7 @@ pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken
     for (name, options) in options.feeds {
         let (ingest, health) = gateway.add_feed(&name, clock);
         let stop = gateway.inner_stop.clone();
-        let bus = async move { Ok(amqp::run(options, ingest, health, stop).await?) };
+        let bus = async move { Ok(Box::pin(amqp::run(options, ingest, health, stop)).await?) };
         gateway.essential.spawn(bus);
     }
     gateway.run(ports, None, stop).await

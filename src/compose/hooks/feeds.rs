@@ -120,7 +120,7 @@ impl Feeds {
             }
             let health = health.feed_aside(&shown);
             // It ends with an error only where a person must mend something, and a patient one never does.
-            let _ = amqp::run(options, ingest, health, stop).await;
+            let _ = Box::pin(amqp::run(options, ingest, health, stop)).await;
         }
     }
 
