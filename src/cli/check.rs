@@ -1,6 +1,7 @@
 //! Options of `bugfeed check`: where the parts of a deployment are, by the names and variables that the parts themselves have.
 
 use bugfeed_amqp::{BrokerUrl, exchange_name, parse_url};
+use bugfeed_hooks::api::client::AdminUrl;
 use bugfeed_runtime::values::zone;
 use bugfeed_shim::ledger::Prefix;
 use bugfeed_shim::source::TableSpec;
@@ -88,15 +89,15 @@ pub struct CheckArgs {
     pub feeds: Vec<FeedArg>,
     /// The admin port of a process (http://HOST:PORT); repeat for more
     #[arg(long, env = "BUGFEED_ADMIN_URL", value_name = "URL", value_delimiter = ',')]
-    pub admin_url: Vec<String>,
+    pub admin_url: Vec<AdminUrl>,
     /// The address that clients use, proxy and TLS included: wss://HOST/, https://HOST/NAME/
     #[arg(long, env = "BUGFEED_URL", value_name = "URL", value_parser = watch::parse_url)]
     pub url: Option<watch::GatewayUrl>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "BUGFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// Count what a person should look at as failed
-    #[arg(long)]
+    #[arg(long, env = "BUGFEED_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     pub strict: bool,
 }
 
