@@ -3,6 +3,7 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod broker;
 mod check;
 mod endpoints;
 mod gateway;
@@ -17,6 +18,7 @@ mod watchdog;
 use std::ffi::OsString;
 use std::str::FromStr;
 
+pub use broker::BrokerArgs;
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
