@@ -48,6 +48,9 @@ log_events! {
     StopForced = "stop_forced", "The process was told to end and did not in time; it ends at once, with exit code 124.";
     CertificateLoaded = "certificate_loaded", "The files of the certificate were read again; new connections get what is in them.";
     CertificateRefused = "certificate_refused", "The files of the certificate hold one that cannot be used; the one before stays.";
+    SecretReadable = "secret_readable", "The file with a secret can be read by every user of the machine.";
+    DatabaseUnverified = "database_unverified", "TLS to a database server is not fully verified, because its URL says so (`tls-verify`).";
+    DatabaseTlsOptional = "database_tls_optional", "The URL of a database server on another machine asks for no TLS: nothing proves who answers.";
     // The shim's life.
     ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
     ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";

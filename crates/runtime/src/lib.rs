@@ -12,6 +12,7 @@ pub mod late;
 mod log_filter;
 pub mod logging;
 pub mod metrics;
+pub mod secret;
 pub mod signals;
 pub mod throttle;
 pub mod usage;

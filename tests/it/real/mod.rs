@@ -5,6 +5,7 @@ mod bus;
 mod chaos;
 mod check;
 mod compose;
+mod database_tls;
 mod deploy;
 mod end_to_end;
 mod endpoints;
