@@ -3,13 +3,14 @@
 //! Goes in: checked options, and a stop. Comes out: nothing, or the fault that a person must mend. Knows no command line.
 //! The only place of this package that spawns.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::audit::Audit;
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::metrics::Metrics;
 use bugfeed_runtime::{admin, http};
@@ -59,7 +60,8 @@ pub struct LedgerPlace {
 }
 
 /// The admin port's listener has no counters of its own.
-struct AdminEvents;
+#[derive(Default)]
+struct AdminEvents(Audit);
 
 impl http::ConnectionEvents for AdminEvents {
     fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
@@ -68,7 +70,9 @@ impl http::ConnectionEvents for AdminEvents {
         }
     }
 
-    fn turned_away(&self, _reason: &'static str) {}
+    fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.0.turned_away(kind, from);
+    }
 }
 
 /// Runs until stopped, or with [`RelayOptions::once`] until drained.
@@ -83,7 +87,7 @@ pub async fn run(options: &ShimOptions, stop: CancellationToken) -> anyhow::Resu
     if let Some(address) = options.admin_listen {
         let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
         let metrics = Metrics::of(&[&telemetry.metrics]);
-        let (events, tracker, stop) = (Arc::new(AdminEvents), connections.clone(), admin_stop.clone());
+        let (events, tracker, stop) = (Arc::new(AdminEvents::default()), connections.clone(), admin_stop.clone());
         connections.spawn(admin::serve(listener, health, metrics, events, tracker, stop));
     }
     telemetry.starting();

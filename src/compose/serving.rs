@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use bugfeed_core::admission::AdmissionLimits;
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
@@ -18,7 +19,9 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::{
+    self, BindError, ClientRules, ConnectionEvents, HostName, Hosts, ListenLimits, ListenOptions,
+};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -38,6 +41,8 @@ pub struct ServingOptions {
     pub hosts: Vec<HostName>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
+    /// Bounds on new connections and on those of one client, and how its address is known.
+    pub listener: ListenerOptions,
     /// How each feed is set up. All feeds share the memory budgets.
     pub feed: FeedOptions,
     /// Which sites' pages may use the feeds.
@@ -50,6 +55,28 @@ pub struct ServingOptions {
     pub drain_window: Duration,
     /// How long to wait for clients to disconnect, at most.
     pub shutdown_timeout: Duration,
+}
+
+/// What a port for clients does about whose connections they are.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Bounds; `connections` in it counts for nothing.
+    pub admission: AdmissionLimits,
+    /// How it learns whose they are.
+    pub clients: ClientRules,
+}
+
+impl ListenerOptions {
+    /// How the port is served: with these bounds on each connection, for any host. `/readyz` shows when it is full.
+    pub(super) fn listen(&self, limits: ListenLimits, health: &Health) -> ListenOptions {
+        let (admission, clients) = (self.admission, self.clients.clone());
+        ListenOptions {
+            admission,
+            clients,
+            health: Some((health.clone(), "connections")),
+            ..ListenOptions::from(limits)
+        }
+    }
 }
 
 /// The ports of a process, bound.
@@ -194,11 +221,10 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
-        self.clients.spawn(http::serve_hosts(
+        self.clients.spawn(http::serve(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
-            hosts,
-            limits,
+            ListenOptions { hosts, ..self.options.listener.listen(limits, &self.health) },
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
             listening.clone(),

@@ -23,6 +23,7 @@ mod hooks;
 mod hygiene;
 mod layers;
 mod listen;
+mod listener;
 mod old_clients;
 mod plain_http;
 mod real;

@@ -7,12 +7,13 @@ use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use bugfeed_core::admission::{AdmissionLimits, Rate};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
-use crate::http::{self, ConnectionEvents, Hosts, ListenLimits};
+use crate::http::{self, ConnectionEvents, Hosts, ListenLimits, ListenOptions};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Bounds on the admin port: an orchestrator and a few scrapers use it.
@@ -22,6 +23,13 @@ pub const LIMITS: ListenLimits = ListenLimits {
     send_buffer_bytes: 64 * 1024,
     unacknowledged_timeout: Duration::from_secs(30),
     grace: Duration::from_secs(1),
+};
+
+/// Bounds on each address that uses the admin port: nobody needs more who only looks, and nobody takes all of it.
+const ADMISSION: AdmissionLimits = AdmissionLimits {
+    connections_per_client: Some(16),
+    rate_per_client: Some(Rate { per_second: 50, burst: 200 }),
+    ..AdmissionLimits::connections(LIMITS.connections)
 };
 
 /// Serves the admin port until `stop`; `tracker` tracks its connections.
@@ -46,7 +54,8 @@ pub async fn serve_with(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    http::serve_hosts(listener, router, hosts.with_addresses(), LIMITS, events, tracker, stop).await;
+    let options = ListenOptions { hosts: hosts.with_addresses(), admission: ADMISSION, ..ListenOptions::from(LIMITS) };
+    http::serve(listener, router, options, events, tracker, stop).await;
 }
 
 /// `GET /livez`, `/readyz` and `/metrics`.

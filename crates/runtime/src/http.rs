@@ -1,23 +1,28 @@
 //! Binding a port and serving HTTP/1.1 on it, within bounds.
 //!
 //! Goes in: an address. Comes out: requests for a router. A peer's use of resources is bounded: the number of
-//! connections, the time to send a request's head, the size of the head. Requests that no path may see are refused here:
+//! connections in all and of one client, the time to send a request's head, the size of the head. Requests that no path may see are refused here:
 //! those that name no host or one that is not served, and those whose end another program may see elsewhere.
 
 mod accept;
 pub mod body;
+mod clients;
 mod connection;
 mod framing;
 mod hijack;
 mod hosts;
 mod parting;
+mod places;
+mod proxied;
 mod rules;
 
 use axum::http::HeaderName;
 
-pub use self::accept::{BindError, ConnectionEvents, ListenLimits, bind, serve, serve_hosts};
+pub use self::accept::{BindError, ConnectionEvents, ListenLimits, ListenOptions, bind, serve};
+pub use self::clients::{ClientAddress, ClientRules};
 pub use self::hijack::{Hijack, Hijacked, Peer};
 pub use self::hosts::{HostName, Hosts};
+pub use self::places::Place;
 
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");

@@ -22,7 +22,7 @@ pub(super) mod shims;
 pub(super) mod start;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +37,9 @@ use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::audit::Audit;
 use bugfeed_runtime::health::Health;
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits, ListenOptions};
 use bugfeed_runtime::late::Late;
 use bugfeed_runtime::metrics::Metrics;
 use bugfeed_runtime::{admin, throttle::Throttle};
@@ -52,6 +53,7 @@ use self::feeds::Feeds;
 pub use self::shims::PublishOptions;
 use self::shims::Shims;
 pub use self::start::ConfigFile;
+use crate::compose::serving::ListenerOptions;
 use crate::compose::taps;
 
 /// How long an answer that has begun may still take when the listener stops: longer than the receiver waits for bodies.
@@ -86,6 +88,8 @@ pub struct HooksRoleOptions {
     pub trackers: BTreeMap<String, String>,
     /// Connections of senders at a time.
     pub connections: usize,
+    /// Bounds on new connections and on those of one sender, and how its address is known.
+    pub listener: ListenerOptions,
     /// How long requests are still taken after `/readyz` says no.
     pub drain_delay: Duration,
 }
@@ -120,7 +124,7 @@ impl HooksPorts {
 }
 
 /// What the listeners log.
-struct ListenerEvents(Throttle);
+struct ListenerEvents(Throttle, Audit);
 
 impl ConnectionEvents for ListenerEvents {
     fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
@@ -129,11 +133,10 @@ impl ConnectionEvents for ListenerEvents {
         }
     }
 
-    fn turned_away(&self, reason: &'static str) {
-        if reason != "full" {
-            // Anybody can cause this at will.
-            tracing::debug!(reason, event = %LogEvent::ClientRefused, "a sender was turned away");
-        } else if !self.0.is_quiet() {
+    fn turned_away(&self, reason: &'static str, from: Option<IpAddr>) {
+        // Anybody can cause this at will.
+        self.1.turned_away(reason, from);
+        if reason == "full" && !self.0.is_quiet() {
             tracing::warn!(reason, event = %LogEvent::ClientRefused, "a sender was turned away (--max-connections)");
         }
     }
@@ -173,7 +176,7 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     delivered.begin_when(endpoints.has_any());
     let (inner, inner_stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Late::new(STORE_AWAY);
-    let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
+    let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute(), Audit::default()));
     let metrics = Metrics::of(&[&hooks, &by_feed, &*counted]);
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
@@ -192,10 +195,10 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     health.up(PART);
     let listening = CancellationToken::new();
     let limits = ListenLimits { connections: options.connections, grace: GRACE, ..admin::LIMITS };
+    let listen = ListenOptions { hosts: served, ..options.listener.listen(limits, &health) };
     let routes: Router = hooks.routes().merge(endpoints.routes());
     let routes = routes.fallback(move || async move { lost(admin_at.port()) });
-    let serving =
-        http::serve_hosts(ports.senders, routes, served, limits, events, connections.clone(), listening.clone());
+    let serving = http::serve(ports.senders, routes, listen, events, connections.clone(), listening.clone());
     connections.spawn(serving);
 
     until_stop(&options.config, &hooks, (&mut shims, &delivered), stop).await;

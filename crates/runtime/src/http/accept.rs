@@ -1,24 +1,33 @@
 //! A bound port and its accept loop.
 //!
-//! Goes in: an address. Comes out: connections, each with a place among those that the listener may have at a time. Who finds no
-//! place is told so. It reads nothing.
+//! Goes in: an address. Comes out: connections, each with a place among those that the listener may have at a time, and what is
+//! known of whose they are. Who finds no place is told so. It reads nothing but PROXY headers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use bugfeed_core::admission::{AdmissionLimits, Client, Refusal};
+use bugfeed_core::client_address::proxy_header::Source;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clients::{ClientRules, Clients, Origin};
 use super::connection::{Shared, connection};
 use super::hijack::Peer;
 use super::hosts::Hosts;
-use super::parting::turn_away;
+use super::parting::{refuse_header, say_no};
+use super::places::{Place, Places};
+use super::proxied::{self, NoHeader};
+use crate::health::Health;
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
+
+/// So many connections at a time are told why they are turned away. In a flood, others are closed without a word.
+const FAREWELLS: usize = 256;
 
 /// A port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +57,8 @@ pub struct ListenLimits {
 pub trait ConnectionEvents: Send + Sync {
     /// Accepting a connection failed. Peers can cause this, so most failures are `quiet`: they are counted, not logged.
     fn accept_failed(&self, error: &std::io::Error, quiet: bool);
-    /// A connection was turned away, for this reason.
-    fn turned_away(&self, reason: &'static str);
+    /// A connection or a request was turned away, for this reason; `from` is its client, as far as that is known.
+    fn turned_away(&self, reason: &'static str, from: Option<IpAddr>);
 }
 
 /// Binds with a listen backlog of 4096. With tokio's default of 1024 or less, thousands of clients that come back at
@@ -72,31 +81,59 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// Serves `router` on `listener` until `stop`, whatever host is asked. Each request has a [`Hijack`] and a [`Peer`] in its
-/// extensions.
+/// How a port is served.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// Bounds on each connection, and the number of all.
+    pub limits: ListenLimits,
+    /// Bounds on new connections, and on those of one client; `connections` in it counts for nothing.
+    pub admission: AdmissionLimits,
+    /// How the port learns whose connections they are.
+    pub clients: ClientRules,
+    /// The hosts that are served; requests for others are refused (421).
+    pub hosts: Hosts,
+    /// Where it is said that places get scarce, and under which name.
+    pub health: Option<(Health, &'static str)>,
+}
+
+impl From<ListenLimits> for ListenOptions {
+    /// Nothing but these limits.
+    fn from(limits: ListenLimits) -> ListenOptions {
+        ListenOptions {
+            limits,
+            admission: AdmissionLimits::connections(limits.connections),
+            clients: ClientRules::default(),
+            hosts: Hosts::default(),
+            health: None,
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `stop`. Each request has a [`Hijack`](super::Hijack), a [`Peer`] and a
+/// [`ClientAddress`](super::ClientAddress) in its extensions.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: ListenLimits,
+    options: impl Into<ListenOptions>,
     events: Arc<dyn ConnectionEvents>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    serve_hosts(listener, router, Hosts::default(), limits, events, tracker, stop).await;
-}
-
-/// The same; requests for other hosts are refused (421).
-pub async fn serve_hosts(
-    listener: TcpListener,
-    router: Router,
-    hosts: Hosts,
-    limits: ListenLimits,
-    events: Arc<dyn ConnectionEvents>,
-    tracker: TaskTracker,
-    stop: CancellationToken,
-) {
-    let shared = Shared { router, hosts, limits, events: Arc::clone(&events), stop: stop.clone() };
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let ListenOptions { limits, admission, clients, hosts, health } = options.into();
+    let places = Places::new(AdmissionLimits { connections: limits.connections, ..admission });
+    if let Some((health, part)) = health {
+        let places = Arc::clone(&places);
+        health.watch(part, move || places.warning());
+    }
+    let shared = Shared {
+        router,
+        hosts,
+        limits,
+        events: Arc::clone(&events),
+        clients: Clients::new(clients),
+        farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        stop: stop.clone(),
+    };
     let failures = Throttle::once_a_minute();
     loop {
         let accepted = tokio::select! {
@@ -115,16 +152,67 @@ pub async fn serve_hosts(
             }
         };
         prepare(&stream, &limits);
-        match Arc::clone(&permits).try_acquire_owned() {
-            Ok(permit) => {
-                tracker.spawn(connection(stream, Peer(peer), permit, shared.clone()));
+        let origin = shared.clients.origin(peer);
+        let client = if let Origin::Client(address) = origin { Some(address) } else { None };
+        match places.connect(client.map(Client::of)) {
+            Ok(place) if origin == Origin::Wrapped => {
+                tracker.spawn(wrapped(stream, Peer(peer), place, shared.clone()));
             }
-            Err(_) => {
-                events.turned_away("full");
-                tracker.spawn(turn_away(stream));
+            Ok(place) => {
+                tracker.spawn(connection(stream, (Peer(peer), origin), place, shared.clone()));
+            }
+            Err(refusal) => {
+                if let Some(farewell) = turn_away(stream, refusal, client, &shared) {
+                    tracker.spawn(farewell);
+                }
             }
         }
     }
+}
+
+/// Serves a connection that begins with a PROXY header.
+async fn wrapped(mut stream: TcpStream, peer: Peer, mut place: Place, shared: Shared) {
+    let reading = Box::pin(proxied::read(&mut stream, shared.limits.handshake_timeout));
+    let Some(source) = shared.stop.run_until_cancelled(reading).await else { return };
+    let (peer, origin) = match source {
+        // It has looked whether somebody is here.
+        Err(NoHeader::Gone { silent: true }) => return,
+        Err(reason) => {
+            shared.events.turned_away("proxy_header", Some(peer.0.ip()));
+            return Box::pin(refuse_header(&mut stream, reason)).await;
+        }
+        Ok(Source::Proxy | Source::Unknown) => (peer, Origin::Unknown),
+        Ok(Source::Client(source)) => (Peer(source), shared.clients.behind(source)),
+    };
+    if let Origin::Client(address) = origin {
+        match place.places().join(Client::of(address)) {
+            Ok(held) => place.hold(held),
+            Err(refusal) => {
+                drop(place);
+                if let Some(farewell) = turn_away(stream, refusal, Some(address), &shared) {
+                    Box::pin(farewell).await;
+                }
+                return;
+            }
+        }
+    }
+    connection(stream, (peer, origin), place, shared).await;
+}
+
+/// Turns a connection away, and counts it. Comes out: its answer, which the caller carries out; or nothing, if so many are being
+/// answered already that it was closed at once.
+fn turn_away(
+    stream: TcpStream,
+    refusal: Refusal,
+    from: Option<IpAddr>,
+    shared: &Shared,
+) -> Option<impl Future<Output = ()> + use<>> {
+    shared.events.turned_away(refusal.reason.kind(), from);
+    let permit = Arc::clone(&shared.farewells).try_acquire_owned().ok()?;
+    Some(async move {
+        say_no(stream, refusal).await;
+        drop(permit);
+    })
 }
 
 fn prepare(stream: &TcpStream, limits: &ListenLimits) {
