@@ -110,15 +110,15 @@ impl ListenerArgs {
         })
     }
 
-    /// Whether the ports may be bound there.
+    /// Whether the ports may be bound there; `has_tls` says whether the one for clients speaks TLS.
     ///
     /// # Errors
     /// Explains what to do if not.
-    pub fn check_ports(&self, listen: SocketAddr, admin_listen: SocketAddr) -> Result<(), String> {
-        // The ports have no TLS of their own yet.
+    pub fn check_ports(&self, listen: SocketAddr, admin_listen: SocketAddr, has_tls: bool) -> Result<(), String> {
+        // The admin port has no TLS of its own.
         let cover = Cover { has_tls: false, behind_proxy: !self.behind_proxy.is_empty(), open: self.open };
-        let ways = " with a proxy in front that has TLS, or name that proxy with --behind-proxy";
-        exposure::check("listen", listen, cover, ways)?;
+        let ways = " with a proxy in front; name the proxy with --behind-proxy; give the port a certificate (--tls-cert, --tls-key)";
+        exposure::check("listen", listen, Cover { has_tls, ..cover }, ways)?;
         exposure::check("admin-listen", admin_listen, cover, "")
     }
 }
@@ -175,11 +175,12 @@ mod tests {
     fn beyond_loopback_something_must_be_said() {
         let (here, there) = ("127.0.0.1:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap());
         let none = args(&[]);
-        assert_eq!(none.check_ports(here, here), Ok(()));
-        assert!(none.check_ports(there, here).unwrap_err().contains("--behind-proxy"));
-        assert!(none.check_ports(here, there).unwrap_err().starts_with("--admin-listen"));
+        assert_eq!(none.check_ports(here, here, false), Ok(()));
+        assert!(none.check_ports(there, here, false).unwrap_err().contains("--behind-proxy"));
+        assert_eq!(none.check_ports(there, here, true), Ok(()));
+        assert!(none.check_ports(here, there, true).unwrap_err().starts_with("--admin-listen"));
         for words in [&["--open"][..], &["--behind-proxy", "10.0.0.1"]] {
-            assert_eq!(args(words).check_ports(there, there), Ok(()), "{words:?}");
+            assert_eq!(args(words).check_ports(there, there, false), Ok(()), "{words:?}");
         }
     }
 }

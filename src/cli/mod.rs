@@ -9,6 +9,7 @@ pub mod hooks;
 mod listener;
 mod serve;
 mod serving;
+mod tls;
 mod touch;
 mod watch;
 

@@ -19,6 +19,7 @@ use clap::Args;
 
 use super::listener::ListenerArgs;
 use super::millis;
+use super::tls::TlsArgs;
 use crate::compose::serving::ServingOptions;
 
 /// Options of every part that serves clients.
@@ -30,6 +31,9 @@ pub struct ListenArgs {
     /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The certificate.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The hosts that clients ask for, such as feeds.example.org; repeat for more. Others are refused (421), which stops pages
     /// whose own name leads here [default: any]
     #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -149,6 +153,7 @@ impl ListenArgs {
             listen: self.listen,
             admin_listen: self.admin_listen,
             hosts: self.host.clone(),
+            tls: self.tls.load()?,
             limits: self.limits(),
             listener: self.listener.options(self.max_connections)?,
             feed: self.feed(),
@@ -213,7 +218,7 @@ impl ListenArgs {
                 self.drain_window_ms, self.shutdown_timeout_ms
             ));
         }
-        self.listener.check_ports(self.listen, self.admin_listen)?;
+        self.listener.check_ports(self.listen, self.admin_listen, self.tls.tls_cert.is_some())?;
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err(format!("--listen and --admin-listen are both {}; give each its own port", self.listen));
         }

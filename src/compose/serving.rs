@@ -19,9 +19,9 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{
-    self, BindError, ClientRules, ConnectionEvents, HostName, Hosts, ListenLimits, ListenOptions,
-};
+use bugfeed_runtime::http::certificates::Certificates;
+use bugfeed_runtime::http::tls::ServerTls;
+use bugfeed_runtime::http::{self, BindError, ClientRules, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -39,6 +39,8 @@ pub struct ServingOptions {
     pub admin_listen: SocketAddr,
     /// The hosts that are served; all of them if there are none.
     pub hosts: Vec<HostName>,
+    /// The port for clients speaks TLS, if there is a certificate.
+    pub tls: Option<ServerTls>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
     /// Bounds on new connections and on those of one client, and how its address is known.
@@ -67,15 +69,10 @@ pub struct ListenerOptions {
 }
 
 impl ListenerOptions {
-    /// How the port is served: with these bounds on each connection, for any host. `/readyz` shows when it is full.
-    pub(super) fn listen(&self, limits: ListenLimits, health: &Health) -> ListenOptions {
+    /// How the port meets its clients. `/readyz` shows when it is full.
+    pub(super) fn front(&self, hosts: Hosts, tls: Option<ServerTls>, health: &Health) -> Front {
         let (admission, clients) = (self.admission, self.clients.clone());
-        ListenOptions {
-            admission,
-            clients,
-            health: Some((health.clone(), "connections")),
-            ..ListenOptions::from(limits)
-        }
+        Front { hosts, tls, admission, clients, health: Some((health.clone(), "connections")) }
     }
 }
 
@@ -137,6 +134,7 @@ pub(super) struct Gateway {
     events: Arc<Events>,
     metrics: Metrics,
     health: Health,
+    certificates: Option<Certificates>,
     /// Another role in this process, if there is one.
     pub(super) guest: Guest,
     /// Listeners and connections.
@@ -153,14 +151,16 @@ impl Gateway {
     /// The parts of a gateway; nothing runs yet. `others` are roles of the same process that also have metrics.
     pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> Gateway {
         let events = Arc::new(Events::new());
-        let roles: Vec<&dyn Register> =
-            std::iter::once(&*events as &dyn Register).chain(others.iter().copied()).collect();
+        let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
+        let own = std::iter::once(&*events as &dyn Register).chain(certificates.iter().map(|own| own as &dyn Register));
+        let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
         Gateway {
             options: options.clone(),
             metrics: Metrics::of(&roles),
             feeds: BTreeMap::new(),
             events,
             health,
+            certificates,
             guest: Guest::default(),
             clients: TaskTracker::new(),
             inner: TaskTracker::new(),
@@ -221,10 +221,14 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
-        self.clients.spawn(http::serve(
+        if let Some(certificates) = self.certificates.take() {
+            self.inner.spawn(certificates.follow(self.inner_stop.clone()));
+        }
+        self.clients.spawn(http::serve_behind(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
-            ListenOptions { hosts, ..self.options.listener.listen(limits, &self.health) },
+            self.options.listener.front(hosts, self.options.tls.clone(), &self.health),
+            limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
             listening.clone(),

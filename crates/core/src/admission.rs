@@ -89,6 +89,13 @@ impl AdmissionLimits {
     }
 }
 
+impl Default for AdmissionLimits {
+    /// No bound at all.
+    fn default() -> AdmissionLimits {
+        AdmissionLimits::connections(usize::MAX)
+    }
+}
+
 /// Which bound was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
-use crate::http::{self, ConnectionEvents, Hosts, ListenLimits, ListenOptions};
+use crate::http::{self, ConnectionEvents, Front, Hosts, ListenLimits};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Bounds on the admin port: an orchestrator and a few scrapers use it.
@@ -54,8 +54,8 @@ pub async fn serve_with(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    let options = ListenOptions { hosts: hosts.with_addresses(), admission: ADMISSION, ..ListenOptions::from(LIMITS) };
-    http::serve(listener, router, options, events, tracker, stop).await;
+    let front = Front { hosts: hosts.with_addresses(), admission: ADMISSION, ..Front::default() };
+    http::serve_behind(listener, router, front, LIMITS, events, tracker, stop).await;
 }
 
 /// `GET /livez`, `/readyz` and `/metrics`.

@@ -6,6 +6,7 @@
 
 mod accept;
 pub mod body;
+pub mod certificates;
 mod clients;
 mod connection;
 mod framing;
@@ -15,14 +16,17 @@ mod parting;
 mod places;
 mod proxied;
 mod rules;
+pub mod tls;
+mod wire;
 
 use axum::http::HeaderName;
 
-pub use self::accept::{BindError, ConnectionEvents, ListenLimits, ListenOptions, bind, serve};
+pub use self::accept::{BindError, ConnectionEvents, Front, ListenLimits, bind, serve, serve_behind};
 pub use self::clients::{ClientAddress, ClientRules};
 pub use self::hijack::{Hijack, Hijacked, Peer};
 pub use self::hosts::{HostName, Hosts};
 pub use self::places::Place;
+pub use self::wire::Wire;
 
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("bugfeed-version");

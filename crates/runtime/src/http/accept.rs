@@ -19,9 +19,10 @@ use super::clients::{ClientRules, Clients, Origin};
 use super::connection::{Shared, connection};
 use super::hijack::Peer;
 use super::hosts::Hosts;
-use super::parting::{refuse_header, say_no};
+use super::parting::{leave, refuse_header, say_no};
 use super::places::{Place, Places};
 use super::proxied::{self, NoHeader};
+use super::tls::ServerTls;
 use crate::health::Health;
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
@@ -81,57 +82,56 @@ pub fn bind(option: &'static str, address: SocketAddr, send_buffer_bytes: usize)
     bind().map_err(|source| BindError { option, address, source })
 }
 
-/// How a port is served.
-#[derive(Clone, Debug)]
-pub struct ListenOptions {
-    /// Bounds on each connection, and the number of all.
-    pub limits: ListenLimits,
-    /// Bounds on new connections, and on those of one client; `connections` in it counts for nothing.
-    pub admission: AdmissionLimits,
-    /// How the port learns whose connections they are.
-    pub clients: ClientRules,
-    /// The hosts that are served; requests for others are refused (421).
-    pub hosts: Hosts,
-    /// Where it is said that places get scarce, and under which name.
-    pub health: Option<(Health, &'static str)>,
-}
-
-impl From<ListenLimits> for ListenOptions {
-    /// Nothing but these limits.
-    fn from(limits: ListenLimits) -> ListenOptions {
-        ListenOptions {
-            limits,
-            admission: AdmissionLimits::connections(limits.connections),
-            clients: ClientRules::default(),
-            hosts: Hosts::default(),
-            health: None,
-        }
-    }
-}
-
-/// Serves `router` on `listener` until `stop`. Each request has a [`Hijack`](super::Hijack), a [`Peer`] and a
-/// [`ClientAddress`](super::ClientAddress) in its extensions.
+/// Serves `router` on `listener` until `stop`, whatever host is asked. Each request has a [`Hijack`](super::Hijack), a [`Peer`]
+/// and a [`ClientAddress`](super::ClientAddress) in its extensions.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    options: impl Into<ListenOptions>,
+    limits: ListenLimits,
     events: Arc<dyn ConnectionEvents>,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    let ListenOptions { limits, admission, clients, hosts, health } = options.into();
-    let places = Places::new(AdmissionLimits { connections: limits.connections, ..admission });
-    if let Some((health, part)) = health {
+    serve_behind(listener, router, Front::default(), limits, events, tracker, stop).await;
+}
+
+/// How a listener meets its clients.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    /// The hosts that are served; requests for others are refused (421).
+    pub hosts: Hosts,
+    /// The server's side of TLS; without it, bytes travel as they are.
+    pub tls: Option<ServerTls>,
+    /// Bounds on new connections, and on those of one client; `connections` in it counts for nothing.
+    pub admission: AdmissionLimits,
+    /// How the listener learns whose connections they are.
+    pub clients: ClientRules,
+    /// Where it is said that places get scarce, and under which name.
+    pub health: Option<(Health, &'static str)>,
+}
+
+/// The same, behind this front.
+pub async fn serve_behind(
+    listener: TcpListener,
+    router: Router,
+    front: Front,
+    limits: ListenLimits,
+    events: Arc<dyn ConnectionEvents>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    let places = Places::new(AdmissionLimits { connections: limits.connections, ..front.admission });
+    if let Some((health, part)) = &front.health {
         let places = Arc::clone(&places);
         health.watch(part, move || places.warning());
     }
     let shared = Shared {
         router,
-        hosts,
+        clients: Clients::new(front.clients.clone()),
+        farewells: Arc::new(Semaphore::new(FAREWELLS)),
+        front,
         limits,
         events: Arc::clone(&events),
-        clients: Clients::new(clients),
-        farewells: Arc::new(Semaphore::new(FAREWELLS)),
         stop: stop.clone(),
     };
     let failures = Throttle::once_a_minute();
@@ -179,7 +179,7 @@ async fn wrapped(mut stream: TcpStream, peer: Peer, mut place: Place, shared: Sh
         Err(NoHeader::Gone { silent: true }) => return,
         Err(reason) => {
             shared.events.turned_away("proxy_header", Some(peer.0.ip()));
-            return Box::pin(refuse_header(&mut stream, reason)).await;
+            return Box::pin(refuse_header(stream, reason)).await;
         }
         Ok(Source::Proxy | Source::Unknown) => (peer, Origin::Unknown),
         Ok(Source::Client(source)) => (Peer(source), shared.clients.behind(source)),
@@ -209,8 +209,14 @@ fn turn_away(
 ) -> Option<impl Future<Output = ()> + use<>> {
     shared.events.turned_away(refusal.reason.kind(), from);
     let permit = Arc::clone(&shared.farewells).try_acquire_owned().ok()?;
+    let speaks_tls = shared.front.tls.is_some();
     Some(async move {
-        say_no(stream, refusal).await;
+        // Without the handshake, which would cost more than the refusal saves, nothing can be said over TLS.
+        if speaks_tls {
+            leave(stream).await;
+        } else {
+            say_no(stream, refusal).await;
+        }
         drop(permit);
     })
 }

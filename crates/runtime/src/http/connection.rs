@@ -21,21 +21,22 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{ConnectionEvents, ListenLimits};
+use super::accept::{ConnectionEvents, Front, ListenLimits};
 use super::clients::{ClientAddress, Clients, Origin};
 use super::framing::{Followed, Framing};
 use super::hijack::{Hijack, Hijacked, Peer, Wanted};
-use super::hosts::Hosts;
-use super::parting::part;
+use super::parting::{part, speak_tls};
 use super::places::{Held, Place, Places};
 use super::rules::Refusal;
+use super::tls::{NotTls, ServerTls};
+use super::wire::Wire;
 use super::{VERSION_HEADER, rules};
 
 /// What all connections of a listener share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) router: Router,
-    pub(super) hosts: Hosts,
+    pub(super) front: Front,
     pub(super) limits: ListenLimits,
     pub(super) events: Arc<dyn ConnectionEvents>,
     pub(super) clients: Arc<Clients>,
@@ -45,8 +46,53 @@ pub(super) struct Shared {
 }
 
 /// Serves one connection, until it ends or a request takes it from the HTTP server. Here the bytes of a socket become HTTP.
-pub(super) async fn connection(stream: TcpStream, (peer, origin): (Peer, Origin), mut place: Place, shared: Shared) {
-    let Shared { router, hosts, limits, events, clients, farewells: _, stop } = shared;
+pub(super) async fn connection(stream: TcpStream, (peer, origin): (Peer, Origin), place: Place, shared: Shared) {
+    let Some(wire) = encrypted(stream, known(origin), place.places(), &shared).await else { return };
+    serve(wire, (peer, origin), place, shared).await;
+}
+
+/// The connection after its TLS handshake, where this listener speaks TLS; `None` if there is nobody to serve.
+async fn encrypted(stream: TcpStream, from: Option<IpAddr>, places: &Places, shared: &Shared) -> Option<Wire> {
+    let Some(tls) = &shared.front.tls else { return Some(Wire::from(stream)) };
+    // Boxed, so that what follows does not reserve memory for the handshake's future.
+    Box::pin(shake_hands(stream, tls.clone(), (from, places), shared)).await
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    tls: ServerTls,
+    (from, places): (Option<IpAddr>, &Places),
+    shared: &Shared,
+) -> Option<Wire> {
+    let shaking = tokio::time::timeout(shared.limits.handshake_timeout, tls.accept(stream));
+    let activity = Activity::new();
+    tokio::pin!(shaking);
+    let shaken = loop {
+        tokio::select! {
+            shaken = &mut shaking => break shaken,
+            () = shared.stop.cancelled() => return None,
+            () = places.get_scarce() => if activity.idle() == Idle::Silent {
+                shared.events.turned_away("silent", from);
+                return None;
+            },
+        }
+    };
+    match shaken {
+        Ok(Ok(wire)) => Some(wire),
+        Ok(Err(NotTls::Plain(stream))) => {
+            shared.events.turned_away("not_tls", from);
+            speak_tls(stream).await;
+            None
+        }
+        Ok(Err(NotTls::Handshake(_))) | Err(_) => {
+            shared.events.turned_away("tls_handshake", from);
+            None
+        }
+    }
+}
+
+async fn serve(stream: Wire, (peer, origin): (Peer, Origin), mut place: Place, shared: Shared) {
+    let Shared { router, front, limits, events, clients, farewells: _, stop } = shared;
     let (hijack, framing, activity) = (Hijack::default(), Arc::new(Framing::default()), Arc::new(Activity::new()));
     let stream = Followed::new(stream, Arc::clone(&framing));
     let gate = Gate { origin, clients, places: Arc::clone(place.places()), activity: Arc::clone(&activity) };
@@ -57,7 +103,7 @@ pub(super) async fn connection(stream: TcpStream, (peer, origin): (Peer, Origin)
         let client = gate.clients.of_request(gate.origin, request.headers());
         let admitted = gate.admit(client).map_err(Refusal::from);
         let has_both = framing.next_has_both();
-        let looked = admitted.and_then(|held| rules::look_at(&request, has_both, &hosts).map(|()| held));
+        let looked = admitted.and_then(|held| rules::look_at(&request, has_both, &front.hosts).map(|()| held));
         let answering = looked.map(|held| {
             request.extensions_mut().insert(given.clone());
             request.extensions_mut().insert(peer);

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 
 use super::places::{Held, Place};
+use super::wire::Wire;
 
 /// In each request's extensions: the address at the other end of the connection, or the one that a PROXY header puts there.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug)]
 pub struct Hijacked {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Wire,
     /// Bytes that were read from it already.
     pub rest: Bytes,
     /// Its place among the listener's connections, which is free again when this is dropped.

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::VERSION_HEADER;
 use super::proxied::NoHeader;
+use super::wire::Wire;
 
 /// The longest time for which a connection is still read from while it is closed.
 const LINGER: Duration = Duration::from_secs(1);
@@ -29,7 +30,8 @@ pub(super) fn words(reason: Reason) -> (StatusCode, &'static str) {
 }
 
 /// Answers that there is no room for this connection.
-pub(super) async fn say_no(mut stream: TcpStream, refusal: Refusal) {
+pub(super) async fn say_no(stream: TcpStream, refusal: Refusal) {
+    let mut stream = Wire::from(stream);
     let (status, text) = words(refusal.reason);
     let seconds = refusal.retry_after_s;
     let text = format!("{{\"error\":\"{text}\"}}");
@@ -47,7 +49,8 @@ pub(super) async fn say_no(mut stream: TcpStream, refusal: Refusal) {
 }
 
 /// Tells a proxy that its connection does not begin as it must.
-pub(super) async fn refuse_header(stream: &mut TcpStream, reason: NoHeader) {
+pub(super) async fn refuse_header(stream: TcpStream, reason: NoHeader) {
+    let mut stream = Wire::from(stream);
     let text = match reason {
         NoHeader::Bad(bad) => bad.to_string(),
         NoHeader::Late => "the PROXY header did not arrive in time".to_owned(),
@@ -62,12 +65,33 @@ pub(super) async fn refuse_header(stream: &mut TcpStream, reason: NoHeader) {
         crate::VERSION,
         text.len()
     );
+    // As above.
     let _ = stream.write_all(answer.as_bytes()).await;
-    linger_close(stream).await;
+    linger_close(&mut stream).await;
+}
+
+/// Closes a connection to which nothing can be said.
+pub(super) async fn leave(stream: TcpStream) {
+    linger_close(&mut Wire::from(stream)).await;
+}
+
+/// Answers 400 to a peer that speaks HTTP to a port that speaks TLS.
+pub(super) async fn speak_tls(stream: TcpStream) {
+    let mut stream = Wire::from(stream);
+    let text = "{\"error\":\"this port speaks TLS\",\"fix\":\"use https:// or wss://\"}";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n{VERSION_HEADER}: {}\r\n\
+         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
+        crate::VERSION,
+        text.len()
+    );
+    // As above.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    linger_close(&mut stream).await;
 }
 
 /// Ends a connection. To a peer that has begun a request and not ended its head in time, it says so first.
-pub(super) async fn part(stream: &mut TcpStream, is_late: bool) {
+pub(super) async fn part(stream: &mut Wire, is_late: bool) {
     if is_late {
         let text = "{\"error\":\"the head of the request did not arrive in time\",\"fix\":\"send it again\"}";
         let answer = format!(
@@ -85,7 +109,7 @@ pub(super) async fn part(stream: &mut TcpStream, is_late: bool) {
 /// Closes politely: sends FIN, then reads for a moment until the peer closes. Why: bytes that arrive after a plain
 /// close are answered with a reset. The reset would stop a peer that is still writing its refused request, and might
 /// overtake the refusal.
-async fn linger_close(stream: &mut TcpStream) {
+async fn linger_close(stream: &mut Wire) {
     let parting = async {
         stream.shutdown().await?;
         let mut scratch = [0; 4096];
