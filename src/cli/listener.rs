@@ -90,13 +90,14 @@ impl ListenerArgs {
             (per_second > 0).then(|| Rate { per_second, burst: burst.unwrap_or(most.max(per_second)) })
         };
         let address_rate = self.handshakes_per_second_per_address;
+        let admission = AdmissionLimits {
+            connections: most as usize,
+            connections_per_client: (per_address > 0).then_some(per_address),
+            rate: rate(self.handshakes_per_second, self.handshakes_burst, most),
+            rate_per_client: rate(address_rate, self.handshakes_burst_per_address, per_address),
+        };
         Ok(ListenerOptions {
-            admission: AdmissionLimits {
-                connections: most as usize,
-                connections_per_client: (per_address > 0).then_some(per_address),
-                rate: rate(self.handshakes_per_second, self.handshakes_burst, most),
-                rate_per_client: rate(address_rate, self.handshakes_burst_per_address, per_address),
-            },
+            admission,
             clients: ClientRules {
                 proxies: self.behind_proxy.clone(),
                 proxy_protocol: self.proxy_protocol,
@@ -105,7 +106,7 @@ impl ListenerArgs {
                     ForwardedHeader::XForwardedFor => Trusted::XForwardedFor,
                     ForwardedHeader::Forwarded => Trusted::Forwarded,
                 },
-                warns: true,
+                warns: admission.has_bounds_per_client(),
             },
         })
     }

@@ -291,6 +291,20 @@ async fn silent_connections_make_room_and_readiness_shows_it() {
     assert!(counted(serve.admin, "silent").await > 0 && counted(serve.admin, "full").await > 0);
 }
 
+/// A connection is not kept on which nobody asks anything, before the first request or after one.
+#[tokio::test]
+async fn idle_connections_are_closed_after_a_time() {
+    let serve = Serve::start(&["--handshake-timeout-ms", "300"]).await;
+    let silent = TcpStream::connect(serve.clients).await.unwrap();
+    let (asked, head) = talk(serve.clients, b"GET /page.json HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(status(&head), 200, "{head}");
+    for mut stream in [silent, asked] {
+        let mut rest = Vec::new();
+        let reading = tokio::time::timeout(SOON, stream.read_to_end(&mut rest));
+        reading.await.expect("it is closed").unwrap();
+    }
+}
+
 /// What fail2ban reads, with the expression of docs/limits.md.
 #[tokio::test]
 async fn who_is_turned_away_is_in_the_log() {

@@ -37,7 +37,6 @@ use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_runtime::audit::Audit;
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
@@ -127,8 +126,11 @@ impl HooksPorts {
     }
 }
 
-/// What the listeners log.
-struct ListenerEvents(Throttle, Audit);
+/// What the listeners log and count.
+struct ListenerEvents {
+    full: Throttle,
+    counted: Arc<Events>,
+}
 
 impl ConnectionEvents for ListenerEvents {
     fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
@@ -138,9 +140,8 @@ impl ConnectionEvents for ListenerEvents {
     }
 
     fn turned_away(&self, reason: &'static str, from: Option<IpAddr>) {
-        // Anybody can cause this at will.
-        self.1.turned_away(reason, from);
-        if reason == "full" && !self.0.is_quiet() {
+        self.counted.turned_away(reason, from);
+        if reason == "full" && !self.full.is_quiet() {
             tracing::warn!(reason, event = %LogEvent::ClientRefused, "a sender was turned away (--max-connections)");
         }
     }
@@ -180,7 +181,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     delivered.begin_when(endpoints.has_any());
     let (inner, inner_stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Late::new(STORE_AWAY);
-    let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute(), Audit::default()));
+    let events: Arc<dyn ConnectionEvents> =
+        Arc::new(ListenerEvents { full: Throttle::once_a_minute(), counted: Arc::clone(&counted) });
     let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
     let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted];
     counters.extend(certificates.iter().map(|own| own as &dyn Register));

@@ -181,7 +181,9 @@ async fn wrapped(mut stream: TcpStream, peer: Peer, mut place: Place, shared: Sh
             shared.events.turned_away("proxy_header", Some(peer.0.ip()));
             return Box::pin(refuse_header(stream, reason)).await;
         }
-        Ok(Source::Proxy | Source::Unknown) => (peer, Origin::Unknown),
+        Ok(Source::Proxy) => (peer, Origin::Unknown),
+        // Nobody may take it for the proxy's own.
+        Ok(Source::Unknown) => (Peer(SocketAddr::from(([0, 0, 0, 0], 0))), Origin::Unknown),
         Ok(Source::Client(source)) => (Peer(source), shared.clients.behind(source)),
     };
     if let Origin::Client(address) = origin {
