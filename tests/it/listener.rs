@@ -361,8 +361,16 @@ async fn ports_beyond_this_machine_are_refused_unless_that_is_meant() {
         assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing was opened");
     }
     for words in [&["--open"][..], &["--behind-proxy", "10.0.0.1,fd00::/8"]] {
-        let serve = Serve::start(&[&["--listen", "0.0.0.0:0", "--admin-listen", "0.0.0.0:0"], words].concat()).await;
-        let address = SocketAddr::from(([127, 0, 0, 1], serve.clients.port()));
-        assert_eq!(get(address, "/page.json").await.0, 200, "{words:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let [clients, admin] = [(); 2].map(|()| free_address());
+        let anywhere = |address: SocketAddr| format!("0.0.0.0:{}", address.port());
+        let mut serve = Run::new(bin("bugfeed").unwrap())
+            .args(["serve", "--listen", &anywhere(clients), "--admin-listen", &anywhere(admin)])
+            .args(words)
+            .dir(dir.path())
+            .spawn()
+            .unwrap();
+        serve.wait_ready(admin, SOON).await.unwrap();
+        assert_eq!(get(clients, "/page.json").await.0, 200, "{words:?}");
     }
 }
