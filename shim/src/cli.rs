@@ -2,6 +2,8 @@
 //!
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
+mod watchdog;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
+use self::watchdog::WatchdogArgs;
 use crate::compose::{LedgerPlace, ShimOptions};
 use crate::ledger::{Keep, Prefix};
 use crate::publish::amqp::{AmqpOptions, BatchOptions};
@@ -252,6 +255,9 @@ pub struct RunArgs {
     /// --admin-listen may be beyond this machine: whoever reaches it may be there
     #[arg(long, env = "BUGFEED_SHIM_OPEN", value_parser = clap::builder::BoolishValueParser::new())]
     pub open: bool,
+    /// When a part of the process counts as stuck.
+    #[command(flatten)]
+    pub watchdog: WatchdogArgs,
     /// How log lines are written (to stderr). RUST_LOG chooses which
     #[arg(long, value_enum, env = "BUGFEED_SHIM_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -282,6 +288,7 @@ impl RunArgs {
                 ..RelayOptions::default()
             },
             admin_listen: self.admin_listen,
+            stuck_after: self.watchdog.stuck_after(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod check;
 mod endpoints;
 mod gateway;
 pub mod hooks;
@@ -12,6 +13,7 @@ mod serving;
 mod tls;
 mod touch;
 mod watch;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::str::FromStr;
@@ -19,6 +21,7 @@ use std::str::FromStr;
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
+pub use check::CheckArgs;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
@@ -39,7 +42,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed check [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -125,6 +128,9 @@ Examples:
     /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
     #[command(after_help = watch::HELP)]
     Watch(Box<WatchArgs>),
+    /// Look at a deployment part by part, and say what to mend: table, ledger, broker, processes, proxy
+    #[command(after_help = check::HELP)]
+    Check(Box<CheckArgs>),
     /// Make, list, change and revoke the keys with which webhooks come in
     #[command(after_help = "\
 Examples:

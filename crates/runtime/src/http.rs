@@ -22,10 +22,14 @@ mod wire;
 use axum::http::HeaderName;
 
 pub use self::accept::{BindError, ConnectionEvents, Front, ListenLimits, bind, serve, serve_behind};
+pub(crate) use self::accept::{prepare, turn_away};
+pub(crate) use self::clients::Origin;
 pub use self::clients::{ClientAddress, ClientRules};
+pub(crate) use self::connection::{Shared, connection};
 pub use self::hijack::{Hijack, Hijacked, Peer};
 pub use self::hosts::{HostName, Hosts};
 pub use self::places::Place;
+pub(crate) use self::places::Places;
 pub use self::wire::Wire;
 
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.

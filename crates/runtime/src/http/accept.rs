@@ -11,11 +11,10 @@ use axum::Router;
 use bugfeed_core::admission::{AdmissionLimits, Client, Refusal};
 use bugfeed_core::client_address::proxy_header::Source;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::clients::{ClientRules, Clients, Origin};
+use super::clients::{ClientRules, Origin};
 use super::connection::{Shared, connection};
 use super::hijack::Peer;
 use super::hosts::Hosts;
@@ -26,9 +25,6 @@ use super::tls::ServerTls;
 use crate::health::Health;
 use crate::throttle::Throttle;
 use crate::usage::bind_advice;
-
-/// So many connections at a time are told why they are turned away. In a flood, others are closed without a word.
-const FAREWELLS: usize = 256;
 
 /// A port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -125,15 +121,7 @@ pub async fn serve_behind(
         let places = Arc::clone(&places);
         health.watch(part, move || places.warning());
     }
-    let shared = Shared {
-        router,
-        clients: Clients::new(front.clients.clone()),
-        farewells: Arc::new(Semaphore::new(FAREWELLS)),
-        front,
-        limits,
-        events: Arc::clone(&events),
-        stop: stop.clone(),
-    };
+    let shared = Shared::new(router, front, limits, Arc::clone(&events), stop.clone());
     let failures = Throttle::once_a_minute();
     loop {
         let accepted = tokio::select! {
@@ -203,7 +191,7 @@ async fn wrapped(mut stream: TcpStream, peer: Peer, mut place: Place, shared: Sh
 
 /// Turns a connection away, and counts it. Comes out: its answer, which the caller carries out; or nothing, if so many are being
 /// answered already that it was closed at once.
-fn turn_away(
+pub(crate) fn turn_away(
     stream: TcpStream,
     refusal: Refusal,
     from: Option<IpAddr>,
@@ -223,7 +211,7 @@ fn turn_away(
     })
 }
 
-fn prepare(stream: &TcpStream, limits: &ListenLimits) {
+pub(crate) fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let socket = socket2::SockRef::from(stream);
     // An error here means that the peer has left already, which the first read will find.
     let _ = socket.set_tcp_nodelay(true);

@@ -40,7 +40,7 @@ impl ClientAddress {
 
 /// What a connection tells of its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// It is this one's.
     Client(IpAddr),
     /// A PROXY header comes first.
@@ -53,7 +53,7 @@ pub(super) enum Origin {
 
 /// The rules of a listener, and what was said of them already.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     rules: ClientRules,
     said: [AtomicBool; 4],
 }
@@ -68,12 +68,12 @@ enum Remark {
 }
 
 impl Clients {
-    pub(super) fn new(rules: ClientRules) -> Arc<Clients> {
+    pub(crate) fn new(rules: ClientRules) -> Arc<Clients> {
         Arc::new(Clients { rules, said: Default::default() })
     }
 
     /// What a new connection tells.
-    pub(super) fn origin(&self, peer: SocketAddr) -> Origin {
+    pub(crate) fn origin(&self, peer: SocketAddr) -> Origin {
         let address = peer.ip().to_canonical();
         if self.is_proxy(address) {
             return if self.rules.proxy_protocol { Origin::Wrapped } else { Origin::Forwarded(address) };

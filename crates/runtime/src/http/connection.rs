@@ -32,21 +32,42 @@ use super::tls::{NotTls, ServerTls};
 use super::wire::Wire;
 use super::{VERSION_HEADER, rules};
 
+/// So many connections at a time are told why they are turned away. In a flood, others are closed without a word.
+const FAREWELLS: usize = 256;
+
 /// What all connections of a listener share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub(super) router: Router,
     pub(super) front: Front,
     pub(super) limits: ListenLimits,
     pub(super) events: Arc<dyn ConnectionEvents>,
-    pub(super) clients: Arc<Clients>,
+    pub(crate) clients: Arc<Clients>,
     /// One for each connection that is being told why it is turned away.
     pub(super) farewells: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
 }
 
+impl Shared {
+    pub(crate) fn new(
+        router: Router,
+        front: Front,
+        limits: ListenLimits,
+        events: Arc<dyn ConnectionEvents>,
+        stop: CancellationToken,
+    ) -> Shared {
+        let (clients, farewells) = (Clients::new(front.clients.clone()), Arc::new(Semaphore::new(FAREWELLS)));
+        Shared { router, front, limits, events, clients, farewells, stop }
+    }
+
+    /// The same with another router.
+    pub(crate) fn with(&self, router: Router) -> Shared {
+        Shared { router, ..self.clone() }
+    }
+}
+
 /// Serves one connection, until it ends or a request takes it from the HTTP server. Here the bytes of a socket become HTTP.
-pub(super) async fn connection(stream: TcpStream, (peer, origin): (Peer, Origin), place: Place, shared: Shared) {
+pub(crate) async fn connection(stream: TcpStream, (peer, origin): (Peer, Origin), place: Place, shared: Shared) {
     let Some(wire) = encrypted(stream, known(origin), place.places(), &shared).await else { return };
     serve(wire, (peer, origin), place, shared).await;
 }

@@ -18,7 +18,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// All places of a listener.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     began: Instant,
     admission: Mutex<Admission>,
     /// Wakes the connections that may end.
@@ -27,7 +27,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(limits: AdmissionLimits) -> Arc<Places> {
+    pub(crate) fn new(limits: AdmissionLimits) -> Arc<Places> {
         Arc::new(Places {
             began: Instant::now(),
             admission: Mutex::new(Admission::new(limits)),
@@ -40,7 +40,7 @@ impl Places {
     ///
     /// # Errors
     /// Says why there is no place for it.
-    pub(super) fn connect(self: &Arc<Places>, client: Option<Client>) -> Result<Place, Refusal> {
+    pub(crate) fn connect(self: &Arc<Places>, client: Option<Client>) -> Result<Place, Refusal> {
         let connected = self.lock().connect(self.now_ns(), client);
         self.make_room();
         connected.map(|()| Place { places: Arc::clone(self), client })
