@@ -23,11 +23,14 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// For `RUST_LOG`: `info,bugfeed::audit=debug` writes these lines and leaves the others as they are.
 const TARGET: &str = "bugfeed::audit";
 
+/// A reason and a client.
+type Key = (&'static str, Option<Client>);
+
 /// Writes audit lines.
 #[derive(Debug, Default)]
 pub struct Audit {
     /// When the minute of each began, and how many lines it has had.
-    windows: Mutex<HashMap<(&'static str, Option<Client>), (Instant, u32)>>,
+    windows: Mutex<HashMap<Key, (Instant, u32)>>,
 }
 
 impl Audit {
@@ -41,7 +44,7 @@ impl Audit {
                 tracing::debug!(target: TARGET, %kind, %address, event = %LogEvent::ClientRefused, "turned away");
             }
             None => {
-                tracing::debug!(target: TARGET, %kind, address = "unknown", event = %LogEvent::ClientRefused, "turned away")
+                tracing::debug!(target: TARGET, %kind, address = %"unknown", event = %LogEvent::ClientRefused, "turned away");
             }
         }
     }
