@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bugfeed_amqp::{HistoryBounds, exchange_name};
 use bugfeed_protocol::bus::Format;
+use bugfeed_runtime::exposure::{self, Cover};
 use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use bugfeed_runtime::values::{age, listen_address, zone};
@@ -239,6 +240,9 @@ pub struct RunArgs {
     /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8848 (off by default)
     #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN", value_parser = listen_address)]
     pub admin_listen: Option<SocketAddr>,
+    /// --admin-listen may be beyond this machine: whoever reaches it may be there
+    #[arg(long, env = "BUGFEED_SHIM_OPEN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub open: bool,
     /// When a part of the process counts as stuck.
     #[command(flatten)]
     pub watchdog: WatchdogArgs,
@@ -285,7 +289,9 @@ impl RunArgs {
             );
             return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
         }
-        Ok(())
+        let cover = Cover { open: self.open, ..Cover::default() };
+        let admin = self.admin_listen.map_or(Ok(()), |address| exposure::check("admin-listen", address, cover, ""));
+        admin.map_err(|message| Cli::command().error(clap::error::ErrorKind::ValueValidation, message))
     }
 }
 
@@ -376,12 +382,14 @@ mod tests {
             (&["--source", "sqlite://x", "--ledger-max-age", "7 weeks"], "--ledger-max-age", "7 weeks", "7d"),
             (&["--source", "sqlite://x", "--listen", "chan"], "--listen", "chan", "postgres://"),
             (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "ADDRESS:PORT"),
+            (&["--source", "sqlite://x", "--admin-listen", "0.0.0.0:1"], "--admin-listen", "0.0.0.0:1", "--open"),
         ] {
             let error = parse(args).expect_err(option);
             for part in [option, value, allowed] {
                 assert!(error.contains(part), "{part:?} missing: {error}");
             }
         }
+        assert!(parse(&["--source", "sqlite://x", "--admin-listen", "0.0.0.0:1", "--open"]).is_ok());
         assert!(parse(&[]).is_err_and(|e| e.contains("--source")));
     }
 }

@@ -143,7 +143,7 @@ async fn events(found: &mut Findings, client: &Client, web: &str) {
             found.bad(AREA, "SSE: the stream ends at once", "does the proxy cut answers without a length?");
         }
         Ok(response) => {
-            found.bad(AREA, format!("SSE: answered {}", response.status), "let the proxy pass the path /sse on")
+            found.bad(AREA, format!("SSE: answered {}", response.status), "let the proxy pass the path /sse on");
         }
         Err(Fault::TooSlow { after_head: true, .. } | Fault::TooSlow { after_head: false, .. }) => {
             let fix = "let the proxy not buffer it (nginx: proxy_buffering off; the gateway also sends X-Accel-Buffering: no), and not \

@@ -8,6 +8,7 @@ mod check;
 mod endpoints;
 mod gateway;
 pub mod hooks;
+mod listener;
 mod serve;
 mod serving;
 mod tls;
@@ -30,6 +31,7 @@ use hooks::{
     AuditArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs,
     TokensArgs,
 };
+pub use listener::ListenerArgs;
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -57,7 +59,7 @@ The same by a webhook, as a tracker that can only POST would:
 
 With a tracker's database and RabbitMQ:
   bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
-  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
+  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844 --open")]
 pub struct Cli {
     /// What to do; `serve` if no command is given.
     #[command(subcommand)]
@@ -97,7 +99,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   bugfeed serve
-  bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
+  bugfeed serve --listen 0.0.0.0:8844 --open --data-dir /var/lib/bugfeed
   bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
   bugfeed serve --allow-network 127.0.0.0/8   # webhooks to receivers on this machine, too
   sqlite3 data/bugfeed.db \\
@@ -109,7 +111,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed gateway --amqp amqp://user:secret@rabbit/%2f
-  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 0.0.0.0:8844
+  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 10.0.0.11:8844 --behind-proxy 10.0.0.1
   BUGFEED_AMQP=amqps://user:secret@rabbit/ bugfeed gateway
 
 Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (feed \"kde\").")]
@@ -212,7 +214,7 @@ Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
   bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
     --spool-dir /var/lib/bugfeed/spool
-  bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
+  bugfeed hooks --feed kde=bugzilla.kde --listen 10.0.0.13:8846 --behind-proxy 10.0.0.1
   bugfeed hooks --feed default=bugfeed.default --allow-network 10.0.0.0/8
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]

@@ -109,6 +109,9 @@ log_events! {
     MessageUnreadable = "message_unreadable", "A message of the bus is not a change and was dropped.";
     // The gateway's clients.
     ClientRefused = "client_refused", "A client was turned away.";
+    ClientAddressUnknown = "client_address_unknown", "A client's address is not known, so the limits for each address are off for it; said once.";
+    ClientAddressUnclear = "client_address_unclear", "A proxy's headers contradict each other or cannot be read; said once.";
+    ProxyNotNamed = "proxy_not_named", "A request that was forwarded came from an address that `--behind-proxy` does not name; said once.";
     ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
     AcceptFailed = "accept_failed", "A connection could not be accepted.";
     // Webhooks that come in; the field `source` names who sends.

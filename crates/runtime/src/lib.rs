@@ -4,6 +4,8 @@
 //! Knows no tracker, no broker, no client, and no role.
 
 pub mod admin;
+pub mod audit;
+pub mod exposure;
 pub mod findings;
 pub mod health;
 pub mod http;

@@ -118,7 +118,7 @@ fn work(meta: &Meta, found: &mut Findings) {
     match &meta.holder {
         Some(holder) => found.good(AREA, format!("{holder} works on it")),
         None => {
-            found.warning(AREA, "no shim works on it", "start bugfeed-shim; until then, rows wait in the change table")
+            found.warning(AREA, "no shim works on it", "start bugfeed-shim; until then, rows wait in the change table");
         }
     }
     let waiting = meta.head.saturating_sub(meta.published);

@@ -16,6 +16,7 @@ use super::store::StoreArgs;
 use crate::cli::broker::BrokerArgs;
 use crate::cli::endpoints::EndpointArgs;
 use crate::cli::gateway::{FeedArg, feed, feeds};
+use crate::cli::listener::ListenerArgs;
 use crate::cli::serving::{LogArgs, TrackerUrl, tracker_url, trackers};
 use crate::cli::tls::TlsArgs;
 use crate::cli::watchdog::WatchdogArgs;
@@ -92,6 +93,9 @@ pub struct HooksRoleArgs {
     /// Connections of senders at a time; further ones are told to try later (503)
     #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_connections: u32,
+    /// Who may come, how often, and through which proxies.
+    #[command(flatten)]
+    pub listener: ListenerArgs,
     /// How long requests are still taken after SIGTERM, in ms, while /readyz already says no: for load balancers that take a
     /// while to notice
     #[arg(long, env = "BUGFEED_DRAIN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
@@ -110,6 +114,7 @@ impl HooksRoleArgs {
     /// # Errors
     /// If options contradict each other; the error names them.
     pub fn options(&self) -> Result<HooksRoleOptions, String> {
+        self.listener.check_ports(self.listen, self.admin_listen, self.tls.tls_cert.is_some())?;
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err(format!("--listen and --admin-listen are both {}; give each its own port", self.listen));
         }
@@ -133,6 +138,7 @@ impl HooksRoleArgs {
             rules: self.endpoints.rules(),
             trackers: trackers(&self.tracker_url),
             connections: self.max_connections as usize,
+            listener: self.listener.options(self.max_connections)?,
             drain_delay: Duration::from_millis(self.drain_delay_ms),
             stuck_after: self.watchdog.stuck_after(),
         })

@@ -12,6 +12,7 @@ mod endpoints;
 mod gateway;
 mod history;
 mod hooks;
+mod listener;
 mod network;
 mod nginx;
 mod proxies;

@@ -123,7 +123,7 @@ const OWN_USER: &str = "give the shim a user of its own, with SELECT and DELETE 
 async fn triggers(found: &mut Findings, db: &Db, spec: &TableSpec, catalogue: &Catalogue) {
     match db.fetch(catalogue.triggers, &names(catalogue.triggers, spec)).await {
         Ok(rows) if rows.is_empty() => {
-            found.skipped(AREA, "no trigger that writes into it is seen", catalogue.no_trigger)
+            found.skipped(AREA, "no trigger that writes into it is seen", catalogue.no_trigger);
         }
         Ok(rows) => {
             for row in rows {
