@@ -21,6 +21,7 @@ use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::findings::Verdict;
 use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
+use bugfeed_runtime::secret::noticed;
 use bugfeed_runtime::signals::{self, Orders};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
@@ -38,7 +39,7 @@ async fn main() -> ExitCode {
     let shim = Usage::of_this_process(&bugfeed_shim::cli::Cli::definition());
     let warnings = usage.strays("BUGFEED_", Some(&shim));
     if !is_a_server(&cli.command) {
-        for warning in &warnings {
+        for warning in warnings.iter().chain(&noticed()) {
             let _ = writeln!(std::io::stderr(), "warning: {warning}");
         }
     }
@@ -154,6 +155,9 @@ fn begin_log(format: LogFormat, warnings: &[String], connections: usize) {
     init_logging(format);
     for warning in warnings {
         tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
+    }
+    for note in noticed() {
+        tracing::warn!(event = %LogEvent::SecretReadable, "{note}");
     }
     raise_file_limit(connections);
 }

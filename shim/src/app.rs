@@ -6,6 +6,7 @@ use std::io::Write as _;
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::init_logging;
+use bugfeed_runtime::secret::noticed;
 use bugfeed_runtime::signals::{self, Orders};
 use tokio_util::sync::CancellationToken;
 
@@ -19,12 +20,12 @@ use crate::{commands, compose};
 /// The error of the command.
 pub async fn main(cli: cli::Cli, warnings: &[String]) -> anyhow::Result<()> {
     if !matches!(cli.command, cli::Command::Run(_)) {
-        for warning in warnings {
+        for warning in warnings.iter().chain(&noticed()) {
             writeln!(std::io::stderr(), "warning: {warning}")?;
         }
     }
     match cli.command {
-        cli::Command::Init(args) => commands::init(&args.source, &args.spec()).await,
+        cli::Command::Init(args) => commands::init(&args.source.url(), &args.spec()).await,
         cli::Command::Status(args) => commands::status(&args.place()).await,
         cli::Command::NewEpoch(args) => commands::new_epoch(&args.ledger.place(), args.yes).await,
         cli::Command::Run(args) => run_until_signal(&args, warnings).await,
@@ -35,6 +36,9 @@ async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result
     init_logging(args.log_format);
     for warning in warnings {
         tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
+    }
+    for note in noticed() {
+        tracing::warn!(event = %LogEvent::SecretReadable, "{note}");
     }
     let stop = CancellationToken::new();
     let on_stop = || tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");

@@ -2,20 +2,23 @@
 //!
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
+mod places;
 mod watchdog;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bugfeed_amqp::{BrokerUrl, HistoryBounds, exchange_name, parse_url};
+use bugfeed_amqp::{HistoryBounds, exchange_name};
 use bugfeed_protocol::bus::Format;
+use bugfeed_runtime::exposure::{self, Cover};
 use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
 use bugfeed_runtime::values::{age, listen_address, zone};
-use bugfeed_sql::{DbUrl, Name};
+use bugfeed_sql::Name;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
+pub use places::{BrokerArgs, DEFAULT_LEDGER, LedgerUrlArgs, SourceArgs};
 
 use self::watchdog::WatchdogArgs;
 use crate::compose::{LedgerPlace, ShimOptions};
@@ -38,8 +41,10 @@ Examples:
   How far is it?
     bugfeed-shim status --ledger sqlite://data/bugfeed-ledger.db
 
-Passwords are better given by environment variables (BUGFEED_SHIM_SOURCE, BUGFEED_SHIM_LEDGER, BUGFEED_SHIM_AMQP):
-other users of the machine can see arguments.";
+Other users of the machine can see arguments. Passwords are better given by environment variables (BUGFEED_SHIM_SOURCE,
+BUGFEED_SHIM_LEDGER, BUGFEED_SHIM_AMQP) or in files, whole or the password alone:
+    bugfeed-shim --source-file /run/secrets/source \\
+                 --amqp 'amqp://bugfeed:{@/run/secrets/password}@localhost/%2f'";
 
 /// Watches a bug tracker's change table, numbers every change once, and publishes it to AMQP (RabbitMQ).
 #[derive(Debug, Parser)]
@@ -111,9 +116,9 @@ pub enum Command {
 /// Which change table.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
-    /// Database of the change table: mysql://, mariadb://, postgres://, postgresql:// or sqlite://
-    #[arg(long, value_name = "URL", env = "BUGFEED_SHIM_SOURCE", hide_env_values = true)]
-    pub source: DbUrl,
+    /// Which database.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// The change table, perhaps with its schema
     #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_TABLE", default_value = "push_notify")]
     pub table: Name,
@@ -140,22 +145,12 @@ impl TableArgs {
     }
 }
 
-/// Where the ledger is if no option says it; the folder is created.
-pub const DEFAULT_LEDGER: &str = "sqlite://data/bugfeed-ledger.db";
-
 /// Which ledger.
 #[derive(Clone, Debug, Args)]
 pub struct LedgerArgs {
-    /// Database of the ledger, one per feed: always the same one, because it holds the numbers. With mysql:// or
-    /// postgres:// a standby shim can share it
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "BUGFEED_SHIM_LEDGER",
-        hide_env_values = true,
-        default_value = DEFAULT_LEDGER
-    )]
-    pub ledger: DbUrl,
+    /// Which database.
+    #[command(flatten)]
+    pub database: LedgerUrlArgs,
     /// Beginning of the ledger's table names, so that several feeds can share a database
     #[arg(long, value_name = "PREFIX", env = "BUGFEED_SHIM_LEDGER_PREFIX", default_value = "bugfeed_")]
     pub ledger_prefix: Prefix,
@@ -164,8 +159,9 @@ pub struct LedgerArgs {
 impl LedgerArgs {
     /// Where the ledger is. The folder of the default ledger is created.
     pub fn place(&self) -> LedgerPlace {
-        let make_folder = self.ledger.to_string() == DEFAULT_LEDGER;
-        LedgerPlace { url: self.ledger.clone(), prefix: self.ledger_prefix.clone(), make_folder }
+        let url = self.database.url();
+        let make_folder = url.to_string() == DEFAULT_LEDGER;
+        LedgerPlace { url, prefix: self.ledger_prefix.clone(), make_folder }
     }
 }
 
@@ -192,16 +188,9 @@ pub struct RunArgs {
     /// Which ledger.
     #[command(flatten)]
     pub ledger: LedgerArgs,
-    /// The broker. %2f is the default virtual host '/'; amqps:// for TLS
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "BUGFEED_SHIM_AMQP",
-        hide_env_values = true,
-        default_value = "amqp://127.0.0.1:5672/%2f",
-        value_parser = parse_url
-    )]
-    pub amqp: BrokerUrl,
+    /// Which broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
     /// The topic exchange; created when missing
     #[arg(long, value_name = "NAME", env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_parser = exchange_name)]
     pub exchange: String,
@@ -251,6 +240,9 @@ pub struct RunArgs {
     /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8848 (off by default)
     #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN", value_parser = listen_address)]
     pub admin_listen: Option<SocketAddr>,
+    /// --admin-listen may be beyond this machine: whoever reaches it may be there
+    #[arg(long, env = "BUGFEED_SHIM_OPEN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub open: bool,
     /// When a part of the process counts as stuck.
     #[command(flatten)]
     pub watchdog: WatchdogArgs,
@@ -263,13 +255,13 @@ impl RunArgs {
     /// The options of the composition.
     pub fn options(&self) -> ShimOptions {
         ShimOptions {
-            source: self.table.source.clone(),
+            source: self.table.source.url(),
             table: self.table.spec(),
             timezone: self.timezone.clone(),
             wake_channel: self.listen.clone(),
             ledger: self.ledger.place(),
             publish: AmqpOptions {
-                url: self.amqp.clone(),
+                url: self.broker.url(),
                 exchange: self.exchange.clone(),
                 format: self.format.into(),
                 batch: BatchOptions { max: self.batch.into(), keys: self.batch_keys },
@@ -290,14 +282,16 @@ impl RunArgs {
 
     /// Checks what the parsers of single options cannot see.
     fn check(&self) -> Result<(), clap::Error> {
-        if let Some(channel) = self.listen.as_ref().filter(|_| self.table.source.notifier().is_none()) {
+        if let Some(channel) = self.listen.as_ref().filter(|_| self.table.source.url().notifier().is_none()) {
             let message = format!(
                 "invalid value '{channel}' for '--listen <CHANNEL>': only PostgreSQL notifies; use it with a --source \
                  that begins with postgres://"
             );
             return Err(Cli::command().error(clap::error::ErrorKind::ValueValidation, message));
         }
-        Ok(())
+        let cover = Cover { open: self.open, ..Cover::default() };
+        let admin = self.admin_listen.map_or(Ok(()), |address| exposure::check("admin-listen", address, cover, ""));
+        admin.map_err(|message| Cli::command().error(clap::error::ErrorKind::ValueValidation, message))
     }
 }
 
@@ -388,12 +382,14 @@ mod tests {
             (&["--source", "sqlite://x", "--ledger-max-age", "7 weeks"], "--ledger-max-age", "7 weeks", "7d"),
             (&["--source", "sqlite://x", "--listen", "chan"], "--listen", "chan", "postgres://"),
             (&["--source", "sqlite://x", "--admin-listen", "8846"], "--admin-listen", "8846", "ADDRESS:PORT"),
+            (&["--source", "sqlite://x", "--admin-listen", "0.0.0.0:1"], "--admin-listen", "0.0.0.0:1", "--open"),
         ] {
             let error = parse(args).expect_err(option);
             for part in [option, value, allowed] {
                 assert!(error.contains(part), "{part:?} missing: {error}");
             }
         }
+        assert!(parse(&["--source", "sqlite://x", "--admin-listen", "0.0.0.0:1", "--open"]).is_ok());
         assert!(parse(&[]).is_err_and(|e| e.contains("--source")));
     }
 }

@@ -3,7 +3,7 @@
 //! Goes in: checked options, and a stop. Comes out: nothing, or the fault that a person must mend. Knows no command line.
 //! The only place of this package that spawns.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
+use bugfeed_runtime::audit::Audit;
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::{self, Hosts};
 use bugfeed_runtime::metrics::Metrics;
@@ -68,7 +69,8 @@ pub struct LedgerPlace {
 }
 
 /// The admin port's listener has no counters of its own.
-struct AdminEvents;
+#[derive(Default)]
+struct AdminEvents(Audit);
 
 impl http::ConnectionEvents for AdminEvents {
     fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
@@ -77,7 +79,9 @@ impl http::ConnectionEvents for AdminEvents {
         }
     }
 
-    fn turned_away(&self, _reason: &'static str) {}
+    fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.0.turned_away(kind, from);
+    }
 }
 
 /// Runs until stopped, or with [`RelayOptions::once`] until drained.
@@ -109,7 +113,8 @@ fn serve_admin(address: SocketAddr, health: &Health, telemetry: &Telemetry) -> a
     let (health, elsewhere) = (health.clone(), String::new());
     let about = About { role: "shim", health: health.clone(), metrics, elsewhere, facts: None };
     let router = admin::router(about);
-    let parts = AdminParts { listener, router, hosts: Hosts::default(), events: Arc::new(AdminEvents), counted };
+    let parts =
+        AdminParts { listener, router, hosts: Hosts::default(), events: Arc::new(AdminEvents::default()), counted };
     AdminServer::start(parts, &health).context("the admin port")
 }
 

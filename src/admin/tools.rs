@@ -28,7 +28,7 @@ pub(super) async fn hooks(command: HooksCommand, screen: &mut Screen<'_>) -> Res
 }
 
 async fn listen(args: &ListenArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
-    let options = args.options(&rand::random()).map_err(AdminError::Value)?;
+    let options = args.options(&rand::random());
     let mut signals = Signals::listen()?;
     let mut output = Output { out: &mut *screen.out, remarks: &mut *screen.remarks };
     match listen::run(&options, &mut output, &mut signals).await? {
@@ -77,7 +77,7 @@ fn now() -> When {
 
 async fn token(args: TokenArgs, screen: &mut Screen<'_>) -> Result<Outcome, AdminError> {
     let options = Options { create: false, works: false, ..Options::default() };
-    let store = Store::open(&args.store, options).await?.store;
+    let store = Store::open(&args.store.url(), options).await?.store;
     let made = first_token::another(&store, &args.name, now().as_micros()).await;
     store.close().await;
     let token = made?;

@@ -8,6 +8,7 @@ mod gateway;
 mod process;
 
 use bugfeed_amqp::BrokerUrl;
+use bugfeed_hooks::api::client::AdminUrl;
 use bugfeed_protocol::Cursor;
 use bugfeed_runtime::findings::Findings;
 use bugfeed_shim::ledger::{self, Prefix};
@@ -29,7 +30,7 @@ pub struct CheckOptions {
     /// The exchange that the gateways' options name, where another one is looked at.
     pub gateways_exchange: Option<String>,
     /// Admin ports of processes.
-    pub admin: Vec<String>,
+    pub admin: Vec<AdminUrl>,
     /// The address that clients use.
     pub clients: Option<GatewayUrl>,
 }
@@ -42,7 +43,7 @@ impl CheckOptions {
             ledger: None,
             broker: None,
             gateways_exchange: None,
-            admin: vec!["http://127.0.0.1:8845".to_owned()],
+            admin: "http://127.0.0.1:8845".parse().into_iter().collect(),
             clients: watch::parse_url("ws://127.0.0.1:8844/").ok(),
         }
     }

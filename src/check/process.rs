@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bugfeed_hooks::api::client::AdminUrl;
 use bugfeed_hooks::client::{Address, Client, Options, Request};
 use bugfeed_runtime::findings::Findings;
 
@@ -16,10 +17,11 @@ const BACKLOG: u64 = 4096;
 const FILES_LEFT: f64 = 0.2;
 
 /// Looks at a process.
-pub(super) async fn check(admin: &str) -> Findings {
+pub(super) async fn check(admin: &AdminUrl) -> Findings {
     let mut found = Findings::default();
     let client = Client::new(Options::default());
-    let base = admin.trim_end_matches('/');
+    let base = admin.to_string();
+    let base = base.as_str();
     let get = async |path: &str| {
         let to = Address::parse(&format!("{base}{path}")).map_err(|error| error.to_string())?;
         let request = Request { within: Duration::from_secs(10), longest_body: 4 << 20, ..Request::get(to) };

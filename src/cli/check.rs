@@ -1,12 +1,16 @@
 //! Options of `bugfeed check`: where the parts of a deployment are, by the names and variables that the parts themselves have.
 
-use bugfeed_amqp::{BrokerUrl, exchange_name, parse_url};
+mod places;
+
+use bugfeed_amqp::exchange_name;
+use bugfeed_hooks::api::client::AdminUrl;
 use bugfeed_runtime::values::zone;
 use bugfeed_shim::ledger::Prefix;
 use bugfeed_shim::source::TableSpec;
-use bugfeed_sql::{DbUrl, Name};
+use bugfeed_sql::Name;
 use clap::Args;
 use jiff::tz::TimeZone;
+pub use places::PlacesArgs;
 
 use super::gateway::{FeedArg, feed};
 use crate::check::CheckOptions;
@@ -32,9 +36,9 @@ something did, 2 for a wrong option.";
 /// Options of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// The database of the change table, with the shim's user
-    #[arg(long, env = "BUGFEED_SHIM_SOURCE", hide_env_values = true, value_name = "URL")]
-    pub source: Option<DbUrl>,
+    /// Which databases, which broker.
+    #[command(flatten)]
+    pub places: PlacesArgs,
     /// The change table
     #[arg(long, env = "BUGFEED_SHIM_TABLE", default_value = "push_notify", value_name = "NAME")]
     pub table: Name,
@@ -62,9 +66,6 @@ pub struct CheckArgs {
     /// The zone of its times, as the shim is given it
     #[arg(long, env = "BUGFEED_SHIM_TIMEZONE", default_value = "UTC", value_name = "ZONE", value_parser = zone)]
     pub timezone: TimeZone,
-    /// The database of the ledger
-    #[arg(long, env = "BUGFEED_SHIM_LEDGER", hide_env_values = true, value_name = "URL")]
-    pub ledger: Option<DbUrl>,
     /// Beginning of the ledger's table names
     #[arg(
         long,
@@ -74,12 +75,6 @@ pub struct CheckArgs {
         hide_short_help = true
     )]
     pub ledger_prefix: Prefix,
-    /// The broker, with the user of a gateway or of the shim [default: BUGFEED_SHIM_AMQP]
-    #[arg(long, env = "BUGFEED_AMQP", hide_env_values = true, value_name = "URL", value_parser = parse_url)]
-    pub amqp: Option<BrokerUrl>,
-    /// The shim's broker, where it is not the one of --amqp
-    #[arg(long, env = "BUGFEED_SHIM_AMQP", hide_env_values = true, value_name = "URL", value_parser = parse_url, hide = true)]
-    pub shim_amqp: Option<BrokerUrl>,
     /// The exchange to which the shim publishes
     #[arg(long, env = "BUGFEED_SHIM_EXCHANGE", default_value = "bugfeed.default", value_name = "NAME", value_parser = exchange_name)]
     pub exchange: String,
@@ -88,15 +83,15 @@ pub struct CheckArgs {
     pub feeds: Vec<FeedArg>,
     /// The admin port of a process (http://HOST:PORT); repeat for more
     #[arg(long, env = "BUGFEED_ADMIN_URL", value_name = "URL", value_delimiter = ',')]
-    pub admin_url: Vec<String>,
+    pub admin_url: Vec<AdminUrl>,
     /// The address that clients use, proxy and TLS included: wss://HOST/, https://HOST/NAME/
     #[arg(long, env = "BUGFEED_URL", value_name = "URL", value_parser = watch::parse_url)]
     pub url: Option<watch::GatewayUrl>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "BUGFEED_JSON", value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// Count what a person should look at as failed
-    #[arg(long)]
+    #[arg(long, env = "BUGFEED_STRICT", value_parser = clap::builder::BoolishValueParser::new())]
     pub strict: bool,
 }
 
@@ -110,9 +105,9 @@ impl CheckArgs {
             when: self.when_column.clone(),
         };
         let of_gateways = self.feeds.iter().find(|feed| feed.name == "default").or(self.feeds.first());
-        let broker = self.amqp.as_ref().or(self.shim_amqp.as_ref());
-        let is_anything_named = self.source.is_some()
-            || self.ledger.is_some()
+        let (source, ledger, broker) = (self.places.source(), self.places.ledger(), self.places.broker());
+        let is_anything_named = source.is_some()
+            || ledger.is_some()
             || broker.is_some()
             || self.url.is_some()
             || !self.admin_url.is_empty();
@@ -120,8 +115,8 @@ impl CheckArgs {
             return CheckOptions::usual();
         }
         CheckOptions {
-            table: self.source.clone().map(|source| (source, spec, self.timezone.clone())),
-            ledger: self.ledger.clone().map(|ledger| (ledger, self.ledger_prefix.clone())),
+            table: source.cloned().map(|source| (source, spec, self.timezone.clone())),
+            ledger: ledger.cloned().map(|ledger| (ledger, self.ledger_prefix.clone())),
             broker: broker.map(|url| (url.clone(), self.exchange.clone())),
             gateways_exchange: of_gateways.map(|feed| feed.exchange.clone()),
             admin: self.admin_url.clone(),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bugfeed_amqp::{BrokerUrl, HistoryBounds, exchange_name, parse_url};
+use bugfeed_amqp::{HistoryBounds, exchange_name};
 use bugfeed_gateway::bus::amqp::AmqpOptions;
 use bugfeed_protocol::feed_name;
 use bugfeed_runtime::values::age;
 use clap::Args;
 
+use super::broker::BrokerArgs;
 use super::serving::{ListenArgs, LogArgs};
 use crate::compose::gateway::GatewayOptions;
 
@@ -18,9 +19,9 @@ pub struct GatewayArgs {
     /// Ports and limits.
     #[command(flatten)]
     pub listen: ListenArgs,
-    /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS
-    #[arg(long, env = "BUGFEED_AMQP", default_value = "amqp://guest:guest@127.0.0.1:5672/%2f", hide_env_values = true, value_name = "URL", value_parser = parse_url)]
-    pub amqp: BrokerUrl,
+    /// Which broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
     /// A feed and the exchange it comes from; repeat for more. The feed "default" is served at /, any other at /NAME/
     #[arg(long = "feed", env = "BUGFEED_FEED", default_value = "default=bugfeed.default", value_name = "NAME=EXCHANGE", value_delimiter = ',', value_parser = feed)]
     pub feeds: Vec<FeedArg>,
@@ -63,7 +64,7 @@ impl GatewayArgs {
         let bounds = HistoryBounds { age_s: self.stream_max_age.as_secs(), bytes: self.stream_max_bytes };
         let feeds = exchanges.into_iter().map(|(name, exchange)| {
             let options = AmqpOptions {
-                url: self.amqp.clone(),
+                url: self.broker.url(),
                 exchange,
                 queue: self.queue_name.as_ref().map(|queue| format!("{queue}.{name}")),
                 queue_max: self.queue_max,

@@ -3,10 +3,12 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod broker;
 mod check;
 mod endpoints;
 mod gateway;
 pub mod hooks;
+mod listener;
 mod serve;
 mod serving;
 mod tls;
@@ -17,10 +19,11 @@ mod watchdog;
 use std::ffi::OsString;
 use std::str::FromStr;
 
+pub use broker::BrokerArgs;
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
-pub use check::CheckArgs;
+pub use check::{CheckArgs, PlacesArgs};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
@@ -28,6 +31,7 @@ use hooks::{
     AuditArgs, BugArgs, DeadLettersArgs, EndpointsArgs, EventsArgs, HooksArgs, KeysArgs, RequestsArgs, SourcesArgs,
     TokensArgs,
 };
+pub use listener::ListenerArgs;
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
 pub use touch::{Target, TouchArgs};
@@ -55,7 +59,7 @@ The same by a webhook, as a tracker that can only POST would:
 
 With a tracker's database and RabbitMQ:
   bugfeed-shim --source mysql://bugs@db/bugs --amqp amqp://rabbit/ --exchange bugfeed.default
-  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844")]
+  bugfeed gateway --amqp amqp://rabbit/ --feed default=bugfeed.default --listen 0.0.0.0:8844 --open")]
 pub struct Cli {
     /// What to do; `serve` if no command is given.
     #[command(subcommand)]
@@ -95,7 +99,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   bugfeed serve
-  bugfeed serve --listen 0.0.0.0:8844 --data-dir /var/lib/bugfeed
+  bugfeed serve --listen 0.0.0.0:8844 --open --data-dir /var/lib/bugfeed
   bugfeed serve --config hooks.toml   # webhooks of these sources, at /hooks/SOURCE
   bugfeed serve --allow-network 127.0.0.0/8   # webhooks to receivers on this machine, too
   sqlite3 data/bugfeed.db \\
@@ -107,7 +111,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed gateway --amqp amqp://user:secret@rabbit/%2f
-  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 0.0.0.0:8844
+  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 10.0.0.11:8844 --behind-proxy 10.0.0.1
   BUGFEED_AMQP=amqps://user:secret@rabbit/ bugfeed gateway
 
 Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (feed \"kde\").")]
@@ -210,7 +214,7 @@ Examples:
   bugfeed hooks --config hooks.toml --amqp amqp://user:secret@rabbit/%2f
   bugfeed hooks --config hooks.toml --store mysql://bugfeed:secret@db/hooks \\
     --spool-dir /var/lib/bugfeed/spool
-  bugfeed hooks --feed kde=bugzilla.kde --listen 0.0.0.0:8846
+  bugfeed hooks --feed kde=bugzilla.kde --listen 10.0.0.13:8846 --behind-proxy 10.0.0.1
   bugfeed hooks --feed default=bugfeed.default --allow-network 10.0.0.0/8
   bugfeed hooks test issue.json --source tickets --config hooks.toml
   bugfeed hooks token --store sqlite://data/hooks.db --file data/admin.token")]
@@ -286,7 +290,8 @@ mod tests {
         let all = std::iter::once(&command).chain(command.get_subcommands());
         // What one question to the API is about is no setting, and other roles have variables of these names.
         let one_question = ["deed", "export", "feed", "from", "limit", "source", "subject", "to", "who"];
-        for command in all.filter(|command| command.get_name() != "help") {
+        // `check` reads the variables of the parts that it looks at.
+        for command in all.filter(|command| !["help", "check"].contains(&command.get_name())) {
             let asks = command.get_arguments().any(|arg| arg.get_long() == Some("admin-url"));
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
                 let long = arg.get_long().unwrap();

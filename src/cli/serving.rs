@@ -17,6 +17,7 @@ use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::values::{age, listen_address};
 use clap::Args;
 
+use super::listener::ListenerArgs;
 use super::millis;
 use super::tls::TlsArgs;
 use super::watchdog::WatchdogArgs;
@@ -48,6 +49,9 @@ pub struct ListenArgs {
     /// Clients at a time; further ones are told to try later (503)
     #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 15_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_connections: u32,
+    /// Who may come, how often, and through which proxies.
+    #[command(flatten)]
+    pub listener: ListenerArgs,
     /// Bugs one client may watch
     #[arg(long, env = "BUGFEED_MAX_SUBSCRIPTIONS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_subscriptions: u32,
@@ -155,6 +159,7 @@ impl ListenArgs {
             hosts: self.host.clone(),
             tls: self.tls.load()?,
             limits: self.limits(),
+            listener: self.listener.options(self.max_connections)?,
             feed: self.feed(),
             origins: self.allow_origin.clone(),
             trackers: trackers(&self.tracker_url),
@@ -218,6 +223,7 @@ impl ListenArgs {
                 self.drain_window_ms, self.shutdown_timeout_ms
             ));
         }
+        self.listener.check_ports(self.listen, self.admin_listen, self.tls.tls_cert.is_some())?;
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err(format!("--listen and --admin-listen are both {}; give each its own port", self.listen));
         }

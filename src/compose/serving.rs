@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use bugfeed_core::admission::AdmissionLimits;
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
@@ -20,7 +21,7 @@ use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
 use bugfeed_runtime::health::{FeedHealth, Health};
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ClientRules, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -42,6 +43,8 @@ pub struct ServingOptions {
     pub tls: Option<ServerTls>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
+    /// Bounds on new connections and on those of one client, and how its address is known.
+    pub listener: ListenerOptions,
     /// How each feed is set up. All feeds share the memory budgets.
     pub feed: FeedOptions,
     /// Which sites' pages may use the feeds.
@@ -63,6 +66,23 @@ impl ServingOptions {
     /// bound of its own.
     pub fn ends_within(&self) -> Duration {
         self.drain_delay + self.shutdown_timeout + REST_END + LAST
+    }
+}
+
+/// What a port for clients does about whose connections they are.
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Bounds; `connections` in it counts for nothing.
+    pub admission: AdmissionLimits,
+    /// How it learns whose they are.
+    pub clients: ClientRules,
+}
+
+impl ListenerOptions {
+    /// How the port meets its clients. `/readyz` shows when it is full.
+    pub(super) fn front(&self, hosts: Hosts, tls: Option<ServerTls>, health: &Health) -> Front {
+        let (admission, clients) = (self.admission, self.clients.clone());
+        Front { hosts, tls, admission, clients, health: Some((health.clone(), "connections")) }
     }
 }
 
@@ -234,7 +254,7 @@ impl Gateway {
         self.clients.spawn(accepting.keep(http::serve_behind(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
-            Front { hosts, tls: self.options.tls.clone() },
+            self.options.listener.front(hosts, self.options.tls.clone(), &self.health),
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),

@@ -68,22 +68,20 @@ def test_passwords_are_made_once_and_nobody_else_reads_them(tmp_path: Path) -> N
     assert again.returncode == 1 and "is there already" in again.stderr
     files = {file.name for file in folder.iterdir()}
     named = {Path(secret["file"]).name for secret in FILE["secrets"].values()}
-    named |= {Path(file).name for name in OURS for file in FILE["services"][name]["env_file"]}
     assert files == named
     for name in OURS:
         service = FILE["services"][name]
-        entry = [word for word in service.get("entrypoint", []) if word.endswith("-shim")]
-        lines = (FOLDER / service["env_file"][0]).name
-        variables = {line.split("=")[0] for line in (folder / lines).read_text().split()}
-        assert variables <= options(*role(entry + service["command"]))
+        read = {value for key, value in service["environment"].items() if value.startswith("/run/secrets/")}
+        assert read == {f"/run/secrets/{secret}" for secret in service["secrets"]}, name
+        assert all((folder / secret).stat().st_mode & 0o004 for secret in service["secrets"]), "the image has its own user"
     definitions = json.loads((folder / "rabbitmq-definitions.json").read_text())
     assert len({user["password_hash"] for user in definitions["users"]} - {""}) == 3
-    passwords = re.findall(r":([0-9a-f]{48})@", "".join((folder / f).read_text() for f in files if f.endswith(".env")))
+    passwords = re.findall(r":([0-9a-f]{48})@", "".join((folder / file).read_text() for file in files))
     assert len(set(passwords)) == 5
 
 
 def test_secrets_are_not_in_the_repository() -> None:
     tracked = subprocess.run(["git", "ls-files", FOLDER], capture_output=True, text=True, cwd=FOLDER, check=True).stdout
     assert not any("secrets/" in line for line in tracked.splitlines())
-    ignored = subprocess.run(["git", "check-ignore", "-q", FOLDER / "secrets/shim.env"], cwd=FOLDER)
+    ignored = subprocess.run(["git", "check-ignore", "-q", FOLDER / "secrets/shim-amqp"], cwd=FOLDER)
     assert ignored.returncode == 0

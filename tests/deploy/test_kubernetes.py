@@ -86,7 +86,10 @@ def test_variables_are_options_and_secrets_come_from_secrets(layer: str) -> None
         for variable in container["env"]:
             assert variable["name"] in known, variable
             assert "://" not in variable["value"], variable
-        assert container["envFrom"][0]["secretRef"]["name"].startswith("bugfeed-")
+        assert "envFrom" not in container, "what is in a variable is seen in more places than a file"
+        (secret,) = [volume["secret"] for volume in pod(workload)["volumes"] if "secret" in volume]
+        assert secret["secretName"].startswith("bugfeed-") and secret["defaultMode"] == 0o440
+        assert pod(workload)["securityContext"]["fsGroup"] == 65532
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from files import DEPLOY, ROOT, options, tool
+from files import DEPLOY, ROOT, tool
 
 TEXT = (DEPLOY / "README.md").read_text()
 
@@ -22,17 +22,18 @@ def commands(program: str) -> list[list[str]]:
 
 
 def table() -> dict[str, list[str]]:
-    """The variables of each file that becomes a secret."""
-    rows = re.findall(r"^\| `(\w+\.env)` \| (.*) \|$", TEXT, re.M)
-    return {file: re.findall(r"`(\w+)`", cells) for file, cells in rows}
+    """The files of each folder that becomes a secret."""
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", TEXT, re.M)
+    return {folder: re.findall(r"`(\w+)`", cells) for folder, cells in rows}
 
 
 def test_kubectl_makes_the_secrets_that_the_manifests_read(tmp_path: Path) -> None:
     kubectl = tool("kubectl", "kubectl 1.27 or newer")
-    programs = {"gateway": ("bugfeed", "gateway"), "shim": ("bugfeed-shim", "run"), "hooks": ("bugfeed", "hooks")}
-    for file, variables in table().items():
-        (tmp_path / file).write_text("".join(f"{name}=amqp://u:p@host/%2f\n" for name in variables))
-        assert set(variables) <= options(*programs[file.removesuffix(".env")])
+    assert table().keys() == {"gateway", "shim", "hooks"}
+    for folder, files in table().items():
+        (tmp_path / folder).mkdir()
+        for file in files:
+            (tmp_path / folder / file).write_text("amqp://u:p@host/%2f\n")
     made = {}
     for words in commands("kubectl"):
         if words[1:4] == ["create", "secret", "generic"]:
@@ -42,12 +43,13 @@ def test_kubectl_makes_the_secrets_that_the_manifests_read(tmp_path: Path) -> No
             secret = yaml.safe_load(told.stdout)
             assert secret["metadata"]["namespace"] == "bugfeed"
             made[secret["metadata"]["name"]] = sorted(secret["data"])
-    assert made == {f"bugfeed-{file.removesuffix('.env')}": sorted(names) for file, names in table().items()}
+    assert made == {f"bugfeed-{folder}": sorted(files) for folder, files in table().items()}
     read = {}
-    for file in ["gateway", "shim", "hooks"]:
-        text = (DEPLOY / f"kubernetes/base/{file}.yaml").read_text()
-        (line,) = re.findall(r"# (BUGFEED_.*)\n +envFrom: \[\{ secretRef: \{ name: ([\w-]+) \} \}\]", text)
-        read[line[1]] = sorted(line[0].split(", "))
+    for name in ["gateway", "shim", "hooks"]:
+        text = (DEPLOY / f"kubernetes/base/{name}.yaml").read_text()
+        (secret,) = re.findall(r"secret: \{ secretName: ([\w-]+), defaultMode: 0440 \}", text)
+        read[secret] = sorted(re.findall(r"_FILE, value: /run/secrets/bugfeed/(\w+) \}", text))
+        assert "mountPath: /run/secrets/bugfeed, readOnly: true" in text
     assert made == read
 
 

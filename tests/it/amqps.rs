@@ -9,11 +9,14 @@ use crate::support::{SOON, tls};
 
 /// A gateway for the broker at this port.
 fn gateway(port: u16) -> Run {
-    let url = format!("amqps://user:sekrit@localhost:{port}/");
+    gateway_of(&format!("amqps://user:sekrit@localhost:{port}/"))
+}
+
+fn gateway_of(url: &str) -> Run {
     Run::new(bugfeed())
         .args(["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
         .env_remove("RUST_LOG")
-        .env("BUGFEED_AMQP", &url)
+        .env("BUGFEED_AMQP", url)
 }
 
 #[tokio::test]
@@ -48,6 +51,43 @@ async fn a_broker_that_is_not_trusted_gets_nothing() {
     drop(listener);
     let said = wary.wait_for_line("invalid peer certificate", SOON).await.unwrap();
     assert!(said.contains("amqps://user@localhost:") && !said.contains("sekrit"), "{said}");
+    assert!(said.contains("?cacertfile=FILE"), "{said}");
+    assert_eq!(wary.wait(SOON).await.unwrap().code(), Some(1), "a person must mend this");
+}
+
+#[tokio::test]
+async fn the_url_names_an_authority_a_name_and_a_certificate_of_this_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(acceptor) = tls::acceptor_for_known(dir.path()).await else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let trusting = format!("amqps://user:sekrit@127.0.0.1:{port}/?cacertfile={}", certificate.display());
+    let named = format!("{trusting}&server_name_indication=localhost");
+    let known = format!("{named}&certfile={}&keyfile={}", certificate.display(), key.display());
+    for (url, want) in
+        [(trusting, Some("for another name")), (named, Some("a certificate of this side")), (known, None)]
+    {
+        let mut gateway = gateway_of(&url).spawn().unwrap();
+        let talk = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let accepted = acceptor.accept(stream).await;
+            let mut head = [0; 8];
+            match accepted {
+                Ok(mut stream) if want.is_none() => {
+                    stream.read_exact(&mut head).await.unwrap();
+                    assert_eq!(&head, b"AMQP\0\0\x09\x01");
+                }
+                accepted => assert!(want.is_some() && accepted.is_err(), "{url}"),
+            }
+        };
+        tokio::time::timeout(SOON, talk).await.unwrap();
+        if let Some(want) = want {
+            let said = gateway.wait_for_line(want, SOON).await.unwrap();
+            assert!(said.contains("in the URL") && !said.contains("sekrit"), "{said}");
+            assert_eq!(gateway.wait(SOON).await.unwrap().code(), Some(1));
+        }
+    }
 }
 
 #[tokio::test]
@@ -63,5 +103,5 @@ async fn a_broker_that_speaks_no_tls_gets_no_login() {
         stream.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
     };
     tokio::time::timeout(SOON, talk).await.unwrap();
-    gateway.wait_for_line("corrupt message", SOON).await.unwrap();
+    gateway.wait_for_line("no TLS is spoken there", SOON).await.unwrap();
 }

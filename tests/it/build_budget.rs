@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// How many units the default program may be made of: one for each package, two more for each build script (to compile
 /// it and to run it). docs/first-build.md says what they cost.
-const BUDGET: usize = 273;
+const BUDGET: usize = 274;
 
 const TOO_MANY: &str = "\
 The first build has become longer. `cargo tree -e normal,build -i NAME` says who brings a new package in, and \

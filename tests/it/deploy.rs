@@ -126,6 +126,7 @@ async fn samples_and_units_name_options_that_there_are() {
         ("bugfeed", "serve", "env/bugfeed.env", "systemd/bugfeed.service"),
         ("bugfeed", "gateway", "env/gateway.env", "systemd/bugfeed-gateway@.service"),
         ("bugfeed", "gateway", "env/gateway.env", "systemd/bugfeed-gateway@.service.d/durable-queue.conf"),
+        ("bugfeed", "gateway", "env/gateway.env", "systemd/bugfeed-gateway@.service.d/credential.conf"),
         ("bugfeed", "hooks", "env/hooks.env", "systemd/bugfeed-hooks.service"),
         ("bugfeed-shim", "run", "env/shim.env", "systemd/bugfeed-shim.service"),
     ] {

@@ -247,7 +247,7 @@ async fn a_secret_is_made_where_none_is_given_and_a_wrong_one_is_not_shown() {
 
     let args = ["hooks", "listen", "1", "--forward", "http://127.0.0.1:9/", "--secret", "whsec_notBase64!"];
     let mut wrong = Run::new(bugfeed()).args(args).spawn().unwrap();
-    assert_eq!(wrong.wait(SOON).await.unwrap().code(), Some(1));
+    assert_eq!(wrong.wait(SOON).await.unwrap().code(), Some(2));
     let said = wrong.output();
-    assert!(said.contains("--secret: after whsec_ comes Base64") && !said.contains("notBase64"), "{said}");
+    assert!(said.contains("'--secret <SECRET>': after whsec_ comes Base64") && !said.contains("notBase64"), "{said}");
 }

@@ -24,6 +24,7 @@ mod hooks;
 mod hygiene;
 mod layers;
 mod listen;
+mod listener;
 mod lively;
 mod metrics;
 mod old_clients;

@@ -2,6 +2,7 @@
 //! port, whatever the shape of the address.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bugfeed_protocol::log_event::LogEvent;
@@ -9,7 +10,7 @@ use bugfeed_testbed::{Proc, Run, bin, eventually};
 use clap::CommandFactory as _;
 use futures::{StreamExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{SOON, free_address, has_retried, init};
 
@@ -184,4 +185,120 @@ async fn a_secret_in_an_address_appears_nowhere() {
     });
     let done = stream::iter(runs).buffer_unordered(4).count().await;
     assert_eq!(done, count);
+}
+
+/// Contents of files, right ones and wrong ones.
+const CONTENTS: [&str; 5] = [
+    "mysql://u:SECRET@127.0.0.1:1/db\n",
+    "amqp://guest:SECRET@127.0.0.1:1/%2f",
+    "SECRET",
+    "guest:SECRET\n",
+    "mysql:/u:SECRET@h/db\r\n",
+];
+
+#[tokio::test]
+async fn a_secret_in_a_file_appears_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    init(&format!("sqlite://{}", dir.path().join("table.db").display())).await;
+    let all = [bugfeed::cli::Cli::command(), bugfeed_shim::cli::Cli::command()];
+    let has_file = |place: &Place| {
+        let long = format!("{}-file", &place.option[2..]);
+        let commands = all.iter().flat_map(clap::Command::get_subcommands);
+        commands.flat_map(clap::Command::get_arguments).any(|arg| arg.get_long() == Some(&*long))
+    };
+    let places: Vec<Place> = places(dir.path()).into_iter().filter(has_file).collect();
+    let mut options: Vec<&str> = places.iter().map(|place| &*place.option).collect();
+    options.sort_unstable();
+    options.dedup();
+    assert_eq!(options, ["--amqp", "--ledger", "--shim-amqp", "--source", "--store"], "each may hold a password");
+    let mut runs = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        for (shape, content) in CONTENTS.iter().enumerate() {
+            let file = dir.path().join(format!("secret-{shape}"));
+            std::fs::write(&file, content.replace("SECRET", SECRET)).unwrap();
+            let file = file.display().to_string();
+            let with = |arg: String| [place.args.clone(), vec![arg]].concat();
+            // All ways, and all contents, but not each content in each way at each place.
+            runs.push(match (number + shape) % 4 {
+                0 => (place.program, with(format!("{}=@{file}", place.option)), vec![]),
+                1 => (place.program, with(format!("{}-file={file}", place.option)), vec![]),
+                2 => (place.program, place.args.clone(), vec![(place.variable.clone(), format!("@{file}"))]),
+                _ => (place.program, place.args.clone(), vec![(format!("{}_FILE", place.variable), file)]),
+            });
+        }
+    }
+    let (count, dir) = (runs.len(), dir.path());
+    let runs = runs.into_iter().enumerate().map(async |(number, (program, args, variables))| {
+        let dir = dir.join(format!("run-{number}"));
+        std::fs::create_dir(&dir).unwrap();
+        let output = all_output(&dir, program, &args, &variables).await;
+        assert!(!output.contains(SECRET), "{program} {args:?} {variables:?}:\n{output}");
+        assert!(!output.contains("panicked"), "{program} {args:?} {variables:?}:\n{output}");
+    });
+    let done = stream::iter(runs).buffer_unordered(4).count().await;
+    assert_eq!(done, count);
+}
+
+/// A gateway with a secret in a file: the address is used, other users see the file's name only, and are told where it is open
+/// to them.
+#[tokio::test]
+async fn an_address_and_a_password_in_files_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (whole, password) = (dir.path().join("amqp"), dir.path().join("password"));
+    std::fs::write(&password, "p@ss/word\n").unwrap();
+    std::fs::write(&whole, format!("amqp://me:{{@{}}}@127.0.0.1:{port}/%2f\n", password.display())).unwrap();
+    std::fs::set_permissions(&whole, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut gateway = Run::new(bin("bugfeed").unwrap())
+        .args(["gateway", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--amqp-file"])
+        .arg(&whole)
+        .spawn()
+        .unwrap();
+    let said = gateway.wait_for_event(LogEvent::SecretReadable, SOON).await.unwrap();
+    assert!(said.contains("password") && !said.contains("p@ss"), "{said}");
+    let talk = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 8];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"AMQP\0\0\x09\x01");
+    };
+    tokio::time::timeout(SOON, talk).await.unwrap();
+    let seen = std::fs::read(format!("/proc/{}/cmdline", gateway.pid())).unwrap();
+    assert!(!String::from_utf8_lossy(&seen).contains("me:"), "other users see the arguments");
+}
+
+#[tokio::test]
+async fn a_value_and_a_file_contradict_each_other_and_a_file_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("amqp").display().to_string();
+    std::fs::write(&file, format!("amqp://u:{SECRET}@h/")).unwrap();
+    let cases: [(&[&str], &[(&str, &str)], &[&str]); 4] = [
+        (
+            &["gateway", "--amqp", "amqp://u:hunter2topsecret@h/"],
+            &[("BUGFEED_AMQP_FILE", &file)],
+            &[
+                "--amqp <URL>",
+                "--amqp-file <FILE>",
+                "--amqp-file was given by the environment variable BUGFEED_AMQP_FILE",
+            ],
+        ),
+        (&["gateway", "--amqp-file", "/no/such/file"], &[], &["--amqp-file", "the file /no/such/file cannot be read"]),
+        (&["gateway", "--amqp", "@/no/such/file"], &[], &["'@/no/such/file'", "--amqp", "cannot be read"]),
+        (
+            &["hooks"],
+            &[("BUGFEED_STORE_FILE", "/no/such/file")],
+            &["--store-file", "the file /no/such/file cannot be read", "environment variable BUGFEED_STORE_FILE"],
+        ),
+    ];
+    for (args, variables, wants) in cases {
+        let mut run = Run::new(bin("bugfeed").unwrap()).args(args).envs(variables.iter().copied()).spawn().unwrap();
+        assert_eq!(run.wait(SOON).await.unwrap().code(), Some(2));
+        let said = run.output();
+        for want in wants {
+            assert!(said.contains(want), "{want}: {said}");
+        }
+        assert!(!said.contains(SECRET), "{said}");
+    }
 }

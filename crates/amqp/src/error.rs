@@ -1,5 +1,9 @@
 //! Faults of a broker, of two kinds: those that pass with time, and those that a person must mend.
 
+use std::io;
+use std::sync::Arc;
+
+use bugfeed_trust::{Cause, Refused, refused};
 use lapin::ErrorKind;
 use lapin::protocol::AMQPError;
 
@@ -29,6 +33,16 @@ pub enum AmqpError {
         url: BrokerUrl,
         /// The broker's words.
         reason: String,
+    },
+    /// The other end cannot prove that it is the broker, or does not take this side's certificate.
+    #[error("broker {url}: {what}; {advice}")]
+    Tls {
+        /// Which broker.
+        url: BrokerUrl,
+        /// What happened.
+        what: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The exchange exists already, with other properties.
     #[error(
@@ -66,8 +80,8 @@ pub enum AmqpError {
 impl AmqpError {
     /// Whether only a person can mend this, so that a program that starts should fail instead of waiting.
     pub fn needs_a_person(&self) -> bool {
-        use AmqpError::{Exchange, Login, Permission, Queue};
-        matches!(self, Login { .. } | Exchange { .. } | Queue { .. } | Permission(_))
+        use AmqpError::{Exchange, Login, Permission, Queue, Tls};
+        matches!(self, Login { .. } | Tls { .. } | Exchange { .. } | Queue { .. } | Permission(_))
     }
 
     /// Whether trying again is of no use: the broker would refuse the request again, or does not know what is asked for
@@ -101,12 +115,39 @@ impl AmqpError {
         }
     }
 
+    /// Wraps an error of the stream before anybody has logged in.
+    pub(crate) fn of_stream(url: &BrokerUrl, error: &Arc<io::Error>) -> AmqpError {
+        match refused(error) {
+            Some(Refused { cause, what }) => AmqpError::Tls { url: url.clone(), what, advice: advice(cause) },
+            None => AmqpError::Broker { url: url.clone(), source: ErrorKind::IOError(Arc::clone(error)).into() },
+        }
+    }
+
     /// Wraps an error of an established connection.
     pub fn broker(url: &BrokerUrl, source: lapin::Error) -> AmqpError {
         match protocol_error(&source) {
             Some((403, reason)) => AmqpError::Permission(reason),
             _ => AmqpError::Broker { url: url.clone(), source },
         }
+    }
+}
+
+/// What to do about a refusal of TLS.
+fn advice(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Authority => {
+            "name the certificate of its authority: ?cacertfile=FILE in the URL, or SSL_CERT_FILE for the whole process"
+        }
+        Cause::Name => {
+            "write a name that is in the certificate as the host, or ?server_name_indication=NAME in the URL"
+        }
+        Cause::Time => "renew it at the broker; is the clock right, here and there?",
+        Cause::Certificate => {
+            "let an authority sign a certificate for the broker (extendedKeyUsage serverAuth, no CA:TRUE), and name that \
+             authority: ?cacertfile=FILE in the URL"
+        }
+        Cause::Server => "name this side's certificate and its key: ?certfile=FILE&keyfile=FILE in the URL",
+        Cause::NoTls => "is this the port for TLS (5671)? amqp:// goes without TLS",
     }
 }
 

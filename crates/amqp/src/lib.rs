@@ -8,13 +8,14 @@ pub mod consuming;
 mod declare;
 mod error;
 pub mod survey;
+mod tls;
 mod transport;
 mod url;
 
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
+use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 pub use declare::{
     HistoryBounds, declare_exchange, declare_exchange_on, declare_history, declare_history_on, history_name,
@@ -51,23 +52,25 @@ pub const SMALL_FRAMES: u32 = 16 * 1024;
 /// unless the URL says another (`?frame_max=`); the broker may ask for smaller ones.
 ///
 /// # Errors
-/// [`AmqpError::Login`] can only be mended by a person; the other errors may pass.
+/// [`AmqpError::Login`] and [`AmqpError::Tls`] can only be mended by a person; the other errors may pass.
 pub async fn connect(url: &BrokerUrl, name: &str, frame_max: u32) -> Result<Connection, AmqpError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let mut uri = AMQPUri::clone(&url.0);
+    let mut uri = AMQPUri::clone(&url.0.uri);
     uri.query.frame_max.get_or_insert(frame_max);
-    let connecting = Connection::connector(uri, transport::runtime(), transport::open, properties);
+    let place = url.clone();
+    let open = move |_, _| transport::open(place.clone());
+    let connecting = Connection::connector(uri, transport::runtime(), open, properties);
     logged_in(url, connecting).await
 }
 
 /// Connects to consume, within 10 s. `name` is shown in the broker's list of connections.
 ///
 /// # Errors
-/// [`AmqpError::Login`] can only be mended by a person; the other errors may pass.
+/// [`AmqpError::Login`] and [`AmqpError::Tls`] can only be mended by a person; the other errors may pass.
 pub async fn connect_consuming(url: &BrokerUrl, name: &str) -> Result<consuming::Connection, AmqpError> {
     let connecting = async {
-        let stream = transport::stream(&url.0).await?;
-        consuming::Connection::log_in(stream, &url.0, name).await
+        let stream = transport::stream(url).await?;
+        consuming::Connection::log_in(stream, &url.0.uri, name).await
     };
     logged_in(url, connecting).await
 }
@@ -79,7 +82,10 @@ async fn logged_in<T>(
     within(CONNECT_TIMEOUT, url, connecting, |error| match protocol_error(&error) {
         // ACCESS_REFUSED: user or password. NOT_ALLOWED: the virtual host.
         Some((403 | 530, reason)) => AmqpError::Login { url: url.clone(), reason },
-        _ => AmqpError::Broker { url: url.clone(), source: error },
+        _ => match error.kind() {
+            ErrorKind::IOError(io) if url.0.tls.is_some() => AmqpError::of_stream(url, io),
+            _ => AmqpError::Broker { url: url.clone(), source: error },
+        },
     })
     .await
 }

@@ -1,7 +1,9 @@
 //! The byte stream to the broker: TCP, and TLS over it for `amqps://`.
 //!
-//! Goes in: the broker's URI. Comes out: a byte stream, for lapin or for a consuming connection. Trusts the certificates that this machine trusts (or
-//! those in `SSL_CERT_FILE` and `SSL_CERT_DIR`). Never retries, and never shows a certificate to the broker.
+//! Goes in: the broker's URL. Comes out: a byte stream, for lapin or for a consuming connection. Trusts the authorities that the
+//! URL names (`cacertfile`), or those that this machine trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them). Shows the
+//! certificate that the URL names (`certfile`, `keyfile`). Never retries, and never goes on with a broker whose certificate or
+//! name is not the right one.
 //!
 //! lapin has TLS of its own, but that also reads PKCS#12 files, which bugfeed does not need: 46 more units to compile.
 //! Therefore lapin is built without TLS, and this module gives it the encrypted stream. Without this module, lapin
@@ -18,11 +20,13 @@ use async_rs::traits::{Executor, Reactor, RuntimeKit};
 use async_rs::util::Task;
 use futures::{AsyncRead, AsyncWrite, Stream};
 use lapin::AsyncTcpStream;
-use lapin::uri::{AMQPScheme, AMQPUri};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+
+use crate::BrokerUrl;
+use crate::tls::Tls;
 
 /// The stream that lapin reads and writes, plain or encrypted.
 type Socket = Compat<Box<dyn Duplex>>;
@@ -44,45 +48,34 @@ pub(super) fn runtime() -> Runtime<Kit> {
 ///
 /// # Errors
 /// As [`stream`].
-pub(super) async fn open(uri: AMQPUri, _: Runtime<Kit>) -> lapin::Result<AsyncTcpStream<Socket>> {
-    Ok(AsyncTcpStream::Plain(stream(&uri).await?.compat()))
+pub(super) async fn open(url: BrokerUrl) -> lapin::Result<AsyncTcpStream<Socket>> {
+    Ok(AsyncTcpStream::Plain(stream(&url).await?.compat()))
 }
 
-/// Opens the stream that the URI's scheme asks for.
+/// Opens the stream that the URL asks for.
 ///
 /// # Errors
-/// If nobody listens there, or the other end cannot prove (TLS) that it is the host of the URI.
-pub(super) async fn stream(uri: &AMQPUri) -> io::Result<Box<dyn Duplex>> {
-    let host = uri.authority.host.as_str();
-    let stream = TcpStream::connect((host, uri.authority.port)).await?;
+/// If nobody listens there, or the other end cannot prove (TLS) that it is the host of the URL.
+pub(super) async fn stream(url: &BrokerUrl) -> io::Result<Box<dyn Duplex>> {
+    let host = url.0.uri.authority.host.as_str();
+    let stream = TcpStream::connect((host, url.0.uri.authority.port)).await?;
     stream.set_nodelay(true)?;
-    match uri.scheme {
-        AMQPScheme::AMQP => Ok(Box::new(stream)),
-        AMQPScheme::AMQPS => {
-            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let encrypted = TlsConnector::from(Arc::new(tls().await?)).connect(name, stream).await?;
-            Ok(Box::new(encrypted))
+    match &url.0.tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => {
+            let name = match &tls.name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+            };
+            Ok(Box::new(TlsConnector::from(Arc::new(config(tls).await?)).connect(name, stream).await?))
         }
     }
 }
 
-/// Reads this machine's certificates again for each connection, because they may have changed.
-async fn tls() -> io::Result<rustls::ClientConfig> {
-    let loaded = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await?;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(loaded.certs);
-    if roots.is_empty() {
-        return Err(io::Error::other(format!(
-            "this machine trusts no certificate authority; install ca-certificates, or set SSL_CERT_FILE: {:?}",
-            loaded.errors
-        )));
-    }
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has the cipher suites of both TLS versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+/// Reads the certificates again for each connection, because they may have changed.
+async fn config(tls: &Tls) -> io::Result<rustls::ClientConfig> {
+    let tls = tls.clone();
+    tokio::task::spawn_blocking(move || tls.config()).await?.map_err(io::Error::other)
 }
 
 /// lapin's interface to tokio, with sockets that may be encrypted.

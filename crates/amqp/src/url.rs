@@ -7,18 +7,28 @@ use std::fmt;
 use std::sync::Arc;
 
 use bugfeed_protocol::redact::unescaped;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
+
+use crate::tls::{self, Tls};
 
 /// Seconds between heartbeats unless the URL says otherwise. A dead broker is noticed after two missed heartbeats.
 const HEARTBEAT_S: u16 = 10;
 
 /// A broker's address. It is shown without its password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BrokerUrl(pub(crate) Arc<AMQPUri>);
+pub struct BrokerUrl(pub(crate) Arc<Broker>);
+
+/// What a broker's address says.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Broker {
+    pub(crate) uri: AMQPUri,
+    /// Whom to trust; `None` for a connection without TLS.
+    pub(crate) tls: Option<Tls>,
+}
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AMQPUri { scheme, authority, vhost, .. } = &*self.0;
+        let AMQPUri { scheme, authority, vhost, .. } = &self.0.uri;
         let vhost = if vhost == "/" { "%2f" } else { vhost };
         let host = &authority.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
@@ -33,10 +43,11 @@ impl fmt::Debug for BrokerUrl {
 }
 
 /// Reads `amqp://user:password@host:port/vhost` (`amqps://` for TLS). If the virtual host is absent or empty, the
-/// default one, `/`, is used.
+/// default one, `/`, is used. The parameters behind `?` are those of RabbitMQ's own URLs; files that they name are read once
+/// now, to see whether they can be used.
 ///
 /// # Errors
-/// Says what a URL looks like; never repeats the text, which may hold a password.
+/// Says what a URL looks like, or which parameter is wrong; never repeats the text, which may hold a password.
 pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
     if let Some(hint) = unescaped(text) {
         return Err(format!("not a broker's address: {hint}"));
@@ -46,6 +57,7 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
         // The parser would take the text after `amqp:/` for a virtual host, which is not kept secret.
         return Err(bad.to_owned());
     }
+    let parameters = tls::Parameters::of(text)?;
     let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad.to_owned())?;
     let bracketed = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     if let Some((address, _)) = bracketed {
@@ -57,7 +69,8 @@ pub fn parse_url(text: &str) -> Result<BrokerUrl, String> {
         "/".clone_into(&mut uri.vhost);
     }
     uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
-    Ok(BrokerUrl(Arc::new(uri)))
+    let tls = parameters.tls(uri.scheme == AMQPScheme::AMQPS)?;
+    Ok(BrokerUrl(Arc::new(Broker { uri, tls })))
 }
 
 /// Reads the name of an exchange that bugfeed may make.

@@ -4,14 +4,17 @@
 //! It knows no socket, clock, broker or database. Inputs are method calls, the time is an argument, and bytes for
 //! clients are written through the [`shard::Peer`] that the caller provides.
 
+pub mod admission;
 mod backlog;
 pub mod budget;
 pub mod bus;
+pub mod client_address;
 mod cursor_hold;
 pub mod endpoints;
 pub mod frame;
 pub mod hooks;
 pub mod input;
+pub mod network;
 mod packed_u64;
 pub mod position_map;
 pub mod relay;

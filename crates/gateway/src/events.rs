@@ -4,6 +4,7 @@
 //! become metric labels, and what a peer can cause at will is counted but logged at debug level only.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BadMessage;
@@ -19,6 +20,7 @@ use crate::gauges::Gauges;
 use crate::timing::Timings;
 use bugfeed_core::bus::Note;
 use bugfeed_core::input::Tally;
+use bugfeed_runtime::audit::Audit;
 use bugfeed_runtime::http::ConnectionEvents;
 use bugfeed_runtime::metrics::Register;
 
@@ -65,6 +67,7 @@ pub struct Events {
     refused_commands: Counter,
     pub(crate) timings: Timings,
     pub(crate) gauges: Gauges,
+    audit: Audit,
 }
 
 /// Counters of a family that are used too often to look them up in it each time.
@@ -354,9 +357,9 @@ impl ConnectionEvents for Events {
         error!(%error, event = %LogEvent::AcceptFailed, "cannot accept connections; if it says 'too many open files', raise the limit (ulimit -n) or lower --max-connections");
     }
 
-    fn turned_away(&self, kind: &'static str) {
+    fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
         self.refused_connections.get_or_create(&KindLabel { kind }).inc();
-        debug!(kind, event = %LogEvent::ClientRefused, "client turned away");
+        self.audit.turned_away(kind, from);
     }
 }
 

@@ -48,6 +48,9 @@ log_events! {
     StopForced = "stop_forced", "The process was told to end and did not in time; it ends at once, with exit code 124.";
     CertificateLoaded = "certificate_loaded", "The files of the certificate were read again; new connections get what is in them.";
     CertificateRefused = "certificate_refused", "The files of the certificate hold one that cannot be used; the one before stays.";
+    SecretReadable = "secret_readable", "The file with a secret can be read by every user of the machine.";
+    DatabaseUnverified = "database_unverified", "TLS to a database server is not fully verified, because its URL says so (`tls-verify`).";
+    DatabaseTlsOptional = "database_tls_optional", "The URL of a database server on another machine asks for no TLS: nothing proves who answers.";
     // The shim's life.
     ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
     ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";
@@ -106,6 +109,9 @@ log_events! {
     MessageUnreadable = "message_unreadable", "A message of the bus is not a change and was dropped.";
     // The gateway's clients.
     ClientRefused = "client_refused", "A client was turned away.";
+    ClientAddressUnknown = "client_address_unknown", "A client's address is not known, so the limits for each address are off for it; said once.";
+    ClientAddressUnclear = "client_address_unclear", "A proxy's headers contradict each other or cannot be read; said once.";
+    ProxyNotNamed = "proxy_not_named", "A request that was forwarded came from an address that `--behind-proxy` does not name; said once.";
     ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
     AcceptFailed = "accept_failed", "A connection could not be accepted.";
     // Webhooks that come in; the field `source` names who sends.

@@ -32,6 +32,16 @@ struct Reported {
     warnings: BTreeMap<String, String>,
     feeds: BTreeMap<String, ReportedFeed>,
     incidents: Incidents,
+    watches: BTreeMap<String, Watch>,
+}
+
+/// Asked for a warning whenever somebody wants the report.
+struct Watch(Box<dyn Fn() -> Option<String> + Send>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 #[derive(Debug)]
@@ -117,6 +127,11 @@ impl Health {
         reported.warnings.insert(part.to_owned(), text);
     }
 
+    /// Asks for a warning whenever the report is wanted, for what changes too often to be told each time. `look` must not wait.
+    pub fn watch(&self, part: &str, look: impl Fn() -> Option<String> + Send + 'static) {
+        self.reported().watches.insert(part.to_owned(), Watch(Box::new(look)));
+    }
+
     /// There is nothing to look at any more.
     pub fn calm(&self, part: &str) {
         let mut reported = self.reported();
@@ -151,6 +166,8 @@ impl Health {
             && !feeds().any(|state| matches!(state, FeedState::Starting(_)))
             && (feeds().next().is_none() || feeds().any(|state| *state == FeedState::Up));
         lines.extend(reported.warnings.iter().map(|(part, text)| format!("{part}: {text}")));
+        let looked = reported.watches.iter().filter_map(|(part, watch)| Some(format!("{part}: {}", watch.0()?)));
+        lines.extend(looked);
         for (name, feed) in &reported.feeds {
             let reason = match &feed.state {
                 FeedState::Up => None,
@@ -242,6 +259,10 @@ mod tests {
         assert_eq!((report.ready, report.lines), (true, vec!["store: it is away".to_owned()]));
         health.calm("store");
         assert_eq!(health.report(), Report { ready: true, lines: Vec::new() });
+        health.watch("connections", || Some("all places are taken".to_owned()));
+        health.watch("memory", || None);
+        let report = health.report();
+        assert_eq!((report.ready, report.lines), (true, vec!["connections: all places are taken".to_owned()]));
     }
 
     #[test]

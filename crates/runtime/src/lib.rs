@@ -4,6 +4,8 @@
 //! Knows no tracker, no broker, no client, and no role.
 
 pub mod admin;
+pub mod audit;
+pub mod exposure;
 pub mod findings;
 pub mod health;
 pub mod http;
@@ -12,6 +14,7 @@ pub mod late;
 mod log_filter;
 pub mod logging;
 pub mod metrics;
+pub mod secret;
 pub mod signals;
 pub mod throttle;
 pub mod usage;

@@ -69,6 +69,8 @@ struct Known {
     long: String,
     variable: String,
     is_address: bool,
+    /// Whether its value is nothing but a secret.
+    is_secret: bool,
 }
 
 /// The options of a program, and its arguments and variables.
@@ -96,6 +98,7 @@ impl Usage {
                     long: arg.get_long()?.to_owned(),
                     variable: arg.get_env()?.to_string_lossy().into_owned(),
                     is_address: names.iter().any(|name| name.contains("URL")),
+                    is_secret: names.iter().any(|name| ["SECRET", "TOKEN"].contains(&name.as_str())),
                 })
             }));
         }
@@ -145,6 +148,7 @@ impl Usage {
 
     /// The text without the secrets in the given values.
     fn scrub(&self, text: &str) -> String {
+        let text = &self.secrets().fold(text.to_owned(), |text, secret| text.replace(secret, "…"));
         let mut values: Vec<(&str, bool)> = Vec::new();
         let is_address = |option: &str| {
             let known = |known: &Known| known.is_address && option.strip_prefix("--") == Some(&known.long);
@@ -163,10 +167,33 @@ impl Usage {
                 values.push((value, known.is_address));
             }
         }
+        // The name of a file, which is no address.
+        for (value, _) in &mut values {
+            *value = value.strip_prefix('@').unwrap_or(value);
+        }
         // A value may be a list with commas: its elements are replaced too.
         let parts = values.iter().flat_map(|(value, is_address)| value.split(',').map(|part| (part, *is_address)));
         let parts: Vec<_> = parts.collect();
         scrub(text, values.into_iter().chain(parts))
+    }
+
+    /// The given values of options that hold nothing but a secret. The name of a file is none.
+    fn secrets(&self) -> impl Iterator<Item = &str> {
+        let is_option = |known: &Known, text: &str| text.strip_prefix("--") == Some(&known.long);
+        let known = || self.known.iter().filter(|known| known.is_secret);
+        let joined = self.args.iter().filter_map(move |arg| {
+            let (option, value) = arg.split_once('=')?;
+            known().any(|known| is_option(known, option)).then_some(value)
+        });
+        let next = self
+            .args
+            .windows(2)
+            .filter_map(move |pair| known().any(|known| is_option(known, &pair[0])).then_some(pair[1].as_str()));
+        let set = self
+            .variables
+            .iter()
+            .filter_map(move |(name, value)| known().any(|known| known.variable == *name).then_some(value.as_str()));
+        joined.chain(next).chain(set).filter(|value| !value.is_empty() && !value.starts_with('@'))
     }
 
     /// A warning for each set variable that begins with `prefix` but belongs to no option, so that it has no effect.
@@ -270,6 +297,8 @@ mod tests {
         listen_more: Option<u8>,
         #[arg(long, env = "BUGFEED_AMQP", value_name = "URL")]
         amqp: Option<u8>,
+        #[arg(long, env = "BUGFEED_TOKEN", value_name = "TOKEN")]
+        token: Option<u8>,
     }
 
     fn usage(args: &[&str], variables: &[(&str, &str)]) -> Usage {
@@ -307,6 +336,19 @@ mod tests {
             assert!(told.starts_with(want) || told.contains("BUGFEED_AMQP"), "{told}");
             assert!(!told.contains("secret'") && !told.contains("secret@"), "{told}");
         }
+    }
+
+    #[test]
+    fn an_error_shows_nothing_of_a_value_that_is_a_secret_as_a_whole() {
+        let text = "error: invalid value 'hidden' for '--token <TOKEN>': too short\n";
+        let want = "error: invalid value '…' for '--token <TOKEN>': too short\n";
+        for args in [&["prog", "--token", "hidden"][..], &["prog", "--token=hidden"]] {
+            assert_eq!(usage(args, &[]).explain(text), want);
+        }
+        assert!(usage(&[], &[("BUGFEED_TOKEN", "hidden")]).explain(text).starts_with("error: invalid value '…' for"));
+        // The name of a file is shown, also where an address is expected.
+        let text = "error: invalid value '@/a/b' for '--amqp <URL>': the file /a/b cannot be read\n";
+        assert_eq!(usage(&["prog", "--amqp", "@/a/b"], &[]).explain(text), text);
     }
 
     #[test]

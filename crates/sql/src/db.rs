@@ -96,8 +96,12 @@ impl Place {
 }
 
 impl Db {
-    /// Prepares a pool; connects at first use.
+    /// Prepares a pool; connects at first use. Where the URL leaves open whether the right server answers, a warning is logged.
     pub fn new(url: &DbUrl, purpose: Use) -> Db {
+        #[cfg(any(feature = "mysql", feature = "postgres"))]
+        if let Some(note) = url.note() {
+            note.say(&url.shown);
+        }
         let stale = Stale::default();
         let pool = url.address.open(purpose, &stale);
         Db::over(pool, url, purpose, stale)

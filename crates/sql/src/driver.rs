@@ -41,6 +41,12 @@ pub(crate) trait Address: Send + Sync {
         None
     }
 
+    /// What is to be said in the log about connections to it.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    fn note(&self) -> Option<crate::tls::Note> {
+        None
+    }
+
     /// The path of the file, if the database is a file.
     fn file(&self) -> Option<&Path> {
         None

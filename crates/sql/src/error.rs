@@ -27,6 +27,8 @@ pub enum Fault {
     ReadOnly,
     /// The file is damaged, or no database at all.
     Corrupt,
+    /// The server cannot prove (TLS) that it is the right one, or has no TLS although the URL asks for it.
+    Untrusted,
     /// Wrong user or password, or a missing privilege.
     Denied,
     /// The database, file, table or column does not exist.
@@ -55,6 +57,7 @@ impl Fault {
             Fault::Full => "make room on the disk of the database",
             Fault::ReadOnly => "give this user write permission on the file and its folder, or name another place",
             Fault::Corrupt => "what is in the file cannot be trusted; mend or replace it",
+            Fault::Untrusted => "docs/tls.md says what the URL of a database may ask for",
             Fault::Denied => "check user and password, and what this user may do in the database",
             Fault::Missing => "check the name, or create it",
             Fault::Duplicate => "another process wrote the same row",
@@ -89,6 +92,9 @@ impl SqlError {
         error: &sqlx::Error,
         fault_of: impl FnOnce(&dyn DatabaseError) -> Fault,
     ) -> SqlError {
+        if let Some(error) = untrusted(place, error) {
+            return error;
+        }
         let (fault, message) = match error {
             sqlx::Error::Database(inner) => (fault_of(inner.as_ref()), inner.message().to_owned()),
             sqlx::Error::Io(inner) => (Fault::Away, format!("cannot be reached ({inner})")),
@@ -96,7 +102,6 @@ impl SqlError {
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => {
                 (Fault::Away, error.to_string())
             }
-            sqlx::Error::Tls(inner) => (Fault::Away, format!("no encrypted connection ({inner})")),
             _ => (Fault::Other, error.to_string()),
         };
         // A driver's message may span lines; a log line and an error line are one line.
@@ -109,9 +114,9 @@ impl SqlError {
         SqlError { fault, place: place.to_owned(), message, advice: None }
     }
 
-    /// Adds what `advice` says about this fault.
+    /// Adds what `advice` says about this fault, in place of what was said before.
     pub(crate) fn advised(mut self, advice: Advice) -> SqlError {
-        self.advice = advice(self.fault);
+        self.advice = advice(self.fault).or(self.advice);
         self
     }
 
@@ -126,4 +131,17 @@ impl SqlError {
     pub fn may_heal(&self) -> bool {
         matches!(self.fault, Fault::Away | Fault::Locked | Fault::Moved | Fault::Replaced)
     }
+}
+
+/// An error of TLS.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+fn untrusted(place: &str, error: &sqlx::Error) -> Option<SqlError> {
+    let (message, advice) = crate::tls::explain(error)?;
+    Some(SqlError { advice: Some(advice), ..SqlError::stated(Fault::Untrusted, place, message) })
+}
+
+/// A database that is a file has none.
+#[cfg(not(any(feature = "mysql", feature = "postgres")))]
+fn untrusted(_: &str, _: &sqlx::Error) -> Option<SqlError> {
+    None
 }

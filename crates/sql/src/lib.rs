@@ -32,6 +32,8 @@ mod postgres;
 mod row;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod tls;
 pub mod url;
 
 use std::time::Duration;

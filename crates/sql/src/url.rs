@@ -128,6 +128,12 @@ impl DbUrl {
         format!("{scheme}://{user}:{password}@{place}")
     }
 
+    /// What is to be said in the log about connections to it.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(crate) fn note(&self) -> Option<crate::tls::Note> {
+        self.address.note()
+    }
+
     /// The database's notifications that something happened; `None` if it has none.
     pub fn notifier(&self) -> Option<Box<dyn Notifier>> {
         self.address.notifier(&self.shown)

@@ -48,8 +48,8 @@
 //!
 //! # Members of `[[notify]]`
 //!
-//! `on`: some of [`notify::SUBJECTS`], `"endpoints"` or `"all"`; `sources`: of which sources (all); and one of `url`,
-//! `command = ["PROGRAM", …]`, `smtp = { server, from, to }`.
+//! `on`: some of [`notify::SUBJECTS`], `"endpoints"` or `"all"`; `sources`: of which sources (all); and one of `url`, `url_file`,
+//! `command = ["PROGRAM", …]`, `smtp = { server or server_file, from, to }`.
 //!
 //! # Files
 //!
@@ -110,7 +110,7 @@ impl HooksConfig {
         let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
         let mut notify = Vec::new();
         for node in notify_nodes.map(|node| node.list()).unwrap_or_default() {
-            notify.push(notify::read_notify(&mut node.table()?, &names)?);
+            notify.push(notify::read_notify(&mut node.table()?, &names, read_file)?);
         }
         Ok(HooksConfig { sources, notify })
     }

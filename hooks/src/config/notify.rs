@@ -5,6 +5,7 @@ use std::path::Path;
 use super::error::ConfigError;
 use super::reader::{Fields, Node};
 use super::secret::Secret;
+use super::source::ReadFile;
 
 /// What somebody can be told of, as the words of `on`.
 pub const SUBJECTS: [&str; 14] = [
@@ -56,8 +57,12 @@ pub enum Target {
     },
 }
 
-/// Reads one `[[notify]]`, given the names of all sources.
-pub(crate) fn read_notify(fields: &mut Fields<'_>, known: &[&str]) -> Result<Notify, ConfigError> {
+/// Reads one `[[notify]]`, given the names of all sources. `read_file` reads the files of addresses.
+pub(crate) fn read_notify(
+    fields: &mut Fields<'_>,
+    known: &[&str],
+    read_file: ReadFile<'_>,
+) -> Result<Notify, ConfigError> {
     let words: Vec<(&str, &'static str)> = SUBJECTS.into_iter().chain(GROUPS).map(|word| (word, word)).collect();
     let mut on = Vec::new();
     if let Some(node) = fields.get("on") {
@@ -79,19 +84,21 @@ pub(crate) fn read_notify(fields: &mut Fields<'_>, known: &[&str]) -> Result<Not
             sources.push(name.to_owned());
         }
     }
-    let (url, command, smtp) = (fields.get("url"), fields.get("command"), fields.get("smtp"));
+    let (url, url_file) = (fields.get("url"), fields.get("url_file"));
+    let (command, smtp) = (fields.get("command"), fields.get("smtp"));
     fields.finish()?;
     if on.is_empty() {
         let fix = format!("add on = [\"all\"], or some of {}, endpoints", SUBJECTS.join(", "));
         return Err(fields.error("this tells of nothing", fix));
     }
-    let target = match (url, command, smtp) {
-        (Some(url), None, None) => Target::Url(read_url(&url)?),
-        (None, Some(command), None) => Target::Command(texts(&command)?),
-        (None, None, Some(smtp)) => read_smtp(&smtp)?,
+    let target = match (url, url_file, command, smtp) {
+        (Some(url), None, None, None) => Target::Url(read_url(url.text()?, &url)?),
+        (None, Some(file), None, None) => Target::Url(read_url(&text_in(&file, read_file)?, &file)?),
+        (None, None, Some(command), None) => Target::Command(texts(&command)?),
+        (None, None, None, Some(smtp)) => read_smtp(&smtp, read_file)?,
         _ => {
-            let fix =
-                "give exactly one of url = \"https://…\", command = [\"PROGRAM\", …], smtp = { server, from, to }";
+            let fix = "give exactly one of url = \"https://…\", url_file = \"FILE\", command = [\"PROGRAM\", …], \
+                       smtp = { server, from, to }";
             return Err(fields.error("this does not say who is told", fix));
         }
     };
@@ -106,8 +113,15 @@ fn texts(node: &Node<'_>) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-fn read_url(node: &Node<'_>) -> Result<Secret, ConfigError> {
-    let text = node.text()?;
+/// What is in the file that is named here, without the line break at its end.
+fn text_in(node: &Node<'_>, read_file: ReadFile<'_>) -> Result<String, ConfigError> {
+    let text = read_file(read_path(node)?);
+    let text =
+        text.map_err(|why| node.error(format!("the file cannot be read: {why}"), "it holds the address alone"))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn read_url(text: &str, node: &Node<'_>) -> Result<Secret, ConfigError> {
     check_http_url(text).map_err(|fix| node.error("this is no address to POST to", fix))?;
     Ok(Secret::new(text))
 }
@@ -125,20 +139,27 @@ pub(crate) fn check_http_url(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn read_smtp(node: &Node<'_>) -> Result<Target, ConfigError> {
+fn read_smtp(node: &Node<'_>, read_file: ReadFile<'_>) -> Result<Target, ConfigError> {
     let mut fields = node.table()?;
-    let (server, from, to) = (fields.get("server"), fields.get("from"), fields.get("to"));
+    let (server, file, from, to) =
+        (fields.get("server"), fields.get("server_file"), fields.get("from"), fields.get("to"));
     fields.finish()?;
-    let (Some(server), Some(from), Some(to)) = (server, from, to) else {
+    if let (Some(_), Some(file)) = (&server, &file) {
+        return Err(file.error("the server is named twice", "leave out either server or server_file"));
+    }
+    let (Some(server), Some(from), Some(to)) = (server.as_ref().or(file.as_ref()), from, to) else {
         let fix = "write smtp = { server = \"smtp://HOST\", from = \"bugfeed@HOST\", to = [\"…\"] }";
         return Err(node.error("server, from and to are all needed", fix));
     };
-    let address = server.text()?;
+    let address = match &file {
+        Some(file) => text_in(file, read_file)?,
+        None => server.text()?.to_owned(),
+    };
     if !["smtp://", "smtps://"].iter().any(|scheme| address.starts_with(scheme) && address.len() > scheme.len()) {
         return Err(server.error("this is no mail server", "write smtp://HOST:PORT or smtps://HOST:PORT"));
     }
     let to = texts(&to)?;
-    Ok(Target::Smtp { server: Secret::new(address), from: from.text()?.to_owned(), to })
+    Ok(Target::Smtp { server: Secret::new(&address), from: from.text()?.to_owned(), to })
 }
 
 /// A path relative to nothing: the caller says where it begins.

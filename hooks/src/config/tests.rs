@@ -11,6 +11,8 @@ use super::{ConfigError, HooksConfig, presets};
 fn read_file(path: &Path) -> Result<String, String> {
     match path.to_str() {
         Some("secret.txt") => Ok("from the file\n".to_owned()),
+        Some("url.txt") => Ok("https://chat.example.org/HIDDEN\n".to_owned()),
+        Some("smtp.txt") => Ok("smtps://u:HIDDEN@mail.example.org\n".to_owned()),
         Some("empty.txt") => Ok("\n".to_owned()),
         _ => Err("no such file".to_owned()),
     }
@@ -100,6 +102,29 @@ fn all_options_of_a_source() {
     assert_eq!(config.notify[2].on, [&["digest".to_owned()][..], &endpoints].concat());
     let shown = format!("{config:?}");
     assert!(!shown.contains("TOKEN") && !shown.contains("PASSWORD"), "{shown}");
+}
+
+#[test]
+fn addresses_of_those_who_are_told_come_from_files_and_never_show() {
+    let config = read(
+        "[[notify]]\non = \"all\"\nurl_file = \"url.txt\"\n[[notify]]\non = \"all\"\n\
+         smtp = { server_file = \"smtp.txt\", from = \"a@example.org\", to = \"b@example.org\" }\n",
+    )
+    .unwrap();
+    assert!(matches!(&config.notify[0].target, Target::Url(url) if url.expose() == "https://chat.example.org/HIDDEN"));
+    assert!(
+        matches!(&config.notify[1].target, Target::Smtp { server, .. } if server.expose().ends_with("HIDDEN@mail.example.org"))
+    );
+    assert!(!format!("{config:?}").contains("HIDDEN"));
+    for (target, want) in [
+        ("url_file = \"smtp.txt\"", "notify.url_file: this is no address to POST to"),
+        ("url_file = \"absent\"", "notify.url_file: the file cannot be read: no such file"),
+        ("url = \"https://h/\"\nurl_file = \"url.txt\"", "this does not say who is told"),
+        ("smtp = { server = \"smtp://h\", server_file = \"smtp.txt\", from = \"a\", to = \"b\" }", "named twice"),
+    ] {
+        let error = read(&format!("[[notify]]\non = \"all\"\n{target}\n")).unwrap_err().to_string();
+        assert!(error.contains(want) && !error.contains("HIDDEN"), "{target}: {error}");
+    }
 }
 
 #[test]

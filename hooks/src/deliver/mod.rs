@@ -11,7 +11,7 @@ pub mod callers;
 #[cfg(test)]
 mod documents_tests;
 pub mod headers;
-pub mod network;
+pub use bugfeed_core::network;
 pub mod send;
 pub mod sign;
 #[cfg(test)]

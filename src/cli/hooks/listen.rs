@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bugfeed_hooks::client::Address;
 use bugfeed_hooks::deliver::sign::{RANDOM_BYTES, SigningSecret};
+use bugfeed_runtime::secret::{in_file, secret};
 use clap::Args;
 
 use crate::cli::{WatchList, watched};
@@ -40,9 +41,12 @@ pub struct ListenArgs {
     /// Keep in this file how far the receiver is, and go on from there the next time
     #[arg(long, env = "BUGFEED_STATE", value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// What requests are signed with, whsec_ and Base64 [default: one is made and printed]
-    #[arg(long, env = "BUGFEED_SECRET", value_name = "SECRET", hide_env_values = true)]
-    pub secret: Option<String>,
+    /// What requests are signed with, whsec_ and Base64, or @FILE, which holds it [default: one is made and printed]
+    #[arg(long, env = "BUGFEED_SECRET", value_name = "SECRET", hide_env_values = true, value_parser = secret(SigningSecret::parse))]
+    secret: Option<SigningSecret>,
+    /// File with the --secret
+    #[arg(long, env = "BUGFEED_SECRET_FILE", value_name = "FILE", value_parser = in_file(SigningSecret::parse), conflicts_with = "secret")]
+    secret_file: Option<SigningSecret>,
 }
 
 fn parse_forward(text: &str) -> Result<Address, String> {
@@ -51,21 +55,15 @@ fn parse_forward(text: &str) -> Result<Address, String> {
 
 impl ListenArgs {
     /// The options for listening. `random` makes a secret, if none is given.
-    ///
-    /// # Errors
-    /// If the secret is none. The text does not repeat it.
-    pub fn options(&self, random: &[u8; RANDOM_BYTES]) -> Result<ListenOptions, String> {
-        let secret = match &self.secret {
-            Some(text) => SigningSecret::parse(text).map_err(|error| format!("--secret: {error}"))?,
-            None => SigningSecret::generate(random),
-        };
-        Ok(ListenOptions {
+    pub fn options(&self, random: &[u8; RANDOM_BYTES]) -> ListenOptions {
+        let given = self.secret_file.as_ref().or(self.secret.as_ref());
+        ListenOptions {
             bugs: watched(&self.bugs),
             url: self.url.clone(),
             forward: self.forward.clone(),
-            secret,
-            is_new_secret: self.secret.is_none(),
+            secret: given.cloned().unwrap_or_else(|| SigningSecret::generate(random)),
+            is_new_secret: given.is_none(),
             state: self.state.clone(),
-        })
+        }
     }
 }

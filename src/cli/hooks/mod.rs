@@ -8,6 +8,7 @@ mod listen;
 mod requests;
 mod role;
 mod sources;
+mod store;
 mod tools;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use listen::ListenArgs;
 pub use requests::{ListRequestsArgs, RequestsArgs, RequestsCommand};
 pub use role::HooksRoleArgs;
 pub use sources::{SourcesArgs, SourcesCommand, SwitchArgs};
+pub use store::{NamedStoreArgs, StoreArgs};
 pub use tools::{HooksArgs, HooksCommand, TestArgs, TokenArgs};
 
 /// In helps, what all commands over the API have in common stands under this heading, after each command's own options.

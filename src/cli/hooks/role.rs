@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bugfeed_amqp::{BrokerUrl, HistoryBounds, parse_url};
+use bugfeed_amqp::HistoryBounds;
 use bugfeed_runtime::http::HostName;
 use bugfeed_runtime::values::{age, listen_address};
 use bugfeed_shim::ledger::Keep;
-use bugfeed_sql::DbUrl;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::store::StoreArgs;
+use crate::cli::broker::BrokerArgs;
 use crate::cli::endpoints::EndpointArgs;
 use crate::cli::gateway::{FeedArg, feed, feeds};
+use crate::cli::listener::ListenerArgs;
 use crate::cli::serving::{LogArgs, TrackerUrl, tracker_url, trackers};
 use crate::cli::tls::TlsArgs;
 use crate::cli::watchdog::WatchdogArgs;
@@ -36,25 +38,18 @@ pub struct HooksRoleArgs {
     /// whose own name leads here [default: any]
     #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
     pub host: Vec<HostName>,
-    /// The database of received events, change tables and ledgers: sqlite:// for one process, mysql:// or postgres:// for
-    /// several that share it
-    #[arg(
-        long,
-        env = "BUGFEED_STORE",
-        hide_env_values = true,
-        default_value = "sqlite://data/hooks.db",
-        value_name = "URL"
-    )]
-    pub store: DbUrl,
+    /// Which store.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// The file with the sources: who sends, and what becomes of it; SIGHUP reads it again [default: the one source plain]
     #[arg(long, env = "BUGFEED_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Read the configuration, say what it would do, and end: with 0 if it can be used, with 1 if not
     #[arg(long)]
     pub check: bool,
-    /// The broker: amqp://user:password@host:port/vhost, or amqps:// for TLS
-    #[arg(long, env = "BUGFEED_AMQP", default_value = "amqp://guest:guest@127.0.0.1:5672/%2f", hide_env_values = true, value_name = "URL", value_parser = parse_url)]
-    pub amqp: BrokerUrl,
+    /// Which broker.
+    #[command(flatten)]
+    pub broker: BrokerArgs,
     /// Takes what comes while the store is away: a folder of its own for each process, on a disk that outlives it
     #[arg(long, env = "BUGFEED_SPOOL_DIR", default_value = "data/spool", value_name = "DIR")]
     pub spool_dir: PathBuf,
@@ -98,6 +93,9 @@ pub struct HooksRoleArgs {
     /// Connections of senders at a time; further ones are told to try later (503)
     #[arg(long, env = "BUGFEED_MAX_CONNECTIONS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), hide_short_help = true)]
     pub max_connections: u32,
+    /// Who may come, how often, and through which proxies.
+    #[command(flatten)]
+    pub listener: ListenerArgs,
     /// How long requests are still taken after SIGTERM, in ms, while /readyz already says no: for load balancers that take a
     /// while to notice
     #[arg(long, env = "BUGFEED_DRAIN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
@@ -116,6 +114,7 @@ impl HooksRoleArgs {
     /// # Errors
     /// If options contradict each other; the error names them.
     pub fn options(&self) -> Result<HooksRoleOptions, String> {
+        self.listener.check_ports(self.listen, self.admin_listen, self.tls.tls_cert.is_some())?;
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err(format!("--listen and --admin-listen are both {}; give each its own port", self.listen));
         }
@@ -125,12 +124,12 @@ impl HooksRoleArgs {
             admin_listen: self.admin_listen,
             hosts: self.host.clone(),
             tls: self.tls.load()?,
-            store: self.store.clone(),
+            store: self.store.url(),
             config: ConfigFile { path: self.config.clone(), ..ConfigFile::default() },
             spool_dir: self.spool_dir.clone(),
             token_file: self.admin_token_file.clone(),
             publish: PublishOptions {
-                amqp: self.amqp.clone(),
+                amqp: self.broker.url(),
                 exchanges: exchanges(&self.feeds)?,
                 history: self.history.then_some(bounds),
                 poll_interval: Duration::from_millis(self.poll_interval_ms),
@@ -139,6 +138,7 @@ impl HooksRoleArgs {
             rules: self.endpoints.rules(),
             trackers: trackers(&self.tracker_url),
             connections: self.max_connections as usize,
+            listener: self.listener.options(self.max_connections)?,
             drain_delay: Duration::from_millis(self.drain_delay_ms),
             stuck_after: self.watchdog.stuck_after(),
         })

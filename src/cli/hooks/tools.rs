@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use bugfeed_sql::DbUrl;
 use clap::{Args, Subcommand};
 
 use super::HooksRoleArgs;
 use super::listen::{self, ListenArgs};
+use super::store::NamedStoreArgs;
 
 /// Options of `hooks`.
 #[derive(Clone, Debug, Args)]
@@ -63,9 +63,9 @@ pub struct TestArgs {
 /// Options of `hooks token`.
 #[derive(Clone, Debug, Args)]
 pub struct TokenArgs {
-    /// The store: sqlite://, mysql:// or postgres://
-    #[arg(long, value_name = "URL")]
-    pub store: DbUrl,
+    /// Which store.
+    #[command(flatten)]
+    pub store: NamedStoreArgs,
     /// Write it into this file (mode 0600) instead of printing it
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,

@@ -22,7 +22,7 @@ pub(super) mod shims;
 pub(super) mod start;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ use bugfeed_runtime::admin::{self, About, AdminParts, AdminServer};
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::late::Late;
 use bugfeed_runtime::metrics::{Metrics, Register};
 use bugfeed_runtime::throttle::Throttle;
@@ -56,6 +56,7 @@ use self::feeds::Feeds;
 pub use self::shims::PublishOptions;
 use self::shims::Shims;
 pub use self::start::ConfigFile;
+use crate::compose::serving::ListenerOptions;
 use crate::compose::taps;
 
 /// How long an answer that has begun may still take when the listener stops: longer than the receiver waits for bodies.
@@ -92,6 +93,8 @@ pub struct HooksRoleOptions {
     pub trackers: BTreeMap<String, String>,
     /// Connections of senders at a time.
     pub connections: usize,
+    /// Bounds on new connections and on those of one sender, and how its address is known.
+    pub listener: ListenerOptions,
     /// How long requests are still taken after `/readyz` says no.
     pub drain_delay: Duration,
     /// A part without a sign of life for longer than this is stuck.
@@ -134,8 +137,11 @@ impl HooksPorts {
     }
 }
 
-/// What the listeners log.
-struct ListenerEvents(Throttle);
+/// What the listeners log and count.
+struct ListenerEvents {
+    full: Throttle,
+    counted: Arc<Events>,
+}
 
 impl ConnectionEvents for ListenerEvents {
     fn accept_failed(&self, error: &std::io::Error, quiet: bool) {
@@ -144,11 +150,9 @@ impl ConnectionEvents for ListenerEvents {
         }
     }
 
-    fn turned_away(&self, reason: &'static str) {
-        if reason != "full" {
-            // Anybody can cause this at will.
-            tracing::debug!(reason, event = %LogEvent::ClientRefused, "a sender was turned away");
-        } else if !self.0.is_quiet() {
+    fn turned_away(&self, reason: &'static str, from: Option<IpAddr>) {
+        self.counted.turned_away(reason, from);
+        if reason == "full" && !self.full.is_quiet() {
             tracing::warn!(reason, event = %LogEvent::ClientRefused, "a sender was turned away (--max-connections)");
         }
     }
@@ -189,7 +193,8 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     delivered.begin_when(endpoints.has_any());
     let (inner, inner_stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Late::new(STORE_AWAY);
-    let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
+    let events: Arc<dyn ConnectionEvents> =
+        Arc::new(ListenerEvents { full: Throttle::once_a_minute(), counted: Arc::clone(&counted) });
     let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
     let admin_counted = admin::Counted::default();
     let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted, &admin_counted, &health];
@@ -219,7 +224,7 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     if let Some(certificates) = certificates {
         inner.spawn(certificates.follow(inner_stop.clone()));
     }
-    let front = Front { hosts: served, tls: options.tls };
+    let front = options.listener.front(served, options.tls, &health);
     let serving =
         http::serve_behind(ports.senders, routes, front, limits, events, connections.clone(), listening.clone());
     connections.spawn(health.watchdog().pulse("accept loop").keep(serving));

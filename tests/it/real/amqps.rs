@@ -31,9 +31,15 @@ async fn a_change_goes_through_tls_to_the_broker_and_back() {
 
     let [clients, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())));
     let mut gateway = Run::new(bin("bugfeed").unwrap())
-        .env("SSL_CERT_FILE", &trusted)
         .args(["gateway", "--listen", &clients.to_string(), "--admin-listen", &admin.to_string()])
-        .args(["--amqp", &amqp, "--feed", &format!("default={exchange}"), "--history", "false"])
+        .args([
+            "--amqp",
+            &format!("{amqp}?cacertfile={}", trusted.display()),
+            "--feed",
+            &format!("default={exchange}"),
+            "--history",
+            "false",
+        ])
         .spawn()
         .unwrap();
     gateway.wait_for_event(LogEvent::GatewayListens, SOON).await.unwrap();

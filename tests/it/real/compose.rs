@@ -78,13 +78,7 @@ mod chaos {
             let about = &self.services[service];
             let entry = about["entrypoint"][0].as_str().unwrap_or("/usr/local/bin/bugfeed");
             let words = about["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
-            let env_file = about["env_file"][0].as_str().unwrap().strip_prefix("secrets/").unwrap();
-            let pairs = std::fs::read_to_string(self.secrets.join(env_file)).unwrap();
-            let mut variables: Vec<(String, String)> = pairs
-                .lines()
-                .filter_map(|line| line.split_once('='))
-                .map(|(a, b)| (a.to_owned(), b.to_owned()))
-                .collect();
+            let mut variables: Vec<(String, String)> = Vec::new();
             for (variable, value) in about["environment"].as_object().unwrap() {
                 variables.push((variable.clone(), value.as_str().unwrap().to_owned()));
             }
@@ -94,13 +88,25 @@ mod chaos {
             }
             for (_, value) in &mut variables {
                 let mut text = self.here(value, own);
-                for (inside, outside) in self.mounts(about) {
+                for (inside, outside) in self.mounts(about).into_iter().chain(self.secret_files(about, own)) {
                     text = text.replace(&inside, &outside);
                 }
                 *value = text;
             }
             let program = bin(entry.strip_prefix("/usr/local/bin/").unwrap()).unwrap();
             Run::new(program).args(words).envs(variables).dir(self.data.path()).spawn().unwrap()
+        }
+
+        /// Where the secrets of a service are here, with the addresses that names have here.
+        fn secret_files(&self, about: &Value, own: IpAddr) -> Vec<(String, String)> {
+            let file = |secret: &Value| {
+                let name = secret.as_str().unwrap();
+                let file = self.data.path().join(format!("secret-{name}"));
+                let text = std::fs::read_to_string(self.secrets.join(name)).unwrap();
+                std::fs::write(&file, self.here(&text, own)).unwrap();
+                (format!("/run/secrets/{name}"), file.display().to_string())
+            };
+            about["secrets"].as_array().unwrap().iter().map(file).collect()
         }
 
         /// Where the folders and files of a service are here.

@@ -16,7 +16,7 @@ fn documented() -> String {
 }
 
 /// nginx in front of `backend`, with this location block for a gateway on port 8844.
-async fn nginx(dir: &Path, location: &str, backend: SocketAddr) -> (Proc, SocketAddr) {
+pub(super) async fn nginx(dir: &Path, location: &str, backend: SocketAddr) -> (Proc, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
     let location = location.replace("127.0.0.1:8844", &backend.to_string());
     let path = |name: &str| dir.join(name).display().to_string();

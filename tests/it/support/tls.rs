@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bugfeed_testbed::{Run, skipped, tool};
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -44,15 +46,28 @@ pub async fn certificate(dir: &Path, days: i64) -> Option<()> {
 /// Makes a certificate for `localhost`, and speaks TLS with it. Nothing where openssl is not installed.
 pub async fn acceptor(dir: &Path) -> Option<TlsAcceptor> {
     certificate(dir, 2).await?;
+    Some(accepting(dir, Arc::new(NoClientAuth)))
+}
+
+/// The same, for clients only that show a certificate which is signed by this one: it itself, for instance.
+pub async fn acceptor_for_known(dir: &Path) -> Option<TlsAcceptor> {
+    certificate(dir, 2).await?;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(dir.join("cert.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Some(accepting(dir, WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap()))
+}
+
+fn accepting(dir: &Path, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
     let certificates = CertificateDer::pem_file_iter(dir.join("cert.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(certificates, key)
         .unwrap();
-    Some(TlsAcceptor::from(Arc::new(config)))
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// Takes TLS off and passes everything on. Ends with the runtime.

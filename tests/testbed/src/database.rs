@@ -34,6 +34,12 @@ pub trait Engine {
     /// When the folder cannot be prepared for it.
     fn install(dir: &Path) -> Result<Run>;
 
+    /// Puts a certificate and its key into the server's folder, and returns the options by which it offers TLS with them.
+    ///
+    /// # Errors
+    /// When the files cannot be copied.
+    fn with_certificate(dir: &Path, certificate: &Path, key: &Path) -> Result<Vec<String>>;
+
     /// The program that runs the server on that data.
     ///
     /// # Errors
@@ -83,11 +89,25 @@ impl<E: Engine> Database<E> {
         Self::start_with(&[]).await
     }
 
+    /// Starts a server that offers TLS with this certificate and its key, both in PEM; or skips the test when the package is
+    /// missing.
+    ///
+    /// # Panics
+    /// When the server does not start, or nothing may be skipped.
+    pub async fn start_with_certificate_or_skip(certificate: &Path, key: &Path) -> Option<Self> {
+        let options = |dir: &Path| E::with_certificate(dir, certificate, key);
+        skip::unless(E::installed(), E::PACKAGE, Self::start_prepared(options)).await
+    }
+
     async fn start_with(options: &[&str]) -> Result<Self> {
+        Self::start_prepared(|_| Ok(options.iter().map(|option| (*option).to_owned()).collect())).await
+    }
+
+    async fn start_prepared(options: impl FnOnce(&Path) -> Result<Vec<String>>) -> Result<Self> {
         let (server, port) = (Server::new(E::NAME)?, free_port()?);
         server.prepare(E::install(server.dir())?).await?;
         let client = SqlServer::new(E::KIND, port, E::USER.0, E::USER.1);
-        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let options = options(server.dir())?;
         let mut database = Self { server, client, port, options, engine: std::marker::PhantomData };
         database.start_again().await?;
         Ok(database)

@@ -45,6 +45,14 @@ impl Engine for Maria {
         Ok(as_root(install))
     }
 
+    fn with_certificate(dir: &Path, certificate: &Path, key: &Path) -> Result<Vec<String>> {
+        let [own, own_key] = ["cert.pem", "key.pem"].map(|name| dir.join(name));
+        std::fs::copy(certificate, &own)?;
+        std::fs::copy(key, &own_key)?;
+        let files = [format!("--ssl-cert={}", own.display()), format!("--ssl-key={}", own_key.display())];
+        Ok([vec!["--skip-log-bin".to_owned()], files.to_vec()].concat())
+    }
+
     fn run(dir: &Path, port: u16, options: &[String]) -> Result<Run> {
         let path = |name: &str| dir.join(name).display().to_string();
         let run = Run::new("mariadbd").arg("--no-defaults").args([

@@ -42,6 +42,20 @@ impl Engine for Pg {
             .user(unprivileged()?))
     }
 
+    fn with_certificate(dir: &Path, certificate: &Path, key: &Path) -> Result<Vec<String>> {
+        let [own, own_key] = ["cert.pem", "key.pem"].map(|name| dir.join(name));
+        for (from, to) in [(certificate, &own), (key, &own_key)] {
+            std::fs::copy(from, to)?;
+            std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o600))?;
+            if let Some(user) = unprivileged()? {
+                chown(to, Some(user.uid), Some(user.gid))?;
+            }
+        }
+        let files = [format!("ssl_cert_file={}", own.display()), format!("ssl_key_file={}", own_key.display())];
+        let settings = ["ssl=on".to_owned()].into_iter().chain(files);
+        Ok(settings.flat_map(|setting| ["-c".to_owned(), setting]).collect())
+    }
+
     fn run(dir: &Path, port: u16, options: &[String]) -> Result<Run> {
         Ok(Run::new(programs()?.join("postgres"))
             .arg("-D")

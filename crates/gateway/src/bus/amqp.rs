@@ -51,7 +51,7 @@ pub async fn run(
             Err(error) => error,
         };
         let fault = lost.needs_a_person() && !connected_before && !options.patient;
-        if fault && (options.alone || matches!(lost, AmqpError::Login { .. })) {
+        if fault && (options.alone || matches!(lost, AmqpError::Login { .. } | AmqpError::Tls { .. })) {
             return Err(lost);
         }
         let (events, feed) = (&carrier.ingest.events, &carrier.ingest.feed);

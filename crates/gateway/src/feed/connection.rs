@@ -18,8 +18,8 @@ use std::time::Duration;
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::{self, Close};
 use futures::task::AtomicWaker;
+use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::read::{Fault, READS, Reader};
@@ -30,7 +30,7 @@ use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
-use bugfeed_runtime::http::{Hijacked, Wire};
+use bugfeed_runtime::http::{Hijacked, Place, Wire};
 
 /// After the close frame, the connection is read from for at most this long, so that the peer receives the frame and
 /// not a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
@@ -65,7 +65,7 @@ pub struct Connection {
     heard_ms: AtomicU64,
     /// When the wait for the rest of an unfinished message began, in milliseconds; 0 when no message is unfinished.
     unfinished_since_ms: AtomicU64,
-    _permit: OwnedSemaphorePermit,
+    _permit: Place,
 }
 
 const WANT_WRITABLE: u8 = 1;

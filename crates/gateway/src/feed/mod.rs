@@ -14,6 +14,7 @@ mod read;
 mod shard_task;
 mod tap;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -268,9 +269,9 @@ impl Feed {
         Share::of(&self.common.budgets.message_bytes)
     }
 
-    /// Counts a request that is refused for want of room.
-    pub fn turned_away(&self, kind: &'static str) {
-        self.common.events.turned_away(kind);
+    /// Counts a request of this client that is refused for want of room.
+    pub fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.common.events.turned_away(kind, from);
     }
 
     /// Closes every session with "gateway restarts", spread over this window of time, so that not all clients reconnect

@@ -3,6 +3,7 @@
 //! Goes in: a request with its parameters in the query, or, if they are too long for a URL, in a form in the body.
 //! Comes out: the commands that a WebSocket client would send, or an answer that says what is wrong.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,6 +17,7 @@ use futures::StreamExt as _;
 
 use crate::feed::Feed;
 use bugfeed_core::budget::Share;
+use bugfeed_runtime::http::ClientAddress;
 use bugfeed_runtime::http::body::declares_more_than;
 
 /// Separates the cursor from a mark in the text of a cursor; only this gateway reads the mark.
@@ -55,7 +57,7 @@ impl Query {
 pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>> {
     let (head, body) = request.into_parts();
     let form = match head.method {
-        Method::POST => Some(form(feed, body).await?),
+        Method::POST => Some(form(feed, body, ClientAddress::of(&head.extensions)).await?),
         _ => None,
     };
     let query = head.uri.query().unwrap_or_default().as_bytes();
@@ -74,7 +76,7 @@ pub async fn read(feed: &Feed, request: Request) -> Result<Query, Box<Response>>
 }
 
 /// Reads a form, within the bounds that a message over WebSocket has.
-async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>> {
+async fn form(feed: &Feed, body: Body, from: Option<IpAddr>) -> Result<(Vec<u8>, Share), Box<Response>> {
     let too_long = || refuse(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long");
     if declares_more_than(&body, feed.message_bytes()) {
         // Nothing of it is asked for (`100 Continue`).
@@ -90,7 +92,7 @@ async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>
                 return Err(too_long());
             }
             if !share.grow_to(form.len() + piece.len()) {
-                feed.turned_away("no_room");
+                feed.turned_away("no_room", from);
                 return Err(no_room());
             }
             // The pieces are copied into one buffer, because each of many small pieces would take far more memory than
@@ -102,7 +104,7 @@ async fn form(feed: &Feed, body: Body) -> Result<(Vec<u8>, Share), Box<Response>
     match tokio::time::timeout(feed.message_timeout(), reading).await {
         Ok(form) => Ok((form?, share)),
         Err(_) => {
-            feed.turned_away("unfinished");
+            feed.turned_away("unfinished", from);
             Err(refuse(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time"))
         }
     }

@@ -17,7 +17,7 @@ use super::{handshake, page, poll, query, sse};
 use crate::events::Events;
 use crate::feed::Feed;
 pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
-use bugfeed_runtime::http::{ConnectionEvents as _, Hijack};
+use bugfeed_runtime::http::{ClientAddress, ConnectionEvents as _, Hijack};
 
 /// What is said to who looks for webhooks, or their API, at a path where they are not.
 #[derive(Clone, Copy, Debug)]
@@ -144,19 +144,20 @@ async fn changes(state: &AppState, name: &str, request: Request) -> Response {
 
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
 fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
+    let from = ClientAddress::of(request.extensions());
     if !state.origins.allow(request.headers()) {
-        state.events.turned_away("origin");
+        state.events.turned_away("origin", from);
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
     let answer = match handshake::accept(request) {
         Ok(answer) => answer,
         Err(refusal) => {
-            state.events.turned_away("bad_handshake");
+            state.events.turned_away("bad_handshake", from);
             return *refusal;
         }
     };
     if feed.is_shut() {
-        state.events.turned_away("not_ready");
+        state.events.turned_away("not_ready", from);
         return query::not_ready();
     }
     let (feed, tracker) = (Arc::clone(feed), state.tracker.clone());

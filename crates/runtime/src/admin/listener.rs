@@ -10,8 +10,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
+use bugfeed_core::admission::{AdmissionLimits, Client, Rate, Reason, Refusal};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,8 +19,19 @@ use tokio_util::task::TaskTracker;
 use super::places::Places;
 use super::reserve::{Reserve, is_out_of_files};
 use super::{Counted, LIMITS};
-use crate::http::{self, ConnectionEvents, Front, Hosts, Peer, Shared};
+use crate::http::{self, ConnectionEvents, Front, Hosts, Origin, Peer, Shared};
 use crate::throttle::Throttle;
+
+/// Bounds on each address: nobody needs more who only looks, and nobody takes all places with requests that are being answered.
+/// How many connections there may be in all, `places.rs` says.
+const ADMISSION: AdmissionLimits = AdmissionLimits {
+    connections_per_client: Some(16),
+    rate_per_client: Some(Rate { per_second: 50, burst: 200 }),
+    ..AdmissionLimits::connections(usize::MAX)
+};
+
+/// All places are taken, and none of them rests.
+const FULL: Refusal = Refusal { reason: Reason::Full, retry_after_s: 5 };
 
 /// How often the reserve of descriptors is filled up.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
@@ -39,7 +50,9 @@ pub(super) struct Port {
 /// Serves until `stop`, and then for as long as answers that have begun may take.
 pub(super) async fn serve(port: Port, stop: CancellationToken) {
     let (reserve, places, tracker) = (Arc::new(Reserve::default()), Places::default(), TaskTracker::new());
-    let (failures, permits) = (Throttle::once_a_minute(), Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+    let (failures, bounds) = (Throttle::once_a_minute(), http::Places::new(ADMISSION));
+    let front = Front { hosts: port.hosts.clone(), ..Front::default() };
+    let shared = Shared::new(port.router.clone(), front, LIMITS, Arc::clone(&port.events), stop.clone());
     reserve.refill();
     let mut refill = tokio::time::interval(REFILL_EVERY);
     refill.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,11 +76,20 @@ pub(super) async fn serve(port: Port, stop: CancellationToken) {
             }
         };
         http::prepare(&stream, &LIMITS);
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
-        let Some((place, evicted)) = places.take(LIMITS.connections) else {
-            port.events.turned_away("full");
-            tracker.spawn(http::turn_away(stream));
-            continue;
+        let origin = shared.clients.origin(peer);
+        let from = if let Origin::Client(address) = origin { Some(address) } else { None };
+        let taken = bounds.connect(from.map(Client::of)).and_then(|bound| {
+            let place = places.take(LIMITS.connections).ok_or(FULL)?;
+            Ok((bound, place))
+        });
+        let (bound, (place, evicted)) = match taken {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                if let Some(farewell) = http::turn_away(stream, refusal, from, &shared) {
+                    tracker.spawn(farewell);
+                }
+                continue;
+            }
         };
         if evicted {
             port.counted.evicted.inc();
@@ -82,18 +104,12 @@ pub(super) async fn serve(port: Port, stop: CancellationToken) {
                 answer
             }
         });
-        let shared = Shared {
-            router: port.router.clone().layer(note),
-            front: Front { hosts: port.hosts.clone(), ..Front::default() },
-            limits: LIMITS,
-            events: Arc::clone(&port.events),
-            stop: stop.clone(),
-        };
+        let shared = shared.with(port.router.clone().layer(note));
         let reserve = Arc::clone(&reserve);
         let task = tracker.spawn(async move {
             // Whether it ends or gives way: its descriptor goes back to the reserve, should that need it.
             let _filled = Refilled(reserve);
-            http::connection(stream, Peer(peer), permit, shared).await;
+            http::connection(stream, (Peer(peer), origin), bound, shared).await;
             drop(place);
         });
         places.served_by(id, task.abort_handle());

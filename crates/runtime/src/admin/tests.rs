@@ -11,7 +11,7 @@ struct Nobody;
 
 impl ConnectionEvents for Nobody {
     fn accept_failed(&self, _error: &std::io::Error, _quiet: bool) {}
-    fn turned_away(&self, _reason: &'static str) {}
+    fn turned_away(&self, _: &'static str, _: Option<std::net::IpAddr>) {}
 }
 
 const SOON: Duration = Duration::from_secs(20);

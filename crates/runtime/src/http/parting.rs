@@ -2,28 +2,70 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use bugfeed_core::admission::{Reason, Refusal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::VERSION_HEADER;
+use super::proxied::NoHeader;
 use super::wire::Wire;
 
 /// The longest time for which a connection is still read from while it is closed.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Answers 503: there is no room for this connection.
-pub(crate) async fn turn_away(stream: TcpStream) {
+/// Why a client is turned away: the status, and the text.
+pub(super) fn words(reason: Reason) -> (StatusCode, &'static str) {
+    match reason {
+        Reason::Full => (StatusCode::SERVICE_UNAVAILABLE, "this gateway is full; try again later"),
+        Reason::Rate => (StatusCode::SERVICE_UNAVAILABLE, "too many clients come at this moment; try again later"),
+        Reason::ClientFull => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "your address has as many connections as one may have; close some, or try again later",
+        ),
+        Reason::ClientRate => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many connections or requests from your address; try again later")
+        }
+    }
+}
+
+/// Answers that there is no room for this connection.
+pub(super) async fn say_no(stream: TcpStream, refusal: Refusal) {
     let mut stream = Wire::from(stream);
-    let text = "{\"error\":\"this gateway is full; try again later\"}";
+    let (status, text) = words(refusal.reason);
+    let seconds = refusal.retry_after_s;
+    let text = format!("{{\"error\":\"{text}\"}}");
     // Pages of any site may read this answer, because it tells them nothing secret.
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\nConnection: close\r\n\
+        "HTTP/1.1 {status}\r\nRetry-After: {seconds}\r\nContent-Type: application/json\r\nConnection: close\r\n\
          {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
          {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
         crate::VERSION,
         text.len()
     );
     // A new connection's buffer has room for the answer; an error means that the peer has left.
+    let _ = stream.write_all(answer.as_bytes()).await;
+    linger_close(&mut stream).await;
+}
+
+/// Tells a proxy that its connection does not begin as it must.
+pub(super) async fn refuse_header(stream: TcpStream, reason: NoHeader) {
+    let mut stream = Wire::from(stream);
+    let text = match reason {
+        NoHeader::Bad(bad) => bad.to_string(),
+        NoHeader::Late => "the PROXY header did not arrive in time".to_owned(),
+        NoHeader::Gone { .. } => return,
+    };
+    let text = format!(
+        "{{\"error\":\"{text}\",\"fix\":\"have the proxy send one (PROXY protocol), or start without --proxy-protocol\"}}"
+    );
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n{VERSION_HEADER}: {}\r\n\
+         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
+        crate::VERSION,
+        text.len()
+    );
+    // As above.
     let _ = stream.write_all(answer.as_bytes()).await;
     linger_close(&mut stream).await;
 }

@@ -6,8 +6,10 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use bugfeed_core::admission;
 
 use super::hosts::{self, Hosts};
+use super::parting::words;
 
 /// Why a request is refused, before anybody looks at its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +19,20 @@ pub(super) struct Refusal {
     pub(super) kind: &'static str,
     error: &'static str,
     fix: &'static str,
+    /// When to come back, in seconds.
+    retry_after_s: Option<u32>,
+}
+
+impl From<admission::Refusal> for Refusal {
+    fn from(admission::Refusal { reason, retry_after_s }: admission::Refusal) -> Refusal {
+        let (status, error) = words(reason);
+        let fix = "come back after the time in Retry-After";
+        Refusal { status, kind: reason.kind(), error, fix, retry_after_s: Some(retry_after_s) }
+    }
 }
 
 const fn bad(error: &'static str, fix: &'static str) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, kind: "bad_request", error, fix }
+    Refusal { status: StatusCode::BAD_REQUEST, kind: "bad_request", error, fix, retry_after_s: None }
 }
 
 const ONE_HOST: &str = "send one header Host, as RFC 9112 asks";
@@ -47,6 +59,7 @@ pub(super) fn look_at<B>(request: &Request<B>, has_both: bool, hosts: &Hosts) ->
         kind: "host",
         error: "this host is not served here",
         fix: "ask by one of the names that the operator gave with --host, or have this one added",
+        retry_after_s: None,
     })
 }
 
@@ -95,9 +108,12 @@ impl Refusal {
             (header::CONNECTION, "close"),
             // Pages of any site may read this answer, because it tells them nothing secret.
             (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-            (header::ACCESS_CONTROL_EXPOSE_HEADERS, "bugfeed-version"),
+            (header::ACCESS_CONTROL_EXPOSE_HEADERS, "bugfeed-version, retry-after"),
         ] {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

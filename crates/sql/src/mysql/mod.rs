@@ -7,33 +7,68 @@ mod settings;
 use std::sync::{Arc, OnceLock};
 
 use sqlx::error::DatabaseError;
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlSslMode};
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, MySql, MySqlPool};
 
 use crate::driver::{Address, Answer, BoxFuture, Pool, Session, Stale, Statement, server_pool};
 use crate::row::values;
+use crate::tls::{Asked, Names, Note, Parameters, Tls, Verify, bare, is_here};
 use crate::url::{BadUrl, UrlText};
 use crate::{Dialect, Fault, Use, Value, literal};
 use dialect::MySqlDialect;
 use settings::{Does, Flavour, Settings, write_text};
 
+/// What the parameters of its URLs are called.
+pub(crate) static NAMES: Names = Names {
+    mode: &["sslmode", "ssl-mode"],
+    modes: &["disabled", "preferred", "required", "verify_ca", "verify_identity"],
+    modes_shown: "DISABLED, PREFERRED, REQUIRED, VERIFY_IDENTITY",
+    required: "ssl-mode=REQUIRED",
+    authorities: &["ssl-ca", "sslca"],
+    certificate: &["ssl-cert", "sslcert"],
+    key: &["ssl-key", "sslkey"],
+    others: &["charset", "collation", "statement-cache-capacity", "socket", "timezone", "time-zone"],
+};
+
+const HINT: &str = "nothing proves that the right server answers, and the connection may be in clear text: add \
+                    ssl-mode=REQUIRED to the URL, and ssl-ca=FILE if its authority is your own; or ssl-mode=PREFERRED to \
+                    have it so";
+
 /// Reads a URL.
 pub(crate) fn parse(url: &UrlText<'_>) -> Result<Arc<dyn Address>, BadUrl> {
-    let rest = url.of_server()?;
+    let (rest, parameters) = Parameters::take(url.of_server()?, &NAMES).map_err(|reason| url.wrong(reason))?;
     let options: MySqlConnectOptions = format!("mysql{rest}").parse().map_err(|e| url.malformed(e))?;
     if options.get_database().is_none_or(str::is_empty) {
         return Err(url.names_no_database());
     }
-    Ok(Arc::new(MySqlAddress(options)))
+    let host = bare(options.get_host()).to_owned();
+    let is_here = options.get_socket().is_some() || is_here(&host);
+    let asked = match options.get_ssl_mode() {
+        MySqlSslMode::Disabled => Asked::Never,
+        MySqlSslMode::Preferred => Asked::IfOffered,
+        MySqlSslMode::Required | MySqlSslMode::VerifyCa | MySqlSslMode::VerifyIdentity => Asked::Always,
+    };
+    let tls = parameters.tls(asked, parameters.says_mode()).map_err(|reason| url.wrong(reason))?;
+    let options = match tls {
+        Tls::AsRead => options,
+        Tls::Required(Verify::Full) => options.ssl_mode(MySqlSslMode::VerifyIdentity),
+        Tls::Required(Verify::Authority) => options.ssl_mode(MySqlSslMode::VerifyCa),
+        Tls::Required(Verify::Nothing) => options.ssl_mode(MySqlSslMode::Required),
+    };
+    let note = Note::of(tls, parameters.says_mode(), is_here, HINT);
+    Ok(Arc::new(MySqlAddress { options: options.host(&host), note }))
 }
 
-struct MySqlAddress(MySqlConnectOptions);
+struct MySqlAddress {
+    options: MySqlConnectOptions,
+    note: Option<Note>,
+}
 
 impl MySqlAddress {
     fn connections(&self, purpose: Use, stale: &Stale) -> MySqlConnections {
         // The driver must leave all settings of the session as they are.
-        let options = self.0.clone().set_names(false).timezone(None).pipes_as_concat(false);
+        let options = self.options.clone().set_names(false).timezone(None).pipes_as_concat(false);
         let pool = server_pool(stale).connect_lazy_with(options.no_engine_substitution(false));
         MySqlConnections { pool, purpose, flavour: Arc::default() }
     }
@@ -49,7 +84,11 @@ impl Address for MySqlAddress {
     }
 
     fn database(&self) -> Option<&str> {
-        self.0.get_database()
+        self.options.get_database()
+    }
+
+    fn note(&self) -> Option<Note> {
+        self.note
     }
 }
 
@@ -163,7 +202,7 @@ mod tests {
             setup.execute("CREATE TABLE t (id BIGINT PRIMARY KEY) ENGINE=InnoDB", &[]).await.unwrap();
             setup.execute("INSERT INTO t VALUES (1), (2)", &[]).await.unwrap();
             let (stale, options) = (Stale::default(), server.url(url.database().unwrap()).parse().unwrap());
-            let pool = MySqlAddress(options).connections(Use::Source, &stale);
+            let pool = MySqlAddress { options, note: None }.connections(Use::Source, &stale);
             pool.flavour.set(Flavour::Oracle).unwrap();
             let db = Db::over(Arc::new(pool), &url, Use::Source, stale);
             let mut holder = setup.begin().await.unwrap();

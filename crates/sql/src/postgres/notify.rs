@@ -59,14 +59,19 @@ impl PostgresNotifier {
                 }
                 Ok(Ok(false)) => {
                     let Err(e) = listen(&pool, channel, wake, &mut backoff).await;
-                    tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}");
+                    tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {}", why(&e));
                 }
-                Ok(Err(e)) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {e}"),
+                Ok(Err(e)) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: {}", why(&e)),
                 Err(_) => tracing::debug!(%channel, event = %LogEvent::ListenFailed, "not listening: no answer"),
             }
             tokio::time::sleep(backoff.next(rand::random())).await;
         }
     }
+}
+
+/// An error of the driver in words.
+fn why(error: &sqlx::Error) -> String {
+    crate::tls::explain(error).map_or_else(|| error.to_string(), |(what, advice)| format!("{what}; {advice}"))
 }
 
 /// Whether there is a pooler in between: two connections of this program turn out to use one session of the server, or

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bugfeed_protocol::When;
-use bugfeed_runtime::http::Peer;
+use bugfeed_runtime::http::{ClientAddress, Peer};
 
 use super::places::Declared;
 use crate::config::Source;
@@ -66,6 +66,7 @@ impl Head {
         let bytes = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let declared = Declared { bytes, asks_first: parts.headers.contains_key(header::EXPECT) };
         let unknown = IpAddr::from([0, 0, 0, 0]);
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
         let query = parts.uri.query().unwrap_or_default();
         let has_query_key = query.split('&').any(|pair| {
             let name = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
@@ -74,7 +75,7 @@ impl Head {
         Head {
             id: RequestId::new(received_us, rand::random()),
             received_us,
-            address: parts.extensions.get::<Peer>().map_or(unknown, |peer| peer.0.ip().to_canonical()),
+            address: ClientAddress::of(&parts.extensions).or(peer).unwrap_or(unknown),
             name: name.to_owned(),
             path_end: path_end(path).map(str::to_owned),
             path: redact_path(path),

@@ -169,7 +169,7 @@ struct Silent;
 
 impl ConnectionEvents for Silent {
     fn accept_failed(&self, _: &std::io::Error, _: bool) {}
-    fn turned_away(&self, _: &'static str) {}
+    fn turned_away(&self, _: &'static str, _: Option<std::net::IpAddr>) {}
 }
 
 impl Service {

@@ -8,7 +8,6 @@ use bugfeed_testbed::eventually;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,7 +42,7 @@ impl Bed {
     async fn pair(&self) -> (TcpStream, Hijacked) {
         let connecting = TcpStream::connect(self.listener.local_addr().unwrap());
         let (peer, accepted) = tokio::join!(connecting, self.listener.accept());
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let permit = Place::only();
         (peer.unwrap(), Hijacked { stream: accepted.unwrap().0.into(), rest: Bytes::new(), permit })
     }
 

@@ -1,4 +1,4 @@
-//! A network, as `--allow-network` names it.
+//! A network, as `--allow-network` and `--behind-proxy` name it.
 //!
 //! Goes in: `10.0.0.0/8`, `fd00::/8`, or one address. Comes out: whether an address is in it. IPv4 and IPv6 are never mixed.
 
@@ -14,15 +14,28 @@ pub struct Network {
 }
 
 /// A text that is no network.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadNetwork {
     /// It cannot be understood.
-    #[error("'{0}' is no network; write one as 10.0.0.0/8, fd00::/8 or 192.0.2.7")]
     NoNetwork(String),
     /// The address is within a network, and does not begin it.
-    #[error("the address goes on after the prefix; the network that it is in is {0}")]
     Longer(Network),
 }
+
+impl fmt::Display for BadNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadNetwork::NoNetwork(text) => {
+                write!(f, "'{text}' is no network; write one as 10.0.0.0/8, fd00::/8 or 192.0.2.7")
+            }
+            BadNetwork::Longer(network) => {
+                write!(f, "the address goes on after the prefix; the network that it is in is {network}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BadNetwork {}
 
 impl Network {
     /// The network of all addresses that begin with the first `prefix` bits of `address`. `None`: the prefix is longer than
