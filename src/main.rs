@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
 use bugfeed::cli::hooks::HooksRoleArgs;
-use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
+use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TokenArgs, TokenCommand, TouchArgs, WatchArgs};
 use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
@@ -16,6 +16,7 @@ use bugfeed::hooks_config;
 use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
+use bugfeed_gateway::access::AccessOptions;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
 use bugfeed_runtime::signals::{ignore_hangup, notify_on_hangup};
@@ -45,6 +46,7 @@ async fn main() -> ExitCode {
         Err(Command::Hooks(args)) => run_hooks(args.role, &usage, &warnings).await.map(done),
         Err(Command::Touch(args)) => touch(*args).await.map(done),
         Err(Command::Watch(args)) => watch(*args).await,
+        Err(Command::Token(args)) => make_token(&args).map(done),
         // The others are about webhooks.
         Err(_) => Ok(ExitCode::FAILURE),
     };
@@ -101,7 +103,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(Some(&options.config), options.serving.access.as_ref())?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
     let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
@@ -122,7 +124,8 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    gateway::run(options, ports, &stop_on_signal(None)?).await
+    let stop = stop_on_signal(None, options.serving.access.as_ref())?;
+    gateway::run(options, ports, &stop).await
 }
 
 async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
@@ -132,7 +135,7 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(Some(&options.config), None)?;
     hooks::run(options, ports, &stop).await
 }
 
@@ -148,6 +151,16 @@ fn begin_log(format: LogFormat, warnings: &[String], connections: usize) {
         tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
     raise_file_limit(connections);
+}
+
+/// Makes a token for clients. Only the token goes to standard output.
+fn make_token(args: &TokenArgs) -> anyhow::Result<()> {
+    let TokenCommand::New(args) = &args.command;
+    let (token, entry) = bugfeed::token::make(&args.wanted(), &rand::random());
+    writeln!(std::io::stdout(), "{}", token.secret())?;
+    // Whoever has closed standard error does not want the entry.
+    let _ = write!(std::io::stderr(), "{entry}");
+    Ok(())
 }
 
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
@@ -224,14 +237,18 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP has the configuration read again, if
-/// there is one, and changes nothing otherwise.
-fn stop_on_signal(config: Option<&ConfigFile>) -> anyhow::Result<CancellationToken> {
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP has the configuration and what lets
+/// clients in read again, if there is any, and changes nothing otherwise.
+fn stop_on_signal(config: Option<&ConfigFile>, access: Option<&AccessOptions>) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
-    match config.filter(|config| config.path.is_some()) {
-        Some(config) => notify_on_hangup(Arc::clone(&config.again))?,
-        None => ignore_hangup()?,
+    let config = config.filter(|config| config.path.is_some()).map(|config| &config.again);
+    let again: Vec<_> = config.into_iter().chain(access.map(|access| &access.again)).collect();
+    for again in &again {
+        notify_on_hangup(Arc::clone(again))?;
+    }
+    if again.is_empty() {
+        ignore_hangup()?;
     }
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("cannot wait for signals")?;

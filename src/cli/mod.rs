@@ -3,17 +3,20 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod access;
 mod endpoints;
 mod gateway;
 pub mod hooks;
 mod serve;
 mod serving;
+mod token;
 mod touch;
 mod watch;
 
 use std::ffi::OsString;
 use std::str::FromStr;
 
+pub use access::{AccessArgs, ShownTokenArgs};
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
@@ -26,6 +29,7 @@ use hooks::{
 };
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
+pub use token::{NewTokenArgs, TokenArgs, TokenCommand};
 pub use touch::{Target, TouchArgs};
 pub use watch::WatchArgs;
 
@@ -36,7 +40,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed token new --name NAME [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -122,6 +126,8 @@ Examples:
     /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
     #[command(after_help = watch::HELP)]
     Watch(Box<WatchArgs>),
+    /// Make a token for clients of the feeds, for the file of --tokens; works without a running process
+    Token(TokenArgs),
     /// Make, list, change and revoke the keys with which webhooks come in
     #[command(after_help = "\
 Examples:

@@ -23,7 +23,7 @@ pub struct GatewayOptions {
 /// # Errors
 /// Only faults that a person must mend: a refused login, an exchange of another type.
 pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut gateway = Gateway::new(&options.serving, Health::new(), &[]);
+    let mut gateway = Gateway::new(&options.serving, Health::new(), &[])?;
     let clock = Clock::start();
     for (name, options) in options.feeds {
         let (ingest, health) = gateway.add_feed(&name, clock);

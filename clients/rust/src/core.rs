@@ -141,6 +141,10 @@ pub(crate) struct Core {
     /// What happens next, and when.
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
+    /// Whether each connection may have another token.
+    new_tokens: bool,
+    /// Whether the last connection ended because of its token, and no message has come since.
+    token_refused: bool,
     /// In which way the last attempts failed, and how many of them in a row; `None` if the last one did not fail, or in
     /// a way that is not likely to come again.
     failure_streak: Option<(FailureKind, u32)>,
@@ -168,11 +172,18 @@ impl Core {
             connection: None,
             timer: None,
             backoff: Backoff::CLIENT,
+            new_tokens: false,
+            token_refused: false,
             failure_streak: None,
             pending: None,
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
         }
+    }
+
+    /// Each connection may have another token, so a refused one is no end.
+    pub(crate) fn gets_new_tokens(&mut self) {
+        self.new_tokens = true;
     }
 
     /// Makes it a feed of all bugs. [`Core::flush`] asks the gateway for them.
@@ -357,7 +368,19 @@ impl Core {
     pub(crate) fn connection_ended(&mut self, end: ConnectionEnd, now: Now) {
         let Some(goaway) = self.connection.as_ref().map(|connection| connection.retry_after) else { return };
         self.leave();
+        let mut at_once = false;
+        if let Some(text) = end.about_token() {
+            if !self.new_tokens {
+                return self.fail(Error::Token { url: shown(&self.url), text: text.to_owned() });
+            }
+            // A new token may do, but if that is refused as well, so may be the next one.
+            at_once = !std::mem::replace(&mut self.token_refused, true);
+        }
         let (reason, least, kind, advice) = match end {
+            ConnectionEnd::Refused { status: status @ 401, text, by_gateway: true, .. } => {
+                (format!("{} answers {status} {text}", shown(&self.url)), None, Some(FailureKind::Status(status)), None)
+            }
+            ConnectionEnd::NoToken(text) => (text, None, Some(FailureKind::Fault("token")), None),
             ConnectionEnd::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
                 return self.fail(Error::NotAFeed { url: shown(&self.url), status, text });
             }
@@ -378,7 +401,7 @@ impl Core {
         // A gateway that stops tells each client another time to come back. A gateway that is full tells all clients
         // the same time, so the jittered back-off is added to it: otherwise all would come back at once (thundering
         // herd).
-        let delay = goaway.unwrap_or_else(|| {
+        let delay = goaway.or(at_once.then_some(Duration::ZERO)).unwrap_or_else(|| {
             self.backoff.next(now.chance) + least.map_or(Duration::ZERO, |least| least.min(MAX_WAIT))
         });
         self.timer = Some((now.clock + delay, Due::Connect));

@@ -4,6 +4,8 @@
 //! become metric labels, and what a peer can cause at will is counted but logged at debug level only.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::BadMessage;
@@ -19,6 +21,7 @@ use bugfeed_core::bus::Note;
 use bugfeed_core::input::Tally;
 use bugfeed_runtime::http::ConnectionEvents;
 use bugfeed_runtime::metrics::Register;
+use bugfeed_runtime::throttle::Throttle;
 
 /// One label: which feed.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -61,6 +64,18 @@ pub struct Events {
     conflated: Counter,
     all: Gauge,
     refused_commands: Counter,
+    refused_access: PerKind,
+    audit: Audit,
+}
+
+/// Bounds the lines about those who are not let in.
+#[derive(Debug)]
+struct Audit(Throttle);
+
+impl Default for Audit {
+    fn default() -> Audit {
+        Audit(Throttle::new(60, Duration::from_secs(60)))
+    }
 }
 
 /// Counters of a family that are used too often to look them up in it each time.
@@ -250,6 +265,16 @@ impl Events {
         debug!(kind, %detail, event = %LogEvent::ClientFault, "closing a client that broke the protocol");
     }
 
+    /// Somebody has shown no token, a bad one, or one for something else. Those who read the log may act on the address;
+    /// of many in a minute only some are written.
+    pub fn access_refused(&self, kind: &'static str, peer: Option<SocketAddr>) {
+        self.refused_access.get_or_create(&KindLabel { kind }).inc();
+        if !self.audit.0.is_quiet() {
+            let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+            debug!(kind, peer, event = %LogEvent::AccessRefused, "a token was refused, or is missing");
+        }
+    }
+
     /// Adds what a shard did.
     pub fn tally(&self, tally: &Tally) {
         let count = |family: &PerKind, kind, by| {
@@ -261,6 +286,10 @@ impl Events {
         count(&self.ended, "stalled", tally.stalled);
         count(&self.ended, "unfinished", tally.unfinished);
         count(&self.ended, "no_room", tally.no_room);
+        count(&self.ended, "token_expired", tally.token_expired);
+        count(&self.ended, "token_needed", tally.token_needed);
+        count(&self.ended, "token_revoked", tally.token_revoked);
+        count(&self.refused_access, "command", tally.denied);
         count(&self.resumes, "complete", tally.complete);
         count(&self.resumes, "latest", tally.latest);
         count(&self.resumes, "gap", tally.gaps);
@@ -308,6 +337,11 @@ impl Register for Events {
             self.conflated.clone(),
         );
         r.register("sessions_all", "Sessions that watch all bugs of their feed now", self.all.clone());
+        r.register(
+            "access_refused",
+            "Times somebody was not let in, or not to what was asked for, by reason",
+            self.refused_access.clone(),
+        );
         r.register("commands_refused", "Commands answered with an error", self.refused_commands.clone());
     }
 }

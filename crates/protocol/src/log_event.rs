@@ -101,6 +101,10 @@ log_events! {
     MessageUnreadable = "message_unreadable", "A message of the bus is not a change and was dropped.";
     // The gateway's clients.
     ClientRefused = "client_refused", "A client was turned away.";
+    AccessRefused = "access_refused", "Somebody has shown no token, a bad one, or one for something else; `kind` says why, `peer` is the address.";
+    TokensRead = "tokens_read", "The file with tokens (`--tokens`) was read again and holds from now on.";
+    TokensRefused = "tokens_refused", "A file with tokens, keys or a secret was read again and is wrong; what was read before goes on.";
+    TokenKeysAway = "token_keys_away", "The keys of `--jwt-keys` cannot be had; those that are known go on for a while.";
     ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
     AcceptFailed = "accept_failed", "A connection could not be accepted.";
     // Webhooks that come in; the field `source` names who sends.

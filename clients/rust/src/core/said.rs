@@ -28,6 +28,7 @@ impl Core {
             return;
         }
         self.backoff.reset();
+        self.token_refused = false;
         self.heard(now);
         // Messages that this version does not understand are meant for newer ones, and ignored.
         let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };

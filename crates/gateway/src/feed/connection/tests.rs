@@ -49,7 +49,7 @@ impl Bed {
 
     async fn client(&self) -> TcpStream {
         let (peer, hijacked) = self.pair().await;
-        self.feed.attach(hijacked, &self.tracker);
+        self.feed.attach(hijacked, None, &self.tracker);
         peer
     }
 
