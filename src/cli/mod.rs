@@ -9,6 +9,7 @@ mod gateway;
 pub mod hooks;
 mod serve;
 mod serving;
+mod tls;
 mod token;
 mod touch;
 mod watch;

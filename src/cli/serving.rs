@@ -19,6 +19,7 @@ use clap::Args;
 
 use super::access::AccessArgs;
 use super::millis;
+use super::tls::TlsArgs;
 use crate::compose::serving::ServingOptions;
 
 /// Options of every part that serves clients.
@@ -30,6 +31,9 @@ pub struct ListenArgs {
     /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The certificate.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The hosts that clients ask for, such as feeds.example.org; repeat for more. Others are refused (421), which stops pages
     /// whose own name leads here [default: any]
     #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -149,6 +153,7 @@ impl ListenArgs {
             listen: self.listen,
             admin_listen: self.admin_listen,
             hosts: self.host.clone(),
+            tls: self.tls.load()?,
             limits: self.limits(),
             feed: self.feed(),
             access: self.access.options(Duration::from_millis(self.handshake_timeout_ms))?,

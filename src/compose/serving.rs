@@ -20,7 +20,9 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::certificates::Certificates;
+use bugfeed_runtime::http::tls::ServerTls;
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -38,6 +40,8 @@ pub struct ServingOptions {
     pub admin_listen: SocketAddr,
     /// The hosts that are served; all of them if there are none.
     pub hosts: Vec<HostName>,
+    /// The port for clients speaks TLS, if there is a certificate.
+    pub tls: Option<ServerTls>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
     /// How each feed is set up. All feeds share the memory budgets.
@@ -116,6 +120,7 @@ pub(super) struct Gateway {
     events: Arc<Events>,
     metrics: Metrics,
     health: Health,
+    certificates: Option<Certificates>,
     /// Another role in this process, if there is one.
     pub(super) guest: Guest,
     /// Listeners and connections.
@@ -138,8 +143,9 @@ impl Gateway {
         let keeper = access::open(options.access.as_ref())?;
         options.feed.access.clone_from(&keeper);
         let events = Arc::new(Events::new());
-        let roles: Vec<&dyn Register> =
-            std::iter::once(&*events as &dyn Register).chain(others.iter().copied()).collect();
+        let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
+        let own = std::iter::once(&*events as &dyn Register).chain(certificates.iter().map(|own| own as &dyn Register));
+        let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
         Ok(Gateway {
             options,
             keeper,
@@ -147,6 +153,7 @@ impl Gateway {
             feeds: BTreeMap::new(),
             events,
             health,
+            certificates,
             guest: Guest::default(),
             clients: TaskTracker::new(),
             inner: TaskTracker::new(),
@@ -208,10 +215,13 @@ impl Gateway {
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
         self.watch_access(&feeds);
-        self.clients.spawn(http::serve_hosts(
+        if let Some(certificates) = self.certificates.take() {
+            self.inner.spawn(certificates.follow(self.inner_stop.clone()));
+        }
+        self.clients.spawn(http::serve_behind(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
-            hosts,
+            Front { hosts, tls: self.options.tls.clone() },
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
