@@ -61,6 +61,17 @@ pub struct KeysOptions {
     pub max_age: Duration,
 }
 
+impl KeysOptions {
+    /// The files that are read again when they change.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let public = match &self.public {
+            Some(KeysFrom::File(path)) => Some(path),
+            _ => None,
+        };
+        public.into_iter().chain(&self.secret)
+    }
+}
+
 /// The keys as they are known now.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -103,13 +114,9 @@ impl Keys {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The files that are read again when they change.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        let public = match &self.options.public {
-            Some(KeysFrom::File(path)) => Some(path.clone()),
-            _ => None,
-        };
-        public.into_iter().chain(self.options.secret.clone()).collect()
+    /// Where they come from.
+    pub(super) fn options(&self) -> &KeysOptions {
+        &self.options
     }
 
     /// Whether the keys are at a URL.

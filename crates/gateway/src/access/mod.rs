@@ -57,6 +57,8 @@ pub struct Gatekeeper {
     tickets: Tickets,
     wait: Duration,
     again: Arc<Notify>,
+    /// The files as they were when they were read first.
+    read: Vec<watch::Look>,
 }
 
 impl Gatekeeper {
@@ -65,6 +67,9 @@ impl Gatekeeper {
     /// # Errors
     /// If a file cannot be used; the text names the option.
     pub fn open(options: AccessOptions, fetch: Fetch) -> Result<Gatekeeper, String> {
+        // Looked at before they are read: whoever changes one meanwhile has it read again.
+        let files = options.tokens.iter().chain(options.keys.iter().flat_map(KeysOptions::files));
+        let read = files.map(|path| watch::look(path)).collect();
         let table = options.tokens.as_deref().map(read_tokens).transpose()?.unwrap_or_default();
         Ok(Gatekeeper {
             tokens: options.tokens,
@@ -74,6 +79,7 @@ impl Gatekeeper {
             tickets: Tickets::new(options.ticket_key.as_deref())?,
             wait: options.wait,
             again: options.again,
+            read,
         })
     }
 

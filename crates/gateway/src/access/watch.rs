@@ -4,7 +4,7 @@
 //! compared with; newer keys; a warning on `/readyz` where something is wrong.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,9 +26,9 @@ const FILES: &str = "access";
 const KEYS: &str = "access keys";
 
 /// What shows that a file is another one. A link to another file counts, too: that is how Kubernetes changes secrets.
-type Look = Option<(u64, u64, Option<SystemTime>)>;
+pub(super) type Look = Option<(u64, u64, Option<SystemTime>)>;
 
-fn look(path: &PathBuf) -> Look {
+pub(super) fn look(path: &Path) -> Look {
     let data = std::fs::metadata(path).ok()?;
     Some((data.ino(), data.len(), data.modified().ok()))
 }
@@ -44,9 +44,8 @@ impl Gatekeeper {
     ) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let files: Vec<PathBuf> =
-            self.tokens.iter().cloned().chain(self.signed.iter().flat_map(super::Keys::files)).collect();
-        let mut seen: Vec<Look> = files.iter().map(look).collect();
+        let files = || self.tokens.iter().chain(self.signed.iter().flat_map(|keys| keys.options().files()));
+        let mut seen = self.read.clone();
         let mut ask_at = self.signed.as_ref().filter(|keys| keys.are_away_from_here()).map(|_| Instant::now());
         loop {
             let is_asked = tokio::select! {
@@ -54,7 +53,7 @@ impl Gatekeeper {
                 () = self.again.notified() => true,
                 () = stop.cancelled() => return,
             };
-            let now: Vec<Look> = files.iter().map(look).collect();
+            let now: Vec<Look> = files().map(|path| look(path)).collect();
             if is_asked || now != seen {
                 seen = now;
                 self.read_again(&health, &changed).await;
