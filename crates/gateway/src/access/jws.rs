@@ -4,7 +4,7 @@
 //! algorithms are possible, never the token: an RSA key cannot be taken for a secret, and `none` is no algorithm. It knows no
 //! clock and no claim.
 //!
-//! ring does the cryptography, because it is linked for TLS anyway. `docs/decisions/access.md` says why no library for JWTs
+//! ring does the cryptography, because it is linked for TLS anyway. `docs/decisions/0030-signed-tokens.md` says why no library for JWTs
 //! stands between.
 
 use base64::Engine as _;
