@@ -380,7 +380,7 @@ impl Core {
             ConnectionEnd::Refused { status: status @ 401, text, by_gateway: true, .. } => {
                 (format!("{} answers {status} {text}", shown(&self.url)), None, Some(FailureKind::Status(status)), None)
             }
-            ConnectionEnd::NoToken(text) => (text, None, Some(FailureKind::Fault("token")), None),
+            ConnectionEnd::NoToken(text) => (text, None, None, None),
             ConnectionEnd::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
                 return self.fail(Error::NotAFeed { url: shown(&self.url), status, text });
             }

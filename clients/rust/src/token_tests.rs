@@ -68,7 +68,12 @@ fn who_gets_new_tokens_comes_at_once_and_then_with_delays() {
         core.alarm(now(5000));
         core.opened(now(5000));
         core.received(r#"{"command":"hello","result":"ok","cursor":null}"#, now(5000));
-        core.connection_ended(closed(4401), now(5001));
+        core.connection_ended(ending(), now(5001));
+        assert_ne!(delay(&core), Some(Duration::ZERO), "hello is answered to everybody");
+        core.alarm(now(6000));
+        core.opened(now(6000));
+        core.received(r#"{"command":"heartbeat","cursor":null}"#, now(6000));
+        core.connection_ended(closed(4401), now(6001));
         assert_eq!(delay(&core), Some(Duration::ZERO), "a message has come in between");
     }
 }

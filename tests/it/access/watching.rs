@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bugfeed_client::{Error, Event, Feed, State};
+use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_testbed::Run;
 use tokio::time::timeout;
 
-use super::{ALL, T, TOKEN, file, serve, soon};
+use super::{ALL, T, TOKEN, ask, bearer, file, serve, soon};
 use crate::commands::bugfeed;
-use crate::support::{SOON, Serve};
+use crate::support::{Client, SOON, Serve, free_address};
 
 /// A token is made, put into the file, and shown: by a file, by the environment, and a wrong one.
 #[tokio::test]
@@ -42,6 +43,37 @@ async fn a_new_token_is_made_and_watched_with() {
     let mut other = watch("8").args(["--token-file", "dash.token"]).spawn().unwrap();
     assert_eq!(other.wait(SOON).await.unwrap().code(), Some(1));
     assert!(other.output().contains("this token is not for bug 8"), "{}", other.output());
+}
+
+/// Whatever is logged, and however a token comes: it is in no line.
+#[tokio::test]
+async fn no_log_line_shows_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), &[(TOKEN, ALL)]);
+    let [clients, admin] = [(); 2].map(|()| free_address());
+    let (listen, admin_listen) = (clients.to_string(), admin.to_string());
+    let args = ["--listen", &listen, "--admin-listen", &admin_listen, "--tokens", path.to_str().unwrap()];
+    let mut proc = Run::new(bugfeed()).dir(dir.path()).args(args).env("RUST_LOG", "trace").spawn().unwrap();
+    proc.wait_ready(admin, SOON).await.unwrap();
+    const WRONG: &str = "a-wrong-token-that-nobody-gave";
+    for token in [TOKEN, WRONG] {
+        for (line, headers) in [
+            ("GET /changes?bugs=1".to_owned(), bearer(token)),
+            (format!("GET /changes?bugs=1&token={token}"), String::new()),
+            ("POST /ticket".to_owned(), bearer(token)),
+        ] {
+            ask(clients, &line, &headers).await;
+        }
+        let mut client = Client::connect(&format!("ws://{clients}/")).await;
+        client.ask(format!(r#"{{"command":"hello","token":"{token}"}}"#)).await;
+    }
+    proc.wait_for_event(LogEvent::AccessRefused, SOON).await.unwrap();
+    proc.stop(SOON).await.unwrap();
+    let said = proc.output();
+    assert!(said.contains("TRACE") && said.contains("127.0.0.1"), "{said}");
+    for token in [TOKEN, WRONG] {
+        assert!(!said.contains(token), "{}", said.lines().find(|line| line.contains(token)).unwrap());
+    }
 }
 
 /// The next event of the feed that is wanted.
