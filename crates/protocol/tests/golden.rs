@@ -36,6 +36,18 @@ fn files(folder: &str) -> BTreeMap<String, String> {
     entries.map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 
+/// What the gateway sends where it wants tokens.
+fn about_tokens() -> [(&'static str, Vec<u8>); 5] {
+    let denied = |command, error| Reply::Denied { command, error }.encode();
+    [
+        ("goaway-token", Notice::TokenOver { reason: "token expired", cursor: Some(&cursor(130)) }.encode()),
+        ("error-token-needed", denied("subscribe", errors::TOKEN_NEEDED)),
+        ("error-token-bug", denied("subscribe", "this token is not for bug 7")),
+        ("error-token-count", denied("subscribe", "this token may watch at most 100 bugs")),
+        ("error-token-invalid", denied("hello", "invalid token: it has expired")),
+    ]
+}
+
 #[test]
 fn what_the_gateway_sends() {
     let update = |when| {
@@ -65,7 +77,6 @@ fn what_the_gateway_sends() {
         }
         .encode()
     };
-    let denied = |command, error| Reply::Denied { command, error }.encode();
     let heartbeat = |paused| Notice::Heartbeat { cursor: Some(&cursor(91)), paused }.encode();
     let gap = |spread_ms| Notice::Gap { cursor: Some(&cursor(120)), spread_ms }.encode();
     let made: BTreeMap<String, String> = [
@@ -88,11 +99,6 @@ fn what_the_gateway_sends() {
         ("feed-paused", Notice::Feed { state: FeedState::Paused, since: change().when }.encode()),
         ("feed-live", Notice::Feed { state: FeedState::Live, since: change().when }.encode()),
         ("goaway", Notice::GoAway { retry_after_ms: 2300, cursor: Some(&cursor(130)) }.encode()),
-        ("goaway-token", Notice::TokenOver { reason: "token expired", cursor: Some(&cursor(130)) }.encode()),
-        ("error-token-needed", denied("subscribe", errors::TOKEN_NEEDED)),
-        ("error-token-bug", denied("subscribe", "this token is not for bug 7")),
-        ("error-token-count", denied("subscribe", "this token may watch at most 100 bugs")),
-        ("error-token-invalid", denied("hello", "invalid token: it has expired")),
         ("error-invalid-cursor", refused(Some("subscribe"), errors::INVALID_CURSOR)),
         ("error-invalid-heartbeat", refused(Some("hello"), errors::INVALID_HEARTBEAT)),
         ("subscribe", reply("subscribe", &[bug(1234), bug(5678)])),
@@ -111,6 +117,7 @@ fn what_the_gateway_sends() {
         ("error-missing-command", refused(None, errors::MISSING_COMMAND)),
     ]
     .into_iter()
+    .chain(about_tokens())
     .map(|(name, bytes)| (name.to_owned(), String::from_utf8(bytes).unwrap()))
     .collect();
     assert_eq!(made, files("server"));
