@@ -272,6 +272,7 @@ fn shown(item: Result<Event, Error>) -> Option<Value> {
         Error::Refused { bugs, .. } => (json!(bugs), Value::Null, Value::Null),
         Error::Closed { code, .. } => (json!([]), json!(code), Value::Null),
         Error::NotAFeed { status, .. } => (json!([]), Value::Null, json!(status)),
+        Error::Token { status, .. } => (json!([]), Value::Null, json!(status)),
         _ => (json!([]), Value::Null, Value::Null),
     };
     Some(json!({ "error": { "final": error.is_final(), "bugs": bugs, "code": code, "status": status } }))

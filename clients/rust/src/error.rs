@@ -40,6 +40,8 @@ pub enum Error {
     Token {
         /// The address, without what may be secret in it.
         url: String,
+        /// The HTTP status, if that was the answer to the handshake.
+        status: Option<u16>,
         /// What was said. The token itself is no part of it.
         text: String,
     },

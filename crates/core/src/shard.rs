@@ -229,6 +229,7 @@ impl<P: Peer> Shard<P> {
     fn command(&mut self, slot: Slot, command: Command, backlog: &mut Backlog) -> Result<(), Refusal> {
         let name = command.name();
         if let Some(error) = self.denial(slot, &command) {
+            self.tally.denied += 1;
             self.deny(name, &error, backlog);
             return Ok(());
         }

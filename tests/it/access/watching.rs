@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{ALL, T, TOKEN, ask, bearer, file, serve, soon};
 use crate::commands::bugfeed;
-use crate::support::{Client, SOON, Serve, free_address};
+use crate::support::{Client, SOON, Serve, connected, free_address};
 
 /// A token is made, put into the file, and shown: by a file, by the environment, and a wrong one.
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_new_token_is_made_and_watched_with() {
     let mut by_file = watch("7").args(["--token-file", "dash.token", "--count", "1"]).spawn().unwrap();
     let mut by_variable = watch("7").args(["--count", "1"]).env("BUGFEED_TOKEN", token.trim()).spawn().unwrap();
     for proc in [&mut by_file, &mut by_variable] {
-        proc.wait_for_line("connected", SOON).await.unwrap();
+        connected(proc).await;
     }
     serve.touch(7, T).await;
     for proc in [&mut by_file, &mut by_variable] {

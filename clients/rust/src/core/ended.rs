@@ -15,7 +15,8 @@ impl Core {
         let mut at_once = false;
         if let Some(text) = end.about_token() {
             if !self.new_tokens {
-                return self.fail(Error::Token { url: shown(&self.url), text: text.to_owned() });
+                let status = matches!(end, ConnectionEnd::Refused { .. }).then_some(401);
+                return self.fail(Error::Token { url: shown(&self.url), status, text: text.to_owned() });
             }
             // A new token may do, but if that is refused as well, so may be the next one.
             at_once = !std::mem::replace(&mut self.token_refused, true);

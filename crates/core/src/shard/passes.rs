@@ -36,10 +36,9 @@ impl<P: Peer> Shard<P> {
         grant.check_bugs(bugs, &session.bugs, session.watches_all()).err()
     }
 
-    /// Answers a command that the session's token does not allow.
+    /// Answers a command that is refused because of a token.
     pub(super) fn deny(&mut self, command: &str, error: &str, backlog: &mut Backlog) {
         self.tally.refused += 1;
-        self.tally.denied += 1;
         frame::push_text(backlog.outgoing.buffer(), &Reply::Denied { command, error }.encode());
     }
 
@@ -49,6 +48,7 @@ impl<P: Peer> Shard<P> {
         let feed = Arc::clone(&self.about.feed);
         let covers = pass.grant.as_ref().map(|grant| grant.check_session(&feed, &session.bugs, session.watches_all()));
         if let Some(Err(error)) = covers {
+            self.tally.denied += 1;
             return self.deny("hello", &error, backlog);
         }
         self.passes.insert(slot, pass);
