@@ -3,6 +3,7 @@
 //! The only package that knows all roles: they meet in `compose`.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod compose;
 pub mod hooks_config;

@@ -4,11 +4,14 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
 use bugfeed::cli::hooks::HooksRoleArgs;
-use bugfeed::cli::{Cli, Command, GatewayArgs, ServeArgs, Target, TokenArgs, TokenCommand, TouchArgs, WatchArgs};
+use bugfeed::cli::{
+    CheckArgs, Cli, Command, GatewayArgs, ServeArgs, Target, TokenArgs, TokenCommand, TouchArgs, WatchArgs,
+};
 use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
@@ -18,9 +21,10 @@ use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_gateway::access::AccessOptions;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::findings::Verdict;
 use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
-use bugfeed_runtime::signals::{ignore_hangup, notify_on_hangup};
+use bugfeed_runtime::signals::{self, Orders};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
@@ -49,6 +53,7 @@ async fn main() -> ExitCode {
         Err(Command::Touch(args)) => touch(*args).await.map(done),
         Err(Command::Watch(args)) => watch(*args).await,
         Err(Command::Token(args)) => make_token(&args).map(done),
+        Err(Command::Check(args)) => check_deployment(&args).await,
         // The others are about webhooks.
         Err(_) => Ok(ExitCode::FAILURE),
     };
@@ -105,8 +110,8 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let stop =
-        stop_on_signal(&again(Some(&options.config), options.serving.tls.as_ref(), options.serving.access.as_ref()))?;
+    let again = again(Some(&options.config), options.serving.tls.as_ref(), options.serving.access.as_ref());
+    let stop = stop_on_signal(again, options.ends_within())?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
     let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
@@ -127,7 +132,8 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    let stop = stop_on_signal(&again(None, options.serving.tls.as_ref(), options.serving.access.as_ref()))?;
+    let again = again(None, options.serving.tls.as_ref(), options.serving.access.as_ref());
+    let stop = stop_on_signal(again, options.serving.ends_within())?;
     gateway::run(options, ports, &stop).await
 }
 
@@ -138,7 +144,8 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let stop = stop_on_signal(&again(Some(&options.config), options.tls.as_ref(), None))?;
+    let again = again(Some(&options.config), options.tls.as_ref(), None);
+    let stop = stop_on_signal(again, options.ends_within())?;
     hooks::run(options, ports, &stop).await
 }
 
@@ -201,6 +208,15 @@ async fn watch(args: WatchArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Looks at a deployment.
+async fn check_deployment(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let found = bugfeed::check::check(&args.options()).await;
+    let text = if args.json { format!("{:#}\n", found.json()) } else { format!("{found}{}\n", found.summary()) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    let failed = if args.strict { found.worst() >= Verdict::Warning } else { found.worst() == Verdict::Bad };
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
 /// A command about webhooks.
 async fn ask(command: AdminCommand) -> anyhow::Result<ExitCode> {
     let (mut out, mut remarks) = (std::io::stdout(), std::io::stderr());
@@ -248,28 +264,10 @@ fn again(config: Option<&ConfigFile>, tls: Option<&ServerTls>, access: Option<&A
     config.into_iter().chain(files).collect()
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP notifies these, and changes nothing if
-/// there are none.
-fn stop_on_signal(again: &[Arc<Notify>]) -> anyhow::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once, and so does the end of this time. SIGHUP
+/// notifies these, and changes nothing if there are none.
+fn stop_on_signal(again: Vec<Arc<Notify>>, within: Duration) -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    match again {
-        [] => ignore_hangup()?,
-        again => notify_on_hangup(again.to_vec())?,
-    }
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).context("cannot wait for signals")?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if stop.is_cancelled() {
-                    tracing::warn!(event = %LogEvent::SecondSignal, "second signal: leaving at once");
-                    #[expect(clippy::exit, reason = "asked for twice")]
-                    std::process::exit(130);
-                }
-                stop.cancel();
-            }
-        });
-    }
+    signals::obey(Orders { stop: stop.clone(), within, again, on_stop: || () })?;
     Ok(stop)
 }

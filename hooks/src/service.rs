@@ -185,8 +185,9 @@ impl Hooks {
             matcher: matcher_task,
         };
         let (stop, mut tasks) = (parts.stop.clone(), JoinSet::new());
-        tasks.spawn(opening.run(first));
-        tasks.spawn(replay(receiver.clone(), stop.clone()));
+        let watchdog = health.watchdog();
+        tasks.spawn(watchdog.pulse("hooks store").keep(opening.run(first)));
+        tasks.spawn(watchdog.pulse("hooks spool").keep(replay(receiver.clone(), stop.clone())));
         tasks.spawn(left_out(Arc::clone(&counted.receiver), stop.clone()));
         tasks.spawn(watch_spool(spool.clone(), running.subscribe(), stop.clone()));
         let (sending, guard) = (Arc::default(), stop.drop_guard());
@@ -248,6 +249,7 @@ impl Hooks {
         let (opened, rules, fed) = (self.opened(), options.rules.clone(), taps.clone());
         let alerts = Arc::clone(&self.parts.alerts);
         let parts = EndpointsParts {
+            watchdog: self.health.watchdog().clone(),
             options: EndpointsOptions { is_alone: self.parts.options.grace.is_zero(), ..options },
             events: Arc::clone(&self.counted.endpoints),
             raise: Arc::new(move |subject, cause, text| alerts.raise(subject, None, cause, text)),

@@ -6,10 +6,11 @@ use std::io::Write as _;
 
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::logging::init_logging;
-use bugfeed_runtime::signals::stop_on_signals;
+use bugfeed_runtime::signals::{self, Orders};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{self, RunArgs};
+use crate::compose::ShimOptions;
 use crate::{commands, compose};
 
 /// Writes these warnings, then does what the command line says.
@@ -36,6 +37,7 @@ async fn run_until_signal(args: &RunArgs, warnings: &[String]) -> anyhow::Result
         tracing::warn!(event = %LogEvent::VariableUnknown, "{warning}");
     }
     let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
+    let on_stop = || tracing::info!(event = %LogEvent::ShimStopping, "stopping: finishing the batch in hand");
+    signals::obey(Orders { stop: stop.clone(), within: ShimOptions::ENDS_WITHIN, again: Vec::new(), on_stop })?;
     compose::run(&args.options(), stop).await
 }

@@ -2,6 +2,8 @@
 //!
 //! Goes in: arguments and `BUGFEED_SHIM_…` variables. Comes out: typed options. Never connects to anything.
 
+mod watchdog;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use bugfeed_sql::{DbUrl, Name};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
+use self::watchdog::WatchdogArgs;
 use crate::compose::{LedgerPlace, ShimOptions};
 use crate::ledger::{Keep, Prefix};
 use crate::publish::amqp::{AmqpOptions, BatchOptions};
@@ -248,6 +251,9 @@ pub struct RunArgs {
     /// Answer GET /livez and /readyz here, for instance 127.0.0.1:8848 (off by default)
     #[arg(long, value_name = "ADDR", env = "BUGFEED_SHIM_ADMIN_LISTEN", value_parser = listen_address)]
     pub admin_listen: Option<SocketAddr>,
+    /// When a part of the process counts as stuck.
+    #[command(flatten)]
+    pub watchdog: WatchdogArgs,
     /// How log lines are written (to stderr). RUST_LOG chooses which
     #[arg(long, value_enum, env = "BUGFEED_SHIM_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -278,6 +284,7 @@ impl RunArgs {
                 ..RelayOptions::default()
             },
             admin_listen: self.admin_listen,
+            stuck_after: self.watchdog.stuck_after(),
         }
     }
 

@@ -6,18 +6,20 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bugfeed_protocol::backoff::Backoff;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
 use bugfeed_runtime::health::Health;
+use bugfeed_runtime::http::{self, Hosts};
 use bugfeed_runtime::metrics::Metrics;
-use bugfeed_runtime::{admin, http};
+use bugfeed_runtime::watchdog::Watchdog;
 use bugfeed_sql::{DbUrl, Name};
 use jiff::tz::TimeZone;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::events::{Part, Telemetry};
 use crate::ledger::{Ledger, LedgerError, Prefix};
@@ -45,6 +47,13 @@ pub struct ShimOptions {
     pub relay: RelayOptions,
     /// Where /livez, /readyz and /metrics are served, if anywhere.
     pub admin_listen: Option<SocketAddr>,
+    /// A part without a sign of life for longer than this is stuck.
+    pub stuck_after: Duration,
+}
+
+impl ShimOptions {
+    /// How long the process may take to end when it is told to: the batch in hand, the lease, the connections.
+    pub const ENDS_WITHIN: Duration = Duration::from_secs(15);
 }
 
 /// Where a ledger is.
@@ -76,22 +85,30 @@ impl http::ConnectionEvents for AdminEvents {
 /// # Errors
 /// When it cannot start, or with `once` when not everything could be published.
 pub async fn run(options: &ShimOptions, stop: CancellationToken) -> anyhow::Result<()> {
-    let health = Health::new();
+    let health = Health::watched_by(Watchdog::new(options.stuck_after));
     let telemetry = Arc::new(Telemetry::new(health.clone()));
-    let admin_stop = stop.child_token();
-    let connections = TaskTracker::new();
-    if let Some(address) = options.admin_listen {
-        let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
-        let metrics = Metrics::of(&[&telemetry.metrics]);
-        let (events, tracker, stop) = (Arc::new(AdminEvents), connections.clone(), admin_stop.clone());
-        connections.spawn(admin::serve(listener, health, metrics, events, tracker, stop));
-    }
+    let _watch = health.watchdog().watch().context("the watchdog")?;
+    let admin = options.admin_listen.map(|address| serve_admin(address, &health, &telemetry)).transpose()?;
     telemetry.starting();
-    let outcome = open_and_relay(options, telemetry, &stop).await;
-    admin_stop.cancel();
-    connections.close();
-    connections.wait().await;
+    let working = async {
+        let outcome = open_and_relay(options, telemetry, &stop).await;
+        health.watchdog().leave();
+        outcome
+    };
+    let outcome = health.watchdog().pulse("relay").keep(working).await;
+    if let Some(admin) = admin {
+        admin.stop().await;
+    }
     outcome
+}
+
+fn serve_admin(address: SocketAddr, health: &Health, telemetry: &Telemetry) -> anyhow::Result<AdminServer> {
+    let listener = http::bind("admin-listen", address, admin::LIMITS.send_buffer_bytes)?;
+    let counted = admin::Counted::default();
+    let metrics = Metrics::of(&[&telemetry.metrics, &counted, health.watchdog()]);
+    let router = admin::router(health.clone(), metrics);
+    let parts = AdminParts { listener, router, hosts: Hosts::default(), events: Arc::new(AdminEvents), counted };
+    AdminServer::start(parts, health).context("the admin port")
 }
 
 async fn open_and_relay(

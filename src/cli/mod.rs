@@ -4,6 +4,7 @@
 //! groups of their own.
 
 mod access;
+mod check;
 mod endpoints;
 mod gateway;
 pub mod hooks;
@@ -13,6 +14,7 @@ mod tls;
 mod token;
 mod touch;
 mod watch;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::str::FromStr;
@@ -21,6 +23,7 @@ pub use access::{AccessArgs, ShownTokenArgs};
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
 use bugfeed_runtime::usage::{Renamed, is_set, with_default_command, with_former_variables, without_values};
+pub use check::CheckArgs;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use endpoints::EndpointArgs;
 pub use gateway::{FeedArg, GatewayArgs};
@@ -41,7 +44,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed token new --name NAME [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed check [OPTIONS]\n       bugfeed token new --name NAME [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -129,6 +132,9 @@ Examples:
     Watch(Box<WatchArgs>),
     /// Make a token for clients of the feeds, for the file of --tokens; works without a running process
     Token(TokenArgs),
+    /// Look at a deployment part by part, and say what to mend: table, ledger, broker, processes, proxy
+    #[command(after_help = check::HELP)]
+    Check(Box<CheckArgs>),
     /// Make, list, change and revoke the keys with which webhooks come in
     #[command(after_help = "\
 Examples:

@@ -20,6 +20,7 @@ use clap::Args;
 use super::access::AccessArgs;
 use super::millis;
 use super::tls::TlsArgs;
+use super::watchdog::WatchdogArgs;
 use crate::compose::serving::ServingOptions;
 
 /// Options of every part that serves clients.
@@ -104,6 +105,9 @@ pub struct ListenArgs {
     /// Who may connect.
     #[command(flatten)]
     pub access: AccessArgs,
+    /// When a part of the process counts as stuck.
+    #[command(flatten)]
+    pub watchdog: WatchdogArgs,
 }
 
 /// How log lines look.
@@ -162,6 +166,7 @@ impl ListenArgs {
             drain_delay: Duration::from_millis(self.drain_delay_ms),
             drain_window: Duration::from_millis(self.drain_window_ms),
             shutdown_timeout: Duration::from_millis(self.shutdown_timeout_ms),
+            stuck_after: self.watchdog.stuck_after(),
         })
     }
 

@@ -14,6 +14,7 @@ use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Counted, HooksOptions};
 use bugfeed_protocol::When;
 use bugfeed_runtime::health::Health;
+use bugfeed_runtime::watchdog::Watchdog;
 use bugfeed_shim::events::{Telemetry, Turn};
 use bugfeed_shim::metrics::ShimsByFeed;
 use bugfeed_shim::source::{self, TableSpec};
@@ -26,7 +27,7 @@ use super::data_dir;
 use super::hooks::{ConfigFile, start};
 use super::local_feed::LocalFeed;
 use super::local_hooks::LocalHooks;
-use super::serving::{Gateway, Ports, ServingOptions};
+use super::serving::{GUEST_END, Gateway, Ports, ServingOptions};
 use super::taps;
 
 /// The name of the feed that is always served.
@@ -61,6 +62,11 @@ pub struct AllInOneOptions {
 }
 
 impl AllInOneOptions {
+    /// How long the process may take to end when it is told to, at most.
+    pub fn ends_within(&self) -> Duration {
+        self.serving.ends_within() + GUEST_END
+    }
+
     /// The database of change tables and of what was received.
     pub(super) fn tables(&self) -> DbUrl {
         DbUrl::sqlite_file(self.data_dir.join("bugfeed.db"))
@@ -96,7 +102,8 @@ pub async fn run(
         opened.push(LocalFeed::open(&options, feed).await?);
     }
 
-    let (health, shims) = (Health::new(), ShimsByFeed::default());
+    let health = Health::watched_by(Watchdog::new(options.serving.stuck_after));
+    let shims = ShimsByFeed::default();
     let counted = Counted::new(health.clone());
     let mut gateway = Gateway::new(&options.serving, health.clone(), &[&shims, &counted])?;
     let (matching, clock, wake) = (watch::Sender::new(None), Clock::start(), Arc::new(Notify::new()));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bugfeed_gateway::bus::amqp::{self, AmqpOptions};
 use bugfeed_gateway::feed::Clock;
 use bugfeed_runtime::health::Health;
+use bugfeed_runtime::watchdog::Watchdog;
 use tokio_util::sync::CancellationToken;
 
 use super::serving::{Gateway, Ports, ServingOptions};
@@ -23,7 +24,8 @@ pub struct GatewayOptions {
 /// # Errors
 /// Only faults that a person must mend: a refused login, an exchange of another type.
 pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut gateway = Gateway::new(&options.serving, Health::new(), &[])?;
+    let health = Health::watched_by(Watchdog::new(options.serving.stuck_after));
+    let mut gateway = Gateway::new(&options.serving, health, &[])?;
     let clock = Clock::start();
     for (name, options) in options.feeds {
         let (ingest, health) = gateway.add_feed(&name, clock);

@@ -100,9 +100,13 @@ impl LocalBus {
             tokio::select! {
                 order = self.orders.recv() => {
                     let Some(order) = order else { return };
-                    feed.follow(order).await;
+                    let health = feed.health.clone();
+                    health.pulse().alive_while(feed.follow(order)).await;
                 }
-                _ = ticks.tick() => feed.hear(Event::Tick).await,
+                _ = ticks.tick() => {
+                    feed.health.pulse().beat();
+                    feed.hear(Event::Tick).await;
+                }
                 () = stop.cancelled() => return,
             }
             feed.hear(Event::Waits(relay.paused())).await;

@@ -67,6 +67,7 @@ impl LocalFeed {
         matching: watch::Receiver<Option<Matching>>,
     ) {
         let LocalFeed { name, source, ledger } = self;
+        let pulse = gateway.health.watchdog().pulse(format!("relay of feed {name}"));
         // Each line of the log says which of the feeds it is about.
         let span = tracing::info_span!("shim", feed = name.as_str());
         let (ingest, health) = gateway.add_feed(&name, clock);
@@ -84,6 +85,6 @@ impl LocalFeed {
             ledger.close().await;
             Ok(relayed?)
         };
-        gateway.essential.spawn(relaying.instrument(span));
+        gateway.essential.spawn(pulse.keep(relaying).instrument(span));
     }
 }

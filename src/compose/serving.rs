@@ -18,7 +18,7 @@ use bugfeed_gateway::http::demo::Demo;
 use bugfeed_gateway::http::origins::{Origin, Origins};
 use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
-use bugfeed_runtime::admin;
+use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
 use bugfeed_runtime::health::{FeedHealth, Health};
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
@@ -58,6 +58,16 @@ pub struct ServingOptions {
     pub drain_window: Duration,
     /// How long to wait for clients to disconnect, at most.
     pub shutdown_timeout: Duration,
+    /// A part without a sign of life for longer than this is stuck.
+    pub stuck_after: Duration,
+}
+
+impl ServingOptions {
+    /// How long the process may take to end when it is told to, at most: clients get their time, and each step after that a
+    /// bound of its own.
+    pub fn ends_within(&self) -> Duration {
+        self.drain_delay + self.shutdown_timeout + REST_END + LAST
+    }
 }
 
 /// The ports of a process, bound.
@@ -90,7 +100,11 @@ impl Ports {
 }
 
 /// How long another role in this process may take to end.
-const GUEST_END: Duration = Duration::from_secs(10);
+pub(super) const GUEST_END: Duration = Duration::from_secs(7);
+/// How long buses, shards and the admin port may take to end.
+const REST_END: Duration = Duration::from_secs(2);
+/// What the process may take beyond all that.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Another role in the same process, as the listeners and the shutdown see it.
 #[derive(Clone, Debug, Default)]
@@ -119,13 +133,14 @@ pub(super) struct Gateway {
     keeper: Option<Arc<Gatekeeper>>,
     events: Arc<Events>,
     metrics: Metrics,
-    health: Health,
+    admin_counted: admin::Counted,
+    pub(super) health: Health,
     certificates: Option<Certificates>,
     /// Another role in this process, if there is one.
     pub(super) guest: Guest,
     /// Listeners and connections.
     pub(super) clients: TaskTracker,
-    /// The local bus and the admin listener.
+    /// The local bus.
     pub(super) inner: TaskTracker,
     /// Stops the tasks of `inner`, the buses and the shards.
     pub(super) inner_stop: CancellationToken,
@@ -144,7 +159,9 @@ impl Gateway {
         options.feed.access.clone_from(&keeper);
         let events = Arc::new(Events::new());
         let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
-        let own = std::iter::once(&*events as &dyn Register).chain(certificates.iter().map(|own| own as &dyn Register));
+        let admin_counted = admin::Counted::default();
+        let own: [&dyn Register; 3] = [&*events, &admin_counted, health.watchdog()];
+        let own = own.into_iter().chain(certificates.iter().map(|own| own as &dyn Register));
         let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
         Ok(Gateway {
             options,
@@ -152,6 +169,7 @@ impl Gateway {
             metrics: Metrics::of(&roles),
             feeds: BTreeMap::new(),
             events,
+            admin_counted,
             health,
             certificates,
             guest: Guest::default(),
@@ -166,8 +184,9 @@ impl Gateway {
     /// health.
     pub(super) fn add_feed(&mut self, name: &str, clock: Clock) -> (Ingest, FeedHealth) {
         let parts = feed::feed(name, &self.options.feed, clock, &self.events);
-        for shard in parts.shards {
-            let running = shard.run(self.inner_stop.clone());
+        for (number, shard) in parts.shards.into_iter().enumerate() {
+            let pulse = self.health.watchdog().pulse(format!("shard {number} of feed {name}"));
+            let running = pulse.keep(shard.run(self.inner_stop.clone()));
             self.essential.spawn(async move {
                 running.await;
                 Ok(())
@@ -195,14 +214,15 @@ impl Gateway {
         });
         let hosts = Hosts::new(&self.options.hosts);
         let admin_routes = admin::router_with(self.health.clone(), self.metrics.clone(), &elsewhere);
-        self.inner.spawn(admin::serve_with(
-            ports.admin,
-            admin_routes.merge(self.guest.admin.clone()),
-            hosts.clone(),
-            Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
-            self.inner.clone(),
-            self.inner_stop.clone(),
-        ));
+        let admin = AdminParts {
+            listener: ports.admin,
+            router: admin_routes.merge(admin::on_this_runtime(self.guest.admin.clone())),
+            hosts: hosts.clone(),
+            events: Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
+            counted: self.admin_counted.clone(),
+        };
+        let admin = AdminServer::start(admin, &self.health).context("the admin port")?;
+        let _watch = self.health.watchdog().watch().context("the watchdog")?;
         let state = AppState {
             feeds: Arc::new(std::mem::take(&mut self.feeds)),
             demo,
@@ -218,7 +238,8 @@ impl Gateway {
         if let Some(certificates) = self.certificates.take() {
             self.inner.spawn(certificates.follow(self.inner_stop.clone()));
         }
-        self.clients.spawn(http::serve_behind(
+        let accepting = self.health.watchdog().pulse("accept loop");
+        self.clients.spawn(accepting.keep(http::serve_behind(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
             Front { hosts, tls: self.options.tls.clone() },
@@ -226,11 +247,14 @@ impl Gateway {
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),
             listening.clone(),
-        ));
+        )));
         let ended = tokio::select! {
             () = stop.cancelled() => Ok(()),
             Some(ended) = self.essential.join_next() => ended.context("a part of the gateway failed").flatten(),
         };
+        self.health.watchdog().leave();
+        // If something failed, the end is bounded as well.
+        stop.cancel();
         self.health.down("gateway", "shutting down");
         let delay = self.options.drain_delay;
         if ended.is_ok() && !delay.is_zero() {
@@ -239,7 +263,7 @@ impl Gateway {
         }
         self.guest.no_more.cancel();
         listening.cancel();
-        self.shut_down(&feeds).await;
+        self.shut_down(&feeds, admin).await;
         ended
     }
 
@@ -261,7 +285,7 @@ impl Gateway {
         });
     }
 
-    async fn shut_down(mut self, feeds: &BTreeMap<String, Arc<Feed>>) {
+    async fn shut_down(mut self, feeds: &BTreeMap<String, Arc<Feed>>, admin: AdminServer) {
         let (bound, window) = (self.options.shutdown_timeout, self.options.drain_window);
         let polite = async {
             for feed in feeds.values() {
@@ -280,10 +304,11 @@ impl Gateway {
         self.inner_stop.cancel();
         self.inner.close();
         let rest = async {
+            admin.stop().await;
             self.inner.wait().await;
             while self.essential.join_next().await.is_some() {}
         };
         // Tasks that still run end with the process; they have nothing to finish.
-        let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
+        let _ = tokio::time::timeout(REST_END, rest).await;
     }
 }

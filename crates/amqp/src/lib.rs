@@ -7,6 +7,7 @@
 pub mod consuming;
 mod declare;
 mod error;
+pub mod survey;
 mod transport;
 mod url;
 

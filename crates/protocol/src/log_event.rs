@@ -43,6 +43,9 @@ log_events! {
     LogDirectiveLeftOut = "log_directive_left_out", "`RUST_LOG` holds a directive that cannot be followed.";
     HangupIgnored = "hangup_ignored", "SIGHUP came; nothing changes.";
     OpenFilesLow = "open_files_low", "The limit on open files is below what `--max-connections` needs.";
+    PartStuck = "part_stuck", "An essential part of the process (field `part`) is dead, or has given no sign of life for `--stuck-after-ms`; `/livez` says so.";
+    PartLives = "part_lives", "A part that was stuck gives signs of life again.";
+    StopForced = "stop_forced", "The process was told to end and did not in time; it ends at once, with exit code 124.";
     CertificateLoaded = "certificate_loaded", "The files of the certificate were read again; new connections get what is in them.";
     CertificateRefused = "certificate_refused", "The files of the certificate hold one that cannot be used; the one before stays.";
     // The shim's life.

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::watchdog::{Pulse, Watchdog};
+
 /// What the parts report. A clone shares the same reports.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     reported: Arc<Mutex<Reported>>,
+    watchdog: Watchdog,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +55,16 @@ impl Health {
         Health::default()
     }
 
+    /// The same, with a watchdog that was set up before.
+    pub fn watched_by(watchdog: Watchdog) -> Health {
+        Health { watchdog, ..Health::default() }
+    }
+
+    /// What watches whether the parts live at all.
+    pub fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
     /// The part cannot do its work; `reason` is for people.
     pub fn down(&self, part: &str, reason: impl Into<String>) {
         self.reported().down.insert(part.to_owned(), reason.into());
@@ -74,15 +87,17 @@ impl Health {
 
     /// Registers a feed that will be served and has not begun. Call this before `/readyz` can be asked.
     pub fn feed(&self, name: &str) -> FeedHealth {
-        self.begin(FeedHealth { health: self.clone(), name: name.to_owned(), aside: false })
+        self.begin(name, false)
     }
 
     /// Registers a feed without which this process does its work: what it reports are warnings.
     pub fn feed_aside(&self, name: &str) -> FeedHealth {
-        self.begin(FeedHealth { health: self.clone(), name: name.to_owned(), aside: true })
+        self.begin(name, true)
     }
 
-    fn begin(&self, health: FeedHealth) -> FeedHealth {
+    fn begin(&self, name: &str, aside: bool) -> FeedHealth {
+        let pulse = Arc::new(self.watchdog.pulse(format!("bus of feed {name}")));
+        let health = FeedHealth { health: self.clone(), name: name.to_owned(), aside, pulse };
         health.set(FeedState::Starting("not yet connected".to_owned()), Vec::new());
         health
     }
@@ -111,15 +126,21 @@ impl Health {
     }
 }
 
-/// Where one feed reports its state.
+/// Where one feed reports its state, and the loop that feeds it that it lives.
 #[derive(Clone, Debug)]
 pub struct FeedHealth {
     health: Health,
     name: String,
     aside: bool,
+    pulse: Arc<Pulse>,
 }
 
 impl FeedHealth {
+    /// Where the loop that feeds it gives signs of life.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
     /// Sets the feed's state, and notes for people.
     pub fn set(&self, state: FeedState, notes: Vec<String>) {
         self.health.reported().feeds.insert(self.name.clone(), ReportedFeed { state, notes, aside: self.aside });

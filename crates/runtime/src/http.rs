@@ -18,9 +18,12 @@ mod wire;
 
 use axum::http::HeaderName;
 
+pub(crate) use self::accept::prepare;
 pub use self::accept::{BindError, ConnectionEvents, Front, ListenLimits, bind, serve, serve_behind};
+pub(crate) use self::connection::{Shared, connection};
 pub use self::hijack::{Hijack, Hijacked, Peer};
 pub use self::hosts::{HostName, Hosts};
+pub(crate) use self::parting::turn_away;
 pub use self::wire::Wire;
 
 /// A header of every answer. By it, clients tell an answer of the gateway itself from one of a proxy.

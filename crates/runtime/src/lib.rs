@@ -1,9 +1,10 @@
 //! What every process of bugfeed has, whatever its role: logs, signals, a bounded HTTP listener, the admin port with
-//! health and metrics, and the errors and help of its command line.
+//! health, watchdog and metrics, and the errors and help of its command line.
 //!
 //! Knows no tracker, no broker, no client, and no role.
 
 pub mod admin;
+pub mod findings;
 pub mod health;
 pub mod http;
 pub mod json_line;
@@ -15,6 +16,7 @@ pub mod signals;
 pub mod throttle;
 pub mod usage;
 pub mod values;
+pub mod watchdog;
 
 /// The version of this build, as `--version` and the version command tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -35,6 +35,7 @@ use axum::Router;
 use bugfeed_core::endpoints::question::{Answer, Ask, Bound};
 use bugfeed_core::endpoints::schedule::Limits;
 use bugfeed_protocol::{BugId, When};
+use bugfeed_runtime::watchdog::Watchdog;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,8 @@ pub struct EndpointsParts {
     pub events: Arc<EndpointEvents>,
     /// Who is told.
     pub raise: Raise,
+    /// What watches whether it lives.
+    pub watchdog: Watchdog,
 }
 
 /// The running executor. Dropping it is as a crash; [`Endpoints::stop`] ends it in order.
@@ -155,11 +158,12 @@ impl Endpoints {
         let calls = Calls::new(store.subscribe(), taps.clone(), Arc::clone(&nudged), Arc::clone(&parts.options.clock));
         let mut tasks = JoinSet::new();
         let (seen, now, stopping) = (any.subscribe(), Arc::clone(&nudged), stop.clone());
-        tasks.spawn(async move {
+        let pulse = parts.watchdog.pulse("endpoints");
+        tasks.spawn(pulse.keep(async move {
             let Some(opened) = stopping.run_until_cancelled(opened).await else { return };
             store.send_replace(Some(opened.clone()));
             run(opened, taps, parts, (now, any), stopping).await;
-        });
+        }));
         Endpoints { routes: callers::routes(calls), nudged, any: seen, stop, tasks }
     }
 

@@ -5,6 +5,7 @@
 //! held, and that the ledger is in the state in which its holder left it. Never deletes an unpublished change, never gives
 //! a number twice in one history, never uses a clock to decide anything but the age of what is published already.
 
+pub mod check;
 mod entry;
 mod epoch;
 mod history;
@@ -202,6 +203,16 @@ impl Ledger {
     /// Whatever the database says; [`LedgerError::may_heal`] tells whether waiting can help.
     pub async fn open(url: &DbUrl, prefix: &Prefix) -> Result<Ledger, LedgerError> {
         Ledger::prepare(url, prefix, true).await
+    }
+
+    /// Whether this user may write into it. Nothing is written.
+    ///
+    /// # Errors
+    /// When the database says no.
+    pub(super) async fn may_write(&self) -> Result<(), LedgerError> {
+        let sql = format!("UPDATE {} SET one = one WHERE 1 = 0", self.tables.meta);
+        self.db.execute(&sql, &[]).await?;
+        Ok(())
     }
 
     /// Opens a ledger to look at it.

@@ -4,6 +4,8 @@
 //! (epoch, tag). How the end is known: a marker is published into the stream first, as gateways do, and everything up to it
 //! is read; where only markers lie before it, the reading begins further back.
 
+use std::time::Duration;
+
 use bugfeed_protocol::Cursor;
 use bugfeed_protocol::bus::{self, MARKER_TYPE, Message};
 use futures::StreamExt as _;
@@ -20,8 +22,25 @@ use bugfeed_amqp::{AmqpError, BrokerUrl, history_name};
 const PREFETCH: u16 = 1000;
 /// How far back the second reading begins; each further one begins sixteen times as far.
 const BACK: i64 = 64;
+/// The longest that [`look`] takes.
+const LOOK: Duration = Duration::from_secs(20);
 /// Runs that are compared; a history that holds more of them near its end is compared by the latest.
 const RUNS: usize = 32;
+
+/// The same on a connection of its own, for who only looks.
+///
+/// # Errors
+/// If the history cannot be read, or not within 20 s.
+pub async fn look(url: &BrokerUrl, exchange: &str) -> Result<Vec<Cursor>, AmqpError> {
+    let looking = async {
+        let connection = bugfeed_amqp::connect(url, "bugfeed check", bugfeed_amqp::SMALL_FRAMES).await?;
+        let ended = end(url, &connection, exchange).await;
+        // The broker notices the end by itself, if this cannot be said.
+        let _ = connection.close(200, "done".into()).await;
+        ended
+    };
+    tokio::time::timeout(LOOK, looking).await.map_err(|_| AmqpError::Timeout(url.clone()))?
+}
 
 /// The numbers at the end of the history.
 pub(super) async fn end(url: &BrokerUrl, connection: &Connection, exchange: &str) -> Result<Vec<Cursor>, AmqpError> {

@@ -6,7 +6,7 @@
 pub mod amqp;
 mod connection;
 mod heads;
-mod history;
+pub mod history;
 pub mod message;
 mod options;
 

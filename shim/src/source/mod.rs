@@ -5,6 +5,7 @@
 //! of order), never locks a row while reading, never waits for a row the tracker holds.
 
 mod advice;
+pub mod check;
 mod clock;
 mod indexes;
 mod setup;

@@ -17,6 +17,7 @@ use crate::cli::endpoints::EndpointArgs;
 use crate::cli::gateway::{FeedArg, feed, feeds};
 use crate::cli::serving::{LogArgs, TrackerUrl, tracker_url, trackers};
 use crate::cli::tls::TlsArgs;
+use crate::cli::watchdog::WatchdogArgs;
 use crate::compose::hooks::{ConfigFile, HooksRoleOptions, PublishOptions};
 
 /// Options of `hooks` without a subcommand.
@@ -101,6 +102,9 @@ pub struct HooksRoleArgs {
     /// while to notice
     #[arg(long, env = "BUGFEED_DRAIN_DELAY_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3_600_000), hide_short_help = true)]
     pub drain_delay_ms: u64,
+    /// When a part of the process counts as stuck.
+    #[command(flatten)]
+    pub watchdog: WatchdogArgs,
     /// Log lines.
     #[command(flatten)]
     pub log: LogArgs,
@@ -136,6 +140,7 @@ impl HooksRoleArgs {
             trackers: trackers(&self.tracker_url),
             connections: self.max_connections as usize,
             drain_delay: Duration::from_millis(self.drain_delay_ms),
+            stuck_after: self.watchdog.stuck_after(),
         })
     }
 }

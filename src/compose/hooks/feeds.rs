@@ -90,7 +90,8 @@ impl Feeds {
         };
         let FeedParts { feed, ingest, shards } = feed::feed(name, &options, self.clock, &self.events);
         for shard in shards {
-            self.tasks.spawn(shard.run(self.stop.clone()));
+            let pulse = self.health.watchdog().pulse(format!("shard of feed {name}"));
+            self.tasks.spawn(pulse.keep(shard.run(self.stop.clone())));
         }
         self.tasks.spawn(self.consume(name, ingest));
         taps::tap(&feed, &self.trackers)

@@ -37,13 +37,15 @@ use bugfeed_hooks::endpoints::EndpointsOptions;
 use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::admin::{self, AdminParts, AdminServer};
 use bugfeed_runtime::health::Health;
 use bugfeed_runtime::http::certificates::Certificates;
 use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::late::Late;
 use bugfeed_runtime::metrics::{Metrics, Register};
-use bugfeed_runtime::{admin, throttle::Throttle};
+use bugfeed_runtime::throttle::Throttle;
+use bugfeed_runtime::watchdog::Watchdog;
 use bugfeed_shim::metrics::ShimsByFeed;
 use bugfeed_sql::DbUrl;
 use tokio::net::TcpListener;
@@ -92,6 +94,15 @@ pub struct HooksRoleOptions {
     pub connections: usize,
     /// How long requests are still taken after `/readyz` says no.
     pub drain_delay: Duration,
+    /// A part without a sign of life for longer than this is stuck.
+    pub stuck_after: Duration,
+}
+
+impl HooksRoleOptions {
+    /// How long the process may take to end when it is told to, at most: requests, questions to trackers, the shims.
+    pub fn ends_within(&self) -> Duration {
+        self.drain_delay + Duration::from_secs(30)
+    }
 }
 
 /// The ports of `bugfeed hooks`, bound.
@@ -148,7 +159,8 @@ impl ConnectionEvents for ListenerEvents {
 /// # Errors
 /// Only faults that a person must mend: a wrong configuration, a store that another process has.
 pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &CancellationToken) -> anyhow::Result<()> {
-    let health = Health::new();
+    let health = Health::watched_by(Watchdog::new(options.stuck_after));
+    let _watch = health.watchdog().watch().context("the watchdog")?;
     let config = options.config.read()?;
     let feeds: Vec<String> = config.feeds().into_iter().map(str::to_owned).collect();
     start::look_at_sources(&config);
@@ -179,21 +191,23 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let api = Late::new(STORE_AWAY);
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
     let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
-    let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted];
+    let admin_counted = admin::Counted::default();
+    let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted, &admin_counted, health.watchdog()];
     counters.extend(certificates.iter().map(|own| own as &dyn Register));
     let metrics = Metrics::of(&counters);
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
-    let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
+    let api_routes = admin::on_this_runtime(api.routes(&start::API_PATHS));
+    let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api_routes);
     health.down(PART, "starting");
     let served = Hosts::new(&options.hosts);
-    inner.spawn(admin::serve_with(
-        ports.admin,
-        admin_routes,
-        served.clone(),
-        Arc::clone(&events),
-        inner.clone(),
-        inner_stop.clone(),
-    ));
+    let admin = AdminParts {
+        listener: ports.admin,
+        router: admin_routes,
+        hosts: served.clone(),
+        events: Arc::clone(&events),
+        counted: admin_counted,
+    };
+    let admin = AdminServer::start(admin, &health).context("the admin port")?;
     // Senders that connect meanwhile stay in the listener's queue.
     start::once_open(&hooks, first, api, shims.matching(), &inner, &inner_stop).await;
     health.up(PART);
@@ -207,9 +221,10 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let front = Front { hosts: served, tls: options.tls };
     let serving =
         http::serve_behind(ports.senders, routes, front, limits, events, connections.clone(), listening.clone());
-    connections.spawn(serving);
+    connections.spawn(health.watchdog().pulse("accept loop").keep(serving));
 
     until_stop(&options.config, &hooks, (&mut shims, &delivered), stop).await;
+    health.watchdog().leave();
     health.down(PART, "shutting down");
     tokio::time::sleep(options.drain_delay).await;
     no_more.cancel();
@@ -225,6 +240,7 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     delivered.stop().await;
     shims.stop().await;
     inner_stop.cancel();
+    admin.stop().await;
     inner.close();
     // Tasks that still run end with the process; they have nothing to finish.
     let _ = tokio::time::timeout(Duration::from_secs(5), inner.wait()).await;

@@ -111,12 +111,14 @@ impl Shims {
             };
             let (opened, stop) = (hooks.opened(), self.stop.clone());
             let span = tracing::info_span!("shim", feed);
+            let pulse = self.health.watchdog().pulse(format!("relay of feed {feed}"));
             self.tasks.spawn(
-                async move {
-                    let Some((store, _)) = stop.run_until_cancelled(opened).await else { return };
-                    Box::pin(shim.run(&store, &stop)).await;
-                }
-                .instrument(span),
+                pulse
+                    .keep(async move {
+                        let Some((store, _)) = stop.run_until_cancelled(opened).await else { return };
+                        Box::pin(shim.run(&store, &stop)).await;
+                    })
+                    .instrument(span),
             );
         }
     }

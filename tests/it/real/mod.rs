@@ -3,6 +3,7 @@
 mod amqps;
 mod bus;
 mod chaos;
+mod check;
 mod compose;
 mod deploy;
 mod end_to_end;

@@ -99,6 +99,7 @@ impl<'a> Carrier<'a> {
         let is_due = now_ms >= self.tick_ms;
         if is_due {
             self.tick_ms = now_ms + TICK_MS;
+            self.health.pulse().beat();
             self.hear(Event::Tick);
         }
         is_due
@@ -117,6 +118,11 @@ impl<'a> Carrier<'a> {
 
     /// The queue is bound. Heads are bound to, and what came before is looked for.
     pub(super) async fn connected(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
+        let health = self.health.clone();
+        health.pulse().alive_while(self.begin(link)).await
+    }
+
+    async fn begin(&mut self, link: &mut QueueConnection) -> Result<(), AmqpError> {
         self.lost = None;
         if let Some(reason) = link.differs.take().filter(|_| !self.queue_differs) {
             self.ingest.events.queue_differs(&self.ingest.feed, &reason);
@@ -291,7 +297,10 @@ impl<'a> Carrier<'a> {
         while let Some(ask) = self.next_ask(link).await {
             match ask {
                 Ask::Acknowledge(tag) => link.acknowledge(tag),
-                Ask::Rebind => self.rebind(link).await?,
+                Ask::Rebind => {
+                    let health = self.health.clone();
+                    health.pulse().alive_while(self.rebind(link)).await?;
+                }
                 Ask::Mark => tokio::select! {
                     marked = self.mark(link) => marked?,
                     () = stop.cancelled() => return Ok(()),

@@ -141,7 +141,7 @@ pub async fn serve_behind(
     }
 }
 
-fn prepare(stream: &TcpStream, limits: &ListenLimits) {
+pub(crate) fn prepare(stream: &TcpStream, limits: &ListenLimits) {
     let socket = socket2::SockRef::from(stream);
     // An error here means that the peer has left already, which the first read will find.
     let _ = socket.set_tcp_nodelay(true);

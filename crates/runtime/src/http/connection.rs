@@ -27,16 +27,16 @@ use super::{VERSION_HEADER, rules};
 
 /// What all connections of a listener share.
 #[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) router: Router,
-    pub(super) front: Front,
-    pub(super) limits: ListenLimits,
-    pub(super) events: Arc<dyn ConnectionEvents>,
-    pub(super) stop: CancellationToken,
+pub(crate) struct Shared {
+    pub(crate) router: Router,
+    pub(crate) front: Front,
+    pub(crate) limits: ListenLimits,
+    pub(crate) events: Arc<dyn ConnectionEvents>,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Serves one connection, until it ends or a request takes it from the HTTP server. Here the bytes of a socket become HTTP.
-pub(super) async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
+pub(crate) async fn connection(stream: TcpStream, peer: Peer, permit: OwnedSemaphorePermit, shared: Shared) {
     let Some(wire) = encrypted(stream, &shared).await else { return };
     serve(wire, peer, permit, shared).await;
 }

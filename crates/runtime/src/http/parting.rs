@@ -12,7 +12,7 @@ use super::wire::Wire;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Answers 503: there is no room for this connection.
-pub(super) async fn turn_away(stream: TcpStream) {
+pub(crate) async fn turn_away(stream: TcpStream) {
     let mut stream = Wire::from(stream);
     let text = "{\"error\":\"this gateway is full; try again later\"}";
     // Pages of any site may read this answer, because it tells them nothing secret.

@@ -13,6 +13,7 @@ use bugfeed_core::sequencer::Sequencer;
 use bugfeed_protocol::bus::BusMessage;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, When};
 use bugfeed_runtime::health::Health;
+use bugfeed_runtime::watchdog::Watchdog;
 use bugfeed_sql::{Db, DbUrl, Use};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -204,6 +205,7 @@ impl Place {
     pub(super) fn parts(&self, options: EndpointsOptions) -> EndpointsParts {
         let alerts = Arc::clone(&self.alerts);
         EndpointsParts {
+            watchdog: Watchdog::default(),
             options,
             events: Arc::new(EndpointEvents::new(self.health.clone())),
             raise: Arc::new(move |subject, _, text| alerts.lock().unwrap().push((subject, text))),
