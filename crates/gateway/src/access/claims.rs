@@ -99,8 +99,8 @@ pub(super) fn read(payload: &[u8]) -> Result<Claims, Refused> {
         None => (None, None, None),
     };
     Ok(Claims {
-        expires_s: payload.exp.map(seconds).transpose()?,
-        not_before_s: payload.nbf.map(seconds).transpose()?,
+        expires_s: payload.exp.as_ref().map(seconds).transpose()?,
+        not_before_s: payload.nbf.as_ref().map(seconds).transpose()?,
         audience: payload.aud.map(|audience| match audience {
             Audience::One(name) => vec![name],
             Audience::Several(names) => names,
@@ -114,7 +114,7 @@ pub(super) fn read(payload: &[u8]) -> Result<Claims, Refused> {
 
 /// A date of RFC 7519, which may have a fraction.
 #[expect(clippy::cast_possible_truncation, reason = "it is within the bounds that are checked before")]
-fn seconds(date: Number) -> Result<i64, Refused> {
+fn seconds(date: &Number) -> Result<i64, Refused> {
     let float = || date.as_f64().filter(|seconds| seconds.abs() < 1e15).map(|seconds| seconds.floor() as i64);
     date.as_i64().or_else(float).ok_or(Refused::Malformed)
 }
