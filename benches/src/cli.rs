@@ -164,6 +164,10 @@ pub enum Command {
     ///
     /// Starts the all-in-one on SQLite, and pins nothing to a processor. Receivers are in this process.
     HooksDeliver(crate::hooks_deliver::HooksDeliver),
+    /// What attackers do to clients that behave well, beside the same attack on another server
+    ///
+    /// Starts two gateways on one throwaway RabbitMQ, and pins nothing to a processor.
+    Attack(crate::attack::AttackArgs),
     /// One part of a comparison with other servers; benches/compare runs them all
     ///
     /// Prints a JSON object, of which `table` makes a table.
@@ -183,6 +187,9 @@ pub enum Command {
         #[arg(long)]
         core: Option<usize>,
     },
+    /// (started by `attack`) attackers
+    #[command(hide = true)]
+    Attacker,
     /// (started by `chain`) a tracker
     #[command(hide = true)]
     Writer,

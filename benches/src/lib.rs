@@ -1,6 +1,7 @@
 //! Benchmarks of bugfeed: a load generator that can drive any server of the classic protocol, the floor that servers
 //! are compared with, and the scenarios. README.md in this folder explains the figures.
 
+pub mod attack;
 pub mod chain;
 pub mod cli;
 pub mod clock;

@@ -8,7 +8,7 @@ use bugfeed_bench::plot::Growth;
 use bugfeed_bench::procfs::pin_self;
 use bugfeed_bench::report::Report;
 use bugfeed_bench::scenario::{Bench, against, cost, fanout, growth, idle, scale, slow, sparse};
-use bugfeed_bench::{chain, compare, feed_server, floor, hooks_deliver, hooks_store, load};
+use bugfeed_bench::{attack, chain, compare, feed_server, floor, hooks_deliver, hooks_store, load};
 use clap::Parser as _;
 
 fn main() -> Result<()> {
@@ -17,6 +17,7 @@ fn main() -> Result<()> {
             pin_self(core)?;
             return load::worker::run();
         }
+        Command::Attacker => return attack::attacker::run(),
         Command::Writer => return chain::writer::run(),
         Command::PostLoop { to, count } => return hooks_deliver::bare::run(to, count),
         Command::FloorServer { core } => {
@@ -63,6 +64,11 @@ fn main() -> Result<()> {
         Command::Chain(options) => {
             let report = chain::run(&options)?;
             print!("{}", if options.json { report.json()? } else { report.markdown() });
+            return Ok(());
+        }
+        Command::Attack(options) => {
+            let page = attack::run(&options)?;
+            print!("{}", if options.json { serde_json::to_string(&page)? + "\n" } else { page.text() });
             return Ok(());
         }
         Command::HooksStore(options) => {

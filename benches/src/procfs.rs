@@ -62,6 +62,16 @@ impl Memory {
     }
 }
 
+/// Resident memory of a process, in bytes. Unlike [`Memory`] it comes from counters, so that reading it does not hold a large
+/// process up.
+///
+/// # Errors
+/// When the process is gone.
+pub fn resident(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+    Ok(kilobytes(&text, "VmRSS:"))
+}
+
 /// Kernel memory of the whole machine, in bytes. The difference of two readings shows what sockets cost; it includes
 /// both ends of a loopback connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]

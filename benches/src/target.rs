@@ -66,6 +66,8 @@ pub struct Target {
     pid: u32,
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Its admin port, if it has one.
+    pub admin: Option<SocketAddr>,
     /// The path of its WebSocket.
     pub path: String,
     /// The server's protocol.
@@ -109,7 +111,7 @@ impl Target {
         let (mut proc, address) = run(start, &start.server.clone().into_os_string(), words)?;
         wait(&mut proc, || get(admin, "/readyz").is_ok_and(|page| page.starts_with("HTTP/1.1 200")))?;
         let publisher = Publisher::Other(Box::new(AmqpPublisher::connect(amqp, exchange)?));
-        Ok(Target::new(proc, address, publisher, true))
+        Ok(Target { admin: Some(admin), ..Target::new(proc, address, publisher, true) })
     }
 
     /// Uses a server of another kind, which runs already.
@@ -121,6 +123,7 @@ impl Target {
         Ok(Target {
             pid: running.pid,
             address: running.connect,
+            admin: None,
             path: running.path.clone(),
             dialect: running.dialect,
             publisher: Publisher::Other(Box::new(publisher)),
@@ -146,13 +149,32 @@ impl Target {
 
     fn new(proc: Proc, address: SocketAddr, publisher: Publisher, stop_to_fill: bool) -> Target {
         let (pid, path, dialect) = (proc.pid(), "/".to_owned(), Dialect::Classic);
-        Target { pid, address, path, dialect, publisher, stop_to_fill, generates: false, proc: Some(proc) }
+        let admin = None;
+        Target { pid, address, admin, path, dialect, publisher, stop_to_fill, generates: false, proc: Some(proc) }
     }
 
     fn signal(&mut self, stop: bool) {
         if let Some(proc) = &mut self.proc {
             if stop { proc.sigstop() } else { proc.sigcont() }
         }
+    }
+
+    /// Asks it to end (SIGTERM). Returns how long that took; `None` if it had to be killed after `limit`.
+    ///
+    /// # Errors
+    /// When it was started by somebody else.
+    pub fn end(&mut self, limit: Duration) -> Result<Option<Duration>> {
+        let proc = self.proc.as_mut().context("this server was not started here")?;
+        let began = Instant::now();
+        proc.sigterm();
+        while proc.exited()?.is_none() {
+            if began.elapsed() > limit {
+                proc.kill9();
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Some(began.elapsed()))
     }
 
     /// Sets whether, at full speed, the server generates the messages itself, so that neither reading nor decoding them

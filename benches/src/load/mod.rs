@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attack::Strength;
 use crate::dialect::Dialect;
 use crate::plan::{Phase, Watch};
 use tally::Tally;
@@ -83,6 +84,8 @@ pub enum Answer {
     },
     /// What was counted since the phase began.
     Counted(Box<Tally>),
+    /// What an attacker did (see [`crate::attack`]).
+    Attacked(Strength),
     /// The load process cannot go on, for this reason.
     Failed(String),
 }

@@ -32,6 +32,14 @@ use crate::target::{Start, Target, Via};
 /// How many clients connect or subscribe at a time.
 const WINDOW: u32 = 256;
 
+/// Two servers that get the same updates, and their clients.
+pub struct Twins {
+    /// The servers.
+    pub servers: [Target; 2],
+    /// The clients of each.
+    pub clients: [Worker; 2],
+}
+
 /// One run of the program.
 pub struct Bench {
     /// What was asked for.
@@ -163,6 +171,30 @@ impl Bench {
         let (mut workers, _) = self.clients(target.address, &target.path, target.dialect, watch)?;
         order_all(&mut workers, |_| Order::Subscribe)?;
         Ok((target, workers))
+    }
+
+    /// Two servers with all their clients, subscribed. Updates that are published through the first one reach the clients of
+    /// both.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn twins(&mut self, watch: Watch) -> Result<Twins> {
+        let (amqp, exchange, start) = (self.broker()?, unique("twins"), self.start()?);
+        let mut twin = || -> Result<(Target, Worker)> {
+            let target = Target::gateway(&start, &amqp, &exchange)?;
+            let (mut worker, clients) = self.load(target.address, &target.path, target.dialect, watch)?;
+            let workers = std::slice::from_mut(&mut worker);
+            order_all(workers, |_| Order::Connect(clients.clone()))?;
+            order_all(workers, |_| Order::Subscribe)?;
+            Ok((target, worker))
+        };
+        let ((server, clients), (other, others)) = (twin()?, twin()?);
+        Ok(Twins { servers: [server, other], clients: [clients, others] })
+    }
+
+    /// When updates were sent.
+    pub fn stamps(&self) -> &Stamps {
+        &self.stamps
     }
 
     /// The floor, with the same number of clients as the server.
