@@ -102,6 +102,11 @@ pub async fn client_queue_js() -> Response {
     asset(JS, include_str!("../../../../clients/js/client-queue.js"))
 }
 
+/// `GET /client-token.js`: what the client library loads where a page or a bot gives it a token.
+pub async fn client_token_js() -> Response {
+    asset(JS, include_str!("../../../../clients/js/client-token.js"))
+}
+
 /// What the page needs to know about the gateway that serves it.
 #[derive(Debug, Serialize)]
 pub struct About<'a> {
