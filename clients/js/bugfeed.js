@@ -131,7 +131,7 @@ export class Bugfeed extends EventTarget {
   #timer;
   #failures = 0;
   #token; // A text, or a function that gives one.
-  #refused = false; // Whether the last token was, and nothing has come since that only another one brings.
+  #refused; // Whether the last token was, and nothing has come since that only a good one brings.
   #row = {}; // The status that the last attempts were answered with, and how many of them.
   #retryAfter;
   #ended = new AbortController();
@@ -368,6 +368,7 @@ export class Bugfeed extends EventTarget {
   // What the gateway says.
 
   #received(text) {
+    if (!this.#refused) this.#failures = 0;
     this.#row = {};
     this.#heard();
     let message;
@@ -381,8 +382,7 @@ export class Bugfeed extends EventTarget {
     const isBeat = command === "heartbeat";
     const isRefused = message.result === ERROR;
     // Those without a token are greeted all the same.
-    if (command !== HELLO && !isRefused) this.#refused = false;
-    if (!this.#refused) this.#failures = 0;
+    if (this.#refused && command !== HELLO && !isRefused) this.#failures = this.#refused = 0;
     const asked = [...this.#asked].find((each) => each.command === command);
     // Whether anything can come just now; until a new gateway has spoken, it is as it was.
     if (this.#last === HELLO || isBeat || command === "feed") {
