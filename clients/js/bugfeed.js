@@ -161,7 +161,7 @@ export class Bugfeed extends EventTarget {
     if (!transport && !WebSocket)
       throw new TypeError("no WebSocket: npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}");
     if (storage && !key) throw new TypeError("storage needs a key");
-    if (token && typeof token !== "function" && !/^[\w.~-]+$/.test(token))
+    if (token && typeof token !== "function" && !/^\s*[\w.~-]+\s*$/.test(token))
       throw new TypeError("token: letters, digits, and - . _ ~");
     this.#heartbeat = heartbeat;
     this.#token = token;

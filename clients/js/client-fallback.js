@@ -212,10 +212,10 @@ class Session {
     const text = await response.text();
     if (signal.aborted) return;
     const { error } = parsed(text);
-    const isScope = status === 403 && /insufficient_scope/.test(headers.get("www-authenticate"));
     const [first, second] = this.#asked.flatMap(({ command }, index) => (command === "subscribe" ? [index] : []));
-    // A token that is not for these bugs may be for others.
-    if (!(status === 400 || isScope) || !error || first === undefined)
+    // A token that is not for these bugs, or not for so many, may be for others.
+    const isDenied = status === 400 ? error : status === 403 && /^this token .*\bbugs?\b/.test(error);
+    if (!isDenied || first === undefined)
       return this.end(judged(status, (name) => headers.get(name), text));
     this.heard();
     // Like a refused subscribe of a WebSocket: the session goes on without it. Of several, the first may be welcome.

@@ -12,7 +12,9 @@ const LEAST_MS = 10_000;
 const MOST_MS = 2 ** 31 - 1;
 
 const get = async (source) => {
-  const token = await (typeof source === "function" ? source() : source);
+  const given = await (typeof source === "function" ? source() : source);
+  // From a file, with the end of its line.
+  const token = given?.trim?.();
   if (TOKEN.test(token ?? "")) return token;
   throw new TypeError("a token is letters, digits, and - . _ ~");
 };

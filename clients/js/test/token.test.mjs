@@ -66,10 +66,10 @@ test("a function that fails, hangs or gives no token is a connection that failed
     () => {
       throw new Error("at once");
     },
-    () => `${SECRET} `,
+    () => `${SECRET} ${SECRET}`,
     () => undefined,
     () => new Promise(() => {}),
-    () => "T.1",
+    () => "T.1\n",
   ];
   const { feed, told } = await start({ token: () => answers.shift()() });
   const reasons = [];
@@ -99,7 +99,7 @@ test("a feed that is closed while a token is asked for makes no connection", asy
 });
 
 test("a text that no token can be is an error at once, which does not show it; none is none", async () => {
-  for (const token of ["a b", `${SECRET}\n`, "ü", "a,b", {}])
+  for (const token of ["a b", `${SECRET}\n${SECRET}`, " ", "ü", "a,b", {}])
     assert.throws(() => new Bugfeed("ws://gateway.test/", { transport, token }), {
       name: "TypeError",
       message: "token: letters, digits, and - . _ ~",
@@ -176,17 +176,20 @@ test("SSE and long-poll send it in a header, whether they ask by GET or by POST;
 });
 
 test("by SSE: bugs that the token is not for are a subscription that is refused; a feed that it is not for is the end", async () => {
-  const http = new Http();
-  const { feed, told } = await start({ bugs: [1, 2], token: "T.1", transport: eventStream(http.fetch) });
-  const error = "this token is not for bug 2";
-  const scope = { ...gateway, "WWW-Authenticate": 'Bearer realm="bugfeed", error="insufficient_scope"' };
-  http.next().answer({ error }, 403, "application/json", scope);
-  await flow();
-  assert.match(told.at(-1), /subscribe refused: this token is not for bug 2/);
-  assert.deepEqual([feed.state, feed.bugs], ["connecting", []]);
-  http.next().answer({ error: "this token is not for this feed" }, 403, "application/json", scope);
-  await flow();
-  assert.equal(feed.state, "closed");
+  for (const [error, state, bugs] of [
+    ["this token is not for bug 2", "connecting", []],
+    ["this token is not for all bugs", "connecting", []],
+    ["this token may watch at most 100 bugs", "connecting", []],
+    ["this token is not for this feed", "closed", [1, 2]],
+  ]) {
+    const http = new Http();
+    const { feed, told } = await start({ bugs: [1, 2], token: "T.1", transport: eventStream(http.fetch) });
+    http.next().answer({ error }, 403, "application/json", gateway);
+    await flow();
+    assert.deepEqual([feed.state, feed.bugs], [state, bugs], error);
+    assert.ok(told.some((text) => text.includes(error)));
+    if (state === "connecting") assert.equal(http.next().question.bugs, "", "it goes on without them");
+  }
 });
 
 test("WebSocket, blocked: what SSE tells of the token; another one goes by WebSocket first", async (context) => {

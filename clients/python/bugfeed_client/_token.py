@@ -48,8 +48,8 @@ class Token:
 
 
 def _checked(token: object) -> str:
-    if isinstance(token, str) and _TOKEN.fullmatch(token):
-        return token
+    if isinstance(token, str) and _TOKEN.fullmatch(token.strip()):
+        return token.strip()  # From a file, with the end of its line.
     raise ValueError("not a token: it is letters, digits, and - . _ ~")
 
 

@@ -103,7 +103,7 @@ def test_the_header_is_of_each_attempt_and_leaves_other_headers_alone() -> None:
                 server.answer = lambda _: None
                 at_once(feed)
                 await until(feed, "open")
-            async with Bugfeed(url, token="T.9") as feed:
+            async with Bugfeed(url, token="T.9\n") as feed:
                 await until(feed, "open")
             async with Bugfeed(url, token="") as feed:
                 await until(feed, "open")
@@ -126,7 +126,7 @@ def test_a_function_that_fails_or_gives_no_token_is_a_connection_that_failed() -
         for token, told in (
             (fails, "no token: the login is away; trying again in"),
             (gives_nothing, "no token: not a token: it is letters, digits, and - . _ ~; trying"),
-            (lambda: f"{SECRET} ", "no token: not a token: it is letters"),
+            (lambda: f"{SECRET} {SECRET}", "no token: not a token: it is letters"),
         ):
             troubles: list[BugfeedError] = []
             async with serving() as (server, url):
@@ -162,7 +162,7 @@ def test_a_feed_that_is_left_while_a_token_is_asked_for_makes_no_connection() ->
     run(test)
 
 
-@pytest.mark.parametrize("token", ["a b", f"{SECRET}\n", "ü", "a,b", 7])
+@pytest.mark.parametrize("token", ["a b", f"{SECRET}\n{SECRET}", " ", "ü", "a,b", 7])
 def test_what_no_token_can_be_is_an_error_that_does_not_show_it(token: Any) -> None:
     with pytest.raises(ValueError, match="^not a token: it is letters, digits, and - . _ ~$"):
         Bugfeed("ws://gateway.test/", token=token)
