@@ -39,14 +39,8 @@ const left = (expires) => Date.parse(`${expires}`.replace(/Z?$/, "Z")) - Date.no
 export const connect = async (link, source, transport, url, on) => {
   let token = await get(source);
   if (link.isOver) return;
-  let hello; // As it was said last…
-  let isOurs = false; // …and whether that was here.
+  let hello; // As the client says it.
   let timer;
-
-  const end = () => {
-    link.isOver = true;
-    clearTimeout(timer);
-  };
 
   /** In the same session, about a tenth of its time before the token expires. */
   const renewBefore = (expires) => {
@@ -61,7 +55,6 @@ export const connect = async (link, source, transport, url, on) => {
       const next = await get(source);
       if (link.isOver) return;
       token = next;
-      isOurs = true;
       made.send({ ...hello, token });
     } catch {
       // The session goes on until its token expires; the next one asks again, and tells.
@@ -74,16 +67,12 @@ export const connect = async (link, source, transport, url, on) => {
       open: on.open,
       message: (json) => {
         const { command, expires } = json.includes('"hello"') ? parsed(json) : {};
-        if (command !== "hello") return on.message(json);
         // Those that are requests begin anew, which costs the same.
-        if (typeof source === "function" && made.name === "websocket") renewBefore(expires);
-        if (!isOurs) on.message(json);
-        isOurs = false;
+        if (command === "hello" && typeof source === "function" && made.name === "websocket") renewBefore(expires);
+        // The client passes over the answer to what it has not asked.
+        on.message(json);
       },
-      close: ({ reason, ...why }) => {
-        end();
-        on.close({ ...why, reason: reason?.replaceAll(token, "…") });
-      },
+      close: ({ reason, ...why }) => on.close({ ...why, reason: reason?.replaceAll(token, "…") }),
     }, token);
   } catch ({ message: reason }) {
     return on.close({ reason, final: true });
@@ -95,7 +84,8 @@ export const connect = async (link, source, transport, url, on) => {
       made.send(command);
     },
     close: () => {
-      end();
+      link.isOver = true;
+      clearTimeout(timer);
       made.close();
     },
   });

@@ -15,6 +15,8 @@ import { Channel, Locks } from "./pages.mjs";
 import { Clock, settled } from "./support.mjs";
 
 const ws = await import("ws").catch(() => null);
+// Dates of the protocol are UTC, wherever a page is looked at.
+process.env.TZ = "Asia/Kolkata";
 const SECRET = "eyJh.eyJz_-~.c2ln";
 const flow = () => settled(6);
 

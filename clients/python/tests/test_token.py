@@ -312,6 +312,31 @@ def test_a_renewal_that_fails_costs_nothing(monkeypatch: pytest.MonkeyPatch, cap
     run(test)
 
 
+def test_a_renewal_ends_with_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        asked, ended = asyncio.Event(), asyncio.Event()
+        first = iter(["T.1"])
+
+        async def token() -> str:
+            for given in first:
+                return given
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            raise AssertionError
+
+        async with serving() as (_, url):
+            async with Bugfeed(url, token=token):
+                await asked.wait()
+            await ended.wait()
+
+    monkeypatch.setattr(core_module, "MIN_RENEW_S", 0.001)
+    monkeypatch.setattr(core_module, "seconds_left", lambda expires: 0.01)
+    run(test)
+
+
 def expires_in(seconds: float) -> str:
     return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -368,6 +393,8 @@ def test_when_a_token_is_renewed(seconds: Optional[int], more: Any, is_asked: bo
     calls.clear()
     clock.advance(10_000_000)
     assert calls == [], "what was to be renewed is not there any more"
+    first.start()
+    network.link.accept()
     network.link.sent.clear()
     first.renewed(gone, "T.3")
     assert network.link.sent == []
