@@ -1,7 +1,7 @@
 // The token with which the page connects. Run: node --test tests/page/
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { TokenStore, parseToken, protocolsOf, tokenTrouble } from "../../crates/gateway/src/http/page/token.js";
+import { TokenStore, parseToken, protocolsOf, tokenTrouble, wordOn } from "../../crates/gateway/src/http/page/token.js";
 
 const TOKEN = "eyJh.eyJz_-~.c2ln";
 
@@ -33,6 +33,21 @@ test("which ends are about the token", () => {
     const trouble = tokenTrouble(error, had);
     told ? assert.match(trouble, told) : assert.equal(trouble, null);
   }
+});
+
+test("the gateway is asked what it has against a token, which stands in no address", async () => {
+  const asked = [];
+  const answering = (status, body) => async (url, { headers }) => {
+    asked.push([url.href, headers.authorization]);
+    return new Response(typeof body === "string" ? body : JSON.stringify(body), { status });
+  };
+  const word = (...answer) => wordOn(TOKEN, "http://h/kde/?tracker=x#1,2", answering(...answer));
+  assert.equal(await word(401, { error: "invalid token: it is not known" }), "invalid token: it is not known");
+  assert.equal(await word(403, { error: `no ${TOKEN} here` }), "no … here");
+  assert.deepEqual(asked[0], ["http://h/kde/changes?bugs=", `Bearer ${TOKEN}`]);
+  for (const answer of [[200, { changes: [] }], [503, { error: "later" }], [401, "<h1>log in</h1>"], [401, { error: 7 }], [401, "null"]])
+    assert.equal(await word(...answer), null);
+  assert.equal(await wordOn(TOKEN, "http://h/", () => Promise.reject(new TypeError("away"))), null);
 });
 
 test("it is offered as a subprotocol", () => {

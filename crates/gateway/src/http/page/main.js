@@ -27,7 +27,7 @@ import { Links } from "./links.js";
 import { ResumeStore } from "./resume_store.js";
 import { Sign } from "./sign.js";
 import { Timeline } from "./timeline.js";
-import { TokenStore, parseToken, protocolsOf, tokenTrouble } from "./token.js";
+import { TokenStore, parseToken, protocolsOf, tokenTrouble, wordOn } from "./token.js";
 import { Watch } from "./watch.js";
 
 /** Entries whose texts are asked for when all of the list is new to the tracker: after a reload, or with another one. */
@@ -144,7 +144,7 @@ function showState() {
     open: "Connected",
     paused: "Paused",
     waiting: `Disconnected${why && ": "}${why}`,
-    closed: `Stopped: ${watch.why}`,
+    closed: `Stopped: ${$("token-form").hidden ? watch.why : "a token is needed"}`,
   };
   $("state").dataset.state = watch.shownState;
   setText($("state-text"), texts[watch.shownState]);
@@ -217,12 +217,15 @@ function askForToken(error) {
   if (document.activeElement === document.body) $("token").focus();
 }
 
-function submitToken(event) {
+async function submitToken(event) {
   event.preventDefault();
   const { token, error } = parseToken($("token").value);
-  setText($("token-error"), error ?? "");
-  $("token").setAttribute("aria-invalid", String(error !== null));
-  if (error) return $("token").focus();
+  $("token-save").disabled = true;
+  const refusal = error ?? (await wordOn(token, location.href, fetch));
+  $("token-save").disabled = false;
+  setText($("token-error"), refusal ?? "");
+  $("token").setAttribute("aria-invalid", String(refusal !== null));
+  if (refusal !== null) return $("token").focus();
   $("token").value = "";
   $("token-form").hidden = true;
   tokens.token = token;

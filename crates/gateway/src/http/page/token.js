@@ -20,6 +20,26 @@ export function tokenTrouble({ code, status }, had) {
   return had ? "The token was refused, or has expired. Another one is needed." : "Whoever operates it gives them out.";
 }
 
+/** How long the gateway may take to answer, in ms. */
+const ANSWER_MS = 5_000;
+
+/**
+ * What the gateway has against a token; null: nothing, or it does not answer. A browser does not tell what a WebSocket was
+ * refused with, so this asks first. `page`: the address of the feed's page.
+ */
+export async function wordOn(token, page, fetch) {
+  try {
+    const headers = { authorization: `Bearer ${token}` };
+    const options = { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
+    const response = await fetch(new URL("changes?bugs=", page), options);
+    if (response.status !== 401 && response.status !== 403) return null;
+    const { error } = await response.json();
+    return typeof error === "string" ? error.replaceAll(token, "…").slice(0, 300) : null;
+  } catch {
+    return null;
+  }
+}
+
 /** What a WebSocket offers: browsers let no header be added. */
 export const protocolsOf = (token) => (token ? ["bugfeed", `bugfeed.bearer.${token}`] : []);
 
