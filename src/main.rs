@@ -17,12 +17,14 @@ use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
 use bugfeed_protocol::log_event::LogEvent;
+use bugfeed_runtime::http::tls::ServerTls;
 use bugfeed_runtime::logging::{LogFormat, init_logging};
 use bugfeed_runtime::signals::{ignore_hangup, notify_on_hangup};
 use bugfeed_runtime::usage::{Usage, program};
 use bugfeed_shim::events::Turn;
 use bugfeed_shim::source;
 use clap::CommandFactory as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -101,7 +103,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(&again(Some(&options.config), options.serving.tls.as_ref()))?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
     let banner = Banner::new(&args, &sources, (clients, admin), &program(), is_set);
@@ -122,7 +124,8 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    gateway::run(options, ports, &stop_on_signal(None)?).await
+    let stop = stop_on_signal(&again(None, options.serving.tls.as_ref()))?;
+    gateway::run(options, ports, &stop).await
 }
 
 async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> anyhow::Result<()> {
@@ -132,7 +135,7 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let stop = stop_on_signal(Some(&options.config))?;
+    let stop = stop_on_signal(&again(Some(&options.config), options.tls.as_ref()))?;
     hooks::run(options, ports, &stop).await
 }
 
@@ -224,14 +227,20 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP has the configuration read again, if
-/// there is one, and changes nothing otherwise.
-fn stop_on_signal(config: Option<&ConfigFile>) -> anyhow::Result<CancellationToken> {
+/// What SIGHUP has read again.
+fn again(config: Option<&ConfigFile>, tls: Option<&ServerTls>) -> Vec<Arc<Notify>> {
+    let config = config.filter(|config| config.path.is_some()).map(|config| Arc::clone(&config.again));
+    config.into_iter().chain(tls.map(|tls| Arc::clone(tls.again()))).collect()
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP notifies these, and changes nothing if
+/// there are none.
+fn stop_on_signal(again: &[Arc<Notify>]) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = CancellationToken::new();
-    match config.filter(|config| config.path.is_some()) {
-        Some(config) => notify_on_hangup(Arc::clone(&config.again))?,
-        None => ignore_hangup()?,
+    match again {
+        [] => ignore_hangup()?,
+        again => notify_on_hangup(again.to_vec())?,
     }
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind).context("cannot wait for signals")?;

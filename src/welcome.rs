@@ -44,16 +44,23 @@ impl Banner {
             if clients.ip().is_unspecified() { ", and at every other address of this machine" } else { "" };
         let (reached, admin) = (reachable(clients), reachable(admin));
         let key = key_options(admin, &dir, &is_set);
-        let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !is_set("BUGFEED_URL");
-        let watch = if is_default { String::new() } else { format!(" --url ws://{reached}/") };
+        let has_tls = args.listen.tls.tls_cert.is_some();
+        let is_default = reached == SocketAddr::from((Ipv4Addr::LOCALHOST, 8844)) && !has_tls && !is_set("BUGFEED_URL");
+        let (http, ws) = if has_tls { ("https", "wss") } else { ("http", "ws") };
+        // A certificate is for a name.
+        let reached = match args.listen.host.first().filter(|_| has_tls) {
+            Some(name) => format!("{name}:{}", reached.port()),
+            None => reached.to_string(),
+        };
+        let watch = if is_default { String::new() } else { format!(" --url {ws}://{reached}/") };
         let touch = touch_options(args, &dir, is_set);
-        let sources = config.sources.iter().map(|source| format!("http://{reached}/hooks/{}", source.name)).collect();
+        let sources = config.sources.iter().map(|source| format!("{http}://{reached}/hooks/{}", source.name)).collect();
         let none = "none: the configuration has no [[source]]";
         let feeds =
-            config.feeds().into_iter().filter(|feed| *feed != FEED).map(|feed| format!("ws://{reached}/{feed}/"));
-        let first = format!("ws://{reached}/{everywhere}");
+            config.feeds().into_iter().filter(|feed| *feed != FEED).map(|feed| format!("{ws}://{reached}/{feed}/"));
+        let first = format!("{ws}://{reached}/{everywhere}");
         let places = format!(
-            "\x20 live page  http://{reached}/\n\
+            "\x20 live page  {http}://{reached}/\n\
              \x20 clients    {clients}\n\
              \x20 webhooks   {webhooks}\n\
              \x20 admin      http://{admin}/readyz, /metrics, /api\n\
@@ -74,7 +81,7 @@ impl Banner {
                 commands,
                 "Or as a tracker's webhook would:\n\
                  \x20 curl -H \"Authorization: Bearer $({program} keys create --name try --source {PLAIN}{key})\" \
-                 -d '{{\"changes\":[{{\"bug\":1234}}]}}' http://{reached}/hooks/{PLAIN}"
+                 -d '{{\"changes\":[{{\"bug\":1234}}]}}' {http}://{reached}/hooks/{PLAIN}"
             );
         }
         Banner { name: format!("bugfeed {}, all in one", bugfeed_runtime::VERSION), dir, places, commands }
@@ -190,6 +197,13 @@ mod tests {
             (&[], "192.0.2.7:8844", &[], "watch 1234 --url ws://192.0.2.7:8844/", "touch 1234"),
             (&[], "0.0.0.0:8844", &[], "watch 1234", "touch 1234"),
             (&[], "[::]:8844", &[], "watch 1234 --url ws://[::1]:8844/", "touch 1234"),
+            (
+                &["--tls-cert", "c", "--tls-key", "k", "--host", "feeds.example.org"],
+                plain,
+                &[],
+                "watch 1234 --url wss://feeds.example.org:8844/",
+                "touch 1234",
+            ),
             (&["--data-dir", "/srv/b"], plain, &[], "watch 1234", "touch 1234 --source sqlite:///srv/b/bugfeed.db"),
             (&["--data-dir", "my data"], plain, &[], "watch 1234", "touch 1234 --source 'sqlite://my data/bugfeed.db'"),
             (&["--data-dir", "50%"], plain, &[], "watch 1234", "touch 1234 --source sqlite://50%25/bugfeed.db"),

@@ -8,6 +8,7 @@ mod gateway;
 pub mod hooks;
 mod serve;
 mod serving;
+mod tls;
 mod touch;
 mod watch;
 

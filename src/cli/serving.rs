@@ -18,6 +18,7 @@ use bugfeed_runtime::values::{age, listen_address};
 use clap::Args;
 
 use super::millis;
+use super::tls::TlsArgs;
 use crate::compose::serving::ServingOptions;
 
 /// Options of every part that serves clients.
@@ -29,6 +30,9 @@ pub struct ListenArgs {
     /// Where /livez, /readyz, /metrics and, with webhooks, the API (/api) are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8845", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The certificate.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The hosts that clients ask for, such as feeds.example.org; repeat for more. Others are refused (421), which stops pages
     /// whose own name leads here [default: any]
     #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -145,6 +149,7 @@ impl ListenArgs {
             listen: self.listen,
             admin_listen: self.admin_listen,
             hosts: self.host.clone(),
+            tls: self.tls.load()?,
             limits: self.limits(),
             feed: self.feed(),
             origins: self.allow_origin.clone(),

@@ -18,7 +18,9 @@ use bugfeed_gateway::http::routes::{self, AppState, WebhookPlaces};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::admin;
 use bugfeed_runtime::health::{FeedHealth, Health};
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::certificates::Certificates;
+use bugfeed_runtime::http::tls::ServerTls;
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::metrics::{Metrics, Register};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -36,6 +38,8 @@ pub struct ServingOptions {
     pub admin_listen: SocketAddr,
     /// The hosts that are served; all of them if there are none.
     pub hosts: Vec<HostName>,
+    /// The port for clients speaks TLS, if there is a certificate.
+    pub tls: Option<ServerTls>,
     /// Bounds on the connections of clients.
     pub limits: ListenLimits,
     /// How each feed is set up. All feeds share the memory budgets.
@@ -110,6 +114,7 @@ pub(super) struct Gateway {
     events: Arc<Events>,
     metrics: Metrics,
     health: Health,
+    certificates: Option<Certificates>,
     /// Another role in this process, if there is one.
     pub(super) guest: Guest,
     /// Listeners and connections.
@@ -126,14 +131,16 @@ impl Gateway {
     /// The parts of a gateway; nothing runs yet. `others` are roles of the same process that also have metrics.
     pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> Gateway {
         let events = Arc::new(Events::new());
-        let roles: Vec<&dyn Register> =
-            std::iter::once(&*events as &dyn Register).chain(others.iter().copied()).collect();
+        let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
+        let own = std::iter::once(&*events as &dyn Register).chain(certificates.iter().map(|own| own as &dyn Register));
+        let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
         Gateway {
             options: options.clone(),
             metrics: Metrics::of(&roles),
             feeds: BTreeMap::new(),
             events,
             health,
+            certificates,
             guest: Guest::default(),
             clients: TaskTracker::new(),
             inner: TaskTracker::new(),
@@ -194,10 +201,13 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
-        self.clients.spawn(http::serve_hosts(
+        if let Some(certificates) = self.certificates.take() {
+            self.inner.spawn(certificates.follow(self.inner_stop.clone()));
+        }
+        self.clients.spawn(http::serve_behind(
             ports.clients,
             routes::router(state).merge(self.guest.clients.clone()),
-            hosts,
+            Front { hosts, tls: self.options.tls.clone() },
             limits,
             Arc::clone(&self.events) as Arc<dyn ConnectionEvents>,
             self.clients.clone(),

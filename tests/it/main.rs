@@ -28,6 +28,7 @@ mod plain_http;
 mod real;
 mod secrets;
 mod support;
+mod tls;
 mod watch;
 mod watch_client;
 mod watch_patience;

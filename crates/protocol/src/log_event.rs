@@ -43,6 +43,8 @@ log_events! {
     LogDirectiveLeftOut = "log_directive_left_out", "`RUST_LOG` holds a directive that cannot be followed.";
     HangupIgnored = "hangup_ignored", "SIGHUP came; nothing changes.";
     OpenFilesLow = "open_files_low", "The limit on open files is below what `--max-connections` needs.";
+    CertificateLoaded = "certificate_loaded", "The files of the certificate were read again; new connections get what is in them.";
+    CertificateRefused = "certificate_refused", "The files of the certificate hold one that cannot be used; the one before stays.";
     // The shim's life.
     ShimStarted = "shim_started", "The shim has opened the change table and the ledger.";
     ShimStopping = "shim_stopping", "A signal asked the shim to end; it finishes what it has in hand.";

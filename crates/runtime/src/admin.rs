@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::Health;
-use crate::http::{self, ConnectionEvents, Hosts, ListenLimits};
+use crate::http::{self, ConnectionEvents, Front, Hosts, ListenLimits};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Bounds on the admin port: an orchestrator and a few scrapers use it.
@@ -46,7 +46,8 @@ pub async fn serve_with(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    http::serve_hosts(listener, router, hosts.with_addresses(), LIMITS, events, tracker, stop).await;
+    let front = Front { hosts: hosts.with_addresses(), ..Front::default() };
+    http::serve_behind(listener, router, front, LIMITS, events, tracker, stop).await;
 }
 
 /// `GET /livez`, `/readyz` and `/metrics`.

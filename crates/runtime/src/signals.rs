@@ -28,16 +28,16 @@ pub fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Notifies at SIGHUP: something is to be read again.
+/// Notifies all of these at SIGHUP: something is to be read again.
 ///
 /// # Errors
 /// When the signal cannot be listened to.
-pub fn notify_on_hangup(again: Arc<Notify>) -> anyhow::Result<()> {
+pub fn notify_on_hangup(again: Vec<Arc<Notify>>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            again.notify_one();
+            again.iter().for_each(|again| again.notify_one());
         }
     });
     Ok(())

@@ -16,6 +16,7 @@ use clap::builder::BoolishValueParser;
 use crate::cli::endpoints::EndpointArgs;
 use crate::cli::gateway::{FeedArg, feed, feeds};
 use crate::cli::serving::{LogArgs, TrackerUrl, tracker_url, trackers};
+use crate::cli::tls::TlsArgs;
 use crate::compose::hooks::{ConfigFile, HooksRoleOptions, PublishOptions};
 
 /// Options of `hooks` without a subcommand.
@@ -27,6 +28,9 @@ pub struct HooksRoleArgs {
     /// Where /livez, /readyz, /metrics and the API are served; keep it private
     #[arg(long, env = "BUGFEED_ADMIN_LISTEN", default_value = "127.0.0.1:8847", value_name = "ADDR:PORT", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
+    /// The certificate.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// The hosts that trackers POST to, such as hooks.example.org; repeat for more. Others are refused (421), which stops pages
     /// whose own name leads here [default: any]
     #[arg(long, env = "BUGFEED_HOST", value_name = "NAME", value_delimiter = ',')]
@@ -116,6 +120,7 @@ impl HooksRoleArgs {
             listen: self.listen,
             admin_listen: self.admin_listen,
             hosts: self.host.clone(),
+            tls: self.tls.load()?,
             store: self.store.clone(),
             config: ConfigFile { path: self.config.clone(), ..ConfigFile::default() },
             spool_dir: self.spool_dir.clone(),

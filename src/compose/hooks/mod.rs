@@ -38,9 +38,11 @@ use bugfeed_hooks::receive::spool::SpoolOptions;
 use bugfeed_hooks::service::{Hooks, HooksOptions};
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::health::Health;
-use bugfeed_runtime::http::{self, BindError, ConnectionEvents, HostName, Hosts, ListenLimits};
+use bugfeed_runtime::http::certificates::Certificates;
+use bugfeed_runtime::http::tls::ServerTls;
+use bugfeed_runtime::http::{self, BindError, ConnectionEvents, Front, HostName, Hosts, ListenLimits};
 use bugfeed_runtime::late::Late;
-use bugfeed_runtime::metrics::Metrics;
+use bugfeed_runtime::metrics::{Metrics, Register};
 use bugfeed_runtime::{admin, throttle::Throttle};
 use bugfeed_shim::metrics::ShimsByFeed;
 use bugfeed_sql::DbUrl;
@@ -70,6 +72,8 @@ pub struct HooksRoleOptions {
     pub admin_listen: SocketAddr,
     /// The hosts that are served; all of them if there are none.
     pub hosts: Vec<HostName>,
+    /// The port for senders speaks TLS, if there is a certificate.
+    pub tls: Option<ServerTls>,
     /// The database of events, change tables and ledgers.
     pub store: DbUrl,
     /// The sources.
@@ -174,7 +178,10 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let (inner, inner_stop) = (TaskTracker::new(), CancellationToken::new());
     let api = Late::new(STORE_AWAY);
     let events: Arc<dyn ConnectionEvents> = Arc::new(ListenerEvents(Throttle::once_a_minute()));
-    let metrics = Metrics::of(&[&hooks, &by_feed, &*counted]);
+    let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
+    let mut counters: Vec<&dyn Register> = vec![&hooks, &by_feed, &*counted];
+    counters.extend(certificates.iter().map(|own| own as &dyn Register));
+    let metrics = Metrics::of(&counters);
     let elsewhere = format!(", and the API at /api. Webhooks: {} on port {}", start::RECEIVER, senders_at.port());
     let admin_routes = admin::router_with(health.clone(), metrics, &elsewhere).merge(api.routes(&start::API_PATHS));
     health.down(PART, "starting");
@@ -194,8 +201,12 @@ pub async fn run(options: HooksRoleOptions, ports: HooksPorts, stop: &Cancellati
     let limits = ListenLimits { connections: options.connections, grace: GRACE, ..admin::LIMITS };
     let routes: Router = hooks.routes().merge(endpoints.routes());
     let routes = routes.fallback(move || async move { lost(admin_at.port()) });
+    if let Some(certificates) = certificates {
+        inner.spawn(certificates.follow(inner_stop.clone()));
+    }
+    let front = Front { hosts: served, tls: options.tls };
     let serving =
-        http::serve_hosts(ports.senders, routes, served, limits, events, connections.clone(), listening.clone());
+        http::serve_behind(ports.senders, routes, front, limits, events, connections.clone(), listening.clone());
     connections.spawn(serving);
 
     until_stop(&options.config, &hooks, (&mut shims, &delivered), stop).await;

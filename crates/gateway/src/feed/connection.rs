@@ -10,7 +10,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -19,8 +18,6 @@ use std::time::Duration;
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::{self, Close};
 use futures::task::AtomicWaker;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -33,7 +30,7 @@ use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
 use bugfeed_core::subscriptions::Slot;
-use bugfeed_runtime::http::Hijacked;
+use bugfeed_runtime::http::{Hijacked, Wire};
 
 /// After the close frame, the connection is read from for at most this long, so that the peer receives the frame and
 /// not a reset (RFC 6455 §7.1.1 wants the peer's side closed first).
@@ -58,7 +55,7 @@ pub(super) struct Common {
 /// What a shard and a connection's task share.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     shard: mpsc::Sender<ShardInput>,
     common: Arc<Common>,
     slot: AtomicU32,
@@ -121,12 +118,11 @@ impl Connection {
 
 impl Peer for Connection {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        // The socket is asked itself, because what the runtime knows of it lies elsewhere in memory, which for one of many
-        // sockets means that it has to be fetched first.
-        match SockRef::from(&self.stream).send(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.try_write(bytes),
-            done => done,
+        let written = self.stream.try_write(bytes);
+        if self.stream.wants_flush() {
+            self.waker.wake();
         }
+        written
     }
 
     fn attached(&self, slot: Slot) {
@@ -229,6 +225,10 @@ fn next(
     }
     *busy &= flags & READY == 0;
     *want_writable |= flags & WANT_WRITABLE != 0;
+    if conn.stream.wants_flush() {
+        // As below.
+        let _ = conn.stream.poll_flush(cx);
+    }
     // A socket error is noticed by the shard, at its next write.
     if *want_writable && conn.stream.poll_write_ready(cx).is_ready() {
         *want_writable = false;
@@ -348,7 +348,7 @@ fn fault(error: &Error) -> Option<(&'static str, Close)> {
 /// Sends FIN, then reads on for at most [`LINGER`]: a reset, which unread bytes would cause, could overtake what was
 /// written.
 async fn linger(conn: &Connection) {
-    if socket2::SockRef::from(&conn.stream).shutdown(Shutdown::Write).is_err() {
+    if conn.stream.close_write().is_err() {
         return;
     }
     let drain = async {

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::boundary::{Boundary, FRAGMENTS};
 use bugfeed_core::budget::{Budget, Share};
-use tokio::net::TcpStream;
+use bugfeed_runtime::http::Wire;
 
 /// The size of one read, in bytes. Most messages of clients fit.
 const BUFFER: usize = 1024;
@@ -72,7 +72,7 @@ impl Reader {
     /// left, or [`Reader::is_idle`]. Then the caller must call this again, or the socket's own `poll_read_ready`.
     pub(super) fn poll(
         &mut self,
-        socket: &TcpStream,
+        socket: &Wire,
         heard: &dyn Fn(),
         reads: &mut u32,
         cx: &mut Context<'_>,
@@ -122,7 +122,7 @@ impl Reader {
 
 /// The socket as tungstenite sees it.
 struct ReadSide<'a> {
-    socket: &'a TcpStream,
+    socket: &'a Wire,
     heard: &'a dyn Fn(),
     boundary: &'a mut Boundary,
     reads: &'a mut u32,

@@ -18,14 +18,13 @@ use axum::response::{IntoResponse as _, Response};
 use bugfeed_protocol::client::Command;
 use futures::stream;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::query;
 use crate::feed::{Feed, Messages};
 use bugfeed_runtime::http::Hijack;
-use bugfeed_runtime::http::Hijacked;
+use bugfeed_runtime::http::{Hijacked, Wire};
 
 /// How often a client without heartbeats is sent a comment, in seconds: proxies cut connections that are silent for a
 /// minute, some sooner.
@@ -84,7 +83,7 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
 
 /// Keeps a client waiting until the feed is current for the first time; a 503 is no option, because `EventSource` then
 /// gives up for good. Returns false if the client leaves or the gateway stops.
-async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
+async fn open_up(feed: &Feed, stream: &Wire) -> bool {
     let mut piece = Vec::new();
     push_retry(&mut piece, rand::random_range(RETRY_MS));
     let opened = feed.opened();
@@ -105,7 +104,7 @@ async fn open_up(feed: &Feed, stream: &TcpStream) -> bool {
 }
 
 /// Waits until the client has gone.
-async fn gone(stream: &TcpStream) {
+async fn gone(stream: &Wire) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0; 512]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -124,12 +123,14 @@ async fn pump(hijacked: Hijacked, mut messages: Messages, writer: Writer) {
     push_retry(&mut piece, rand::random_range(RETRY_MS));
     let mut linger = None;
     poll_fn(|cx| step(&stream, &mut messages, &writer, &mut piece, &mut linger, cx)).await;
+    // Over TLS, an end that is not announced looks like an attack. An error means that the client has left.
+    let _ = stream.close_write();
     drop(permit);
 }
 
 /// One step of [`pump`]; ready when the connection is over.
 fn step(
-    stream: &TcpStream,
+    stream: &Wire,
     messages: &mut Messages,
     writer: &Writer,
     piece: &mut Vec<u8>,
@@ -154,7 +155,7 @@ fn step(
                         if !messages.is_over(cx) {
                             return Poll::Pending;
                         }
-                        return linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx);
+                        return poll_linger(linger, cx);
                     }
                 }
                 Err(_) => return Poll::Ready(()),
@@ -163,17 +164,28 @@ fn step(
         while piece.len() < PIECE {
             match messages.poll_next(cx) {
                 Poll::Ready(Some(text)) => writer.push(piece, &text),
-                Poll::Ready(None) if piece.is_empty() => return Poll::Ready(()),
+                Poll::Ready(None) if piece.is_empty() => match stream.poll_flush(cx) {
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return poll_linger(linger, cx),
+                },
                 Poll::Ready(None) => break,
                 Poll::Pending if piece.is_empty() => {
                     // An idle connection keeps no buffer.
                     *piece = Vec::new();
-                    return Poll::Pending;
+                    return match stream.poll_flush(cx) {
+                        Poll::Ready(Err(_)) => Poll::Ready(()),
+                        _ => Poll::Pending,
+                    };
                 }
                 Poll::Pending => break,
             }
         }
     }
+}
+
+/// Waits for a client that is to be sent the last bytes, but only for a moment.
+fn poll_linger(linger: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+    linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut().poll(cx)
 }
 
 /// The members of a message that decide how its event is written.

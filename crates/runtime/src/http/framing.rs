@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::wire::Wire;
 
 /// So many bytes of a line are looked at. It is enough for a name that matters with any number that a length can be.
 const LINE: usize = 48;
@@ -38,13 +39,13 @@ impl Framing {
 /// A connection whose incoming bytes are followed.
 #[derive(Debug)]
 pub(super) struct Followed {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Wire,
     heads: Heads,
     framing: Arc<Framing>,
 }
 
 impl Followed {
-    pub(super) fn new(stream: TcpStream, framing: Arc<Framing>) -> Followed {
+    pub(super) fn new(stream: Wire, framing: Arc<Framing>) -> Followed {
         Followed { stream, heads: Heads::default(), framing }
     }
 }

@@ -44,7 +44,7 @@ impl Bed {
         let connecting = TcpStream::connect(self.listener.local_addr().unwrap());
         let (peer, accepted) = tokio::join!(connecting, self.listener.accept());
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (peer.unwrap(), Hijacked { stream: accepted.unwrap().0, rest: Bytes::new(), permit })
+        (peer.unwrap(), Hijacked { stream: accepted.unwrap().0.into(), rest: Bytes::new(), permit })
     }
 
     async fn client(&self) -> TcpStream {
@@ -264,7 +264,7 @@ async fn a_turn_is_bounded_whatever_is_sent() {
             conn.stream.readable().await.unwrap();
             let turn = poll_fn(|cx| Poll::Ready(super::next(&conn, &mut reader, &mut busy, &mut want_writable, cx)));
             assert!(turn.await.is_pending(), "{name}");
-            let read = left - unread(&conn.stream);
+            let read = left - unread(conn.stream.tcp());
             assert!(read <= 17 * 1024, "{name}: {read} bytes in one turn");
             left -= read;
             turns += 1;
