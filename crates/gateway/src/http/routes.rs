@@ -57,6 +57,7 @@ pub fn router(state: AppState) -> Router {
         .route("/client-fallback.js", get(page::client_fallback_js))
         .route("/client-shared.js", get(page::client_shared_js))
         .route("/client-queue.js", get(page::client_queue_js))
+        .route("/client-token.js", get(page::client_token_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
         .route("/ticket", post(default_ticket))
