@@ -8,5 +8,6 @@ pub mod cli;
 pub mod compose;
 pub mod hooks_config;
 pub mod listen;
+pub mod token;
 pub mod watch;
 pub mod welcome;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bugfeed::admin::{self, AdminCommand, AdminError, Outcome};
 use bugfeed::cli::hooks::HooksRoleArgs;
-use bugfeed::cli::{CheckArgs, Cli, Command, GatewayArgs, ServeArgs, Target, TouchArgs, WatchArgs};
+use bugfeed::cli::{
+    CheckArgs, Cli, Command, GatewayArgs, ServeArgs, Target, TokenArgs, TokenCommand, TouchArgs, WatchArgs,
+};
 use bugfeed::compose::hooks::{ConfigFile, HooksPorts};
 use bugfeed::compose::serving::{Ports, ServingOptions};
 use bugfeed::compose::{all_in_one, gateway, hooks};
@@ -17,6 +19,7 @@ use bugfeed::hooks_config;
 use bugfeed::listen::ListenError;
 use bugfeed::watch::{self, Ended, Screen, Stop, WatchError};
 use bugfeed::welcome::Banner;
+use bugfeed_gateway::access::AccessOptions;
 use bugfeed_protocol::log_event::LogEvent;
 use bugfeed_runtime::findings::Verdict;
 use bugfeed_runtime::http::tls::ServerTls;
@@ -50,6 +53,7 @@ async fn main() -> ExitCode {
         Err(Command::Hooks(args)) => run_hooks(args.role, &usage, &warnings).await.map(done),
         Err(Command::Touch(args)) => touch(*args).await.map(done),
         Err(Command::Watch(args)) => watch(*args).await,
+        Err(Command::Token(args)) => make_token(&args).map(done),
         Err(Command::Check(args)) => check_deployment(&args).await,
         // The others are about webhooks.
         Err(_) => Ok(ExitCode::FAILURE),
@@ -107,7 +111,7 @@ async fn serve(args: ServeArgs, usage: &Usage, warnings: &[String]) -> anyhow::R
     }
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
-    let again = again(Some(&options.config), options.serving.tls.as_ref());
+    let again = again(Some(&options.config), options.serving.tls.as_ref(), options.serving.access.as_ref());
     let stop = stop_on_signal(again, options.ends_within())?;
     let is_set = |name: &str| std::env::var_os(name).is_some();
     let sources = hooks_config::read(args.config.as_deref())?;
@@ -129,7 +133,8 @@ async fn run_gateway(args: GatewayArgs, usage: &Usage, warnings: &[String]) -> a
     let ports = begin(args.log.log_format, warnings, &options.serving)?;
     let (clients, admin) = ports.addresses()?;
     tracing::info!(%clients, %admin, version = bugfeed_runtime::VERSION, event = %LogEvent::GatewayListens, "gateway listens");
-    let stop = stop_on_signal(again(None, options.serving.tls.as_ref()), options.serving.ends_within())?;
+    let again = again(None, options.serving.tls.as_ref(), options.serving.access.as_ref());
+    let stop = stop_on_signal(again, options.serving.ends_within())?;
     gateway::run(options, ports, &stop).await
 }
 
@@ -140,7 +145,7 @@ async fn run_hooks(args: HooksRoleArgs, usage: &Usage, warnings: &[String]) -> a
     }
     begin_log(args.log.log_format, warnings, options.connections);
     let ports = HooksPorts::bind(&options)?;
-    let again = again(Some(&options.config), options.tls.as_ref());
+    let again = again(Some(&options.config), options.tls.as_ref(), None);
     let stop = stop_on_signal(again, options.ends_within())?;
     hooks::run(options, ports, &stop).await
 }
@@ -160,6 +165,16 @@ fn begin_log(format: LogFormat, warnings: &[String], connections: usize) {
         tracing::warn!(event = %LogEvent::SecretReadable, "{note}");
     }
     raise_file_limit(connections);
+}
+
+/// Makes a token for clients. Only the token goes to standard output.
+fn make_token(args: &TokenArgs) -> anyhow::Result<()> {
+    let TokenCommand::New(args) = &args.command;
+    let (token, entry) = bugfeed::token::make(&args.wanted(), &rand::random());
+    writeln!(std::io::stdout(), "{}", token.secret())?;
+    // Whoever has closed standard error does not want the entry.
+    let _ = write!(std::io::stderr(), "{entry}");
+    Ok(())
 }
 
 async fn touch(args: TouchArgs) -> anyhow::Result<()> {
@@ -246,9 +261,11 @@ fn raise_file_limit(max_connections: usize) {
 }
 
 /// What SIGHUP has read again.
-fn again(config: Option<&ConfigFile>, tls: Option<&ServerTls>) -> Vec<Arc<Notify>> {
+fn again(config: Option<&ConfigFile>, tls: Option<&ServerTls>, access: Option<&AccessOptions>) -> Vec<Arc<Notify>> {
     let config = config.filter(|config| config.path.is_some()).map(|config| Arc::clone(&config.again));
-    config.into_iter().chain(tls.map(|tls| Arc::clone(tls.again()))).collect()
+    let files =
+        tls.map(|tls| Arc::clone(tls.again())).into_iter().chain(access.map(|access| Arc::clone(&access.again)));
+    config.into_iter().chain(files).collect()
 }
 
 /// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once, and so does the end of this time. SIGHUP

@@ -24,6 +24,13 @@ export interface Options {
   cursor?: string | null;
   /** How often the gateway should be heard, in seconds, 1 to 300 (30). Silence for 2.5 times as long is a dead link. */
   heartbeat?: number;
+  /**
+   * For gateways that ask for a token: the token, or a function that gives one, which is asked before each attempt to
+   * connect, and before a token expires. Refused or expired, a token that is a text ends the feed; a function is asked for
+   * another one. Letters, digits, and `- . _ ~`, as JWTs are. It is sent as a subprotocol (WebSocket) or as `Authorization`
+   * (SSE, long-poll), and shown nowhere. Nothing, null and `""` are no token.
+   */
+  token?: string | (() => string | Promise<string>) | null | undefined;
   /** The WebSocket class where there is no global one: that of the package `ws` in Node 20. */
   WebSocket?: unknown;
   /**
@@ -76,6 +83,8 @@ export interface Welcome {
   /** How often the gateway is heard, in seconds. */
   heartbeat?: number;
   cursor?: string | null;
+  /** When the token expires, UTC. */
+  expires?: string;
 }
 
 /** What the events carry as their `detail`. */
@@ -118,7 +127,7 @@ export class BugfeedError extends Error {
 export class Bugfeed extends EventTarget implements AsyncIterable<Change | Gap> {
   /**
    * @param url the feed's address: `wss://HOST/`, `wss://HOST/NAME/`, `https:` likewise, or relative to the page's
-   * @throws TypeError if the address is none, there is no WebSocket class, or `storage` has no `key`
+   * @throws TypeError if the address or the token is none, there is no WebSocket class, or `storage` has no `key`
    * @throws RangeError if a bug or the heartbeat is no number in range
    */
   constructor(url: string | URL, options?: Options);
@@ -228,6 +237,8 @@ export type Transport = (
      */
     close(why: { code?: number; reason?: string; status?: number; final?: boolean; delay?: number }): void;
   },
+  /** The token of this attempt, where the feed has the option. */
+  token?: string,
 ) => Link;
 
 /** The transport over WebSocket. */

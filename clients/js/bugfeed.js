@@ -25,6 +25,10 @@ const UNKNOWN = "unknown";
 const again = (module, name) => module.catch(() => import(`./client-${name}.js?${Date.now()}`));
 const loadOthers = () => again(import("./client-fallback.js"), "fallback");
 
+/** The end of a connection whose token was refused or has expired, and of one whose token was taken away. */
+const NO_TOKEN = 4401;
+const REVOKED = 4403;
+
 /** What went wrong. `final` errors end the feed, since trying again would not mend them. */
 export class BugfeedError extends Error {
   name = "BugfeedError";
@@ -43,8 +47,9 @@ export class BugfeedError extends Error {
  * @param {typeof WebSocket} Socket the class
  * @returns {import("./bugfeed.js").Transport}
  */
-export const webSocket = (Socket) => (url, on) => {
-  const socket = new Socket(url);
+export const webSocket = (Socket) => (url, on, token) => {
+  // Browsers let no header be added; the gateway takes the first of these, and reads the second.
+  const socket = new Socket(url, token ? ["bugfeed", `bugfeed.bearer.${token}`] : []);
   let trouble;
   const end = ({ code, reason, message = trouble }) => on.close({ code, reason: reason || message });
   // Of what never began, Node 20 and 22 tell no end: an error is all there is.
@@ -64,6 +69,15 @@ export const webSocket = (Socket) => (url, on) => {
     send: (command) => socket.send(JSON.stringify(command)),
     close: () => socket.close(1000),
   };
+};
+
+/** A transport that gets a token first. The module that does it completes the link. */
+const withToken = (source, transport) => (url, on) => {
+  const link = { close: () => (link.isOver = true) };
+  again(import("./client-token.js"), "token")
+    .then((module) => module.connect(link, source, transport, url, on))
+    .catch((cause) => on.close({ reason: `no token: ${cause}` }));
+  return link;
 };
 
 /** A heartbeat, if nothing else is said. */
@@ -116,6 +130,8 @@ export class Bugfeed extends EventTarget {
   #interval; // What the gateway granted, in ms.
   #timer;
   #failures = 0;
+  #token; // A text, or a function that gives one.
+  #refused; // Whether the last token was, and nothing has come since that only a good one brings.
   #row = {}; // The status that the last attempts were answered with, and how many of them.
   #retryAfter;
   #ended = new AbortController();
@@ -133,6 +149,7 @@ export class Bugfeed extends EventTarget {
       key,
       cursor,
       heartbeat = 30,
+      token,
       transport,
       withCredentials,
       WebSocket = world.WebSocket,
@@ -144,7 +161,10 @@ export class Bugfeed extends EventTarget {
     if (!transport && !WebSocket)
       throw new TypeError("no WebSocket: npm i ws; import {WebSocket} from 'ws'; pass {WebSocket}");
     if (storage && !key) throw new TypeError("storage needs a key");
+    if (token && typeof token !== "function" && !/^\s*[\w.~-]+\s*$/.test(token))
+      throw new TypeError("token: letters, digits, and - . _ ~");
     this.#heartbeat = heartbeat;
+    this.#token = token;
     this.#others = !transport && { withCredentials };
     this.#transport = transport ?? webSocket(WebSocket);
     this.#bugs = new Set(bugs === ALL ? [ALL] : numbers([...bugs]));
@@ -211,13 +231,14 @@ export class Bugfeed extends EventTarget {
     this.#interval = this.#heartbeat * 1000;
     this.#resumed = this.#last = this.#retryAfter = this.protocol = null;
     this.#after(CONNECT_MS);
+    const transport = this.#token ? withToken(this.#token, this.#transport) : this.#transport;
     try {
-      link = this.#link = this.#transport(this.url, {
+      link = this.#link = transport(this.url, {
         open: ours(this.#opened),
         message: ours(this.#received),
         close: ours(this.#lost),
       });
-      this.transport = link.name;
+      this.transport = link.name ?? null;
       // Last: whoever hears of it may close the feed, and the link with it.
       this.#become("connecting");
     } catch (cause) {
@@ -226,6 +247,7 @@ export class Bugfeed extends EventTarget {
   }
 
   #opened() {
+    this.transport = this.#link.name ?? null;
     this.#sent = new Set();
     // Where there are other ways, one that opens and then says nothing is not waited for any longer.
     if (!this.#others) this.#heard();
@@ -236,8 +258,14 @@ export class Bugfeed extends EventTarget {
   #lost({ code, reason, status, final, delay: least = 0 }) {
     this.#leave();
     const message = `${this.url} refuses (${status || code}): ${reason}`;
-    // After these, the same would be refused again.
-    if (final || [1002, 1003, 1007, 1009].includes(code)) return this.#fail(message, { code, status });
+    const isRefused = code === NO_TOKEN || (final && status === 401);
+    // Another token may be had: at once, but not twice in a row.
+    if (isRefused && typeof this.#token === "function") {
+      if (!this.#refused) this.#retryAfter = 0;
+      this.#refused = true;
+    } else if (final || [1002, 1003, 1007, 1009, NO_TOKEN, REVOKED].includes(code))
+      // The same would be refused again.
+      return this.#fail(message + (isRefused && this.#token ? "; the token was refused or has expired" : ""), { code, status });
     const row = 1 + (this.#row[status] | 0);
     this.#row = { [status]: row };
     // A gateway that goes away says when to come back, another time to each client. Otherwise, half a step to a step.
@@ -340,7 +368,7 @@ export class Bugfeed extends EventTarget {
   // What the gateway says.
 
   #received(text) {
-    this.#failures = 0;
+    if (!this.#refused) this.#failures = 0;
     this.#row = {};
     this.#heard();
     let message;
@@ -353,6 +381,8 @@ export class Bugfeed extends EventTarget {
     const cursor = typeof place === "string" ? place : null;
     const isBeat = command === "heartbeat";
     const isRefused = message.result === ERROR;
+    // Those without a token are greeted all the same.
+    if (this.#refused && command !== HELLO && !isRefused) this.#failures = this.#refused = 0;
     const asked = [...this.#asked].find((each) => each.command === command);
     // Whether anything can come just now; until a new gateway has spoken, it is as it was.
     if (this.#last === HELLO || isBeat || command === "feed") {
@@ -378,8 +408,10 @@ export class Bugfeed extends EventTarget {
       if (within(delay, 0, Infinity)) this.#retryAfter = Math.min(delay, 300_000);
       this.#move(cursor);
     } else if (this.#asked.delete(asked)) {
-      if (command === HELLO) this.#welcomed(message, cursor, isRefused);
-      else if (isRefused) this.#refused(asked, message.error);
+      if (isRefused && /^a token is needed/.test(message.error))
+        this.#lost({ code: NO_TOKEN, reason: message.error });
+      else if (command === HELLO) this.#welcomed(message, cursor, isRefused);
+      else if (isRefused) this.#denied(asked, message.error);
       else if (command === SUBSCRIBE) this.#subscribed(asked, message.replay ?? null, cursor, spread);
       else this.#move(cursor);
     }
@@ -405,7 +437,7 @@ export class Bugfeed extends EventTarget {
     else this.#move(now ?? (this.cursor ? null : UNKNOWN));
   }
 
-  #refused(asked, error) {
+  #denied(asked, error) {
     for (const bug of [asked.bugs].flat()) {
       this.#bugs.delete(bug);
       this.#sent.delete(bug);

@@ -21,9 +21,7 @@ const AGAIN_MS = [60_000, 3_600_000];
 const UNKNOWN = "unknown"; // The cursor of those who were given none: resuming from it is a gap.
 const LATER = [408, 425, 429]; // HTTP statuses that mean "later", unlike the others from 400 to 499.
 const MAX_WAIT_MS = 300_000; // No server is waited for longer than this, in ms.
-/** What servers say that do not know the address or the question: there is no such way here. */
-const NOT_HERE = [400, 404, 405, 426];
-const STRIPPED = [400, 426]; // What the answer to a wish for a WebSocket is that a proxy has stripped of it.
+const NOT_HERE = [400, 404, 405, 426]; // What servers say that do not know the address or the question.
 
 const isLost = (replay) => !["complete", "latest"].includes(replay);
 
@@ -62,7 +60,8 @@ export const refused = async (answer, close) => {
     // What came is enough.
   }
   const why = judged(status, (name) => headers[name], body);
-  close({ ...why, final: why.final && !STRIPPED.includes(status) });
+  // A proxy that strips the wish for a WebSocket from the request makes it one that is answered so.
+  close({ ...why, final: why.final && ![400, 426].includes(status) });
 };
 
 /**
@@ -76,6 +75,7 @@ class Session {
   #url;
   #on;
   #fetch;
+  #token;
   #closed = false;
   #todo = []; // Commands that no request carries yet.
   #asked = []; // Commands that the running request carries…
@@ -87,13 +87,14 @@ class Session {
   #next;
   #heardAt = 0;
 
-  constructor(url, on, fetch) {
+  constructor(url, on, fetch, token) {
     this.#url = new URL(url);
     this.#url.protocol = this.#url.protocol.replace("ws", "http");
     this.#url.pathname = this.#url.pathname.replace(/\/?$/, `/${this.path}`);
     this.#url.hash = "";
     this.#on = on;
     this.#fetch = fetch;
+    this.#token = token;
     queueMicrotask(() => on.open());
   }
 
@@ -199,11 +200,11 @@ class Session {
     const url = new URL(this.#url);
     const body = parameters.length > MAX_URL ? parameters : undefined;
     if (!body) url.search += (url.search && "&") + parameters;
-    const headers = { accept: this.type };
+    const headers = this.#token ? { authorization: `Bearer ${this.#token}` } : {};
+    headers.accept = this.type;
     if (body) headers["content-type"] = "application/x-www-form-urlencoded";
     // Not as a method of this: browsers refuse that.
-    const fetch = this.#fetch;
-    return fetch(url.href, { method: body ? "POST" : "GET", body, headers, signal, cache: "no-store" });
+    return (0, this.#fetch)(url.href, { method: body ? "POST" : "GET", body, headers, signal, cache: "no-store" });
   }
 
   async #refused(response, signal) {
@@ -212,7 +213,9 @@ class Session {
     if (signal.aborted) return;
     const { error } = parsed(text);
     const [first, second] = this.#asked.flatMap(({ command }, index) => (command === "subscribe" ? [index] : []));
-    if (status !== 400 || !error || first === undefined)
+    // A token that is not for these bugs, or not for so many, may be for others.
+    const isDenied = status === 400 ? error : status === 403 && /^this token .*\bbugs?\b/.test(error);
+    if (!isDenied || first === undefined)
       return this.end(judged(status, (name) => headers.get(name), text));
     this.heard();
     // Like a refused subscribe of a WebSocket: the session goes on without it. Of several, the first may be welcome.
@@ -348,17 +351,17 @@ export class Poll extends Session {
   }
 }
 
-export const eventStream = (fetch = world.fetch) => (url, on) => new Stream(url, on, fetch).link;
-export const longPoll = (fetch = world.fetch) => (url, on) => new Poll(url, on, fetch).link;
+export const eventStream = (fetch = world.fetch) => (url, on, token) => new Stream(url, on, fetch, token).link;
+export const longPoll = (fetch = world.fetch) => (url, on, token) => new Poll(url, on, fetch, token).link;
 
 /**
  * Browsers open six connections to a host and no more, for all pages together: what a page holds for ever, the tracker of
  * the same host lacks. So pages share one. Where that module is not to be had, each has its own.
  */
-const shared = (name, direct, fetch) => (url, on) => {
+const shared = (name, direct, fetch) => (url, on, token) => {
   let link;
   let isClosed = false;
-  const begin = (transport) => isClosed || (link = transport(url, on));
+  const begin = (transport) => isClosed || (link = transport(url, on, token));
   // As bugfeed.js does.
   const loading = import("./client-shared.js").catch(() => import(`./client-shared.js?${Date.now()}`));
   loading.then((module) => begin(module.shared(name, direct, fetch)), () => begin(direct));
@@ -388,13 +391,12 @@ class Turns {
     const credentials = withCredentials ? "include" : "same-origin";
     const ask = (url, options) => fetch(url, { ...options, credentials });
     const ways = [eventStream(ask), longPoll(ask)];
-    const names = ["sse", "long-poll"];
     const isPage = world.document !== undefined;
-    this.#ways = [socket, ...ways.map((way, at) => (isPage ? shared(names[at], way, ask) : way))];
+    this.#ways = [socket, ...ways.map((way, at) => (isPage ? shared(["sse", "long-poll"][at], way, ask) : way))];
     this.#proven = new Set(proven ? [0] : []);
   }
 
-  connect(url, on) {
+  connect(url, on, token) {
     // What has worked before is given up less soon: it may be the gateway that is away.
     const way = turn(this.#attempts, this.#best, this.#proven.has(this.#best) ? 4 : 2);
     // Without a network nothing is learnt.
@@ -415,12 +417,11 @@ class Turns {
         if (!works && isProof(way, json)) {
           works = true;
           this.#worked(way);
-          if (way) {
-            trials = this.#tryAgain(url, () => {
+          if (way)
+            trials = this.#tryAgain(url, token, () => {
               end();
               on.close({ reason: "WebSocket passes" });
             });
-          }
         }
         on.message(json);
       },
@@ -429,11 +430,11 @@ class Turns {
         // Browsers do not show what a WebSocket was refused with; most often it is what the others are.
         if (way || isOpen) this.#status = why.status;
         else why.status ??= this.#status;
-        // A gateway that has no such address is one for WebSocket alone.
-        if (way && !why.final && NOT_HERE.includes(why.status)) this.#attempts = 0;
+        // A gateway that has no such address is one for WebSocket alone; and one that refuses a token is not blocked.
+        if (way && (why.final ? why.status === 401 : NOT_HERE.includes(why.status))) this.#attempts = 0;
         on.close(why);
       },
-    });
+    }, token);
     return { name: link.name, send: (command) => link.send(command), close: end };
   }
 
@@ -444,9 +445,8 @@ class Turns {
     if (!way) this.#again = AGAIN_MS[0];
   }
 
-
   /** While another way works: tries from time to time whether WebSocket does, beside it, so that nobody notices. */
-  #tryAgain(url, then) {
+  #tryAgain(url, token, then) {
     let link;
     let timer;
     const later = () => (timer = setTimeout(begin, (this.#again / 2) * (1 + Math.random())));
@@ -472,7 +472,7 @@ class Turns {
       let trial;
       try {
         const open = ours(() => trial.send({ command: "hello" }));
-        link = trial = this.#ways[0](url, { open, message: ours(passes), close: ours(failed) });
+        link = trial = this.#ways[0](url, { open, message: ours(passes), close: ours(failed) }, token);
       } catch {
         failed();
       }
@@ -493,7 +493,7 @@ const made = new WeakSet();
 export const fallback = (socket, proven, options) => {
   if (made.has(socket)) return socket;
   const turns = new Turns(socket, proven, options);
-  const transport = (url, on) => turns.connect(url, on);
+  const transport = (url, on, token) => turns.connect(url, on, token);
   made.add(transport);
   return transport;
 };

@@ -55,7 +55,7 @@ class Leader {
   #goaway;
   #timer;
 
-  constructor(url, upstream, tell) {
+  constructor(url, token, upstream, tell) {
     this.#tell = tell;
     this.#heard();
     this.#link = upstream(url, {
@@ -66,7 +66,7 @@ class Leader {
       },
       message: (json) => this.#received(JSON.parse(json)),
       close: (why) => this.#lost(why),
-    });
+    }, token);
   }
 
   #heard() {
@@ -134,6 +134,7 @@ class Member extends Poll {
   #name;
   #upstream;
   #url;
+  #token;
   #kind;
   #channel;
   #isIn = false; // It has had its first answer.
@@ -148,12 +149,13 @@ class Member extends Poll {
   #timer;
   #over = new AbortController();
 
-  constructor(url, on, fetch, name, upstream) {
-    super(url, on, fetch);
+  constructor(url, on, fetch, token, identity, name, upstream) {
+    super(url, on, fetch, token);
     this.#kind = name;
     this.#url = url;
+    this.#token = token;
     this.#upstream = upstream;
-    this.#name = `bugfeed 1 ${url}`;
+    this.#name = `bugfeed 1 ${url}${identity}`;
     this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => this.#hears(data);
     const leave = () => this.end({ reason: "the page was left" });
@@ -286,7 +288,7 @@ class Member extends Poll {
   #lead(release) {
     if (this.#over.signal.aborted) return release();
     this.#release = release;
-    this.#leader = new Leader(this.#url, this.#upstream, (message) => this.#say(message));
+    this.#leader = new Leader(this.#url, this.#token, this.#upstream, (message) => this.#say(message));
     this.#leader.join(this.#id, [...this.bugs]);
     this.#say({ call: true });
   }
@@ -301,5 +303,22 @@ class Member extends Poll {
 /** Whether pages can share: on plain http, browsers have no locks. */
 const canShare = () => world.navigator?.locks && world.BroadcastChannel;
 
-export const shared = (name, upstream, fetch = world.fetch) => (url, on) =>
-  canShare() ? new Member(url, on, fetch, name, upstream).link : new Alone(url, on, fetch).link;
+/** Pages share with those of the same token only, which is not to be read from the names of what they share. */
+const identityOf = async (token) => {
+  const digest = await world.crypto.subtle.digest("SHA-256", new TextEncoder().encode(token));
+  return ` ${[...new Uint8Array(digest)].join(".")}`;
+};
+
+export const shared = (name, upstream, fetch = world.fetch) => (url, on, token) => {
+  if (!canShare()) return new Alone(url, on, fetch, token).link;
+  const member = (identity) => new Member(url, on, fetch, token, identity, name, upstream).link;
+  if (!token) return member("");
+  let link;
+  let isClosed = false;
+  identityOf(token).then((identity) => isClosed || (link = member(identity)));
+  const close = () => {
+    isClosed = true;
+    link?.close();
+  };
+  return { name, send: (command) => link.send(command), close };
+};

@@ -4,7 +4,8 @@
 #   examples/curl/poll.sh http://127.0.0.1:8844/ 1234,5678
 #   examples/curl/poll.sh http://127.0.0.1:8844/ 1234,5678 poll.cursor | jq --unbuffered -c '.changes[]'
 #
-# The third argument is a file for the cursor: started again, it goes on where it was. From cron, ask once instead:
+# The third argument is a file for the cursor: started again, it goes on where it was. Where the gateway asks for a token, it
+# is in BUGFEED_TOKEN; curl gets it by a pipe, because what it is called with is shown by ps. From cron, ask once instead:
 #   curl -s 'http://127.0.0.1:8844/changes?bugs=1234&cursor=THE_LAST_ONE'
 set -eu
 
@@ -23,8 +24,9 @@ while :; do
     # Longer than the gateway waits: without an answer by then, the connection is dead. What has no cursor is no answer of a
     # gateway, whatever its status: a proxy's page, whose cursor, none, would begin anew and lose what was missed.
     next=''
-    if answer=$(curl -sS --fail-with-body --max-time 40 --get --data-urlencode "bugs=$bugs" \
-        ${cursor:+--data-urlencode "cursor=$cursor"} --data "wait=30" "${url%/}/changes"); then
+    if answer=$(printf '%s\n' "${BUGFEED_TOKEN:+Authorization: Bearer $BUGFEED_TOKEN}" |
+        curl -sS --fail-with-body --max-time 40 -H @- --get --data-urlencode "bugs=$bugs" \
+            ${cursor:+--data-urlencode "cursor=$cursor"} --data "wait=30" "${url%/}/changes"); then
         next=$(printf '%s\n' "$answer" | sed -n '1s/^{.*"cursor":"\([^"]*\)".*/\1/p')
     fi
     if [ -z "$next" ]; then

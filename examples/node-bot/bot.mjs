@@ -2,14 +2,14 @@
 // tracker's and the gateway's absence, without missing a change: how far it is lies in a file.
 //     npm install
 //     node bot.mjs 1234 5678
-// In the environment: FEED (ws://127.0.0.1:8844/), CURSOR (bot.cursor) and TRACKER, a Bugzilla with a REST API such as
-// https://bugs.example.org/; without it the bot only tells which bugs to look at.
+// In the environment: FEED (ws://127.0.0.1:8844/), BUGFEED_TOKEN, where the gateway asks for one, CURSOR (bot.cursor) and
+// TRACKER, a Bugzilla with a REST API such as https://bugs.example.org/; without it the bot only tells which bugs to look at.
 import { setTimeout as sleep } from "node:timers/promises";
 import { Bugfeed } from "@bugfeed/client";
 import { files } from "@bugfeed/client/files";
 import { WebSocket } from "ws"; // Node 22 has one of its own.
 
-const { FEED = "ws://127.0.0.1:8844/", CURSOR = "bot.cursor", TRACKER } = process.env;
+const { FEED = "ws://127.0.0.1:8844/", BUGFEED_TOKEN: token, CURSOR = "bot.cursor", TRACKER } = process.env;
 const bugs = process.argv.slice(2);
 if (!bugs.length) {
   console.error("usage: node bot.mjs BUG…");
@@ -36,7 +36,7 @@ async function look(bug) {
   }
 }
 
-const feed = new Bugfeed(FEED, { bugs, storage: files, key: CURSOR, WebSocket });
+const feed = new Bugfeed(FEED, { bugs, token, storage: files, key: CURSOR, WebSocket });
 feed.addEventListener("state", ({ detail }) => console.error(detail.state, detail.reason ?? ""));
 feed.addEventListener("feed", ({ detail }) => console.error(`the feed is ${detail.state}`));
 feed.addEventListener("error", ({ detail }) => console.error(detail.message));

@@ -5,7 +5,8 @@ before; a chat that is away is asked again. After a gap, one message says what t
     pip install ./clients/python
     python examples/python-bot/bot.py --webhook http://127.0.0.1:8065/hooks/KEY 1234 5678
 
-The address of a webhook is a secret: in production give it as BUGFEED_WEBHOOK.
+The address of a webhook is a secret: in production give it as BUGFEED_WEBHOOK. Where the gateway asks for a token, that
+is BUGFEED_TOKEN.
 """
 
 import argparse
@@ -89,7 +90,8 @@ async def deliver(webhook: str, message: str) -> None:
 
 
 async def run(options: argparse.Namespace) -> None:
-    async with Bugfeed(options.feed, state=options.state, on_state=report, on_feed=report_feed) as feed:
+    token = os.environ.get("BUGFEED_TOKEN")
+    async with Bugfeed(options.feed, token=token, state=options.state, on_state=report, on_feed=report_feed) as feed:
         # The cursor is stored when the loop asks for the next event, thus after the chat has taken the message.
         async for event in feed.watch(options.bugs):
             await deliver(options.webhook, text(event, options.link))

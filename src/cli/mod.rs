@@ -3,6 +3,7 @@
 //! Every option has an environment variable, `BUGFEED_` and its name. Options that several subcommands share are
 //! groups of their own.
 
+mod access;
 mod broker;
 mod check;
 mod endpoints;
@@ -12,6 +13,7 @@ mod listener;
 mod serve;
 mod serving;
 mod tls;
+mod token;
 mod touch;
 mod watch;
 mod watchdog;
@@ -19,6 +21,7 @@ mod watchdog;
 use std::ffi::OsString;
 use std::str::FromStr;
 
+pub use access::{AccessArgs, ShownTokenArgs};
 pub use broker::BrokerArgs;
 use bugfeed_protocol::BugId;
 use bugfeed_protocol::client::WhichBugs;
@@ -34,6 +37,7 @@ use hooks::{
 pub use listener::ListenerArgs;
 pub use serve::ServeArgs;
 pub use serving::{ListenArgs, LogArgs, TrackerUrl};
+pub use token::{NewTokenArgs, TokenArgs, TokenCommand};
 pub use touch::{Target, TouchArgs};
 pub use watch::WatchArgs;
 
@@ -44,7 +48,7 @@ pub use watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(name = "bugfeed", version, max_term_width = 100)]
 #[command(
-    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed check [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
+    override_usage = "bugfeed [serve] [OPTIONS]\n       bugfeed gateway [OPTIONS]\n       bugfeed touch BUG... [OPTIONS]\n       bugfeed watch BUG... [OPTIONS]\n       bugfeed check [OPTIONS]\n       bugfeed token new --name NAME [OPTIONS]\n       bugfeed hooks [test | token | listen] [OPTIONS]\n       bugfeed keys | endpoints | events | bug | audit | sources | requests | dead-letters | tokens ...\n       bugfeed serve --help"
 )]
 #[command(after_help = "\
 Try it:
@@ -130,6 +134,8 @@ Examples:
     /// up; where nobody can tell what was missed, says "gap": look at all of these bugs.
     #[command(after_help = watch::HELP)]
     Watch(Box<WatchArgs>),
+    /// Make a token for clients of the feeds, for the file of --tokens; works without a running process
+    Token(TokenArgs),
     /// Look at a deployment part by part, and say what to mend: table, ledger, broker, processes, proxy
     #[command(after_help = check::HELP)]
     Check(Box<CheckArgs>),

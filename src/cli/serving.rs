@@ -17,6 +17,7 @@ use bugfeed_runtime::logging::LogFormat;
 use bugfeed_runtime::values::{age, listen_address};
 use clap::Args;
 
+use super::access::AccessArgs;
 use super::listener::ListenerArgs;
 use super::millis;
 use super::tls::TlsArgs;
@@ -105,6 +106,9 @@ pub struct ListenArgs {
     /// Tasks that write to clients, for each feed [default: one for each processor]
     #[arg(long, env = "BUGFEED_SHARDS", value_parser = clap::value_parser!(u32).range(1..=1024), hide_short_help = true)]
     pub shards: Option<u32>,
+    /// Who may connect.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// When a part of the process counts as stuck.
     #[command(flatten)]
     pub watchdog: WatchdogArgs,
@@ -161,6 +165,7 @@ impl ListenArgs {
             limits: self.limits(),
             listener: self.listener.options(self.max_connections)?,
             feed: self.feed(),
+            access: self.access.options(Duration::from_millis(self.handshake_timeout_ms))?,
             origins: self.allow_origin.clone(),
             trackers: trackers(&self.tracker_url),
             drain_delay: Duration::from_millis(self.drain_delay_ms),
@@ -191,6 +196,7 @@ impl ListenArgs {
                 ..SessionLimits::default()
             },
             budgets: Budgets { all: Arc::new(Budget::new(self.max_all as usize)), ..Budgets::default() },
+            access: None,
         }
     }
 

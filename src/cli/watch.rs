@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bugfeed_protocol::When;
 use clap::Args;
 
-use super::{WatchList, watched};
+use super::{ShownTokenArgs, WatchList, watched};
 use crate::watch::{ColorChoice, GatewayUrl, Template, WatchOptions, parse_template, parse_url};
 
 /// The end of the text of `--help`.
@@ -13,6 +13,7 @@ pub(super) const HELP: &str = "\
 Examples:
   bugfeed watch 1234 5678
   bugfeed watch 1234 --url https://bugfeed.example.org/kde/
+  bugfeed watch 1234 --token-file dashboard.token    # where the gateway wants a token
   bugfeed watch 1234 --since 2014-04-03T21:13:45
   bugfeed watch 1234 --json | while read -r line; do echo \"$line\"; done
   bugfeed watch 1234 5678 --exec 'curl -s https://bugs.example.org/rest/bug/{bug} >bug-{bug}.json'
@@ -49,6 +50,9 @@ pub struct WatchArgs {
     /// its live page (http://…) does as well
     #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = parse_url)]
     pub url: GatewayUrl,
+    /// The token that the gateway wants.
+    #[command(flatten)]
+    pub token: ShownTokenArgs,
     /// First print the changes since this time (inclusive, UTC), as far as the gateway has them; with --state, only in
     /// the first run
     #[arg(long, env = "BUGFEED_SINCE", value_name = "WHEN")]
@@ -83,6 +87,7 @@ impl WatchArgs {
         WatchOptions {
             bugs: watched(&self.bugs),
             url: self.url.clone(),
+            token: self.token.shown(),
             since: self.since,
             count: self.count,
             exec: self.exec.clone(),

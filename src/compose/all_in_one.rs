@@ -105,7 +105,7 @@ pub async fn run(
     let health = Health::watched_by(Watchdog::new(options.serving.stuck_after));
     let shims = ShimsByFeed::default();
     let counted = Counted::new(health.clone());
-    let mut gateway = Gateway::new(&options.serving, health.clone(), &[&shims, &counted]);
+    let mut gateway = Gateway::new(&options.serving, health.clone(), &[&shims, &counted])?;
     let (matching, clock, wake) = (watch::Sender::new(None), Clock::start(), Arc::new(Notify::new()));
     let telemetry = Arc::new(Telemetry::new(health.clone()));
     for feed in opened {

@@ -25,7 +25,7 @@ pub struct GatewayOptions {
 /// Only faults that a person must mend: a refused login, an exchange of another type.
 pub async fn run(options: GatewayOptions, ports: Ports, stop: &CancellationToken) -> anyhow::Result<()> {
     let health = Health::watched_by(Watchdog::new(options.serving.stuck_after));
-    let mut gateway = Gateway::new(&options.serving, health, &[]);
+    let mut gateway = Gateway::new(&options.serving, health, &[])?;
     let clock = Clock::start();
     for (name, options) in options.feeds {
         let (ingest, health) = gateway.add_feed(&name, clock);

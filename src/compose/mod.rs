@@ -4,6 +4,7 @@
 //! Goes in: checked options, bound ports, and a token that stops. Comes out: nothing, or the fault that a person must
 //! mend. Knows no command line: `cli` makes the options.
 
+mod access;
 pub mod all_in_one;
 mod data_dir;
 pub mod gateway;

@@ -11,6 +11,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use bugfeed_core::admission::AdmissionLimits;
+use bugfeed_gateway::access::file::Table;
+use bugfeed_gateway::access::{AccessOptions, Gatekeeper};
 use bugfeed_gateway::events::Events;
 use bugfeed_gateway::feed::{self, Clock, Feed, FeedOptions, Ingest};
 use bugfeed_gateway::http::demo::Demo;
@@ -28,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{status, taps};
+use super::{access, status, taps};
 
 /// How a process serves clients.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct ServingOptions {
     pub listener: ListenerOptions,
     /// How each feed is set up. All feeds share the memory budgets.
     pub feed: FeedOptions,
+    /// What is asked of clients; `None` lets everybody in.
+    pub access: Option<AccessOptions>,
     /// Which sites' pages may use the feeds.
     pub origins: Vec<Origin>,
     /// Where the live page's links lead: the address of a bug with `{bug}` for its number, by feed.
@@ -145,6 +149,8 @@ pub(super) struct Guest {
 pub(super) struct Gateway {
     options: ServingOptions,
     pub(super) feeds: BTreeMap<String, Arc<Feed>>,
+    /// Checks the tokens of clients, if they need some.
+    keeper: Option<Arc<Gatekeeper>>,
     events: Arc<Events>,
     metrics: Metrics,
     admin_counted: admin::Counted,
@@ -164,15 +170,22 @@ pub(super) struct Gateway {
 
 impl Gateway {
     /// The parts of a gateway; nothing runs yet. `others` are roles of the same process that also have metrics.
-    pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> Gateway {
+    ///
+    /// # Errors
+    /// If a file that says who may connect cannot be used.
+    pub(super) fn new(options: &ServingOptions, health: Health, others: &[&dyn Register]) -> anyhow::Result<Gateway> {
+        let mut options = options.clone();
+        let keeper = access::open(options.access.as_ref())?;
+        options.feed.access.clone_from(&keeper);
         let events = Arc::new(Events::new());
         let certificates = options.tls.clone().map(|tls| Certificates::new(tls, health.clone()));
         let admin_counted = admin::Counted::default();
         let own: [&dyn Register; 3] = [&*events, &admin_counted, &health];
         let own = own.into_iter().chain(certificates.iter().map(|own| own as &dyn Register));
         let roles: Vec<&dyn Register> = own.chain(others.iter().copied()).collect();
-        Gateway {
-            options: options.clone(),
+        Ok(Gateway {
+            options,
+            keeper,
             metrics: Metrics::of(&roles),
             feeds: BTreeMap::new(),
             events,
@@ -184,7 +197,7 @@ impl Gateway {
             inner: TaskTracker::new(),
             inner_stop: CancellationToken::new(),
             essential: JoinSet::new(),
-        }
+        })
     }
 
     /// Adds a feed and starts its shards. Returns the ingest for its bus, and the place where the bus reports its
@@ -247,6 +260,7 @@ impl Gateway {
         };
         let listening = CancellationToken::new();
         let feeds = Arc::clone(&state.feeds);
+        self.watch_access(&feeds);
         if let Some(certificates) = self.certificates.take() {
             self.inner.spawn(certificates.follow(self.inner_stop.clone()));
         }
@@ -277,6 +291,24 @@ impl Gateway {
         listening.cancel();
         self.shut_down(&feeds, admin).await;
         ended
+    }
+
+    /// Has what lets clients in read again when it changes, and compares running sessions with it.
+    fn watch_access(&self, feeds: &Arc<BTreeMap<String, Arc<Feed>>>) {
+        let Some(keeper) = &self.keeper else { return };
+        let (keeper, feeds) = (Arc::clone(keeper), Arc::clone(feeds));
+        let (health, stop) = (self.health.clone(), self.inner_stop.clone());
+        self.inner.spawn(async move {
+            let changed = |table: Arc<Table>| {
+                let feeds = Arc::clone(&feeds);
+                async move {
+                    for feed in feeds.values() {
+                        feed.tokens_changed(&table).await;
+                    }
+                }
+            };
+            keeper.watch(health, stop, changed).await;
+        });
     }
 
     async fn shut_down(mut self, feeds: &BTreeMap<String, Arc<Feed>>, admin: AdminServer) {

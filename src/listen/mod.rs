@@ -26,6 +26,7 @@ use bugfeed_protocol::{Cursor, When};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::token::ShownToken;
 use crate::watch::state::StateFile;
 use crate::watch::{GatewayUrl, Signals, Stop, WatchError};
 use pending::{Pending, Request};
@@ -59,6 +60,8 @@ pub struct ListenOptions {
     pub bugs: WhichBugs,
     /// The gateway.
     pub url: GatewayUrl,
+    /// The token that the gateway wants, if it wants one.
+    pub token: Option<ShownToken>,
     /// Where requests go.
     pub forward: Address,
     /// What they are signed with.
@@ -97,7 +100,8 @@ impl Output<'_> {
 pub async fn run(options: &ListenOptions, output: &mut Output<'_>, signals: &mut Signals) -> Result<Stop, ListenError> {
     let mut pending = Pending::default();
     let (to_store, handed_out) = watch::channel(None);
-    let mut feed = crate::watch::of(Feed::builder(options.url.expose())?, &options.bugs).heartbeat(HEARTBEAT);
+    let feed = ShownToken::of(options.token.as_ref(), Feed::builder(options.url.expose())?);
+    let mut feed = crate::watch::of(feed, &options.bugs).heartbeat(HEARTBEAT);
     let mut state = None;
     if let Some(path) = &options.state {
         let mut file = StateFile::open(path, &options.url.to_string(), &options.bugs)?;

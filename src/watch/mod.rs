@@ -22,6 +22,7 @@ pub use self::exec::{Template, parse_template};
 pub use self::screen::{ColorChoice, Screen, use_color};
 pub use self::signals::{Signals, Stop};
 use self::state::StateFile;
+use crate::token::ShownToken;
 
 /// What stands for the bugs where all of them are meant.
 const ALL: &str = "all";
@@ -104,6 +105,8 @@ pub struct WatchOptions {
     pub bugs: WhichBugs,
     /// The gateway.
     pub url: GatewayUrl,
+    /// The token that the gateway wants, if it wants one.
+    pub token: Option<ShownToken>,
     /// Changes since this time come first; only in the first run.
     pub since: Option<When>,
     /// End after this many changes.
@@ -132,7 +135,8 @@ pub async fn run<O: Write, S: Write>(
         Some(path) => Some(StateFile::open(path, &options.url.to_string(), &options.bugs)?),
         None => None,
     };
-    let mut feed = of(Feed::builder(&options.url.0)?, &options.bugs).heartbeat(HEARTBEAT).classic(options.classic);
+    let feed = ShownToken::of(options.token.as_ref(), Feed::builder(&options.url.0)?);
+    let mut feed = of(feed, &options.bugs).heartbeat(HEARTBEAT).classic(options.classic);
     if let Some(since) = options.since {
         feed = feed.since(since);
     }

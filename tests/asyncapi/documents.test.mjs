@@ -95,7 +95,7 @@ test("no member of a golden message may be just anything", () => {
 });
 
 test("members that a message always has are required", () => {
-  const optional = { subscribe: ["since", "cursor"], subscribed: ["replay", "all"], bugList: ["all"], hello: ["heartbeat"], foreign: ["_meta"],
+  const optional = { subscribe: ["since", "cursor"], subscribed: ["replay", "all"], bugList: ["all"], hello: ["heartbeat", "token"], welcome: ["expires"], goaway: ["reason"], foreign: ["_meta"],
     heartbeat: ["state"], gap: ["spread_ms"], change: ["tag", "after"], batch: ["tag", "after"], head: ["tag", "paused", "sent_us"] };
   for (const [kind, message] of Object.entries(messages)) {
     for (const { name, payload } of message.examples ?? []) {

@@ -106,6 +106,7 @@ async fn the_page_and_its_button() {
         ("/client-fallback.js", "client-shared.js"),
         ("/client-shared.js", "client-fallback.js"),
         ("/client-queue.js", "export"),
+        ("/client-token.js", "export"),
     ] {
         let (status, body) = get(serve.clients, path).await;
         assert!(status == 200 && body.to_lowercase().contains(want), "{path}: {status} {body}");

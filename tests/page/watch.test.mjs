@@ -4,6 +4,7 @@ import { beforeEach, test } from "node:test";
 import { Bugfeed } from "../../clients/js/bugfeed.js";
 // What the library loads by itself when it has reason to.
 import "../../clients/js/client-queue.js";
+import "../../clients/js/client-token.js";
 import { repeats } from "../../crates/gateway/src/http/page/logic.js";
 import { Watch } from "../../crates/gateway/src/http/page/watch.js";
 
@@ -23,9 +24,10 @@ const settled = () => new Promise((done) => setImmediate(done));
 /** A page's watch, and the gateway that answers it by hand. */
 function start(begin = {}, shown = []) {
   const gateway = { name: "websocket", links: [], sent: [] };
-  const seen = { changes: [], gaps: [], errors: [], fallBacks: [] };
-  const transport = (url, on) => {
+  const seen = { changes: [], gaps: [], errors: [], fallBacks: [], ended: [] };
+  const transport = (url, on, token) => {
     gateway.links.push(on);
+    gateway.token = token;
     gateway.says = (...messages) => messages.forEach((message) => on.message(JSON.stringify(message)));
     return { name: gateway.name, send: (command) => gateway.sent.push(command), close: () => (gateway.closed = true) };
   };
@@ -37,12 +39,13 @@ function start(begin = {}, shown = []) {
       feeds.push(this);
     }
   }
-  const watch = new Watch({ Bugfeed: Feed, transport, fallBack }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
+  const watch = new Watch({ Bugfeed: Feed, transport, fallBack, token: () => gateway.next ?? null }, "ws://h/", { bugs: [], cursor: null, ...begin }, () => clock, {
     state: () => {},
     watched: () => {},
     change: ({ bug, when, kind }) => seen.changes.push(`${bug} ${when} ${kind}`),
     gap: (bugs) => seen.gaps.push(bugs),
     error: (text) => seen.errors.push(text),
+    ended: ({ code, status }) => seen.ended.push(code ?? status),
     shown: () => repeats(shown),
   });
   gateway.opens = async () => {
@@ -255,13 +258,29 @@ test("without WebSocket a catch-up lasts until the next heartbeat, and leaves no
   assert.deepEqual(seen.changes, ["catchup", "live", "catchup"].map((kind) => `1 ${T1} ${kind}`));
 });
 
+test("a gateway that wants a token: that is told, and the next attempt has it, with the same bugs", async () => {
+  const { watch, gateway, seen } = start({ bugs: [1, 2], cursor: "E.5" });
+  await gateway.opens();
+  assert.equal(gateway.token, undefined);
+  gateway.says({ command: "subscribe", result: "error", error: "a token is needed: send it in hello, or as Authorization: Bearer" });
+  assert.deepEqual([watch.state, watch.bugs, seen.ended], ["closed", [1, 2], [4401]]);
+  gateway.next = "T.1";
+  watch.retry();
+  await gateway.opens();
+  assert.equal(gateway.token, "T.1");
+  assert.deepEqual(gateway.sent[1], { command: "subscribe", bugs: [1, 2], since: undefined, cursor: "E.5" });
+  gateway.says(ok({ replay: "complete", cursor: "E.5" }), FENCE, update(1, T1, "E.7"));
+  gateway.links.at(-1).close({ code: 4401, reason: "token expired; reconnect with a new one" });
+  assert.deepEqual([watch.state, watch.cursor, seen.ended], ["closed", "E.7", [4401, 4401]]);
+});
+
 test("nonsense from the gateway does no harm", async () => {
   const { gateway, seen } = start();
   await gateway.opens();
   for (const text of ["", "null", "[]", "42", "{}", '{"command":7}', '{"command":"subscribe"}', '{"command":"update"}']) {
     gateway.links.at(-1).message(text);
   }
-  assert.deepEqual(seen, { changes: [], gaps: [], errors: [], fallBacks: [] });
+  assert.deepEqual(seen, { changes: [], gaps: [], errors: [], fallBacks: [], ended: [] });
 });
 
 test("while the gateway hears nothing the state is paused, on whatever connection", async () => {

@@ -19,10 +19,11 @@ class OverHttp extends Script {
     globalThis.setTimeout = (then, ms) => setTimeout(then, ms === GATHER_MS ? 0 : ms);
     const refused = ({ send }) => send?.command === "subscribe";
     Object.assign(this.steps, {
-      accept: () => this.begin(),
-      ignore: () => (this.begin(), (this.link.sent = [])),
-      refuse: (status, { gateway }) => {
-        this.begin();
+      accept: (_, step) => this.begin(step),
+      ignore: (_, step) => (this.begin(step), (this.link.sent = [])),
+      refuse: (status, step) => {
+        const { gateway } = step;
+        this.begin(step);
         const request = this.request();
         this.link = null;
         status ? request.answer("refused", status, "text/plain", { gateway }) : request.fail();
@@ -58,7 +59,7 @@ class OverHttp extends Script {
       if (!link.refused) assert.deepEqual(sorted(bugs ? bugs.split(",").map((bug) => (bug === "all" ? bug : +bug)) : []), sorted(link.watched));
       return answer;
     };
-    const session = this.transport()(fetch)(link.url, link.on);
+    const session = this.transport()(fetch)(link.url, link.on, link.token);
     return {
       send: (command) => {
         for (const bug of [command.bugs ?? []].flat())
@@ -103,6 +104,8 @@ class OverHttp extends Script {
 
   async run(step) {
     await this.clock.advance(0);
+    // What is to happen at once has happened.
+    if (step.advance_ms === 0) return;
     await super.run(step);
     await this.clock.advance(0);
   }

@@ -5,8 +5,8 @@ import { settled } from "./support.mjs";
 /** The connections, in the order in which the feeds began them. */
 export const links = [];
 
-export const transport = (url, on) => {
-  const link = { url, on, sent: [], ended: false };
+export const transport = (url, on, token) => {
+  const link = { url, on, token, sent: [], ended: false };
   link.say = (message) => on.message(JSON.stringify(message));
   link.update = (bug, seq) => link.say({ command: "update", bug, when: "2014-04-03T21:13:45", cursor: `E.${seq}` });
   links.push(link);

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const folder = fileURLToPath(new URL("..", import.meta.url));
-const suites = ["choice", "client", "fallback", "gateway", "listen", "loop", "shared", "sockets"];
+const suites = ["choice", "client", "fallback", "gateway", "listen", "loop", "shared", "sockets", "token"];
 const files = suites.map((name) => `test/${name}.test.mjs`);
 
 const run = async (node) => {

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 import { Bugfeed } from "../bugfeed.js";
-// The module that the client loads when it has reason to: how long that takes is not the script's affair.
+// The modules that the client loads when it has reason to: how long that takes is not the script's affair.
 import "../client-queue.js";
+import "../client-token.js";
 import { Clock, settled } from "./support.mjs";
 
 const folder = new URL("../../conformance/cases/", import.meta.url);
@@ -20,6 +21,7 @@ export class Script {
   constructor(client) {
     this.client = client;
     this.clock = new Clock(client.random);
+    this.tokens = client.tokens && [...client.tokens];
     if (client.cursor) this.store.set("key", client.cursor);
     this.start();
   }
@@ -29,10 +31,11 @@ export class Script {
     const feed = new Bugfeed("ws://gateway.test/", {
       bugs,
       heartbeat,
+      token: this.tokens ? async () => (this.tokens.length > 1 ? this.tokens.shift() : this.tokens[0]) : this.client.token,
       key: "key",
       storage: { getItem: (key) => this.store.get(key) ?? null, setItem: (key, value) => this.store.set(key, value) },
-      transport: (url, on) => {
-        const link = { url, on, sent: [], ended: false };
+      transport: (url, on, token) => {
+        const link = { url, on, token, sent: [], ended: false };
         this.begun.push(link);
         return this.wire(link);
       },
@@ -60,16 +63,18 @@ export class Script {
     assert.ok(!this.link?.ended, "the client has ended the connection");
   }
 
-  begin() {
+  begin({ token } = {}) {
     this.link = this.begun.shift();
     assert.ok(this.link, "the client has not connected");
+    assert.equal(this.link.token, token, "the connection's token");
   }
 
   steps = {
-    accept: () => (this.begin(), this.link.on.open()),
-    ignore: () => this.begin(),
-    refuse: (status, { gateway }) => {
-      this.begin();
+    accept: (_, step) => (this.begin(step), this.link.on.open()),
+    ignore: (_, step) => this.begin(step),
+    refuse: (status, step) => {
+      const { gateway } = step;
+      this.begin(step);
       // What transports make of an answer, the fallback's own tests show.
       const final = !!gateway && status >= 400 && status < 500 && ![408, 425, 429].includes(status);
       this.end({ status: status ?? undefined, code: 1006, reason: "refused", final });

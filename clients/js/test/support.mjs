@@ -1,5 +1,5 @@
 // A clock that moves when it is told to, and a gateway to connect to.
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -74,9 +74,13 @@ const freePort = () =>
 /** The real gateway with a change table of its own, on free ports. */
 export class Gateway {
   dir = mkdtempSync(join(tmpdir(), "bugfeed-js-"));
+  /** More options of `bugfeed serve`. */
+  options = [];
 
-  static async start() {
+  /** @param {(gateway: Gateway) => string[]} [options] more options */
+  static async start(options = () => []) {
     const gateway = new Gateway();
+    gateway.options = options(gateway);
     [gateway.port, gateway.admin] = [await freePort(), await freePort()];
     await gateway.start();
     return gateway;
@@ -88,7 +92,7 @@ export class Gateway {
 
   async start() {
     const listen = ["--listen", `127.0.0.1:${this.port}`, "--admin-listen", `127.0.0.1:${this.admin}`];
-    this.process = spawn(binary, ["serve", "--data-dir", this.dir, ...listen], { stdio: ["ignore", "ignore", "pipe"] });
+    this.process = spawn(binary, ["serve", "--data-dir", this.dir, ...listen, ...this.options], { stdio: ["ignore", "ignore", "pipe"] });
     let log = "";
     this.process.stderr.on("data", (data) => (log += data));
     for (let tries = 0; tries < 600; tries++) {
@@ -108,6 +112,13 @@ export class Gateway {
   /** The same while something else goes on; resolves when it is done. */
   async touchMeanwhile(...bugs) {
     await promisify(execFile)(binary, ["touch", ...bugs, "--source", `sqlite://${this.dir}/bugfeed.db`]);
+  }
+
+  /** Makes a token, and its entry for the file of `--tokens`. */
+  static token(name, ...options) {
+    const { stdout, stderr, status } = spawnSync(binary, ["token", "new", "--name", name, ...options], { encoding: "utf8" });
+    if (status !== 0) throw new Error(stderr);
+    return { token: stdout.trim(), entry: stderr };
   }
 
   async stop(signal = "SIGTERM") {

@@ -43,6 +43,11 @@ export const byFile = new Bugfeed("wss://bugs.example/", {
 files.setItem("bot.cursor", null);
 feed.reconnect();
 feed.feedState satisfies "live" | "paused";
+export const withTokens = [undefined, null, "T.1", () => "T.1", async () => "T.1"].map(
+  (token) => new Bugfeed("wss://bugs.example/", { token }),
+);
+// @ts-expect-error
+new Bugfeed("wss://bugs.example/", { token: 7 });
 export const withCookies = new Bugfeed("wss://bugs.example/", { withCredentials: true });
 /** A wait with a limit: the question stays, and is waited for again. */
 export const patient = async (timeout: Promise<void>): Promise<Change | Gap | undefined> => {

@@ -1,9 +1,10 @@
 """Hears from a bugfeed gateway which bugs have just changed, and misses none."""
 
 from ._client import Bugfeed
-from ._core import Link, Listener, Transport
 from ._events import BugfeedError, Change, Event, Gap
 from ._state import FileState, State
+from ._token import TokenSource
+from ._transport import Link, Listener, Transport
 
 __all__ = [
     "Bugfeed",
@@ -15,6 +16,7 @@ __all__ = [
     "Link",
     "Listener",
     "State",
+    "TokenSource",
     "Transport",
 ]
 __version__ = "0.1.0"

@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Any, Callable, Optional, Union
 from urllib.parse import urlsplit
 
-from ._core import ALL, Core, Transport, number
+from ._core import ALL, Core, number
 from ._events import BugfeedError, Change, Event
 from ._state import FileState, State
+from ._token import Token, TokenSource
+from ._transport import Transport
 from ._websocket import WebSocketTransport
 from ._words import plain, shown
 
@@ -41,6 +43,10 @@ class Bugfeed:
         object with ``load`` and ``save``. One for each set of bugs.
     :param heartbeat: how often the gateway should be heard, in seconds, 1 to 300. Silence for 2.5 times as long is a
         dead connection.
+    :param token: for gateways that ask for one: the token, or a function (``async`` or not) that gives one, which is
+        asked before each attempt to connect, and before a token expires. Refused or expired, a token that is a text
+        ends the feed; a function is asked for another one. Sent as ``Authorization``, shown nowhere; None and ``""``
+        are none
     :param connect: further arguments of ``websockets.connect``, such as ``ssl``, ``proxy`` or ``additional_headers``
     :param on_state: called with ``connecting``, ``open``, ``waiting`` or ``closed``, and a reason (or ``""``)
     :param on_feed: called with ``paused`` when nothing can arrive just now although the connection stands (the broker
@@ -48,7 +54,7 @@ class Bugfeed:
     :param on_trouble: called with a :class:`BugfeedError` that ends nothing but that somebody should look at: three
         attempts to connect in a row failed alike (a proxy's 404, a certificate). Logged besides
     :param transport: another way to reach the gateway than WebSocket
-    :raises ValueError: if the address or the heartbeat is none
+    :raises ValueError: if the address, the heartbeat or the token is none, or there is a token for another transport
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Bugfeed:
         *,
         state: Union[State, str, "os.PathLike[str]", None] = None,
         heartbeat: int = 30,
+        token: Optional[TokenSource] = None,
         connect: Optional[Mapping[str, Any]] = None,
         on_state: Optional[Callable[[str, str], None]] = None,
         on_feed: Optional[Callable[[str, Optional[str]], None]] = None,
@@ -69,7 +76,10 @@ class Bugfeed:
         self._url = url.replace("http", "ws", 1) if scheme.startswith("http") else url
         self._state = FileState(state) if isinstance(state, (str, os.PathLike)) else state
         self._heartbeat = heartbeat
-        self._sockets = WebSocketTransport(connect or {})
+        if token and transport:
+            raise ValueError("token is for WebSocket; another transport has its own ways")
+        self._token = Token(token) if token else None
+        self._sockets = WebSocketTransport(connect or {}, self._token)
         self._transport: Transport = transport or self._sockets
         self._on_state, self._on_feed, self._on_trouble = on_state, on_feed, on_trouble
         self._core: Optional[Core] = None
@@ -82,6 +92,7 @@ class Bugfeed:
         self._in_hand: Optional[_Waiting] = None
         self._saved: Optional[str] = None
         self._failure: Optional[BugfeedError] = None
+        self._renewing: Optional[asyncio.Task[None]] = None
 
     async def __aenter__(self) -> "Bugfeed":
         if self._core:
@@ -95,6 +106,8 @@ class Bugfeed:
             self._deliver,
             cursor=self._saved,
             heartbeat=self._heartbeat,
+            token=self._token,
+            renew=self._renew,
             changed=self._changed,
             fed=self._fed,
             troubled=self._troubled,
@@ -111,6 +124,8 @@ class Bugfeed:
         """Ends the feed, and ``watch`` with it. Leaving the ``async with`` does the same."""
         self._queue.clear()
         self._running.close()
+        if self._renewing:
+            self._renewing.cancel()
         await self._sockets.finish()
 
     def watch(self, bugs: Iterable[Union[int, str]] = ()) -> AsyncIterator[Event]:
@@ -211,6 +226,21 @@ class Bugfeed:
     def _troubled(self, error: BugfeedError) -> None:
         log.error("%s", error)
         _call(self._on_trouble, error)
+
+    def _renew(self) -> None:
+        self._renewing = asyncio.get_running_loop().create_task(self._send_token())
+
+    async def _send_token(self) -> None:
+        """Another token, into the session that there is now."""
+        core = self._running
+        connection = core.connection
+        assert self._token
+        try:
+            token = await self._token.get()
+        except Exception as error:  # Of a function of the application's.
+            why = plain(str(error)) or type(error).__name__
+            return log.warning("%s: no token to renew the session with: %s", shown(self._url), why)
+        core.renewed(connection, token)
 
     async def _next(self, reader: "_Reader") -> Event:
         """The next event for this reader, which takes over from others. It is taken and handed out without a pause in

@@ -9,13 +9,17 @@ import json
 import random
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Any, Callable, Optional, Protocol, Union
+from typing import Any, Callable, Optional, Union
 
 from ._events import BugfeedError, Change, Event, Gap
+from ._token import Token, seconds_left
+from ._transport import Clock, Link, Timer, Transport
 from ._words import advice, plain, shown
 
+#: The close code of sessions that need a token or whose token has expired; and of those whose token was taken away.
+NO_TOKEN, REVOKED = 4401, 4403
 #: Close codes after which the same would be refused again.
-FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009))
+FINAL: frozenset[int] = frozenset((1002, 1003, 1007, 1009, NO_TOKEN, REVOKED))
 #: HTTP statuses of the 400s that mean "later", not "never".
 LATER: frozenset[int] = frozenset((408, 425, 429))
 #: Those with which a server may say how much later (``Retry-After``).
@@ -24,6 +28,8 @@ BUSY: frozenset[int] = frozenset((429, 503))
 CONNECT_S = 15.0
 #: No gateway is waited for longer than this, in seconds, and no gap is told later.
 MAX_WAIT_S = 300.0
+#: A token that expires sooner is not renewed, in seconds: then the session ends, and another begins.
+MIN_RENEW_S = 10.0
 #: So many attempts in a row that end alike are worth a word.
 TRIES = 3
 #: Marks a cursor that is a date, for gateways that know no cursors.
@@ -33,54 +39,6 @@ UNKNOWN = "unknown"
 #: What stands for bugs where all of them are meant.
 ALL = "all"
 MAX_BUG = 2**63 - 1
-
-
-class Link(Protocol):
-    """One connection, as a transport made it."""
-
-    def send(self, command: Mapping[str, Any]) -> None:
-        """Sends a command of the protocol. Only after ``open``."""
-
-    def close(self) -> None:
-        """Ends the connection; nothing that it reports afterwards counts."""
-
-
-class Listener(Protocol):
-    """Whom a transport reports to, never before it has returned."""
-
-    def open(self) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-    def close(
-        self,
-        *,
-        code: Optional[int] = None,
-        reason: str = "",
-        status: Optional[int] = None,
-        retry_after: Optional[float] = None,
-        gateway: bool = False,
-        fault: str = "",
-    ) -> None:
-        """The end, or that there was no beginning: a close code of RFC 6455, or an HTTP status and how many seconds
-        its ``Retry-After`` asks to wait, where they are known. ``gateway``: whether it was the gateway that answered
-        (its header ``Bugfeed-Version``), and no proxy. ``fault``: which other fault kept it from beginning, in a
-        word, so that the same one is noticed (``tls``, ``dns``)."""
-
-
-Transport = Callable[[str, Listener], Link]
-
-
-class Timer(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Clock(Protocol):
-    """What is needed of an asyncio event loop."""
-
-    def time(self) -> float: ...
-
-    def call_later(self, delay: float, callback: Callable[[], Any]) -> Timer: ...
 
 
 def number(bug: Union[int, str]) -> int:
@@ -130,6 +88,7 @@ class _Connection:
         self.is_open = False
         #: Whether hello was answered, and nothing has come since.
         self.is_new = False
+        self.is_welcome = False
         self.resumed = False
         self.sent: set[int] = set()
         self.sent_all = False
@@ -172,6 +131,8 @@ class Core:
         bugs: Iterable[int] = (),
         cursor: Optional[str] = None,
         heartbeat: int = 30,
+        token: Optional[Token] = None,
+        renew: Callable[[], None] = lambda: None,
         chance: Callable[[], float] = random.random,
         changed: Callable[[str, str], None] = lambda state, reason: None,
         fed: Callable[[str, Optional[str]], None] = lambda state, since: None,
@@ -192,6 +153,12 @@ class Core:
         self._transport = transport
         self._clock = clock
         self._deliver = deliver
+        self._token = token
+        #: Asks for another token, for ``renewed``.
+        self._renew = renew
+        self._renewal: Optional[Timer] = None
+        #: Whether the last token was refused, and nothing has come since that only a good one brings.
+        self._is_refused = False
         self._chance = chance
         self._changed = changed
         self._fed = fed
@@ -253,13 +220,20 @@ class Core:
     ) -> None:
         connection = self.connection
         self._leave()
-        # Only the gateway itself can say "never": a proxy says 404 while the gateway behind it restarts.
-        if gateway and status is not None and 400 <= status < 500 and status not in LATER:
-            return self._fail(f"{shown(self.url)} is no feed: {status} {reason}".rstrip(), status=status)
-        if code in FINAL:
-            return self._fail(f"closed by the gateway ({code}): {reason}", code=code)
         # A gateway that goes away says when to come back, another time to each client.
         delay = connection.retry_after if connection else None
+        refused = code == NO_TOKEN or (gateway and status == 401)
+        if refused and self._token and self._token.is_asked:
+            # Another token may be had: at once, but not twice in a row.
+            delay = None if self._is_refused else 0.0
+            self._is_refused = True
+        # Only the gateway itself can say "never": a proxy says 404 while the gateway behind it restarts.
+        elif gateway and status is not None and 400 <= status < 500 and status not in LATER:
+            what = "wants another token" if refused and self._token else "wants a token" if refused else "is no feed"
+            return self._fail(f"{shown(self.url)} {what}: {status} {reason}".rstrip(), status=status)
+        elif code in FINAL:
+            expired = "; the token was refused or has expired" if refused and self._token else ""
+            return self._fail(f"closed by the gateway ({code}): {reason}{expired}", code=code)
         if delay is None:
             delay = min(2.0 ** min(self._failures, 10), 30.0) * (0.5 + self._chance() / 2)
             self._failures += 1
@@ -283,7 +257,8 @@ class Core:
             self._troubled(BugfeedError("; ".join(words), status=status))
 
     def received(self, connection: _Connection, text: str) -> None:
-        self._failures = 0
+        if not self._is_refused:
+            self._failures = 0
         self._heard(connection)
         try:
             message = json.loads(text)
@@ -298,6 +273,9 @@ class Core:
         if connection.is_new or command in ("feed", "heartbeat"):
             self._flows(message if command in ("feed", "heartbeat") else {})
         connection.is_new = False
+        # Those without a token are greeted all the same.
+        if self._is_refused and command != "hello" and message.get("result") != "error":
+            self._is_refused, self._failures = False, 0
         if command == "update":
             self._updated(message.get("bug"), message.get("when"), cursor)
         elif command == "gap":
@@ -324,6 +302,8 @@ class Core:
 
     def _leave(self) -> None:
         connection, self.connection = self.connection, None
+        if self._renewal:
+            self._renewal.cancel()
         if connection and connection.link:
             connection.link.close()
 
@@ -399,8 +379,12 @@ class Core:
         self, connection: _Connection, asked: _Asked, message: Mapping[str, Any], cursor: Optional[str]
     ) -> None:
         error = plain(str(message.get("error"))) if message.get("result") == "error" else None
-        if asked.command == "hello":
-            self._welcomed(connection, message.get("heartbeat"), cursor, error)
+        if error is not None and error.startswith("a token is needed"):
+            self.lost(NO_TOKEN, error)
+        elif asked.command == "hello":
+            self._renew_before(message.get("expires"))
+            if not connection.is_welcome:
+                self._welcomed(connection, message.get("heartbeat"), cursor, error)
         elif error is not None:
             self._refused(connection, asked, error)
         elif asked.command == "subscribe":
@@ -413,6 +397,7 @@ class Core:
     ) -> None:
         if error is not None and error != "invalid command":
             return self._fail(f"hello refused by the gateway: {error}")
+        connection.is_welcome = True
         self.protocol = "modern" if error is None else "classic"
         connection.interval = _within(heartbeat, 1, 300) or connection.interval
         # For those who start afresh; it is no position of ours.
@@ -420,6 +405,18 @@ class Core:
         connection.is_new = True
         self._heard(connection)
         self._become("open", "" if error is None else "a gateway of 2014: it resumes by date, and cannot tell of gaps")
+
+    def _renew_before(self, expires: object) -> None:
+        """In the same session, about a tenth of its time before the token expires. Nothing is lost if that fails: the
+        session ends when the token does, and the next one begins with another."""
+        left = seconds_left(expires) if self._token and self._token.is_asked else None
+        if left and left >= MIN_RENEW_S:
+            self._renewal = self._clock.call_later(left * (0.85 + self._chance() / 10), self._renew)
+
+    def renewed(self, connection: Optional[_Connection], token: str) -> None:
+        """Another token, for this connection if it is still there."""
+        if connection and connection is self.connection:
+            self._ask(connection, {"command": "hello", "heartbeat": self.heartbeat, "token": token})
 
     def _subscribed(self, asked: _Asked, replay: object, cursor: Optional[str]) -> None:
         self.replay = replay if isinstance(replay, str) else None

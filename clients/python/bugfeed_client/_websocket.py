@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, Optional
+from typing import Any, Optional, Union
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidProxy,
@@ -18,7 +20,8 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from ._core import Link, Listener
+from ._token import Token, quiet_log
+from ._transport import Link, Listener
 from ._words import first_line, plain, proxy_unused, proxy_used, shown, without_answer
 
 log = logging.getLogger("bugfeed_client")
@@ -28,16 +31,18 @@ CLOSE_S = 1.0
 
 
 class WebSocketTransport:
-    """Makes connections. ``options`` are further arguments of ``websockets``' ``connect``."""
+    """Makes connections, with a token where one is given. ``options`` are further arguments of ``websockets``'
+    ``connect``."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], token: Optional[Token] = None) -> None:
         # The core sees to time-outs and heartbeats; the protocol knows no extensions.
         ours = {"compression": None, "ping_interval": None, "close_timeout": CLOSE_S, "open_timeout": None}
         self._options = {**ours, **options}
+        self._token = token
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, url: str, listener: Listener) -> Link:
-        link = _Link(url, listener, self._options)
+        link = _Link(url, listener, self._options, self._token)
         task = link.task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -96,10 +101,36 @@ def why(error: BaseException, url: str, options: Mapping[str, Any]) -> dict[str,
     return {"reason": reason, "fault": fault}
 
 
+class _Connect(connect):
+    """Does not hand the token on to another server where a redirect leads; not every ``websockets`` sees to that."""
+
+    def process_redirect(self, exc: Exception) -> Union[Exception, str]:
+        before = urlsplit(self.uri)
+        after = super().process_redirect(exc)
+        if isinstance(after, str) and urlsplit(after)[:2] != before[:2]:
+            self.additional_headers = _without_token(self.additional_headers)
+        return after
+
+
+def _without_token(headers: Any) -> Headers:
+    """The headers, in whatever form ``websockets`` takes them, but for ``Authorization``."""
+    left = Headers(headers or {})
+    if "Authorization" in left:
+        del left["Authorization"]
+    return left
+
+
+def _with_token(options: Mapping[str, Any], token: str) -> Mapping[str, Any]:
+    headers = _without_token(options.get("additional_headers"))
+    headers["Authorization"] = f"Bearer {token}"
+    return {"logger": quiet_log, **options, "additional_headers": headers}
+
+
 class _Link:
-    def __init__(self, url: str, listener: Listener, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, listener: Listener, options: Mapping[str, Any], token: Optional[Token]) -> None:
         self._outbox: asyncio.Queue[str] = asyncio.Queue()
         self._listener = listener
+        self._token = token
         self.task = asyncio.get_running_loop().create_task(self._run(url, options))
 
     def send(self, command: Mapping[str, Any]) -> None:
@@ -109,25 +140,33 @@ class _Link:
         self.task.cancel()
 
     async def _run(self, url: str, options: Mapping[str, Any]) -> None:
+        if self._token:
+            try:
+                options = _with_token(options, await self._token.get())
+            except Exception as error:  # Of a function of the application's.
+                return self._close(reason=f"no token: {plain(str(error)) or type(error).__name__}", fault="token")
         try:
-            socket = await connect(url, **options)
+            socket = await _Connect(url, **options)
         except (OSError, EOFError, asyncio.TimeoutError, ImportError, WebSocketException) as error:
-            return self._listener.close(**why(error, url, options))
+            return self._close(**why(error, url, options))
         except Exception as error:
             log.exception("bugfeed: unexpected; cannot connect")
-            return self._listener.close(reason=plain(str(error)) or type(error).__name__)
+            return self._close(reason=plain(str(error)) or type(error).__name__)
         try:
             try:
                 code, reason = await self._talk(socket)
             finally:
                 await socket.close()
         except (OSError, EOFError, asyncio.TimeoutError, WebSocketException) as error:
-            self._listener.close(reason=str(error) or type(error).__name__)
+            self._close(reason=str(error) or type(error).__name__)
         except Exception as error:
             log.exception("bugfeed: unexpected; the connection is given up")
-            self._listener.close(reason=str(error))
+            self._close(reason=str(error))
         else:
-            self._listener.close(code=code, reason=reason)
+            self._close(code=code, reason=reason)
+
+    def _close(self, *, reason: str, **why: Any) -> None:
+        self._listener.close(reason=self._token.hide(reason) if self._token else reason, **why)
 
     async def _talk(self, socket: ClientConnection) -> "tuple[int, str]":
         self._listener.open()

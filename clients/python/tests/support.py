@@ -70,15 +70,15 @@ def _free_port() -> int:
 class Gateway:
     """The real gateway with a change table of its own, on free ports."""
 
-    def __init__(self, binary: str, directory: Path) -> None:
-        self.binary, self.directory = binary, directory
+    def __init__(self, binary: str, directory: Path, *options: str) -> None:
+        self.binary, self.directory, self.options = binary, directory, options
         self.port, self.admin = _free_port(), _free_port()
         self.url = f"ws://127.0.0.1:{self.port}/"
         self.process: Optional[subprocess.Popen[bytes]] = None
 
     def start(self) -> None:
         listen = ["--listen", f"127.0.0.1:{self.port}", "--admin-listen", f"127.0.0.1:{self.admin}"]
-        command = [self.binary, "serve", "--data-dir", str(self.directory), *listen]
+        command = [self.binary, "serve", "--data-dir", str(self.directory), *listen, *self.options]
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 30
@@ -98,6 +98,12 @@ class Gateway:
         """Commits a change of each bug, as the tracker would."""
         source = f"sqlite://{self.directory}/bugfeed.db"
         subprocess.run([self.binary, "touch", *map(str, bugs), "--source", source], check=True, capture_output=True)
+
+    def token(self, name: str, *options: str) -> tuple[str, str]:
+        """A new token, and its entry for the file of ``--tokens``."""
+        command = [self.binary, "token", "new", "--name", name, *options]
+        made = subprocess.run(command, check=True, capture_output=True, text=True)
+        return made.stdout.strip(), made.stderr
 
     def kill(self) -> None:
         """``kill -9``."""

@@ -9,6 +9,7 @@ import pytest
 
 from bugfeed_client import BugfeedError, Change, Event, Gap, Listener
 from bugfeed_client._core import Core
+from bugfeed_client._token import Token
 
 CASES = Path(__file__).parents[2] / "conformance" / "cases"
 
@@ -49,9 +50,19 @@ class FakeClock:
         self.now = until
 
 
+def given(token: Token) -> str:
+    """The token, from a function that gives it at once."""
+    try:
+        token.get().send(None)
+    except StopIteration as answer:
+        return str(answer.value)
+    raise AssertionError("it is not given at once")
+
+
 class FakeLink:
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, token: Optional[str]) -> None:
         self.listener = listener
+        self.token = token
         self.sent: list[Any] = []
         self.ended = False
 
@@ -72,11 +83,18 @@ class Script:
         self.link: Optional[FakeLink] = None
         self.events: list[dict[str, Any]] = []
         self.stored: Optional[str] = client.get("cursor")
+        self.tokens: list[str] = list(client.get("tokens", []))
         self.start()
 
     def start(self) -> None:
+        def ask() -> str:
+            return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+
+        source = ask if self.tokens else self.client.get("token")
+        token = Token(source) if source else None
+
         def transport(_url: str, listener: Listener) -> FakeLink:
-            self.begun.append(FakeLink(listener))
+            self.begun.append(FakeLink(listener, given(token) if token else None))
             return self.begun[-1]
 
         def deliver(item: Union[Event, BugfeedError, None], cursor: Optional[str]) -> None:
@@ -103,6 +121,7 @@ class Script:
             bugs=[] if self.client.get("bugs") == "all" else self.client.get("bugs", []),
             cursor=self.stored,
             heartbeat=self.client.get("heartbeat", 30),
+            token=token,
             chance=lambda: chance,
             fed=lambda state, _since: note({"feed": state}),
             troubled=lambda error: note({"error": {**vars(error), "bugs": []}}),
@@ -116,9 +135,10 @@ class Script:
         assert not (self.link and self.link.sent), f"the client has sent {self.link and self.link.sent}"
         assert not (self.link and self.link.ended), "the client has ended the connection"
 
-    def begin(self) -> FakeLink:
+    def begin(self, step: Mapping[str, Any]) -> FakeLink:
         assert self.begun, "the client has not connected"
         self.link = self.begun.pop(0)
+        assert self.link.token == step.get("token"), "the connection's token"
         return self.link
 
     def end(self, **why: Any) -> None:
@@ -132,14 +152,14 @@ class Script:
             self.quiet()
         getattr(self, f"do_{name}")(argument, step)
 
-    def do_accept(self, _: Any, __: Any) -> None:
-        self.begin().listener.open()
+    def do_accept(self, _: Any, step: dict[str, Any]) -> None:
+        self.begin(step).listener.open()
 
-    def do_ignore(self, _: Any, __: Any) -> None:
-        self.begin()
+    def do_ignore(self, _: Any, step: dict[str, Any]) -> None:
+        self.begin(step)
 
     def do_refuse(self, status: Optional[int], step: dict[str, Any]) -> None:
-        self.begin()
+        self.begin(step)
         self.end(status=status, reason="refused", gateway=step.get("gateway", False))
 
     def do_receive(self, message: dict[str, Any], _: Any) -> None:

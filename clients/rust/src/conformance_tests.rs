@@ -17,6 +17,8 @@ use crate::{Error, Event, Protocol, State};
 struct Link {
     sent: Vec<Value>,
     ended: bool,
+    /// The token that it was begun with.
+    token: Value,
 }
 
 struct Script {
@@ -28,6 +30,8 @@ struct Script {
     link: Option<Link>,
     events: Vec<Value>,
     stored: Option<String>,
+    /// How often a token was asked for.
+    asked: usize,
 }
 
 fn numbers(value: &Value) -> Vec<BugId> {
@@ -40,6 +44,9 @@ fn new_core(client: &Value) -> Core {
     let mut core = Core::new("ws://gateway.test/".to_owned(), bugs, heartbeat_s, false);
     if client["bugs"] == "all" {
         core.watch_all();
+    }
+    if client["tokens"].is_array() {
+        core.gets_new_tokens();
     }
     core
 }
@@ -55,6 +62,7 @@ impl Script {
             link: None,
             events: Vec::new(),
             stored,
+            asked: 0,
         };
         script.core.start(script.stored.clone(), script.now());
         script.pump();
@@ -71,7 +79,10 @@ impl Script {
         self.core.flush();
         while let Some(action) = self.core.action() {
             match action {
-                Action::Connect => self.begun.push(Link::default()),
+                Action::Connect => {
+                    let token = self.next_token();
+                    self.begun.push(Link { token, ..Link::default() });
+                }
                 Action::Send(text) => {
                     let link = self.link.as_mut().expect("nothing is sent before the connection is open");
                     link.sent.push(serde_json::from_str(&text).unwrap());
@@ -89,6 +100,13 @@ impl Script {
         }
     }
 
+    /// The token for the next connection, as the driver would get it.
+    fn next_token(&mut self) -> Value {
+        let Some(tokens) = self.client["tokens"].as_array() else { return self.client["token"].clone() };
+        self.asked += 1;
+        tokens[self.asked.min(tokens.len()) - 1].clone()
+    }
+
     /// Fails if something happened that the script does not mention.
     fn quiet(&self) {
         assert!(self.begun.is_empty(), "the client has connected");
@@ -97,9 +115,11 @@ impl Script {
         assert!(!link.ended, "the client has ended the connection");
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, token: &Value) {
         assert!(!self.begun.is_empty(), "the client has not connected");
-        self.link = Some(self.begun.remove(0));
+        let link = self.begun.remove(0);
+        assert_eq!(link.token, *token);
+        self.link = Some(link);
     }
 
     fn end(&mut self, end: ConnectionEnd) {
@@ -120,19 +140,20 @@ impl Script {
     }
 
     fn step(&mut self, step: &Value) {
+        let about = ["reason", "gateway", "token"];
         let (name, argument) =
-            step.as_object().unwrap().iter().find(|(name, _)| *name != "reason" && *name != "gateway").unwrap();
+            step.as_object().unwrap().iter().find(|(name, _)| !about.contains(&name.as_str())).unwrap();
         if matches!(&**name, "send" | "send_text" | "close" | "drop" | "client" | "advance_ms" | "waits_ms") {
             self.quiet();
         }
         match &**name {
             "accept" => {
-                self.begin();
+                self.begin(&step["token"]);
                 self.core.opened(self.now());
             }
-            "ignore" => self.begin(),
+            "ignore" => self.begin(&step["token"]),
             "refuse" => {
-                self.begin();
+                self.begin(&step["token"]);
                 let text = "refused".to_owned();
                 self.end(match argument.as_u64() {
                     Some(status) => {
@@ -251,6 +272,7 @@ fn shown(item: Result<Event, Error>) -> Option<Value> {
         Error::Refused { bugs, .. } => (json!(bugs), Value::Null, Value::Null),
         Error::Closed { code, .. } => (json!([]), json!(code), Value::Null),
         Error::NotAFeed { status, .. } => (json!([]), Value::Null, json!(status)),
+        Error::Token { status, .. } => (json!([]), Value::Null, json!(status)),
         _ => (json!([]), Value::Null, Value::Null),
     };
     Some(json!({ "error": { "final": error.is_final(), "bugs": bugs, "code": code, "status": status } }))

@@ -13,10 +13,11 @@ use bugfeed_protocol::server::{FeedState, Verdict};
 use bugfeed_protocol::{BugId, When};
 use serde_json::{Value, json};
 
-use crate::connection_end::{ConnectionEnd, is_final_code, is_final_status};
-use crate::words::{advice, shown};
+use crate::connection_end::ConnectionEnd;
+use crate::words::shown;
 use crate::{Error, Event, Protocol, State};
 
+mod ended;
 mod said;
 
 use said::Pending;
@@ -141,6 +142,10 @@ pub(crate) struct Core {
     /// What happens next, and when.
     timer: Option<(Duration, Due)>,
     backoff: Backoff,
+    /// Whether each connection may have another token.
+    new_tokens: bool,
+    /// Whether the last connection ended because of its token, and no message has come since.
+    token_refused: bool,
     /// In which way the last attempts failed, and how many of them in a row; `None` if the last one did not fail, or in
     /// a way that is not likely to come again.
     failure_streak: Option<(FailureKind, u32)>,
@@ -168,11 +173,18 @@ impl Core {
             connection: None,
             timer: None,
             backoff: Backoff::CLIENT,
+            new_tokens: false,
+            token_refused: false,
             failure_streak: None,
             pending: None,
             actions: VecDeque::new(),
             deliveries: VecDeque::new(),
         }
+    }
+
+    /// Each connection may have another token, so a refused one is no end.
+    pub(crate) fn gets_new_tokens(&mut self) {
+        self.new_tokens = true;
     }
 
     /// Makes it a feed of all bugs. [`Core::flush`] asks the gateway for them.
@@ -351,54 +363,6 @@ impl Core {
             self.ask(Asked { command: "hello", bugs: Vec::new(), all: false, cursor: None, first: false }, &message);
         }
         self.flush();
-    }
-
-    /// The connection has ended, or could not be opened.
-    pub(crate) fn connection_ended(&mut self, end: ConnectionEnd, now: Now) {
-        let Some(goaway) = self.connection.as_ref().map(|connection| connection.retry_after) else { return };
-        self.leave();
-        let (reason, least, kind, advice) = match end {
-            ConnectionEnd::Refused { status, text, by_gateway: true, .. } if is_final_status(status) => {
-                return self.fail(Error::NotAFeed { url: shown(&self.url), status, text });
-            }
-            ConnectionEnd::Closed { code, text } if is_final_code(code) => {
-                return self.fail(Error::Closed { code, text });
-            }
-            ConnectionEnd::Refused { status, text, retry_after, by_gateway } => (
-                format!("{} answers {status} {text}", shown(&self.url)),
-                retry_after.filter(|_| matches!(status, 429 | 503)),
-                Some(FailureKind::Status(status)),
-                advice(status).filter(|_| !by_gateway),
-            ),
-            ConnectionEnd::Unreachable { reason, fault } => (reason, None, Some(FailureKind::Fault(fault)), None),
-            ConnectionEnd::Closed { code, text } => (format!("closed ({code}): {text}"), None, None, None),
-            ConnectionEnd::Broken(reason) => (reason, None, None, None),
-        };
-        let reason = reason.trim_end_matches([' ', ':']).to_owned();
-        // A gateway that stops tells each client another time to come back. A gateway that is full tells all clients
-        // the same time, so the jittered back-off is added to it: otherwise all would come back at once (thundering
-        // herd).
-        let delay = goaway.unwrap_or_else(|| {
-            self.backoff.next(now.chance) + least.map_or(Duration::ZERO, |least| least.min(MAX_WAIT))
-        });
-        self.timer = Some((now.clock + delay, Due::Connect));
-        self.become_state(State::Waiting { delay, reason: reason.clone() });
-        self.count_failure(kind, &reason, advice);
-    }
-
-    /// Delivers [`Event::Trouble`], once, when three attempts in a row have failed in the same way, because such a
-    /// fault may not pass by itself.
-    fn count_failure(&mut self, kind: Option<FailureKind>, reason: &str, advice: Option<&str>) {
-        let before = self.failure_streak.take();
-        let Some(kind) = kind else { return };
-        let times = before.filter(|(last, _)| *last == kind).map_or(1, |(_, times)| times.saturating_add(1));
-        self.failure_streak = Some((kind, times));
-        if times == TROUBLE_AFTER {
-            let status = if let FailureKind::Status(status) = kind { Some(status) } else { None };
-            let advice = advice.map(|advice| format!("{advice}; ")).unwrap_or_default();
-            let text = format!("{reason}, {TROUBLE_AFTER} times in a row; {advice}this client goes on trying");
-            self.tell(Some(Event::Trouble { status, text }), None);
-        }
     }
 
     // Connecting, waiting, closed.

@@ -15,6 +15,7 @@ use crate::core::{Action, Core, Now};
 use crate::cursor_saver::CursorSaver;
 use crate::delivery_queue::DeliveryQueue;
 use crate::link::{Heard, Link};
+use crate::token::Tokens;
 use crate::{Error, State};
 
 /// What the task and the application share; each locks it only for a moment.
@@ -83,14 +84,14 @@ impl Shared {
     }
 }
 
-/// Runs until the feed is finished, or for ever; dropping the future ends everything. `beginning` is the cursor to use
-/// if none is stored.
+/// Runs until the feed is finished, or for ever; dropping the future ends everything. `gateway` is its address, and where tokens
+/// for it come from; `beginning` is the cursor to use if none is stored.
 ///
 /// # Errors
 /// When the last cursor could not be stored.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
-    url: String,
+    gateway: (String, Tokens),
     mut cursor_saver: CursorSaver,
     beginning: Option<String>,
 ) -> Result<(), Error> {
@@ -101,7 +102,7 @@ pub(crate) async fn drive(
     });
     let mut link = Link::None;
     loop {
-        let closed = perform(&shared, &mut link, &url).await;
+        let closed = perform(&shared, &mut link, &gateway).await;
         let (deadline, finishing, to_store) = {
             let mut inner = shared.lock();
             let to_store = if cursor_saver.is_idle() { inner.delivery_queue.take_dealt() } else { None };
@@ -131,7 +132,7 @@ pub(crate) async fn drive(
 }
 
 /// Performs the core's actions. Returns whether the core is closed and everything is done.
-async fn perform(shared: &Shared, link: &mut Link, url: &str) -> bool {
+async fn perform(shared: &Shared, link: &mut Link, (url, tokens): &(String, Tokens)) -> bool {
     loop {
         let action = {
             let mut inner = shared.lock();
@@ -148,7 +149,7 @@ async fn perform(shared: &Shared, link: &mut Link, url: &str) -> bool {
             }
         };
         match action {
-            Some(Action::Connect) => link.connect(url),
+            Some(Action::Connect) => link.connect(url, tokens),
             Some(Action::Send(text)) => link.send(text),
             Some(Action::Disconnect) => *link = Link::None,
             None => link.close().await,

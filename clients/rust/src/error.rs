@@ -34,6 +34,17 @@ pub enum Error {
         /// What it said.
         text: String,
     },
+    /// The gateway wants a token, and there is none, or the only one was refused or has expired. Never final where the
+    /// application gives tokens ([`Builder::token_from`](crate::Builder::token_from)).
+    #[error("the gateway {url} does not let this client in: {text}; give it a new token")]
+    Token {
+        /// The address, without what may be secret in it.
+        url: String,
+        /// The HTTP status, if that was the answer to the handshake.
+        status: Option<u16>,
+        /// What was said. The token itself is no part of it.
+        text: String,
+    },
     /// The gateway refused this client: it answered `hello` with an error other than "invalid command" (which only
     /// means a classic gateway).
     #[error("the gateway refuses this client: {0}")]

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bugfeed_protocol::server::{FeedState, Verdict};
+use bugfeed_protocol::token::Token;
 use bugfeed_protocol::{BugId, When};
 use futures::Stream;
 use tokio::task::JoinHandle;
@@ -21,6 +22,7 @@ use crate::core::{Core, SINCE};
 use crate::cursor_saver::CursorSaver;
 use crate::driver::{Shared, drive, heartbeat_s};
 use crate::store::{FileStore, Store};
+use crate::token::Tokens;
 use crate::{Error, Event, Protocol, State, link, words};
 
 /// The settings of a feed.
@@ -32,6 +34,7 @@ pub struct Builder {
     since: Option<When>,
     heartbeat: Duration,
     classic: bool,
+    tokens: Tokens,
 }
 
 impl fmt::Debug for Builder {
@@ -102,6 +105,39 @@ impl Builder {
         self
     }
 
+    /// Shows this token, where the gateway wants one. Once it is refused, or has expired, the feed ends with
+    /// [`Error::Token`]; [`Builder::token_from`] goes on with new ones.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Builder {
+        self.tokens = Tokens::Fixed(Token::new(token));
+        self
+    }
+
+    /// Asks `give` for a token before each connection. When the gateway refuses one, or it expires, the next connection
+    /// begins at once, and with the usual delays if that is refused as well; the feed does not end. An error of `give` counts
+    /// as a connection that failed; its text is told in [`State::Waiting`], so it should hold no secret.
+    ///
+    /// ```no_run
+    /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// # fn feed() -> Result<bugfeed_client::Feed, bugfeed_client::Error> {
+    /// let feed = bugfeed_client::Feed::builder("wss://bugfeed.example.org/")?
+    ///     .bugs([1234])
+    ///     .token_from(|| async { fresh_token().await })
+    ///     .connect();
+    /// # Ok(feed)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn token_from<F, T, E>(mut self, give: F) -> Builder
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<String, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.tokens = Tokens::given(give);
+        self
+    }
+
     /// Begins to connect, in the background. Errors come through the stream.
     ///
     /// # Panics
@@ -115,13 +151,17 @@ impl Builder {
         if self.all {
             core.watch_all();
         }
+        if self.tokens.may_change() {
+            core.gets_new_tokens();
+        }
         let shared = Arc::new(Shared::new(core));
         if let Some(error) = fault {
             shared.tell(|core, _| core.fail(error));
         }
         // Used only if no cursor is stored.
         let beginning = self.since.map(|since| format!("{SINCE}{since}"));
-        let task = tokio::spawn(drive(Arc::clone(&shared), self.url, CursorSaver::new(self.store), beginning));
+        let task =
+            tokio::spawn(drive(Arc::clone(&shared), (self.url, self.tokens), CursorSaver::new(self.store), beginning));
         Feed { handle: Handle { shared }, task: Some(task) }
     }
 }
@@ -156,6 +196,7 @@ impl Feed {
             since: None,
             heartbeat: Duration::from_secs(30),
             classic: false,
+            tokens: Tokens::None,
         })
     }
 

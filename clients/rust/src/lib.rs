@@ -37,6 +37,7 @@ mod event;
 mod feed;
 mod link;
 mod store;
+mod token;
 mod words;
 
 #[cfg(test)]
@@ -45,6 +46,8 @@ mod conformance_tests;
 mod feed_tests;
 #[cfg(test)]
 mod patience_tests;
+#[cfg(test)]
+mod token_tests;
 
 pub use bugfeed_protocol::server::{FeedState, Verdict};
 pub use bugfeed_protocol::{BugId, Change, When};

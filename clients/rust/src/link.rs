@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
+use bugfeed_protocol::token::Token;
 use futures::{Sink as _, Stream as _, StreamExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::http::{HeaderMap, Uri};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes, protocol::CloseFrame};
@@ -18,6 +22,7 @@ use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, connect_asyn
 
 use crate::Error;
 use crate::connection_end::ConnectionEnd;
+use crate::token::Tokens;
 use crate::words;
 
 /// The largest message that is accepted from a gateway, in bytes: enough for a list of a million bugs, as in a reply of
@@ -56,9 +61,9 @@ pub(crate) enum Link {
 
 impl Link {
     /// Begins a connection; an earlier one is dropped.
-    pub(crate) fn connect(&mut self, url: &str) {
-        let url = url.to_owned();
-        *self = Link::Connecting(Box::pin(async move { connect(&url).await }));
+    pub(crate) fn connect(&mut self, url: &str, tokens: &Tokens) {
+        let (url, tokens) = (url.to_owned(), tokens.clone());
+        *self = Link::Connecting(Box::pin(async move { connect(&url, tokens.next().await?).await }));
     }
 
     /// Queues a text to be sent. Without an open connection the text is dropped.
@@ -159,13 +164,14 @@ fn poll_write(socket: &mut Socket, outbox: &mut VecDeque<Message>, cx: &mut Cont
     }
 }
 
-async fn connect(url: &str) -> Result<Socket, ConnectionEnd> {
+async fn connect(url: &str, token: Option<Token>) -> Result<Socket, ConnectionEnd> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
     let connector = if url.starts_with("wss:") { Some(Connector::Rustls(tls().await?)) } else { None };
-    let connecting = pin!(connect_async_tls_with_config(url, Some(config), true, connector));
+    let request = request(url, token).map_err(|error| words::unreachable(url, &error))?;
+    let connecting = pin!(connect_async_tls_with_config(request, Some(config), true, connector));
     match connecting.await {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(answer)) => {
@@ -179,6 +185,17 @@ async fn connect(url: &str) -> Result<Socket, ConnectionEnd> {
         }
         Err(error) => Err(words::unreachable(url, &error)),
     }
+}
+
+/// The request for the handshake, with the token, if there is one.
+fn request(url: &str, token: Option<Token>) -> Result<Request, WsError> {
+    let mut request = url.into_client_request()?;
+    if let Some(token) = token {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret()))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    Ok(request)
 }
 
 /// Trusts the certificates that this machine trusts. The crypto provider is chosen here, because the application may

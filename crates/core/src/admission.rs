@@ -46,6 +46,16 @@ impl Client {
     }
 }
 
+impl Client {
+    /// An address of this client: of IPv6 the first one of its /64.
+    pub fn address(self) -> IpAddr {
+        match self {
+            Client::V4(bits) => Ipv4Addr::from_bits(bits).into(),
+            Client::V6(bits) => Ipv6Addr::from_bits(u128::from(bits) << 64).into(),
+        }
+    }
+}
+
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

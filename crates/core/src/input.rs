@@ -6,14 +6,19 @@ use bugfeed_protocol::client::{Command, Refusal};
 use bugfeed_protocol::close::Close;
 use bugfeed_protocol::{Change, Cursor, When};
 
+use super::access::{Pass, Tokens};
 use super::replay::Pos;
 use super::subscriptions::Slot;
 
 /// What arrives in a shard's queue.
 #[derive(Debug)]
 pub enum Input<P> {
-    /// A new connection.
+    /// A new connection. Nobody asks for its token.
     Attach(P),
+    /// A new connection on a gateway that wants tokens, and what its client has shown so far.
+    Enter(P, Pass),
+    /// The file with tokens was read again; these stand in it.
+    Tokens(Arc<Tokens>),
     /// Work that a connection has read. The connection hands in the next piece only after
     /// [`Peer::ready`](super::session::Peer::ready) was called.
     Work(Slot, Work),
@@ -51,6 +56,20 @@ pub enum Input<P> {
 pub enum Work {
     /// A command, or why a message was refused.
     Command(Result<Command, Refusal>),
+    /// A `hello` with a token that is valid: from now on, the session's rights are those of this pass.
+    Renew {
+        /// How often the client wants a heartbeat, in seconds.
+        heartbeat_s: u64,
+        /// What the token allows.
+        pass: Pass,
+    },
+    /// A command that is refused because of its token, and what the client is told.
+    Denied {
+        /// The command.
+        command: &'static str,
+        /// Why it is refused.
+        error: String,
+    },
     /// Frames to write as they are (a pong).
     Write(Vec<u8>),
     /// Write a close frame and end.
@@ -132,6 +151,14 @@ pub struct Tally {
     pub conflated: u64,
     /// Commands refused.
     pub refused: u64,
+    /// Of them, those that a token did not allow, or that came without one.
+    pub denied: u64,
+    /// Sessions ended because their token had expired.
+    pub token_expired: u64,
+    /// Sessions ended because no token came in time.
+    pub token_needed: u64,
+    /// Sessions ended because their token was taken away, or allows less now.
+    pub token_revoked: u64,
     /// Sessions ended because their peer was silent.
     pub silent: u64,
     /// Sessions ended because their socket took nothing.

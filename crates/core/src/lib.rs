@@ -4,6 +4,7 @@
 //! It knows no socket, clock, broker or database. Inputs are method calls, the time is an argument, and bytes for
 //! clients are written through the [`shard::Peer`] that the caller provides.
 
+pub mod access;
 pub mod admission;
 mod backlog;
 pub mod budget;

@@ -31,6 +31,10 @@ pub trait Peer {
     fn end(&self);
     /// When something was last read from the peer, in the clock that [`Shard::tick`](super::shard::Shard::tick) is given.
     fn heard_ms(&self) -> u64;
+    /// Whether this is no socket, but a buffer, out of which messages are taken and close frames are not.
+    fn is_buffered(&self) -> bool {
+        false
+    }
     /// When the peer began a message that is not complete yet, in the same clock; `None` if there is no such message.
     fn begun_ms(&self) -> Option<u64> {
         None

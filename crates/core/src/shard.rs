@@ -9,6 +9,7 @@
 //! same way: reply and catch-up are written as far as the socket takes them, and the rest is looked up again later. The
 //! phases of a lagging session are in `backlog.rs`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bugfeed_protocol::client::{Command, Refusal, Resume, WhichBugs, errors};
@@ -17,6 +18,7 @@ use bugfeed_protocol::server::{FeedState, Limits, Notice, Reply, Verdict};
 use bugfeed_protocol::{BugId, Cursor, When};
 use slab::Slab;
 
+use super::access::{Pass, Tokens};
 use super::backlog::{Backlog, Batch, Query};
 use super::budget::{Budget, Budgets};
 use super::frame;
@@ -64,6 +66,10 @@ pub struct Shard<P> {
     all: Vec<Slot>,
     /// The sessions of the process that may watch all bugs.
     all_sessions: Arc<Budget>,
+    /// What sessions may do, on a gateway that wants tokens; otherwise it is empty.
+    passes: HashMap<Slot, Pass>,
+    /// The tokens that stand in the file now, if it was read again since the start.
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl<P: Peer> Shard<P> {
@@ -87,6 +93,8 @@ impl<P: Peer> Shard<P> {
             subscriptions: Arc::default(),
             all: Vec::new(),
             all_sessions: Arc::default(),
+            passes: HashMap::new(),
+            tokens: None,
         }
     }
 
@@ -120,7 +128,9 @@ impl<P: Peer> Shard<P> {
             Input::Updates(updates) => updates.iter().for_each(|update| self.stage(update)),
             Input::Work(slot, work) => self.work(slot, work),
             Input::Writable(slot) => self.writable(slot),
-            Input::Attach(peer) => self.attach(peer),
+            Input::Attach(peer) => drop(self.attach(peer)),
+            Input::Enter(peer, pass) => self.enter(peer, pass),
+            Input::Tokens(tokens) => self.tokens(tokens),
             Input::Detach(slot) => self.detach(slot),
             Input::Gap(cursor) => self.gap(cursor),
             Input::Current(current) => self.current_ms = current.then_some(self.now_ms),
@@ -133,7 +143,7 @@ impl<P: Peer> Shard<P> {
         }
     }
 
-    fn attach(&mut self, peer: P) {
+    fn attach(&mut self, peer: P) -> Slot {
         let entry = self.sessions.vacant_entry();
         let slot = Slot::try_from(entry.key()).expect("sessions are bounded far below 2^32");
         peer.attached(slot);
@@ -147,10 +157,12 @@ impl<P: Peer> Shard<P> {
             next_ping_ms: self.now_ms + self.limits.ping_interval_ms / 2 + offset / 2,
             progress_ms: self.now_ms,
         });
+        slot
     }
 
     fn detach(&mut self, slot: Slot) {
         self.leave_all(slot);
+        self.passes.remove(&slot);
         if let Some(session) = self.sessions.try_remove(slot as usize) {
             self.subscriptions.give(session.bugs.len());
             for bug in session.bugs {
@@ -202,6 +214,8 @@ impl<P: Peer> Shard<P> {
         let refusal = match work {
             Work::Write(frames) => return backlog.outgoing.buffer().extend_from_slice(&frames),
             Work::Close(close) => return backlog.close(close),
+            Work::Denied { command, error } => return self.deny(command, &error, backlog),
+            Work::Renew { heartbeat_s, pass } => return self.renew(slot, heartbeat_s, pass, backlog),
             Work::Command(Err(refusal)) => refusal,
             Work::Command(Ok(command)) => match self.command(slot, command, backlog) {
                 Ok(()) => return,
@@ -214,13 +228,18 @@ impl<P: Peer> Shard<P> {
 
     fn command(&mut self, slot: Slot, command: Command, backlog: &mut Backlog) -> Result<(), Refusal> {
         let name = command.name();
+        if let Some(error) = self.denial(slot, &command) {
+            self.tally.denied += 1;
+            self.deny(name, &error, backlog);
+            return Ok(());
+        }
         let (mut verdict, mut look_up) = (None, None);
         match command {
             Command::Version => {
                 frame::push_text(backlog.outgoing.buffer(), &Reply::Version(&self.about.version).encode());
                 return Ok(());
             }
-            Command::Hello { heartbeat_s } => {
+            Command::Hello { heartbeat_s, .. } => {
                 self.hello(slot, heartbeat_s, backlog);
                 return Ok(());
             }
@@ -273,7 +292,8 @@ impl<P: Peer> Shard<P> {
         let limits = Limits { subscriptions: self.limits.subscriptions, message_bytes: self.limits.message_bytes };
         let (version, feed) = (&*self.about.version, &*self.about.feed);
         let cursor = self.cursor(slot);
-        let reply = Reply::Hello { version, feed, heartbeat_s, cursor: cursor.as_ref(), limits };
+        let expires = self.passes.get(&slot).and_then(|pass| pass.grant.as_ref()?.expires);
+        let reply = Reply::Hello { version, feed, heartbeat_s, cursor: cursor.as_ref(), limits, expires };
         frame::push_text(backlog.outgoing.buffer(), &reply.encode());
         if let Some(since) = self.paused {
             frame::push_text(backlog.outgoing.buffer(), &Notice::Feed { state: FeedState::Paused, since }.encode());
@@ -408,6 +428,8 @@ mod figures;
 
 mod live;
 
+mod passes;
+
 mod state;
 
 #[cfg(test)]
@@ -427,3 +449,6 @@ mod lineage_tests;
 
 #[cfg(test)]
 mod backlog_tests;
+
+#[cfg(test)]
+mod passes_tests;

@@ -67,6 +67,7 @@ pub struct Events {
     refused_commands: Counter,
     pub(crate) timings: Timings,
     pub(crate) gauges: Gauges,
+    refused_access: PerKind,
     audit: Audit,
 }
 
@@ -284,6 +285,13 @@ impl Events {
         debug!(kind, %detail, event = %LogEvent::ClientFault, "closing a client that broke the protocol");
     }
 
+    /// Somebody has shown no token, a bad one, or one for something else. Those who read the log may act on the address;
+    /// of many in a minute only some are written.
+    pub fn access_refused(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.refused_access.get_or_create(&KindLabel { kind }).inc();
+        self.audit.access_refused(kind, from);
+    }
+
     /// Adds what a shard did.
     pub fn tally(&self, tally: &Tally) {
         let count = |family: &PerKind, kind, by| {
@@ -295,6 +303,10 @@ impl Events {
         count(&self.ended, "stalled", tally.stalled);
         count(&self.ended, "unfinished", tally.unfinished);
         count(&self.ended, "no_room", tally.no_room);
+        count(&self.ended, "token_expired", tally.token_expired);
+        count(&self.ended, "token_needed", tally.token_needed);
+        count(&self.ended, "token_revoked", tally.token_revoked);
+        count(&self.refused_access, "command", tally.denied);
         count(&self.resumes, "complete", tally.complete);
         count(&self.resumes, "latest", tally.latest);
         count(&self.resumes, "gap", tally.gaps);
@@ -342,6 +354,11 @@ impl Register for Events {
             self.conflated.clone(),
         );
         r.register("sessions_all", "Sessions that watch all bugs of their feed now", self.all.clone());
+        r.register(
+            "access_refused",
+            "Times somebody was not let in, or not to what was asked for, by reason",
+            self.refused_access.clone(),
+        );
         r.register("commands_refused", "Commands answered with an error", self.refused_commands.clone());
         self.timings.register(r);
         r.register_collector(Box::new(self.gauges.clone()));

@@ -3,6 +3,7 @@
 //! Goes in: a broker's messages, and connections of clients. Comes out: updates. Keeps nothing on disk, and links no
 //! database.
 
+pub mod access;
 pub mod bus;
 pub mod events;
 pub mod feed;

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::change::{BugId, When};
 use crate::cursor::Cursor;
 use crate::incoming::{Bugs, Members};
+use crate::token::Token;
 
 /// A command that was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum Command {
     Hello {
         /// How often the client wants a heartbeat, in seconds; limited to [`HEARTBEAT_S`].
         heartbeat_s: u64,
+        /// What the client shows in order to be let in. Where no token is needed, nobody looks at it.
+        token: Option<Token>,
     },
     /// Send the changes of these bugs from now on, and first those since `since` (inclusive).
     Subscribe {
@@ -136,6 +139,8 @@ pub mod errors {
         "this gateway does not serve \"all\"; the operator allows it with the option --allow-all";
     /// More subscriptions than a session may have.
     pub const TOO_MANY: &str = "too many subscriptions";
+    /// A command of a client that has shown no token, on a gateway that wants one.
+    pub const TOKEN_NEEDED: &str = "a token is needed: send it in hello, or as Authorization: Bearer";
 }
 
 /// Reads one text frame.
@@ -151,14 +156,16 @@ pub fn parse(text: &str) -> Result<Command, Refusal> {
         let json = serde_json::from_str::<Value>(text).is_ok();
         return Err(refuse(None, if json { errors::NOT_AN_OBJECT } else { errors::NOT_JSON }));
     };
-    let Members { command, bugs, since, cursor, heartbeat } = members;
+    let Members { command, bugs, since, cursor, heartbeat, token } = members;
     let command = match command {
         None | Some(Value::Null) => return Err(refuse(None, errors::MISSING_COMMAND)),
         Some(Value::String(command)) => command,
         Some(other) => return Err(refuse(Some(&other.to_string()), errors::INVALID_COMMAND)),
     };
     let parsed = match command.as_str() {
-        "hello" => take_heartbeat(heartbeat).map(|heartbeat_s| Command::Hello { heartbeat_s }),
+        "hello" => {
+            take_heartbeat(heartbeat).map(|heartbeat_s| Command::Hello { heartbeat_s, token: take_token(token) })
+        }
         "subscribe" => take_bugs(bugs).and_then(|bugs| {
             let since = take_since(since)?;
             Ok(Command::Subscribe { bugs, since, resume: take_resume(cursor)? })
@@ -195,6 +202,15 @@ fn take_heartbeat(value: Option<Value>) -> Result<u64, &'static str> {
             let seconds = value.as_u64().ok_or(errors::INVALID_HEARTBEAT)?;
             Ok(seconds.clamp(*HEARTBEAT_S.start(), *HEARTBEAT_S.end()))
         }
+    }
+}
+
+/// What is no text is no token, and stands for one that nobody knows.
+fn take_token(value: Option<Value>) -> Option<Token> {
+    match value {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(Token::new(&text)),
+        Some(_) => Some(Token::new("")),
     }
 }
 
@@ -279,7 +295,15 @@ mod tests {
             (r#"{"command":"hello","heartbeat":0}"#, 1),
             (r#"{"command":"hello","heartbeat":100000}"#, 300),
         ] {
-            assert_eq!(parse(text), Ok(Command::Hello { heartbeat_s: want }), "{text}");
+            assert_eq!(parse(text), Ok(Command::Hello { heartbeat_s: want, token: None }), "{text}");
+        }
+        for (text, want) in [
+            (r#"{"command":"hello","token":"a.b.c"}"#, Some("a.b.c")),
+            (r#"{"command":"hello","token":null}"#, None),
+            (r#"{"command":"hello","token":7}"#, Some("")),
+        ] {
+            let token = want.map(Token::new);
+            assert_eq!(parse(text), Ok(Command::Hello { heartbeat_s: 30, token }), "{text}");
         }
     }
 

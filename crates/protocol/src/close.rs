@@ -24,11 +24,17 @@ pub enum Close {
     Restart,
     /// The gateway has no memory left for the request. The client should reconnect, perhaps to another gateway.
     NoRoom,
+    /// The session's token has expired. The client should reconnect with a new one.
+    TokenExpired,
+    /// The client has shown no valid token in time. It should reconnect with one.
+    TokenNeeded,
+    /// The token was taken away while the session ran. Final for this token.
+    TokenRevoked,
 }
 
 impl Close {
     /// Every reason, for tables and tests.
-    pub const ALL: [Close; 10] = [
+    pub const ALL: [Close; 13] = [
         Close::Normal,
         Close::GoingAway,
         Close::Protocol,
@@ -39,6 +45,9 @@ impl Close {
         Close::Fragments,
         Close::Restart,
         Close::NoRoom,
+        Close::TokenExpired,
+        Close::TokenNeeded,
+        Close::TokenRevoked,
     ];
 
     /// The number on the wire.
@@ -53,6 +62,8 @@ impl Close {
             Close::TooBig | Close::Fragments => 1009,
             Close::Restart => 1012,
             Close::NoRoom => 1013,
+            Close::TokenExpired | Close::TokenNeeded => 4401,
+            Close::TokenRevoked => 4403,
         }
     }
 
@@ -68,14 +79,26 @@ impl Close {
             Close::Fragments => "message in too many pieces; send it in one frame",
             Close::NoRoom => "this gateway has no room for more; try again later",
             Close::GoingAway | Close::Restart => "gateway restarts; reconnect",
+            Close::TokenExpired => "token expired; reconnect with a new one",
+            Close::TokenNeeded => "a token is needed",
+            Close::TokenRevoked => "this token was taken away",
         }
     }
 
     /// Whether a client that did not close the connection itself should connect again, with back-off. With the other
     /// codes the client itself is at fault, and would only be closed again. A code that is not in this list comes from
-    /// a proxy, and means reconnecting.
+    /// a proxy, and means reconnecting. Where the code is about the token, reconnecting needs a new one.
     pub const fn reconnect(self) -> bool {
-        matches!(self, Close::Normal | Close::GoingAway | Close::Unfinished | Close::Restart | Close::NoRoom)
+        matches!(
+            self,
+            Close::Normal
+                | Close::GoingAway
+                | Close::Unfinished
+                | Close::Restart
+                | Close::NoRoom
+                | Close::TokenExpired
+                | Close::TokenNeeded
+        )
     }
 }
 
@@ -103,6 +126,6 @@ mod tests {
     #[test]
     fn only_faults_of_the_client_are_final() {
         let last: Vec<u16> = Close::ALL.iter().filter(|close| !close.reconnect()).map(|close| close.code()).collect();
-        assert_eq!(last, [1002, 1003, 1007, 1009, 1009]);
+        assert_eq!(last, [1002, 1003, 1007, 1009, 1009, 4403]);
     }
 }

@@ -8,7 +8,7 @@ pub const DEFAULT_FEED: &str = "default";
 /// The longest name, in bytes.
 pub const LONGEST: usize = 64;
 /// Paths of the client port and of the admin port, now or soon. No feed may have one of these names.
-pub const RESERVED: [&str; 14] = [
+pub const RESERVED: [&str; 15] = [
     "api",
     "changes",
     "demo",
@@ -22,6 +22,7 @@ pub const RESERVED: [&str; 14] = [
     "public",
     "readyz",
     "sse",
+    "ticket",
     "webhook",
 ];
 

@@ -17,6 +17,7 @@ pub(crate) struct Members {
     pub(crate) since: Option<Value>,
     pub(crate) cursor: Option<Value>,
     pub(crate) heartbeat: Option<Value>,
+    pub(crate) token: Option<Value>,
 }
 
 /// The text [`ALL`], one bug or a list of bugs, each a number or a text; `None` if an element is no bug number.
@@ -44,6 +45,7 @@ impl<'de> Deserialize<'de> for Members {
                         "since" => members.since = Some(map.next_value()?),
                         "cursor" => members.cursor = Some(map.next_value()?),
                         "heartbeat" => members.heartbeat = Some(map.next_value()?),
+                        "token" => members.token = Some(map.next_value()?),
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }

@@ -16,6 +16,7 @@ pub mod log_event;
 mod plain_datetime;
 pub mod redact;
 pub mod server;
+pub mod token;
 
 pub use change::{BugId, Change, Numbered, When};
 pub use cursor::{Cursor, Epoch, Tag};

@@ -112,6 +112,10 @@ log_events! {
     ClientAddressUnknown = "client_address_unknown", "A client's address is not known, so the limits for each address are off for it; said once.";
     ClientAddressUnclear = "client_address_unclear", "A proxy's headers contradict each other or cannot be read; said once.";
     ProxyNotNamed = "proxy_not_named", "A request that was forwarded came from an address that `--behind-proxy` does not name; said once.";
+    AccessRefused = "access_refused", "Somebody has shown no token, a bad one, or one for something else; `kind` says why, `address` who.";
+    TokensRead = "tokens_read", "The file with tokens (`--tokens`) was read again and holds from now on.";
+    TokensRefused = "tokens_refused", "A file with tokens, keys or a secret was read again and is wrong; what was read before goes on.";
+    TokenKeysAway = "token_keys_away", "The keys of `--jwt-keys` cannot be had; those that are known go on for a while.";
     ClientFault = "client_fault", "A client broke a rule of the protocol and is closed.";
     AcceptFailed = "accept_failed", "A connection could not be accepted.";
     // Webhooks that come in; the field `source` names who sends.

@@ -54,6 +54,8 @@ pub enum Reply<'a> {
         cursor: Option<&'a Cursor>,
         /// The session's limits.
         limits: Limits,
+        /// When the session's token expires, if it has one that does.
+        expires: Option<When>,
     },
     /// To subscribe and unsubscribe, in the modern protocol.
     Count {
@@ -72,6 +74,13 @@ pub enum Reply<'a> {
     Version(&'a str),
     /// To a command that was refused.
     Refused(&'a Refusal),
+    /// To a command that the session's token does not allow.
+    Denied {
+        /// The command answered.
+        command: &'a str,
+        /// What is not allowed.
+        error: &'a str,
+    },
 }
 
 #[derive(Default, Serialize)]
@@ -99,6 +108,8 @@ struct Fields<'a> {
     cursor: Option<Option<&'a Cursor>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<When>,
 }
 
 impl Reply<'_> {
@@ -107,13 +118,14 @@ impl Reply<'_> {
         let empty = Fields { result: "ok", ..Fields::default() };
         let fields = match *self {
             Reply::Bugs { command, bugs, all } => Fields { command: Some(command), bugs: Some(bugs), all, ..empty },
-            Reply::Hello { version, feed, heartbeat_s, cursor, limits } => Fields {
+            Reply::Hello { version, feed, heartbeat_s, cursor, limits, expires } => Fields {
                 command: Some("hello"),
                 version: Some(version),
                 feed: Some(feed),
                 heartbeat: Some(heartbeat_s),
                 cursor: Some(cursor),
                 limits: Some(limits),
+                expires,
                 ..empty
             },
             Reply::Count { command, count, all, replay, cursor } => {
@@ -122,6 +134,9 @@ impl Reply<'_> {
             Reply::Version(version) => Fields { command: Some("version"), version: Some(version), ..empty },
             Reply::Refused(refusal) => {
                 Fields { command: refusal.command.as_deref(), result: "error", error: Some(refusal.error), ..empty }
+            }
+            Reply::Denied { command, error } => {
+                Fields { command: Some(command), result: "error", error: Some(error), ..empty }
             }
         };
         // An estimate by the longest part, the list of bugs.
@@ -192,11 +207,20 @@ pub enum Notice<'a> {
         /// Everything up to here has been sent.
         cursor: Option<&'a Cursor>,
     },
+    /// The session ends because of its token; said where no close frame can be seen.
+    TokenOver {
+        /// Why, in a few words.
+        reason: &'a str,
+        /// Everything up to here has been sent.
+        cursor: Option<&'a Cursor>,
+    },
 }
 
 #[derive(Default, Serialize)]
 struct NoticeFields<'a> {
     command: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
     /// Shown as null where the gateway has no cursor to give.
@@ -233,6 +257,13 @@ impl Notice<'_> {
             Notice::GoAway { retry_after_ms, cursor } => {
                 NoticeFields { command: "goaway", retry_after_ms: Some(retry_after_ms), cursor: Some(cursor), ..empty }
             }
+            Notice::TokenOver { reason, cursor } => NoticeFields {
+                command: "goaway",
+                reason: Some(reason),
+                retry_after_ms: Some(0),
+                cursor: Some(cursor),
+                ..empty
+            },
         };
         serde_json::to_vec(&fields).expect("plain structs of numbers and texts always serialise")
     }

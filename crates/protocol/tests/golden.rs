@@ -9,6 +9,7 @@ use std::path::Path;
 use bugfeed_protocol::bus::{self, BusMessage, Format, Head, Message};
 use bugfeed_protocol::client::{self, Command, Refusal, Resume, WhichBugs, errors};
 use bugfeed_protocol::server::{self, FeedState, Limits, Notice, Reply, Verdict};
+use bugfeed_protocol::token::Token;
 use bugfeed_protocol::{BugId, Change, Cursor, Epoch, Numbered, Tag, When};
 
 fn bug(number: u64) -> BugId {
@@ -35,6 +36,18 @@ fn files(folder: &str) -> BTreeMap<String, String> {
     entries.map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 
+/// What the gateway sends where it wants tokens.
+fn about_tokens() -> [(&'static str, Vec<u8>); 5] {
+    let denied = |command, error| Reply::Denied { command, error }.encode();
+    [
+        ("goaway-token", Notice::TokenOver { reason: "token expired", cursor: Some(&cursor(130)) }.encode()),
+        ("error-token-needed", denied("subscribe", errors::TOKEN_NEEDED)),
+        ("error-token-bug", denied("subscribe", "this token is not for bug 7")),
+        ("error-token-count", denied("subscribe", "this token may watch at most 100 bugs")),
+        ("error-token-invalid", denied("hello", "invalid token: it has expired")),
+    ]
+}
+
 #[test]
 fn what_the_gateway_sends() {
     let update = |when| {
@@ -53,17 +66,22 @@ fn what_the_gateway_sends() {
     };
     let mut update_modern = Vec::new();
     server::write_update_with_cursor(&mut update_modern, change(), &cursor(57));
-    let hello = Reply::Hello {
-        version: "0.1.0",
-        feed: "default",
-        heartbeat_s: 30,
-        cursor: Some(&cursor(88)),
-        limits: Limits { subscriptions: 10_000, message_bytes: 262_144 },
+    let hello = |expires| {
+        Reply::Hello {
+            version: "0.1.0",
+            feed: "default",
+            heartbeat_s: 30,
+            cursor: Some(&cursor(88)),
+            limits: Limits { subscriptions: 10_000, message_bytes: 262_144 },
+            expires,
+        }
+        .encode()
     };
     let heartbeat = |paused| Notice::Heartbeat { cursor: Some(&cursor(91)), paused }.encode();
     let gap = |spread_ms| Notice::Gap { cursor: Some(&cursor(120)), spread_ms }.encode();
     let made: BTreeMap<String, String> = [
-        ("hello", hello.encode()),
+        ("hello", hello(None)),
+        ("hello-expires", hello(Some(when("2026-11-27T12:00:00")))),
         ("subscribe-modern", count("subscribe", 2, None, 88)),
         ("subscribe-complete", count("subscribe", 2, Some(Verdict::Complete), 42)),
         ("subscribe-latest", count("subscribe", 2, Some(Verdict::Latest), 42)),
@@ -99,6 +117,7 @@ fn what_the_gateway_sends() {
         ("error-missing-command", refused(None, errors::MISSING_COMMAND)),
     ]
     .into_iter()
+    .chain(about_tokens())
     .map(|(name, bytes)| (name.to_owned(), String::from_utf8(bytes).unwrap()))
     .collect();
     assert_eq!(made, files("server"));
@@ -111,7 +130,8 @@ fn what_clients_send() {
     let understood: BTreeMap<String, Command> =
         files("client").into_iter().map(|(name, text)| (name, client::parse(&text).unwrap())).collect();
     let want = [
-        ("hello", Command::Hello { heartbeat_s: 30 }),
+        ("hello", Command::Hello { heartbeat_s: 30, token: None }),
+        ("hello-token", Command::Hello { heartbeat_s: 30, token: Some(Token::new("TOKEN")) }),
         ("subscribe", Command::Subscribe { bugs: bugs(), since: None, resume: None }),
         ("subscribe-since", Command::Subscribe { bugs: bugs(), since: Some(change().when), resume: None }),
         ("subscribe-resume", Command::Subscribe { bugs: bugs(), since: None, resume: Some(Resume::From(cursor(42))) }),

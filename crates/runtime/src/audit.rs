@@ -36,15 +36,24 @@ pub struct Audit {
 impl Audit {
     /// Somebody was turned away.
     pub fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.write(LogEvent::ClientRefused, kind, from);
+    }
+
+    /// Somebody has shown no token, or a bad one.
+    pub fn access_refused(&self, kind: &'static str, from: Option<IpAddr>) {
+        self.write(LogEvent::AccessRefused, kind, from);
+    }
+
+    fn write(&self, event: LogEvent, kind: &'static str, from: Option<IpAddr>) {
         if !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) || !self.admits(Instant::now(), kind, from) {
             return;
         }
         match from.map(|address| address.to_canonical()) {
             Some(address) => {
-                tracing::debug!(target: TARGET, %kind, %address, event = %LogEvent::ClientRefused, "turned away");
+                tracing::debug!(target: TARGET, %kind, %address, %event, "turned away");
             }
             None => {
-                tracing::debug!(target: TARGET, %kind, address = %"unknown", event = %LogEvent::ClientRefused, "turned away");
+                tracing::debug!(target: TARGET, %kind, address = %"unknown", %event, "turned away");
             }
         }
     }

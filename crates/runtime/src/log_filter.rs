@@ -1,7 +1,7 @@
 //! Which log lines are written: reads `RUST_LOG`.
 //!
 //! Goes in: directives, `LEVEL` or `TARGET=LEVEL`, separated by commas. Comes out: a filter, and the directives that it
-//! cannot follow. Never lets lines of the AMQP library through.
+//! cannot follow. Never lets lines through of libraries that write what they send and receive.
 //!
 //! `tracing_subscriber::EnvFilter` would also filter by span and by field. There are no spans here, and it needs a
 //! regular expression engine, which takes long to compile.
@@ -14,8 +14,9 @@ use tracing_subscriber::filter::Targets;
 /// Log filter directives that silence libraries whose lines would repeat what bugfeed itself logs, once per attempt.
 const QUIET_LIBRARIES: &str = "lapin=off,sqlx=error";
 
-/// The target that is never logged: at level `trace`, lapin would write the broker's login into the log, byte by byte.
-const NEVER: &str = "lapin";
+/// The targets that are never logged. At level `trace`, lapin would write the broker's login into the log, byte by byte, and
+/// tungstenite the messages of clients, which may hold a token.
+const NEVER: [&str; 2] = ["lapin", "tungstenite"];
 
 /// The target of warnings about the directives themselves.
 pub(crate) const TARGET: &str = "bugfeed::rust_log";
@@ -64,7 +65,7 @@ impl LogFilter {
                     found = true;
                     targets = match parsed {
                         (None, level) => targets.with_default(level),
-                        (Some(target), _) if target.starts_with(NEVER) => targets,
+                        (Some(target), _) if NEVER.iter().any(|never| target.starts_with(never)) => targets,
                         (Some(target), level) => targets.with_target(target, level),
                     };
                 }
@@ -78,7 +79,10 @@ impl LogFilter {
         if !left_out.is_empty() {
             targets = targets.with_target(TARGET, LevelFilter::WARN);
         }
-        LogFilter { targets: targets.with_target(NEVER, LevelFilter::OFF), left_out }
+        for never in NEVER {
+            targets = targets.with_target(never, LevelFilter::OFF);
+        }
+        LogFilter { targets, left_out }
     }
 }
 
@@ -148,10 +152,16 @@ mod tests {
     }
 
     #[test]
-    fn the_amqp_library_is_never_traced() {
-        for rust_log in [None, Some("trace"), Some("lapin=trace"), Some("lapin::io_loop=trace,lapin_x"), Some("lapin")]
-        {
-            for target in ["lapin", "lapin::io_loop"] {
+    fn libraries_that_write_secrets_are_never_traced() {
+        for rust_log in [
+            None,
+            Some("trace"),
+            Some("lapin=trace"),
+            Some("lapin::io_loop=trace,lapin_x"),
+            Some("lapin"),
+            Some("tungstenite=trace,tungstenite::protocol"),
+        ] {
+            for target in ["lapin", "lapin::io_loop", "tungstenite", "tungstenite::protocol"] {
                 assert_eq!(from(rust_log, target), LevelFilter::OFF, "{rust_log:?} {target}");
             }
         }

@@ -7,7 +7,7 @@ use bugfeed_hooks::deliver::sign::{RANDOM_BYTES, SigningSecret};
 use bugfeed_runtime::secret::{in_file, secret};
 use clap::Args;
 
-use crate::cli::{WatchList, watched};
+use crate::cli::{ShownTokenArgs, WatchList, watched};
 use crate::listen::ListenOptions;
 use crate::watch::{GatewayUrl, parse_url};
 
@@ -35,6 +35,9 @@ pub struct ListenArgs {
     /// its live page (http://...) does as well
     #[arg(long, env = "BUGFEED_URL", default_value = "ws://127.0.0.1:8844/", value_name = "URL", value_parser = parse_url)]
     pub url: GatewayUrl,
+    /// The token that the gateway wants.
+    #[command(flatten)]
+    pub token: ShownTokenArgs,
     /// Where requests go
     #[arg(long, env = "BUGFEED_FORWARD", value_name = "URL", value_parser = parse_forward)]
     pub forward: Address,
@@ -60,6 +63,7 @@ impl ListenArgs {
         ListenOptions {
             bugs: watched(&self.bugs),
             url: self.url.clone(),
+            token: self.token.shown(),
             forward: self.forward.clone(),
             secret: given.cloned().unwrap_or_else(|| SigningSecret::generate(random)),
             is_new_secret: given.is_none(),

@@ -86,6 +86,7 @@ impl Feeds {
             replay: bugfeed_core::replay::ReplayLimits::default(),
             session: SessionLimits::default(),
             budgets: Budgets::default(),
+            access: None,
         };
         let FeedParts { feed, ingest, shards } = feed::feed(name, &options, self.clock, &self.events);
         for shard in shards {

@@ -9,6 +9,7 @@ use bugfeed_protocol::{BugId, Change, When};
 use serde_json::{Map, Value};
 
 use super::{Asked, Connection, Core, Delivery, MAX_WAIT, Now, SINCE, UNKNOWN};
+use crate::connection_end::ConnectionEnd;
 use crate::{Error, Event, Protocol, State};
 
 /// A gap that is told later. Changes that arrive before it are told at once, but their cursor waits here. Otherwise an
@@ -21,18 +22,34 @@ pub(super) struct Pending {
     pub(super) at: Duration,
 }
 
+/// Whether a command is refused because the session has shown no token.
+fn needs_token(message: &Map<String, Value>) -> bool {
+    let error = message.get("error").and_then(Value::as_str);
+    error.is_some_and(|error| error.starts_with("a token is needed"))
+}
+
 impl Core {
     /// A text message was received.
     pub(crate) fn received(&mut self, text: &str, now: Now) {
         if self.connection.is_none() {
             return;
         }
-        self.backoff.reset();
         self.heard(now);
-        // Messages that this version does not understand are meant for newer ones, and ignored.
-        let Ok(Value::Object(message)) = serde_json::from_str(text) else { return };
-        let cursor = message.get("cursor").and_then(Value::as_str).map(str::to_owned);
+        let message = match serde_json::from_str(text) {
+            Ok(Value::Object(message)) => message,
+            _ => Map::new(),
+        };
         let command = message.get("command").and_then(Value::as_str);
+        // The reply to hello is given to those without a good token, too.
+        if !self.token_refused || (command != Some("hello") && !needs_token(&message)) {
+            self.backoff.reset();
+            self.token_refused = false;
+        }
+        // Messages that this version does not understand are meant for newer ones, and ignored.
+        if message.is_empty() {
+            return;
+        }
+        let cursor = message.get("cursor").and_then(Value::as_str).map(str::to_owned);
         // A gateway with a paused feed says so directly after the reply to hello, or in a heartbeat. Any other first
         // message means that the feed is not paused.
         let is_first = self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.is_new));
@@ -137,6 +154,8 @@ impl Core {
                 self.feed_name = message.get("feed").and_then(Value::as_str).map(str::to_owned);
                 self.welcomed(message.get("heartbeat").and_then(Value::as_f64), cursor, error, now);
             }
+            // The gateway would end the session soon; it is of no use until then.
+            (_, Some(error)) if needs_token(message) => self.connection_ended(ConnectionEnd::NoToken(error), now),
             (_, Some(error)) => self.refused(asked, error),
             ("subscribe", None) => {
                 self.subscribed(asked, message.get("replay").and_then(Value::as_str), cursor, now);

@@ -136,6 +136,7 @@ impl<P: Peer> Shard<P> {
         self.flush(usize::MAX);
         self.now_ms = now_ms;
         self.compare_watermarks();
+        self.passes_due();
         let head = self.head();
         let gap = self.gap_frame();
         let mut heartbeat = Vec::new();

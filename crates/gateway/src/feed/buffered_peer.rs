@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::connection::Common;
 use super::{ClientPeer, ShardInput};
+use bugfeed_core::access::Pass;
 use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
 use bugfeed_core::shard::Peer;
@@ -102,12 +103,26 @@ impl Peer for BufferedPeer {
     fn heard_ms(&self) -> u64 {
         u64::MAX
     }
+
+    fn is_buffered(&self) -> bool {
+        true
+    }
 }
 
 /// The client's task: passes its commands to the shard until either side ends the session.
-pub(super) async fn serve(peer: Arc<BufferedPeer>, shard: mpsc::Sender<ShardInput>, common: Arc<Common>) {
+pub(super) async fn serve(
+    peer: Arc<BufferedPeer>,
+    pass: Option<Pass>,
+    shard: mpsc::Sender<ShardInput>,
+    common: Arc<Common>,
+) {
     common.events.connected();
-    if shard.send(Input::Attach(ClientPeer::Buffered(Arc::clone(&peer)))).await.is_ok() {
+    let client = ClientPeer::Buffered(Arc::clone(&peer));
+    let enters = match pass {
+        Some(pass) => Input::Enter(client, pass),
+        None => Input::Attach(client),
+    };
+    if shard.send(enters).await.is_ok() {
         let mut over = false;
         while !over {
             let input = poll_fn(|cx| next(&peer, cx)).await;

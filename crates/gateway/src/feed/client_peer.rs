@@ -60,6 +60,10 @@ impl Peer for ClientPeer {
         }
     }
 
+    fn is_buffered(&self) -> bool {
+        matches!(self, ClientPeer::Buffered(_))
+    }
+
     fn begun_ms(&self) -> Option<u64> {
         match self {
             ClientPeer::Socket(conn) => conn.begun_ms(),

@@ -13,10 +13,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bugfeed_protocol::When;
 use bugfeed_protocol::client::{self, Command, Refusal, errors};
 use bugfeed_protocol::close::{self, Close};
+use bugfeed_protocol::token::Token;
 use futures::task::AtomicWaker;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -24,7 +26,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::read::{Fault, READS, Reader};
 use super::{ClientPeer, Clock, ShardInput};
+use crate::access::Gatekeeper;
 use crate::events::Events;
+use bugfeed_core::access::{Grant, Pass, Refused};
 use bugfeed_core::budget::Budgets;
 use bugfeed_core::frame;
 use bugfeed_core::input::{Input, Work};
@@ -48,8 +52,17 @@ pub(super) struct Common {
     /// How long a message may take from its first byte to its last.
     pub(super) message_timeout: Duration,
     pub(super) budgets: Budgets,
+    /// Checks the tokens of clients; `None` lets everybody in.
+    pub(super) access: Option<Arc<Gatekeeper>>,
     pub(super) clock: Clock,
     pub(super) events: Arc<Events>,
+}
+
+impl Common {
+    /// The pass of a session with this grant.
+    pub(super) fn pass(&self, grant: Arc<Grant>) -> Pass {
+        Pass::granted(grant, self.clock.now_ms(), When::from_system_time(SystemTime::now()))
+    }
 }
 
 /// What a shard and a connection's task share.
@@ -65,7 +78,8 @@ pub struct Connection {
     heard_ms: AtomicU64,
     /// When the wait for the rest of an unfinished message began, in milliseconds; 0 when no message is unfinished.
     unfinished_since_ms: AtomicU64,
-    _permit: Place,
+    /// Its place among the listener's connections.
+    place: Place,
 }
 
 const WANT_WRITABLE: u8 = 1;
@@ -178,7 +192,7 @@ pub(super) fn take_over(
         waker: AtomicWaker::new(),
         heard_ms,
         unfinished_since_ms: AtomicU64::new(0),
-        _permit: permit,
+        place: permit,
     });
     // `rest` keeps the whole buffer alive that the handshake was read into, so it must not outlive this function.
     let reader = (!rest.is_empty()).then(|| Box::new(conn.reader(&rest)));
@@ -186,10 +200,15 @@ pub(super) fn take_over(
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(conn: Arc<Connection>, reader: Option<Box<Reader>>) {
+pub(super) async fn serve(conn: Arc<Connection>, reader: Option<Box<Reader>>, pass: Option<Box<Pass>>) {
     conn.common.events.connected();
+    let peer = ClientPeer::Socket(Arc::clone(&conn));
+    let enters = match pass {
+        Some(pass) => Input::Enter(peer, *pass),
+        None => Input::Attach(peer),
+    };
     // A shard that is gone means that the process shuts down.
-    if conn.send(Input::Attach(ClientPeer::Socket(Arc::clone(&conn)))).await {
+    if conn.send(enters).await {
         talk(&conn, reader).await;
         Box::pin(linger(&conn)).await;
         conn.send(Input::Detach(conn.slot())).await;
@@ -203,10 +222,31 @@ async fn talk(conn: &Arc<Connection>, mut reader: Option<Box<Reader>>) {
     let mut want_writable = false;
     loop {
         let input = poll_fn(|cx| next(conn, &mut reader, &mut busy, &mut want_writable, cx)).await;
-        let Some(input) = input else { return };
+        let Some(mut input) = input else { return };
+        if let Input::Work(_, Work::Command(Ok(Command::Hello { heartbeat_s, token: Some(token) }))) = &input
+            && let Some(keeper) = &conn.common.access
+        {
+            // Boxed, so that an idle task does not reserve memory for this future.
+            let work = Box::pin(admit(conn, keeper, *heartbeat_s, token)).await;
+            input = Input::Work(conn.slot(), work);
+        }
         if !conn.send(input).await {
             return;
         }
+    }
+}
+
+/// What follows from a `hello` with a token. Meanwhile nothing else is read from this client.
+async fn admit(conn: &Connection, keeper: &Gatekeeper, heartbeat_s: u64, token: &Token) -> Work {
+    let refused = match keeper.check(token).await {
+        Ok(grant) => return Work::Renew { heartbeat_s, pass: conn.common.pass(grant) },
+        Err(refused) => refused,
+    };
+    conn.common.events.access_refused(refused.kind(), conn.place.address());
+    match refused {
+        // This is no fault of the token, and passes.
+        Refused::KeysAway => Work::Close(Close::NoRoom),
+        _ => Work::Denied { command: "hello", error: format!("invalid token: {}", refused.text()) },
     }
 }
 

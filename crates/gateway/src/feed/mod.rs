@@ -34,8 +34,11 @@ use shard_task::{Told, shard_task};
 use tap::Signal;
 pub use tap::Tap;
 
+use crate::access::Gatekeeper;
+use crate::access::file::Table;
 use crate::events::Events;
 use crate::gauges::FeedView;
+use bugfeed_core::access::{Grant, Pass, Refused, Tokens};
 use bugfeed_core::budget::{Budgets, Share};
 use bugfeed_core::input::{About, Input, SessionLimits};
 use bugfeed_core::replay::{ReplayLimits, replay};
@@ -75,6 +78,8 @@ pub struct FeedOptions {
     pub session: SessionLimits,
     /// Bounds on all sessions together, shared by the feeds of a process.
     pub budgets: Budgets,
+    /// Checks the tokens of clients; `None` lets everybody in.
+    pub access: Option<Arc<Gatekeeper>>,
 }
 
 #[cfg(test)]
@@ -86,6 +91,7 @@ impl FeedOptions {
             replay: ReplayLimits::default(),
             session: SessionLimits::default(),
             budgets: Budgets::default(),
+            access: None,
         }
     }
 }
@@ -171,6 +177,7 @@ pub fn feed(name: &str, options: &FeedOptions, clock: Clock, events: &Arc<Events
             message_bytes: options.session.message_bytes,
             message_timeout: Duration::from_millis(options.session.message_timeout_ms),
             budgets: options.budgets.clone(),
+            access: options.access.clone(),
             clock,
             events: Arc::clone(events),
         }),
@@ -206,19 +213,29 @@ impl Feed {
         self.shards[self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len()].clone()
     }
 
-    /// Serves one connection until it ends, in a task of `tracker`.
-    pub fn attach(&self, hijacked: Hijacked, tracker: &TaskTracker) {
+    /// Serves one connection until it ends, in a task of `tracker`. `pass`: what its client has shown so far, where it must.
+    pub fn attach(&self, hijacked: Hijacked, pass: Option<Pass>, tracker: &TaskTracker) {
         let (conn, reader) = connection::take_over(hijacked, self.next_shard(), Arc::clone(&self.common));
-        tracker.spawn(connection::serve(conn, reader));
+        tracker.spawn(connection::serve(conn, reader, pass.map(Box::new)));
     }
 
     /// Begins a session of the HTTP fallback, and sends it these commands. Its messages are taken from the returned
     /// [`Messages`]; its task is one of `tracker`.
     pub fn open(&self, commands: impl IntoIterator<Item = Command>, tracker: &TaskTracker) -> Messages {
+        self.open_with(None, commands, tracker)
+    }
+
+    /// The same. `pass`: what its client has shown, where it must.
+    pub fn open_with(
+        &self,
+        pass: Option<Pass>,
+        commands: impl IntoIterator<Item = Command>,
+        tracker: &TaskTracker,
+    ) -> Messages {
         let peer = Arc::new(BufferedPeer::default());
         let messages = Messages::new(&peer);
         commands.into_iter().for_each(|command| messages.ask(command));
-        tracker.spawn(buffered_peer::serve(peer, self.next_shard(), Arc::clone(&self.common)));
+        tracker.spawn(buffered_peer::serve(peer, pass, self.next_shard(), Arc::clone(&self.common)));
         messages
     }
 
@@ -272,6 +289,43 @@ impl Feed {
     /// Counts a request of this client that is refused for want of room.
     pub fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
         self.common.events.turned_away(kind, from);
+    }
+
+    /// Who checks the tokens of clients, where they need some.
+    pub fn gatekeeper(&self) -> Option<&Arc<Gatekeeper>> {
+        self.common.access.as_ref()
+    }
+
+    /// The pass of a session with this grant.
+    pub fn pass(&self, grant: Arc<Grant>) -> Pass {
+        self.common.pass(grant)
+    }
+
+    /// The pass of a session that has shown nothing yet; `None` where nobody is asked.
+    pub fn awaited_pass(&self) -> Option<Pass> {
+        let wait = self.gatekeeper()?.wait();
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Some(Pass::awaited(self.common.clock.now_ms().saturating_add(wait_ms)))
+    }
+
+    /// Counts somebody who is not let in, or not to this.
+    pub fn refused(&self, refused: Refused, from: Option<IpAddr>) {
+        self.common.events.access_refused(refused.kind(), from);
+    }
+
+    /// Counts somebody who has sent a token in a URL.
+    pub fn refused_url(&self, from: Option<IpAddr>) {
+        self.common.events.access_refused("in_url", from);
+    }
+
+    /// The file of tokens was read again: running sessions are compared with it.
+    pub async fn tokens_changed(&self, table: &Table) {
+        let tokens: Tokens = table.iter().map(|(id, grant)| (*id, self.pass(Arc::clone(grant)))).collect();
+        let tokens = Arc::new(tokens);
+        for shard in &self.shards {
+            // A shard that is gone has no sessions.
+            let _ = shard.send(Input::Tokens(Arc::clone(&tokens))).await;
+        }
     }
 
     /// Closes every session with "gateway restarts", spread over this window of time, so that not all clients reconnect

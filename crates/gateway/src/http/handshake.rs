@@ -78,6 +78,14 @@ pub(super) fn accept(request: &Request) -> Result<Response, Box<Response>> {
     Ok((StatusCode::SWITCHING_PROTOCOLS, answer).into_response())
 }
 
+/// What was offered beside the handshake.
+///
+/// # Errors
+/// The answer to what is wrong with it.
+pub(super) fn with<T>(offered: Result<T, &'static str>) -> Result<T, Box<Response>> {
+    offered.map_err(bad)
+}
+
 fn bad(what: &str) -> Box<Response> {
     let text = format!("not a WebSocket handshake: {what} (RFC 6455)");
     let refusal = *query::refuse(StatusCode::BAD_REQUEST, &text);

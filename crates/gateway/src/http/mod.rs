@@ -3,6 +3,7 @@
 //! Goes in: TCP connections. Comes out: pages, JSON answers, and hijacked WebSocket connections, which are handed to
 //! their feed.
 
+mod access;
 pub mod demo;
 mod handshake;
 pub mod origins;

@@ -24,7 +24,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 
 /// What is served below `/page/`: name, type, content.
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("page.css", CSS, include_str!("page/page.css")),
     ("console.js", JS, include_str!("page/console.js")),
     ("demo.js", JS, include_str!("page/demo.js")),
@@ -36,6 +36,7 @@ const FILES: [(&str, &str, &str); 13] = [
     ("resume_store.js", JS, include_str!("page/resume_store.js")),
     ("sign.js", JS, include_str!("page/sign.js")),
     ("timeline.js", JS, include_str!("page/timeline.js")),
+    ("token.js", JS, include_str!("page/token.js")),
     ("tracker.js", JS, include_str!("page/tracker.js")),
     ("watch.js", JS, include_str!("page/watch.js")),
 ];
@@ -100,6 +101,11 @@ pub async fn client_shared_js() -> Response {
 /// before them.
 pub async fn client_queue_js() -> Response {
     asset(JS, include_str!("../../../../clients/js/client-queue.js"))
+}
+
+/// `GET /client-token.js`: what the client library loads where a page or a bot gives it a token.
+pub async fn client_token_js() -> Response {
+    asset(JS, include_str!("../../../../clients/js/client-token.js"))
 }
 
 /// What the page needs to know about the gateway that serves it.

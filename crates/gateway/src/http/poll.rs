@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::access::{self, Shown};
 use super::query::{self, Query};
 use crate::feed::{Feed, Messages};
 use bugfeed_core::input::AHEAD_MS;
@@ -36,10 +37,19 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Answers a request.
 pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Response {
     let head_only = request.method() == Method::HEAD;
+    let shown = Shown::by(&request, false);
+    let peer = shown.peer();
+    let pass = match shown.admit(feed).await {
+        Ok(pass) => pass,
+        Err(refusal) => return *refusal,
+    };
     let mut query = match query::read(feed, request).await {
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if let Err(refusal) = access::check_bugs(feed, pass.as_ref(), &query.bugs, peer) {
+        return *refusal;
+    }
     if head_only {
         // It is answered as GET is, and hyper leaves the body out. Nobody waits for a change whose text is not sent.
         query.wait = Duration::ZERO;
@@ -53,8 +63,9 @@ pub async fn serve(feed: &Feed, tracker: &TaskTracker, request: Request) -> Resp
     let has_current_mark = query.mark.as_deref() == Some(&mark);
     let asked = if has_current_mark { query.resume.take() } else { query.resume.clone() };
     // The reply to the last command shows that everything before it has arrived, and tells the session's cursor.
-    let commands = [Command::Hello { heartbeat_s: *HEARTBEAT_S.end() }, query.subscribe(), ask_for_cursor()];
-    let messages = feed.open(commands, tracker);
+    let commands =
+        [Command::Hello { heartbeat_s: *HEARTBEAT_S.end(), token: None }, query.subscribe(), ask_for_cursor()];
+    let messages = feed.open_with(pass, commands, tracker);
     let mut poll = Poll {
         messages,
         feed,
@@ -136,6 +147,8 @@ struct Message {
     retry_after_ms: Option<u64>,
     spread_ms: Option<u64>,
     state: Option<String>,
+    /// Why the session ends, where its token is the reason.
+    reason: Option<String>,
 }
 
 impl Poll<'_> {
@@ -251,7 +264,8 @@ impl Poll<'_> {
             ("feed", ..) => self.answer.state = (message.state.as_deref() == Some("paused")).then_some("paused"),
             ("goaway", ..) => {
                 self.session_ended = true;
-                self.answer.retry_after_ms = message.retry_after_ms;
+                // Whoever needs another token may come at once.
+                self.answer.retry_after_ms = message.retry_after_ms.filter(|_| message.reason.is_none());
             }
             _ => {}
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use tokio_util::task::TaskTracker;
 
+use super::access::{self, Offered, Shown};
 use super::demo::Demo;
 use super::origins::Origins;
 use super::page::{About, Depth};
@@ -17,6 +18,7 @@ use super::{handshake, page, poll, query, sse};
 use crate::events::Events;
 use crate::feed::Feed;
 pub use bugfeed_protocol::feed_name::DEFAULT_FEED;
+use bugfeed_protocol::token::SUBPROTOCOL;
 use bugfeed_runtime::http::{ClientAddress, ConnectionEvents as _, Hijack};
 
 /// What is said to who looks for webhooks, or their API, at a path where they are not.
@@ -55,8 +57,11 @@ pub fn router(state: AppState) -> Router {
         .route("/client-fallback.js", get(page::client_fallback_js))
         .route("/client-shared.js", get(page::client_shared_js))
         .route("/client-queue.js", get(page::client_queue_js))
+        .route("/client-token.js", get(page::client_token_js))
         .route("/sse", get(default_sse).post(default_sse))
         .route("/changes", get(default_changes).post(default_changes))
+        .route("/ticket", post(default_ticket))
+        .route("/{feed}/ticket", post(named_ticket))
         .route("/{feed}/sse", get(named_sse).post(named_sse))
         .route("/{feed}/changes", get(named_changes).post(named_changes))
         // CORS applies to this answer too, so that a page with a wrong address can read that it is wrong.
@@ -77,7 +82,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 async fn root(State(state): State<AppState>, Extension(hijack): Extension<Hijack>, request: Request) -> Response {
-    feed(&state, DEFAULT_FEED, Depth::Root, &hijack, &request)
+    feed(&state, DEFAULT_FEED, Depth::Root, &hijack, request).await
 }
 
 async fn named(
@@ -92,13 +97,13 @@ async fn named(
         let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
         return Redirect::temporary(&format!("{name}/{query}")).into_response();
     }
-    feed(&state, &name, Depth::Feed, &hijack, &request)
+    feed(&state, &name, Depth::Feed, &hijack, request).await
 }
 
-fn feed(state: &AppState, name: &str, depth: Depth, hijack: &Hijack, request: &Request) -> Response {
+async fn feed(state: &AppState, name: &str, depth: Depth, hijack: &Hijack, request: Request) -> Response {
     match state.feeds.get(name) {
         None => no_such_feed(state, request.method(), request.uri().path()),
-        Some(feed) if handshake::is_wanted(request.headers()) => upgrade(state, feed, hijack, request),
+        Some(feed) if handshake::is_wanted(request.headers()) => upgrade(state, feed, hijack, request).await,
         Some(_) => page::html(depth),
     }
 }
@@ -142,31 +147,62 @@ async fn changes(state: &AppState, name: &str, request: Request) -> Response {
     }
 }
 
+async fn default_ticket(State(state): State<AppState>, request: Request) -> Response {
+    ticket(&state, DEFAULT_FEED, request).await
+}
+
+async fn named_ticket(State(state): State<AppState>, Path(name): Path<String>, request: Request) -> Response {
+    ticket(&state, &name, request).await
+}
+
+async fn ticket(state: &AppState, name: &str, request: Request) -> Response {
+    match state.feeds.get(name) {
+        None => no_such_feed(state, request.method(), request.uri().path()),
+        Some(feed) => access::ticket(feed, request).await,
+    }
+}
+
 /// Answers the handshake, and hands the connection to the feed once the answer is written.
-fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: &Request) -> Response {
+async fn upgrade(state: &AppState, feed: &Arc<Feed>, hijack: &Hijack, request: Request) -> Response {
     let from = ClientAddress::of(request.extensions());
     if !state.origins.allow(request.headers()) {
         state.events.turned_away("origin", from);
         return *query::refuse(StatusCode::FORBIDDEN, "pages of this site may not connect (--allow-origin)");
     }
-    let answer = match handshake::accept(request) {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            state.events.turned_away("bad_handshake", from);
-            return *refusal;
-        }
-    };
+    let offered = Offered::read(request.headers());
+    let (mut answer, offered) =
+        match handshake::accept(&request).and_then(|answer| Ok((answer, handshake::with(offered)?))) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                state.events.turned_away("bad_handshake", from);
+                return *refusal;
+            }
+        };
+    if offered.ours {
+        // A browser gives up where it has offered subprotocols and none is selected. The token is never repeated.
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
     if feed.is_shut() {
         state.events.turned_away("not_ready", from);
         return query::not_ready();
     }
+    let shown = Shown::by(&request, false).or_offered(offered);
+    drop(request);
+    let pass = match shown.admit_socket(feed).await {
+        Ok(pass) => pass,
+        Err(refusal) => return *refusal,
+    };
     let (feed, tracker) = (Arc::clone(feed), state.tracker.clone());
     // The feed gets the raw stream instead of hyper's wrapper, because the shard writes to it without waiting.
-    hijack.when_answered(move |hijacked| feed.attach(hijacked, &tracker));
+    hijack.when_answered(move |hijacked| feed.attach(hijacked, pass, &tracker));
     answer
 }
 
 fn feeds_are(state: &AppState) -> String {
+    if state.feeds.values().any(|feed| feed.gatekeeper().is_some()) {
+        // Who has no token is not told what there is.
+        return "there is no feed here".to_owned();
+    }
     let feeds: Vec<String> = state
         .feeds
         .keys()

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use tokio::time::{Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
+use super::access::{self, Shown};
 use super::query;
 use crate::feed::{Feed, Messages};
 use bugfeed_runtime::http::Hijack;
@@ -47,10 +48,19 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Answers a request.
 pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, request: Request) -> Response {
     let head_only = request.method() == Method::HEAD;
+    let shown = Shown::by(&request, !head_only);
+    let peer = shown.peer();
+    let pass = match shown.admit(feed).await {
+        Ok(pass) => pass,
+        Err(refusal) => return *refusal,
+    };
     let query = match query::read(feed, request).await {
         Ok(query) => query,
         Err(refusal) => return *refusal,
     };
+    if let Err(refusal) = access::check_bugs(feed, pass.as_ref(), &query.bugs, peer) {
+        return *refusal;
+    }
     let headers: [(HeaderName, &str); 4] = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform"),
@@ -65,8 +75,8 @@ pub async fn serve(feed: &Arc<Feed>, tracker: &TaskTracker, hijack: &Hijack, req
             if feed.is_shut() && !open_up(&feed, &hijacked.stream).await {
                 return;
             }
-            let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S) };
-            let messages = feed.open([hello, query.subscribe()], &sessions);
+            let hello = Command::Hello { heartbeat_s: query.heartbeat_s.unwrap_or(COMMENT_S), token: None };
+            let messages = feed.open_with(pass, [hello, query.subscribe()], &sessions);
             let writer = Writer { heartbeats: query.heartbeat_s.is_some(), resumed: query.resume.is_some() };
             pump(hijacked, messages, writer).await;
         });

@@ -3,6 +3,7 @@
 //! Goes in: that a connection came, or that its client became known. Comes out: a [`Place`], or why there is none. When places
 //! get scarce, connections on which nobody has asked anything are told to end.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -114,6 +115,11 @@ impl Place {
     /// The only place there is: for a connection that came from no listener.
     pub fn only() -> Place {
         Place { places: Places::new(AdmissionLimits::connections(1)), client: None }
+    }
+
+    /// The address of the client whose place it is, where that is known; of IPv6 the first one of its /64.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.client.map(Client::address)
     }
 
     pub(super) fn places(&self) -> &Arc<Places> {

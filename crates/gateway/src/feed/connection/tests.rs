@@ -48,7 +48,7 @@ impl Bed {
 
     async fn client(&self) -> TcpStream {
         let (peer, hijacked) = self.pair().await;
-        self.feed.attach(hijacked, &self.tracker);
+        self.feed.attach(hijacked, None, &self.tracker);
         peer
     }
 

@@ -26,6 +26,7 @@ const SAMPLES = {
 export class Console {
   #url;
   #at;
+  #protocols;
   #socket = null;
   #waiting = [];
   /** Lines that are not on the screen yet. */
@@ -33,10 +34,14 @@ export class Console {
   #history = [];
   #place = 0;
 
-  /** @param at what the page watches: `{ bugs, cursor, since }`, for the samples */
-  constructor(url, at) {
+  /**
+   * @param at what the page watches: `{ bugs, cursor, since }`, for the samples
+   * @param protocols what a WebSocket offers; with a token, that is part of it
+   */
+  constructor(url, at, protocols) {
     this.#url = url;
     this.#at = at;
+    this.#protocols = protocols;
     $("console-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit();
@@ -56,7 +61,7 @@ export class Console {
   }
 
   #connect() {
-    const socket = new WebSocket(this.#url);
+    const socket = new WebSocket(this.#url, this.#protocols());
     this.#socket = socket;
     this.#log("event", `connecting to ${this.#url}`);
     socket.onopen = () => {

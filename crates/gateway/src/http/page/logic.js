@@ -166,6 +166,8 @@ export function closeMeaning(code) {
     1007: "text that is not UTF-8",
     1009: "a message over the limit: split the command",
     1012: "the gateway restarts: reconnect, with back-off",
+    4401: "a token is needed, or it has expired: connect with another one",
+    4403: "the token was taken away: connect with another one",
   };
   return meanings[code] ?? "reconnect, with back-off";
 }

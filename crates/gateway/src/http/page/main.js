@@ -11,6 +11,7 @@
 //                                            ahead|late|old] where a live one's date is; #clock-hint where all are
 //   #filter, #clear, #reconnect, #unsubscribe-all, #copy-link
 //   #tracker, #tracker-save, #tracker-state, #tracker-question, #tracker-accept
+//   #token-form (hidden unless a token is needed), #token, #token-why, #token-error, #token-save
 //   #demo (hidden when the server has none), #demo-bug, #demo-touch, #demo-latency [data-kind=ok|error], #try
 //   #tab-live, #tab-console, #console-input, #console-send, #console-binary, #console-log > li[data-kind]
 
@@ -26,6 +27,7 @@ import { Links } from "./links.js";
 import { ResumeStore } from "./resume_store.js";
 import { Sign } from "./sign.js";
 import { Timeline } from "./timeline.js";
+import { TokenStore, parseToken, protocolsOf, tokenTrouble, wordOn } from "./token.js";
 import { Watch } from "./watch.js";
 
 /** Entries whose texts are asked for when all of the list is new to the tracker: after a reload, or with another one. */
@@ -55,6 +57,7 @@ const serverNow = () => Date.now() + clockAheadMs;
 
 // ---- What there is --------------------------------------------------------------------------------------------------
 
+const tokens = new TokenStore(storage("sessionStorage"), root);
 const resumeStore = new ResumeStore(storage("sessionStorage"), storage("localStorage"), place);
 const asked = bugsOfHash(location.hash);
 const remembered = resumeStore.load(asked.bugs);
@@ -69,7 +72,8 @@ const timeline = new Timeline(serverNow, links, showEmpty);
 let transport = webSocket(WebSocket);
 const library = {
   Bugfeed,
-  transport: (url, on) => transport(url, on),
+  token: () => tokens.token,
+  transport: (...how) => transport(...how),
   fallBack: (proven) =>
     import("../client-fallback.js").then(
       ({ fallback }) => (transport = fallback(transport, proven)),
@@ -85,6 +89,7 @@ const watch = new Watch(library, address, { ...remembered, bugs: asked.bugs }, (
   change: changed,
   gap: (bugs) => show({ kind: "gap", bugs, when: new Date(serverNow()).toISOString().slice(0, 19) }),
   error: (text) => showError(text.slice(0, 300)),
+  ended: askForToken,
   shown: () => repeats(timeline.entries.filter(({ kind }) => kind !== "gap")),
 });
 const demo = new Demo(watch);
@@ -92,7 +97,7 @@ new Console(address, () => ({
   bugs: watch.bugs.length > 0 ? watch.bugs.slice(0, 20) : [1234],
   cursor: watch.cursor ?? "unknown",
   since: timeBefore(serverNow(), 3_600),
-}));
+}), () => protocolsOf(tokens.token));
 
 // ---- Changes --------------------------------------------------------------------------------------------------------
 
@@ -139,11 +144,12 @@ function showState() {
     open: "Connected",
     paused: "Paused",
     waiting: `Disconnected${why && ": "}${why}`,
-    closed: `Stopped: ${watch.why}`,
+    closed: `Stopped: ${$("token-form").hidden ? watch.why : "a token is needed"}`,
   };
   $("state").dataset.state = watch.shownState;
   setText($("state-text"), texts[watch.shownState]);
   $("paused").hidden = watch.shownState !== "paused";
+  if (watch.state === "open") $("token-form").hidden = true;
   sign.became(watch.shownState);
   const canRetry = watch.state === "waiting" || watch.state === "closed";
   if ($("reconnect").contains(document.activeElement) && !canRetry) $("changes").focus({ preventScroll: true });
@@ -196,6 +202,35 @@ function showWatched() {
   showFacts();
   showEmpty();
   demo.show();
+}
+
+/** Where that is why the feed has ended. The one that was refused is of no use any more. */
+function askForToken(error) {
+  const why = tokenTrouble(error, tokens.token !== null);
+  if (why === null) return;
+  tokens.token = null;
+  showError("");
+  setText($("token-why"), why);
+  setText($("token-error"), "");
+  $("token-form").hidden = false;
+  // Who is busy elsewhere on the page is not torn away.
+  if (document.activeElement === document.body) $("token").focus();
+}
+
+async function submitToken(event) {
+  event.preventDefault();
+  const { token, error } = parseToken($("token").value);
+  $("token-save").disabled = true;
+  const refusal = error ?? (await wordOn(token, location.href, fetch));
+  $("token-save").disabled = false;
+  setText($("token-error"), refusal ?? "");
+  $("token").setAttribute("aria-invalid", String(refusal !== null));
+  if (refusal !== null) return $("token").focus();
+  $("token").value = "";
+  $("token-form").hidden = true;
+  tokens.token = token;
+  $("changes").focus({ preventScroll: true });
+  return watch.retry();
 }
 
 function showAddress() {
@@ -335,6 +370,7 @@ links.start();
 if (asked.error) showError(asked.error);
 
 $("watch").addEventListener("submit", submitSubscribe);
+$("token-form").addEventListener("submit", submitToken);
 $("unsubscribe-all").addEventListener("click", () => watch.unsubscribe(watch.bugs));
 $("copy-link").addEventListener("click", copyLink);
 $("reconnect").addEventListener("click", () => watch.retry());

@@ -36,7 +36,7 @@ export class TransportTap {
   }
 
   /** What the library is given as its transport. */
-  transport = (url, on) => {
+  transport = (url, on, token) => {
     const link = this.#inner(url, {
       open: () => {
         this.isOpen = link === this.#link;
@@ -50,7 +50,7 @@ export class TransportTap {
         this.#leave(link);
         on.close(why);
       },
-    });
+    }, token);
     this.#link = link;
     this.#isSocket = link.name === "websocket";
     return {

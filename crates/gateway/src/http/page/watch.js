@@ -31,10 +31,11 @@ export class Watch {
   #proven = false;
 
   /**
-   * @param library `{ Bugfeed, transport, fallBack(proven) }`; the last is called when two attempts in a row were in vain
+   * @param library `{ Bugfeed, transport, token(), fallBack(proven) }`: the token to connect with, or null; the last is called
+   *   when two attempts in a row were in vain
    * @param now a clock in ms
    * @param on `state()`, `change({bug, when, kind})`, `gap(bugs)`, `watched()` when bugs or the verdict changed,
-   *   `error(text)`, `shown()`: a filter of what the list has already
+   *   `error(text)`, `ended(error)` when it is not tried again by itself, `shown()`: a filter of what the list has already
    */
   constructor(library, url, { bugs, cursor }, now, on) {
     this.tap = new TransportTap(library.transport, now, this.#listen());
@@ -103,6 +104,7 @@ export class Watch {
       storage: { getItem: () => null, setItem: keep },
       key: "told",
       heartbeat: HEARTBEAT_S,
+      token: this.#library.token(),
       transport: this.tap.transport,
     });
     // What a replaced feed still says is none of ours.
@@ -167,6 +169,7 @@ export class Watch {
   #failed(error) {
     if (error.final) this.why = error.message;
     this.#on.error(error.message.replace(/^\w+ refused: /, ""));
+    if (error.final) this.#on.ended(error);
     this.#on.watched();
   }
 
