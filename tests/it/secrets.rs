@@ -274,7 +274,9 @@ async fn a_value_and_a_file_contradict_each_other_and_a_file_that_is_not_there_i
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("amqp").display().to_string();
     std::fs::write(&file, format!("amqp://u:{SECRET}@h/")).unwrap();
-    let cases: [(&[&str], &[(&str, &str)], &[&str]); 4] = [
+    /// Arguments, variables, and what is said.
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
         (
             &["gateway", "--amqp", "amqp://u:hunter2topsecret@h/"],
             &[("BUGFEED_AMQP_FILE", &file)],

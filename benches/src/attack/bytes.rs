@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn blocks_hold_whole_messages() {
         assert_eq!(tiled(b"abc").len(), BLOCK / 3 * 3);
-        assert_eq!(tiled(&[0; BLOCK + 1]).len(), BLOCK + 1);
+        assert_eq!(tiled(&vec![0; BLOCK + 1]).len(), BLOCK + 1);
         assert_eq!(numbers(8, 3), "8,9,10");
     }
 }
