@@ -115,7 +115,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   bugfeed gateway --amqp amqp://user:secret@rabbit/%2f
-  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde --listen 10.0.0.11:8844 --behind-proxy 10.0.0.1
+  bugfeed gateway --feed default=bugfeed.default --feed kde=bugfeed.kde \\
+    --listen 10.0.0.11:8844 --behind-proxy 10.0.0.1
   BUGFEED_AMQP=amqps://user:secret@rabbit/ bugfeed gateway
 
 Clients connect to ws://HOST:8844/ (feed \"default\") or ws://HOST:8844/kde/ (feed \"kde\").")]

@@ -36,26 +36,23 @@ pub struct Audit {
 impl Audit {
     /// Somebody was turned away.
     pub fn turned_away(&self, kind: &'static str, from: Option<IpAddr>) {
-        self.write(LogEvent::ClientRefused, kind, from);
+        if let Some(address) = self.address(kind, from) {
+            tracing::debug!(target: TARGET, %kind, %address, event = %LogEvent::ClientRefused, "turned away");
+        }
     }
 
     /// Somebody has shown no token, or a bad one.
     pub fn access_refused(&self, kind: &'static str, from: Option<IpAddr>) {
-        self.write(LogEvent::AccessRefused, kind, from);
+        if let Some(address) = self.address(kind, from) {
+            tracing::debug!(target: TARGET, %kind, %address, event = %LogEvent::AccessRefused, "turned away");
+        }
     }
 
-    fn write(&self, event: LogEvent, kind: &'static str, from: Option<IpAddr>) {
-        if !tracing::enabled!(target: TARGET, tracing::Level::DEBUG) || !self.admits(Instant::now(), kind, from) {
-            return;
-        }
-        match from.map(|address| address.to_canonical()) {
-            Some(address) => {
-                tracing::debug!(target: TARGET, %kind, %address, %event, "turned away");
-            }
-            None => {
-                tracing::debug!(target: TARGET, %kind, address = %"unknown", %event, "turned away");
-            }
-        }
+    /// The address as it stands in the line; `None` if there is to be none.
+    fn address(&self, kind: &'static str, from: Option<IpAddr>) -> Option<String> {
+        let is_wanted = tracing::enabled!(target: TARGET, tracing::Level::DEBUG);
+        let address = || from.map_or_else(|| "unknown".to_owned(), |address| address.to_canonical().to_string());
+        (is_wanted && self.admits(Instant::now(), kind, from)).then(address)
     }
 
     fn admits(&self, now: Instant, kind: &'static str, from: Option<IpAddr>) -> bool {

@@ -215,8 +215,15 @@ impl Note {
     pub(crate) fn say(self, shown: &str) {
         static SAID: Mutex<BTreeSet<(String, &'static str)>> = Mutex::new(BTreeSet::new());
         let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.insert((shown.to_owned(), self.event.name())) {
-            tracing::warn!(event = %self.event, "database {shown}: {}", self.text);
+        if !said.insert((shown.to_owned(), self.event.name())) {
+            return;
+        }
+        let text = self.text;
+        match self.event {
+            LogEvent::DatabaseUnverified => {
+                tracing::warn!(event = %LogEvent::DatabaseUnverified, "database {shown}: {text}");
+            }
+            _ => tracing::warn!(event = %LogEvent::DatabaseTlsOptional, "database {shown}: {text}"),
         }
     }
 }

@@ -170,6 +170,12 @@ impl Client {
     }
 }
 
+/// The sum of all counters of this name on a page of metrics.
+pub fn counted(metrics: &str, name: &str) -> u64 {
+    let samples = metrics.lines().filter(|line| line.starts_with(name));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
 /// GET over a plain socket; status and body.
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await
