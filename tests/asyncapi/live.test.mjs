@@ -190,9 +190,11 @@ test("against the real gateway", { skip: missing, timeout: 60_000 }, async (cont
         const abort = new AbortController();
         const answer = await fetch(`http://127.0.0.1:${port}${path}${query}`, { method, signal: abort.signal, ...form });
         abort.abort();
-        assert.equal(answer.status, 200, `${method} ${path}`);
+        const { responses } = methods[method];
+        const good = Object.keys(responses).find((status) => status.startsWith("2"));
+        assert.equal(answer.status, Number(good), `${method} ${path}`);
         const kind = answer.headers.get("content-type").split(";")[0];
-        assert.ok(kind in methods[method].responses[200].content, `${method} ${path}: ${kind}`);
+        assert.ok(kind in responses[good].content, `${method} ${path}: ${kind}`);
       }
     }
   });
