@@ -73,7 +73,8 @@ def test_passwords_are_made_once_and_nobody_else_reads_them(tmp_path: Path) -> N
         service = FILE["services"][name]
         read = {value for key, value in service["environment"].items() if value.startswith("/run/secrets/")}
         assert read == {f"/run/secrets/{secret}" for secret in service["secrets"]}, name
-        assert all((folder / secret).stat().st_mode & 0o004 for secret in service["secrets"]), "the image has its own user"
+        modes = [(folder / secret).stat().st_mode for secret in service["secrets"]]
+        assert all(mode & 0o004 for mode in modes), "the image has its own user"
     definitions = json.loads((folder / "rabbitmq-definitions.json").read_text())
     assert len({user["password_hash"] for user in definitions["users"]} - {""}) == 3
     passwords = re.findall(r":([0-9a-f]{48})@", "".join((folder / file).read_text() for file in files))
