@@ -226,7 +226,7 @@ async fn a_session_sees_only_what_its_token_is_for() {
 /// Dates in the file may have fractions, so nobody waits for long here.
 #[tokio::test]
 async fn a_token_that_expires_ends_what_it_has_begun() {
-    let expires = soon(Duration::from_millis(1500));
+    let expires = soon(Duration::from_secs(4));
     let serve = serve(&[(TOKEN, &format!("{ALL}\n{expires}"))], &[]).await;
     let mut socket = with_token(&serve, TOKEN).await;
     let reply = socket.ask(r#"{"command":"hello"}"#).await;
@@ -253,7 +253,7 @@ async fn ask_owned(address: SocketAddr, line: &'static str) -> (u16, String, Val
 
 #[tokio::test]
 async fn a_later_hello_renews_the_session() {
-    let first = format!("{ALL}\n{}", soon(Duration::from_millis(1500)));
+    let first = format!("{ALL}\n{}", soon(Duration::from_secs(4)));
     let serve = serve(&[(TOKEN, &first), ("the-next-token-for-it", ALL)], &[]).await;
     let mut kept = with_token(&serve, TOKEN).await;
     let mut lost = with_token(&serve, TOKEN).await;
