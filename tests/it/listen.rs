@@ -224,7 +224,9 @@ async fn a_feed_with_a_name_of_its_own() {
     eventually(SOON, "it is stored", async || stored(&state) == Some(1)).await.unwrap();
     first.stop(SOON).await.unwrap();
     // What came meanwhile is a backlog of the same feed; a gap has its name, too.
+    let mut watcher = serve.watch("/kde/", &[2]).await;
     serve.change("kde", &key, 2).await;
+    watcher.update().await;
     let mut second = listen_at(dir.path(), &url, &receiver, &args).await;
     let body = &receiver.taken(2).await[1];
     assert_eq!((&body["feed"], &body["command"], bugs(body)), (&json!("kde"), &json!("updates"), vec![2]));
