@@ -34,18 +34,25 @@ pub(super) async fn say_no(stream: TcpStream, refusal: Refusal) {
     let mut stream = Wire::from(stream);
     let (status, text) = words(refusal.reason);
     let seconds = refusal.retry_after_s;
-    let text = format!("{{\"error\":\"{text}\"}}");
     // Pages of any site may read this answer, because it tells them nothing secret.
+    let more = format!(
+        "Retry-After: {seconds}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: {VERSION_HEADER}, \
+         retry-after\r\nCache-Control: no-store\r\n"
+    );
+    say(&mut stream, status, &more, &format!("{{\"error\":\"{text}\"}}")).await;
+    linger_close(&mut stream).await;
+}
+
+/// Writes an answer without the HTTP server: `more` are further header lines, each with its end.
+async fn say(stream: &mut Wire, status: StatusCode, more: &str, text: &str) {
     let answer = format!(
-        "HTTP/1.1 {status}\r\nRetry-After: {seconds}\r\nContent-Type: application/json\r\nConnection: close\r\n\
-         {VERSION_HEADER}: {}\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: \
-         {VERSION_HEADER}, retry-after\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
+        "HTTP/1.1 {status}\r\n{more}Content-Type: application/json\r\nConnection: close\r\n{VERSION_HEADER}: {}\r\n\
+         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
         crate::VERSION,
         text.len()
     );
-    // A new connection's buffer has room for the answer; an error means that the peer has left.
-    let _ = stream.write_all(answer.as_bytes()).await;
-    linger_close(&mut stream).await;
+    // An error means that the peer has left; one that takes nothing is not waited for.
+    let _ = tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await;
 }
 
 /// Tells a proxy that its connection does not begin as it must.
@@ -59,14 +66,7 @@ pub(super) async fn refuse_header(stream: TcpStream, reason: NoHeader) {
     let text = format!(
         "{{\"error\":\"{text}\",\"fix\":\"have the proxy send one (PROXY protocol), or start without --proxy-protocol\"}}"
     );
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n{VERSION_HEADER}: {}\r\n\
-         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
-        crate::VERSION,
-        text.len()
-    );
-    // As above.
-    let _ = stream.write_all(answer.as_bytes()).await;
+    say(&mut stream, StatusCode::BAD_REQUEST, "", &text).await;
     linger_close(&mut stream).await;
 }
 
@@ -79,14 +79,7 @@ pub(super) async fn leave(stream: TcpStream) {
 pub(super) async fn speak_tls(stream: TcpStream) {
     let mut stream = Wire::from(stream);
     let text = "{\"error\":\"this port speaks TLS\",\"fix\":\"use https:// or wss://\"}";
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n{VERSION_HEADER}: {}\r\n\
-         X-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
-        crate::VERSION,
-        text.len()
-    );
-    // As above.
-    let _ = stream.write_all(answer.as_bytes()).await;
+    say(&mut stream, StatusCode::BAD_REQUEST, "", text).await;
     linger_close(&mut stream).await;
 }
 
@@ -94,14 +87,7 @@ pub(super) async fn speak_tls(stream: TcpStream) {
 pub(super) async fn part(stream: &mut Wire, is_late: bool) {
     if is_late {
         let text = "{\"error\":\"the head of the request did not arrive in time\",\"fix\":\"send it again\"}";
-        let answer = format!(
-            "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n\
-             {VERSION_HEADER}: {}\r\nX-Content-Type-Options: nosniff\r\nContent-Length: {}\r\n\r\n{text}",
-            crate::VERSION,
-            text.len()
-        );
-        // An error means that the peer has left; one that takes nothing is not waited for.
-        let _ = tokio::time::timeout(LINGER, stream.write_all(answer.as_bytes())).await;
+        say(stream, StatusCode::REQUEST_TIMEOUT, "", text).await;
     }
     linger_close(stream).await;
 }

@@ -55,11 +55,9 @@ fn check(history: bool, rows: &[(u64, Ev, &[&str])]) -> (BusPlan, u64) {
     let mut now_ms = 0;
     for (at, (time, event, want)) in rows.iter().enumerate() {
         now_ms = *time;
-        let head = |number: &str, paused: Option<&str>| Head {
-            cursor: Cursor::parse(number).unwrap(),
-            interval_ms: 2000,
-            paused: paused.map(ToOwned::to_owned),
-            sent: None,
+        let head = |number: &str, paused: Option<&str>| {
+            let (cursor, paused) = (Cursor::parse(number).unwrap(), paused.map(ToOwned::to_owned));
+            Head { cursor, interval_ms: 2000, paused, sent: None }
         };
         let epoch = |number: &str| Cursor::parse(number).unwrap().epoch;
         let said = match *event {
